@@ -1,0 +1,191 @@
+{{/* The shape that all pods of the chart share: who they run as, what they may do, where their settings come from. */}}
+
+{{- define "carillon.podSecurity" -}}
+automountServiceAccountToken: false
+# A Service's links would become CARILLON_* variables, which the binary refuses as unknown settings.
+enableServiceLinks: false
+securityContext:
+  runAsNonRoot: true
+  runAsUser: 65532
+  runAsGroup: 65532
+  fsGroup: 65532
+  seccompProfile:
+    type: RuntimeDefault
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* Arguments: root, role, command (a list). The container up to its ports and probes. */}}
+{{- define "carillon.container" -}}
+{{- $values := .root.Values -}}
+name: {{ .role }}
+image: {{ include "carillon.image" .root | quote }}
+imagePullPolicy: {{ $values.image.pullPolicy }}
+args: {{ concat .command (list "--config" "/etc/carillon/carillon.toml") | mustToJson }}
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  capabilities:
+    drop: [ALL]
+{{- $env := include "carillon.env" . }}
+{{- if trim $env }}
+env:
+  {{- $env | nindent 2 }}
+{{- end }}
+volumeMounts:
+  - name: settings
+    mountPath: /etc/carillon
+    readOnly: true
+{{- end -}}
+
+{{/* Arguments: root, role. */}}
+{{- define "carillon.env" -}}
+{{- $values := .root.Values -}}
+{{- if ne .role "migrate" }}
+- name: AUTH_SECRET
+  valueFrom:
+    secretKeyRef: {name: {{ include "carillon.secretName" .root }}, key: AUTH_SECRET}
+- name: AUTH_SECRET_PREVIOUS
+  valueFrom:
+    secretKeyRef: {name: {{ include "carillon.secretName" .root }}, key: AUTH_SECRET_PREVIOUS, optional: true}
+- name: CARILLON_API__KEYS
+  valueFrom:
+    secretKeyRef: {name: {{ include "carillon.secretName" .root }}, key: CARILLON_API__KEYS, optional: true}
+{{- end }}
+{{- with $values.nats.urlSecret }}
+{{- if .name }}
+- name: NATS_URL
+  valueFrom:
+    secretKeyRef: {name: {{ .name }}, key: {{ .key }}}
+{{- end }}
+{{- end }}
+{{- with $values.extraEnv }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* Arguments: port. Starting may take a minute; after that, readiness goes first and only a stuck process is restarted. */}}
+{{- define "carillon.probes" -}}
+startupProbe:
+  httpGet: {path: /livez, port: {{ . }}}
+  periodSeconds: 2
+  failureThreshold: 30
+livenessProbe:
+  httpGet: {path: /livez, port: {{ . }}}
+  periodSeconds: 10
+  timeoutSeconds: 5
+  failureThreshold: 6
+readinessProbe:
+  httpGet: {path: /readyz, port: {{ . }}}
+  periodSeconds: 3
+  timeoutSeconds: 3
+  failureThreshold: 2
+{{- end -}}
+
+{{/* Arguments: root, role, values (of the role). Where pods of the role may run. */}}
+{{- define "carillon.placement" -}}
+{{- with .root.Values.topologySpread }}
+{{- if .enabled }}
+topologySpreadConstraints:
+  {{- range $topologyKey := list "kubernetes.io/hostname" "topology.kubernetes.io/zone" }}
+  - maxSkew: 1
+    topologyKey: {{ $topologyKey }}
+    whenUnsatisfiable: {{ $.root.Values.topologySpread.whenUnsatisfiable }}
+    labelSelector:
+      matchLabels:
+        {{- include "carillon.selector" $ | nindent 8 }}
+  {{- end }}
+{{- end }}
+{{- end }}
+{{- range $field := list "nodeSelector" "tolerations" "affinity" "priorityClassName" }}
+{{- with get $.values $field }}
+{{ $field }}: {{ mustToJson . }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Arguments: root, role, values, port, portName, command, preStopSeconds, replicas (absent where a HorizontalPodAutoscaler decides). */}}
+{{- define "carillon.deployment" -}}
+{{- $root := .root -}}
+apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: {{ include "carillon.fullname" $root }}-{{ .role }}
+  labels:
+    {{- include "carillon.labels" $root | nindent 4 }}
+    app.kubernetes.io/component: {{ .role }}
+spec:
+  {{- if hasKey . "replicas" }}
+  replicas: {{ .replicas }}
+  {{- end }}
+  strategy:
+    type: RollingUpdate
+    # One at a time and a new one first: clients and partitions move in portions, and capacity never shrinks.
+    rollingUpdate: {maxSurge: 1, maxUnavailable: 0}
+  selector:
+    matchLabels:
+      {{- include "carillon.selector" . | nindent 6 }}
+  template:
+    metadata:
+      labels:
+        {{- include "carillon.selector" . | nindent 8 }}
+        {{- with .values.podLabels }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
+      annotations:
+        checksum/settings: {{ include "carillon.toml" $root | sha256sum }}
+        checksum/auth: {{ mustToJson $root.Values.auth | sha256sum }}
+        {{- if and $root.Values.metrics.annotations (not $root.Values.metrics.podMonitor.enabled) }}
+        prometheus.io/scrape: "true"
+        prometheus.io/port: {{ .port | quote }}
+        prometheus.io/path: /metrics
+        {{- end }}
+        {{- with .values.podAnnotations }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
+    spec:
+      serviceAccountName: {{ include "carillon.serviceAccountName" $root }}
+      {{- include "carillon.podSecurity" $root | nindent 6 }}
+      # preStop and the drain, and ten seconds to spare: SIGKILL must never be what ends a drain.
+      terminationGracePeriodSeconds: {{ add .preStopSeconds $root.Values.drainTimeoutSeconds 10 }}
+      {{- include "carillon.placement" . | nindent 6 }}
+      containers:
+        - {{ include "carillon.container" . | nindent 10 | trim }}
+          ports:
+            - name: {{ .portName }}
+              containerPort: {{ .port }}
+          {{- include "carillon.probes" .portName | nindent 10 }}
+          {{- if .preStopSeconds }}
+          lifecycle:
+            preStop:
+              sleep: {seconds: {{ .preStopSeconds }}}
+          {{- end }}
+          resources:
+            {{- toYaml .values.resources | nindent 12 }}
+      volumes:
+        - name: settings
+          configMap:
+            name: {{ include "carillon.fullname" $root }}
+{{- end -}}
+
+{{/* Arguments: root, role, values. */}}
+{{- define "carillon.podDisruptionBudget" -}}
+{{- if .values.podDisruptionBudget.enabled -}}
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata:
+  name: {{ include "carillon.fullname" .root }}-{{ .role }}
+  labels:
+    {{- include "carillon.labels" .root | nindent 4 }}
+    app.kubernetes.io/component: {{ .role }}
+spec:
+  maxUnavailable: {{ .values.podDisruptionBudget.maxUnavailable }}
+  # A pod that is not ready serves nobody and must not hold up the draining of its node.
+  unhealthyPodEvictionPolicy: AlwaysAllow
+  selector:
+    matchLabels:
+      {{- include "carillon.selector" . | nindent 6 }}
+{{- end -}}
+{{- end -}}

@@ -1,0 +1,204 @@
+//! The store of conversations: event rows, which are the commit, and projections derived from them.
+//!
+//! Two implementations keep the promises written here, [`embedded`] on redb and [`scylla`] on CQL;
+//! `tests/tests/store_contract.rs` holds both to them. All writes carry a timestamp from the log position
+//! and are idempotent; of two writes to one cell the higher timestamp wins, whatever the order.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use carillon_proto::id::{ConversationId, Tag, UserId};
+use carillon_proto::position::{Incarnation, Position};
+
+pub mod embedded;
+pub mod scylla;
+
+/// Something went wrong. Of a write, the outcome is unknown: the same write, with the same timestamp, again.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("store: {0}")]
+pub struct StoreError(pub String);
+
+/// A committed event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventRow {
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// Contiguous from 1; 0 is the conversation's creation.
+    pub seq: u64,
+    /// Where in the log the command stood.
+    pub position: Position,
+    /// The log entry's tag.
+    pub tag: Tag,
+    /// The write timestamp that follows from the position.
+    pub timestamp_us: i64,
+    /// A `carillon.v1.Event`.
+    pub blob: Bytes,
+}
+
+/// A row derived from committed events. Written after them, never proof of anything.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Projection {
+    /// How far the conversation is known to reach: loading goes on reading rows from here.
+    Head {
+        /// The conversation.
+        conversation: ConversationId,
+        /// Write timestamp.
+        timestamp_us: i64,
+        /// A `carillon.v1.Head`.
+        blob: Bytes,
+    },
+    /// A stored participant, found both by conversation and by user.
+    Participant {
+        /// The conversation.
+        conversation: ConversationId,
+        /// The participant.
+        user: UserId,
+        /// Write timestamp.
+        timestamp_us: i64,
+        /// Participates, or no longer.
+        present: bool,
+    },
+    /// A client id that was accepted.
+    Sent {
+        /// The conversation.
+        conversation: ConversationId,
+        /// Whose it was.
+        sender: UserId,
+        /// Write timestamp, and the order of the rows.
+        timestamp_us: i64,
+        /// Log time, milliseconds since 1970.
+        time_ms: u64,
+        /// The idempotence key.
+        client_id: String,
+        /// The event it became.
+        seq: u64,
+    },
+}
+
+/// An accepted client id as the store remembers it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SentRow {
+    /// The idempotence key.
+    pub client_id: String,
+    /// The event it became. Believed only if that event has this client id.
+    pub seq: u64,
+    /// Log time, milliseconds since 1970.
+    pub time_ms: u64,
+}
+
+/// What loading a conversation starts from.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LoadedConversation {
+    /// The head's blob, if it was ever written. Read after the participants.
+    pub head: Option<Bytes>,
+    /// Stored participants, ascending.
+    pub participants: Vec<UserId>,
+}
+
+/// Where a partition's worker stands, and in which life of the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartitionState {
+    /// The log's current life.
+    pub incarnation: Option<Incarnation>,
+    /// The last checkpoint.
+    pub checkpoint: Option<Checkpoint>,
+}
+
+/// Everything up to this position has its rows, projections and fan-out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// The last entry worked (index is that of its last command).
+    pub position: Position,
+    /// That entry's tag.
+    pub tag: Tag,
+    /// Write timestamp.
+    pub timestamp_us: i64,
+}
+
+/// The store of conversations.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Writes event rows durably (QUORUM; embedded: synced to disk). When it returns `Ok`, every row is
+    /// committed. Rows of one conversation are given in ascending order.
+    ///
+    /// # Errors
+    /// Outcome unknown, for each row: write the same rows again.
+    async fn append(&self, rows: Vec<EventRow>) -> Result<(), StoreError>;
+
+    /// Rows of a conversation with `after_seq < seq`, ascending, at most `limit`, from `after_seq + 1` on
+    /// without a gap: reading ends before the first missing one. Seq 0 is never among them.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    async fn events_after(&self, conversation: &ConversationId, after_seq: u64, limit: usize) -> Result<Vec<EventRow>, StoreError>;
+
+    /// The newest `limit` rows of a conversation with `1 <= seq < before_seq`, ascending.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    async fn events_before(&self, conversation: &ConversationId, before_seq: u64, limit: usize) -> Result<Vec<EventRow>, StoreError>;
+
+    /// One row, seq 0 included.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    async fn event(&self, conversation: &ConversationId, seq: u64) -> Result<Option<EventRow>, StoreError>;
+
+    /// Writes projections, in order; deletions carry timestamps too. Not yet durable when it returns in the
+    /// embedded store, but never durable later than a checkpoint that is written after it.
+    ///
+    /// # Errors
+    /// Outcome unknown: write the same again.
+    async fn project(&self, projections: Vec<Projection>) -> Result<(), StoreError>;
+
+    /// What a conversation's loading starts from: participants first, then the head.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    async fn load(&self, conversation: &ConversationId) -> Result<LoadedConversation, StoreError>;
+
+    /// A sender's accepted client ids, the newest `limit`, newest first.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    async fn sent(&self, conversation: &ConversationId, sender: &UserId, limit: usize) -> Result<Vec<SentRow>, StoreError>;
+
+    /// Conversations in which a user is a stored participant, ascending by id, above `cursor`, at most `limit`.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    async fn conversations_of(&self, user: &UserId, cursor: Option<&ConversationId>, limit: usize) -> Result<Vec<ConversationId>, StoreError>;
+
+    /// Where a partition stands.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    async fn partition(&self, partition: u32) -> Result<PartitionState, StoreError>;
+
+    /// Begins a life of the log, if the current one is still `previous`; returns the one in force, which is
+    /// another worker's if that came first (lightweight transaction).
+    ///
+    /// # Errors
+    /// Outcome unknown: read again.
+    async fn begin_incarnation(&self, partition: u32, previous: Option<Incarnation>, next: Incarnation) -> Result<Incarnation, StoreError>;
+
+    /// Records how far a partition's worker has come. Never moves back within an incarnation.
+    ///
+    /// # Errors
+    /// Outcome unknown: a later one makes up for it.
+    async fn checkpoint(&self, partition: u32, checkpoint: Checkpoint) -> Result<(), StoreError>;
+
+    /// Records durably that a poison command is passed over, before anyone passes it.
+    ///
+    /// # Errors
+    /// Outcome unknown: write again, and do not pass it before.
+    async fn record_skip(&self, partition: u32, position: Position, reason: &str) -> Result<(), StoreError>;
+
+    /// Positions of this incarnation that are passed over.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    async fn skips(&self, partition: u32, incarnation: u32) -> Result<Vec<Position>, StoreError>;
+
+    /// Whether the store can be used now, for readiness probes.
+    async fn healthy(&self) -> bool;
+}

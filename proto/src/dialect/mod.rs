@@ -1,0 +1,4 @@
+//! The clients' vocabularies: bytes to commands, events and replies to bytes. One file per vocabulary;
+//! none knows of connections, and nothing outside knows their field names.
+
+pub mod native;

@@ -1,0 +1,315 @@
+//! Native frames to commands. Pure; whatever the bytes, the answer is a command or a coded error.
+
+use crate::code::{ErrorCode, Failure};
+use crate::command::{Command, HistoryFrom, Send, clean_content, nests_too_deep};
+use crate::event::parse_status;
+use crate::id::{ClientId, ConversationId, InvalidId, MessageId, UserId};
+use crate::limits;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+
+/// A decoded frame.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Frame {
+    /// Echoed in the direct reply or the error.
+    pub reference: Option<String>,
+    /// What the client asks for.
+    pub command: Command,
+}
+
+/// A frame that is no command, with the `ref` that the error must echo.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Refused {
+    /// The frame's `ref`, where it could be read.
+    pub reference: Option<String>,
+    /// What is wrong.
+    pub failure: Failure,
+}
+
+/// Bounds that settings can change; the rest are constants of [`crate::limits`].
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Code points of a message's content; 0: none.
+    pub content_chars_max: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Bounds { content_chars_max: limits::CONTENT_CHARS_MAX }
+    }
+}
+
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: Option<&'a RawValue>,
+    #[serde(rename = "ref", borrow)]
+    reference: Option<&'a RawValue>,
+}
+
+/// The command that the text frame `text` carries.
+///
+/// # Errors
+/// `invalid_frame` when it is not a JSON object with a `type`; `invalid_payload`, `empty_content` or
+/// `too_large` when its fields are not what the type needs (protocol §1).
+pub fn decode(text: &str, content_chars_max: usize) -> Result<Frame, Refused> {
+    let bounds = Bounds { content_chars_max };
+    let unreadable = |message: &str| Refused {
+        reference: None,
+        failure: Failure::new(ErrorCode::InvalidFrame, message),
+    };
+    let envelope: Envelope<'_> =
+        serde_json::from_str(text).map_err(|_| unreadable("a frame must be a JSON object with a type"))?;
+    let (reference, bad_reference) = match envelope.reference.map(|raw| text_of(raw)) {
+        None => (None, false),
+        Some(Some(reference)) if reference.chars().count() <= limits::REF_LENGTH_MAX => (Some(reference), false),
+        Some(_) => (None, envelope.reference.is_some_and(|raw| raw.get() != "null")),
+    };
+    let refuse = |failure| Refused { reference: reference.clone(), failure };
+    let Some(kind) = envelope.kind.and_then(|raw| text_of(raw)) else {
+        return Err(refuse(Failure::new(ErrorCode::InvalidFrame, "a frame must have a type, as text")));
+    };
+    if bad_reference {
+        return Err(refuse(Failure::invalid_payload("ref must be text of at most 64 characters")));
+    }
+    match command(&kind, text, bounds) {
+        Ok(command) => Ok(Frame { reference, command }),
+        Err(failure) => Err(refuse(failure)),
+    }
+}
+
+fn text_of(raw: &RawValue) -> Option<String> {
+    serde_json::from_str(raw.get()).ok()
+}
+
+fn command(kind: &str, text: &str, bounds: Bounds) -> Result<Command, Failure> {
+    Ok(match kind {
+        "authenticate" => {
+            let Token { token } = fields(text)?;
+            Command::Authenticate { token: required(token, "token")?.into_owned() }
+        }
+        "join_conversation" => {
+            let page: Page<'_> = fields(text)?;
+            Command::Join { conversation: conversation(page.conversation_id)?, after_seq: page.after_seq }
+        }
+        "leave_conversation" => Command::Leave { conversation: conversation_of(text)? },
+        "send_message" => Command::Send(send(fields(text)?, bounds)?),
+        "typing_start" => Command::Typing { conversation: conversation_of(text)?, typing: true },
+        "typing_stop" => Command::Typing { conversation: conversation_of(text)?, typing: false },
+        "get_online_status" => Command::GetOnlineStatus { users: users_of(text)? },
+        "watch_presence" => Command::WatchPresence { users: users_of(text)? },
+        "unwatch_presence" => Command::UnwatchPresence { users: users_of(text)? },
+        "set_status" => set_status(fields(text)?)?,
+        "history" => history(fields(text)?)?,
+        "broadcast" => broadcast(fields(text)?)?,
+        "move_cursor" => {
+            let cursor: Cursor<'_> = fields(text)?;
+            Command::MoveCursor {
+                conversation: conversation(cursor.conversation_id)?,
+                position: json(cursor.position, "position", limits::POSITION_BYTES_MAX)?
+                    .ok_or_else(|| missing("position"))?,
+            }
+        }
+        "ping" => Command::Ping,
+        _ => {
+            let shown: String = kind.chars().take(64).collect();
+            return Err(Failure::invalid_payload(format!("unknown type {shown:?}")));
+        }
+    })
+}
+
+#[derive(Deserialize)]
+struct Token<'a> {
+    #[serde(borrow)]
+    token: Option<Cow<'a, str>>,
+}
+
+#[derive(Deserialize)]
+struct Page<'a> {
+    #[serde(borrow)]
+    conversation_id: Option<Cow<'a, str>>,
+    after_seq: Option<u64>,
+    before_seq: Option<u64>,
+    limit: Option<u32>,
+}
+
+#[derive(Deserialize)]
+struct Conversation<'a> {
+    #[serde(borrow)]
+    conversation_id: Option<Cow<'a, str>>,
+}
+
+#[derive(Deserialize)]
+struct Users<'a> {
+    #[serde(borrow)]
+    user_ids: Option<Vec<Cow<'a, str>>>,
+}
+
+#[derive(Deserialize)]
+struct StatusFields<'a> {
+    #[serde(borrow)]
+    status: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    text: Option<Cow<'a, str>>,
+}
+
+#[derive(Deserialize)]
+struct BroadcastFields<'a> {
+    #[serde(borrow)]
+    conversation_id: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    event: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Cursor<'a> {
+    #[serde(borrow)]
+    conversation_id: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    position: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct SendFields<'a> {
+    #[serde(borrow)]
+    conversation_id: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    content: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    content_type: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    persona_id: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    reply_to: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    metadata: Option<&'a RawValue>,
+    #[serde(borrow)]
+    client_id: Option<Cow<'a, str>>,
+}
+
+fn fields<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Failure> {
+    serde_json::from_str(text).map_err(|error| {
+        let error = error.to_string();
+        let what = error.split(" at line").next().unwrap_or_default();
+        Failure::invalid_payload(what.chars().take(200).collect::<String>())
+    })
+}
+
+fn missing(name: &str) -> Failure {
+    Failure::invalid_payload(format!("missing {name}"))
+}
+
+fn required<T>(value: Option<T>, name: &str) -> Result<T, Failure> {
+    value.ok_or_else(|| missing(name))
+}
+
+fn bad_id(error: InvalidId) -> Failure {
+    Failure::invalid_payload(error.to_string())
+}
+
+fn conversation(id: Option<Cow<'_, str>>) -> Result<ConversationId, Failure> {
+    ConversationId::parse(&required(id, "conversation_id")?).map_err(bad_id)
+}
+
+fn conversation_of(text: &str) -> Result<ConversationId, Failure> {
+    let Conversation { conversation_id } = fields(text)?;
+    conversation(conversation_id)
+}
+
+fn users_of(text: &str) -> Result<Vec<UserId>, Failure> {
+    let Users { user_ids } = fields(text)?;
+    let ids = required(user_ids, "user_ids")?;
+    if ids.len() > limits::ID_LIST_LENGTH_MAX {
+        return Err(too_large("user_ids", limits::ID_LIST_LENGTH_MAX, "ids"));
+    }
+    ids.iter().map(|id| UserId::parse(id).map_err(bad_id)).collect()
+}
+
+fn too_large(name: &str, bound: usize, unit: &str) -> Failure {
+    Failure::new(ErrorCode::TooLarge, format!("{name} may have at most {bound} {unit}"))
+}
+
+/// Optional text of at most `bound` characters; absent is empty.
+fn bounded(value: Option<Cow<'_, str>>, name: &str, bound: usize) -> Result<String, Failure> {
+    let value = value.unwrap_or_default();
+    if value.chars().count() > bound {
+        return Err(too_large(name, bound, "characters"));
+    }
+    Ok(value.into_owned())
+}
+
+/// Optional JSON that is passed on as it is.
+fn json(raw: Option<&RawValue>, name: &str, bytes_max: usize) -> Result<Option<String>, Failure> {
+    let Some(raw) = raw.map(RawValue::get).filter(|raw| *raw != "null") else { return Ok(None) };
+    if raw.len() > bytes_max {
+        return Err(too_large(name, bytes_max, "bytes"));
+    }
+    if nests_too_deep(raw) {
+        return Err(too_large(name, limits::JSON_DEPTH_MAX, "levels of nesting"));
+    }
+    Ok(Some(raw.to_owned()))
+}
+
+/// The content as it will be stored, within its bounds.
+pub(crate) fn content(content: &str, content_chars_max: usize) -> Result<String, Failure> {
+    let content = clean_content(content);
+    if content.trim().is_empty() {
+        return Err(Failure::new(ErrorCode::EmptyContent, "content must not be empty"));
+    }
+    if content_chars_max > 0 && content.chars().count() > content_chars_max {
+        return Err(too_large("content", content_chars_max, "characters"));
+    }
+    Ok(content)
+}
+
+fn send(fields: SendFields<'_>, bounds: Bounds) -> Result<Send, Failure> {
+    let metadata = json(fields.metadata, "metadata", limits::METADATA_BYTES_MAX)?.unwrap_or_default();
+    if !metadata.is_empty() && !metadata.starts_with('{') {
+        return Err(Failure::invalid_payload("metadata must be an object"));
+    }
+    let reply_to = match fields.reply_to {
+        Some(id) => MessageId::parse(&id).map_err(bad_id)?.to_string(),
+        None => String::new(),
+    };
+    let content_type = bounded(fields.content_type, "content_type", limits::CONTENT_TYPE_LENGTH_MAX)?;
+    Ok(Send {
+        conversation: conversation(fields.conversation_id)?,
+        content: content(&required(fields.content, "content")?, bounds.content_chars_max)?,
+        content_type: if content_type.is_empty() { "text".into() } else { content_type },
+        client_id: fields.client_id.map(|id| ClientId::parse(&id)).transpose().map_err(bad_id)?,
+        persona_id: bounded(fields.persona_id, "persona_id", limits::CONTENT_TYPE_LENGTH_MAX)?,
+        reply_to,
+        metadata,
+    })
+}
+
+fn set_status(fields: StatusFields<'_>) -> Result<Command, Failure> {
+    let name = required(fields.status, "status")?;
+    let status = parse_status(&name)
+        .ok_or_else(|| Failure::invalid_payload("status must be active, away, dnd or invisible"))?;
+    Ok(Command::SetStatus { status, text: bounded(fields.text, "text", limits::STATUS_TEXT_LENGTH_MAX)? })
+}
+
+fn history(page: Page<'_>) -> Result<Command, Failure> {
+    let from = match (page.before_seq, page.after_seq) {
+        (Some(_), Some(_)) => return Err(Failure::invalid_payload("give before_seq or after_seq, not both")),
+        (Some(seq), None) => HistoryFrom::Before(seq),
+        (None, Some(seq)) => HistoryFrom::After(seq),
+        (None, None) => HistoryFrom::Head,
+    };
+    let limit = page.limit.unwrap_or(limits::HISTORY_LIMIT_DEFAULT).clamp(1, limits::HISTORY_LIMIT_MAX);
+    Ok(Command::History { conversation: conversation(page.conversation_id)?, from, limit })
+}
+
+fn broadcast(fields: BroadcastFields<'_>) -> Result<Command, Failure> {
+    let event = bounded(Some(required(fields.event, "event")?), "event", limits::EVENT_NAME_LENGTH_MAX)?;
+    let data = json(fields.data, "data", limits::DATA_BYTES_MAX)?.unwrap_or_else(|| "null".into());
+    Ok(Command::Broadcast { conversation: conversation(fields.conversation_id)?, event, data })
+}
+
+#[cfg(test)]
+#[path = "decode_tests.rs"]
+mod tests;

@@ -1,0 +1,50 @@
+//! Which partition a conversation, and which presence shard a user or room, belongs to.
+
+use crate::id::ConversationId;
+use crate::limits::PRESENCE_SHARDS;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// The stable hash behind partitions, shards and interest. Never to change: data lies where it says.
+pub fn stable_hash(text: &str) -> u64 {
+    xxh3_64(text.as_bytes())
+}
+
+/// The partition whose log carries the conversation's commands, below `partitions`.
+pub fn of_conversation(conversation: &ConversationId, partitions: u32) -> u32 {
+    (stable_hash(conversation.as_str()) % u64::from(partitions)) as u32
+}
+
+/// The presence shard of a user or of a conversation's room, below [`PRESENCE_SHARDS`].
+pub fn presence_shard(id: &str) -> u32 {
+    (stable_hash(id) % u64::from(PRESENCE_SHARDS)) as u32
+}
+
+/// Who of `workers` works the unit `unit` (a partition or a shard): the highest by rendezvous hashing,
+/// so that a worker that comes or goes moves only its own share.
+pub fn rendezvous_owner<'a>(unit: u32, workers: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    workers.into_iter().max_by_key(|worker| (stable_hash(&format!("{unit}/{worker}")), *worker))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn partitions_never_move() {
+        let room = ConversationId::parse("room-1").expect("valid");
+        assert_eq!(stable_hash("room-1"), xxh3_64(b"room-1"));
+        assert_eq!(of_conversation(&room, 16), (xxh3_64(b"room-1") % 16) as u32);
+    }
+
+    #[test]
+    fn a_worker_that_leaves_moves_only_its_share() {
+        let all = ["a", "b", "c"];
+        let before: Vec<_> = (0..64).map(|unit| rendezvous_owner(unit, all).expect("workers")).collect();
+        let after: Vec<_> = (0..64).map(|unit| rendezvous_owner(unit, ["a", "c"]).expect("workers")).collect();
+        for (was, is) in before.iter().zip(&after) {
+            assert!(was == is || *was == "b", "{was} -> {is}");
+        }
+        assert!(all.iter().all(|worker| before.contains(worker)), "each has a share");
+        assert_eq!(rendezvous_owner(1, []), None);
+    }
+}

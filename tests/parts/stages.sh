@@ -1,0 +1,148 @@
+# shellcheck shell=bash
+# Sourced by ./test: runs stages one after the other and brings parts beside them, each with its own log, process
+# group and time limit; shows progress, and a table at the end.
+#
+# The caller sets `logs` (a folder), `scratch` (a folder) and `strict` (1: a part that cannot be had is a failure).
+
+rows=()
+failures=0
+running=()                                   # leaders of process groups that may still be alive
+declare -A part_leader part_begun part_value # by the part's name
+
+say() { printf '[%4d s] %s\n' "$SECONDS" "$*"; }
+
+# record NAME passed|failed|skipped|ready SECONDS NOTE
+record() {
+  local note=${4:+ ($4)}
+  rows+=("$(printf '%-16s %-8s %5s  %s' "$1" "$2" "$3" "${4-}")")
+  say "$1: $2${3:+ after $3 s}$note"
+  [ "$2" != failed ] || failures=$((failures + 1))
+}
+
+# spawn COMMAND...: in the background as the leader of a new process group, so that all it starts can be stopped.
+# Writes when it ended beside what it printed. Sets `leader`.
+spawn() {
+  local name=$1 output=$2
+  shift 2
+  set -m
+  (
+    status=0
+    "$@" >"$output" 2>>"$logs/$name.log" </dev/null || status=$?
+    echo "$SECONDS" >"$scratch/$name.ended"
+    exit "$status"
+  ) &
+  leader=$!
+  set +m
+  running+=("$leader")
+}
+
+group_lives() { kill -0 -- "-$1" 2>/dev/null; }
+
+# stop_groups LEADER...: asks every process of these groups to end, and insists after five seconds.
+stop_groups() {
+  local leader deadline=$((SECONDS + 5))
+  for leader; do kill -s TERM -- "-$leader" 2>/dev/null || true; done
+  for leader; do
+    while group_lives "$leader" && [ "$SECONDS" -lt "$deadline" ]; do sleep 0.1; done
+    kill -s KILL -- "-$leader" 2>/dev/null || true
+  done
+}
+
+last_line() { tail -n 1 "$1" 2>/dev/null | tr -d '\r' | sed 's/^[[:space:]]*//' | cut -c 1-90; }
+
+# follow NAME LEADER BEGUN LIMIT: waits, says every ten seconds how it stands, and ends what passes its limit.
+# Returns the leader's status, or 124 after the limit.
+follow() {
+  local name=$1 leader=$2 begun=$3 limit=$4 next=$((SECONDS + 10)) status=0
+  while kill -0 "$leader" 2>/dev/null; do
+    if [ $((SECONDS - begun)) -gt "$limit" ]; then
+      echo "no end after $limit s: stopped" >>"$logs/$name.log"
+      stop_groups "$leader"
+      wait "$leader" 2>/dev/null || true
+      return 124
+    fi
+    if [ "$SECONDS" -ge "$next" ]; then
+      say "$name: $((SECONDS - begun)) s, $(last_line "$logs/$name.log")"
+      next=$((SECONDS + 10))
+    fi
+    sleep 0.2
+  done
+  wait "$leader" || status=$?
+  return "$status"
+}
+
+show_failure() {
+  echo "---- last lines of $logs/$1.log"
+  tail -n 80 "$logs/$1.log"
+  echo "----"
+}
+
+# ---- stages ---------------------------------------------------------------------------------------------------
+
+# stage NAME LIMIT_SECONDS SUMMARY COMMAND...: SUMMARY is the pattern of the lines worth showing of any run.
+stage() {
+  local name=$1 limit=$2 summary=$3 begun=$SECONDS leader status=0
+  shift 3
+  say "$name: started"
+  spawn "$name" "$logs/$name.log" "$@"
+  follow "$name" "$leader" "$begun" "$limit" || status=$?
+  if group_lives "$leader"; then
+    say "$name: left processes behind, stopping them"
+    stop_groups "$leader"
+  fi
+  grep -E "$summary" "$logs/$name.log" | sed 's/^/         /' || true
+  if [ "$status" = 0 ]; then
+    record "$name" passed $((SECONDS - begun))
+  else
+    show_failure "$name"
+    record "$name" failed $((SECONDS - begun)) "$(verdict "$status" "$limit")"
+    return 1
+  fi
+}
+
+verdict() {
+  case $1 in
+    124) echo "no end after $2 s" ;;
+    *) echo "exit code $1" ;;
+  esac
+}
+
+skip() { record "$1" skipped "" "$2"; }
+
+# ---- parts ----------------------------------------------------------------------------------------------------
+
+# begin_part NAME COMMAND...: brings a part in the background; the last line COMMAND prints is its value.
+begin_part() {
+  local name=$1 leader
+  shift
+  part_begun[$name]=$SECONDS
+  spawn "$name" "$scratch/$name.value" "$@"
+  part_leader[$name]=$leader
+}
+
+# finish_part NAME LIMIT_SECONDS: waits for it. Its value is then in part_value[NAME]; absent parts have none.
+finish_part() {
+  local name=$1 limit=$2 status=0 took
+  [ -n "${part_leader[$name]-}" ] || return 0
+  follow "$name" "${part_leader[$name]}" "${part_begun[$name]}" "$limit" || status=$?
+  unset "part_leader[$name]"
+  took=$(($(cat "$scratch/$name.ended" 2>/dev/null || echo "$SECONDS") - part_begun[$name]))
+  if [ "$status" = 0 ]; then
+    part_value[$name]=$(tail -n 1 "$scratch/$name.value")
+    record "$name" ready "$took" "${part_value[$name]#"$PWD"/}"
+  elif [ "$strict" = 1 ]; then
+    show_failure "$name"
+    record "$name" failed "$took" "$(last_line "$logs/$name.log")"
+  else
+    record "$name" skipped "$took" "$(last_line "$logs/$name.log")"
+  fi
+}
+
+# ---- the end --------------------------------------------------------------------------------------------------
+
+table() {
+  [ ${#rows[@]} -gt 0 ] || return 0
+  printf '\n%-16s %-8s %5s\n' stage result s
+  printf '%s\n' "${rows[@]}"
+  if [ "$failures" = 0 ]; then say "all passed (logs: $logs)"; else say "$failures failed (logs: $logs)"; fi
+}
