@@ -84,7 +84,7 @@ function start() {
   url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
   client = new Client({ url: url.href, userId, name, on: { change: draw, message: arrived, notice } });
   for (const id of joined) client.join(id);
-  $("me").replaceChildren(avatar(userId, name), name);
+  $("me").replaceChildren(avatar(userId, name), element("span", "label", name));
   show(client.conversations.get(at) ?? client.conversations.values().next().value);
   client.connect();
 }

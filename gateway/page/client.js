@@ -159,9 +159,10 @@ export class Client {
   leave(id) {
     const conversation = this.conversations.get(id);
     if (!conversation) return;
+    const { joined } = conversation;
     conversation.disconnected();
     this.conversations.delete(id);
-    this.write({ type: "leave_conversation", conversation_id: id });
+    if (joined) this.write({ type: "leave_conversation", conversation_id: id });
     this.on.change();
   }
 
@@ -277,7 +278,7 @@ export class Client {
     if (RETRYABLE.has(frame.code)) return void this.after(frame.retry_after_ms ?? backoffMs(2), again);
     conversation.loading = false;
     if (!conversation.joined) this.leave(conversation.id);
-    this.on.notice(`${conversation.id}: ${frame.message}`);
+    this.on.notice(`${frame.message} (${conversation.id})`);
   }
 }
 

@@ -111,9 +111,8 @@ export class Conversation {
   }
 
   patch(messageId, changes) {
-    const message = this.log.find(({ id }) => id === messageId);
-    if (message && !message.deleted) Object.assign(message, changes);
     if (this.patches.get(messageId)?.deleted) return;
+    Object.assign(this.log.find(({ id }) => id === messageId) ?? {}, changes);
     this.patches.set(messageId, changes);
     if (this.patches.size > PATCHES_MAX) this.patches.delete(this.patches.keys().next().value);
   }

@@ -1,1 +1,196 @@
-//! (to be written)
+//! The gateway: holds clients' connections, publishes their commands to the log, and delivers what
+//! workers send back.
+//!
+//! A gateway keeps nothing durable and never speaks to a database: kill any, and nothing is lost.
+
+pub mod access;
+pub mod admission;
+pub mod auth;
+pub mod connection;
+pub mod core;
+pub mod deliver;
+pub mod directory;
+pub mod ephemeral;
+pub mod frame;
+pub mod hub;
+pub mod join;
+pub mod links;
+pub mod listen;
+pub mod metrics;
+pub mod page;
+pub mod pending;
+pub mod presence;
+pub mod publish;
+pub mod reads;
+pub mod rest;
+pub mod routes;
+pub mod session;
+pub mod shared;
+pub mod socket;
+pub mod writer;
+
+use crate::connection::Signal;
+use crate::shared::Shared;
+use anyhow::Context;
+use carillon_proto::code::Close;
+use carillon_proto::event::Reply;
+use carillon_proto::id::GatewayId;
+use carillon_proto::limits::PRESENCE_SHARDS;
+use carillon_proto::subject;
+use carillon_runtime::bus::Bus;
+use carillon_runtime::settings::Settings;
+use carillon_runtime::time::now_ms;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// How often late outcomes are looked for.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
+/// How often forgotten users are looked for.
+const DIRECTORY_SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+/// Time that one connection adds to a drain, so that a few leave at once and many are spread.
+const DRAIN_PER_CONNECTION: Duration = Duration::from_millis(2);
+/// For the last announcements to leave.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
+/// A gateway whose port is open.
+pub struct Gateway {
+    listener: std::net::TcpListener,
+    settings: Settings,
+}
+
+impl Gateway {
+    /// Opens the port of `settings.listen`.
+    ///
+    /// # Errors
+    /// When the port is taken or not allowed, in one clear line.
+    pub fn bind(settings: &Settings) -> anyhow::Result<Gateway> {
+        let address = settings.listen;
+        let listener = listen::bind(address).map_err(|error| match error.kind() {
+            std::io::ErrorKind::AddrInUse => {
+                anyhow::anyhow!("{address} is in use: stop what listens there, or give another with --listen")
+            }
+            _ => anyhow::anyhow!("cannot listen on {address}: {error}"),
+        })?;
+        Ok(Gateway { listener, settings: settings.clone() })
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// When the operating system cannot tell.
+    pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Serves until `shutdown`, then sends the clients away within `drain_timeout`.
+    ///
+    /// # Errors
+    /// When it cannot begin: the bus is away.
+    pub async fn run(self, bus: Arc<dyn Bus>, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let listener =
+            tokio::net::TcpListener::from_std(self.listener).context("the listener cannot be used")?;
+        let mut tasks = JoinSet::new();
+        let shared = assemble(self.settings, bus, &mut tasks)?;
+        let subscription = shared.bus.subscribe(&subject::gateway(&shared.id), None).await;
+        tasks.spawn(deliver::run(shared.clone(), subscription.context("no subscription to the bus")?));
+        tasks.spawn(ephemeral::end_typing(shared.clone()));
+        tasks.spawn(sweep(shared.clone()));
+        let stop_accepting = CancellationToken::new();
+        let accepting =
+            tokio::spawn(listen::serve(listener, routes::router(shared.clone()), stop_accepting.clone()));
+        tracing::info!(gateway = %shared.id, "the gateway serves");
+        shutdown.cancelled().await;
+        drain(&shared).await;
+        stop_accepting.cancel();
+        let _ = accepting.await;
+        tokio::time::sleep(LAST_WORDS).await;
+        tasks.shutdown().await;
+        Ok(())
+    }
+}
+
+/// Puts a gateway's parts together and starts the tasks behind them.
+fn assemble(settings: Settings, bus: Arc<dyn Bus>, tasks: &mut JoinSet<()>) -> anyhow::Result<Arc<Shared>> {
+    let partitions = settings.partitions;
+    let id = uuid::Uuid::new_v4().simple().to_string();
+    let id = GatewayId::parse(&format!("g-{}", &id[..16])).context("a gateway id")?;
+    let (links, link_tasks): (Vec<_>, Vec<_>) = (0..partitions).map(|_| links::link()).unzip();
+    let (publishers, queues): (Vec<_>, Vec<_>) = (0..partitions).map(|_| publish::publisher()).unzip();
+    let (presence, shard_tasks): (Vec<_>, Vec<_>) = (0..PRESENCE_SHARDS).map(|_| presence::shard()).unzip();
+    let (passing, passing_queue) = ephemeral::passing();
+    let shared = Arc::new_cyclic(|this| Shared {
+        id,
+        partitions,
+        bus,
+        verifier: auth::Verifier::new(&settings.auth),
+        access: access::AccessRules::new(&settings),
+        admission: admission::Admission::new(&settings),
+        directory: directory::Directory::default(),
+        hub: hub::Hub::new(partitions),
+        pending: pending::PendingCommands::default(),
+        links,
+        publishers,
+        presence,
+        audience: presence::Audience::default(),
+        passing,
+        typing_ends: ephemeral::TypingEnds::default(),
+        next_connection: 0.into(),
+        draining: CancellationToken::new(),
+        this: this.clone(),
+        reads: reads::SharedReads::default(),
+        settings,
+    });
+    for (partition, (task, queue)) in (0..).zip(link_tasks.into_iter().zip(queues)) {
+        tasks.spawn(task.run(shared.clone(), partition));
+        tasks.spawn(publish::run(shared.clone(), partition, queue));
+    }
+    for (shard, task) in (0..).zip(shard_tasks) {
+        tasks.spawn(task.run(shared.clone(), shard));
+    }
+    tasks.spawn(ephemeral::run(shared.clone(), passing_queue));
+    Ok(shared)
+}
+
+async fn sweep(shared: Arc<Shared>) {
+    let mut directory_swept = Instant::now();
+    loop {
+        tokio::time::sleep(SWEEP_INTERVAL).await;
+        shared.pending.sweep(Instant::now());
+        if directory_swept.elapsed() > DIRECTORY_SWEEP_INTERVAL {
+            shared.directory.sweep(now_ms(), &shared.settings.limits);
+            directory_swept = Instant::now();
+        }
+    }
+}
+
+/// Tells every client to come back later, elsewhere, each after a random delay, and closes them spread over
+/// the time that this takes.
+async fn drain(shared: &Shared) {
+    shared.draining.cancel();
+    let connections = shared.directory.connections();
+    let limit = shared.settings.drain_timeout;
+    let spread = (DRAIN_PER_CONNECTION * connections.len() as u32).min(limit / 2);
+    tracing::info!(connections = connections.len(), "sending clients away");
+    let started = Instant::now();
+    for (index, connection) in connections.iter().enumerate() {
+        let after_ms = random_below(spread.as_millis() as u64 + 1_000);
+        session::reply_to(connection, &Reply::Reconnect { after_ms }, None);
+        connection.signal(Signal::Close(Close::Draining));
+        if index % 64 == 63 {
+            let due = spread.mul_f64((index + 1) as f64 / connections.len() as f64);
+            tokio::time::sleep(due.saturating_sub(started.elapsed())).await;
+        }
+    }
+    while shared.admission.connections() > 0 && started.elapsed() < limit {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A random number below `bound`; its quality matters to nobody but a load balancer.
+fn random_below(bound: u64) -> u64 {
+    let (random, _) = uuid::Uuid::new_v4().as_u64_pair();
+    random % bound.max(1)
+}

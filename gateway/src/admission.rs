@@ -1,0 +1,203 @@
+//! Who may connect at all: origins, addresses, and how many.
+
+use crate::core::rate::Bucket;
+use crate::metrics;
+use carillon_runtime::settings::{Networks, Settings};
+use carillon_runtime::time::now_ms;
+use hyper::HeaderMap;
+use hyper::header::{HOST, ORIGIN};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Addresses whose allowance is remembered; above it the fullest are forgotten first, which only ever
+/// favours clients.
+const ADDRESSES_MAX: usize = 65_536;
+
+/// Why somebody may not connect now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turned {
+    /// The browser's page comes from elsewhere.
+    Origin,
+    /// Too many connections from this address; milliseconds to wait.
+    Address(u64),
+    /// The instance has as many connections as it takes.
+    Full,
+}
+
+/// Counts connections.
+pub struct Admission {
+    allowed_origins: Vec<String>,
+    dev: bool,
+    trusted_proxies: Networks,
+    per_ip_per_minute: u32,
+    connections_max: u32,
+    connections: Arc<AtomicU32>,
+    addresses: Mutex<HashMap<IpAddr, Bucket>>,
+}
+
+/// A place among the instance's connections, given back when dropped.
+pub struct Place(Arc<AtomicU32>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+        metrics::CONNECTIONS.dec();
+    }
+}
+
+impl Admission {
+    /// The rules that the settings say.
+    pub fn new(settings: &Settings) -> Admission {
+        Admission {
+            allowed_origins: settings.allowed_origins.clone(),
+            dev: settings.dev,
+            trusted_proxies: settings.trusted_proxies.clone(),
+            per_ip_per_minute: settings.limits.connections_per_ip_per_minute,
+            connections_max: settings.limits.connections,
+            connections: Arc::default(),
+            addresses: Mutex::default(),
+        }
+    }
+
+    /// Connections now.
+    pub fn connections(&self) -> u32 {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// Admits a connection from `peer` with these headers.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn admit(&self, headers: &HeaderMap, peer: IpAddr) -> Result<Place, Turned> {
+        if !self.origin_allowed(headers) {
+            return Err(Turned::Origin);
+        }
+        let address = self.client_address(headers, peer);
+        if !address.is_loopback() && !self.trusted_proxies.contains(&address) {
+            self.take(address).map_err(Turned::Address)?;
+        }
+        let taken = self.connections.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| {
+            (self.connections_max == 0 || now < self.connections_max).then_some(now + 1)
+        });
+        taken.map_err(|_| Turned::Full)?;
+        metrics::CONNECTIONS.inc();
+        Ok(Place(self.connections.clone()))
+    }
+
+    /// A missing origin is not a browser; `null` is refused (hazards: cross-site hijacking).
+    pub fn origin_allowed(&self, headers: &HeaderMap) -> bool {
+        let Some(origin) = headers.get(ORIGIN) else { return true };
+        let Ok(origin) = origin.to_str() else { return false };
+        if self.allowed_origins.iter().any(|allowed| allowed == origin || allowed == "*") {
+            return true;
+        }
+        let Some((_, authority)) = origin.split_once("://") else { return false };
+        let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+        let name = authority.rsplit_once(':').map_or(authority, |(name, _)| name);
+        let local = matches!(name, "localhost" | "127.0.0.1" | "[::1]");
+        (self.allowed_origins.is_empty() && host == Some(authority)) || (self.dev && local)
+    }
+
+    /// The client's address: behind trusted proxies the rightmost one that is none of them.
+    pub fn client_address(&self, headers: &HeaderMap, peer: IpAddr) -> IpAddr {
+        if !self.trusted_proxies.contains(&peer) {
+            return peer;
+        }
+        let forwarded: Vec<&str> = headers
+            .get_all("x-forwarded-for")
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .collect();
+        let hops = forwarded.iter().rev().map_while(|hop| hop.trim().parse::<IpAddr>().ok());
+        hops.into_iter().find(|hop| !self.trusted_proxies.contains(hop)).unwrap_or(peer)
+    }
+
+    fn take(&self, address: IpAddr) -> Result<(), u64> {
+        let now_ms = now_ms();
+        let mut addresses = self.addresses.lock();
+        if addresses.len() >= ADDRESSES_MAX {
+            addresses.retain(|_, bucket| !bucket.is_full(now_ms, self.per_ip_per_minute));
+            if addresses.len() >= ADDRESSES_MAX {
+                addresses.clear();
+            }
+        }
+        addresses.entry(address).or_default().take(now_ms, self.per_ip_per_minute)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use carillon_runtime::settings::Network;
+
+    fn admission(allowed: &[&str], dev: bool) -> Admission {
+        Admission {
+            allowed_origins: allowed.iter().map(ToString::to_string).collect(),
+            dev,
+            trusted_proxies: Networks(
+                ["10.0.0.1", "10.0.0.2"].map(|text| Network::parse(text).expect("an address")).into(),
+            ),
+            per_ip_per_minute: 2,
+            connections_max: 3,
+            connections: Arc::default(),
+            addresses: Mutex::default(),
+        }
+    }
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        pairs
+            .iter()
+            .map(|(name, value)| (name.parse().expect("a name"), value.parse().expect("a value")))
+            .collect()
+    }
+
+    #[test]
+    fn origins_are_exact() {
+        let own = [("host", "chat.example:8000")];
+        let with = |origin: &str| headers(&[own[0], ("origin", origin)]);
+        let default = admission(&[], false);
+        assert!(default.origin_allowed(&headers(&own)));
+        assert!(default.origin_allowed(&with("https://chat.example:8000")));
+        for foreign in [
+            "https://evil.example",
+            "null",
+            "https://chat.example:8000.evil.example",
+            "http://localhost:3000",
+        ] {
+            assert!(!default.origin_allowed(&with(foreign)), "{foreign}");
+        }
+        assert!(admission(&[], true).origin_allowed(&with("http://localhost:3000")));
+        let listed = admission(&["https://app.example"], false);
+        assert!(listed.origin_allowed(&with("https://app.example")));
+        assert!(!listed.origin_allowed(&with("https://chat.example:8000")));
+    }
+
+    #[test]
+    fn addresses_are_believed_only_behind_trusted_proxies_from_the_right() {
+        let address = |text: &str| text.parse::<IpAddr>().expect("an address");
+        let forwarded = headers(&[("x-forwarded-for", "6.6.6.6, 7.7.7.7, 10.0.0.2")]);
+        let admission = admission(&[], false);
+        assert_eq!(admission.client_address(&forwarded, address("8.8.8.8")), address("8.8.8.8"));
+        assert_eq!(admission.client_address(&forwarded, address("10.0.0.1")), address("7.7.7.7"));
+        assert_eq!(admission.client_address(&headers(&[]), address("10.0.0.1")), address("10.0.0.1"));
+    }
+
+    #[test]
+    fn connections_are_counted_and_given_back() {
+        let admission = admission(&[], false);
+        let none = HeaderMap::new();
+        let far = "8.8.8.8".parse().expect("an address");
+        let near = "127.0.0.1".parse().expect("an address");
+        let first = admission.admit(&none, far).ok().expect("admitted");
+        let _second = admission.admit(&none, far).ok().expect("admitted");
+        assert!(matches!(admission.admit(&none, far), Err(Turned::Address(wait_ms)) if wait_ms > 0));
+        let _third = admission.admit(&none, near).ok().expect("loopback has no limit of its own");
+        assert_eq!(admission.admit(&none, near).err(), Some(Turned::Full));
+        drop(first);
+        assert!(admission.admit(&none, near).is_ok());
+    }
+}

@@ -1,0 +1,148 @@
+//! Tokens to identities: HS256 with the current and the previous secret.
+
+use carillon_proto::code::{Close, ErrorCode, Failure};
+use carillon_proto::id::UserId;
+use carillon_proto::limits::NAME_LENGTH_MAX;
+use carillon_proto::wire::Profile;
+use carillon_runtime::settings::Auth;
+use jsonwebtoken::errors::ErrorKind;
+use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode};
+use serde::Deserialize;
+use std::sync::Arc;
+
+/// Clocks may differ by this much (protocol §1), seconds.
+const LEEWAY_SECONDS: u64 = 5;
+/// A longer token is no token: claims with a thousand conversations fit.
+const TOKEN_BYTES_MAX: usize = 16 * 1024;
+
+/// Who somebody is, and what their token entitles them to.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// The user.
+    pub user: UserId,
+    /// How they are shown.
+    pub name: Arc<str>,
+    /// What is known of them.
+    pub profile: Profile,
+    /// Conversations that the token names, `prefix*` included.
+    pub conversations: Arc<[String]>,
+    /// When the token's time is over, milliseconds since 1970; `None` without a token.
+    pub expires_ms: Option<u64>,
+}
+
+impl Identity {
+    /// An identity without a token: development only.
+    pub fn unverified(user: UserId, name: Option<&str>) -> Identity {
+        let name = shown_name(name.filter(|name| !name.trim().is_empty()).unwrap_or(user.as_str()));
+        let profile = Profile { user: user.to_string(), name: name.to_string(), ..Profile::default() };
+        Identity { user, name, profile, conversations: Arc::new([]), expires_ms: None }
+    }
+}
+
+/// A name as it is shown: without control characters, and cut.
+fn shown_name(name: &str) -> Arc<str> {
+    name.chars().filter(|c| !c.is_control()).take(NAME_LENGTH_MAX).collect::<String>().into()
+}
+
+/// Why a token does not count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// It is not valid.
+    Invalid,
+    /// Its time is over.
+    Expired,
+}
+
+impl Refusal {
+    /// How a WebSocket is closed for it.
+    pub fn close(self) -> Close {
+        match self {
+            Self::Invalid => Close::InvalidToken,
+            Self::Expired => Close::TokenExpired,
+        }
+    }
+
+    /// How a request is answered for it.
+    pub fn failure(self) -> Failure {
+        match self {
+            Self::Invalid => Failure::new(ErrorCode::Unauthorized, "the token is not valid"),
+            Self::Expired => Failure::new(ErrorCode::TokenExpired, "the token's time is over: get a new one"),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Claims {
+    sub: String,
+    exp: u64,
+    name: Option<String>,
+    email: Option<String>,
+    role: Option<String>,
+    picture: Option<String>,
+    conversations: Option<Vec<String>>,
+}
+
+/// Checks tokens.
+pub struct Verifier {
+    keys: Vec<DecodingKey>,
+    validation: Validation,
+}
+
+impl Verifier {
+    /// A verifier for the secrets in `auth`.
+    pub fn new(auth: &Auth) -> Verifier {
+        let secrets = auth.secret.iter().chain(&auth.previous_secret);
+        let keys = secrets.map(|secret| DecodingKey::from_secret(secret.as_bytes())).collect();
+        // The algorithm is the key's, never the token's choice.
+        let mut validation = Validation::new(Algorithm::HS256);
+        validation.leeway = LEEWAY_SECONDS;
+        validation.validate_nbf = true;
+        validation.set_required_spec_claims(&["sub", "exp"]);
+        match &auth.issuer {
+            Some(issuer) => validation.set_issuer(&[issuer]),
+            None => validation.iss = None,
+        }
+        match &auth.audience {
+            Some(audience) => validation.set_audience(&[audience]),
+            None => validation.validate_aud = false,
+        }
+        Verifier { keys, validation }
+    }
+
+    /// The identity behind a token.
+    ///
+    /// # Errors
+    /// When it is expired, or not valid under any key.
+    pub fn verify(&self, token: &str) -> Result<Identity, Refusal> {
+        if token.len() > TOKEN_BYTES_MAX {
+            return Err(Refusal::Invalid);
+        }
+        let mut refusal = Refusal::Invalid;
+        for key in &self.keys {
+            match decode::<Claims>(token, key, &self.validation) {
+                Ok(token) => return identity(token.claims),
+                Err(error) if *error.kind() == ErrorKind::ExpiredSignature => refusal = Refusal::Expired,
+                Err(_) => {}
+            }
+        }
+        Err(refusal)
+    }
+}
+
+fn identity(claims: Claims) -> Result<Identity, Refusal> {
+    let user = UserId::parse(&claims.sub).map_err(|_| Refusal::Invalid)?;
+    let name = shown_name(claims.name.as_deref().unwrap_or(&claims.sub));
+    let profile = Profile {
+        user: user.to_string(),
+        name: name.to_string(),
+        email: claims.email.unwrap_or_default(),
+        role: claims.role.unwrap_or_default(),
+        picture: claims.picture.unwrap_or_default(),
+    };
+    let conversations = claims.conversations.unwrap_or_default().into();
+    Ok(Identity { user, name, profile, conversations, expires_ms: Some(claims.exp.saturating_mul(1_000)) })
+}
+
+#[cfg(test)]
+#[path = "auth_tests.rs"]
+mod tests;

@@ -1,0 +1,9 @@
+//! The gateway's decisions: pure state machines that take the time and an input and return what to do.
+//!
+//! Nothing here knows tokio, sockets, a clock or its siblings.
+
+pub mod link;
+pub mod outbox;
+pub mod rate;
+pub mod topic;
+pub mod typing;

@@ -1,0 +1,100 @@
+//! What waits to be written to one connection: shared frames, bounded in bytes.
+
+use bytes::Bytes;
+use carillon_proto::limits::OUTBOX_BYTES_MAX;
+use std::collections::VecDeque;
+
+/// How badly a frame must get through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Urgency {
+    /// An event of a log: refused when the outbox is full, and read again from the cursor.
+    Event,
+    /// Typing, cursors, broadcasts: skipped when the outbox is full.
+    Ephemeral,
+    /// Presence: nobody repeats it, so it may use as much again.
+    Presence,
+    /// The answer to a command: bounded by the number of unanswered commands.
+    Reply,
+}
+
+/// Frames that wait for one connection.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    frames: VecDeque<Bytes>,
+    bytes: usize,
+    closed: bool,
+}
+
+impl Outbox {
+    /// Takes a frame, unless there is no room for its urgency. `Some(true)` says that the writer must be
+    /// woken; `None` that the frame was not taken.
+    pub fn offer(&mut self, frame: &Bytes, urgency: Urgency) -> Option<bool> {
+        let bytes_max = match urgency {
+            Urgency::Event | Urgency::Ephemeral => OUTBOX_BYTES_MAX,
+            Urgency::Presence => 2 * OUTBOX_BYTES_MAX,
+            Urgency::Reply => usize::MAX,
+        };
+        if self.closed || (self.bytes > 0 && self.bytes + frame.len() > bytes_max) {
+            return None;
+        }
+        self.bytes += frame.len();
+        self.frames.push_back(frame.clone());
+        Some(self.frames.len() == 1)
+    }
+
+    /// Takes everything out and leaves no buffer behind: an idle connection costs nothing here.
+    pub fn drain(&mut self) -> VecDeque<Bytes> {
+        self.bytes = 0;
+        std::mem::take(&mut self.frames)
+    }
+
+    /// Whether an event of `length` bytes would be taken.
+    pub fn has_room(&self) -> bool {
+        self.bytes < OUTBOX_BYTES_MAX / 2
+    }
+
+    /// Takes nothing from now on.
+    pub fn close(&mut self) {
+        self.closed = true;
+        self.frames = VecDeque::new();
+        self.bytes = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_writer_is_woken_once_and_gets_all_in_order() {
+        let mut outbox = Outbox::default();
+        assert_eq!(outbox.offer(&Bytes::from_static(b"a"), Urgency::Event), Some(true));
+        assert_eq!(outbox.offer(&Bytes::from_static(b"b"), Urgency::Reply), Some(false));
+        assert_eq!(outbox.drain(), [Bytes::from_static(b"a"), Bytes::from_static(b"b")]);
+        assert_eq!(outbox.offer(&Bytes::from_static(b"c"), Urgency::Event), Some(true));
+    }
+
+    #[test]
+    fn a_full_outbox_refuses_events_and_takes_replies() {
+        let mut outbox = Outbox::default();
+        let half = Bytes::from(vec![0; OUTBOX_BYTES_MAX / 2]);
+        assert!(outbox.offer(&half, Urgency::Event).is_some());
+        assert!(outbox.offer(&half, Urgency::Event).is_some());
+        assert!(!outbox.has_room());
+        let one = Bytes::from_static(b"x");
+        assert_eq!(outbox.offer(&one, Urgency::Event), None);
+        assert_eq!(outbox.offer(&one, Urgency::Ephemeral), None);
+        assert!(outbox.offer(&one, Urgency::Presence).is_some());
+        assert!(outbox.offer(&one, Urgency::Reply).is_some());
+        outbox.drain();
+        assert!(outbox.has_room());
+        outbox.close();
+        assert_eq!(outbox.offer(&one, Urgency::Reply), None);
+    }
+
+    #[test]
+    fn a_frame_larger_than_the_bound_passes_alone() {
+        let mut outbox = Outbox::default();
+        assert!(outbox.offer(&Bytes::from(vec![0; OUTBOX_BYTES_MAX + 1]), Urgency::Event).is_some());
+    }
+}

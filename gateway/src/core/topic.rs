@@ -1,0 +1,296 @@
+//! A conversation as one gateway serves it: its head, a ring of recent events, and members with cursors.
+//!
+//! Delivery is moving cursors. A member is *live* while its cursor is at the head and its queue takes
+//! events; otherwise it is *behind* and reads on from its cursor, from the ring or the store, until it is
+//! at the head again. A jump in seq makes the topic itself fetch what is missing before it moves on.
+
+use bytes::Bytes;
+use carillon_proto::limits::{RING_BYTES_MAX, RING_EVENTS_MAX};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+/// Events that arrive before the head is known or ahead of a gap are kept up to this many: more come again
+/// from the store, so dropping the highest loses nothing.
+pub const EARLY_EVENTS_MAX: usize = 256;
+
+/// A durable event as members get it.
+pub trait Event {
+    /// Its place in the conversation.
+    fn seq(&self) -> u64;
+    /// What it weighs in the ring, in bytes.
+    fn weight(&self) -> usize;
+    /// The encoded frames; empty where the vocabulary has no name for it.
+    fn frames(&self) -> &Bytes;
+}
+
+/// Whoever hears a conversation.
+pub trait Hearer {
+    /// Queues an event's frames; `false` when there is no room.
+    fn hear(&self, frames: &Bytes) -> bool;
+}
+
+struct Member<H> {
+    hearer: H,
+    cursor: u64,
+    live: bool,
+}
+
+/// A member's place in its topic.
+pub type Slot = u32;
+
+/// What a topic wants done after an input.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Wants {
+    /// Read events from this seq (exclusive) to that one (inclusive) and hand them to [`Topic::fetched`].
+    pub fetch: Option<(u64, u64)>,
+    /// These members fell behind just now and must read on from their cursors.
+    pub behind: Vec<Slot>,
+}
+
+/// What a member that is behind reads next.
+#[derive(Debug)]
+pub enum CatchUp<E> {
+    /// It is at the head, and live again.
+    Live,
+    /// These, from the ring; the cursor is past them.
+    Events(Vec<Arc<E>>),
+    /// Events above this seq, from the store; call [`Topic::caught_up_to`] when they are queued.
+    Read(u64),
+}
+
+/// A conversation's state in one gateway.
+pub struct Topic<H, E> {
+    head: Option<u64>,
+    ring: VecDeque<Arc<E>>,
+    ring_bytes: usize,
+    early: BTreeMap<u64, Arc<E>>,
+    fetching: bool,
+    /// The committed head that somebody told us of.
+    announced: u64,
+    members: Vec<Option<Member<H>>>,
+    free: Vec<Slot>,
+}
+
+impl<H, E> Default for Topic<H, E> {
+    fn default() -> Self {
+        Topic {
+            head: None,
+            ring: VecDeque::new(),
+            ring_bytes: 0,
+            early: BTreeMap::new(),
+            fetching: false,
+            announced: 0,
+            members: Vec::new(),
+            free: Vec::new(),
+        }
+    }
+}
+
+impl<H: Hearer, E: Event> Topic<H, E> {
+    /// The seq up to which members have been served; `None` before the conversation's worker told it.
+    pub fn head(&self) -> Option<u64> {
+        self.head
+    }
+
+    /// Members now.
+    pub fn member_count(&self) -> usize {
+        self.members.len() - self.free.len()
+    }
+
+    /// The members, in no order.
+    pub fn members(&self) -> impl Iterator<Item = (Slot, &H)> {
+        (0..).zip(&self.members).filter_map(|(slot, member)| Some((slot, &member.as_ref()?.hearer)))
+    }
+
+    /// The committed head, as the conversation's worker told it.
+    pub fn announce(&mut self, head: u64) -> Wants {
+        self.announced = self.announced.max(head);
+        if self.head.is_none() {
+            self.head = Some(head);
+            self.early = self.early.split_off(&(head + 1));
+        }
+        self.advance()
+    }
+
+    /// An event from the bus.
+    pub fn deliver(&mut self, event: Arc<E>) -> Wants {
+        match self.head {
+            Some(head) if event.seq() <= head => return Wants::default(),
+            Some(head) if event.seq() == head + 1 && self.early.is_empty() && !self.fetching => {
+                let mut wants = Wants::default();
+                self.accept(event, &mut wants);
+                return wants;
+            }
+            _ => {}
+        }
+        self.early.insert(event.seq(), event);
+        if self.early.len() > EARLY_EVENTS_MAX
+            && let Some((seq, _)) = self.early.pop_last()
+        {
+            self.announced = self.announced.max(seq);
+        }
+        self.advance()
+    }
+
+    /// What a fetch brought, ascending; nothing when it failed. Another one is wanted if there is still a gap.
+    pub fn fetched(&mut self, events: Vec<Arc<E>>) -> Wants {
+        self.fetching = false;
+        let mut wants = Wants::default();
+        for event in events {
+            if self.head.is_some_and(|head| event.seq() == head + 1) {
+                self.accept(event, &mut wants);
+            }
+        }
+        let more = self.advance();
+        wants.fetch = more.fetch;
+        wants.behind.extend(more.behind);
+        wants
+    }
+
+    /// Nobody hears any more: what was being fetched is not needed.
+    pub fn abandon_fetch(&mut self) {
+        self.fetching = false;
+    }
+
+    /// Serves what has become contiguous, and says what is missing.
+    fn advance(&mut self) -> Wants {
+        let mut wants = Wants::default();
+        let Some(mut head) = self.head else { return wants };
+        if self.fetching {
+            return wants;
+        }
+        while let Some(entry) = self.early.first_entry() {
+            match *entry.key() {
+                seq if seq <= head => drop(entry.remove()),
+                seq if seq == head + 1 => {
+                    let event = entry.remove();
+                    self.accept(event, &mut wants);
+                    head = seq;
+                }
+                _ => break,
+            }
+        }
+        let known = self.early.first_key_value().map_or(self.announced, |(seq, _)| seq - 1);
+        if known > head {
+            self.fetching = true;
+            wants.fetch = Some((head, known));
+        }
+        wants
+    }
+
+    fn accept(&mut self, event: Arc<E>, wants: &mut Wants) {
+        let seq = event.seq();
+        for (slot, member) in (0..).zip(&mut self.members) {
+            let Some(member) = member else { continue };
+            if !member.live || seq <= member.cursor {
+                continue;
+            }
+            if event.frames().is_empty() || member.hearer.hear(event.frames()) {
+                member.cursor = seq;
+            } else {
+                member.live = false;
+                wants.behind.push(slot);
+            }
+        }
+        self.head = Some(seq);
+        self.ring_bytes += event.weight();
+        self.ring.push_back(event);
+        while self.ring.len() > RING_EVENTS_MAX || self.ring_bytes > RING_BYTES_MAX {
+            let Some(oldest) = self.ring.pop_front() else { break };
+            self.ring_bytes -= oldest.weight();
+        }
+    }
+
+    /// Adds a member whose cursor is at `cursor`; `true` when it is behind and must read on.
+    pub fn join(&mut self, hearer: H, cursor: u64) -> (Slot, bool) {
+        let live = self.head.is_some_and(|head| cursor >= head);
+        let member = Some(Member { hearer, cursor, live });
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                self.members[slot as usize] = member;
+                slot
+            }
+            None => {
+                self.members.push(member);
+                self.members.len() as Slot - 1
+            }
+        };
+        (slot, !live)
+    }
+
+    /// Moves a member's cursor back or forth, for a join that is repeated; `true` when it must read on.
+    pub fn rejoin(&mut self, slot: Slot, cursor: u64) -> bool {
+        let head = self.head;
+        let Some(member) = self.member_mut(slot) else { return false };
+        member.cursor = cursor;
+        member.live = head.is_some_and(|head| cursor >= head);
+        !member.live
+    }
+
+    /// Removes a member.
+    pub fn leave(&mut self, slot: Slot) -> Option<H> {
+        let member = self.members.get_mut(slot as usize)?.take()?;
+        self.free.push(slot);
+        if self.free.len() == self.members.len() {
+            (self.free, self.members) = (Vec::new(), Vec::new());
+        }
+        Some(member.hearer)
+    }
+
+    /// Who has a slot now. A slot may have gone to somebody else since.
+    pub fn hearer(&self, slot: Slot) -> Option<&H> {
+        self.members.get(slot as usize)?.as_ref().map(|member| &member.hearer)
+    }
+
+    fn member_mut(&mut self, slot: Slot) -> Option<&mut Member<H>> {
+        self.members.get_mut(slot as usize)?.as_mut()
+    }
+
+    /// What the member reads next. From the ring, the events are queued here, as far as there is room: an
+    /// empty list says that the queue is full.
+    pub fn catch_up(&mut self, slot: Slot) -> CatchUp<E> {
+        let oldest = self.ring.front().map(|event| event.seq());
+        let Topic { head, ring, members, .. } = self;
+        let Some(member) = members.get_mut(slot as usize).and_then(Option::as_mut) else {
+            return CatchUp::Live;
+        };
+        let Some(head) = *head else { return CatchUp::Live };
+        if member.cursor >= head {
+            member.live = true;
+            return CatchUp::Live;
+        }
+        if oldest.is_none_or(|oldest| oldest > member.cursor + 1) {
+            return CatchUp::Read(member.cursor);
+        }
+        let mut served = Vec::new();
+        for event in ring.iter().filter(|event| event.seq() > member.cursor) {
+            if !event.frames().is_empty() && !member.hearer.hear(event.frames()) {
+                break;
+            }
+            served.push(event.clone());
+        }
+        if let Some(last) = served.last() {
+            member.cursor = last.seq();
+        }
+        if member.cursor >= head {
+            member.live = true;
+        }
+        CatchUp::Events(served)
+    }
+
+    /// The member has queued what it read from the store up to `seq`.
+    pub fn caught_up_to(&mut self, slot: Slot, seq: u64) {
+        if let Some(member) = self.member_mut(slot) {
+            member.cursor = member.cursor.max(seq);
+        }
+    }
+
+    /// Whether there are neither members nor anything under way.
+    pub fn is_idle(&self) -> bool {
+        self.member_count() == 0 && !self.fetching
+    }
+}
+
+#[cfg(test)]
+#[path = "topic_tests.rs"]
+mod tests;

@@ -1,0 +1,69 @@
+//! Hears everything that workers have for this gateway, on its one subscription.
+
+use crate::shared::Shared;
+use carillon_proto::subject;
+use carillon_proto::wire::{ToGateway, to_gateway::Body};
+use carillon_runtime::bus::{Incoming, Subscription};
+use carillon_runtime::metrics::{Stage, observe};
+use prost::Message;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Between two tries to subscribe, when the bus is away.
+const RETRY_DELAY: Duration = Duration::from_millis(500);
+
+/// Serves the subscription until the bus ends, then makes a new one.
+pub async fn run(shared: Arc<Shared>, mut subscription: Subscription) {
+    loop {
+        while let Some(incoming) = subscription.next().await {
+            match incoming {
+                Incoming::Message(message) => take(&shared, message.payload).await,
+                Incoming::Lost => register_anew(&shared).await,
+            }
+        }
+        subscription = loop {
+            tokio::time::sleep(RETRY_DELAY).await;
+            match shared.bus.subscribe(&subject::gateway(&shared.id), None).await {
+                Ok(subscription) => break subscription,
+                Err(error) => tracing::warn!(%error, "no subscription to the bus"),
+            }
+        };
+        register_anew(&shared).await;
+    }
+}
+
+/// Messages may have been missed: everything is announced again, and told only where more is known.
+async fn register_anew(shared: &Shared) {
+    tracing::info!("messages from workers may have been lost: registering everything anew");
+    for link in &shared.links {
+        link.lost().await;
+    }
+    for shard in &shared.presence {
+        shard.snapshot();
+    }
+}
+
+async fn take(shared: &Arc<Shared>, payload: bytes::Bytes) {
+    let started = Instant::now();
+    let message = match ToGateway::decode(payload) {
+        Ok(message) => message,
+        Err(error) => return tracing::warn!(%error, "a message from a worker could not be read"),
+    };
+    match message.body {
+        Some(Body::Batch(batch)) => {
+            if let Some(link) = shared.links.get(batch.partition as usize) {
+                link.batch(batch.epoch, batch.number).await;
+            }
+            shared.take_batch(batch);
+            observe(Stage::Deliver, started.elapsed());
+        }
+        Some(Body::Beat(beat)) => {
+            if let Some(link) = shared.links.get(beat.partition as usize) {
+                link.beat(beat).await;
+            }
+        }
+        Some(Body::Presence(changes)) => shared.take_presence(changes),
+        Some(Body::Ephemeral(batch)) => shared.take_ephemeral(batch),
+        None => {}
+    }
+}

@@ -1,0 +1,134 @@
+//! The users connected to this gateway: their sessions and their allowances.
+
+use crate::connection::Connection;
+use crate::core::rate::Bucket;
+use carillon_proto::id::UserId;
+use carillon_proto::partition::presence_shard;
+use carillon_proto::wire::{Profile, Status};
+use carillon_runtime::settings::Limits;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// What is limited per user and minute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Sending a message.
+    Message,
+    /// Saying that one types, or has stopped.
+    Typing,
+    /// Moving one's cursor.
+    Cursor,
+    /// Operations and broadcasts.
+    Operation,
+}
+
+impl Action {
+    fn per_minute(self, limits: &Limits) -> u32 {
+        match self {
+            Self::Message => limits.messages_per_minute,
+            Self::Typing => limits.typing_per_minute,
+            Self::Cursor => limits.cursors_per_minute,
+            Self::Operation => limits.operations_per_minute,
+        }
+    }
+}
+
+/// A connection as presence knows it.
+#[derive(Clone)]
+pub struct LocalSession {
+    /// The connection.
+    pub connection: Arc<Connection>,
+    /// What is known of its user.
+    pub profile: Profile,
+    /// What its user set, and a line under the name.
+    pub status: Option<(Status, String)>,
+}
+
+#[derive(Default)]
+struct LocalUser {
+    sessions: Vec<LocalSession>,
+    buckets: [Bucket; 4],
+}
+
+impl LocalUser {
+    fn is_forgettable(&self, now_ms: u64, limits: &Limits) -> bool {
+        let actions = [Action::Message, Action::Typing, Action::Cursor, Action::Operation];
+        self.sessions.is_empty()
+            && actions
+                .iter()
+                .all(|action| self.buckets[*action as usize].is_full(now_ms, action.per_minute(limits)))
+    }
+}
+
+/// Local users. Those without a session stay until their allowances are full again, so that reconnecting
+/// is no way around a limit.
+#[derive(Default)]
+pub struct Directory(Mutex<HashMap<UserId, LocalUser>>);
+
+impl Directory {
+    /// A session starts.
+    pub fn add(&self, connection: &Arc<Connection>, profile: Profile) {
+        self.0.lock().entry(connection.user.clone()).or_default().sessions.push(LocalSession {
+            connection: connection.clone(),
+            profile,
+            status: None,
+        });
+    }
+
+    /// A session's user set how they want to be seen.
+    pub fn set_status(&self, connection: &Connection, status: Status, text: &str) {
+        if let Some(local) = self.0.lock().get_mut(&connection.user) {
+            let session = local.sessions.iter_mut().find(|session| session.connection.id == connection.id);
+            if let Some(session) = session {
+                session.status = Some((status, text.to_owned()));
+            }
+        }
+    }
+
+    /// A session has ended.
+    pub fn remove(&self, connection: &Connection) {
+        if let Some(local) = self.0.lock().get_mut(&connection.user) {
+            local.sessions.retain(|session| session.connection.id != connection.id);
+        }
+    }
+
+    /// Every connection.
+    pub fn connections(&self) -> Vec<Arc<Connection>> {
+        let users = self.0.lock();
+        users
+            .values()
+            .flat_map(|local| local.sessions.iter().map(|session| session.connection.clone()))
+            .collect()
+    }
+
+    /// Takes one action from a user's allowance, or says after how many milliseconds it may be repeated.
+    ///
+    /// # Errors
+    /// The time to wait, in milliseconds.
+    pub fn take(&self, user: &UserId, action: Action, limits: &Limits, now_ms: u64) -> Result<(), u64> {
+        let per_minute = action.per_minute(limits);
+        if per_minute == 0 {
+            return Ok(());
+        }
+        let mut users = self.0.lock();
+        let local = users.entry(user.clone()).or_default();
+        local.buckets[action as usize].take(now_ms, per_minute)
+    }
+
+    /// The sessions of a presence shard.
+    pub fn sessions(&self, shard: u32) -> Vec<LocalSession> {
+        let users = self.0.lock();
+        let of_shard = users.iter().filter(|(user, _)| presence_shard(user.as_str()) == shard);
+        of_shard.flat_map(|(_, local)| local.sessions.iter().cloned()).collect()
+    }
+
+    /// Forgets users without sessions whose allowances are full. Called once a minute.
+    pub fn sweep(&self, now_ms: u64, limits: &Limits) {
+        let mut users = self.0.lock();
+        users.retain(|_, local| !local.is_forgettable(now_ms, limits));
+        if users.capacity() > 1_024 && users.len() * 8 < users.capacity() {
+            users.shrink_to_fit();
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! The conversations that this gateway serves, and the delivery of events to their members.
+
+use crate::connection::{Connection, Signal};
+use crate::core::outbox::Urgency;
+use crate::core::topic::{Event, Slot, Topic, Wants};
+use crate::core::typing::Typists;
+use crate::frame;
+use bytes::Bytes;
+use carillon_proto::dialect::native;
+use carillon_proto::id::{ConversationId, UserId};
+use carillon_proto::partition;
+use carillon_proto::wire::{self, event::Kind};
+use parking_lot::{Mutex, MutexGuard};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// A durable event, encoded once for everyone who hears it.
+pub struct Encoded {
+    /// The event itself.
+    pub event: wire::Event,
+    native: Bytes,
+}
+
+impl Encoded {
+    /// Encodes an event.
+    pub fn new(event: wire::Event) -> Arc<Encoded> {
+        let native = frame::texts(&native::event(&event));
+        Arc::new(Encoded { event, native })
+    }
+}
+
+impl Event for Encoded {
+    fn seq(&self) -> u64 {
+        self.event.seq
+    }
+    fn weight(&self) -> usize {
+        // The event holds its content once, the frames once more.
+        2 * self.native.len() + size_of::<Encoded>()
+    }
+    fn frames(&self) -> &Bytes {
+        &self.native
+    }
+}
+
+/// A user whose presence the members of a room see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    /// Joined now.
+    Present,
+    /// Gone with their connection: seen until they are offline.
+    Gone,
+}
+
+/// What a room holds, under its lock.
+#[derive(Default)]
+pub struct RoomState {
+    /// Head, ring and members.
+    pub topic: Topic<Arc<Connection>, Encoded>,
+    /// Who is typing.
+    pub typists: Typists,
+    /// Connections here of each user.
+    pub users: HashMap<UserId, u32>,
+    /// Users over all gateways whose presence is shared here.
+    pub visible: HashMap<UserId, Seen>,
+    /// Distinct users joined now over all gateways, best effort.
+    pub participants: u32,
+    /// Joins under way: the room must not go.
+    pub joining: u32,
+    /// No longer in the hub: whoever holds it must look again.
+    pub closed: bool,
+}
+
+/// A conversation with local members.
+pub struct Room {
+    /// Its id.
+    pub conversation: ConversationId,
+    /// The partition whose owner serves it.
+    pub partition: u32,
+    state: Mutex<RoomState>,
+}
+
+impl std::fmt::Debug for Room {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Room").field(&self.conversation).finish()
+    }
+}
+
+impl Room {
+    /// The room's state; held briefly, never over an await.
+    pub fn lock(&self) -> MutexGuard<'_, RoomState> {
+        self.state.lock()
+    }
+
+    /// Queues a frame that is not stored for every member that `hears` it.
+    pub fn pass_on(&self, frame: &Bytes, hears: impl Fn(&Connection) -> bool) {
+        for (_, member) in self.lock().topic.members() {
+            if hears(member) {
+                member.offer(frame, Urgency::Ephemeral);
+            }
+        }
+    }
+}
+
+/// What the shell must do after something was handed to a room.
+#[derive(Debug)]
+pub struct Fetch {
+    /// The room that misses events.
+    pub room: Arc<Room>,
+    /// The last seq it has.
+    pub after_seq: u64,
+}
+
+/// All rooms of this gateway.
+pub struct Hub {
+    rooms: Mutex<HashMap<ConversationId, Arc<Room>>>,
+    partitions: u32,
+}
+
+impl Hub {
+    /// A hub without rooms.
+    pub fn new(partitions: u32) -> Hub {
+        Hub { rooms: Mutex::default(), partitions }
+    }
+
+    /// The room of a conversation, made if need be, held open for a join until [`Hub::release`].
+    pub fn hold(&self, conversation: &ConversationId) -> Arc<Room> {
+        let mut rooms = self.rooms.lock();
+        let room = rooms.entry(conversation.clone()).or_insert_with(|| {
+            Arc::new(Room {
+                conversation: conversation.clone(),
+                partition: partition::of_conversation(conversation, self.partitions),
+                state: Mutex::default(),
+            })
+        });
+        room.lock().joining += 1;
+        room.clone()
+    }
+
+    /// Ends a [`Hub::hold`].
+    pub fn release(&self, room: &Arc<Room>) -> bool {
+        room.lock().joining -= 1;
+        self.close_if_idle(room)
+    }
+
+    /// Lets a room go that nobody needs; `true` when it went.
+    pub fn close_if_idle(&self, room: &Arc<Room>) -> bool {
+        let mut rooms = self.rooms.lock();
+        let mut state = room.lock();
+        if state.closed || state.joining > 0 || !state.topic.is_idle() {
+            return false;
+        }
+        state.closed = true;
+        rooms.remove(&room.conversation);
+        if rooms.capacity() > 1_024 && rooms.len() * 8 < rooms.capacity() {
+            rooms.shrink_to_fit();
+        }
+        true
+    }
+
+    /// The room of a conversation with local members.
+    pub fn room(&self, conversation: &str) -> Option<Arc<Room>> {
+        self.rooms.lock().get(conversation).cloned()
+    }
+
+    /// Every room.
+    pub fn all(&self) -> Vec<Arc<Room>> {
+        self.rooms.lock().values().cloned().collect()
+    }
+
+    /// How many rooms there are.
+    pub fn len(&self) -> usize {
+        self.rooms.lock().len()
+    }
+
+    /// Hands a durable event to its room's members.
+    pub fn deliver(&self, event: wire::Event) -> Option<Fetch> {
+        let room = self.room(&event.conversation)?;
+        let encoded = Encoded::new(event);
+        let mut state = room.lock();
+        end_typing(&mut state, &encoded.event);
+        let wants = state.topic.deliver(encoded.clone());
+        apply_removal(&mut state, &room.conversation, &encoded.event);
+        carry_out(&room, &mut state, wants)
+    }
+
+    /// The committed head of a conversation was told.
+    pub fn announce(&self, conversation: &str, head: u64) -> Option<Fetch> {
+        let room = self.room(conversation)?;
+        let mut state = room.lock();
+        let wants = state.topic.announce(head);
+        carry_out(&room, &mut state, wants)
+    }
+
+    /// Gives a fetch up whose room nobody hears any more; `true` when it did.
+    pub fn abandon_fetch(&self, room: &Room) -> bool {
+        let mut state = room.lock();
+        let abandoned = state.topic.member_count() == 0 && state.joining == 0;
+        if abandoned {
+            state.topic.abandon_fetch();
+        }
+        abandoned
+    }
+
+    /// A fetch came back, with nothing if it failed.
+    pub fn fetched(&self, room: &Arc<Room>, events: Vec<wire::Event>) -> Option<Fetch> {
+        let events: Vec<_> = events.into_iter().map(Encoded::new).collect();
+        let mut state = room.lock();
+        let wants = state.topic.fetched(events.clone());
+        for encoded in &events {
+            apply_removal(&mut state, &room.conversation, &encoded.event);
+        }
+        carry_out(room, &mut state, wants)
+    }
+}
+
+fn carry_out(room: &Arc<Room>, state: &mut RoomState, wants: Wants) -> Option<Fetch> {
+    for slot in wants.behind {
+        if let Some(member) = state.topic.hearer(slot) {
+            member.signal(Signal::Behind(room.clone()));
+        }
+    }
+    let (after_seq, _) = wants.fetch?;
+    Some(Fetch { room: room.clone(), after_seq })
+}
+
+/// A message from the typist ends the typing (protocol §2).
+fn end_typing(state: &mut RoomState, event: &wire::Event) {
+    if matches!(event.kind, Some(Kind::Message(_))) && state.typists.stop(&event.actor).is_some() {
+        let stopped = wire::Ephemeral {
+            conversation: event.conversation.clone(),
+            user: event.actor.clone(),
+            user_name: event.actor_name.clone(),
+            time_ms: event.time_ms,
+            kind: Some(wire::ephemeral::Kind::Typing(false)),
+        };
+        if let Some(text) = native::ephemeral(&stopped) {
+            let frame = frame::text(&text);
+            for (_, member) in state.topic.members().filter(|(_, member)| member.user.as_str() != event.actor)
+            {
+                member.offer(&frame, Urgency::Ephemeral);
+            }
+        }
+    }
+}
+
+/// Removing a participant ends their live subscription at once (protocol §7): they hear the removal and
+/// nothing above it.
+fn apply_removal(state: &mut RoomState, conversation: &ConversationId, event: &wire::Event) {
+    let Some(Kind::ParticipantRemoved(removed)) = &event.kind else { return };
+    let slots: Vec<Slot> = state
+        .topic
+        .members()
+        .filter(|(_, member)| member.user.as_str() == removed.user)
+        .map(|(slot, _)| slot)
+        .collect();
+    for slot in slots {
+        if let Some(member) = state.topic.leave(slot) {
+            member.signal(Signal::Removed(conversation.clone()));
+        }
+    }
+}

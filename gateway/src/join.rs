@@ -1,0 +1,177 @@
+//! Joining and leaving a conversation: registration with its worker, presence, and the member's cursor.
+
+use crate::connection::Connection;
+use crate::core::outbox::Urgency;
+use crate::core::topic::Slot;
+use crate::frame;
+use crate::hub::{Room, Seen};
+use crate::session::{Done, reply_to};
+use crate::shared::Shared;
+use carillon_proto::code::Failure;
+use carillon_proto::dialect::native;
+use carillon_proto::event::Reply;
+use carillon_proto::id::ConversationId;
+use carillon_proto::limits::PRESENCE_PARTICIPANTS_MAX;
+use carillon_proto::wire::{
+    self, Authority, presence_change::Body as Change, presence_result::Body as Outcome,
+};
+use carillon_runtime::time::now_ms;
+use std::sync::Arc;
+
+/// A conversation that was joined.
+pub struct Entered {
+    /// Its room.
+    pub room: Arc<Room>,
+    /// The member's place there.
+    pub slot: Slot,
+    /// It must read on from its cursor.
+    pub behind: bool,
+}
+
+/// A join.
+pub struct Request {
+    /// The gateway.
+    pub shared: Arc<Shared>,
+    /// Who joins.
+    pub connection: Arc<Connection>,
+    /// What they join.
+    pub conversation: ConversationId,
+    /// The last seq they have.
+    pub after_seq: Option<u64>,
+    /// What entitles them.
+    pub authority: Authority,
+    /// Their place, if they have joined it before.
+    pub already: Option<(Arc<Room>, Slot)>,
+    /// The command's `ref`.
+    pub reference: Option<String>,
+}
+
+impl Request {
+    /// Joins and replies, or replies why not.
+    pub async fn run(self) -> Done {
+        let room = self.shared.hub.hold(&self.conversation);
+        let done = match self.register(&room).await {
+            Ok(()) => Done::Entered(self.enter(&room).await),
+            Err(failure) => {
+                crate::metrics::ERRORS.inc();
+                reply_to(&self.connection, &Reply::Error(failure), self.reference.as_deref());
+                Done::Told
+            }
+        };
+        if self.shared.hub.release(&room) {
+            self.shared.forget_room(&room).await;
+        }
+        done
+    }
+
+    /// Makes sure that events of the conversation come here, and that the user may hear them.
+    async fn register(&self, room: &Room) -> Result<(), Failure> {
+        let known = room.lock().topic.head().is_some();
+        let check = (self.authority == Authority::Participant).then(|| self.connection.user.clone());
+        if known && check.is_none() {
+            return Ok(());
+        }
+        self.shared.links[room.partition as usize].join(&self.conversation, check).await.map(drop)
+    }
+
+    async fn enter(&self, room: &Arc<Room>) -> Entered {
+        let (participants, visible) = match &self.already {
+            Some(_) => (room.lock().participants, Vec::new()),
+            None => self.enter_presence(room).await,
+        };
+        let before = self.shared.audience.seen_by(&self.connection, &visible);
+        let entered = self.become_member(room, participants);
+        if self.already.is_none() && self.shared.access.is_open(&self.conversation) {
+            let user = &self.connection.user;
+            if visible.iter().any(|other| other == user.as_str()) {
+                self.shared.becomes_visible(room, user, None);
+            }
+            self.shared.sees(room, &self.connection, &visible, &before);
+        }
+        entered
+    }
+
+    /// The reply and the cursor under one lock, so that no event comes between them.
+    fn become_member(&self, room: &Arc<Room>, participants: u32) -> Entered {
+        let mut state = room.lock();
+        let head_seq = state.topic.head().unwrap_or(0);
+        let reply = Reply::Joined {
+            conversation: self.conversation.clone(),
+            head_seq,
+            participant_count: participants,
+        };
+        let text = native::reply(&reply, self.reference.as_deref(), now_ms());
+        self.connection.offer(&frame::text(&text), Urgency::Reply);
+        let place = self.already.as_ref().map(|(_, slot)| *slot);
+        let place = place
+            .filter(|slot| state.topic.hearer(*slot).is_some_and(|other| other.id == self.connection.id));
+        let (slot, behind) = match (place, self.after_seq) {
+            (Some(slot), None) => (slot, false),
+            (Some(slot), Some(after_seq)) => (slot, state.topic.rejoin(slot, after_seq)),
+            (None, after_seq) => state.topic.join(self.connection.clone(), after_seq.unwrap_or(head_seq)),
+        };
+        Entered { room: room.clone(), slot, behind }
+    }
+
+    /// Counts the user in; their first connection here announces them. Returns how many users there are,
+    /// and whom the joiner sees.
+    async fn enter_presence(&self, room: &Arc<Room>) -> (u32, Vec<String>) {
+        let first = {
+            let mut state = room.lock();
+            let connections = state.users.entry(self.connection.user.clone()).or_insert(0);
+            *connections += 1;
+            *connections == 1
+        };
+        if first {
+            let (conversation, user) = (self.conversation.to_string(), self.connection.user.to_string());
+            let change = Change::RoomJoined(wire::RoomJoined { conversation, user });
+            if let Some(Outcome::Room(state)) = self.shared.ask_presence(change).await {
+                room.lock().participants = state.participants;
+                return (state.participants, state.visible);
+            }
+        }
+        let mut state = room.lock();
+        state.participants = state.participants.max(state.users.len() as u32);
+        let present = state.visible.iter().filter(|(_, seen)| **seen == Seen::Present);
+        let visible = present.take(PRESENCE_PARTICIPANTS_MAX).map(|(user, _)| user.to_string()).collect();
+        (state.participants, visible)
+    }
+}
+
+/// Takes a connection out of a room, and its user if it was their last one there.
+pub async fn leave(
+    shared: &Shared,
+    connection: &Connection,
+    room: &Arc<Room>,
+    slot: Slot,
+    disconnected: bool,
+) {
+    let last = {
+        let mut state = room.lock();
+        if state.topic.hearer(slot).is_some_and(|hearer| hearer.id == connection.id) {
+            state.topic.leave(slot);
+        }
+        let last = match state.users.get_mut(&connection.user) {
+            Some(connections) if *connections > 1 => {
+                *connections -= 1;
+                false
+            }
+            Some(_) => state.users.remove(&connection.user).is_some(),
+            None => false,
+        };
+        if last {
+            state.participants = state.participants.saturating_sub(1);
+        }
+        last
+    };
+    if last {
+        let (conversation, user) = (room.conversation.to_string(), connection.user.to_string());
+        let left = wire::RoomLeft { conversation: conversation.clone(), user, disconnected };
+        shared.tell_presence(&conversation, Change::RoomLeft(left));
+        if shared.audience.leave_room(room, &connection.user, disconnected) {
+            let user = connection.user.to_string();
+            shared.tell_presence(&user, Change::Unwatch(wire::Unwatch { user: user.clone() }));
+        }
+    }
+    shared.let_go(room).await;
+}

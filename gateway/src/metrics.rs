@@ -1,0 +1,38 @@
+//! What a gateway counts.
+
+use prometheus::{IntCounter, IntGauge, register_int_counter, register_int_gauge};
+use std::sync::LazyLock;
+
+macro_rules! counter {
+    ($name:ident, $metric:literal, $help:literal) => {
+        #[doc = $help]
+        pub static $name: LazyLock<IntCounter> =
+            LazyLock::new(|| register_int_counter!($metric, $help).expect("a name registered once"));
+    };
+}
+
+macro_rules! gauge {
+    ($name:ident, $metric:literal, $help:literal) => {
+        #[doc = $help]
+        pub static $name: LazyLock<IntGauge> =
+            LazyLock::new(|| register_int_gauge!($metric, $help).expect("a name registered once"));
+    };
+}
+
+gauge!(CONNECTIONS, "carillon_connections", "Client connections now.");
+gauge!(ROOMS, "carillon_rooms", "Conversations with local members now.");
+counter!(ACCEPTED, "carillon_connections_accepted_total", "Client connections admitted.");
+counter!(REFUSED, "carillon_connections_refused_total", "Client connections refused.");
+counter!(FRAMES_IN, "carillon_frames_received_total", "Frames received from clients.");
+counter!(EVENTS, "carillon_events_received_total", "Durable events received from workers.");
+counter!(WRITES, "carillon_socket_writes_total", "Writes to client sockets.");
+counter!(FRAMES_OUT, "carillon_frames_sent_total", "Frames written to clients.");
+counter!(ERRORS, "carillon_errors_sent_total", "Errors sent to clients.");
+counter!(TIMEOUTS, "carillon_command_timeouts_total", "Commands whose outcome did not come in time.");
+counter!(FETCHES, "carillon_gap_fetches_total", "Ranges of events fetched because they were missed.");
+counter!(RESYNCS, "carillon_resyncs_total", "Times that all interest of a partition was registered again.");
+counter!(
+    CATCH_UP_READS,
+    "carillon_catch_up_reads_total",
+    "Pages read from the store for members that were behind."
+);

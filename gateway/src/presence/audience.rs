@@ -1,0 +1,157 @@
+//! Who on this gateway hears of whose presence: by watching, or by sharing a room.
+
+use super::seen_after;
+use crate::connection::Connection;
+use crate::hub::{Room, Seen};
+use carillon_proto::id::UserId;
+use carillon_proto::partition::presence_shard;
+use parking_lot::Mutex;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+/// Where one user is seen from.
+#[derive(Default)]
+struct SeenFrom {
+    watchers: Vec<Arc<Connection>>,
+    rooms: Vec<Arc<Room>>,
+}
+
+impl SeenFrom {
+    fn is_empty(&self) -> bool {
+        self.watchers.is_empty() && self.rooms.is_empty()
+    }
+
+    /// Every connection that sees the user, once, their own excepted.
+    fn hearers(&self, user: &str) -> Vec<Arc<Connection>> {
+        let mut known = HashSet::new();
+        let mut hearers = Vec::new();
+        let mut add = |connection: &Arc<Connection>| {
+            if connection.user.as_str() != user && known.insert(connection.id) {
+                hearers.push(connection.clone());
+            }
+        };
+        self.watchers.iter().for_each(&mut add);
+        for room in &self.rooms {
+            room.lock().topic.members().for_each(|(_, member)| add(member));
+        }
+        hearers
+    }
+}
+
+/// All users who are seen from this gateway. A room's lock is taken under this one's, never the other way.
+#[derive(Default)]
+pub struct Audience(Mutex<HashMap<UserId, SeenFrom>>);
+
+impl Audience {
+    /// A connection watches a user; watching twice is watching once.
+    pub fn watch(&self, user: &UserId, connection: &Arc<Connection>) {
+        let mut users = self.0.lock();
+        let seen = users.entry(user.clone()).or_default();
+        if !seen.watchers.iter().any(|watcher| watcher.id == connection.id) {
+            seen.watchers.push(connection.clone());
+        }
+    }
+
+    /// A connection no longer watches a user; `true` when nobody here sees the user any more.
+    pub fn unwatch(&self, user: &UserId, connection: &Connection) -> bool {
+        self.change(user.as_str(), |seen| seen.watchers.retain(|watcher| watcher.id != connection.id))
+    }
+
+    /// Changes where a known user is seen from; `true` when they were, and are no longer.
+    fn change(&self, user: &str, change: impl FnOnce(&mut SeenFrom)) -> bool {
+        let mut users = self.0.lock();
+        let Some(seen) = users.get_mut(user) else { return false };
+        change(seen);
+        let gone = seen.is_empty();
+        if gone {
+            users.remove(user);
+            if users.capacity() > 1_024 && users.len() * 8 < users.capacity() {
+                users.shrink_to_fit();
+            }
+        }
+        gone
+    }
+
+    /// A user may be seen in a room: the members who did not see them before, and whether nobody here did.
+    pub fn enter_room(&self, room: &Arc<Room>, user: &UserId) -> (Vec<Arc<Connection>>, bool) {
+        let mut users = self.0.lock();
+        let first = !users.contains_key(user.as_str());
+        let seen = users.entry(user.clone()).or_default();
+        let before = room.lock().visible.insert(user.clone(), Seen::Present);
+        if seen.rooms.iter().any(|other| Arc::ptr_eq(other, room)) {
+            // Back before their absence was told: nobody noticed it.
+            return (Vec::new(), before.is_none() && first);
+        }
+        let known: HashSet<u64> =
+            seen.hearers(user.as_str()).iter().map(|connection| connection.id).collect();
+        seen.rooms.push(room.clone());
+        let mut new = seen.hearers(user.as_str());
+        new.retain(|connection| !known.contains(&connection.id));
+        (new, first)
+    }
+
+    /// A user left a room: at once if they asked to, when they are offline if their connection ended.
+    /// `true` when nobody here sees the user any more.
+    pub fn leave_room(&self, room: &Arc<Room>, user: &UserId, disconnected: bool) -> bool {
+        if let Some(gone) = seen_after(disconnected) {
+            if let Some(seen) = room.lock().visible.get_mut(user.as_str()) {
+                *seen = gone;
+            }
+            return false;
+        }
+        self.change(user.as_str(), |seen| {
+            seen.rooms.retain(|other| !Arc::ptr_eq(other, room));
+            room.lock().visible.remove(user.as_str());
+        })
+    }
+
+    /// A user is offline: the rooms that they had left with their connection forget them. `true` when
+    /// nobody here sees them any more.
+    pub fn forget_gone(&self, user: &str) -> bool {
+        self.change(user, |seen| {
+            seen.rooms.retain(|room| {
+                let mut state = room.lock();
+                let leaves = state.visible.get(user) == Some(&Seen::Gone);
+                if leaves {
+                    state.visible.remove(user);
+                }
+                !leaves
+            });
+        })
+    }
+
+    /// A room has no local members any more: the users whom nobody here sees now.
+    pub fn close_room(&self, room: &Arc<Room>) -> Vec<String> {
+        let visible: Vec<UserId> = std::mem::take(&mut room.lock().visible).into_keys().collect();
+        let gone = |user: &UserId| {
+            self.change(user.as_str(), |seen| seen.rooms.retain(|other| !Arc::ptr_eq(other, room)))
+        };
+        visible.iter().filter(|user| gone(user)).map(ToString::to_string).collect()
+    }
+
+    /// Every connection that hears of a user's presence.
+    pub fn hearers(&self, user: &str) -> Vec<Arc<Connection>> {
+        self.0.lock().get(user).map(|seen| seen.hearers(user)).unwrap_or_default()
+    }
+
+    /// The users among `users` whom this connection sees already.
+    pub fn seen_by(&self, connection: &Connection, users: &[String]) -> HashSet<String> {
+        let all = self.0.lock();
+        let sees = |user: &&String| {
+            all.get(user.as_str()).is_some_and(|seen| {
+                seen.watchers.iter().any(|watcher| watcher.id == connection.id)
+                    || seen
+                        .rooms
+                        .iter()
+                        .any(|room| room.lock().topic.members().any(|(_, member)| member.id == connection.id))
+            })
+        };
+        users.iter().filter(sees).cloned().collect()
+    }
+
+    /// The users of a shard who are seen from here.
+    pub fn watched(&self, shard: u32) -> Vec<String> {
+        let users = self.0.lock();
+        users.keys().filter(|user| presence_shard(user.as_str()) == shard).map(ToString::to_string).collect()
+    }
+}

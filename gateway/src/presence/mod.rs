@@ -1,0 +1,224 @@
+//! The gateway's side of presence: what it announces to the presence-workers, and who here hears what.
+
+mod audience;
+mod shard;
+
+pub use audience::Audience;
+pub use shard::{ShardHandle, ShardTask, shard};
+
+use crate::connection::Connection;
+use crate::core::outbox::Urgency;
+use crate::frame;
+use crate::hub::{Room, Seen};
+use crate::shared::Shared;
+use carillon_proto::dialect::native;
+use carillon_proto::id::UserId;
+use carillon_proto::partition::presence_shard;
+use carillon_proto::wire::{self, presence_change::Body as Change, presence_result::Body as Outcome};
+use carillon_runtime::time::now_ms;
+use std::collections::HashSet;
+use std::sync::Arc;
+
+/// What presence said to a session that starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// It is counted.
+    Admitted,
+    /// The user has as many connections as allowed.
+    TooMany,
+}
+
+impl Shared {
+    /// Announces a session. Without presence, a connection is admitted.
+    pub async fn start_session(&self, profile: wire::Profile, session: u64, limit: u32) -> Admission {
+        let user = profile.user.clone();
+        let change =
+            Change::SessionStarted(wire::SessionStarted { user, session, profile: Some(profile), limit });
+        match self.ask_presence(change).await {
+            Some(Outcome::Done(false)) => Admission::TooMany,
+            _ => Admission::Admitted,
+        }
+    }
+
+    /// The presence of users, without following it. Every user once, unknown ones offline.
+    pub async fn presence_of(&self, users: &[UserId]) -> Vec<wire::UserPresence> {
+        self.presence_by(users, |user| Change::StatusQuery(wire::StatusQuery { user })).await
+    }
+
+    /// The presence of users, whose changes this connection hears from now on.
+    pub async fn watch(&self, connection: &Arc<Connection>, users: &[UserId]) -> Vec<wire::UserPresence> {
+        for user in users {
+            self.audience.watch(user, connection);
+        }
+        self.presence_by(users, |user| Change::Watch(wire::Watch { user })).await
+    }
+
+    /// Ends what [`Shared::watch`] began.
+    pub fn unwatch(&self, connection: &Connection, users: &[UserId]) {
+        for user in users {
+            if self.audience.unwatch(user, connection) {
+                self.tell_presence(user.as_str(), Change::Unwatch(wire::Unwatch { user: user.to_string() }));
+            }
+        }
+    }
+
+    async fn presence_by(
+        &self,
+        users: &[UserId],
+        change: impl Fn(String) -> Change,
+    ) -> Vec<wire::UserPresence> {
+        let mut seen = HashSet::new();
+        let asked = users.iter().filter(|user| seen.insert(user.as_str()));
+        let answers = asked.map(|user| async {
+            match self.ask_presence(change(user.to_string())).await {
+                Some(Outcome::User(presence)) => presence,
+                _ => carillon_proto::event::unknown_presence(user.as_str()),
+            }
+        });
+        futures_util::future::join_all(answers).await
+    }
+
+    /// Announces a change and waits for its result; `None` when presence is away.
+    pub(crate) async fn ask_presence(&self, change: Change) -> Option<Outcome> {
+        let shard = presence_shard(subject_of(&change));
+        self.presence[shard as usize].ask(change).await
+    }
+
+    pub(crate) fn tell_presence(&self, subject: &str, change: Change) {
+        self.presence[presence_shard(subject) as usize].tell(change);
+    }
+
+    /// Changes that a presence-worker pushed.
+    pub fn take_presence(&self, changes: wire::PresenceChanges) {
+        if changes.snapshot_wanted
+            && let Some(shard) = self.presence.get(changes.shard as usize)
+        {
+            shard.snapshot();
+        }
+        for room in changes.rooms {
+            self.room_changed(room);
+        }
+        for user in changes.users {
+            self.user_changed(&user);
+        }
+    }
+
+    fn user_changed(&self, presence: &wire::UserPresence) {
+        let frame = frame::text(&native::presence(presence, now_ms()));
+        for connection in self.audience.hearers(&presence.user) {
+            connection.offer(&frame, Urgency::Presence);
+        }
+        if !presence.online && self.audience.forget_gone(&presence.user) {
+            let user = presence.user.clone();
+            self.tell_presence(&presence.user, Change::Unwatch(wire::Unwatch { user }));
+        }
+    }
+
+    fn room_changed(&self, change: wire::RoomChange) {
+        let Some(room) = self.hub.room(&change.conversation) else { return };
+        let Ok(user) = UserId::parse(&change.user) else { return };
+        room.lock().participants = change.participants;
+        if change.joined {
+            if change.visible {
+                self.becomes_visible(&room, &user, None);
+            }
+        } else if self.audience.leave_room(&room, &user, change.disconnected) {
+            self.tell_presence(user.as_str(), Change::Unwatch(wire::Unwatch { user: user.to_string() }));
+        }
+    }
+
+    /// A user joined a room and may be seen there: who did not see them before hears of it once.
+    pub(crate) fn becomes_visible(
+        &self,
+        room: &Arc<Room>,
+        user: &UserId,
+        presence: Option<wire::UserPresence>,
+    ) {
+        let (new_hearers, first) = self.audience.enter_room(room, user);
+        if first {
+            self.tell_presence(user.as_str(), Change::Watch(wire::Watch { user: user.to_string() }));
+        }
+        let presence = presence.unwrap_or_else(|| online(user.as_str()));
+        let frame = frame::text(&native::presence(&presence, now_ms()));
+        for connection in new_hearers {
+            connection.offer(&frame, Urgency::Presence);
+        }
+    }
+
+    /// A connection joined a room whose visible users are `visible`: it hears of those it did not see.
+    pub(crate) fn sees(
+        &self,
+        room: &Arc<Room>,
+        connection: &Arc<Connection>,
+        visible: &[String],
+        before: &HashSet<String>,
+    ) {
+        for user in visible.iter().filter(|user| *user != connection.user.as_str()) {
+            let Ok(user) = UserId::parse(user) else { continue };
+            let (_, first) = self.audience.enter_room(room, &user);
+            if first {
+                self.tell_presence(user.as_str(), Change::Watch(wire::Watch { user: user.to_string() }));
+            }
+            if !before.contains(user.as_str()) {
+                let frame = frame::text(&native::presence(&online(user.as_str()), now_ms()));
+                connection.offer(&frame, Urgency::Presence);
+            }
+        }
+    }
+
+    /// Everything this gateway announces to one shard, for a worker that is new or lost count.
+    pub(crate) fn presence_snapshot(&self, shard: u32) -> Vec<wire::PresenceChange> {
+        let mut changes = Vec::new();
+        let mut add = |body| changes.push(wire::PresenceChange { body: Some(body) });
+        for local in self.directory.sessions(shard) {
+            let (user, session) = (local.profile.user.clone(), local.connection.id);
+            let profile = Some(local.profile);
+            add(Change::SessionStarted(wire::SessionStarted {
+                user: user.clone(),
+                session,
+                profile,
+                limit: 0,
+            }));
+            if let Some((status, text)) = local.status {
+                add(Change::StatusSet(wire::StatusSet { user, session, status: status.into(), text }));
+            }
+        }
+        for user in self.audience.watched(shard) {
+            add(Change::Watch(wire::Watch { user }));
+        }
+        for room in self.hub.all() {
+            if presence_shard(room.conversation.as_str()) == shard {
+                for user in room.lock().users.keys() {
+                    let (conversation, user) = (room.conversation.to_string(), user.to_string());
+                    add(Change::RoomJoined(wire::RoomJoined { conversation, user }));
+                }
+            }
+        }
+        changes
+    }
+}
+
+/// Somebody who just joined is online; more is told when it changes.
+fn online(user: &str) -> wire::UserPresence {
+    wire::UserPresence { user: user.into(), online: true, last_seen_ms: now_ms(), ..Default::default() }
+}
+
+/// The id by which a change finds its shard.
+fn subject_of(change: &Change) -> &str {
+    match change {
+        Change::SessionStarted(change) => &change.user,
+        Change::SessionEnded(change) => &change.user,
+        Change::StatusSet(change) => &change.user,
+        Change::Watch(change) => &change.user,
+        Change::Unwatch(change) => &change.user,
+        Change::RoomJoined(change) => &change.conversation,
+        Change::RoomLeft(change) => &change.conversation,
+        Change::StatusQuery(change) => &change.user,
+        Change::ProfileQuery(change) => &change.user,
+    }
+}
+
+/// How a user is seen in a room after leaving it.
+pub(crate) fn seen_after(disconnected: bool) -> Option<Seen> {
+    disconnected.then_some(Seen::Gone)
+}

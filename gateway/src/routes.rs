@@ -1,0 +1,232 @@
+//! What is served where: WebSocket upgrades, probes, metrics, the demo page, and the REST API.
+
+use crate::admission::{Place, Turned};
+use crate::auth::{Identity, Refusal};
+use crate::listen::Peer;
+use crate::shared::Shared;
+use crate::socket::{self, Arrival};
+use crate::{metrics, page, rest};
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, Query, Request, State};
+use axum::http::header::{
+    AUTHORIZATION, CONNECTION, CONTENT_TYPE, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
+};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use carillon_proto::code::{ErrorCode, Failure};
+use carillon_proto::id::UserId;
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+/// For a client to finish the upgrade that it asked for (protocol §8: handshake).
+const UPGRADE_TIMEOUT: Duration = Duration::from_secs(20);
+/// The subprotocol beside which a browser may put its token.
+const SUBPROTOCOL: &str = "carillon.v1";
+/// Starts the subprotocol that carries a token.
+const TOKEN_PROTOCOL: &str = "bearer.";
+
+/// Everything that this gateway serves.
+pub fn router(shared: Arc<Shared>) -> Router {
+    let mut router = Router::new()
+        .route("/ws", get(native))
+        .route("/ws/auth", get(native_with_token))
+        .route("/livez", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(prometheus));
+    if shared.settings.dev {
+        router = router.route("/ws/{user_id}", get(native_as));
+        for (path, content_type, content) in &page::FILES[1..] {
+            router = router.route(path, get(move || async move { page::response(content_type, content) }));
+        }
+    }
+    router.route("/", get(root)).merge(rest::router(&shared)).fallback(not_found).with_state(shared)
+}
+
+async fn not_found() -> Response {
+    rest::refusal(&Failure::new(ErrorCode::NotFound, "there is nothing here"))
+}
+
+async fn ready(State(shared): State<Arc<Shared>>) -> Response {
+    if shared.draining.is_cancelled() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "draining\n").into_response();
+    }
+    if !shared.bus.healthy().await {
+        return (StatusCode::SERVICE_UNAVAILABLE, "the bus cannot be reached\n").into_response();
+    }
+    "ok\n".into_response()
+}
+
+async fn prometheus(State(shared): State<Arc<Shared>>) -> Response {
+    metrics::ROOMS.set(shared.hub.len() as i64);
+    let text = carillon_runtime::metrics::render();
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+}
+
+/// The demo page, or a WebSocket as on `/ws`.
+async fn root(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    if is_upgrade(request.headers()) {
+        return native(State(shared), request).await;
+    }
+    if !shared.settings.dev {
+        return not_found().await;
+    }
+    let (_, content_type, content) = page::FILES[0];
+    page::response(content_type, content)
+}
+
+#[derive(Deserialize)]
+struct TokenQuery {
+    token: Option<String>,
+}
+
+async fn native_with_token(
+    State(shared): State<Arc<Shared>>,
+    Query(query): Query<TokenQuery>,
+    request: Request,
+) -> Response {
+    let token = query.token.unwrap_or_default();
+    upgrade(shared, request, |shared| verified(shared, &token))
+}
+
+async fn native(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let token = bearer(request.headers()).or_else(|| protocol_token(request.headers()));
+    upgrade(shared, request, |shared| token.map_or(Arrival::Anonymous, |token| verified(shared, &token)))
+}
+
+#[derive(Deserialize)]
+struct NameQuery {
+    name: Option<String>,
+}
+
+async fn native_as(
+    State(shared): State<Arc<Shared>>,
+    Path(user): Path<String>,
+    Query(query): Query<NameQuery>,
+    request: Request,
+) -> Response {
+    let user = match UserId::parse(&user) {
+        Ok(user) => user,
+        Err(error) => return rest::refusal(&Failure::invalid_payload(error.to_string())),
+    };
+    upgrade(shared, request, |_| Arrival::Identified(Identity::unverified(user, query.name.as_deref())))
+}
+
+fn verified(shared: &Shared, token: &str) -> Arrival {
+    match shared.verifier.verify(token) {
+        Ok(identity) => Arrival::Identified(identity),
+        Err(refusal) => Arrival::Refused(refusal),
+    }
+}
+
+/// The token of an `Authorization: Bearer` header.
+pub fn bearer(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned())
+}
+
+fn protocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let values = headers.get_all(SEC_WEBSOCKET_PROTOCOL).into_iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).map(str::trim)
+}
+
+fn protocol_token(headers: &HeaderMap) -> Option<String> {
+    protocols(headers).find_map(|protocol| protocol.strip_prefix(TOKEN_PROTOCOL)).map(str::to_owned)
+}
+
+fn has_token(headers: &HeaderMap, name: impl axum::http::header::AsHeaderName, token: &str) -> bool {
+    let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|value| value.trim().eq_ignore_ascii_case(token))
+}
+
+fn is_upgrade(headers: &HeaderMap) -> bool {
+    has_token(headers, CONNECTION, "upgrade") && has_token(headers, UPGRADE, "websocket")
+}
+
+/// Answers a WebSocket handshake (RFC 6455 §4.2) and serves the connection in a task of its own.
+fn upgrade(shared: Arc<Shared>, mut request: Request, arrival: impl FnOnce(&Shared) -> Arrival) -> Response {
+    let headers = request.headers();
+    if !is_upgrade(headers) {
+        let mut response =
+            rest::refusal(&Failure::invalid_payload("this is a WebSocket: connect with ws:// or wss://"));
+        *response.status_mut() = StatusCode::UPGRADE_REQUIRED;
+        response.headers_mut().insert(UPGRADE, axum::http::HeaderValue::from_static("websocket"));
+        return response;
+    }
+    let key = headers.get(SEC_WEBSOCKET_KEY).filter(|_| has_token(headers, SEC_WEBSOCKET_VERSION, "13"));
+    let Some(accept) = key.map(|key| derive_accept_key(key.as_bytes())) else {
+        return rest::refusal(&Failure::invalid_payload("a WebSocket handshake of version 13 needs its key"));
+    };
+    let subprotocol = protocols(headers).any(|protocol| protocol == SUBPROTOCOL);
+    let place = match admit(&shared, &request) {
+        Ok(place) => place,
+        Err(response) => return *response,
+    };
+    let arrival = arrival(&shared);
+    if matches!(arrival, Arrival::Refused(Refusal::Invalid | Refusal::Expired)) {
+        metrics::REFUSED.inc();
+    }
+    let upgraded = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        let Ok(Ok(upgraded)) = tokio::time::timeout(UPGRADE_TIMEOUT, upgraded).await else { return };
+        let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
+            return tracing::error!("an upgraded connection is not the one that was accepted");
+        };
+        serve_boxed(shared, parts.io.into_inner(), parts.read_buf, arrival).await;
+        drop(place);
+    });
+    let mut response = Response::builder()
+        .status(StatusCode::SWITCHING_PROTOCOLS)
+        .header(CONNECTION, "Upgrade")
+        .header(UPGRADE, "websocket")
+        .header(SEC_WEBSOCKET_ACCEPT, accept);
+    if subprotocol {
+        response = response.header(SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL);
+    }
+    response.body(Body::empty()).unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
+}
+
+/// The connection's future on its own: the handshake's task keeps none of its size after the upgrade.
+fn serve_boxed(
+    shared: Arc<Shared>,
+    stream: TcpStream,
+    leftover: bytes::Bytes,
+    arrival: Arrival,
+) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
+    Box::pin(socket::serve(shared, stream, leftover, arrival))
+}
+
+fn admit(shared: &Shared, request: &Request) -> Result<Place, Box<Response>> {
+    let unavailable = |message: &str, retry_after_ms| {
+        Failure::new(ErrorCode::Unavailable, message).retry_after(retry_after_ms)
+    };
+    if shared.draining.is_cancelled() {
+        return Err(Box::new(rest::refusal(&unavailable("this gateway is going away: connect again", 500))));
+    }
+    let Some(Peer(peer)) = request.extensions().get::<Peer>().copied() else {
+        return Err(Box::new(StatusCode::INTERNAL_SERVER_ERROR.into_response()));
+    };
+    shared.admission.admit(request.headers(), peer).map_err(|turned| {
+        metrics::REFUSED.inc();
+        let failure = match turned {
+            Turned::Origin => Failure::new(ErrorCode::Forbidden, "pages of this origin may not connect"),
+            Turned::Address(wait_ms) => {
+                Failure::new(ErrorCode::RateLimited, "too many connections from this address")
+                    .retry_after(wait_ms)
+            }
+            Turned::Full => unavailable("this gateway has as many connections as it takes", 5_000),
+        };
+        let mut response = rest::refusal(&failure);
+        if turned == Turned::Full {
+            response.headers_mut().entry(RETRY_AFTER).or_insert(axum::http::HeaderValue::from_static("5"));
+        }
+        Box::new(response)
+    })
+}
