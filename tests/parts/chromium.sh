@@ -25,4 +25,4 @@ if find_browser; then exit 0; fi
 [ "$(id -u)" = 0 ] || die "no chromium on the PATH, and only root can install it: apt-get install chromium fonts-dejavu-core"
 need flock apt-get
 with_lock chromium install_browser
-find_browser
+find_browser || die "chromium is installed and still not on the PATH"

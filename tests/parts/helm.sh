@@ -10,16 +10,21 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/bring-once.sh"
 
 version=v3.22.0
+folder=$parts/helm-$version
 
-bring() {
-  local folder=$1
-  GOBIN=$folder GOFLAGS=-trimpath GOTOOLCHAIN=auto CGO_ENABLED=0 \
-    three_times go install -ldflags="-s -w" "helm.sh/helm/v3/cmd/helm@$version" ||
+build() {
+  if [ -x "$folder/helm" ]; then return; fi
+  mkdir -p "$folder"
+  echo "building helm $version, once, for a few minutes" >&2
+  # Its work lies beside its result, so the binary appears by a rename: whole or not at all.
+  GOBIN=$folder GOTMPDIR=$folder GOFLAGS=-trimpath CGO_ENABLED=0 \
+    three_times go install -ldflags="-s -w" "helm.sh/helm/v3/cmd/helm@$version" >&2 ||
     die "go could not build helm $version (its message is above)"
-  "$folder/helm" version --short
 }
 
 if command -v helm; then exit 0; fi
-need flock go
-bring_once "helm-$version" bring
-echo "$parts/helm-$version/helm"
+if [ ! -x "$folder/helm" ]; then
+  need flock go
+  with_lock "helm-$version" build
+fi
+echo "$folder/helm"

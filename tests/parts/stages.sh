@@ -2,11 +2,13 @@
 # Sourced by ./test: runs stages one after the other and brings parts beside them, each with its own log, process
 # group and time limit; shows progress, and a table at the end.
 #
-# The caller sets `logs` (a folder), `scratch` (a folder) and `strict` (1: a part that cannot be had is a failure).
+# The caller sets `logs` and `scratch` (absolute folders) and `strict` (1: a part that cannot be had is a failure).
+: "${logs:?}" "${scratch:?}" "${strict:?}"
 
 rows=()
 failures=0
-running=()                                   # leaders of process groups that may still be alive
+skips=0
+declare -A running                           # the leaders of process groups that may still be alive
 declare -A part_leader part_begun part_value # by the part's name
 
 say() { printf '[%4d s] %s\n' "$SECONDS" "$*"; }
@@ -16,24 +18,29 @@ record() {
   local note=${4:+ ($4)}
   rows+=("$(printf '%-16s %-8s %5s  %s' "$1" "$2" "$3" "${4-}")")
   say "$1: $2${3:+ after $3 s}$note"
-  [ "$2" != failed ] || failures=$((failures + 1))
+  case $2 in
+    failed) failures=$((failures + 1)) ;;
+    skipped) skips=$((skips + 1)) ;;
+  esac
 }
 
-# spawn COMMAND...: in the background as the leader of a new process group, so that all it starts can be stopped.
-# Writes when it ended beside what it printed. Sets `leader`.
+# spawn NAME OUTPUT COMMAND...: in the background as the leader of a new process group, so that all it starts can be
+# stopped. Its errors go to NAME's log, what it prints to OUTPUT, the second it ended to a file. Sets `leader`.
 spawn() {
   local name=$1 output=$2
   shift 2
+  : >"$logs/$name.log"
+  : >"$output"
   set -m
   (
     status=0
-    "$@" >"$output" 2>>"$logs/$name.log" </dev/null || status=$?
+    "$@" </dev/null >>"$output" 2>>"$logs/$name.log" || status=$?
     echo "$SECONDS" >"$scratch/$name.ended"
     exit "$status"
   ) &
   leader=$!
   set +m
-  running+=("$leader")
+  running[$leader]=1
 }
 
 group_lives() { kill -0 -- "-$1" 2>/dev/null; }
@@ -48,7 +55,22 @@ stop_groups() {
   done
 }
 
-last_line() { tail -n 1 "$1" 2>/dev/null | tr -d '\r' | sed 's/^[[:space:]]*//' | cut -c 1-90; }
+# Without colours, indentation and the end of long lines.
+last_line() { tail -n 1 "$1" 2>/dev/null | sed 's/\x1b\[[0-9;]*m//g; s/^[[:space:]]*//' | cut -c 1-90; }
+
+# How many tests the runners counted in a log: cargo's, pytest's, the chart checks' and node's own lines, added up.
+count_tests() {
+  awk '
+    function before(word) { return match($0, "[0-9]+ " word) ? substr($0, RSTART) + 0 : 0 }
+    /^test result:|^=+ .* in [0-9.]+s|^[0-9]+ passed/ {
+      seen = 1; passed += before("passed"); failed += before("failed") + before("error")
+      skipped += before("ignored") + before("skipped")
+    }
+    /^ℹ pass / { seen = 1; passed += $3 }
+    /^ℹ fail / { failed += $3 }
+    /^ℹ skipped / { skipped += $3 }
+    END { if (seen) printf "%d passed, %d failed, %d skipped", passed, failed, skipped }' "$1"
+}
 
 # follow NAME LEADER BEGUN LIMIT: waits, says every ten seconds how it stands, and ends what passes its limit.
 # Returns the leader's status, or 124 after the limit.
@@ -58,8 +80,8 @@ follow() {
     if [ $((SECONDS - begun)) -gt "$limit" ]; then
       echo "no end after $limit s: stopped" >>"$logs/$name.log"
       stop_groups "$leader"
-      wait "$leader" 2>/dev/null || true
-      return 124
+      status=124
+      break
     fi
     if [ "$SECONDS" -ge "$next" ]; then
       say "$name: $((SECONDS - begun)) s, $(last_line "$logs/$name.log")"
@@ -67,7 +89,8 @@ follow() {
     fi
     sleep 0.2
   done
-  wait "$leader" || status=$?
+  wait "$leader" 2>/dev/null || status=$((status == 124 ? 124 : $?))
+  unset "running[$leader]"
   return "$status"
 }
 
@@ -92,18 +115,20 @@ stage() {
   fi
   grep -E "$summary" "$logs/$name.log" | sed 's/^/         /' || true
   if [ "$status" = 0 ]; then
-    record "$name" passed $((SECONDS - begun))
+    record "$name" passed $((SECONDS - begun)) "$(count_tests "$logs/$name.log")"
   else
     show_failure "$name"
-    record "$name" failed $((SECONDS - begun)) "$(verdict "$status" "$limit")"
+    record "$name" failed $((SECONDS - begun)) "$(verdict "$name" "$status" "$limit")"
     return 1
   fi
 }
 
 verdict() {
-  case $1 in
-    124) echo "no end after $2 s" ;;
-    *) echo "exit code $1" ;;
+  local counts
+  counts=$(count_tests "$logs/$1.log")
+  case $2 in
+    124) echo "no end after $3 s${counts:+: $counts}" ;;
+    *) echo "exit code $2${counts:+: $counts}" ;;
   esac
 }
 
@@ -144,5 +169,8 @@ table() {
   [ ${#rows[@]} -gt 0 ] || return 0
   printf '\n%-16s %-8s %5s\n' stage result s
   printf '%s\n' "${rows[@]}"
-  if [ "$failures" = 0 ]; then say "all passed (logs: $logs)"; else say "$failures failed (logs: $logs)"; fi
+  say "$failures failed, $skips skipped (logs: $logs)"
 }
+
+# stop_everything: for the end of the run, whatever brought it.
+stop_everything() { stop_groups "${!running[@]}"; }

@@ -29,10 +29,9 @@ securityContext:
   readOnlyRootFilesystem: true
   capabilities:
     drop: [ALL]
-{{- $env := include "carillon.env" . }}
-{{- if trim $env }}
+{{- with include "carillon.env" . | trim }}
 env:
-  {{- $env | nindent 2 }}
+  {{- . | nindent 2 }}
 {{- end }}
 volumeMounts:
   - name: settings
@@ -40,10 +39,10 @@ volumeMounts:
     readOnly: true
 {{- end -}}
 
-{{/* Arguments: root, role. */}}
+{{/* Arguments: root, role. Only gateways know tokens and keys, so only gateways are given the means to make them. */}}
 {{- define "carillon.env" -}}
 {{- $values := .root.Values -}}
-{{- if ne .role "migrate" }}
+{{- if eq .role "gateway" }}
 - name: AUTH_SECRET
   valueFrom:
     secretKeyRef: {name: {{ include "carillon.secretName" .root }}, key: AUTH_SECRET}
@@ -150,7 +149,9 @@ spec:
       {{- include "carillon.podSecurity" $root | nindent 6 }}
       # preStop and the drain, and ten seconds to spare: SIGKILL must never be what ends a drain.
       terminationGracePeriodSeconds: {{ add .preStopSeconds $root.Values.drainTimeoutSeconds 10 }}
-      {{- include "carillon.placement" . | nindent 6 }}
+      {{- with include "carillon.placement" . | trim }}
+      {{- . | nindent 6 }}
+      {{- end }}
       containers:
         - {{ include "carillon.container" . | nindent 10 | trim }}
           ports:

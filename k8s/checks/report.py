@@ -1,0 +1,24 @@
+"""Counts checks. A check is a call that raises when something is wrong; nothing else is known about it here."""
+
+import traceback
+from collections.abc import Callable
+
+
+class Report:
+    def __init__(self) -> None:
+        self.passed = 0
+        self.failed = 0
+
+    def check(self, name: str, call: Callable[[], object]) -> None:
+        try:
+            call()
+        except Exception as error:
+            self.failed += 1
+            print(f"FAILED  {name}\n        {str(error) or traceback.format_exc()}")
+        else:
+            self.passed += 1
+            print(f"ok      {name}")
+
+    def close(self) -> int:
+        print(f"{self.passed} passed, {self.failed} failed")
+        return 1 if self.failed or not self.passed else 0

@@ -1,0 +1,185 @@
+//! Carillon as a process, as users run it.
+
+use crate::parts::free_port;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// For a process to serve, on a loaded machine.
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
+/// For a process to stop, above the drain's 25 s.
+const STOP_TIMEOUT: Duration = Duration::from_secs(40);
+
+/// The binary: `CARILLON_BIN`, or the one beside this test.
+///
+/// # Panics
+/// When there is none.
+pub fn binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("CARILLON_BIN") {
+        return path.into();
+    }
+    let test = std::env::current_exe().expect("the test's own path");
+    let beside = test.parent().and_then(Path::parent).expect("a target directory").join("carillon");
+    assert!(beside.exists(), "no binary at {}: cargo build --bin carillon", beside.display());
+    beside
+}
+
+/// A running process.
+pub struct Server {
+    child: Child,
+    /// Where it listens for clients, or for probes if it is a worker.
+    pub port: u16,
+    output: Arc<Mutex<String>>,
+    arguments: Vec<String>,
+    environment: Vec<(String, String)>,
+}
+
+impl Server {
+    /// A standalone `--dev` server on a data directory, with more environment.
+    pub fn standalone(data_dir: &Path, environment: &[(&str, &str)]) -> Server {
+        let port = free_port();
+        let arguments = ["standalone", "--dev", "--listen", &format!("127.0.0.1:{port}"), "--data-dir"];
+        let mut arguments: Vec<String> = arguments.map(String::from).into();
+        arguments.push(data_dir.display().to_string());
+        Self::start(port, arguments, environment)
+    }
+
+    /// A process that answers `/readyz` on `port`.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start(port: u16, arguments: Vec<String>, environment: &[(&str, &str)]) -> Server {
+        let environment = environment.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        let (child, output) = spawn(&arguments, &environment);
+        let mut server = Server { child, port, output, arguments, environment };
+        server.wait_until_ready();
+        server
+    }
+
+    fn wait_until_ready(&mut self) {
+        let deadline = Instant::now() + READY_TIMEOUT;
+        while !self.is_ready() {
+            let ended = self.child.try_wait().expect("a child of ours");
+            assert!(ended.is_none(), "{:?} ended with {ended:?}:\n{}", self.arguments, self.output());
+            assert!(Instant::now() < deadline, "{:?} is not ready:\n{}", self.arguments, self.output());
+            std::thread::sleep(Duration::from_millis(30));
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        use std::io::{Read, Write};
+        let Ok(mut stream) = std::net::TcpStream::connect(("127.0.0.1", self.port)) else { return false };
+        let _ = stream.set_read_timeout(Some(Duration::from_secs(2)));
+        let asked = stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        let mut answer = String::new();
+        asked.is_ok() && stream.read_to_string(&mut answer).is_ok() && answer.starts_with("HTTP/1.1 200")
+    }
+
+    /// `ws://…` without a path.
+    pub fn ws(&self) -> String {
+        format!("ws://127.0.0.1:{}", self.port)
+    }
+
+    /// `http://…` without a path.
+    pub fn http(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// The process's id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Everything it has printed.
+    ///
+    /// # Panics
+    /// Never, unless a reader did.
+    pub fn output(&self) -> String {
+        self.output.lock().expect("the output").clone()
+    }
+
+    /// kill -9.
+    ///
+    /// # Panics
+    /// When it is gone already.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("killed");
+        self.child.wait().expect("waited for");
+    }
+
+    /// SIGTERM, and its exit status.
+    ///
+    /// # Panics
+    /// When it does not stop.
+    pub fn terminate(&mut self) -> ExitStatus {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").arg(&pid).status().expect("kill runs").success());
+        let deadline = Instant::now() + STOP_TIMEOUT;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a child of ours") {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "{:?} does not stop:\n{}", self.arguments, self.output());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Starts it again, as before.
+    pub fn restart(&mut self) {
+        let (child, output) = spawn(&self.arguments, &self.environment);
+        (self.child, self.output) = (child, output);
+        self.wait_until_ready();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- {:?} printed:\n{}", self.arguments, self.output());
+        }
+    }
+}
+
+/// A command without the settings of whoever runs the tests.
+pub fn command() -> Command {
+    let mut command = Command::new(binary());
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy().into_owned();
+        let named = ["AUTH_SECRET", "AUTH_SECRET_PREVIOUS", "NATS_URL", "SCYLLA_NODES", "SCYLLA_KEYSPACE"];
+        if name.starts_with("CARILLON_") || named.contains(&name.as_str()) {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+fn spawn(arguments: &[String], environment: &Vec<(String, String)>) -> (Child, Arc<Mutex<String>>) {
+    let mut command = command();
+    for (name, value) in environment {
+        command.env(name, value);
+    }
+    let piped = command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = piped.spawn().expect("the binary runs");
+    let output = Arc::new(Mutex::new(String::new()));
+    if let Some(stdout) = child.stdout.take() {
+        collect(stdout, output.clone());
+    }
+    if let Some(stderr) = child.stderr.take() {
+        collect(stderr, output.clone());
+    }
+    (child, output)
+}
+
+fn collect(stream: impl std::io::Read + Send + 'static, output: Arc<Mutex<String>>) {
+    std::thread::spawn(move || {
+        for line in BufReader::new(stream).lines().map_while(Result::ok) {
+            let mut output = output.lock().expect("the output");
+            output.push_str(&line);
+            output.push('\n');
+        }
+    });
+}

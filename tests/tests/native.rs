@@ -1,0 +1,400 @@
+//! The native vocabulary (protocol §2) against a real standalone process.
+
+use carillon_tests::client::{Client, Ended};
+use carillon_tests::server::Server;
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::protocol::Message;
+
+const SECRET: &str = "a-secret-of-at-least-thirty-two-bytes";
+/// Longer than a frame takes on a loaded machine, shorter than anything that comes by itself.
+const QUIET: Duration = Duration::from_millis(700);
+
+fn standalone(environment: &[(&str, &str)]) -> (Server, TempDir) {
+    let data = TempDir::new().expect("a directory");
+    let server = Server::standalone(data.path(), environment);
+    (server, data)
+}
+
+fn token(arguments: &[&str]) -> String {
+    let output = carillon_tests::server::command().arg("token").args(arguments).env("AUTH_SECRET", SECRET).output();
+    let output = output.expect("carillon token runs");
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).expect("text").trim().to_owned()
+}
+
+#[tokio::test]
+async fn gators_own_sequence_works_unchanged() {
+    let (server, _data) = standalone(&[]);
+    let mut client = Client::connect(&format!("{}/ws/test-user", server.ws())).await;
+    let first = client.next().await;
+    assert_eq!((&first["type"], &first["users"]), (&json!("online_users"), &json!(["test-user"])));
+    client.send(json!({"type": "join_conversation", "conversation_id": "c1"})).await;
+    let joined = client.next().await;
+    assert_eq!(joined["type"], "conversation_joined", "{joined}");
+    assert_eq!((&joined["head_seq"], &joined["participant_count"]), (&json!(0), &json!(1)));
+    let frame = json!({"type": "send_message", "conversation_id": "c1", "content": "hello", "persona_id": null});
+    client.send(frame).await;
+    let message = client.next().await;
+    assert_eq!(message["type"], "new_message", "no ack without client_id or ref: {message}");
+    assert_eq!((&message["seq"], &message["message"]["content"]), (&json!(1), &json!("hello")));
+    assert_eq!(message["message"]["sender_id"], "test-user");
+    assert_eq!(message["message"].get("client_id"), None);
+    client.send(json!({"type": "typing_start", "conversation_id": "c1"})).await;
+    client.send(json!({"type": "typing_stop", "conversation_id": "c1"})).await;
+    client.send(json!({"type": "ping", "ref": "p"})).await;
+    let pong = client.next().await;
+    assert_eq!((&pong["type"], &pong["ref"]), (&json!("pong"), &json!("p")), "typing is never told to the typist");
+    client.send(json!({"type": "leave_conversation", "conversation_id": "c1"})).await;
+    assert_eq!(client.next().await["type"], "conversation_left");
+}
+
+#[tokio::test]
+async fn members_hear_messages_in_one_order_their_own_devices_too() {
+    let (server, _data) = standalone(&[]);
+    let mut alice = Client::user(&server.ws(), "alice").await;
+    let mut phone = Client::user(&server.ws(), "alice").await;
+    let mut bob = Client::user(&server.ws(), "bob").await;
+    for client in [&mut alice, &mut phone, &mut bob] {
+        client.join("room").await;
+    }
+    for number in 0..20 {
+        let sender = if number % 2 == 0 { &mut alice } else { &mut bob };
+        sender.say("room", &format!("message {number}"), &format!("id-{number}")).await;
+    }
+    let mut later = Client::user(&server.ws(), "carol").await;
+    later.send(json!({"type": "join_conversation", "conversation_id": "room", "after_seq": 0})).await;
+    assert_eq!(later.expect("conversation_joined").await["head_seq"], 20);
+    for seq in 1..=20 {
+        let heard = later.expect("new_message").await;
+        assert_eq!((&heard["seq"], &heard["message"]["content"]), (&json!(seq), &json!(format!("message {}", seq - 1))));
+        let phones = phone.expect("new_message").await;
+        assert_eq!(phones, heard, "the same frame for everyone");
+    }
+}
+
+/// Breaking it: with the lookup in `Dedup` disabled, the second send gets seq 2 and bob hears it twice.
+#[tokio::test]
+async fn sending_again_with_the_same_client_id_is_harmless() {
+    let (server, _data) = standalone(&[]);
+    let mut alice = Client::user(&server.ws(), "alice").await;
+    let mut bob = Client::user(&server.ws(), "bob").await;
+    bob.join("room").await;
+    let first = alice.say("room", "once", "k1").await;
+    let again = alice.say("room", "once", "k1").await;
+    assert_eq!((&first["seq"], &first["id"]), (&again["seq"], &again["id"]));
+    let mut phone = Client::user(&server.ws(), "alice").await;
+    let third = phone.say("room", "once", "k1").await;
+    assert_eq!(first["id"], third["id"], "whichever device sends it");
+    let other = bob.say("room", "mine", "k1").await;
+    assert_ne!(first["id"], other["id"], "client ids are each sender's own");
+    let heard: Vec<Value> =
+        bob.all_within(QUIET).await.into_iter().filter(|frame| frame["type"] == "new_message").collect();
+    assert_eq!(heard.len() + 1, 2 + usize::from(heard.len() == 2), "{heard:?}");
+    // Both at once, in one entry of the log.
+    let frame = json!({"type": "send_message", "conversation_id": "two", "content": "x", "client_id": "double", "ref": "a"});
+    alice.text(&frame.to_string()).await;
+    alice.text(&frame.to_string()).await;
+    let one = alice.expect("message_ack").await;
+    let two = alice.expect("message_ack").await;
+    assert_eq!((&one["seq"], &one["id"]), (&two["seq"], &two["id"]));
+}
+
+#[tokio::test]
+async fn history_pages_and_catching_up_agree() {
+    let (server, _data) = standalone(&[("CARILLON_LIMITS__MESSAGES_PER_MINUTE", "0")]);
+    let mut alice = Client::user(&server.ws(), "alice").await;
+    for number in 1..=450 {
+        let frame = json!({"type": "send_message", "conversation_id": "long", "content": format!("m{number}")});
+        alice.send(frame).await;
+    }
+    alice.say("long", "m451", "last").await;
+    let page = |fields: Value| {
+        let mut frame = json!({"type": "history", "conversation_id": "long", "ref": "h"});
+        frame.as_object_mut().expect("an object").extend(fields.as_object().expect("an object").clone());
+        frame
+    };
+    let seqs = |frame: &Value| -> Vec<u64> {
+        frame["events"].as_array().expect("events").iter().map(|event| event["seq"].as_u64().expect("a seq")).collect()
+    };
+    let table = [
+        (json!({}), (402..=451).collect::<Vec<u64>>(), true),
+        (json!({"limit": 3}), vec![449, 450, 451], true),
+        (json!({"before_seq": 4, "limit": 10}), vec![1, 2, 3], false),
+        (json!({"before_seq": 0}), vec![], false),
+        (json!({"before_seq": 1}), vec![], false),
+        (json!({"after_seq": 0, "limit": 2}), vec![1, 2], true),
+        (json!({"after_seq": 449}), vec![450, 451], false),
+        (json!({"after_seq": 451}), vec![], false),
+        (json!({"after_seq": 9999}), vec![], false),
+        (json!({"limit": 9999}), (252..=451).collect(), true),
+    ];
+    for (fields, expected, has_more) in table {
+        alice.send(page(fields.clone())).await;
+        let reply = alice.expect_where(|frame| frame["ref"] == "h").await;
+        assert_eq!((seqs(&reply), &reply["has_more"]), (expected, &json!(has_more)), "{fields}");
+    }
+    // Catching up reads more than the ring and more than a page, and goes on live without a gap.
+    let mut bob = Client::user(&server.ws(), "bob").await;
+    bob.send(json!({"type": "join_conversation", "conversation_id": "long", "after_seq": 5})).await;
+    alice.say("long", "m452", "more").await;
+    for seq in 6..=452u64 {
+        let heard = bob.expect("new_message").await;
+        assert_eq!((&heard["seq"], &heard["message"]["content"]), (&json!(seq), &json!(format!("m{seq}"))));
+    }
+}
+
+#[tokio::test]
+async fn typing_is_passed_on_renewed_and_ends_by_itself() {
+    let (server, _data) = standalone(&[]);
+    let mut alice = Client::user(&server.ws(), "alice").await;
+    let mut bob = Client::connect(&format!("{}/ws/bob?name=Bob%20B", server.ws())).await;
+    bob.next().await;
+    alice.join("room").await;
+    bob.join("room").await;
+    let typing = |typing: bool| json!({"type": if typing {"typing_start"} else {"typing_stop"}, "conversation_id": "room"});
+    let started = Instant::now();
+    bob.send(typing(true)).await;
+    let shown = alice.expect("typing_indicator").await;
+    assert_eq!((&shown["user_id"], &shown["user_name"], &shown["is_typing"]), (&json!("bob"), &json!("Bob B"), &json!(true)));
+    bob.send(typing(true)).await;
+    let ended = alice.expect("typing_indicator").await;
+    assert_eq!((&ended["is_typing"], &ended["user_name"]), (&json!(false), &json!("Bob B")), "a renewal within a second is not passed on");
+    assert!(started.elapsed() >= Duration::from_millis(4_900), "{:?}", started.elapsed());
+    bob.send(typing(true)).await;
+    alice.expect("typing_indicator").await;
+    bob.send(typing(false)).await;
+    assert_eq!(alice.expect("typing_indicator").await["is_typing"], false);
+    bob.send(typing(true)).await;
+    alice.expect("typing_indicator").await;
+    bob.say("room", "done", "k").await;
+    assert_eq!(alice.expect("typing_indicator").await["is_typing"], false, "a message ends it");
+    bob.send(typing(true)).await;
+    alice.expect_where(|frame| frame["is_typing"] == true).await;
+    bob.cut();
+    assert_eq!(alice.expect("typing_indicator").await["is_typing"], false, "so does the end of the connection");
+    alice.send(json!({"type": "typing_start", "conversation_id": "elsewhere", "ref": "t"})).await;
+    assert_eq!(alice.expect("error").await["code"], "forbidden");
+}
+
+#[tokio::test]
+async fn presence_follows_first_and_last_device() {
+    let (server, _data) = standalone(&[]);
+    let mut alice = Client::user(&server.ws(), "alice").await;
+    let mut bob = Client::user(&server.ws(), "bob").await;
+    alice.join("room").await;
+    bob.join("room").await;
+    let seen = bob.next().await;
+    assert_eq!((&seen["type"], &seen["user_id"], &seen["online"]), (&json!("presence_update"), &json!("alice"), &json!(true)));
+    let seen = alice.next().await;
+    assert_eq!((&seen["type"], &seen["user_id"], &seen["online"]), (&json!("presence_update"), &json!("bob"), &json!(true)));
+    let mut phone = Client::user(&server.ws(), "bob").await;
+    assert!(alice.all_within(QUIET).await.is_empty(), "a second device changes nothing");
+    bob.cut();
+    assert!(alice.all_within(Duration::from_secs(4)).await.is_empty(), "nor does the end of one of two");
+    let gone = Instant::now();
+    phone.send(json!({"type": "ping"})).await;
+    phone.cut();
+    let offline = alice.expect("presence_update").await;
+    assert_eq!((&offline["user_id"], &offline["online"], &offline["status"]), (&json!("bob"), &json!(false), &json!("offline")));
+    assert!(offline["last_seen"].is_string(), "{offline}");
+    assert!(gone.elapsed() >= Duration::from_millis(2_900), "the grace of 3 s: {:?}", gone.elapsed());
+}
+
+#[tokio::test]
+async fn watching_status_and_coming_back_within_the_grace() {
+    let (server, _data) = standalone(&[]);
+    let mut alice = Client::user(&server.ws(), "alice").await;
+    alice.send(json!({"type": "watch_presence", "user_ids": ["bob", "carol"], "ref": "w"})).await;
+    let status = alice.expect("online_status").await;
+    assert_eq!(status["users"]["bob"], json!({"online": false, "status": "offline", "last_seen": null}));
+    assert_eq!(status["ref"], "w");
+    let mut bob = Client::user(&server.ws(), "bob").await;
+    assert_eq!(alice.expect("presence_update").await["user_id"], "bob");
+    bob.send(json!({"type": "set_status", "status": "dnd", "text": "in a meeting", "ref": "s"})).await;
+    assert_eq!(bob.expect_where(|frame| frame["ref"] == "s").await["type"], "ack");
+    let dnd = alice.expect("presence_update").await;
+    assert_eq!((&dnd["status"], &dnd["text"]), (&json!("dnd"), &json!("in a meeting")));
+    bob.cut();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let mut bob = Client::user(&server.ws(), "bob").await;
+    alice.send(json!({"type": "get_online_status", "user_ids": ["bob", "bob", "nobody"]})).await;
+    let status = alice.expect("online_status").await;
+    assert_eq!((&status["users"]["bob"]["online"], &status["users"]["nobody"]["online"]), (&json!(true), &json!(false)));
+    bob.send(json!({"type": "set_status", "status": "invisible"})).await;
+    assert_eq!(alice.expect_where(|frame| frame["online"] == false).await["user_id"], "bob");
+    alice.send(json!({"type": "unwatch_presence", "user_ids": ["bob"]})).await;
+    alice.expect("online_status").await;
+    bob.send(json!({"type": "set_status", "status": "away"})).await;
+    assert!(alice.all_within(QUIET).await.is_empty(), "no longer watched");
+}
+
+/// Breaking it: with the comparison with the limit in the presence-worker's roster disabled, the sixth stays.
+#[tokio::test]
+async fn the_sixth_connection_of_a_user_is_refused_and_the_others_stay() {
+    let (server, _data) = standalone(&[]);
+    let mut five = Vec::new();
+    for _ in 0..5 {
+        five.push(Client::user(&server.ws(), "alice").await);
+    }
+    let mut sixth = Client::connect(&format!("{}/ws/alice", server.ws())).await;
+    assert_eq!(sixth.ended().await, Ended { code: Some(1008), reason: "Too many connections".into() });
+    for client in &mut five {
+        client.send(json!({"type": "ping"})).await;
+        assert_eq!(client.next().await["type"], "pong");
+    }
+    five.pop().expect("a client").cut();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    Client::user(&server.ws(), "alice").await;
+}
+
+#[tokio::test]
+async fn tokens_are_taken_in_every_place_and_refused_with_a_reason() {
+    let (server, _data) = standalone(&[("AUTH_SECRET", SECRET)]);
+    let good = token(&["--sub", "alice", "--name", "Alice"]);
+    let base = server.ws();
+    let mut query = Client::connect(&format!("{base}/ws/auth?token={good}")).await;
+    assert_eq!(query.next().await["users"], json!(["alice"]));
+    query.say("room", "hi", "k").await;
+    let with = |path: &str, name: &'static str, value: &str| {
+        let mut request = format!("{base}{path}").into_client_request().expect("a request");
+        request.headers_mut().insert(name, value.parse().expect("a value"));
+        request
+    };
+    let header = with("/ws", "authorization", &format!("Bearer {good}"));
+    assert_eq!(Client::request(header).await.expect("connected").next().await["type"], "online_users");
+    let protocol = with("/", "sec-websocket-protocol", &format!("carillon.v1, bearer.{good}"));
+    assert_eq!(Client::request(protocol).await.expect("connected").next().await["type"], "online_users");
+    let mut late = Client::connect(&format!("{base}/ws")).await;
+    late.send(json!({"type": "ping", "ref": 1})).await;
+    late.send(json!({"type": "ping", "ref": "r"})).await;
+    assert_eq!(late.next().await["code"], "invalid_payload");
+    assert_eq!(late.next().await["code"], "unauthorized");
+    late.send(json!({"type": "authenticate", "token": good, "ref": "a"})).await;
+    let authenticated = late.next().await;
+    assert_eq!((&authenticated["type"], &authenticated["user_id"], &authenticated["ref"]), (&json!("authenticated"), &json!("alice"), &json!("a")));
+    assert_eq!(late.next().await["type"], "online_users");
+    late.send(json!({"type": "authenticate", "token": token(&["--sub", "bob"])})).await;
+    assert_eq!(late.next().await["code"], "unauthorized", "an identity cannot be changed");
+    let invalid = Ended { code: Some(1008), reason: "Invalid token".into() };
+    for path in ["/ws/auth", "/ws/auth?token=x.y.z", "/ws/auth?token="] {
+        assert_eq!(Client::connect(&format!("{base}{path}")).await.ended().await, invalid, "{path}");
+    }
+    let mut wrong = Client::connect(&format!("{base}/ws")).await;
+    wrong.send(json!({"type": "authenticate", "token": "x.y.z"})).await;
+    assert_eq!(wrong.ended().await, invalid);
+    // Expiry is enforced on a live connection, after a warning.
+    let short = token(&["--sub", "alice", "--ttl", "2s"]);
+    let mut brief = Client::connect(&format!("{base}/ws/auth?token={short}")).await;
+    brief.next().await;
+    assert_eq!(brief.expect("token_expiring").await["type"], "token_expiring");
+    assert_eq!(brief.ended().await, Ended { code: Some(1008), reason: "Token expired".into() });
+    let output = server.output();
+    assert!(!output.contains(&good) && !output.contains(&short), "tokens never reach a log");
+}
+
+#[tokio::test]
+async fn whatever_a_client_sends_has_its_code_and_loses_nothing() {
+    let (server, _data) = standalone(&[]);
+    let mut witness = Client::user(&server.ws(), "witness").await;
+    witness.join("room").await;
+    let mut client = Client::user(&server.ws(), "client").await;
+    let deep = format!(r#"{{"type":"broadcast","conversation_id":"room","event":"e","data":{}{}}}"#, "[".repeat(2_000), "]".repeat(2_000));
+    let long = format!(r#"{{"type":"send_message","conversation_id":"room","content":"{}"}}"#, "x".repeat(5_001));
+    let table = [
+        ("", "invalid_frame"),
+        ("{", "invalid_frame"),
+        ("[1,2]", "invalid_frame"),
+        ("{\"type\":null}", "invalid_frame"),
+        ("{\"type\":\"drop_table\"}", "invalid_payload"),
+        (r#"{"type":"join_conversation","conversation_id":"a.*"}"#, "invalid_payload"),
+        (r#"{"type":"join_conversation","conversation_id":">"}"#, "invalid_payload"),
+        (r#"{"type":"join_conversation","conversation_id":"a b\n"}"#, "invalid_payload"),
+        (r#"{"type":"join_conversation","conversation_id":{"$ne":1}}"#, "invalid_payload"),
+        (r#"{"type":"send_message","conversation_id":"room","content":" \t "}"#, "empty_content"),
+        (long.as_str(), "too_large"),
+        (deep.as_str(), "too_large"),
+        (r#"{"type":"broadcast","conversation_id":"not-joined","event":"e"}"#, "forbidden"),
+    ];
+    for (text, code) in table {
+        client.text(text).await;
+        let reply = client.next().await;
+        assert_eq!((&reply["type"], &reply["code"]), (&json!("error"), &json!(code)), "{text}");
+    }
+    client.message(Message::binary(vec![0, 159, 146, 150])).await.expect("sent");
+    assert_eq!(client.next().await["code"], "invalid_frame");
+    client.say("room", "still here", "k").await;
+    assert_eq!(witness.expect("new_message").await["message"]["content"], "still here");
+    // What breaks the WebSocket itself is closed with its code; nobody else notices.
+    let mut huge = Client::user(&server.ws(), "huge").await;
+    huge.text(&"x".repeat(70_000)).await;
+    assert_eq!(huge.ended().await.code, Some(1009));
+    let mut flood = Client::user(&server.ws(), "flood").await;
+    for _ in 0..1_000 {
+        if flood.message(Message::Ping(vec![1].into())).await.is_err() {
+            break;
+        }
+    }
+    assert_eq!(flood.ended().await.code, Some(1002));
+    client.say("room", "and here", "k2").await;
+    assert_eq!(witness.expect("new_message").await["seq"], 2);
+}
+
+#[tokio::test]
+async fn rates_are_limited_per_user_and_the_connection_lives() {
+    let (server, _data) = standalone(&[("CARILLON_LIMITS__MESSAGES_PER_MINUTE", "5")]);
+    let mut alice = Client::user(&server.ws(), "alice").await;
+    for number in 0..5 {
+        alice.say("room", "hi", &format!("k{number}")).await;
+    }
+    alice.send(json!({"type": "send_message", "conversation_id": "room", "content": "hi", "ref": "r"})).await;
+    let refused = alice.next().await;
+    assert_eq!((&refused["code"], &refused["ref"]), (&json!("rate_limited"), &json!("r")));
+    assert!(refused["retry_after_ms"].as_u64().is_some_and(|wait_ms| (1..=12_000).contains(&wait_ms)), "{refused}");
+    Client::user(&server.ws(), "bob").await.say("room", "hi", "k").await;
+    alice.send(json!({"type": "ping"})).await;
+    assert_eq!(alice.next().await["type"], "pong");
+}
+
+#[tokio::test]
+async fn broadcasts_and_cursors_pass_and_are_not_stored() {
+    let (server, _data) = standalone(&[]);
+    let mut alice = Client::user(&server.ws(), "alice").await;
+    let mut bob = Client::user(&server.ws(), "bob").await;
+    alice.join("room").await;
+    bob.join("room").await;
+    let frame = json!({"type": "broadcast", "conversation_id": "room", "event": "wave", "data": {"n": 1}});
+    alice.send(frame).await;
+    let heard = bob.expect("broadcast").await;
+    assert_eq!((&heard["user_id"], &heard["event"], &heard["data"]), (&json!("alice"), &json!("wave"), &json!({"n": 1})));
+    alice.send(json!({"type": "move_cursor", "conversation_id": "room", "position": [3, 4]})).await;
+    assert_eq!(bob.expect("cursor_moved").await["position"], json!([3, 4]));
+    let heard = alice.all_within(QUIET).await;
+    assert!(heard.iter().all(|frame| frame["type"] == "presence_update"), "not to who sent it: {heard:?}");
+    alice.send(json!({"type": "history", "conversation_id": "room"})).await;
+    assert_eq!(alice.expect("history").await["events"], json!([]));
+}
+
+#[tokio::test]
+async fn a_clean_stop_sends_clients_away_and_keeps_everything() {
+    let (mut server, _data) = standalone(&[]);
+    let mut alice = Client::user(&server.ws(), "alice").await;
+    let ack = alice.say("room", "remember me", "k").await;
+    let stopping = tokio::task::spawn_blocking(move || {
+        let status = server.terminate();
+        (server, status)
+    });
+    let reconnect = alice.expect("reconnect").await;
+    assert!(reconnect["after_ms"].is_u64());
+    assert_eq!(alice.ended().await, Ended { code: Some(1001), reason: "draining".into() });
+    let (mut server, status) = stopping.await.expect("stopped");
+    assert_eq!(status.code(), Some(0), "{}", server.output());
+    server.restart();
+    let mut alice = Client::user(&server.ws(), "alice").await;
+    assert_eq!(alice.join("room").await["head_seq"], 1);
+    let again = alice.say("room", "remember me", "k").await;
+    assert_eq!(again["id"], ack["id"], "client ids outlive the process");
+    assert_eq!(alice.say("room", "and on", "k2").await["seq"], 2);
+}
