@@ -1,1 +1,62 @@
-//! x
+//! Carillon in one binary: its command line, and how each role is put together from the services.
+
+use carillon_runtime::settings::Refused;
+use std::fmt;
+use std::process::ExitCode;
+
+pub mod check_config;
+pub mod cli;
+pub mod connect;
+pub mod limits;
+pub mod parts;
+pub mod roles;
+pub mod signals;
+pub mod standalone;
+pub mod token;
+
+/// Wrong usage or configuration (`EX_USAGE` of sysexits.h).
+pub const EXIT_USAGE: u8 = 64;
+/// Failed while running.
+pub const EXIT_FAILED: u8 = 1;
+
+/// Why the process ends other than well.
+#[derive(Debug)]
+pub enum Failure {
+    /// What was asked for cannot be: nothing was begun.
+    Usage(Refused),
+    /// It failed while running.
+    Running(anyhow::Error),
+}
+
+impl Failure {
+    /// The exit code that goes with it.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Usage(_) => ExitCode::from(EXIT_USAGE),
+            Self::Running(_) => ExitCode::from(EXIT_FAILED),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Usage(Refused(wrong)) => wrong.iter().enumerate().try_for_each(|(index, wrong)| {
+                write!(f, "{}carillon: {wrong}", if index > 0 { "\n" } else { "" })
+            }),
+            Self::Running(error) => write!(f, "carillon: {error:#}"),
+        }
+    }
+}
+
+impl From<Refused> for Failure {
+    fn from(refused: Refused) -> Failure {
+        Failure::Usage(refused)
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Failure {
+        Failure::Running(error)
+    }
+}

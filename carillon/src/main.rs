@@ -1,1 +1,53 @@
-fn main(){}
+//! The binary: settings, then telemetry, then the role until it is told to stop, then an exit code.
+
+use carillon::{Failure, check_config, cli, limits, roles, signals, token};
+use carillon_runtime::settings::{Role, Settings, Sources, load};
+use carillon_runtime::telemetry;
+use std::process::ExitCode;
+use std::time::Duration;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// For what still blocks a thread when everything has been stopped.
+const RUNTIME_STOP_TIMEOUT: Duration = Duration::from_secs(1);
+
+fn main() -> ExitCode {
+    let invocation = match cli::parse(std::env::args_os()) {
+        Ok(invocation) => invocation,
+        Err(said) => return cli::say(&said),
+    };
+    match run(invocation) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{failure}");
+            failure.exit_code()
+        }
+    }
+}
+
+fn run(invocation: cli::Invocation) -> Result<(), Failure> {
+    let sources = Sources::of_process(invocation.config.as_deref(), invocation.flags)?;
+    match invocation.task {
+        cli::Task::CheckConfig(role) => check_config::print(role, &sources),
+        cli::Task::Token(wanted) => {
+            let settings = load::load(Role::Token, &sources)?.with_secret(Role::Token)?;
+            token::print(&settings, &wanted)
+        }
+        cli::Task::Run(role) => serve(role, load::load(role, &sources)?.with_secret(role)?),
+    }
+}
+
+fn serve(role: Role, settings: Settings) -> Result<(), Failure> {
+    let open_files = limits::raise_open_files();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(anyhow::Error::new)?;
+    let done = runtime.block_on(async {
+        let telemetry = telemetry::init(&settings, role.as_str())?;
+        let done = roles::run(role, settings, open_files, signals::shutdown()?).await;
+        telemetry.shutdown().await;
+        done
+    });
+    runtime.shutdown_timeout(RUNTIME_STOP_TIMEOUT);
+    Ok(done?)
+}

@@ -28,6 +28,8 @@ pub struct Identity {
     pub conversations: Arc<[String]>,
     /// When the token's time is over, milliseconds since 1970; `None` without a token.
     pub expires_ms: Option<u64>,
+    /// Of a token that was exchanged for another one: when that one's time is over.
+    pub session_expires_ms: Option<u64>,
 }
 
 impl Identity {
@@ -35,7 +37,14 @@ impl Identity {
     pub fn unverified(user: UserId, name: Option<&str>) -> Identity {
         let name = shown_name(name.filter(|name| !name.trim().is_empty()).unwrap_or(user.as_str()));
         let profile = Profile { user: user.to_string(), name: name.to_string(), ..Profile::default() };
-        Identity { user, name, profile, conversations: Arc::new([]), expires_ms: None }
+        Identity {
+            user,
+            name,
+            profile,
+            conversations: Arc::new([]),
+            expires_ms: None,
+            session_expires_ms: None,
+        }
     }
 }
 
@@ -80,6 +89,7 @@ struct Claims {
     role: Option<String>,
     picture: Option<String>,
     conversations: Option<Vec<String>>,
+    session_exp: Option<u64>,
 }
 
 /// Checks tokens.
@@ -140,7 +150,9 @@ fn identity(claims: Claims) -> Result<Identity, Refusal> {
         picture: claims.picture.unwrap_or_default(),
     };
     let conversations = claims.conversations.unwrap_or_default().into();
-    Ok(Identity { user, name, profile, conversations, expires_ms: Some(claims.exp.saturating_mul(1_000)) })
+    let expires_ms = Some(claims.exp.saturating_mul(1_000));
+    let session_expires_ms = claims.session_exp.map(|seconds| seconds.saturating_mul(1_000));
+    Ok(Identity { user, name, profile, conversations, expires_ms, session_expires_ms })
 }
 
 #[cfg(test)]

@@ -102,6 +102,13 @@ impl Directory {
             .collect()
     }
 
+    /// The connections of one user.
+    pub fn connections_of(&self, user: &UserId) -> Vec<Arc<Connection>> {
+        let users = self.0.lock();
+        let sessions = users.get(user).map(|local| local.sessions.as_slice()).unwrap_or_default();
+        sessions.iter().map(|session| session.connection.clone()).collect()
+    }
+
     /// Takes one action from a user's allowance, or says after how many milliseconds it may be repeated.
     ///
     /// # Errors

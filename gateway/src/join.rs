@@ -84,9 +84,9 @@ impl Request {
         if self.already.is_none() && self.shared.access.is_open(&self.conversation) {
             let user = &self.connection.user;
             if visible.iter().any(|other| other == user.as_str()) {
-                self.shared.becomes_visible(room, user, None);
+                self.shared.becomes_visible(room, user);
             }
-            self.shared.sees(room, &self.connection, &visible, &before);
+            self.shared.sees(room, &self.connection, &visible, &before).await;
         }
         entered
     }

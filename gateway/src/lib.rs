@@ -141,6 +141,7 @@ fn assemble(settings: Settings, bus: Arc<dyn Bus>, tasks: &mut JoinSet<()>) -> a
         draining: CancellationToken::new(),
         this: this.clone(),
         reads: reads::SharedReads::default(),
+        health: rest::RecentHealth::default(),
         settings,
     });
     for (partition, (task, queue)) in (0..).zip(link_tasks.into_iter().zip(queues)) {

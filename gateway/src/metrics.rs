@@ -28,6 +28,7 @@ counter!(EVENTS, "carillon_events_received_total", "Durable events received from
 counter!(WRITES, "carillon_socket_writes_total", "Writes to client sockets.");
 counter!(FRAMES_OUT, "carillon_frames_sent_total", "Frames written to clients.");
 counter!(ERRORS, "carillon_errors_sent_total", "Errors sent to clients.");
+counter!(REST_REQUESTS, "carillon_rest_requests_total", "Requests to the REST API.");
 counter!(TIMEOUTS, "carillon_command_timeouts_total", "Commands whose outcome did not come in time.");
 counter!(FETCHES, "carillon_gap_fetches_total", "Ranges of events fetched because they were missed.");
 counter!(RESYNCS, "carillon_resyncs_total", "Times that all interest of a partition was registered again.");

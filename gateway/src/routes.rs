@@ -46,11 +46,12 @@ pub fn router(shared: Arc<Shared>) -> Router {
             router = router.route(path, get(move || async move { page::response(content_type, content) }));
         }
     }
-    router.route("/", get(root)).merge(rest::router(&shared)).fallback(not_found).with_state(shared)
-}
-
-async fn not_found() -> Response {
-    rest::refusal(&Failure::new(ErrorCode::NotFound, "there is nothing here"))
+    router
+        .route("/", get(root))
+        .method_not_allowed_fallback(rest::method_not_allowed)
+        .merge(rest::router(&shared))
+        .fallback(rest::not_found)
+        .with_state(shared)
 }
 
 async fn ready(State(shared): State<Arc<Shared>>) -> Response {
@@ -75,7 +76,7 @@ async fn root(State(shared): State<Arc<Shared>>, request: Request) -> Response {
         return native(State(shared), request).await;
     }
     if !shared.settings.dev {
-        return not_found().await;
+        return rest::not_found().await;
     }
     let (_, content_type, content) = page::FILES[0];
     page::response(content_type, content)

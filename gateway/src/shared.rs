@@ -73,6 +73,8 @@ pub struct Shared {
     pub this: Weak<Shared>,
     /// Pages being read for members that are behind.
     pub reads: SharedReads,
+    /// What the health endpoint judged last.
+    pub health: crate::rest::RecentHealth,
 }
 
 impl Shared {

@@ -180,6 +180,9 @@ impl Driver<'_> {
         let mut heard = Instant::now();
         let mut expiry_told = None;
         let mut expires_ms = self.session.identity.expires_ms;
+        if self.token_is_over(&mut expiry_told) {
+            return Some(Close::TokenExpired);
+        }
         let sleep = tokio::time::sleep_until(self.next_timer());
         tokio::pin!(sleep);
         loop {
@@ -214,6 +217,7 @@ impl Driver<'_> {
                     }
                     if self.session.identity.expires_ms != expires_ms {
                         expires_ms = self.session.identity.expires_ms;
+                        self.token_is_over(&mut expiry_told);
                         sleep.as_mut().reset(self.next_timer());
                     }
                 }

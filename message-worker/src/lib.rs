@@ -1,1 +1,28 @@
-//! (to be written)
+//! Carillon's message-worker: works some partitions of the command log. It reads a partition's entries in order,
+//! applies them to conversations, writes the events' rows, which are the commit, and then acknowledges and fans
+//! out. Any worker also answers reads.
+//!
+//! `core/` is pure; what is around it moves bytes. One task works one partition, so nothing here is locked.
+
+mod backoff;
+mod commit;
+mod consume;
+mod context;
+mod core;
+#[cfg(test)]
+mod driver_tests;
+mod fanout;
+mod flush;
+mod ground;
+mod group;
+mod limits;
+mod load;
+mod metrics;
+mod partition;
+mod prepare;
+mod query;
+mod register;
+mod run;
+pub mod store;
+
+pub use run::{Config, run};

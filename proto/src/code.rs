@@ -184,7 +184,10 @@ impl Close {
     /// The WebSocket close code.
     pub fn code(self) -> u16 {
         match self {
-            Self::InvalidToken | Self::TokenExpired | Self::AuthenticationTimeout | Self::TooManyConnections => 1008,
+            Self::InvalidToken
+            | Self::TokenExpired
+            | Self::AuthenticationTimeout
+            | Self::TooManyConnections => 1008,
             Self::FrameTooLarge => 1009,
             Self::ProtocolError => 1002,
             Self::InvalidUtf8 => 1007,

@@ -1,6 +1,8 @@
 //! What clients ask for, whatever vocabulary they say it in.
 
+use crate::code::{ErrorCode, Failure};
 use crate::id::{ClientId, ConversationId, UserId};
+use crate::limits;
 use crate::wire::Status;
 
 /// A client's command, decoded and bounded: every field has passed the protocol's limits.
@@ -119,6 +121,64 @@ pub fn clean_content(content: &str) -> String {
     content.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect()
 }
 
+/// `name` is over a bound.
+pub fn too_large(name: &str, bound: usize, unit: &str) -> Failure {
+    Failure::new(ErrorCode::TooLarge, format!("{name} may have at most {bound} {unit}"))
+}
+
+/// Checks that a text has at most `chars_max` characters.
+///
+/// # Errors
+/// `too_large`.
+pub fn check_length(text: &str, name: &str, chars_max: usize) -> Result<(), Failure> {
+    match text.chars().count() > chars_max {
+        true => Err(too_large(name, chars_max, "characters")),
+        false => Ok(()),
+    }
+}
+
+/// Checks that valid JSON, which is passed on as it is, is neither too long nor too deep.
+///
+/// # Errors
+/// `too_large`.
+pub fn check_json(json: &str, name: &str, bytes_max: usize) -> Result<(), Failure> {
+    if json.len() > bytes_max {
+        return Err(too_large(name, bytes_max, "bytes"));
+    }
+    if nests_too_deep(json) {
+        return Err(too_large(name, limits::JSON_DEPTH_MAX, "levels of nesting"));
+    }
+    Ok(())
+}
+
+/// A message's content as it will be stored, within its bounds; `chars_max` 0: none.
+///
+/// # Errors
+/// `empty_content` or `too_large`.
+pub fn checked_content(content: &str, chars_max: usize) -> Result<String, Failure> {
+    let content = clean_content(content);
+    if content.trim().is_empty() {
+        return Err(Failure::new(ErrorCode::EmptyContent, "content must not be empty"));
+    }
+    if chars_max > 0 {
+        check_length(&content, "content", chars_max)?;
+    }
+    Ok(content)
+}
+
+/// Metadata as it will be stored: a JSON object, or empty where there is none or `null`.
+///
+/// # Errors
+/// `invalid_payload` or `too_large`.
+pub fn checked_metadata(json: Option<&str>) -> Result<String, Failure> {
+    let Some(json) = json.filter(|json| *json != "null") else { return Ok(String::new()) };
+    check_json(json, "metadata", limits::METADATA_BYTES_MAX)?;
+    if !json.starts_with('{') {
+        return Err(Failure::invalid_payload("metadata must be an object"));
+    }
+    Ok(json.to_owned())
+}
+
 /// Whether `json` nests deeper than [`crate::limits::JSON_DEPTH_MAX`]. `json` must be valid JSON.
 pub fn nests_too_deep(json: &str) -> bool {
     let (mut depth, mut in_text, mut escaped) = (0usize, false, false);
@@ -129,7 +189,7 @@ pub fn nests_too_deep(json: &str) -> bool {
             b'"' => in_text = !in_text,
             b'{' | b'[' if !in_text => {
                 depth += 1;
-                if depth > crate::limits::JSON_DEPTH_MAX {
+                if depth > limits::JSON_DEPTH_MAX {
                     return true;
                 }
             }

@@ -40,7 +40,8 @@ mod tests {
     fn a_worker_that_leaves_moves_only_its_share() {
         let all = ["a", "b", "c"];
         let before: Vec<_> = (0..64).map(|unit| rendezvous_owner(unit, all).expect("workers")).collect();
-        let after: Vec<_> = (0..64).map(|unit| rendezvous_owner(unit, ["a", "c"]).expect("workers")).collect();
+        let after: Vec<_> =
+            (0..64).map(|unit| rendezvous_owner(unit, ["a", "c"]).expect("workers")).collect();
         for (was, is) in before.iter().zip(&after) {
             assert!(was == is || *was == "b", "{was} -> {is}");
         }

@@ -11,11 +11,7 @@ fn generated_code_is_what_the_proto_files_say() {
     let descriptors = protox::compile(files, [root]).expect("the .proto files compile");
     let out = std::env::temp_dir().join(format!("carillon-generated-{}", std::process::id()));
     std::fs::create_dir_all(&out).expect("temporary directory");
-    prost_build::Config::new()
-        .bytes(["."])
-        .out_dir(&out)
-        .compile_fds(descriptors)
-        .expect("prost generates");
+    prost_build::Config::new().bytes(["."]).out_dir(&out).compile_fds(descriptors).expect("prost generates");
     let fresh = std::fs::read_to_string(out.join("carillon.v1.rs")).expect("generated file");
     std::fs::remove_dir_all(&out).expect("temporary directory removed");
     let committed = root.join("src/gen/carillon.v1.rs");

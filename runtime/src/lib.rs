@@ -2,7 +2,9 @@
 //!
 //! This crate knows no vocabulary, no conversation and no table; it moves bytes and says who works what.
 
+pub mod admin;
 pub mod bus;
+pub mod database;
 pub mod lease;
 pub mod metrics;
 pub mod settings;

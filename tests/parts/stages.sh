@@ -59,6 +59,7 @@ stop_groups() {
 last_line() { tail -n 1 "$1" 2>/dev/null | sed 's/\x1b\[[0-9;]*m//g; s/^[[:space:]]*//' | cut -c 1-90; }
 
 # How many tests the runners counted in a log: cargo's, pytest's, the chart checks' and node's own lines, added up.
+# A Rust test without its part says SKIPPED and returns, which cargo counts as passed.
 count_tests() {
   awk '
     function before(word) { return match($0, "[0-9]+ " word) ? substr($0, RSTART) + 0 : 0 }
@@ -66,6 +67,7 @@ count_tests() {
       seen = 1; passed += before("passed"); failed += before("failed") + before("error")
       skipped += before("ignored") + before("skipped")
     }
+    /^SKIPPED [^[]/ { passed -= 1; skipped += 1 }
     /^ℹ pass / { seen = 1; passed += $3 }
     /^ℹ fail / { failed += $3 }
     /^ℹ skipped / { skipped += $3 }
@@ -95,8 +97,14 @@ follow() {
 }
 
 show_failure() {
-  echo "---- last lines of $logs/$1.log"
-  tail -n 80 "$logs/$1.log"
+  local log=$logs/$1.log
+  if grep -q '^failures:$' "$log"; then
+    # Cargo goes on after a failure, so what it says of it may stand far above the end.
+    echo "---- failures in $log"
+    sed -n '/^failures:$/,/^test result:/p' "$log" | tail -n 200
+  fi
+  echo "---- last lines of $log"
+  tail -n 80 "$log"
   echo "----"
 }
 

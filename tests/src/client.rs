@@ -41,7 +41,8 @@ impl Client {
     /// # Errors
     /// When the handshake is refused.
     pub async fn request(request: Request) -> Result<Client, Box<Error>> {
-        let connecting = tokio::time::timeout(PATIENCE, connect_async(request)).await.expect("connected in time");
+        let connecting =
+            tokio::time::timeout(PATIENCE, connect_async(request)).await.expect("connected in time");
         connecting.map(|(socket, _)| Client { socket }).map_err(Box::new)
     }
 

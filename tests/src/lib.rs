@@ -1,1 +1,6 @@
-//! (to be written)
+//! What tests on real parts share: the parts as processes, and ways to use them.
+
+pub mod client;
+pub mod database;
+pub mod parts;
+pub mod server;

@@ -51,7 +51,8 @@ impl Server {
     /// # Panics
     /// When it does not start.
     pub fn start(port: u16, arguments: Vec<String>, environment: &[(&str, &str)]) -> Server {
-        let environment = environment.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        let environment =
+            environment.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
         let (child, output) = spawn(&arguments, &environment);
         let mut server = Server { child, port, output, arguments, environment };
         server.wait_until_ready();

@@ -45,8 +45,10 @@ async fn send_until_it_breaks(base: String, sender: usize, mut sent: Sent) -> Se
         }
         match client.next_within(Duration::from_secs(20)).await {
             Some(Ok(ack)) if ack["type"] == "message_ack" => {
-                let number: usize = ack["client_id"].as_str().expect("a client id")[2..].parse().expect("a number");
-                let (seq, id) = (ack["seq"].as_u64().expect("a seq"), ack["id"].as_str().expect("an id").to_owned());
+                let number: usize =
+                    ack["client_id"].as_str().expect("a client id")[2..].parse().expect("a number");
+                let (seq, id) =
+                    (ack["seq"].as_u64().expect("a seq"), ack["id"].as_str().expect("an id").to_owned());
                 let before = sent.acknowledged.insert(number, (seq, id.clone()));
                 assert!(before.is_none_or(|before| before == (seq, id)), "one outcome for one client id");
                 sent.unacknowledged.retain(|other| *other != number);
@@ -101,17 +103,25 @@ async fn check_room(reader: &mut Client, room: usize, all: &[Sent]) {
     }
     let seqs: Vec<u64> = events.iter().map(|event| event["seq"].as_u64().expect("a seq")).collect();
     assert_eq!(seqs, (1..=events.len() as u64).collect::<Vec<_>>(), "contiguous");
-    let contents: Vec<&str> = events.iter().map(|event| event["message"]["content"].as_str().expect("content")).collect();
+    let contents: Vec<&str> =
+        events.iter().map(|event| event["message"]["content"].as_str().expect("content")).collect();
     assert_eq!(contents.iter().collect::<HashSet<_>>().len(), contents.len(), "nothing twice");
     for (sender, sent) in all.iter().enumerate().filter(|(sender, _)| sender % 3 == room) {
         for (number, (seq, id)) in &sent.acknowledged {
             let event = &events[*seq as usize - 1];
-            assert_eq!(event["message"]["content"], format!("{sender}/{number}"), "acknowledged at seq {seq}");
+            assert_eq!(
+                event["message"]["content"],
+                format!("{sender}/{number}"),
+                "acknowledged at seq {seq}"
+            );
             assert_eq!(event["message"]["id"], *id);
         }
         let own = |content: &&&str| content.starts_with(&format!("{sender}/"));
-        let numbers: Vec<usize> =
-            contents.iter().filter(own).map(|content| content.split('/').next_back().expect("a number").parse().expect("a number")).collect();
+        let numbers: Vec<usize> = contents
+            .iter()
+            .filter(own)
+            .map(|content| content.split('/').next_back().expect("a number").parse().expect("a number"))
+            .collect();
         assert!(numbers.is_sorted(), "in the order of sending: {numbers:?}");
     }
 }

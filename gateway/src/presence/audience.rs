@@ -5,6 +5,7 @@ use crate::connection::Connection;
 use crate::hub::{Room, Seen};
 use carillon_proto::id::UserId;
 use carillon_proto::partition::presence_shard;
+use carillon_proto::wire::UserPresence;
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -14,6 +15,16 @@ use std::sync::Arc;
 struct SeenFrom {
     watchers: Vec<Arc<Connection>>,
     rooms: Vec<Arc<Room>>,
+    /// What was told last.
+    shown: Option<UserPresence>,
+}
+
+/// A user who may be seen in a room.
+pub struct EnteredRoom {
+    /// Members who did not see the user before.
+    pub new_hearers: Vec<Arc<Connection>>,
+    /// What is known of the user; `None` when nobody here saw them before.
+    pub shown: Option<UserPresence>,
 }
 
 impl SeenFrom {
@@ -72,22 +83,39 @@ impl Audience {
         gone
     }
 
-    /// A user may be seen in a room: the members who did not see them before, and whether nobody here did.
-    pub fn enter_room(&self, room: &Arc<Room>, user: &UserId) -> (Vec<Arc<Connection>>, bool) {
+    /// A user may be seen in a room from now on.
+    pub fn enter_room(&self, room: &Arc<Room>, user: &UserId) -> EnteredRoom {
         let mut users = self.0.lock();
-        let first = !users.contains_key(user.as_str());
         let seen = users.entry(user.clone()).or_default();
-        let before = room.lock().visible.insert(user.clone(), Seen::Present);
-        if seen.rooms.iter().any(|other| Arc::ptr_eq(other, room)) {
-            // Back before their absence was told: nobody noticed it.
-            return (Vec::new(), before.is_none() && first);
+        room.lock().visible.insert(user.clone(), Seen::Present);
+        let mut new_hearers = Vec::new();
+        // One who is back before their absence was told is in there already: nobody noticed it.
+        if !seen.rooms.iter().any(|other| Arc::ptr_eq(other, room)) {
+            let known: HashSet<u64> =
+                seen.hearers(user.as_str()).iter().map(|connection| connection.id).collect();
+            seen.rooms.push(room.clone());
+            new_hearers = seen.hearers(user.as_str());
+            new_hearers.retain(|connection| !known.contains(&connection.id));
         }
-        let known: HashSet<u64> =
-            seen.hearers(user.as_str()).iter().map(|connection| connection.id).collect();
-        seen.rooms.push(room.clone());
-        let mut new = seen.hearers(user.as_str());
-        new.retain(|connection| !known.contains(&connection.id));
-        (new, first)
+        EnteredRoom { new_hearers, shown: seen.shown.clone() }
+    }
+
+    /// What a presence-worker said of a user: those who must be told, nobody if they know it already.
+    pub fn told(&self, presence: &UserPresence) -> Vec<Arc<Connection>> {
+        let mut users = self.0.lock();
+        let Some(seen) = users.get_mut(presence.user.as_str()) else { return Vec::new() };
+        let same = seen.shown.as_ref().is_some_and(|shown| {
+            (shown.online, shown.status, &shown.text) == (presence.online, presence.status, &presence.text)
+        });
+        seen.shown = Some(presence.clone());
+        if same { Vec::new() } else { seen.hearers(&presence.user) }
+    }
+
+    /// What is known of a user without a change to tell.
+    pub fn learnt(&self, presence: &UserPresence) {
+        if let Some(seen) = self.0.lock().get_mut(presence.user.as_str()) {
+            seen.shown = Some(presence.clone());
+        }
     }
 
     /// A user left a room: at once if they asked to, when they are offline if their connection ended.
@@ -127,11 +155,6 @@ impl Audience {
             self.change(user.as_str(), |seen| seen.rooms.retain(|other| !Arc::ptr_eq(other, room)))
         };
         visible.iter().filter(|user| gone(user)).map(ToString::to_string).collect()
-    }
-
-    /// Every connection that hears of a user's presence.
-    pub fn hearers(&self, user: &str) -> Vec<Arc<Connection>> {
-        self.0.lock().get(user).map(|seen| seen.hearers(user)).unwrap_or_default()
     }
 
     /// The users among `users` whom this connection sees already.

@@ -3,7 +3,7 @@
 mod audience;
 mod shard;
 
-pub use audience::Audience;
+pub use audience::{Audience, EnteredRoom};
 pub use shard::{ShardHandle, ShardTask, shard};
 
 use crate::connection::Connection;
@@ -50,7 +50,9 @@ impl Shared {
         for user in users {
             self.audience.watch(user, connection);
         }
-        self.presence_by(users, |user| Change::Watch(wire::Watch { user })).await
+        let presences = self.presence_by(users, |user| Change::Watch(wire::Watch { user })).await;
+        presences.iter().for_each(|presence| self.audience.learnt(presence));
+        presences
     }
 
     /// Ends what [`Shared::watch`] began.
@@ -104,13 +106,20 @@ impl Shared {
     }
 
     fn user_changed(&self, presence: &wire::UserPresence) {
-        let frame = frame::text(&native::presence(presence, now_ms()));
-        for connection in self.audience.hearers(&presence.user) {
-            connection.offer(&frame, Urgency::Presence);
-        }
+        self.show(presence, self.audience.told(presence));
         if !presence.online && self.audience.forget_gone(&presence.user) {
             let user = presence.user.clone();
             self.tell_presence(&presence.user, Change::Unwatch(wire::Unwatch { user }));
+        }
+    }
+
+    fn show(&self, presence: &wire::UserPresence, hearers: Vec<Arc<Connection>>) {
+        if hearers.is_empty() {
+            return;
+        }
+        let frame = frame::text(&native::presence(presence, now_ms()));
+        for connection in hearers {
+            connection.offer(&frame, Urgency::Presence);
         }
     }
 
@@ -120,7 +129,7 @@ impl Shared {
         room.lock().participants = change.participants;
         if change.joined {
             if change.visible {
-                self.becomes_visible(&room, &user, None);
+                self.becomes_visible(&room, &user);
             }
         } else if self.audience.leave_room(&room, &user, change.disconnected) {
             self.tell_presence(user.as_str(), Change::Unwatch(wire::Unwatch { user: user.to_string() }));
@@ -128,41 +137,54 @@ impl Shared {
     }
 
     /// A user joined a room and may be seen there: who did not see them before hears of it once.
-    pub(crate) fn becomes_visible(
-        &self,
-        room: &Arc<Room>,
-        user: &UserId,
-        presence: Option<wire::UserPresence>,
-    ) {
-        let (new_hearers, first) = self.audience.enter_room(room, user);
-        if first {
-            self.tell_presence(user.as_str(), Change::Watch(wire::Watch { user: user.to_string() }));
+    pub(crate) fn becomes_visible(&self, room: &Arc<Room>, user: &UserId) {
+        let EnteredRoom { new_hearers, shown } = self.audience.enter_room(room, user);
+        if let Some(presence) = shown {
+            if presence.online {
+                self.show(&presence, new_hearers);
+            }
+            return;
         }
-        let presence = presence.unwrap_or_else(|| online(user.as_str()));
-        let frame = frame::text(&native::presence(&presence, now_ms()));
-        for connection in new_hearers {
-            connection.offer(&frame, Urgency::Presence);
-        }
+        let (Some(shared), user) = (self.this.upgrade(), user.clone()) else { return };
+        tokio::spawn(async move {
+            if let Some(presence) = shared.look_at(&user).await {
+                shared.show(&presence, new_hearers);
+            }
+        });
     }
 
     /// A connection joined a room whose visible users are `visible`: it hears of those it did not see.
-    pub(crate) fn sees(
+    pub(crate) async fn sees(
         &self,
         room: &Arc<Room>,
         connection: &Arc<Connection>,
         visible: &[String],
         before: &HashSet<String>,
     ) {
-        for user in visible.iter().filter(|user| *user != connection.user.as_str()) {
-            let Ok(user) = UserId::parse(user) else { continue };
-            let (_, first) = self.audience.enter_room(room, &user);
-            if first {
-                self.tell_presence(user.as_str(), Change::Watch(wire::Watch { user: user.to_string() }));
+        let others = visible.iter().filter(|user| *user != connection.user.as_str());
+        let others: Vec<UserId> = others.filter_map(|user| UserId::parse(user).ok()).collect();
+        let presences = others.iter().map(|user| async {
+            match self.audience.enter_room(room, user).shown {
+                Some(presence) => Some(presence).filter(|presence| presence.online),
+                None => self.look_at(user).await,
             }
-            if !before.contains(user.as_str()) {
-                let frame = frame::text(&native::presence(&online(user.as_str()), now_ms()));
-                connection.offer(&frame, Urgency::Presence);
+        });
+        for presence in futures_util::future::join_all(presences).await.into_iter().flatten() {
+            if !before.contains(&presence.user) {
+                self.show(&presence, vec![connection.clone()]);
             }
+        }
+    }
+
+    /// Follows a user who was not seen from here before: how they are, if they are online.
+    async fn look_at(&self, user: &UserId) -> Option<wire::UserPresence> {
+        let watch = Change::Watch(wire::Watch { user: user.to_string() });
+        match self.ask_presence(watch).await {
+            Some(Outcome::User(presence)) => {
+                self.audience.learnt(&presence);
+                presence.online.then_some(presence)
+            }
+            _ => None,
         }
     }
 
@@ -196,11 +218,6 @@ impl Shared {
         }
         changes
     }
-}
-
-/// Somebody who just joined is online; more is told when it changes.
-fn online(user: &str) -> wire::UserPresence {
-    wire::UserPresence { user: user.into(), online: true, last_seen_ms: now_ms(), ..Default::default() }
 }
 
 /// The id by which a change finds its shard.

@@ -1,32 +1,55 @@
-//! The REST API of protocol §6.
+//! The REST API of protocol §6: conversations, messages, users and presence in camelCase JSON, for people
+//! with a token and for backends with a key.
+//!
+//! A write becomes a command of the log and is answered when its outcome is known; a read is answered by any
+//! worker. Nothing is decided here that the log does not decide again.
+
+mod body;
+mod caller;
+mod conversations;
+mod describe;
+mod guard;
+mod health;
+mod messages;
+mod participants;
+mod refusal;
+mod session;
+mod shapes;
+#[cfg(test)]
+mod tests;
+mod users;
+mod visible;
+mod write;
+
+pub use health::RecentHealth;
+pub use refusal::{Refused, refusal, refusal_with_status};
 
 use crate::shared::Shared;
 use axum::Router;
-use axum::http::header::RETRY_AFTER;
-use axum::http::{HeaderValue, StatusCode};
-use axum::response::{IntoResponse, Json, Response};
-use carillon_proto::code::Failure;
+use axum::http::StatusCode;
+use axum::middleware::from_fn_with_state;
+use axum::response::Response;
+use axum::routing::any;
+use carillon_proto::code::{ErrorCode, Failure};
 use std::sync::Arc;
 
 /// The API's routes.
-pub fn router(_shared: &Arc<Shared>) -> Router<Arc<Shared>> {
-    Router::new()
+pub fn router(shared: &Arc<Shared>) -> Router<Arc<Shared>> {
+    let (described, _) = describe::routes().split_for_parts();
+    described
+        .merge(describe::page())
+        .method_not_allowed_fallback(method_not_allowed)
+        .route("/api/{*rest}", any(not_found))
+        .layer(from_fn_with_state(shared.clone(), guard::guard))
 }
 
-/// An error as a response (protocol §1).
-pub fn refusal(failure: &Failure) -> Response {
-    let status =
-        StatusCode::from_u16(failure.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let body = serde_json::json!({
-        "error": status.canonical_reason().unwrap_or("Error"),
-        "code": failure.code.as_str(),
-        "message": failure.message,
-    });
-    let mut response = (status, Json(body)).into_response();
-    if let Some(retry_after_ms) = failure.retry_after_ms
-        && let Ok(seconds) = HeaderValue::from_str(&retry_after_ms.div_ceil(1_000).to_string())
-    {
-        response.headers_mut().insert(RETRY_AFTER, seconds);
-    }
-    response
+/// The answer where nothing is.
+pub async fn not_found() -> Response {
+    refusal(&Failure::new(ErrorCode::NotFound, "there is nothing here"))
+}
+
+/// The answer to a method that something does not have.
+pub async fn method_not_allowed() -> Response {
+    let failure = Failure::invalid_payload("this takes other methods: see the header Allow");
+    refusal_with_status(&failure, StatusCode::METHOD_NOT_ALLOWED)
 }

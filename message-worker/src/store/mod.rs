@@ -88,7 +88,8 @@ pub struct SentRow {
 /// What loading a conversation starts from.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LoadedConversation {
-    /// The head's blob, if it was ever written. Read after the participants.
+    /// The head's blob, if it was ever written. Read before the participants: these are written before the head, so
+    /// that they know at least what it knows. What they know beyond it, the rows above it say again.
     pub head: Option<Bytes>,
     /// Stored participants, ascending.
     pub participants: Vec<UserId>,
@@ -129,13 +130,23 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// # Errors
     /// When the store cannot be read.
-    async fn events_after(&self, conversation: &ConversationId, after_seq: u64, limit: usize) -> Result<Vec<EventRow>, StoreError>;
+    async fn events_after(
+        &self,
+        conversation: &ConversationId,
+        after_seq: u64,
+        limit: usize,
+    ) -> Result<Vec<EventRow>, StoreError>;
 
     /// The newest `limit` rows of a conversation with `1 <= seq < before_seq`, ascending.
     ///
     /// # Errors
     /// When the store cannot be read.
-    async fn events_before(&self, conversation: &ConversationId, before_seq: u64, limit: usize) -> Result<Vec<EventRow>, StoreError>;
+    async fn events_before(
+        &self,
+        conversation: &ConversationId,
+        before_seq: u64,
+        limit: usize,
+    ) -> Result<Vec<EventRow>, StoreError>;
 
     /// One row, seq 0 included.
     ///
@@ -150,7 +161,7 @@ pub trait Store: Send + Sync + 'static {
     /// Outcome unknown: write the same again.
     async fn project(&self, projections: Vec<Projection>) -> Result<(), StoreError>;
 
-    /// What a conversation's loading starts from: participants first, then the head.
+    /// What a conversation's loading starts from: the head first, then participants.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -160,13 +171,23 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// # Errors
     /// When the store cannot be read.
-    async fn sent(&self, conversation: &ConversationId, sender: &UserId, limit: usize) -> Result<Vec<SentRow>, StoreError>;
+    async fn sent(
+        &self,
+        conversation: &ConversationId,
+        sender: &UserId,
+        limit: usize,
+    ) -> Result<Vec<SentRow>, StoreError>;
 
     /// Conversations in which a user is a stored participant, ascending by id, above `cursor`, at most `limit`.
     ///
     /// # Errors
     /// When the store cannot be read.
-    async fn conversations_of(&self, user: &UserId, cursor: Option<&ConversationId>, limit: usize) -> Result<Vec<ConversationId>, StoreError>;
+    async fn conversations_of(
+        &self,
+        user: &UserId,
+        cursor: Option<&ConversationId>,
+        limit: usize,
+    ) -> Result<Vec<ConversationId>, StoreError>;
 
     /// Where a partition stands.
     ///
@@ -179,7 +200,12 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// # Errors
     /// Outcome unknown: read again.
-    async fn begin_incarnation(&self, partition: u32, previous: Option<Incarnation>, next: Incarnation) -> Result<Incarnation, StoreError>;
+    async fn begin_incarnation(
+        &self,
+        partition: u32,
+        previous: Option<Incarnation>,
+        next: Incarnation,
+    ) -> Result<Incarnation, StoreError>;
 
     /// Records how far a partition's worker has come. Never moves back within an incarnation.
     ///

@@ -525,10 +525,12 @@ pub struct PresenceRequest {
     /// Number of this batch, contiguous for (gateway, shard) from 1. 0: a heartbeat or a query, no change.
     #[prost(uint64, tag = "2")]
     pub number: u64,
-    /// The last number sent before this request (heartbeats carry it alone).
+    /// The last number sent before this request (heartbeats carry it alone). Of a snapshot too large for one
+    /// message: the number of its last part; the parts after the first are numbered on, without `snapshot`.
     #[prost(uint64, tag = "3")]
     pub last_number: u64,
-    /// Replaces everything this gateway has announced to this shard.
+    /// Replaces everything this gateway has announced to this shard, once its last part has come. A session's
+    /// status stands in the same part as the session.
     #[prost(bool, tag = "4")]
     pub snapshot: bool,
     #[prost(message, repeated, tag = "5")]
@@ -653,11 +655,19 @@ pub struct PresenceReply {
     /// Epoch of the shard's ownership.
     #[prost(uint64, tag = "1")]
     pub epoch: u64,
-    /// The worker missed a batch or is new: send a snapshot.
+    /// The worker missed a batch or is new: send a snapshot. Changes after a missed batch are not taken; their
+    /// results say what would have become of them.
     #[prost(bool, tag = "2")]
     pub snapshot_wanted: bool,
     #[prost(message, repeated, tag = "3")]
     pub results: ::prost::alloc::vec::Vec<PresenceResult>,
+    /// The first beats of an ownership: not every gateway has announced itself yet, so offline means nothing.
+    #[prost(bool, tag = "4")]
+    pub unsettled: bool,
+    /// Rises within an epoch. Of two statements about a user or a room, the one with the higher version holds,
+    /// and of two with the same the pushed one: replies and pushes may overtake each other.
+    #[prost(uint64, tag = "5")]
+    pub version: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PresenceResult {
@@ -668,13 +678,16 @@ pub struct PresenceResult {
 pub mod presence_result {
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum Body {
-        /// session_started: admitted or not; all others: done.
+        /// session_started: admitted or not; session_ended, status_set, unwatch: done.
         #[prost(bool, tag = "1")]
         Done(bool),
+        /// watch, status_query. Not set where the reply would have grown too large: it is pushed instead.
         #[prost(message, tag = "2")]
         User(super::UserPresence),
+        /// room_joined, room_left.
         #[prost(message, tag = "3")]
         Room(super::RoomState),
+        /// profile_query.
         #[prost(message, tag = "4")]
         Profile(super::Profile),
     }
@@ -689,7 +702,7 @@ pub struct UserPresence {
     pub status: i32,
     #[prost(string, tag = "4")]
     pub text: ::prost::alloc::string::String,
-    /// Milliseconds since 1970; 0: never seen.
+    /// Milliseconds since 1970; 0: never seen. Of users online: now.
     #[prost(uint64, tag = "5")]
     pub last_seen_ms: u64,
 }
@@ -699,9 +712,14 @@ pub struct RoomState {
     /// Distinct users joined now, over all gateways, the joiner included.
     #[prost(uint32, tag = "1")]
     pub participants: u32,
-    /// Those with whom the joiner shares presence: the first 100 of the room, in the order of joining.
+    /// Those with whom the joiner shares presence: the first 100 of the room, in the order of joining, the
+    /// joiner among them. Empty for a joiner beyond them, after room_left, and in the reply to a snapshot.
     #[prost(string, repeated, tag = "2")]
     pub visible: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The user is in the room through this gateway first, or has left it through this gateway last. Other
+    /// gateways with members hear of that; the one that asked learns it here.
+    #[prost(bool, tag = "3")]
+    pub changed: bool,
 }
 /// Pushed to gateways, coalesced.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -717,6 +735,9 @@ pub struct PresenceChanges {
     /// The shard has a new owner, or lost count: announce everything again.
     #[prost(bool, tag = "5")]
     pub snapshot_wanted: bool,
+    /// See PresenceReply.version.
+    #[prost(uint64, tag = "6")]
+    pub version: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RoomChange {

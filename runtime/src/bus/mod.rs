@@ -10,6 +10,7 @@ use carillon_proto::id::{Tag, WorkerId};
 use std::time::Duration;
 
 pub mod embedded;
+mod mailbox;
 pub mod nats;
 
 /// What can go wrong on the bus.
@@ -99,21 +100,24 @@ impl ReplyHandle {
 }
 
 /// A stream of messages on one subject, in the order in which each sender sent them. Dropping it ends it.
+///
+/// It holds a bounded number of messages and bytes. One that is full never holds up who publishes: what
+/// finds no room is dropped, and [`Incoming::Lost`] stands in its place.
 pub struct Subscription {
-    pub(crate) incoming: tokio::sync::mpsc::Receiver<Incoming>,
-    /// Ends what feeds `incoming`.
-    pub(crate) _feed: Box<dyn std::any::Any + Send>,
+    mailbox: mailbox::Mailbox,
+    /// Ends what feeds `mailbox`.
+    _feed: Box<dyn std::any::Any + Send>,
 }
 
 impl Subscription {
     /// The next message; `None` when the bus has ended. Cancelling loses nothing.
     pub async fn next(&mut self) -> Option<Incoming> {
-        self.incoming.recv().await
+        self.mailbox.next().await
     }
 
     /// A message that is there already.
     pub fn try_next(&mut self) -> Option<Incoming> {
-        self.incoming.try_recv().ok()
+        self.mailbox.try_next()
     }
 }
 
@@ -197,3 +201,13 @@ pub trait Bus: Send + Sync + 'static {
 /// How long a lease lasts without renewal. Renewed at a quarter of it; kill -9 of a worker costs this
 /// much until another takes over.
 pub const LEASE_MS: u64 = 2_000;
+
+/// Refuses what is larger than the bus carries, the same way on every bus.
+fn check_size(payload_bytes: usize) -> Result<(), BusError> {
+    use carillon_proto::limits::BUS_MESSAGE_BYTES_MAX;
+    if payload_bytes > BUS_MESSAGE_BYTES_MAX {
+        let refused = format!("{payload_bytes} bytes are above {BUS_MESSAGE_BYTES_MAX}: cut the message");
+        return Err(BusError::Unavailable(refused));
+    }
+    Ok(())
+}

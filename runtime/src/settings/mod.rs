@@ -1,12 +1,77 @@
 //! What can be set, from `carillon.toml`, the environment and flags, validated before any port opens.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub mod document;
+pub mod list;
+pub mod load;
+mod nearest;
+mod network;
+pub mod parse;
+pub mod secret;
+#[cfg(test)]
+mod tests;
+
+pub use load::{Loaded, Origin, Refused, Sources};
+pub use network::{Network, Networks};
+
+/// What a process is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Everything in one process.
+    Standalone,
+    /// Serves clients.
+    Gateway,
+    /// Works partitions of the command log.
+    MessageWorker,
+    /// Works shards of presence.
+    PresenceWorker,
+    /// Brings the database's schema up to date, and ends.
+    Migrate,
+    /// Prints a token, and ends.
+    Token,
+}
+
+impl Role {
+    /// All roles, in the order of the help.
+    pub const ALL: [Role; 6] = [
+        Self::Standalone,
+        Self::Gateway,
+        Self::MessageWorker,
+        Self::PresenceWorker,
+        Self::Migrate,
+        Self::Token,
+    ];
+
+    /// The subcommand's name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Standalone => "standalone",
+            Self::Gateway => "gateway",
+            Self::MessageWorker => "message-worker",
+            Self::PresenceWorker => "presence-worker",
+            Self::Migrate => "migrate",
+            Self::Token => "token",
+        }
+    }
+
+    /// Whether clients connect to it.
+    pub fn serves_clients(self) -> bool {
+        matches!(self, Self::Standalone | Self::Gateway)
+    }
+
+    /// Whether it checks or signs tokens, and so cannot do without the secret.
+    pub fn needs_secret(self) -> bool {
+        self.serves_clients() || self == Self::Token
+    }
+}
+
 /// Every setting, with its value decided. Every role takes all and ignores what is not its own.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Settings {
     /// Where clients connect.
     pub listen: SocketAddr,
@@ -48,8 +113,8 @@ pub struct Settings {
     pub access_namespaces: BTreeMap<String, Access>,
     /// Browser origins that may connect; empty: the server's own (under `dev` also localhost).
     pub allowed_origins: Vec<String>,
-    /// Addresses whose `X-Forwarded-For` is believed.
-    pub trusted_proxies: Vec<IpAddr>,
+    /// Addresses and networks whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Networks,
     /// Socket.IO's connection-state recovery for all.
     pub socketio_recovery: bool,
     /// Where spans go, by OTLP over gRPC; `None`: nowhere.
@@ -60,6 +125,19 @@ pub struct Settings {
     pub log: String,
     /// JSON log lines instead of text.
     pub log_json: bool,
+}
+
+impl Settings {
+    /// What `role` runs with when nothing is set.
+    pub fn defaults(role: Role) -> Settings {
+        list::defaults(role)
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(list::shown(self)).finish()
+    }
 }
 
 /// How tokens are checked.
@@ -77,8 +155,8 @@ pub struct Auth {
     pub audience: Option<String>,
 }
 
-impl std::fmt::Debug for Auth {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Auth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Auth").field("jwks_url", &self.jwks_url).finish_non_exhaustive()
     }
 }

@@ -1,7 +1,9 @@
 //! Native frames to commands. Pure; whatever the bytes, the answer is a command or a coded error.
 
 use crate::code::{ErrorCode, Failure};
-use crate::command::{Command, HistoryFrom, Send, clean_content, nests_too_deep};
+use crate::command::{
+    Command, HistoryFrom, Send, check_json, check_length, checked_content, checked_metadata, too_large,
+};
 use crate::event::parse_status;
 use crate::id::{ClientId, ConversationId, InvalidId, MessageId, UserId};
 use crate::limits;
@@ -55,19 +57,19 @@ struct Envelope<'a> {
 /// `too_large` when its fields are not what the type needs (protocol §1).
 pub fn decode(text: &str, content_chars_max: usize) -> Result<Frame, Refused> {
     let bounds = Bounds { content_chars_max };
-    let unreadable = |message: &str| Refused {
-        reference: None,
-        failure: Failure::new(ErrorCode::InvalidFrame, message),
-    };
+    let unreadable =
+        |message: &str| Refused { reference: None, failure: Failure::new(ErrorCode::InvalidFrame, message) };
     let envelope: Envelope<'_> =
         serde_json::from_str(text).map_err(|_| unreadable("a frame must be a JSON object with a type"))?;
-    let (reference, bad_reference) = match envelope.reference.map(|raw| text_of(raw)) {
+    let (reference, bad_reference) = match envelope.reference.map(text_of) {
         None => (None, false),
-        Some(Some(reference)) if reference.chars().count() <= limits::REF_LENGTH_MAX => (Some(reference), false),
+        Some(Some(reference)) if reference.chars().count() <= limits::REF_LENGTH_MAX => {
+            (Some(reference), false)
+        }
         Some(_) => (None, envelope.reference.is_some_and(|raw| raw.get() != "null")),
     };
     let refuse = |failure| Refused { reference: reference.clone(), failure };
-    let Some(kind) = envelope.kind.and_then(|raw| text_of(raw)) else {
+    let Some(kind) = envelope.kind.and_then(text_of) else {
         return Err(refuse(Failure::new(ErrorCode::InvalidFrame, "a frame must have a type, as text")));
     };
     if bad_reference {
@@ -228,48 +230,22 @@ fn users_of(text: &str) -> Result<Vec<UserId>, Failure> {
     ids.iter().map(|id| UserId::parse(id).map_err(bad_id)).collect()
 }
 
-fn too_large(name: &str, bound: usize, unit: &str) -> Failure {
-    Failure::new(ErrorCode::TooLarge, format!("{name} may have at most {bound} {unit}"))
-}
-
 /// Optional text of at most `bound` characters; absent is empty.
 fn bounded(value: Option<Cow<'_, str>>, name: &str, bound: usize) -> Result<String, Failure> {
     let value = value.unwrap_or_default();
-    if value.chars().count() > bound {
-        return Err(too_large(name, bound, "characters"));
-    }
+    check_length(&value, name, bound)?;
     Ok(value.into_owned())
 }
 
 /// Optional JSON that is passed on as it is.
 fn json(raw: Option<&RawValue>, name: &str, bytes_max: usize) -> Result<Option<String>, Failure> {
     let Some(raw) = raw.map(RawValue::get).filter(|raw| *raw != "null") else { return Ok(None) };
-    if raw.len() > bytes_max {
-        return Err(too_large(name, bytes_max, "bytes"));
-    }
-    if nests_too_deep(raw) {
-        return Err(too_large(name, limits::JSON_DEPTH_MAX, "levels of nesting"));
-    }
+    check_json(raw, name, bytes_max)?;
     Ok(Some(raw.to_owned()))
 }
 
-/// The content as it will be stored, within its bounds.
-pub(crate) fn content(content: &str, content_chars_max: usize) -> Result<String, Failure> {
-    let content = clean_content(content);
-    if content.trim().is_empty() {
-        return Err(Failure::new(ErrorCode::EmptyContent, "content must not be empty"));
-    }
-    if content_chars_max > 0 && content.chars().count() > content_chars_max {
-        return Err(too_large("content", content_chars_max, "characters"));
-    }
-    Ok(content)
-}
-
 fn send(fields: SendFields<'_>, bounds: Bounds) -> Result<Send, Failure> {
-    let metadata = json(fields.metadata, "metadata", limits::METADATA_BYTES_MAX)?.unwrap_or_default();
-    if !metadata.is_empty() && !metadata.starts_with('{') {
-        return Err(Failure::invalid_payload("metadata must be an object"));
-    }
+    let metadata = checked_metadata(fields.metadata.map(RawValue::get))?;
     let reply_to = match fields.reply_to {
         Some(id) => MessageId::parse(&id).map_err(bad_id)?.to_string(),
         None => String::new(),
@@ -277,7 +253,7 @@ fn send(fields: SendFields<'_>, bounds: Bounds) -> Result<Send, Failure> {
     let content_type = bounded(fields.content_type, "content_type", limits::CONTENT_TYPE_LENGTH_MAX)?;
     Ok(Send {
         conversation: conversation(fields.conversation_id)?,
-        content: content(&required(fields.content, "content")?, bounds.content_chars_max)?,
+        content: checked_content(&required(fields.content, "content")?, bounds.content_chars_max)?,
         content_type: if content_type.is_empty() { "text".into() } else { content_type },
         client_id: fields.client_id.map(|id| ClientId::parse(&id)).transpose().map_err(bad_id)?,
         persona_id: bounded(fields.persona_id, "persona_id", limits::CONTENT_TYPE_LENGTH_MAX)?,

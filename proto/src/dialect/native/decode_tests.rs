@@ -14,7 +14,8 @@ fn code(text: &str) -> &'static str {
 
 #[test]
 fn gators_own_frames_are_understood() {
-    let Command::Send(send) = ok(r#"{"type":"send_message","conversation_id":"c1","content":"hi","persona_id":null}"#)
+    let Command::Send(send) =
+        ok(r#"{"type":"send_message","conversation_id":"c1","content":"hi","persona_id":null}"#)
     else {
         panic!("a send");
     };
@@ -33,9 +34,13 @@ fn gators_own_frames_are_understood() {
 
 #[test]
 fn what_is_wrong_has_its_code() {
-    let long = format!(r#"{{"type":"send_message","conversation_id":"c","content":"{}"}}"#, "x".repeat(5_001));
-    let deep =
-        format!(r#"{{"type":"send_message","conversation_id":"c","content":"x","metadata":{{"a":{}{}}}}}"#, "[".repeat(40), "]".repeat(40));
+    let long =
+        format!(r#"{{"type":"send_message","conversation_id":"c","content":"{}"}}"#, "x".repeat(5_001));
+    let deep = format!(
+        r#"{{"type":"send_message","conversation_id":"c","content":"x","metadata":{{"a":{}{}}}}}"#,
+        "[".repeat(40),
+        "]".repeat(40)
+    );
     let wide = format!(r#"{{"type":"watch_presence","user_ids":[{}]}}"#, vec!["\"u\""; 201].join(","));
     let table = [
         ("", "invalid_frame"),
@@ -59,7 +64,10 @@ fn what_is_wrong_has_its_code() {
         (r#"{"type":"join_conversation","conversation_id":"c","after_seq":1.5}"#, "invalid_payload"),
         (r#"{"type":"send_message","conversation_id":"c"}"#, "invalid_payload"),
         (r#"{"type":"send_message","conversation_id":"c","content":" \n\u0000 "}"#, "empty_content"),
-        (r#"{"type":"send_message","conversation_id":"c","content":"x","client_id":"~x"}"#, "invalid_payload"),
+        (
+            r#"{"type":"send_message","conversation_id":"c","content":"x","client_id":"~x"}"#,
+            "invalid_payload",
+        ),
         (r#"{"type":"send_message","conversation_id":"c","content":"x","client_id":""}"#, "invalid_payload"),
         (r#"{"type":"send_message","conversation_id":"c","content":"x","metadata":[1]}"#, "invalid_payload"),
         (r#"{"type":"send_message","conversation_id":"c","content":"x","reply_to":"y"}"#, "invalid_payload"),
@@ -87,11 +95,14 @@ fn errors_echo_the_reference() {
 
 #[test]
 fn bounds_hold_exactly() {
-    let send = |chars: usize| format!(r#"{{"type":"send_message","conversation_id":"c","content":"{}"}}"#, "ü".repeat(chars));
+    let send = |chars: usize| {
+        format!(r#"{{"type":"send_message","conversation_id":"c","content":"{}"}}"#, "ü".repeat(chars))
+    };
     assert!(decode(&send(5_000), 5_000).is_ok());
     assert_eq!(code(&send(5_001)), "too_large");
     assert!(decode(&send(6_000), 0).is_ok(), "0 means no bound");
-    let Command::History { limit, .. } = ok(r#"{"type":"history","conversation_id":"c","limit":100000}"#) else {
+    let Command::History { limit, .. } = ok(r#"{"type":"history","conversation_id":"c","limit":100000}"#)
+    else {
         panic!("history");
     };
     assert_eq!(limit, limits::HISTORY_LIMIT_MAX);
@@ -106,12 +117,14 @@ fn mutated() -> impl Strategy<Value = String> {
         r#"{"type":"watch_presence","user_ids":["a","auth0|b"]}"#,
         r#"{"type":"broadcast","conversation_id":"c","event":"e","data":{"x":null}}"#,
     ]);
-    (seeds, any::<prop::sample::Index>(), any::<prop::sample::Index>(), ".{0,6}").prop_map(|(seed, a, b, with)| {
-        let chars: Vec<char> = seed.chars().collect();
-        let (a, b) = (a.index(chars.len()), b.index(chars.len()));
-        let (from, to) = (a.min(b), a.max(b).min(a.min(b) + 8));
-        chars[..from].iter().collect::<String>() + &with + &chars[to..].iter().collect::<String>()
-    })
+    (seeds, any::<prop::sample::Index>(), any::<prop::sample::Index>(), ".{0,6}").prop_map(
+        |(seed, a, b, with)| {
+            let chars: Vec<char> = seed.chars().collect();
+            let (a, b) = (a.index(chars.len()), b.index(chars.len()));
+            let (from, to) = (a.min(b), a.max(b).min(a.min(b) + 8));
+            chars[..from].iter().collect::<String>() + &with + &chars[to..].iter().collect::<String>()
+        },
+    )
 }
 
 proptest! {

@@ -52,13 +52,50 @@ struct Changes<'a> {
 #[derive(Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum EventFrame<'a> {
-    NewMessage { conversation_id: &'a str, seq: u64, message: MessageBody<'a>, timestamp: &'a str },
-    ConversationUpdated { conversation_id: &'a str, seq: u64, changes: Changes<'a>, timestamp: &'a str },
-    ParticipantJoined { conversation_id: &'a str, seq: u64, user_id: &'a str, timestamp: &'a str },
-    ParticipantLeft { conversation_id: &'a str, seq: u64, user_id: &'a str, timestamp: &'a str },
-    TypingIndicator { conversation_id: &'a str, user_id: &'a str, user_name: &'a str, is_typing: bool, timestamp: &'a str },
-    Broadcast { conversation_id: &'a str, user_id: &'a str, event: &'a str, data: Option<&'a RawValue>, timestamp: &'a str },
-    CursorMoved { conversation_id: &'a str, user_id: &'a str, position: Option<&'a RawValue>, timestamp: &'a str },
+    NewMessage {
+        conversation_id: &'a str,
+        seq: u64,
+        message: MessageBody<'a>,
+        timestamp: &'a str,
+    },
+    ConversationUpdated {
+        conversation_id: &'a str,
+        seq: u64,
+        changes: Changes<'a>,
+        timestamp: &'a str,
+    },
+    ParticipantJoined {
+        conversation_id: &'a str,
+        seq: u64,
+        user_id: &'a str,
+        timestamp: &'a str,
+    },
+    ParticipantLeft {
+        conversation_id: &'a str,
+        seq: u64,
+        user_id: &'a str,
+        timestamp: &'a str,
+    },
+    TypingIndicator {
+        conversation_id: &'a str,
+        user_id: &'a str,
+        user_name: &'a str,
+        is_typing: bool,
+        timestamp: &'a str,
+    },
+    Broadcast {
+        conversation_id: &'a str,
+        user_id: &'a str,
+        event: &'a str,
+        data: Option<&'a RawValue>,
+        timestamp: &'a str,
+    },
+    CursorMoved {
+        conversation_id: &'a str,
+        user_id: &'a str,
+        position: Option<&'a RawValue>,
+        timestamp: &'a str,
+    },
 }
 
 /// The frames of a durable event: none for what has no name in this vocabulary, one for each user where
@@ -161,7 +198,11 @@ struct PresenceUpdate<'a> {
 
 /// The frame of a change of somebody's presence.
 pub fn presence(user: &wire::UserPresence, now_ms: u64) -> String {
-    text(&PresenceUpdate { user_id: &user.user, fields: PresenceFields::of(user), timestamp: rfc3339(now_ms) })
+    text(&PresenceUpdate {
+        user_id: &user.user,
+        fields: PresenceFields::of(user),
+        timestamp: rfc3339(now_ms),
+    })
 }
 
 struct PresenceByUser<'a>(&'a [wire::UserPresence]);
@@ -179,10 +220,21 @@ impl Serialize for PresenceByUser<'_> {
 #[derive(Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum ReplyFrame<'a> {
-    OnlineUsers { users: &'a [String] },
-    Authenticated { user_id: &'a str, expires_at: String },
-    ConversationJoined { conversation_id: &'a str, head_seq: u64, participant_count: u32 },
-    ConversationLeft { conversation_id: &'a str },
+    OnlineUsers {
+        users: &'a [String],
+    },
+    Authenticated {
+        user_id: &'a str,
+        expires_at: String,
+    },
+    ConversationJoined {
+        conversation_id: &'a str,
+        head_seq: u64,
+        participant_count: u32,
+    },
+    ConversationLeft {
+        conversation_id: &'a str,
+    },
     MessageAck {
         #[serde(skip_serializing_if = "Option::is_none")]
         client_id: Option<&'a str>,
@@ -191,8 +243,14 @@ enum ReplyFrame<'a> {
         seq: u64,
     },
     Ack,
-    OnlineStatus { users: PresenceByUser<'a> },
-    History { conversation_id: &'a str, events: Vec<Box<RawValue>>, has_more: bool },
+    OnlineStatus {
+        users: PresenceByUser<'a>,
+    },
+    History {
+        conversation_id: &'a str,
+        events: Vec<Box<RawValue>>,
+        has_more: bool,
+    },
     Pong,
     Error {
         code: &'a str,
@@ -200,8 +258,12 @@ enum ReplyFrame<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         retry_after_ms: Option<u64>,
     },
-    Reconnect { after_ms: u64 },
-    TokenExpiring { expires_at: String },
+    Reconnect {
+        after_ms: u64,
+    },
+    TokenExpiring {
+        expires_at: String,
+    },
 }
 
 impl<'a> ReplyFrame<'a> {
@@ -227,7 +289,11 @@ impl<'a> ReplyFrame<'a> {
             Reply::OnlineStatus { users } => Self::OnlineStatus { users: PresenceByUser(users) },
             Reply::History { conversation, events, has_more } => Self::History {
                 conversation_id: conversation.as_str(),
-                events: events.iter().flat_map(event).filter_map(|frame| RawValue::from_string(frame).ok()).collect(),
+                events: events
+                    .iter()
+                    .flat_map(event)
+                    .filter_map(|frame| RawValue::from_string(frame).ok())
+                    .collect(),
                 has_more: *has_more,
             },
             Reply::Pong => Self::Pong,

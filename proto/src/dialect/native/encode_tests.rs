@@ -48,7 +48,9 @@ fn a_message_has_every_field_of_the_table() {
 #[test]
 fn what_has_no_name_is_not_sent_and_several_users_are_several_frames() {
     assert!(event(&sample(Kind::Created(wire::CreateConversation::default()))).is_empty());
-    let added = event(&sample(Kind::ParticipantsAdded(wire::AddParticipants { users: vec!["b".into(), "c".into()] })));
+    let added = event(&sample(Kind::ParticipantsAdded(wire::AddParticipants {
+        users: vec!["b".into(), "c".into()],
+    })));
     assert_eq!(added.len(), 2);
     assert_eq!(parsed(&added[1])["user_id"], "c");
 }
@@ -66,7 +68,10 @@ fn replies_have_type_timestamp_and_the_reference() {
             Reply::Joined { conversation: conversation.clone(), head_seq: 3, participant_count: 2 },
             json!({"type": "conversation_joined", "conversation_id": "c1", "head_seq": 3, "participant_count": 2}),
         ),
-        (Reply::Left { conversation: conversation.clone() }, json!({"type": "conversation_left", "conversation_id": "c1"})),
+        (
+            Reply::Left { conversation: conversation.clone() },
+            json!({"type": "conversation_left", "conversation_id": "c1"}),
+        ),
         (
             Reply::MessageAck { client_id: None, conversation, id, seq: 9 },
             json!({"type": "message_ack", "conversation_id": "c1", "id": id.to_string(), "seq": 9}),
@@ -110,9 +115,15 @@ fn ephemeral_events_carry_their_data() {
         kind: Some(kind),
     };
     let typing = parsed(&ephemeral(&event(Passing::Typing(true))).expect("a frame"));
-    assert_eq!((&typing["type"], &typing["is_typing"], &typing["user_name"]), (&json!("typing_indicator"), &json!(true), &json!("U")));
+    assert_eq!(
+        (&typing["type"], &typing["is_typing"], &typing["user_name"]),
+        (&json!("typing_indicator"), &json!(true), &json!("U"))
+    );
     let broadcast = wire::Broadcast { event: "e".into(), data: "[1]".into() };
-    assert_eq!(parsed(&ephemeral(&event(Passing::Broadcast(broadcast))).expect("a frame"))["data"], json!([1]));
+    assert_eq!(
+        parsed(&ephemeral(&event(Passing::Broadcast(broadcast))).expect("a frame"))["data"],
+        json!([1])
+    );
     assert_eq!(ephemeral(&wire::Ephemeral::default()), None);
 }
 

@@ -1,0 +1,306 @@
+//! Conversations: lists, creation, reading one, changing one.
+
+use super::Refused;
+use super::body::{InConversation, JsonBody, Params, checked_users, conversation_id, page_limit};
+use super::caller::Caller;
+use super::messages::idempotency_key;
+use super::refusal::Refusals;
+use super::shapes::Conversation;
+use super::write::Write;
+use crate::directory::Action;
+use crate::shared::Shared;
+use axum::extract::State;
+use axum::http::header::LOCATION;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Json, Response};
+use carillon_proto::code::{ErrorCode, Failure};
+use carillon_proto::command::{check_length, checked_metadata};
+use carillon_proto::id::{ConversationId, MADE_CLIENT_ID_PREFIX, UserId};
+use carillon_proto::limits::TITLE_LENGTH_MAX;
+use carillon_proto::partition::stable_hash;
+use carillon_proto::wire::{self, command::Body, read_reply, read_request};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use std::sync::Arc;
+use utoipa::{IntoParams, ToSchema};
+
+#[derive(Deserialize, IntoParams)]
+#[serde(rename_all = "camelCase")]
+#[into_params(parameter_in = Query)]
+pub(super) struct ListParams {
+    /// At most this many, 50 by default.
+    #[param(minimum = 1, maximum = 200)]
+    limit: Option<u32>,
+    /// `nextCursor` of the page before.
+    cursor: Option<String>,
+    /// Whose conversations: needed with an API key, and only with one.
+    user_id: Option<String>,
+}
+
+/// A page of conversations.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ConversationPage {
+    /// Sorted by last activity within this page.
+    conversations: Vec<Conversation>,
+    /// `null` on the last page.
+    #[schema(required = true)]
+    next_cursor: Option<String>,
+}
+
+/// List conversations
+///
+/// Those in which the user is a stored participant.
+#[utoipa::path(
+    operation_id = "listConversations", get, path = "/api/conversations", tag = "Conversations", params(ListParams),
+    responses((status = 200, body = ConversationPage, description = "A page"), Refusals), security(("bearer" = []), ("apiKey" = [])),
+)]
+pub(super) async fn list(
+    State(shared): State<Arc<Shared>>,
+    caller: Caller,
+    Params(params): Params<ListParams>,
+) -> Result<Json<ConversationPage>, Refused> {
+    let user = caller.acts_for(params.user_id.as_deref(), "userId")?.to_string();
+    let cursor = params.cursor.unwrap_or_default();
+    if !cursor.is_empty() {
+        conversation_id(&cursor)?;
+    }
+    let read = wire::ReadConversations { user, cursor, limit: page_limit(params.limit) };
+    let page = match shared.read(read_request::Body::Conversations(read)).await? {
+        read_reply::Body::Conversations(page) => page,
+        _ => return Err(wrong_reply().into()),
+    };
+    let mut conversations: Vec<_> = page.conversations.into_iter().map(Conversation::of).collect();
+    Conversation::sort_by_activity(&mut conversations);
+    let next_cursor = (!page.next_cursor.is_empty()).then_some(page.next_cursor);
+    Ok(Json(ConversationPage { conversations, next_cursor }))
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct NewConversation {
+    /// 1 to 128 of `A-Za-z0-9_.:@-`; one is made where there is none.
+    #[schema(example = "team:planning")]
+    id: Option<String>,
+    #[schema(max_length = 200)]
+    title: Option<String>,
+    /// Ids of users, besides the owner.
+    #[schema(max_items = 200)]
+    participants: Option<Vec<String>>,
+    /// A JSON object of at most 4 KiB.
+    #[schema(value_type = Option<Object>)]
+    metadata: Option<Box<RawValue>>,
+    /// Whom a backend creates it for: owner and participant. Only with an API key.
+    owner_id: Option<String>,
+}
+
+/// Create a conversation
+///
+/// The caller owns it and participates. With an `Idempotency-Key`, a repeat gets the first one's result.
+#[utoipa::path(
+    operation_id = "createConversation", post, path = "/api/conversations", tag = "Conversations", request_body = NewConversation,
+    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 64 of `A-Za-z0-9_.:-`")),
+    responses(
+        (status = 201, body = Conversation, description = "It is created", headers(("Location" = String))),
+        (status = 200, body = Conversation, description = "It was created by the same request before"),
+        Refusals,
+    ),
+    security(("bearer" = []), ("apiKey" = [])),
+)]
+pub(super) async fn create(
+    State(shared): State<Arc<Shared>>,
+    caller: Caller,
+    headers: HeaderMap,
+    JsonBody(new): JsonBody<NewConversation>,
+) -> Result<Response, Refused> {
+    let owner = match (&caller, &new.owner_id) {
+        (Caller::Backend, None) => None,
+        (_, named) => Some(caller.acts_for(named.as_deref(), "ownerId")?),
+    };
+    let key = idempotency_key(&headers)?;
+    let conversation = match &new.id {
+        Some(id) => conversation_id(id)?,
+        None => made_id(owner.as_ref(), key.as_deref())?,
+    };
+    let named = new.participants.unwrap_or_default();
+    let mut participants = checked_users(named.iter().map(String::as_str))?;
+    participants.retain(|user| Some(user) != owner.as_ref());
+    let body = wire::CreateConversation {
+        title: checked_title(new.title.as_deref().unwrap_or_default())?,
+        participants: owner.iter().chain(&participants).map(ToString::to_string).collect(),
+        metadata: checked_metadata(new.metadata.as_deref().map(RawValue::get))?,
+    };
+    let right = caller.right(&shared, &conversation)?;
+    shared.allow(caller.user(), Action::Operation)?;
+    let write = Write {
+        conversation: &conversation,
+        actor: owner.as_ref(),
+        actor_name: caller.shown_name(),
+        right,
+        // Apart from the keys of messages, which the same caller may have chosen alike.
+        client_id: key.map(|key| format!("{MADE_CLIENT_ID_PREFIX}create:{key}")),
+        body: Body::CreateConversation(body.clone()),
+    };
+    let accepted = shared.write(write).await?;
+    if accepted.repeated {
+        let check = caller.right(&shared, &conversation)?.check;
+        return Ok(Json(read_conversation(&shared, &conversation, check).await?).into_response());
+    }
+    let location = [(LOCATION, format!("/api/conversations/{conversation}"))];
+    let created = created(&conversation, owner.as_ref(), body, accepted.time_ms);
+    Ok((StatusCode::CREATED, location, Json(created)).into_response())
+}
+
+/// The new conversation, without asking a worker for what is known.
+fn created(
+    conversation: &ConversationId,
+    owner: Option<&UserId>,
+    body: wire::CreateConversation,
+    time_ms: u64,
+) -> Conversation {
+    let head = wire::Head {
+        created: true,
+        owner: owner.map(ToString::to_string).unwrap_or_default(),
+        title: body.title,
+        metadata: body.metadata,
+        created_ms: time_ms,
+        ..Default::default()
+    };
+    let mut participants = body.participants;
+    participants.sort_unstable();
+    let conversation = conversation.to_string();
+    Conversation::of(wire::ConversationInfo { conversation, head: Some(head), participants })
+}
+
+/// An id for a conversation that was given none: the same for the same key, so that a repeat finds it.
+fn made_id(owner: Option<&UserId>, key: Option<&str>) -> Result<ConversationId, Failure> {
+    let uuid = match key {
+        None => uuid::Uuid::new_v4(),
+        Some(key) => {
+            let owner = owner.map_or("", UserId::as_str);
+            let half = |name: &str| stable_hash(&format!("{name}\n{owner}\n{key}"));
+            uuid::Uuid::from_u64_pair(half("first"), half("second"))
+        }
+    };
+    conversation_id(&uuid.to_string())
+}
+
+/// Read a conversation
+#[utoipa::path(
+    operation_id = "readConversation", get, path = "/api/conversations/{id}", tag = "Conversations",
+    params(("id" = String, Path, description = "The conversation")),
+    responses((status = 200, body = Conversation, description = "The conversation"), Refusals), security(("bearer" = []), ("apiKey" = [])),
+)]
+pub(super) async fn read(
+    State(shared): State<Arc<Shared>>,
+    caller: Caller,
+    InConversation(conversation): InConversation,
+) -> Result<Json<Conversation>, Refused> {
+    let check = caller.right(&shared, &conversation)?.check;
+    Ok(Json(read_conversation(&shared, &conversation, check).await?))
+}
+
+#[derive(Deserialize, ToSchema)]
+pub(super) struct ConversationChanges {
+    /// Empty: none.
+    #[schema(max_length = 200)]
+    title: Option<String>,
+    /// A JSON object of at most 4 KiB, which replaces the one before.
+    #[schema(value_type = Option<Object>)]
+    metadata: Option<Box<RawValue>>,
+    archived: Option<bool>,
+}
+
+/// Change a conversation
+///
+/// For its owner, or a backend. What is absent or `null` stays as it is.
+#[utoipa::path(
+    operation_id = "changeConversation", patch, path = "/api/conversations/{id}", tag = "Conversations", request_body = ConversationChanges,
+    params(("id" = String, Path, description = "The conversation")),
+    responses((status = 200, body = Conversation, description = "What it has become"), Refusals), security(("bearer" = []), ("apiKey" = [])),
+)]
+pub(super) async fn update(
+    State(shared): State<Arc<Shared>>,
+    caller: Caller,
+    InConversation(conversation): InConversation,
+    JsonBody(changes): JsonBody<ConversationChanges>,
+) -> Result<Json<Conversation>, Refused> {
+    let metadata = checked_metadata(changes.metadata.as_deref().map(RawValue::get))?;
+    let body = wire::UpdateConversation {
+        title: changes.title.as_deref().map(checked_title).transpose()?,
+        metadata: (!metadata.is_empty()).then_some(metadata),
+        archived: changes.archived,
+    };
+    if body == wire::UpdateConversation::default() {
+        let message = "name at least one of title, metadata and archived";
+        return Err(Failure::invalid_payload(message).into());
+    }
+    manage(&shared, &caller, &conversation, Body::UpdateConversation(body)).await.map(Json)
+}
+
+/// Changes a conversation or who participates, and reads what it has become.
+pub(super) async fn manage(
+    shared: &Shared,
+    caller: &Caller,
+    conversation: &ConversationId,
+    body: Body,
+) -> Result<Conversation, Refused> {
+    let right = caller.right(shared, conversation)?;
+    let check = right.check.clone();
+    shared.allow(caller.user(), Action::Operation)?;
+    let (actor, actor_name) = (caller.user(), caller.shown_name());
+    shared.write(Write { conversation, actor, actor_name, right, client_id: None, body }).await?;
+    Ok(read_conversation(shared, conversation, check).await?)
+}
+
+/// Reads a conversation, if `check` is empty or a stored participant.
+pub(super) async fn read_conversation(
+    shared: &Shared,
+    conversation: &ConversationId,
+    check: String,
+) -> Result<Conversation, Failure> {
+    let checked = !check.is_empty();
+    let read = wire::ReadConversation { conversation: conversation.to_string(), check };
+    match shared.read(read_request::Body::Conversation(read)).await {
+        Ok(read_reply::Body::Conversation(info)) => Ok(Conversation::of(info)),
+        Ok(_) => Err(wrong_reply()),
+        // A refusal looks the same whether the conversation exists or not.
+        Err(failure) if checked && failure.code == ErrorCode::NotFound => Err(Failure::forbidden()),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// A title without control characters, within its bound.
+fn checked_title(title: &str) -> Result<String, Failure> {
+    let title: String = title.chars().filter(|c| !c.is_control()).collect();
+    check_length(&title, "title", TITLE_LENGTH_MAX)?;
+    Ok(title)
+}
+
+/// A worker's reply that does not answer what was asked.
+pub(super) fn wrong_reply() -> Failure {
+    Failure::new(ErrorCode::Internal, "a reply of the wrong kind")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rest::caller::user_id;
+
+    #[test]
+    fn a_made_id_is_the_same_for_the_same_owner_and_key_only() {
+        let (ann, ben) = (user_id("ann").expect("valid"), user_id("ben").expect("valid"));
+        let made = |owner, key| made_id(owner, key).expect("an id");
+        assert_eq!(made(Some(&ann), Some("k")), made(Some(&ann), Some("k")));
+        let others = [made(Some(&ben), Some("k")), made(None, Some("k")), made(Some(&ann), Some("l"))];
+        assert!(others.iter().all(|other| *other != made(Some(&ann), Some("k"))));
+        assert_ne!(made(Some(&ann), None), made(Some(&ann), None));
+    }
+
+    #[test]
+    fn titles_are_one_line() {
+        assert_eq!(checked_title("a\nb\u{0}c"), Ok("abc".into()));
+        assert!(checked_title(&"ä".repeat(200)).is_ok());
+        assert_eq!(checked_title(&"ä".repeat(201)).expect_err("long").code, ErrorCode::TooLarge);
+    }
+}

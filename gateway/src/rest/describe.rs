@@ -1,0 +1,99 @@
+//! The API's description, made from its code, and the page to read and try it.
+
+use super::refusal::Error;
+use super::{conversations, health, messages, participants, session, users};
+use crate::page;
+use crate::shared::Shared;
+use axum::Router;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use bytes::Bytes;
+use std::sync::{Arc, LazyLock};
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::{Modify, OpenApi};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+/// What the description says beside the routes.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Carillon",
+        description = "Conversations, messages, users and presence. Errors carry a `code` to act on; a refusal \
+                       looks the same whether the thing exists or not. Whatever is written here is heard by \
+                       connected clients at once.",
+    ),
+    components(schemas(Error)),
+    modifiers(&Credentials),
+    tags(
+        (name = "Conversations"), (name = "Participants"), (name = "Messages"), (name = "Users and presence"),
+        (name = "Session"), (name = "Service"),
+    ),
+)]
+struct Description;
+
+struct Credentials;
+
+impl Modify for Credentials {
+    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
+        let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("JWT").build();
+        let key = ApiKeyValue::with_description("Authorization", "For backends: `apikey KEY`");
+        let components = openapi.components.get_or_insert_default();
+        components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
+        components.add_security_scheme("apiKey", SecurityScheme::ApiKey(ApiKey::Header(key)));
+    }
+}
+
+/// Every route with its description.
+pub fn routes() -> OpenApiRouter<Arc<Shared>> {
+    OpenApiRouter::with_openapi(Description::openapi())
+        .routes(routes!(conversations::list, conversations::create))
+        .routes(routes!(conversations::read, conversations::update))
+        .routes(routes!(participants::add))
+        .routes(routes!(participants::remove))
+        .routes(routes!(messages::list, messages::send))
+        .routes(routes!(users::list))
+        .routes(routes!(users::read))
+        .routes(routes!(users::presence))
+        .routes(routes!(session::websocket_token))
+        .routes(routes!(session::current))
+        .routes(routes!(health::health))
+        .routes(routes!(description))
+        .routes(routes!(docs))
+}
+
+/// The files that the page needs; they are no part of the API.
+pub fn page() -> Router<Arc<Shared>> {
+    page::DOCS_FILES.iter().fold(Router::new(), |router, (path, content_type, content)| {
+        router.route(path, get(move || async move { page::docs_response(content_type, content) }))
+    })
+}
+
+/// Serialized once: it is the same for all.
+static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| {
+    let json = routes().into_openapi().to_json();
+    json.unwrap_or_else(|error| {
+        tracing::error!(%error, "the description of the API cannot be written");
+        String::from("{}")
+    })
+    .into()
+});
+
+/// Read this description
+#[utoipa::path(
+    operation_id = "readDescription", get, path = "/api/openapi.json", tag = "Service", security(()),
+    responses((status = 200, content_type = "application/json", description = "OpenAPI")),
+)]
+async fn description() -> Response {
+    ([(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-cache")], DOCUMENT.clone()).into_response()
+}
+
+/// Read and try the API
+#[utoipa::path(
+    operation_id = "readDocs", get, path = "/api/docs", tag = "Service", security(()),
+    responses((status = 200, content_type = "text/html", description = "A page")),
+)]
+async fn docs() -> Response {
+    page::docs_response("text/html; charset=utf-8", page::DOCS)
+}

@@ -1,0 +1,97 @@
+//! The gateway's health, for people and monitoring; probes have their own endpoints.
+
+use crate::shared::Shared;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Json;
+use carillon_proto::wire::{self, read_request};
+use serde::Serialize;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::time::timeout;
+use utoipa::ToSchema;
+
+/// What takes longer is not healthy.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+/// A judgement holds for this long: whoever asks more often costs nothing.
+const JUDGEMENT_AGE_MAX: Duration = Duration::from_secs(1);
+
+/// What was judged last, and when.
+#[derive(Default)]
+pub struct RecentHealth(tokio::sync::Mutex<Option<(Instant, Judgement)>>);
+
+#[derive(Clone, Copy)]
+struct Judgement {
+    bus: bool,
+    store: bool,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Usable {
+    Ok,
+    Draining,
+    Unavailable,
+}
+
+/// The gateway's health.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Health {
+    status: Usable,
+    /// Of Carillon.
+    version: &'static str,
+    /// Client connections of this gateway now.
+    connections: u32,
+    /// Conversations with members on this gateway now.
+    rooms: usize,
+    bus: Usable,
+    /// The workers and their store.
+    store: Usable,
+}
+
+/// Read the health
+#[utoipa::path(
+    operation_id = "readHealth", get, path = "/api/v1/health", tag = "Service",
+    responses(
+        (status = 200, body = Health, description = "Everything that clients need can be used"),
+        (status = 503, body = Health, description = "It cannot, or the gateway is going away"),
+    ),
+    security(()),
+)]
+pub(super) async fn health(State(shared): State<Arc<Shared>>) -> (StatusCode, Json<Health>) {
+    let Judgement { bus, store } = shared.judge().await;
+    let state = |usable| if usable { Usable::Ok } else { Usable::Unavailable };
+    let (code, status) = match (shared.draining.is_cancelled(), bus && store) {
+        (true, _) => (StatusCode::SERVICE_UNAVAILABLE, Usable::Draining),
+        (false, true) => (StatusCode::OK, Usable::Ok),
+        (false, false) => (StatusCode::SERVICE_UNAVAILABLE, Usable::Unavailable),
+    };
+    let health = Health {
+        status,
+        version: env!("CARGO_PKG_VERSION"),
+        connections: shared.admission.connections(),
+        rooms: shared.hub.len(),
+        bus: state(bus),
+        store: state(store),
+    };
+    (code, Json(health))
+}
+
+impl Shared {
+    async fn judge(&self) -> Judgement {
+        let mut recent = self.health.0.lock().await;
+        if let Some((at, judgement)) = *recent
+            && at.elapsed() < JUDGEMENT_AGE_MAX
+        {
+            return judgement;
+        }
+        // Nobody has this id: the read finds nothing, and is cheap.
+        let nobody =
+            wire::ReadConversations { user: "health@carillon".into(), cursor: String::new(), limit: 1 };
+        let store = timeout(CHECK_TIMEOUT, self.read(read_request::Body::Conversations(nobody)));
+        let (bus, store) = tokio::join!(timeout(CHECK_TIMEOUT, self.bus.healthy()), store);
+        let judgement = Judgement { bus: bus.unwrap_or(false), store: matches!(store, Ok(Ok(_))) };
+        *recent = Some((Instant::now(), judgement));
+        judgement
+    }
+}

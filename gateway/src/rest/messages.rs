@@ -1,0 +1,326 @@
+//! Messages of a conversation: pages of them, and sending one.
+
+use super::Refused;
+use super::body::{InConversation, JsonBody, Params, page_limit};
+use super::caller::{Caller, only_with_a_key};
+use super::refusal::Refusals;
+use super::shapes::Message;
+use super::write::Write;
+use crate::directory::Action;
+use crate::shared::Shared;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Json, Response};
+use carillon_proto::code::Failure;
+use carillon_proto::command::{HistoryFrom, check_length, checked_content, checked_metadata};
+use carillon_proto::id::{ClientId, ConversationId, MessageId, UserId};
+use carillon_proto::limits::{CONTENT_TYPE_LENGTH_MAX, HISTORY_LIMIT_MAX, NAME_LENGTH_MAX};
+use carillon_proto::wire::{self, command::Body, presence_change::Body as Change};
+use carillon_proto::wire::{event::Kind, presence_result::Body as Outcome};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use utoipa::{IntoParams, ToSchema};
+
+/// Reads for one page: a run of events that are no messages longer than this ends the page early.
+const READS_MAX: usize = 10;
+/// Bytes of messages after which a page is not read on: what one read brings, and a little.
+const PAGE_BYTES: usize = 512 * 1024;
+
+#[derive(Deserialize, IntoParams)]
+#[serde(rename_all = "camelCase")]
+#[into_params(parameter_in = Query)]
+pub(super) struct PageParams {
+    /// The newest messages below this seq.
+    before_seq: Option<u64>,
+    /// The oldest messages above this seq.
+    after_seq: Option<u64>,
+    /// At most this many, 50 by default.
+    #[param(minimum = 1, maximum = 200)]
+    limit: Option<u32>,
+}
+
+/// A page of messages.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct MessagePage {
+    /// Ascending by seq.
+    messages: Vec<Message>,
+    /// Whether there are more in the direction asked for.
+    has_more: bool,
+    /// With `hasMore`: the `beforeSeq` or `afterSeq` of the next page.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_seq: Option<u64>,
+}
+
+/// List messages
+///
+/// The newest page, or the one before or after a seq.
+#[utoipa::path(
+    operation_id = "listMessages", get, path = "/api/conversations/{id}/messages", tag = "Messages",
+    params(("id" = String, Path, description = "The conversation"), PageParams),
+    responses((status = 200, body = MessagePage, description = "A page"), Refusals), security(("bearer" = []), ("apiKey" = [])),
+)]
+pub(super) async fn list(
+    State(shared): State<Arc<Shared>>,
+    caller: Caller,
+    InConversation(conversation): InConversation,
+    Params(params): Params<PageParams>,
+) -> Result<Json<MessagePage>, Refused> {
+    let from = match (params.before_seq, params.after_seq) {
+        (Some(_), Some(_)) => {
+            return Err(Failure::invalid_payload("give beforeSeq or afterSeq, not both").into());
+        }
+        (Some(seq), None) => HistoryFrom::Before(seq),
+        (None, Some(seq)) => HistoryFrom::After(seq),
+        (None, None) => HistoryFrom::Head,
+    };
+    let check = caller.right(&shared, &conversation)?.check;
+    let page = Page { shared: &shared, conversation: &conversation, check, limit: page_limit(params.limit) };
+    Ok(Json(page.read(from).await?))
+}
+
+struct Page<'a> {
+    shared: &'a Shared,
+    conversation: &'a ConversationId,
+    check: String,
+    limit: u32,
+}
+
+impl Page<'_> {
+    /// Reads events until enough of them are messages. The first read asks for as many as are wanted, as
+    /// most events are messages; what follows a run of others asks for more.
+    async fn read(&self, mut from: HistoryFrom) -> Result<MessagePage, Failure> {
+        let (limit, forward) = (self.limit as usize, matches!(from, HistoryFrom::After(_)));
+        let (mut messages, mut bytes, mut has_more) = (VecDeque::new(), 0, true);
+        for reads in 0..READS_MAX {
+            let read = self.events(from, if reads == 0 { self.limit } else { HISTORY_LIMIT_MAX }).await?;
+            has_more = read.has_more;
+            let end = if forward { read.events.last() } else { read.events.first() };
+            let Some(end) = end.map(|event| event.seq) else { break };
+            from = if forward { HistoryFrom::After(end) } else { HistoryFrom::Before(end) };
+            let found: Vec<Message> = read.events.iter().filter_map(Message::of).collect();
+            bytes += found.iter().map(Message::weight_bytes).sum::<usize>();
+            if forward {
+                messages.extend(found);
+            } else {
+                found.into_iter().rev().for_each(|message| messages.push_front(message));
+            }
+            if !has_more || messages.len() >= limit || bytes >= PAGE_BYTES {
+                break;
+            }
+        }
+        if messages.len() > limit {
+            let surplus = messages.len() - limit;
+            if forward {
+                messages.truncate(limit)
+            } else {
+                drop(messages.drain(..surplus))
+            }
+            let end = if forward { messages.back() } else { messages.front() };
+            let seq = end.map_or(0, Message::seq);
+            (has_more, from) =
+                (true, if forward { HistoryFrom::After(seq) } else { HistoryFrom::Before(seq) });
+        }
+        let next_seq = match from {
+            HistoryFrom::After(seq) | HistoryFrom::Before(seq) if has_more => Some(seq),
+            _ => None,
+        };
+        Ok(MessagePage { messages: messages.into(), has_more, next_seq })
+    }
+
+    async fn events(&self, from: HistoryFrom, limit: u32) -> Result<wire::Events, Failure> {
+        let (after_seq, before_seq) = match from {
+            HistoryFrom::After(seq) => (Some(seq), None),
+            // Below seq 1 there is nothing, which 0 would not say on the bus. It is read all the same: who
+            // may not read hears so.
+            HistoryFrom::Before(seq) => (None, Some(seq.max(1))),
+            HistoryFrom::Head => (None, Some(0)),
+        };
+        let (conversation, check) = (self.conversation.to_string(), self.check.clone());
+        self.shared.read_events(wire::ReadEvents { conversation, after_seq, before_seq, limit, check }).await
+    }
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct NewMessage {
+    /// 1 to 5000 characters after trimming. Control characters other than line feed and tab are removed.
+    #[schema(example = "Hello")]
+    content: String,
+    /// `text` by default.
+    #[serde(rename = "type")]
+    #[schema(max_length = 128)]
+    content_type: Option<String>,
+    /// Makes sending again harmless: 1 to 64 of `A-Za-z0-9_.:-`. The same as the header `Idempotency-Key`.
+    client_id: Option<String>,
+    /// The message that this one answers.
+    #[schema(format = "uuid")]
+    reply_to: Option<String>,
+    /// A JSON object of at most 4 KiB.
+    #[schema(value_type = Option<Object>)]
+    metadata: Option<Box<RawValue>>,
+    /// Who sends it: needed with an API key, and only with one.
+    sender_id: Option<String>,
+    /// How the sender is shown; their profile's name by default. Only with an API key.
+    #[schema(max_length = 128)]
+    sender_name: Option<String>,
+    /// The persona that is addressed. Only with an API key.
+    persona_id: Option<String>,
+    /// Written by a persona. Only with an API key.
+    is_ai: Option<bool>,
+}
+
+/// Send a message
+///
+/// 201 means that it is stored durably. The same user sending the same client id again gets the first message.
+#[utoipa::path(
+    operation_id = "sendMessage", post, path = "/api/conversations/{id}/messages", tag = "Messages", request_body = NewMessage,
+    params(
+        ("id" = String, Path, description = "The conversation"),
+        ("Idempotency-Key" = Option<String>, Header, description = "1 to 64 of `A-Za-z0-9_.:-`"),
+    ),
+    responses(
+        (status = 201, body = Message, description = "It is stored"),
+        (status = 200, body = Message, description = "It was sent before: this is the first one"),
+        Refusals,
+    ),
+    security(("bearer" = []), ("apiKey" = [])),
+)]
+pub(super) async fn send(
+    State(shared): State<Arc<Shared>>,
+    caller: Caller,
+    InConversation(conversation): InConversation,
+    headers: HeaderMap,
+    JsonBody(new): JsonBody<NewMessage>,
+) -> Result<Response, Refused> {
+    let client_id = client_id(&headers, new.client_id.as_deref())?;
+    let sender = caller.acts_for(new.sender_id.as_deref(), "senderId")?;
+    let sender_name = sender_name(&shared, &caller, &sender, new.sender_name.as_deref()).await?;
+    let message = checked_message(&new, &caller, shared.settings.limits.content_chars)?;
+    let right = caller.right(&shared, &conversation)?;
+    let check = right.check.clone();
+    shared.allow(caller.user(), Action::Message)?;
+    let write = Write {
+        conversation: &conversation,
+        actor: Some(&sender),
+        actor_name: &sender_name,
+        right,
+        client_id: client_id.clone(),
+        body: Body::SendMessage(message.clone()),
+    };
+    let accepted = shared.write(write).await?;
+    if accepted.repeated {
+        return Ok(Json(first(&shared, &conversation, check, accepted.seq).await?).into_response());
+    }
+    let event = wire::Event {
+        conversation: conversation.to_string(),
+        seq: accepted.seq,
+        time_ms: accepted.time_ms,
+        id: accepted.id,
+        actor: sender.to_string(),
+        actor_name: sender_name,
+        client_id: client_id.unwrap_or_default(),
+        kind: Some(Kind::Message(message)),
+        ..Default::default()
+    };
+    Ok((StatusCode::CREATED, Json(Message::of(&event))).into_response())
+}
+
+/// The message that an earlier send with the same client id became.
+async fn first(
+    shared: &Shared,
+    conversation: &ConversationId,
+    check: String,
+    seq: u64,
+) -> Result<Message, Failure> {
+    let read = wire::ReadEvents {
+        conversation: conversation.to_string(),
+        after_seq: Some(seq.saturating_sub(1)),
+        limit: 1,
+        check,
+        ..Default::default()
+    };
+    let events = shared.read_events(read).await?.events;
+    let message = events.iter().find(|event| event.seq == seq).and_then(Message::of);
+    message.ok_or_else(|| Failure::invalid_payload("this client id named something other than a message"))
+}
+
+fn checked_message(
+    new: &NewMessage,
+    caller: &Caller,
+    chars_max: usize,
+) -> Result<wire::SendMessage, Failure> {
+    let is_backend = matches!(caller, Caller::Backend);
+    let (persona_id, is_ai) = (new.persona_id.clone().unwrap_or_default(), new.is_ai.unwrap_or(false));
+    if !persona_id.is_empty() && !is_backend {
+        return Err(only_with_a_key("personaId"));
+    }
+    if is_ai && !is_backend {
+        return Err(only_with_a_key("isAi"));
+    }
+    check_length(&persona_id, "personaId", CONTENT_TYPE_LENGTH_MAX)?;
+    let content_type = new.content_type.as_deref().filter(|kind| !kind.is_empty()).unwrap_or("text");
+    check_length(content_type, "type", CONTENT_TYPE_LENGTH_MAX)?;
+    let reply_to = new.reply_to.as_deref().map(MessageId::parse).transpose();
+    let reply_to = reply_to.map_err(|error| Failure::invalid_payload(error.to_string()))?;
+    Ok(wire::SendMessage {
+        content: checked_content(&new.content, chars_max)?,
+        content_type: content_type.to_owned(),
+        persona_id,
+        reply_to: reply_to.map(|id| id.to_string()).unwrap_or_default(),
+        metadata: checked_metadata(new.metadata.as_deref().map(RawValue::get))?,
+        is_ai,
+    })
+}
+
+/// How the sender is shown: a user as their token says, anybody else as the backend or their profile says.
+async fn sender_name(
+    shared: &Shared,
+    caller: &Caller,
+    sender: &UserId,
+    named: Option<&str>,
+) -> Result<String, Failure> {
+    match (caller, named.filter(|name| !name.trim().is_empty())) {
+        (Caller::User(identity), None) => Ok(identity.name.to_string()),
+        (Caller::User(_), Some(_)) => Err(only_with_a_key("senderName")),
+        (Caller::Backend, Some(name)) => {
+            check_length(name, "senderName", NAME_LENGTH_MAX)?;
+            Ok(name.chars().filter(|c| !c.is_control()).collect())
+        }
+        (Caller::Backend, None) => {
+            let query = Change::ProfileQuery(wire::ProfileQuery { user: sender.to_string() });
+            match shared.ask_presence(query).await {
+                Some(Outcome::Profile(profile)) if !profile.name.is_empty() => Ok(profile.name),
+                _ => Ok(sender.to_string()),
+            }
+        }
+    }
+}
+
+fn client_id(headers: &HeaderMap, in_body: Option<&str>) -> Result<Option<String>, Failure> {
+    match (idempotency_key(headers)?, in_body.map(parse_client_id).transpose()?) {
+        (Some(key), Some(id)) if key != id => {
+            Err(Failure::invalid_payload("Idempotency-Key and clientId differ: give one"))
+        }
+        (key, id) => Ok(key.or(id)),
+    }
+}
+
+fn parse_client_id(text: &str) -> Result<String, Failure> {
+    let id = ClientId::parse(text).map_err(|error| Failure::invalid_payload(error.to_string()))?;
+    Ok(id.to_string())
+}
+
+/// The header `Idempotency-Key`, with or without quotes.
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Failure> {
+    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    let value = value.to_str().unwrap_or_default().trim();
+    let bare = value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value);
+    parse_client_id(bare).map(Some)
+}
+
+#[cfg(test)]
+#[path = "messages_tests.rs"]
+mod tests;

@@ -1,0 +1,57 @@
+//! Writes: a command for the log, and the wait for its outcome.
+
+use super::caller::Right;
+use crate::directory::Action;
+use crate::session::made_client_id;
+use crate::shared::Shared;
+use carillon_proto::code::{ErrorCode, Failure};
+use carillon_proto::id::{ConversationId, UserId};
+use carillon_proto::wire::{self, command::Body};
+use carillon_runtime::time::now_ms;
+
+/// A command in the making.
+pub struct Write<'a> {
+    /// Where.
+    pub conversation: &'a ConversationId,
+    /// Who does it; nobody when a backend acts for itself.
+    pub actor: Option<&'a UserId>,
+    /// How the actor is shown.
+    pub actor_name: &'a str,
+    /// What entitles them.
+    pub right: Right,
+    /// The idempotence key; one is made where there is none.
+    pub client_id: Option<String>,
+    /// What to do.
+    pub body: Body,
+}
+
+impl Shared {
+    /// Sends a command to its log and waits until it is stored durably, or refused.
+    pub(super) async fn write(&self, write: Write<'_>) -> Result<wire::Accepted, Failure> {
+        let (request, outcome) = self.pending.expect_call();
+        let command = wire::Command {
+            conversation: write.conversation.to_string(),
+            actor: write.actor.map(ToString::to_string).unwrap_or_default(),
+            actor_name: write.actor_name.to_owned(),
+            client_id: write.client_id.unwrap_or_else(made_client_id),
+            authority: write.right.authority.into(),
+            gateway: self.id.to_string(),
+            request,
+            traceparent: String::new(),
+            body: Some(write.body),
+        };
+        if let Err(failure) = self.publish(write.conversation, command) {
+            self.pending.resolve(request, Err(failure));
+        }
+        let gone = || Failure::new(ErrorCode::Internal, "the outcome was lost");
+        outcome.await.unwrap_or_else(|_| Err(gone()))
+    }
+
+    /// Takes one action from a user's allowance; a backend has no limit.
+    pub(super) fn allow(&self, user: Option<&UserId>, action: Action) -> Result<(), Failure> {
+        let Some(user) = user else { return Ok(()) };
+        self.directory.take(user, action, &self.settings.limits, now_ms()).map_err(|wait_ms| {
+            Failure::new(ErrorCode::RateLimited, "too many in a minute: slow down").retry_after(wait_ms)
+        })
+    }
+}

@@ -1,0 +1,76 @@
+//! The commit: a group's rows are written, again and again with the same bytes until the store says so, and only
+//! then do acks and events leave.
+
+use crate::backoff::until_done;
+use crate::consume::{Consumer, Done, Stage};
+use crate::context::StartOver;
+use crate::fanout;
+use crate::group::Group;
+use crate::store::{EventRow, Store};
+use carillon_runtime::metrics::{Stage as Latency, observe};
+use carillon_runtime::time::now_ms;
+use std::time::Instant;
+
+impl Consumer<'_> {
+    /// Applies a group and begins to write its rows.
+    pub(crate) fn commit(&mut self, group: Group) -> Stage {
+        let began = Instant::now();
+        let results = group.apply(&mut self.cache, now_ms());
+        observe(Latency::Apply, began.elapsed());
+        let (context, rows, participants) =
+            (self.context.clone(), results.rows.clone(), results.participants.clone());
+        self.job(async move {
+            append(&*context.store, rows).await;
+            // One attempt: lists show it at once where they can, and no ack waits for a projection that fails. Only
+            // an owner's: rows of a life that is over may yet be written over, and their projections would stay.
+            let written = participants.is_empty()
+                || (context.is_ours)() && context.store.project(participants).await.is_ok();
+            Done::Committed { participants: written }
+        });
+        Stage::Committing(results)
+    }
+
+    /// The rows are written: the results leave, if this worker still speaks for the partition.
+    pub(crate) async fn committed(&mut self, participants_written: bool) -> Result<(), StartOver> {
+        let Stage::Committing(results) = std::mem::replace(&mut self.stage, Stage::Idle) else {
+            return Ok(());
+        };
+        if !(self.context.is_ours)() {
+            return Err(StartOver::because("the lease ran out before the acks"));
+        }
+        observe(Latency::Commit, results.applied.elapsed());
+        let began = Instant::now();
+        for (conversation, _) in &results.events {
+            if let Some(slot) = self.cache.note(conversation) {
+                slot.committed_seq = slot.conversation.seq();
+                slot.uncommitted = false;
+            }
+            self.flush.touch(&mut self.cache, conversation);
+        }
+        let outgoing = self.interest.batches(&results.events, results.outcomes);
+        fanout::publish(&*self.context.bus, outgoing).await;
+        observe(Latency::Fanout, began.elapsed());
+        self.flush.project(results.projections);
+        if !participants_written {
+            self.flush.project(results.participants);
+        }
+        self.flush.worked(results.end, results.bytes);
+        self.applied = results.end.position.sequence;
+        if self.cache.len() > 2 * self.context.room().conversations {
+            self.flush.demand();
+            self.trim();
+        }
+        Ok(())
+    }
+}
+
+/// Writes rows until the store says so. A group's rows become visible one by one, and whether a creation precedes
+/// the event at seq 1 cannot be told from that: creations come first.
+async fn append(store: &dyn Store, rows: Vec<EventRow>) {
+    let (creations, others): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| row.seq == 0);
+    for rows in [creations, others] {
+        if !rows.is_empty() {
+            until_done("append", || store.append(rows.clone())).await;
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! One partition's task: its log, its requests, its ephemeral messages and its clock, all in one loop, so that
+//! replies and fan-out leave in the order in which they came to be. Whatever waits runs as a job beside it.
+
+use crate::context::{Context, StartOver};
+use crate::core::cache::Cache;
+use crate::core::conversation;
+use crate::core::interest::Interest;
+use crate::fanout;
+use crate::flush::Flush;
+use crate::ground::{self, Landmark};
+use crate::group::{Group, Ledger, Queue, Results};
+use crate::limits::{STOP_MS_MAX, TICK_MS};
+use crate::load::{LoadError, Loaded};
+use crate::metrics;
+use crate::register::Registrations;
+use crate::store::SentRow;
+use carillon_proto::id::{ConversationId, GatewayId, UserId};
+use carillon_proto::position::Position;
+use carillon_proto::wire;
+use carillon_runtime::bus::{BusError, Incoming, LogEntry, LogReader, Subscription};
+use carillon_runtime::metrics::{Stage as Latency, observe};
+use carillon_runtime::time::now_ms;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use prost::Message as _;
+use std::collections::HashSet;
+use std::time::Duration;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+/// What a job brings back.
+pub(crate) enum Done {
+    Loaded(ConversationId, Box<Result<Loaded, LoadError>>),
+    Sender {
+        id: ConversationId,
+        /// Of the loading that asked.
+        instance: u64,
+        sender: UserId,
+        rows: Vec<SentRow>,
+    },
+    First(ConversationId, conversation::Need, Option<Box<wire::Event>>),
+    Skipped(Position),
+    /// The rows are written; and who participates, if that was to be.
+    Committed {
+        participants: bool,
+    },
+    Flushed,
+    Purged,
+    Checked(Landmark, Result<bool, BusError>),
+    Reader(Result<Box<dyn LogReader>, StartOver>),
+}
+
+/// Where the current group stands.
+#[derive(Debug)]
+pub(crate) enum Stage {
+    Idle,
+    Preparing(Group),
+    Committing(Results),
+}
+
+/// How a partition's work begins, as [`crate::partition`] found out.
+#[derive(Debug)]
+pub(crate) struct Beginning {
+    pub(crate) ledger: Ledger,
+    /// The first entry to work.
+    pub(crate) from: u64,
+    /// The entry before, if the log is recognised by it.
+    pub(crate) landmark: Option<Landmark>,
+}
+
+/// Works a partition's log from one beginning on.
+pub(crate) struct Consumer<'a> {
+    pub(crate) context: &'a Context,
+    pub(crate) interest: &'a mut Interest,
+    pub(crate) registrations: Registrations,
+    pub(crate) cache: Cache,
+    pub(crate) flush: Flush,
+    /// Conversations being loaded.
+    pub(crate) loading: HashSet<ConversationId>,
+    pub(crate) ending: bool,
+    pub(crate) ledger: Ledger,
+    reader: Option<Box<dyn LogReader>>,
+    queue: Queue,
+    pub(crate) stage: Stage,
+    jobs: FuturesUnordered<BoxFuture<'static, Done>>,
+    /// The last entry read.
+    landmark: Option<Landmark>,
+    /// The entry to read next.
+    next: u64,
+    /// The last entry whose group is done.
+    pub(crate) applied: u64,
+    checking: bool,
+    purging: bool,
+}
+
+impl<'a> Consumer<'a> {
+    /// Ready to run.
+    pub(crate) fn new(
+        context: &'a Context,
+        interest: &'a mut Interest,
+        beginning: Beginning,
+    ) -> Consumer<'a> {
+        let Beginning { ledger, from, landmark } = beginning;
+        let mut consumer = Consumer {
+            context,
+            interest,
+            registrations: Registrations::default(),
+            cache: Cache::default(),
+            flush: Flush::new(from - 1, context.exclusive),
+            loading: HashSet::new(),
+            ending: false,
+            ledger,
+            reader: None,
+            queue: Queue::default(),
+            stage: Stage::Idle,
+            jobs: FuturesUnordered::new(),
+            landmark,
+            next: from,
+            applied: from - 1,
+            checking: false,
+            purging: false,
+        };
+        consumer.open_reader();
+        consumer
+    }
+
+    /// Works until `shutdown`, and then finishes what was begun; or until the ground has moved.
+    pub(crate) async fn run(
+        mut self,
+        requests: Subscription,
+        ephemerals: Subscription,
+        shutdown: &CancellationToken,
+    ) -> Result<(), StartOver> {
+        let ended = self.turn(requests, ephemerals, shutdown).await;
+        self.refuse_all();
+        ended
+    }
+
+    async fn turn(
+        &mut self,
+        mut requests: Subscription,
+        mut ephemerals: Subscription,
+        shutdown: &CancellationToken,
+    ) -> Result<(), StartOver> {
+        let mut tick = tokio::time::interval(Duration::from_millis(TICK_MS));
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let deadline = tokio::time::sleep(Duration::MAX);
+        tokio::pin!(deadline);
+        loop {
+            self.advance();
+            if self.ending && matches!(self.stage, Stage::Idle) && self.flush.is_done() {
+                return Ok(());
+            }
+            let room = self.queue.room();
+            tokio::select! {
+                entries = read(&mut self.reader, room) => self.entries(entries),
+                Some(done) = self.jobs.next() => self.done(done).await?,
+                incoming = requests.next() => self.request(incoming)?,
+                incoming = ephemerals.next() => self.ephemeral(incoming).await?,
+                _ = tick.tick() => self.tick().await,
+                () = shutdown.cancelled(), if !self.ending => {
+                    self.end();
+                    deadline.as_mut().reset(tokio::time::Instant::now() + Duration::from_millis(STOP_MS_MAX));
+                }
+                () = &mut deadline, if self.ending => return Ok(()),
+            }
+        }
+    }
+
+    /// Goes as far as it can without waiting.
+    fn advance(&mut self) {
+        if !matches!(self.stage, Stage::Committing(_))
+            && let Some(write) = self.flush.begin(self.context, &mut self.cache)
+        {
+            self.job(async {
+                write.await;
+                Done::Flushed
+            });
+        }
+        if matches!(self.stage, Stage::Idle) && !self.ending && !self.flush.is_full() {
+            self.begin_group();
+        }
+        self.stage = match std::mem::replace(&mut self.stage, Stage::Idle) {
+            Stage::Preparing(group) => self.prepare(group),
+            other => other,
+        };
+        self.load_for_registrations();
+    }
+
+    fn begin_group(&mut self) {
+        let Some(group) = Group::take(&mut self.queue, &self.ledger) else { return };
+        let now_ms = now_ms();
+        group.gateways.iter().for_each(|gateway| self.interest.heard(gateway, now_ms));
+        self.stage = Stage::Preparing(group);
+    }
+
+    pub(crate) fn job(&mut self, job: impl Future<Output = Done> + Send + 'static) {
+        self.jobs.push(Box::pin(job));
+    }
+
+    async fn done(&mut self, done: Done) -> Result<(), StartOver> {
+        match done {
+            Done::Loaded(id, loaded) => return self.loaded(id, *loaded),
+            Done::Sender { id, instance, sender, rows } => self.sender(id, instance, sender, rows),
+            Done::First(id, need, event) => self.first(id, need, event.as_deref()),
+            Done::Skipped(position) => self.skipped(position),
+            Done::Committed { participants } => return self.committed(participants).await,
+            Done::Flushed => {
+                self.flush.done(&mut self.cache);
+                self.trim();
+                self.purge();
+            }
+            Done::Purged => self.purging = false,
+            Done::Checked(landmark, held) => {
+                self.checking = false;
+                if held == Ok(false) {
+                    tracing::error!(
+                        partition = self.context.partition,
+                        sequence = landmark.sequence,
+                        "the log forgot"
+                    );
+                    return Err(ground::forgotten(self.ledger.incarnation.number));
+                }
+            }
+            Done::Reader(reader) => self.reader = Some(reader?),
+        }
+        Ok(())
+    }
+
+    fn entries(&mut self, entries: Result<Vec<LogEntry>, BusError>) {
+        let now_ms = now_ms();
+        match entries {
+            Ok(entries) => {
+                for entry in entries {
+                    if entry.sequence != self.next {
+                        return self.open_reader();
+                    }
+                    self.next += 1;
+                    self.landmark = Some(Landmark { sequence: entry.sequence, tag: entry.tag });
+                    observe(Latency::LogWait, Duration::from_millis(now_ms.saturating_sub(entry.time_ms)));
+                    self.queue.push(entry);
+                }
+            }
+            Err(error) => {
+                tracing::warn!(partition = self.context.partition, %error, "the log reader broke");
+                self.open_reader();
+            }
+        }
+    }
+
+    fn open_reader(&mut self) {
+        self.reader = None;
+        let (context, landmark, next) = (self.context.clone(), self.landmark, self.next);
+        let incarnation = self.ledger.incarnation.number;
+        self.job(async move { Done::Reader(ground::reader(&context, incarnation, landmark, next).await) });
+    }
+
+    async fn ephemeral(&mut self, incoming: Option<Incoming>) -> Result<(), StartOver> {
+        let message = match incoming {
+            Some(Incoming::Message(message)) => message,
+            Some(Incoming::Lost) => return Ok(()),
+            None => return Err(StartOver::because("the bus has ended")),
+        };
+        let Ok(batch) = wire::EphemeralBatch::decode(message.payload) else { return Ok(()) };
+        if let Ok(gateway) = GatewayId::parse(&batch.gateway) {
+            self.interest.heard(&gateway, now_ms());
+        }
+        if (self.context.is_ours)() {
+            fanout::publish(&*self.context.bus, self.interest.ephemeral(&batch)).await;
+        }
+        Ok(())
+    }
+
+    async fn tick(&mut self) {
+        let now_ms = now_ms();
+        let lag_ms = self.lag_ms(now_ms);
+        if (self.context.is_ours)() {
+            fanout::publish(&*self.context.bus, self.interest.beats(now_ms, lag_ms)).await;
+        }
+        self.interest.forget_silent(now_ms);
+        self.flush.demand();
+        if let (Some(landmark), false) = (self.landmark, self.checking) {
+            self.checking = true;
+            let context = self.context.clone();
+            self.job(async move { Done::Checked(landmark, ground::holds(&context, landmark).await) });
+        }
+        self.trim();
+        self.purge();
+        let partition = self.context.partition.to_string();
+        metrics::LAG_MS.with_label_values(&[&partition]).set(lag_ms as i64);
+        metrics::CONVERSATIONS.with_label_values(&[&partition]).set(self.cache.len() as i64);
+    }
+
+    /// Age of the oldest entry whose results have not left.
+    fn lag_ms(&self, now_ms: u64) -> u64 {
+        let oldest = match &self.stage {
+            Stage::Idle => self.queue.oldest_time_ms(),
+            Stage::Preparing(group) => Some(group.time_ms),
+            Stage::Committing(results) => Some(results.time_ms),
+        };
+        oldest.map_or(0, |time_ms| now_ms.saturating_sub(time_ms))
+    }
+
+    pub(crate) fn trim(&mut self) {
+        let stage = &self.stage;
+        let needed = |id: &ConversationId| matches!(stage, Stage::Preparing(group) if group.involves(id));
+        self.cache.trim(now_ms(), self.context.room(), needed);
+    }
+
+    fn purge(&mut self) {
+        if self.purging {
+            return;
+        }
+        if let Some(below) = self.flush.purge_below(now_ms()) {
+            self.purging = true;
+            let context = self.context.clone();
+            self.job(async move {
+                if let Err(error) = context.bus.purge_log(context.partition, below).await {
+                    tracing::warn!(partition = context.partition, %error, "the log was not purged, later");
+                }
+                Done::Purged
+            });
+        }
+    }
+
+    /// Begins nothing more. What was read and not applied stays in the log.
+    fn end(&mut self) {
+        self.ending = true;
+        self.reader = None;
+        self.queue = Queue::default();
+        if matches!(self.stage, Stage::Preparing(_)) {
+            self.stage = Stage::Idle;
+        }
+        self.refuse_all();
+        self.flush.demand();
+    }
+}
+
+async fn read(reader: &mut Option<Box<dyn LogReader>>, room: usize) -> Result<Vec<LogEntry>, BusError> {
+    match reader {
+        Some(reader) if room > 0 => reader.next(room).await,
+        _ => std::future::pending().await,
+    }
+}

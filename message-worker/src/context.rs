@@ -1,0 +1,63 @@
+//! What every part of a partition's worker is given.
+
+use crate::core::cache::Room;
+use crate::limits::CONVERSATIONS_BYTES_MAX;
+use carillon_proto::limits::{CONVERSATION_IDLE_MS, CONVERSATIONS_IN_MEMORY_MAX};
+use carillon_runtime::bus::Bus;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::store::Store;
+
+/// One partition, and what it is worked with.
+#[derive(Clone)]
+pub(crate) struct Context {
+    /// The partition.
+    pub(crate) partition: u32,
+    /// Of how many.
+    pub(crate) partitions: u32,
+    /// The log belongs to this process alone.
+    pub(crate) exclusive: bool,
+    pub(crate) bus: Arc<dyn Bus>,
+    pub(crate) store: Arc<dyn Store>,
+    /// Whether the partition is still ours, by the monotonic clock.
+    pub(crate) is_ours: Arc<dyn Fn() -> bool + Send + Sync>,
+    /// Partitions that this process works, which share its memory.
+    pub(crate) sharing: Arc<AtomicUsize>,
+}
+
+impl Context {
+    /// This partition's share of the process's memory.
+    pub(crate) fn room(&self) -> Room {
+        let sharing = self.sharing.load(Ordering::Relaxed).max(1);
+        Room {
+            conversations: CONVERSATIONS_IN_MEMORY_MAX / sharing,
+            bytes: CONVERSATIONS_BYTES_MAX / sharing,
+            idle_ms: CONVERSATION_IDLE_MS,
+        }
+    }
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context").field("partition", &self.partition).finish_non_exhaustive()
+    }
+}
+
+/// A partition's work cannot go on from what is in memory: begin again from the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub(crate) struct StartOver {
+    /// For people.
+    pub(crate) reason: &'static str,
+    /// This life of the log is known to be over: only another one will do.
+    pub(crate) forgotten: Option<u32>,
+}
+
+impl StartOver {
+    /// Begin again; the checkpoint says how.
+    pub(crate) fn because(reason: &'static str) -> StartOver {
+        StartOver { reason, forgotten: None }
+    }
+}

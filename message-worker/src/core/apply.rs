@@ -1,0 +1,261 @@
+//! What a command makes of a conversation. A function of state, position and entry alone: replay, and a second
+//! worker, come to the same rows byte for byte.
+
+use super::conversation::Conversation;
+use super::dedup::{First, Hit};
+use super::projection;
+use crate::limits::{CLIENT_KEY_BYTES_MAX, EVENT_BYTES_MAX};
+use crate::store::Projection;
+use bytes::Bytes;
+use carillon_proto::code::{ErrorCode, Failure};
+use carillon_proto::id::{MessageId, UserId};
+use carillon_proto::limits::PARTICIPANTS_MAX;
+use carillon_proto::position::Position;
+use carillon_proto::wire::{self, Authority, command::Body, event::Kind, outcome};
+use prost::Message as _;
+use std::collections::HashSet;
+use std::sync::Arc;
+
+/// Where a command stands.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct At {
+    /// Its position.
+    pub(crate) position: Position,
+    /// The write timestamp that follows from the position.
+    pub(crate) timestamp_us: i64,
+    /// When the log took its entry.
+    pub(crate) time_ms: u64,
+}
+
+/// What became of a command.
+#[derive(Debug, Default)]
+pub(crate) struct Applied {
+    /// The event, whose row is to be written.
+    pub(crate) row: Option<Arc<wire::Event>>,
+    /// What follows from the row.
+    pub(crate) projections: Vec<Projection>,
+    /// What its sender is told. `None` for a replayed command of which only its effect on later ones is left.
+    pub(crate) outcome: Option<outcome::Body>,
+}
+
+/// Who asks.
+struct By<'a> {
+    actor: Option<&'a UserId>,
+    authority: Option<Authority>,
+}
+
+impl By<'_> {
+    fn is_backend(&self) -> bool {
+        self.authority == Some(Authority::Backend)
+    }
+}
+
+impl Conversation {
+    /// Applies a command. What [`Conversation::need`] asks for must be known.
+    pub(crate) fn apply(&mut self, at: At, command: &wire::Command) -> Applied {
+        let actor = UserId::parse(&command.actor).ok();
+        let hit = match self.hit(actor.as_ref(), &command.client_id, at.time_ms) {
+            Hit::Known(first) => Some(first),
+            Hit::None | Hit::Claimed { .. } => None,
+        };
+        if Some(at.position) <= self.position {
+            return Applied { outcome: replayed(at.position, hit), ..Applied::default() };
+        }
+        if let Some(first) = hit {
+            return Applied { outcome: Some(accepted(first, true)), ..Applied::default() };
+        }
+        let by = By { actor: actor.as_ref(), authority: Authority::try_from(command.authority).ok() };
+        let decided = match self.decide(&by, command) {
+            Ok(Some(kind)) => self.event(at, command, kind),
+            Ok(None) => {
+                let time_ms = self.event_time_ms(at.time_ms);
+                let known = wire::Accepted { seq: self.seq, id: Bytes::new(), time_ms, repeated: false };
+                return Applied { outcome: Some(outcome::Body::Accepted(known)), ..Applied::default() };
+            }
+            Err(failure) => Err(failure),
+        };
+        match decided {
+            Ok((event, first)) => {
+                self.fold(&event, at.timestamp_us);
+                let projections = projection::of_event(&self.id, &event, at.timestamp_us);
+                Applied { row: Some(event), projections, outcome: Some(accepted(first, false)) }
+            }
+            Err(failure) => {
+                Applied { outcome: Some(outcome::Body::Failure(failure.into())), ..Applied::default() }
+            }
+        }
+    }
+
+    /// The event that a command becomes; nothing if all is as it asks already.
+    fn decide(&self, by: &By, command: &wire::Command) -> Result<Option<Kind>, Failure> {
+        if command.client_id.len() > CLIENT_KEY_BYTES_MAX {
+            return Err(Failure::invalid_payload("the client id is too long"));
+        }
+        match &command.body {
+            Some(Body::SendMessage(message)) => self.send(by, message),
+            Some(Body::CreateConversation(create)) => self.create(by, create),
+            Some(Body::UpdateConversation(update)) => self.update(by, update),
+            Some(Body::AddParticipants(add)) => self.add_participants(by, add),
+            Some(Body::RemoveParticipant(remove)) => self.remove_participant(by, remove),
+            None => Err(Failure::invalid_payload("unknown command: upgrade workers before gateways")),
+        }
+    }
+
+    fn send(&self, by: &By, message: &wire::SendMessage) -> Result<Option<Kind>, Failure> {
+        self.authorize(by)?;
+        if by.actor.is_none() {
+            return Err(Failure::invalid_payload("a message needs a sender"));
+        }
+        let is_ai = message.is_ai && by.is_backend();
+        Ok(Some(Kind::Message(wire::SendMessage { is_ai, ..message.clone() })))
+    }
+
+    fn create(&self, by: &By, create: &wire::CreateConversation) -> Result<Option<Kind>, Failure> {
+        if by.actor.is_none() && !by.is_backend() {
+            return Err(Failure::forbidden());
+        }
+        if self.exists() {
+            return Err(Failure::new(ErrorCode::Conflict, "the conversation exists already"));
+        }
+        let named = create.participants.iter().map(String::as_str);
+        let participants = distinct(by.actor.map(UserId::as_str).into_iter().chain(named))?;
+        if participants.len() > PARTICIPANTS_MAX {
+            return Err(too_many_participants());
+        }
+        let participants = participants.iter().map(|user| user.as_str().to_owned()).collect();
+        Ok(Some(Kind::Created(wire::CreateConversation { participants, ..create.clone() })))
+    }
+
+    fn update(&self, by: &By, update: &wire::UpdateConversation) -> Result<Option<Kind>, Failure> {
+        self.authorize(by)?;
+        self.authorize_management(by)?;
+        if *update == wire::UpdateConversation::default() {
+            return Err(Failure::invalid_payload("name at least one of title, metadata and archived"));
+        }
+        Ok(Some(Kind::Updated(update.clone())))
+    }
+
+    fn add_participants(&self, by: &By, add: &wire::AddParticipants) -> Result<Option<Kind>, Failure> {
+        self.authorize(by)?;
+        self.authorize_management(by)?;
+        let mut users = distinct(add.users.iter().map(String::as_str))?;
+        users.retain(|user| !self.participants.contains(user));
+        if users.is_empty() {
+            return Ok(None);
+        }
+        if self.participants.len() + users.len() > PARTICIPANTS_MAX {
+            return Err(too_many_participants());
+        }
+        let users = users.iter().map(|user| user.as_str().to_owned()).collect();
+        Ok(Some(Kind::ParticipantsAdded(wire::AddParticipants { users })))
+    }
+
+    fn remove_participant(&self, by: &By, remove: &wire::RemoveParticipant) -> Result<Option<Kind>, Failure> {
+        self.authorize(by)?;
+        let user =
+            UserId::parse(&remove.user).map_err(|error| Failure::invalid_payload(error.to_string()))?;
+        if by.actor != Some(&user) {
+            self.authorize_management(by)?;
+        }
+        if !self.participants.contains(&user) {
+            return Err(Failure::new(
+                ErrorCode::NotFound,
+                "the user does not participate in this conversation",
+            ));
+        }
+        Ok(Some(Kind::ParticipantRemoved(remove.clone())))
+    }
+
+    /// Whether the actor may do anything here.
+    fn authorize(&self, by: &By) -> Result<(), Failure> {
+        match by.authority {
+            Some(Authority::Backend | Authority::Granted) => Ok(()),
+            Some(Authority::Participant) if by.actor.is_some_and(|user| self.participants.contains(user)) => {
+                Ok(())
+            }
+            Some(Authority::Participant) | None => Err(Failure::forbidden()),
+        }
+    }
+
+    /// Whether the actor may change the conversation and who participates.
+    fn authorize_management(&self, by: &By) -> Result<(), Failure> {
+        match by.is_backend() {
+            true if self.exists() => Ok(()),
+            true => Err(Failure::new(ErrorCode::NotFound, "there is no such conversation")),
+            false if by.actor.is_some_and(|user| user.as_str() == self.owner) => Ok(()),
+            false => Err(Failure::forbidden()),
+        }
+    }
+
+    fn event(
+        &self,
+        at: At,
+        command: &wire::Command,
+        kind: Kind,
+    ) -> Result<(Arc<wire::Event>, First), Failure> {
+        let creates = matches!(kind, Kind::Created(_));
+        let seq = if creates { 0 } else { self.seq + 1 };
+        let time_ms = self.event_time_ms(at.time_ms);
+        let id = MessageId::new(time_ms, seq, self.id.as_str(), at.position);
+        let event = wire::Event {
+            conversation: self.id.as_str().to_owned(),
+            seq,
+            position: Some(at.position.into()),
+            time_ms,
+            id: Bytes::copy_from_slice(id.as_bytes()),
+            actor: command.actor.clone(),
+            actor_name: command.actor_name.clone(),
+            client_id: command.client_id.clone(),
+            traceparent: command.traceparent.clone(),
+            kind: Some(kind),
+        };
+        if event.encoded_len() > EVENT_BYTES_MAX {
+            return Err(Failure::new(
+                ErrorCode::TooLarge,
+                "the event is too large for the bus: send less at once",
+            ));
+        }
+        Ok((Arc::new(event), First { seq, id, time_ms, position: at.position }))
+    }
+}
+
+/// The outcome of a command that was applied before. One that became an event is told so again; of one that
+/// was refused then, the state that refused it is gone, and its sender's own timeout stands.
+fn replayed(position: Position, hit: Option<First>) -> Option<outcome::Body> {
+    let first = hit.filter(|first| first.position <= position)?;
+    Some(accepted(first, first.position < position))
+}
+
+fn accepted(first: First, repeated: bool) -> outcome::Body {
+    let First { seq, id, time_ms, .. } = first;
+    outcome::Body::Accepted(wire::Accepted {
+        seq,
+        id: Bytes::copy_from_slice(id.as_bytes()),
+        time_ms,
+        repeated,
+    })
+}
+
+fn distinct<'a>(users: impl Iterator<Item = &'a str>) -> Result<Vec<UserId>, Failure> {
+    let mut seen = HashSet::new();
+    let mut kept = Vec::new();
+    for user in users {
+        let user = UserId::parse(user).map_err(|error| Failure::invalid_payload(error.to_string()))?;
+        if seen.insert(user.clone()) {
+            kept.push(user);
+        }
+    }
+    Ok(kept)
+}
+
+fn too_many_participants() -> Failure {
+    Failure::new(ErrorCode::TooLarge, format!("a conversation has at most {PARTICIPANTS_MAX} participants"))
+}
+
+#[cfg(test)]
+#[path = "apply_tests.rs"]
+mod tests;
+
+#[cfg(test)]
+#[path = "replay_tests.rs"]
+mod replay_tests;

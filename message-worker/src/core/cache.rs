@@ -1,0 +1,200 @@
+//! The conversations in memory: the least recently used leave first, and only when the store has all of them.
+
+use super::conversation::Conversation;
+use carillon_proto::id::ConversationId;
+use std::collections::{BTreeMap, HashMap};
+
+/// A conversation in memory.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    /// Its state, with the group applied last, which may not be written yet.
+    pub(crate) conversation: Conversation,
+    /// Seq of the newest event whose row is committed.
+    pub(crate) committed_seq: u64,
+    /// A group that changed it is not written yet.
+    pub(crate) uncommitted: bool,
+    /// Its head or projections wait to be written.
+    pub(crate) dirty: bool,
+    /// They are being written.
+    pub(crate) flushing: bool,
+    /// Tells one loading of a conversation from another.
+    pub(crate) instance: u64,
+    used: u64,
+    used_ms: u64,
+    weight_bytes: usize,
+}
+
+/// How much may stay in memory.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Room {
+    /// Conversations.
+    pub(crate) conversations: usize,
+    /// Bytes.
+    pub(crate) bytes: usize,
+    /// Time without use.
+    pub(crate) idle_ms: u64,
+}
+
+/// The conversations in memory.
+#[derive(Debug, Default)]
+pub(crate) struct Cache {
+    slots: HashMap<ConversationId, Slot>,
+    /// By last use, ascending.
+    order: BTreeMap<u64, ConversationId>,
+    uses: u64,
+    bytes: usize,
+}
+
+impl Cache {
+    /// Conversations in memory.
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whether the conversation is in memory.
+    pub(crate) fn contains(&self, id: &ConversationId) -> bool {
+        self.slots.contains_key(id)
+    }
+
+    /// Takes a loaded conversation in.
+    pub(crate) fn insert(&mut self, conversation: Conversation, now_ms: u64) {
+        let id = conversation.id().clone();
+        self.remove(&id);
+        self.uses += 1;
+        let weight_bytes = conversation.weight_bytes();
+        let committed_seq = conversation.seq();
+        self.order.insert(self.uses, id.clone());
+        self.bytes += weight_bytes;
+        let slot = Slot {
+            conversation,
+            committed_seq,
+            uncommitted: false,
+            dirty: false,
+            flushing: false,
+            instance: self.uses,
+            used: self.uses,
+            used_ms: now_ms,
+            weight_bytes,
+        };
+        self.slots.insert(id, slot);
+    }
+
+    /// A conversation, without using it.
+    pub(crate) fn get(&self, id: &ConversationId) -> Option<&Slot> {
+        self.slots.get(id)
+    }
+
+    /// A conversation, to note something about it: this is no use.
+    pub(crate) fn note(&mut self, id: &ConversationId) -> Option<&mut Slot> {
+        self.slots.get_mut(id)
+    }
+
+    /// Uses a conversation; `change` may alter it.
+    pub(crate) fn using<T>(
+        &mut self,
+        id: &ConversationId,
+        now_ms: u64,
+        change: impl FnOnce(&mut Slot) -> T,
+    ) -> Option<T> {
+        let slot = self.slots.get_mut(id)?;
+        self.uses += 1;
+        if let Some(key) = self.order.remove(&slot.used) {
+            self.order.insert(self.uses, key);
+        }
+        slot.used = self.uses;
+        slot.used_ms = now_ms;
+        let changed = change(slot);
+        let weight_bytes = slot.conversation.weight_bytes();
+        self.bytes = self.bytes + weight_bytes - slot.weight_bytes;
+        slot.weight_bytes = weight_bytes;
+        Some(changed)
+    }
+
+    /// Drops a conversation from memory.
+    pub(crate) fn remove(&mut self, id: &ConversationId) {
+        if let Some(slot) = self.slots.remove(id) {
+            self.order.remove(&slot.used);
+            self.bytes -= slot.weight_bytes;
+        }
+    }
+
+    /// Drops what is idle or too much, except what is `kept` or not written yet. Returns how many.
+    pub(crate) fn trim(&mut self, now_ms: u64, room: Room, kept: impl Fn(&ConversationId) -> bool) -> usize {
+        let (mut conversations, mut bytes) = (self.slots.len(), self.bytes);
+        let mut leaving = Vec::new();
+        for id in self.order.values() {
+            let Some(slot) = self.slots.get(id) else { continue };
+            let too_much = conversations > room.conversations || bytes > room.bytes;
+            if !too_much && slot.used_ms + room.idle_ms > now_ms {
+                break;
+            }
+            if !slot.uncommitted && !slot.dirty && !slot.flushing && !kept(id) {
+                conversations -= 1;
+                bytes -= slot.weight_bytes;
+                leaving.push(id.clone());
+            }
+        }
+        leaving.iter().for_each(|id| self.remove(id));
+        if self.slots.capacity() > 4 * self.slots.len() + 64 {
+            self.slots.shrink_to(2 * self.slots.len());
+        }
+        leaving.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROOM: Room = Room { conversations: 2, bytes: usize::MAX, idle_ms: 60 };
+
+    fn id(name: &str) -> ConversationId {
+        ConversationId::parse(name).expect("valid")
+    }
+
+    fn cache(names: &[&str]) -> Cache {
+        let mut cache = Cache::default();
+        for name in names {
+            cache.insert(Conversation::new(id(name), Vec::new()), 0);
+        }
+        cache
+    }
+
+    #[test]
+    fn the_least_recently_used_leaves_first() {
+        let mut cache = cache(&["a", "b", "c"]);
+        cache.using(&id("a"), 0, |_| ());
+        assert_eq!(cache.trim(1, ROOM, |_| false), 1);
+        assert!(cache.contains(&id("a")) && !cache.contains(&id("b")) && cache.contains(&id("c")));
+    }
+
+    #[test]
+    fn what_is_not_written_or_needed_stays() {
+        let mut cache = cache(&["a", "b", "c", "d", "e"]);
+        cache.note(&id("e")).expect("there").uncommitted = true;
+        cache.note(&id("a")).expect("there").dirty = true;
+        cache.note(&id("b")).expect("there").flushing = true;
+        assert_eq!(cache.trim(1, ROOM, |kept| *kept == id("c")), 1);
+        assert!(!cache.contains(&id("d")));
+    }
+
+    #[test]
+    fn the_idle_leave_and_memory_is_given_back() {
+        let names: Vec<String> = (0..1_000).map(|n| format!("room-{n}")).collect();
+        let mut cache = cache(&names.iter().map(String::as_str).collect::<Vec<_>>());
+        let room = Room { conversations: 10_000, ..ROOM };
+        cache.using(&id("room-5"), 50, |_| ());
+        assert_eq!(cache.trim(59, room, |_| false), 0);
+        assert_eq!(cache.trim(60, room, |_| false), 999);
+        assert!(cache.slots.capacity() < 100, "{}", cache.slots.capacity());
+        assert_eq!(cache.bytes, cache.get(&id("room-5")).expect("used").conversation.weight_bytes());
+    }
+
+    #[test]
+    fn bytes_are_bounded_too() {
+        let mut cache = cache(&["a", "b"]);
+        let half = cache.bytes / 2;
+        assert_eq!(cache.trim(1, Room { bytes: half, ..ROOM }, |_| false), 1);
+        assert_eq!(cache.bytes, half);
+    }
+}

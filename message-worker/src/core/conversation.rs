@@ -1,0 +1,292 @@
+//! A conversation's state: the fold of its rows. What a command makes of it is in [`super::apply`].
+//!
+//! Two workers that folded the same rows hold the same state, whatever they loaded it from.
+
+use super::dedup::{Behind, First, Hit, Sender};
+use crate::store::SentRow;
+use carillon_proto::id::{ConversationId, MessageId, UserId};
+use carillon_proto::position::Position;
+use carillon_proto::wire::{self, event::Kind};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+/// The version of the state machine that this build runs, recorded in every head.
+pub(crate) const VERSION: u32 = 1;
+
+/// What must be known before a command can be applied.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Need {
+    /// The sender's accepted client ids, from the store.
+    Sender(UserId),
+    /// The event that the store says a client id became.
+    First {
+        /// Who sent it.
+        sender: UserId,
+        /// The client id.
+        client_id: String,
+        /// The event.
+        seq: u64,
+    },
+}
+
+/// A conversation.
+#[derive(Debug)]
+pub(crate) struct Conversation {
+    pub(super) id: ConversationId,
+    pub(super) seq: u64,
+    pub(super) position: Option<Position>,
+    pub(super) timestamp_us: i64,
+    pub(super) time_ms: u64,
+    pub(super) created: bool,
+    pub(super) owner: String,
+    title: String,
+    metadata: String,
+    archived: bool,
+    created_ms: u64,
+    last_message: Option<Arc<wire::Event>>,
+    messages: u64,
+    pub(super) participants: BTreeSet<UserId>,
+    senders: HashMap<UserId, Sender>,
+    remembered: usize,
+    /// The store had nothing of this conversation when it was loaded, so nobody has sent anything before.
+    new: bool,
+}
+
+impl Conversation {
+    /// A conversation of which the store has nothing but perhaps participants.
+    pub(crate) fn new(id: ConversationId, participants: Vec<UserId>) -> Conversation {
+        Conversation {
+            id,
+            seq: 0,
+            position: None,
+            timestamp_us: 0,
+            time_ms: 0,
+            created: false,
+            owner: String::new(),
+            title: String::new(),
+            metadata: String::new(),
+            archived: false,
+            created_ms: 0,
+            last_message: None,
+            messages: 0,
+            participants: participants.into_iter().collect(),
+            senders: HashMap::new(),
+            remembered: 0,
+            new: false,
+        }
+    }
+
+    /// A conversation as far as its head says; `None` if a newer state machine wrote that.
+    pub(crate) fn of_head(
+        id: ConversationId,
+        head: wire::Head,
+        participants: Vec<UserId>,
+    ) -> Option<Conversation> {
+        (head.version <= VERSION).then(|| Conversation {
+            seq: head.seq,
+            position: head.position.map(Position::from),
+            time_ms: head.time_ms,
+            created: head.created,
+            owner: head.owner,
+            title: head.title,
+            metadata: head.metadata,
+            archived: head.archived,
+            created_ms: head.created_ms,
+            last_message: head.last_message.map(Arc::new),
+            messages: head.messages,
+            ..Conversation::new(id, participants)
+        })
+    }
+
+    /// All rows are folded: what was not heard of by now was never there.
+    pub(crate) fn loaded(mut self) -> Conversation {
+        self.new = !self.exists();
+        self
+    }
+
+    /// The head as it is stored.
+    pub(crate) fn head(&self) -> wire::Head {
+        wire::Head {
+            seq: self.seq,
+            position: self.position.map(Into::into),
+            time_ms: self.time_ms,
+            version: VERSION,
+            created: self.created,
+            owner: self.owner.clone(),
+            title: self.title.clone(),
+            metadata: self.metadata.clone(),
+            archived: self.archived,
+            created_ms: self.created_ms,
+            last_message: self.last_message.as_deref().cloned(),
+            messages: self.messages,
+        }
+    }
+
+    /// The conversation's id.
+    pub(crate) fn id(&self) -> &ConversationId {
+        &self.id
+    }
+
+    /// Seq of the newest event.
+    pub(crate) fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    /// Where the command of the newest event stood.
+    pub(crate) fn position(&self) -> Option<Position> {
+        self.position
+    }
+
+    /// The write timestamp of the newest event's row; of one that came with the head, 0.
+    pub(crate) fn timestamp_us(&self) -> i64 {
+        self.timestamp_us
+    }
+
+    /// Stored participants.
+    pub(crate) fn participants(&self) -> &BTreeSet<UserId> {
+        &self.participants
+    }
+
+    /// Whether there is anything: a creation, or a message of an open conversation.
+    pub(crate) fn exists(&self) -> bool {
+        self.position.is_some()
+    }
+
+    /// Whether a row is the next of this conversation. A row that is not stems from a life of the log that
+    /// has been superseded here: its position lies below.
+    pub(crate) fn is_followed_by(&self, event: &wire::Event) -> bool {
+        let next_seq = event.seq == self.seq + 1 || (event.seq == 0 && !self.exists());
+        next_seq && event.position.map(Position::from) > self.position
+    }
+
+    /// Takes the next row in.
+    pub(crate) fn fold(&mut self, event: &Arc<wire::Event>, timestamp_us: i64) {
+        if !self.exists() {
+            self.created_ms = event.time_ms;
+        }
+        self.seq = event.seq;
+        self.position = event.position.map(Position::from);
+        self.timestamp_us = timestamp_us;
+        self.time_ms = event.time_ms;
+        match &event.kind {
+            Some(Kind::Message(_)) => {
+                self.messages += 1;
+                self.last_message = Some(Arc::clone(event));
+            }
+            Some(Kind::Created(created)) => self.fold_created(&event.actor, created),
+            Some(Kind::Updated(updated)) => self.fold_updated(updated),
+            Some(Kind::ParticipantsAdded(added)) => self.add(&added.users),
+            Some(Kind::ParticipantRemoved(removed)) => {
+                self.participants.remove(removed.user.as_str());
+            }
+            None => {}
+        }
+        self.remember(event);
+    }
+
+    fn fold_created(&mut self, owner: &str, created: &wire::CreateConversation) {
+        self.created = true;
+        self.owner = owner.to_owned();
+        self.title.clone_from(&created.title);
+        self.metadata.clone_from(&created.metadata);
+        self.add(&created.participants);
+    }
+
+    fn fold_updated(&mut self, updated: &wire::UpdateConversation) {
+        if let Some(title) = &updated.title {
+            self.title.clone_from(title);
+        }
+        if let Some(metadata) = &updated.metadata {
+            self.metadata.clone_from(metadata);
+        }
+        if let Some(archived) = updated.archived {
+            self.archived = archived;
+        }
+    }
+
+    fn add(&mut self, users: &[String]) {
+        self.participants.extend(users.iter().filter_map(|user| UserId::parse(user).ok()));
+    }
+
+    fn remember(&mut self, event: &wire::Event) {
+        if event.client_id.is_empty() {
+            return;
+        }
+        if !self.senders.contains_key(event.actor.as_str()) {
+            let Ok(sender) = UserId::parse(&event.actor) else { return };
+            self.senders.insert(sender, if self.new { Sender::complete() } else { Sender::default() });
+        }
+        let (Some(known), Some(first)) = (self.senders.get_mut(event.actor.as_str()), first_of(event)) else {
+            return;
+        };
+        let before = known.len();
+        known.remember(&event.client_id, first);
+        self.remembered = self.remembered + known.len() - before;
+    }
+
+    /// What must be known before `command` can be applied.
+    pub(crate) fn need(&self, command: &wire::Command, entry_time_ms: u64) -> Option<Need> {
+        if command.client_id.is_empty() {
+            return None;
+        }
+        let sender = || UserId::parse(&command.actor).ok();
+        match self.senders.get(command.actor.as_str()) {
+            Some(known) if known.is_complete() => {
+                match known.hit(&command.client_id, self.event_time_ms(entry_time_ms)) {
+                    Hit::Claimed { seq } => {
+                        Some(Need::First { sender: sender()?, client_id: command.client_id.clone(), seq })
+                    }
+                    Hit::None | Hit::Known(_) => None,
+                }
+            }
+            None if self.new => None,
+            _ => sender().map(Need::Sender),
+        }
+    }
+
+    /// Takes a sender's rows in; `last_word`: as far as this conversation's state reaches.
+    pub(crate) fn learn(
+        &mut self,
+        sender: UserId,
+        rows: Vec<SentRow>,
+        last_word: bool,
+    ) -> Result<(), Behind> {
+        let seq = self.seq;
+        let known = self.senders.entry(sender).or_default();
+        let before = known.len();
+        let learnt = known.learn(rows, seq, last_word);
+        self.remembered = self.remembered + known.len() - before;
+        learnt
+    }
+
+    /// Takes in what the event that a claim pointed to really is.
+    pub(crate) fn confirm(&mut self, sender: &UserId, client_id: &str, event: Option<&wire::Event>) {
+        let Some(known) = self.senders.get_mut(sender) else { return };
+        let theirs = event.filter(|event| event.actor == sender.as_str() && event.client_id == client_id);
+        known.confirm(client_id, theirs.and_then(first_of));
+    }
+
+    /// What is known of a client id.
+    pub(super) fn hit(&self, sender: Option<&UserId>, client_id: &str, entry_time_ms: u64) -> Hit {
+        let known = sender.and_then(|sender| self.senders.get(sender));
+        known.map_or(Hit::None, |known| known.hit(client_id, self.event_time_ms(entry_time_ms)))
+    }
+
+    /// The time of an event made now: the entry's, never less than the last event's.
+    pub(super) fn event_time_ms(&self, entry_time_ms: u64) -> u64 {
+        entry_time_ms.max(self.time_ms)
+    }
+
+    /// About how many bytes this takes in memory.
+    pub(crate) fn weight_bytes(&self) -> usize {
+        let last_message =
+            self.last_message.as_ref().map_or(0, |event| prost::Message::encoded_len(&**event));
+        let texts = self.title.len() + self.metadata.len() + last_message;
+        1_024 + texts + 96 * self.participants.len() + 384 * self.senders.len() + 256 * self.remembered
+    }
+}
+
+fn first_of(event: &wire::Event) -> Option<First> {
+    let position = Position::from(event.position?);
+    Some(First { seq: event.seq, id: MessageId::from_slice(&event.id), time_ms: event.time_ms, position })
+}

@@ -1,0 +1,227 @@
+//! A sender's accepted client ids in one conversation: what makes sending again harmless.
+//!
+//! Follows from the conversation's rows alone. The store's `sent` rows are only claims: a hit on one counts
+//! once the event it points to was seen to be this sender's, with this client id.
+
+use crate::store::SentRow;
+use carillon_proto::id::MessageId;
+use carillon_proto::limits::{DEDUP_AGE_MAX_MS, DEDUP_CLIENT_IDS_MAX};
+use carillon_proto::position::Position;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+/// The event that a client id first became.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct First {
+    pub(crate) seq: u64,
+    pub(crate) id: MessageId,
+    pub(crate) time_ms: u64,
+    pub(crate) position: Position,
+}
+
+/// What is known of a client id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hit {
+    /// Not accepted within the window.
+    None,
+    /// The store says that this event has it; to be confirmed.
+    Claimed {
+        /// The event.
+        seq: u64,
+    },
+    /// It became this event.
+    Known(First),
+}
+
+/// The store knows of events that this conversation's state does not: another worker is ahead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Behind;
+
+#[derive(Debug, Clone, Copy)]
+enum Entry {
+    Claimed { seq: u64, time_ms: u64 },
+    Known(First),
+}
+
+impl Entry {
+    fn seq(&self) -> u64 {
+        match self {
+            Self::Claimed { seq, .. } => *seq,
+            Self::Known(first) => first.seq,
+        }
+    }
+
+    fn time_ms(&self) -> u64 {
+        match self {
+            Self::Claimed { time_ms, .. } => *time_ms,
+            Self::Known(first) => first.time_ms,
+        }
+    }
+}
+
+/// The window of one sender's accepted client ids, at most [`DEDUP_CLIENT_IDS_MAX`].
+#[derive(Debug, Default)]
+pub(crate) struct Sender {
+    /// Whether the store's rows are in here too.
+    complete: bool,
+    by_client_id: HashMap<Arc<str>, Entry>,
+    /// Ascending by seq.
+    order: VecDeque<(u64, Arc<str>)>,
+}
+
+impl Sender {
+    /// A sender of whom the store has nothing that is not in here.
+    pub(crate) fn complete() -> Sender {
+        Sender { complete: true, ..Sender::default() }
+    }
+
+    /// Whether every accepted client id of the window is known.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// Client ids remembered.
+    pub(crate) fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    /// What is known of `client_id` at log time `now_ms`.
+    pub(crate) fn hit(&self, client_id: &str, now_ms: u64) -> Hit {
+        match self.by_client_id.get(client_id) {
+            Some(entry) if expired(entry.time_ms(), now_ms) => Hit::None,
+            Some(Entry::Claimed { seq, .. }) => Hit::Claimed { seq: *seq },
+            Some(Entry::Known(first)) => Hit::Known(*first),
+            None => Hit::None,
+        }
+    }
+
+    /// A client id was accepted: the sender's newest.
+    pub(crate) fn remember(&mut self, client_id: &str, first: First) {
+        while let Some((_, oldest)) = self.order.front() {
+            let oldest_expired =
+                self.by_client_id.get(oldest).is_none_or(|entry| expired(entry.time_ms(), first.time_ms));
+            if !oldest_expired && self.order.len() < DEDUP_CLIENT_IDS_MAX {
+                break;
+            }
+            self.forget_oldest();
+        }
+        self.insert(client_id.into(), Entry::Known(first));
+    }
+
+    /// The store's rows of this sender, newest first, where the conversation's head is `head_seq`. Unless
+    /// `last_word`, a row above the head says that another worker is ahead, and nothing is learnt.
+    pub(crate) fn learn(&mut self, rows: Vec<SentRow>, head_seq: u64, last_word: bool) -> Result<(), Behind> {
+        if !last_word && rows.iter().any(|row| row.seq > head_seq) {
+            return Err(Behind);
+        }
+        let folded = std::mem::take(&mut self.order);
+        let mut known = std::mem::take(&mut self.by_client_id);
+        let mut claims: Vec<SentRow> = rows.into_iter().filter(|row| row.seq <= head_seq).collect();
+        claims.sort_by_key(|row| row.seq);
+        for SentRow { client_id, seq, time_ms } in claims {
+            if !known.contains_key(client_id.as_str()) {
+                self.insert(client_id.into(), Entry::Claimed { seq, time_ms });
+            }
+        }
+        for (_, client_id) in folded {
+            if let Some(entry) = known.remove(&client_id) {
+                self.insert(client_id, entry);
+            }
+        }
+        while self.order.len() > DEDUP_CLIENT_IDS_MAX {
+            self.forget_oldest();
+        }
+        self.complete = true;
+        Ok(())
+    }
+
+    /// What the event that a claim pointed to really is.
+    pub(crate) fn confirm(&mut self, client_id: &str, first: Option<First>) {
+        let Some(entry @ Entry::Claimed { .. }) = self.by_client_id.get_mut(client_id) else { return };
+        match first {
+            Some(first) if first.seq == entry.seq() => *entry = Entry::Known(first),
+            _ => {
+                self.by_client_id.remove(client_id);
+            }
+        }
+    }
+
+    fn insert(&mut self, client_id: Arc<str>, entry: Entry) {
+        self.order.push_back((entry.seq(), Arc::clone(&client_id)));
+        self.by_client_id.insert(client_id, entry);
+    }
+
+    fn forget_oldest(&mut self) {
+        let Some((seq, client_id)) = self.order.pop_front() else { return };
+        // A refuted claim may have been accepted anew under a later seq, which stays.
+        if self.by_client_id.get(&client_id).is_some_and(|entry| entry.seq() == seq) {
+            self.by_client_id.remove(&client_id);
+        }
+    }
+}
+
+fn expired(time_ms: u64, now_ms: u64) -> bool {
+    now_ms.saturating_sub(time_ms) > DEDUP_AGE_MAX_MS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn first(seq: u64, time_ms: u64) -> First {
+        let position = Position { incarnation: 1, sequence: seq, index: 0 };
+        First { seq, id: MessageId::new(time_ms, seq, "room", position), time_ms, position }
+    }
+
+    fn row(client_id: &str, seq: u64) -> SentRow {
+        SentRow { client_id: client_id.into(), seq, time_ms: 1_000 }
+    }
+
+    #[test]
+    fn the_window_holds_the_newest_ids_and_no_more() {
+        let mut sender = Sender::complete();
+        for seq in 1..=(DEDUP_CLIENT_IDS_MAX as u64 + 5) {
+            sender.remember(&format!("c{seq}"), first(seq, 1_000));
+        }
+        assert_eq!(sender.len(), DEDUP_CLIENT_IDS_MAX);
+        assert_eq!(sender.by_client_id.len(), DEDUP_CLIENT_IDS_MAX);
+        assert_eq!(sender.hit("c5", 1_000), Hit::None);
+        assert_eq!(sender.hit("c6", 1_000), Hit::Known(first(6, 1_000)));
+    }
+
+    #[test]
+    fn ids_are_forgotten_by_log_time() {
+        let mut sender = Sender::complete();
+        sender.remember("old", first(1, 1_000));
+        assert_eq!(sender.hit("old", 1_000 + DEDUP_AGE_MAX_MS), Hit::Known(first(1, 1_000)));
+        assert_eq!(sender.hit("old", 1_001 + DEDUP_AGE_MAX_MS), Hit::None);
+        sender.remember("new", first(2, 1_001 + DEDUP_AGE_MAX_MS));
+        assert_eq!(sender.len(), 1, "expired ids leave memory");
+    }
+
+    #[test]
+    fn the_stores_rows_are_claims_below_what_was_folded() {
+        let mut sender = Sender::default();
+        sender.remember("c3", first(3, 1_000));
+        sender.learn(vec![row("c3", 3), row("c2", 2), row("c1", 1)], 3, false).expect("not behind");
+        assert!(sender.is_complete());
+        assert_eq!(sender.hit("c3", 1_000), Hit::Known(first(3, 1_000)));
+        assert_eq!(sender.hit("c2", 1_000), Hit::Claimed { seq: 2 });
+        sender.confirm("c2", Some(first(2, 900)));
+        assert_eq!(sender.hit("c2", 1_000), Hit::Known(first(2, 900)));
+        sender.confirm("c1", None);
+        assert_eq!(sender.hit("c1", 1_000), Hit::None, "the event was another");
+        sender.remember("c1", first(4, 1_000));
+        assert_eq!(sender.hit("c1", 1_000), Hit::Known(first(4, 1_000)));
+    }
+
+    #[test]
+    fn a_row_above_the_head_means_another_worker_is_ahead() {
+        let mut sender = Sender::default();
+        assert_eq!(sender.learn(vec![row("c9", 9), row("c1", 1)], 3, false), Err(Behind));
+        assert!(!sender.is_complete());
+        sender.learn(vec![row("c9", 9), row("c1", 1)], 3, true).expect("the last word");
+        assert_eq!(sender.hit("c9", 1_000), Hit::None);
+        assert_eq!(sender.hit("c1", 1_000), Hit::Claimed { seq: 1 });
+    }
+}

@@ -1,0 +1,219 @@
+//! Properties of the state machine over arbitrary commands: rows are contiguous, the same commands make the same
+//! bytes, state is the fold of the rows, and after a crash at any point replay makes exactly what was missing.
+
+use super::*;
+use crate::core::conversation::Need;
+use crate::store::SentRow;
+use carillon_proto::id::ConversationId;
+use carillon_proto::limits::DEDUP_CLIENT_IDS_MAX;
+use proptest::prelude::*;
+
+const USERS: [&str; 4] = ["ann", "bob", "eve", ""];
+
+fn body() -> impl Strategy<Value = Body> {
+    let user = || prop::sample::select(&USERS[..3]).prop_map(str::to_owned);
+    let users = prop::collection::vec(user(), 0..3);
+    let participants = users.clone();
+    prop_oneof![
+        6 => "[a-z]{0,8}".prop_map(|content| {
+            Body::SendMessage(wire::SendMessage { content, ..wire::SendMessage::default() })
+        }),
+        2 => participants.prop_map(|participants| {
+            Body::CreateConversation(wire::CreateConversation { participants, ..Default::default() })
+        }),
+        1 => prop::option::of("[a-z]{1,4}").prop_map(|title| {
+            Body::UpdateConversation(wire::UpdateConversation { title, ..Default::default() })
+        }),
+        2 => users.prop_map(|users| Body::AddParticipants(wire::AddParticipants { users })),
+        2 => user().prop_map(|user| Body::RemoveParticipant(wire::RemoveParticipant { user })),
+    ]
+}
+
+fn command() -> impl Strategy<Value = wire::Command> {
+    let client_id = prop_oneof![1 => Just(String::new()), 4 => "[a-f]"];
+    (prop::sample::select(&USERS[..]), 0..3i32, client_id, body()).prop_map(
+        |(actor, authority, client_id, body)| wire::Command {
+            conversation: "room".into(),
+            actor: actor.into(),
+            authority,
+            client_id,
+            body: Some(body),
+            ..wire::Command::default()
+        },
+    )
+}
+
+/// Commands with their entries' times, which jump about.
+fn commands() -> impl Strategy<Value = Vec<(u64, wire::Command)>> {
+    prop::collection::vec((1_000..9_000u64, command()), 0..40)
+}
+
+fn placed(commands: &[(u64, wire::Command)]) -> Vec<(At, &wire::Command)> {
+    let at = |nth: usize, time_ms: u64| {
+        let (sequence, index) = (1 + nth as u64 / 3, nth as u32 % 3);
+        let position = Position { incarnation: 1, sequence, index };
+        let timestamp_us = 1_000_000 + 256 * sequence as i64 + i64::from(index);
+        At { position, timestamp_us, time_ms }
+    };
+    commands.iter().enumerate().map(|(nth, (time_ms, command))| (at(nth, *time_ms), command)).collect()
+}
+
+/// A store of one conversation: its rows, and those that were projected.
+#[derive(Default, Clone)]
+struct Rows {
+    events: Vec<(Arc<wire::Event>, i64)>,
+    sent: Vec<(String, SentRow)>,
+}
+
+impl Rows {
+    fn project(&mut self, projections: &[Projection]) {
+        for projection in projections {
+            if let Projection::Sent { sender, time_ms, client_id, seq, .. } = projection {
+                let row = SentRow { client_id: client_id.clone(), seq: *seq, time_ms: *time_ms };
+                self.sent.push((sender.as_str().into(), row));
+            }
+        }
+    }
+
+    /// As `load` does it: from the head at the `head`th row on, if there is one.
+    fn load(&self, head: usize) -> Conversation {
+        let id = || ConversationId::parse("room").expect("valid");
+        let mut at_head = Conversation::new(id(), Vec::new());
+        self.events[..head].iter().for_each(|(event, timestamp_us)| at_head.fold(event, *timestamp_us));
+        let participants = at_head.participants().iter().cloned().collect();
+        let mut conversation = match head {
+            0 => Conversation::new(id(), Vec::new()),
+            _ => Conversation::of_head(id(), at_head.head(), participants).expect("this version"),
+        };
+        for (event, timestamp_us) in &self.events[head..] {
+            assert!(conversation.is_followed_by(event), "contiguous");
+            conversation.fold(event, *timestamp_us);
+        }
+        conversation.loaded()
+    }
+
+    /// As `prepare` does it.
+    fn prepare(&self, conversation: &mut Conversation, at: At, command: &wire::Command) {
+        while let Some(need) = conversation.need(command, at.time_ms) {
+            match need {
+                Need::Sender(sender) => {
+                    let theirs = self.sent.iter().rev().filter(|(name, _)| *name == sender.as_str());
+                    let rows = theirs.map(|(_, row)| row.clone()).take(DEDUP_CLIENT_IDS_MAX).collect();
+                    conversation.learn(sender, rows, false).expect("nobody is ahead");
+                }
+                Need::First { sender, client_id, seq } => {
+                    let event =
+                        self.events.iter().find(|(event, _)| event.seq == seq).map(|(event, _)| &**event);
+                    conversation.confirm(&sender, &client_id, event);
+                }
+            }
+        }
+    }
+}
+
+/// What an uninterrupted run makes.
+fn run(commands: &[(u64, wire::Command)]) -> (Rows, Vec<Applied>, Conversation) {
+    let mut rows = Rows::default();
+    let mut conversation = rows.load(0);
+    let mut all = Vec::new();
+    for (at, command) in placed(commands) {
+        rows.prepare(&mut conversation, at, command);
+        let applied = conversation.apply(at, command);
+        rows.events.extend(applied.row.clone().map(|row| (row, at.timestamp_us)));
+        rows.project(&applied.projections);
+        all.push(applied);
+    }
+    (rows, all, conversation)
+}
+
+fn bytes(rows: &[(Arc<wire::Event>, i64)]) -> Vec<(Vec<u8>, i64)> {
+    rows.iter().map(|(event, timestamp_us)| (event.encode_to_vec(), *timestamp_us)).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn rows_are_contiguous_and_times_monotone(commands in commands()) {
+        let (rows, applied, conversation) = run(&commands);
+        let mut next = 0;
+        let mut time_ms = 0;
+        for (nth, (event, _)) in rows.events.iter().enumerate() {
+            let creates = matches!(event.kind, Some(Kind::Created(_)));
+            prop_assert_eq!(event.seq == 0, creates);
+            prop_assert!(!creates || nth == 0, "a creation comes first");
+            next = if creates { 1 } else { event.seq + 1 };
+            prop_assert!(nth == 0 && event.seq <= 1 || event.seq == rows.events[nth - 1].0.seq + 1);
+            prop_assert!(event.time_ms >= time_ms);
+            time_ms = event.time_ms;
+        }
+        prop_assert_eq!(conversation.seq(), next.max(1) - 1);
+        let messages = rows.events.iter().filter(|(event, _)| matches!(event.kind, Some(Kind::Message(_)))).count();
+        prop_assert_eq!(conversation.head().messages, messages as u64);
+        prop_assert!(applied.iter().all(|applied| applied.outcome.is_some()), "everybody is told something");
+    }
+
+    #[test]
+    fn the_same_commands_make_the_same_bytes(commands in commands()) {
+        let (one, one_applied, one_conversation) = run(&commands);
+        let (other, other_applied, other_conversation) = run(&commands);
+        prop_assert_eq!(bytes(&one.events), bytes(&other.events));
+        prop_assert_eq!(one_conversation.head().encode_to_vec(), other_conversation.head().encode_to_vec());
+        for (one, other) in one_applied.iter().zip(&other_applied) {
+            prop_assert_eq!(&one.outcome, &other.outcome);
+            prop_assert_eq!(&one.projections, &other.projections);
+        }
+    }
+
+    #[test]
+    fn no_client_id_of_a_sender_is_in_two_rows(commands in commands()) {
+        let (rows, ..) = run(&commands);
+        let mut seen = HashSet::new();
+        for (event, _) in rows.events.iter().filter(|(event, _)| !event.client_id.is_empty() && !event.actor.is_empty()) {
+            prop_assert!(seen.insert((&event.actor, &event.client_id)), "{:?} twice", event);
+        }
+    }
+
+    /// The worker dies with some rows written, the projections of fewer, a head over still fewer, and begins again
+    /// at a checkpoint below that. Whoever takes over makes the missing rows, and tells everybody who was accepted
+    /// what they were or would have been told.
+    #[test]
+    fn replay_after_a_crash_makes_what_was_missing(
+        commands in commands(),
+        cuts in (0.0..=1.0f64, 0.0..=1.0f64, 0.0..=1.0f64),
+    ) {
+        let (whole, applied, conversation) = run(&commands);
+        let part = |of: usize, cut: f64| (of as f64 * cut) as usize;
+        let written = part(whole.events.len(), cuts.0);
+        let headed = part(written, cuts.1);
+        let mut crashed = Rows { events: whole.events[..written].to_vec(), sent: Vec::new() };
+        // Everything below the head is projected. What lies above may be or not; here it is not.
+        for (event, timestamp_us) in &whole.events[..headed] {
+            crashed.project(&projection::of_event(conversation.id(), event, *timestamp_us));
+        }
+        let head_position = headed.checked_sub(1).and_then(|nth| whole.events[nth].0.position).map(Position::from);
+        let placed = placed(&commands);
+        let below_head = placed.iter().take_while(|(at, _)| Some(at.position) <= head_position).count();
+        let checkpoint = part(below_head, cuts.2);
+
+        let mut replayed = crashed.load(headed);
+        let mut made = Vec::new();
+        for (nth, (at, command)) in placed.iter().enumerate().skip(checkpoint) {
+            crashed.prepare(&mut replayed, *at, command);
+            let again = replayed.apply(*at, command);
+            match (&again.outcome, &applied[nth].outcome) {
+                (Some(again), Some(before)) => prop_assert_eq!(again, before),
+                (None, Some(outcome::Body::Accepted(accepted))) => {
+                    prop_assert!(accepted.id.is_empty() || command.client_id.is_empty() || command.actor.is_empty(),
+                        "accepted with a row, and not told again: {:?}", command);
+                }
+                (None, _) => {}
+                (Some(_), None) => prop_assert!(false, "told only in replay"),
+            }
+            made.extend(again.row.clone().map(|row| (row, at.timestamp_us)));
+        }
+        prop_assert_eq!(bytes(&made), bytes(&whole.events[written..]));
+        prop_assert_eq!(replayed.head().encode_to_vec(), conversation.head().encode_to_vec());
+        prop_assert_eq!(replayed.participants(), conversation.participants());
+    }
+}

@@ -1,0 +1,227 @@
+//! What gateways see of a partition: heads, refusals, batches by number, beats, and each other's ephemeral events.
+
+use super::bus::TestBus;
+use super::harness::{A_WHILE, World, conversations_of, interest, until};
+use super::memory::{Call, Fault, MemoryStore};
+use crate::metrics;
+use carillon_proto::partition::stable_hash;
+use carillon_proto::subject;
+use carillon_proto::wire::{self, command::Body, partition_reply, partition_request};
+use carillon_runtime::bus::Bus as _;
+use prost::Message as _;
+use std::sync::atomic::Ordering;
+
+fn failure(reply: wire::PartitionReply) -> String {
+    match reply.body {
+        Some(partition_reply::Body::Failure(failure)) => failure.code,
+        other => panic!("not a failure: {other:?}"),
+    }
+}
+
+/// Guards registration as join: the head that is answered, and every event above it.
+#[tokio::test]
+async fn who_registers_hears_the_head_and_everything_above() {
+    let world = World::new();
+    let mut writer = world.gateway("gw-1").await;
+    let mut reader = world.gateway("gw-2").await;
+    let first = world.work(1);
+    world.publish(vec![writer.send(1, "room", "m1"), writer.send(2, "hall", "h1")]).await;
+    writer.outcome(2).await;
+    first.stop().await;
+    let second = world.work(2);
+    assert_eq!(reader.register(&["room"]).await, [("room".into(), 1)], "loaded from the store");
+    for n in 3..=30 {
+        world
+            .publish(vec![writer.send(n, "room", &format!("m{n}")), writer.send(100 + n, "hall", "h")])
+            .await;
+    }
+    reader.hear(|gateway| gateway.contents().len() == 28).await;
+    let seqs: Vec<u64> = reader.contents().into_iter().map(|(seq, _)| seq).collect();
+    assert_eq!(seqs, (2..=29).collect::<Vec<_>>(), "in order, once, and nothing of the hall");
+    let numbers: Vec<u64> = reader.batches.iter().map(|batch| batch.number).collect();
+    assert_eq!(numbers, (1..=numbers.len() as u64).collect::<Vec<_>>());
+    assert!(reader.batches.iter().all(|batch| batch.epoch == 2));
+    // Registering anew in bulk answers only where there is more to know.
+    let add = vec![interest("room", 29, &[]), interest("hall", 3, &[])];
+    let listened = reader.register_with(wire::Register { replace: true, add, remove: Vec::new() }).await;
+    assert_eq!(
+        listened.iter().map(|one| (one.conversation.as_str(), one.head)).collect::<Vec<_>>(),
+        [("hall", 29)]
+    );
+    second.stop().await;
+}
+
+/// Guards that access is decided from stored participants, the same whether a conversation exists or not.
+#[tokio::test]
+async fn who_does_not_participate_is_refused() {
+    let world = World::new();
+    let mut gateway = world.gateway("gw-1").await;
+    let working = world.work(1);
+    let create = wire::CreateConversation { participants: vec!["bob".into()], ..Default::default() };
+    world.publish(vec![gateway.command(1, "room", "ann", Body::CreateConversation(create))]).await;
+    gateway.outcome(1).await;
+    let add = vec![interest("room", 9, &["ann", "eve", "bob"]), interest("nowhere", 9, &["ann"])];
+    let mut listened = gateway.register_with(wire::Register { replace: true, add, remove: Vec::new() }).await;
+    listened.sort_by(|one, other| one.conversation.cmp(&other.conversation));
+    let refused: Vec<_> =
+        listened.iter().map(|one| (one.conversation.as_str(), one.refused.clone())).collect();
+    assert_eq!(refused, [("nowhere", vec!["ann".to_owned()]), ("room", vec!["eve".to_owned()])]);
+    working.stop().await;
+}
+
+/// Guards counters: a request that was overtaken must not undo what came after it.
+#[tokio::test]
+async fn requests_that_come_late_or_wrong_are_refused() {
+    let world = World { partitions: 2, ..World::of(TestBus::new(2), MemoryStore::new()) };
+    let mut gateway = world.gateway("gw-1").await;
+    let working = world.work(5);
+    let (ours, other) = (conversations_of(0, 2, 1).remove(0), conversations_of(1, 2, 1).remove(0));
+    gateway.register(&[&ours]).await;
+    let register = |id: &str| {
+        let add = vec![interest(id, 0, &[])];
+        partition_request::Body::Register(wire::Register { replace: true, add, remove: Vec::new() })
+    };
+    let late = gateway.ask_with(1, register(&ours)).await;
+    assert_eq!((late.epoch, failure(late)), (5, "conflict".into()));
+    assert_eq!(failure(gateway.ask(register(&other)).await), "invalid_payload");
+    let garbage = world
+        .bus
+        .request(&subject::partition(0), vec![0xff; 3].into(), A_WHILE * 20)
+        .await
+        .expect("answered");
+    assert_eq!(failure(wire::PartitionReply::decode(garbage).expect("decodes")), "invalid_payload");
+    working.stop().await;
+}
+
+/// Guards that loading for registrations runs beside the log, side by side, and never in its way.
+#[tokio::test]
+async fn registrations_that_load_do_not_hold_up_the_log() {
+    let world = World::new();
+    let mut writer = world.gateway("gw-1").await;
+    let working = world.work(1);
+    world.publish(vec![writer.send(1, "room", "m1")]).await;
+    writer.outcome(1).await;
+    world.store.hold(Call::Load);
+    let rooms: Vec<String> = (0..200).map(|n| format!("r{n}")).collect();
+    let mut reader = world.gateway("gw-2").await;
+    let bulk = tokio::spawn(async move {
+        let heads = reader.register(&rooms.iter().map(String::as_str).collect::<Vec<_>>()).await;
+        (reader, heads)
+    });
+    let store = world.store.clone();
+    until(|| store.loading_most() >= 16).await;
+    world.publish(vec![writer.send(2, "room", "m2")]).await;
+    assert_eq!(writer.outcome(2).await, "seq 2");
+    assert_eq!(writer.register(&["room"]).await, [("room".into(), 2)]);
+    world.store.release(Call::Load);
+    let (_reader, heads) = bulk.await.expect("answered");
+    assert_eq!(heads.len(), 200);
+    assert!(world.store.loading_most() <= 32, "{} loads at once", world.store.loading_most());
+    // A store that cannot be read is no reason to wait for the gateway's timeout.
+    world.store.fail(Call::Load, &[Fault::Lost]);
+    let add = vec![interest("fresh", 0, &[])];
+    let register = wire::Register { replace: false, add, remove: Vec::new() };
+    assert_eq!(failure(writer.ask(partition_request::Body::Register(register)).await), "unavailable");
+    working.stop().await;
+}
+
+/// Guards the numbers, the beat and the resending: a message that the bus lost is missed and comes again, acks too.
+#[tokio::test]
+async fn a_lost_batch_is_seen_by_the_beat_and_sent_again() {
+    let world = World::new();
+    let mut gateway = world.gateway("gw-1").await;
+    let working = world.work(7);
+    gateway.register(&["room", "hall"]).await;
+    gateway.hear(|gateway| !gateway.beats.is_empty()).await;
+    let hash = stable_hash("room") ^ stable_hash("hall");
+    gateway.hear(|gateway| gateway.beats.last().is_some_and(|beat| beat.interest_hash == hash)).await;
+    world.bus.refusing.store(1, Ordering::SeqCst);
+    world.publish(vec![gateway.send(1, "room", "lost")]).await;
+    until(|| world.bus.refusing.load(Ordering::SeqCst) == 0).await;
+    world.publish(vec![gateway.send(2, "room", "heard")]).await;
+    gateway.outcome(2).await;
+    assert_eq!(gateway.contents(), [(2, "heard".into())]);
+    gateway.hear(|gateway| gateway.beats.last().is_some_and(|beat| beat.number == 2)).await;
+    let beat = gateway.beats.last().copied().expect("heard");
+    assert_eq!((beat.partition, beat.epoch, beat.interest_hash, beat.lag_ms), (0, 7, hash, 0));
+    let resend = |epoch| partition_request::Body::Resend(wire::Resend { epoch, from: 1 });
+    let Some(partition_reply::Body::Resent(resent)) = gateway.ask(resend(7)).await.body else {
+        panic!("not resent")
+    };
+    assert_eq!(resent.batches.iter().map(|batch| batch.number).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!((resent.batches[0].events[0].seq, resent.batches[0].outcomes[0].request), (1, 1));
+    let Some(partition_reply::Body::Resent(none)) = gateway.ask(resend(6)).await.body else {
+        panic!("not resent")
+    };
+    assert!(none.batches.is_empty());
+    working.stop().await;
+}
+
+/// Guards that a new owner makes itself known to gateways it has only read commands of, and what lag means.
+#[tokio::test]
+async fn a_gateway_that_only_sent_hears_beats_with_the_lag() {
+    let world = World::new();
+    let mut gateway = world.gateway("gw-1").await;
+    world.store.hold(Call::Append);
+    let working = world.work(1);
+    world.publish(vec![gateway.send(1, "room", "m1")]).await;
+    gateway.hear(|gateway| gateway.beats.last().is_some_and(|beat| beat.lag_ms >= 500)).await;
+    assert_eq!(gateway.beats.last().map(|beat| (beat.number, beat.interest_hash)), Some((0, 0)));
+    world.store.release(Call::Append);
+    gateway
+        .hear(|gateway| gateway.beats.last().is_some_and(|beat| beat.lag_ms == 0 && beat.number == 1))
+        .await;
+    working.stop().await;
+}
+
+/// Guards that ephemeral events reach the other gateways that listen, once for each batch, and not their sender.
+#[tokio::test]
+async fn ephemeral_events_are_passed_to_the_others() {
+    let world = World::new();
+    let (mut one, mut other) = (world.gateway("gw-1").await, world.gateway("gw-2").await);
+    let working = world.work(1);
+    one.register(&["room", "hall"]).await;
+    other.register(&["room", "hall"]).await;
+    let typing = |id: &str| wire::Ephemeral {
+        conversation: id.into(),
+        user: "ann".into(),
+        kind: Some(wire::ephemeral::Kind::Typing(true)),
+        ..wire::Ephemeral::default()
+    };
+    let batch = wire::EphemeralBatch { gateway: "gw-1".into(), events: vec![typing("room"), typing("hall")] };
+    world.bus.publish(&subject::ephemeral(0), batch.encode_to_vec().into()).await.expect("sent");
+    other.hear(|gateway| !gateway.ephemeral.is_empty()).await;
+    assert_eq!(other.ephemeral, [batch]);
+    one.hear_for(A_WHILE).await;
+    assert!(one.ephemeral.is_empty());
+    working.stop().await;
+}
+
+/// Guards memory: conversations leave it when there are too many, written, and come back as they were.
+#[tokio::test]
+async fn conversations_leave_memory_and_come_back() {
+    let (partition, partitions) = (37, 64);
+    let store = MemoryStore::new();
+    // A partition's share is then two conversations.
+    let world = World { partition, partitions, sharing: 5_000, ..World::of(TestBus::new(partitions), store) };
+    let mut gateway = world.gateway("gw-1").await;
+    let working = world.work(1);
+    let rooms = conversations_of(partition, partitions, 60);
+    for round in 0..3 {
+        for (n, room) in rooms.iter().enumerate() {
+            let command = wire::Command { client_id: format!("c{round}"), ..gateway.send(0, room, "x") };
+            world.publish(vec![wire::Command { request: round * 1_000 + n as u64, ..command }]).await;
+        }
+        for n in 0..rooms.len() as u64 {
+            assert_eq!(gateway.outcome(round * 1_000 + n).await, format!("seq {}", round + 1));
+        }
+    }
+    let held = metrics::CONVERSATIONS.with_label_values(&["37"]);
+    until(|| (1..=2).contains(&held.get())).await;
+    let again = wire::Command { client_id: "c0".into(), ..gateway.send(9_999, &rooms[0], "x") };
+    world.publish(vec![again]).await;
+    assert_eq!(gateway.outcome(9_999).await, "repeated 1");
+    working.stop().await;
+    let tables = world.store.tables();
+    assert!(rooms.iter().all(|room| tables.heads.contains_key(room)));
+}

@@ -1,0 +1,311 @@
+//! A partition with its log, its store, workers that come and go, and gateways that watch.
+
+use super::bus::TestBus;
+use super::memory::MemoryStore;
+use crate::context::Context;
+use crate::partition;
+use bytes::Bytes;
+use carillon_proto::id::{ConversationId, GatewayId, Tag};
+use carillon_proto::position::Incarnation;
+use carillon_proto::subject;
+use carillon_proto::wire::{
+    self, Authority, command::Body, outcome, partition_reply, partition_request, to_gateway,
+};
+use carillon_runtime::bus::{Bus as _, Incoming, Subscription};
+use prost::Message as _;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+/// Longer than anything here takes, on a machine that is busy.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Long enough for something that must not happen to happen.
+pub(super) const A_WHILE: Duration = Duration::from_millis(150);
+
+/// The life in which tests begin, so that runs can be compared.
+pub(super) const LIFE: Incarnation = Incarnation { number: 1, first_sequence: 1, base_us: 1_000_000_000 };
+
+/// One partition.
+pub(super) struct World {
+    pub(super) bus: Arc<TestBus>,
+    pub(super) store: Arc<MemoryStore>,
+    pub(super) partition: u32,
+    pub(super) partitions: u32,
+    pub(super) exclusive: bool,
+    pub(super) sharing: usize,
+}
+
+/// A worker of the partition.
+pub(super) struct Working {
+    pub(super) ours: Arc<AtomicBool>,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl World {
+    /// Partition 0 of 1, in its first life.
+    pub(super) fn new() -> World {
+        let world = World::of(TestBus::new(1), MemoryStore::new());
+        world.store.change(|tables| {
+            let state = crate::store::PartitionState { incarnation: Some(LIFE), checkpoint: None };
+            tables.partitions.insert(0, state);
+        });
+        world
+    }
+
+    pub(super) fn of(bus: Arc<TestBus>, store: Arc<MemoryStore>) -> World {
+        World { bus, store, partition: 0, partitions: 1, exclusive: false, sharing: 1 }
+    }
+
+    pub(super) fn work(&self, epoch: u64) -> Working {
+        let ours = Arc::new(AtomicBool::new(true));
+        let valid = ours.clone();
+        let context = Context {
+            partition: self.partition,
+            partitions: self.partitions,
+            exclusive: self.exclusive,
+            bus: self.bus.clone(),
+            store: self.store.clone(),
+            is_ours: Arc::new(move || valid.load(Ordering::SeqCst)),
+            sharing: Arc::new(AtomicUsize::new(self.sharing)),
+        };
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(partition::work(context, epoch, self.exclusive, stop.clone()));
+        Working { ours, stop, task }
+    }
+
+    /// Publishes an entry.
+    pub(super) async fn publish(&self, commands: Vec<wire::Command>) -> u64 {
+        self.publish_bytes(wire::Entry { commands }.encode_to_vec().into()).await
+    }
+
+    pub(super) async fn publish_bytes(&self, payload: Bytes) -> u64 {
+        static TAGS: AtomicU64 = AtomicU64::new(1);
+        self.publish_tagged(TAGS.fetch_add(1, Ordering::SeqCst), payload).await
+    }
+
+    pub(super) async fn publish_tagged(&self, tag: u64, payload: Bytes) -> u64 {
+        let tag = Tag((u128::from(self.partition) << 64 | u128::from(tag)).to_be_bytes());
+        self.bus.append(self.partition, tag, payload).await.expect("the log takes it")
+    }
+
+    pub(super) async fn gateway(&self, name: &str) -> Gateway {
+        let id = GatewayId::parse(name).expect("valid");
+        let subscription = self.bus.subscribe(&subject::gateway(&id), None).await.expect("subscribed");
+        Gateway {
+            name: name.into(),
+            bus: self.bus.clone(),
+            partition: self.partition,
+            subscription,
+            counter: 0,
+            batches: Vec::new(),
+            beats: Vec::new(),
+            ephemeral: Vec::new(),
+            outcomes: BTreeMap::new(),
+        }
+    }
+
+    /// Waits until the store's checkpoint is at an entry.
+    pub(super) async fn checkpointed(&self, sequence: u64) {
+        let store = &self.store;
+        until(|| store.checkpoint().is_some_and(|checkpoint| checkpoint.position.sequence >= sequence)).await;
+    }
+
+    /// Waits until a worker answers requests.
+    pub(super) async fn worked(&self, gateway: &mut Gateway) {
+        gateway.register(&[]).await;
+    }
+
+    /// The contents of a conversation's rows, by seq.
+    pub(super) fn contents(&self, conversation: &str) -> Vec<(u64, String)> {
+        let events = self.store.tables().events;
+        let rows = events.iter().filter(|((id, _), _)| id == conversation);
+        rows.map(|((_, seq), row)| (*seq, content(&wire::Event::decode(row.blob.clone()).expect("an event"))))
+            .collect()
+    }
+}
+
+impl Working {
+    /// Ends it in good order.
+    pub(super) async fn stop(self) {
+        self.stop.cancel();
+        timeout(PATIENCE, self.task).await.expect("it ends").expect("it does not panic");
+    }
+
+    /// Ends it in good order, once the store's checkpoint is at an entry.
+    pub(super) async fn stop_when(self, world: &World, sequence: u64) {
+        world.checkpointed(sequence).await;
+        self.stop().await;
+    }
+
+    /// Kills it where it stands.
+    pub(super) async fn kill(self) {
+        self.task.abort();
+        assert!(self.task.await.expect_err("killed").is_cancelled(), "it panicked");
+    }
+}
+
+/// Waits until `met`.
+pub(super) async fn until(mut met: impl FnMut() -> bool) {
+    let waited = timeout(PATIENCE, async {
+        while !met() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    });
+    waited.await.expect("it comes to be");
+}
+
+/// A gateway that remembers what it heard.
+pub(super) struct Gateway {
+    pub(super) name: String,
+    bus: Arc<TestBus>,
+    partition: u32,
+    subscription: Subscription,
+    counter: u64,
+    pub(super) batches: Vec<wire::Batch>,
+    pub(super) beats: Vec<wire::Beat>,
+    pub(super) ephemeral: Vec<wire::EphemeralBatch>,
+    pub(super) outcomes: BTreeMap<u64, Vec<outcome::Body>>,
+}
+
+impl Gateway {
+    fn take(&mut self, incoming: Incoming) {
+        let Incoming::Message(message) = incoming else { panic!("the queue was full") };
+        match wire::ToGateway::decode(message.payload).expect("decodes").body.expect("not empty") {
+            to_gateway::Body::Batch(batch) => {
+                for outcome in &batch.outcomes {
+                    let body = outcome.body.clone().expect("not empty");
+                    self.outcomes.entry(outcome.request).or_default().push(body);
+                }
+                self.batches.push(batch);
+            }
+            to_gateway::Body::Beat(beat) => self.beats.push(beat),
+            to_gateway::Body::Ephemeral(batch) => self.ephemeral.push(batch),
+            to_gateway::Body::Presence(_) => panic!("not from a message-worker"),
+        }
+    }
+
+    /// Listens until `met`.
+    pub(super) async fn hear(&mut self, met: impl Fn(&Gateway) -> bool) {
+        let heard = timeout(PATIENCE, async {
+            while !met(self) {
+                let incoming = self.subscription.next().await.expect("the bus lives");
+                self.take(incoming);
+            }
+        });
+        heard.await.unwrap_or_else(|_| panic!("{}: never heard; outcomes {:?}", self.name, self.outcomes));
+    }
+
+    /// Listens for a while.
+    pub(super) async fn hear_for(&mut self, time: Duration) {
+        tokio::time::sleep(time).await;
+        while let Some(incoming) = self.subscription.try_next() {
+            self.take(incoming);
+        }
+    }
+
+    /// The first outcome of a command.
+    pub(super) async fn outcome(&mut self, request: u64) -> String {
+        self.hear(|gateway| gateway.outcomes.contains_key(&request)).await;
+        told(&self.outcomes[&request][0])
+    }
+
+    /// Contents of all messages heard, by seq, in order.
+    pub(super) fn contents(&self) -> Vec<(u64, String)> {
+        let events = self.batches.iter().flat_map(|batch| &batch.events);
+        events.map(|event| (event.seq, content(event))).collect()
+    }
+
+    /// A command of this gateway.
+    pub(super) fn send(&self, request: u64, conversation: &str, content: &str) -> wire::Command {
+        let message = wire::SendMessage { content: content.into(), ..wire::SendMessage::default() };
+        self.command(request, conversation, "ann", Body::SendMessage(message))
+    }
+
+    pub(super) fn command(&self, request: u64, conversation: &str, actor: &str, body: Body) -> wire::Command {
+        wire::Command {
+            conversation: conversation.into(),
+            actor: actor.into(),
+            client_id: format!("~{}-{request}", self.name),
+            authority: Authority::Granted.into(),
+            gateway: self.name.clone(),
+            request,
+            body: Some(body),
+            ..wire::Command::default()
+        }
+    }
+
+    pub(super) async fn ask(&mut self, body: partition_request::Body) -> wire::PartitionReply {
+        self.counter += 1;
+        self.ask_with(self.counter, body).await
+    }
+
+    pub(super) async fn ask_with(
+        &mut self,
+        counter: u64,
+        body: partition_request::Body,
+    ) -> wire::PartitionReply {
+        let request = wire::PartitionRequest { gateway: self.name.clone(), counter, body: Some(body) };
+        let payload = Bytes::from(request.encode_to_vec());
+        let subject = subject::partition(self.partition);
+        let answered = timeout(PATIENCE, async {
+            loop {
+                match self.bus.request(&subject, payload.clone(), PATIENCE).await {
+                    Ok(reply) => return reply,
+                    // Nobody works the partition yet.
+                    Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+                }
+            }
+        });
+        wire::PartitionReply::decode(answered.await.expect("answered")).expect("decodes")
+    }
+
+    /// Registers conversations, and returns their heads.
+    pub(super) async fn register(&mut self, conversations: &[&str]) -> Vec<(String, u64)> {
+        let add = conversations.iter().map(|id| interest(id, 0, &[])).collect();
+        let listened = self.register_with(wire::Register { replace: false, add, remove: Vec::new() }).await;
+        listened.into_iter().map(|listened| (listened.conversation, listened.head)).collect()
+    }
+
+    pub(super) async fn register_with(&mut self, register: wire::Register) -> Vec<wire::Listened> {
+        match self.ask(partition_request::Body::Register(register)).await.body {
+            Some(partition_reply::Body::Registered(registered)) => registered.conversations,
+            other => panic!("not registered: {other:?}"),
+        }
+    }
+}
+
+pub(super) fn interest(conversation: &str, known_head: u64, check: &[&str]) -> wire::Interest {
+    let check = check.iter().map(|user| (*user).into()).collect();
+    wire::Interest { conversation: conversation.into(), known_head, check }
+}
+
+/// `seq N`, `repeated N`, or the error's code.
+pub(super) fn told(body: &outcome::Body) -> String {
+    match body {
+        outcome::Body::Accepted(accepted) if accepted.repeated => format!("repeated {}", accepted.seq),
+        outcome::Body::Accepted(accepted) => format!("seq {}", accepted.seq),
+        outcome::Body::Failure(failure) => failure.code.clone(),
+    }
+}
+
+pub(super) fn content(event: &wire::Event) -> String {
+    match &event.kind {
+        Some(wire::event::Kind::Message(message)) => message.content.clone(),
+        other => format!("{other:?}"),
+    }
+}
+
+/// Ids of conversations that belong to a partition.
+pub(super) fn conversations_of(partition: u32, partitions: u32, count: usize) -> Vec<String> {
+    let ids = (0..).map(|n| format!("room-{n}"));
+    let ours = |id: &String| {
+        let id = ConversationId::parse(id).expect("valid");
+        carillon_proto::partition::of_conversation(&id, partitions) == partition
+    };
+    ids.filter(ours).take(count).collect()
+}

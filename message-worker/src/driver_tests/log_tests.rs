@@ -1,0 +1,200 @@
+//! The log forgets, breaks, and holds what cannot be worked.
+
+use super::bus::TestBus;
+use super::harness::{A_WHILE, LIFE, World, conversations_of, until};
+use super::memory::{Call, Fault, MemoryStore};
+use carillon_proto::wire;
+use carillon_runtime::bus::{Bus as _, LEASE_MS};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// Guards tags and incarnations: sequences of a log that was made anew say nothing about what was worked before.
+#[tokio::test]
+async fn a_log_made_anew_begins_another_life_and_nothing_is_told_twice() {
+    let world = World::new();
+    let mut gateway = world.gateway("gw-1").await;
+    let working = world.work(1);
+    let named = |n| wire::Command { client_id: format!("c{n}"), ..gateway.send(n, "room", &format!("m{n}")) };
+    let commands: Vec<_> = (0..12).map(named).collect();
+    for command in &commands[1..4] {
+        world.publish(vec![command.clone()]).await;
+    }
+    gateway.hear(|gateway| gateway.outcomes.len() == 3).await;
+    working.stop().await;
+
+    // The streams are recreated. What is published before anyone notices is never acknowledged, by design.
+    let anew = World::of(TestBus::new(1), world.store.clone());
+    let mut gateway = anew.gateway("gw-1").await;
+    anew.publish(vec![commands[4].clone()]).await;
+    let began = Instant::now();
+    let working = anew.work(2);
+    anew.worked(&mut gateway).await;
+    assert!(began.elapsed() >= Duration::from_millis(2 * LEASE_MS), "others had no time to notice");
+    // Their senders send again; and one whose ack was lost does too.
+    anew.publish(vec![commands[4].clone(), commands[2].clone(), commands[5].clone()]).await;
+    assert_eq!(gateway.outcome(5).await, "seq 5");
+    assert_eq!(gateway.outcome(4).await, "seq 4");
+    assert_eq!(gateway.outcome(2).await, "repeated 2");
+    working.stop().await;
+    assert!(gateway.outcomes.values().all(|told| told.len() == 1), "{:?}", gateway.outcomes);
+    assert_eq!(anew.contents("room"), (1..=5).map(|n| (n, format!("m{n}"))).collect::<Vec<_>>());
+    let life = anew.store.tables().partitions[&0].incarnation.expect("begun");
+    assert_eq!((life.number, life.first_sequence), (2, 2));
+    let rows = anew.store.tables().events;
+    assert!(rows[&("room".into(), 4)].timestamp_us > rows[&("room".into(), 3)].timestamp_us);
+    assert_eq!(rows[&("room".into(), 4)].position.incarnation, 2);
+}
+
+/// Guards the tags of rows: the log still holds the checkpoint, but above it lost what was worked and has grown
+/// over it. Without the look at the row's tag, the new entries at those sequences count as applied.
+#[tokio::test]
+async fn a_log_that_lost_its_tail_is_recognised_by_the_rows() {
+    let world = World::new();
+    let mut gateway = world.gateway("gw-1").await;
+    let working = world.work(1);
+    world.publish(vec![gateway.send(1, "room", "m1")]).await;
+    world.checkpointed(1).await;
+    world.store.hold(Call::Checkpoint);
+    world.publish(vec![gateway.send(2, "room", "m2")]).await;
+    gateway.outcome(2).await;
+    working.kill().await;
+    world.store.release(Call::Checkpoint);
+
+    let lossy = World::of(TestBus::new(1), world.store.clone());
+    let kept = world.bus.log_entry(0, 1).await.expect("asked").expect("held");
+    lossy.bus.append(0, kept.tag, kept.payload).await.expect("kept");
+    let mut gateway = lossy.gateway("gw-1").await;
+    lossy.publish(vec![gateway.send(3, "room", "m3")]).await;
+    let working = lossy.work(2);
+    until(|| lossy.store.tables().partitions[&0].incarnation.is_some_and(|life| life.number == 2)).await;
+    lossy.publish(vec![gateway.send(3, "room", "m3")]).await;
+    assert_eq!(gateway.outcome(3).await, "seq 3", "m2 was acknowledged and stays");
+    working.stop().await;
+}
+
+/// Guards the look at the log once a second: acks stop when the ground has moved under a running worker.
+#[tokio::test]
+async fn a_running_worker_notices_that_the_log_forgot() {
+    let world = World::new();
+    let mut gateway = world.gateway("gw-1").await;
+    let working = world.work(1);
+    world.publish(vec![gateway.send(1, "room", "m1")]).await;
+    gateway.outcome(1).await;
+    gateway.register(&["room"]).await;
+    world.bus.forgetful.store(true, Ordering::SeqCst);
+    until(|| world.store.tables().partitions[&0].incarnation.is_some_and(|life| life.number == 2)).await;
+    world.bus.forgetful.store(false, Ordering::SeqCst);
+    world.publish(vec![gateway.send(2, "room", "m2")]).await;
+    assert_eq!(gateway.outcome(2).await, "seq 2");
+    gateway.hear(|gateway| gateway.beats.last().is_some_and(|beat| beat.interest_hash == 0)).await;
+    let numbers: Vec<u64> = gateway.batches.iter().map(|batch| batch.number).collect();
+    assert_eq!(numbers, [1, 2], "numbers go on within the epoch");
+    working.stop().await;
+}
+
+/// Guards the new reader after a broken one: it goes on where the old one ended, with the same state.
+#[tokio::test]
+async fn broken_readers_lose_and_repeat_nothing() {
+    let world = World::new();
+    let mut gateway = world.gateway("gw-1").await;
+    world.bus.breaking.store(5, Ordering::SeqCst);
+    let working = world.work(1);
+    for n in 1..=10 {
+        world.publish(vec![gateway.send(n, "room", &format!("m{n}"))]).await;
+        assert_eq!(gateway.outcome(n).await, format!("seq {n}"));
+    }
+    assert_eq!(world.bus.breaking.load(Ordering::SeqCst), 0, "readers did break");
+    working.stop().await;
+    assert!(gateway.outcomes.values().all(|told| told.len() == 1));
+}
+
+/// Guards the record of what is passed over: durable before anyone passes it, and honoured by every replay.
+#[tokio::test]
+async fn poison_is_passed_over_only_once_that_is_recorded() {
+    let world = World::new();
+    let mut gateway = world.gateway("gw-1").await;
+    world.store.fail(Call::Skip, &[Fault::Lost, Fault::Lied]);
+    world.store.hold(Call::Skip);
+    world.publish_bytes(vec![0xff; 9].into()).await;
+    world.publish(vec![gateway.send(2, "room", "after")]).await;
+    let working = world.work(1);
+    gateway.hear_for(A_WHILE).await;
+    assert!(gateway.outcomes.is_empty(), "passed before the record");
+    world.store.release(Call::Skip);
+    assert_eq!(gateway.outcome(2).await, "seq 1");
+    working.stop().await;
+    let skipped: Vec<_> = world.store.tables().skips[&0].iter().copied().collect();
+    assert_eq!(skipped, [LIFE.position(1, 0)]);
+    // A replay takes the record's word for it, even where nothing is wrong with the command.
+    let other = World::of(TestBus::new(1), MemoryStore::new());
+    other.store.change(|tables| {
+        tables.partitions = world.store.tables().partitions;
+        tables.partitions.get_mut(&0).expect("there").checkpoint = None;
+        tables.skips.insert(0, [LIFE.position(1, 1)].into());
+    });
+    let mut gateway = other.gateway("gw-1").await;
+    other.publish((1..=3).map(|n| gateway.send(n, "room", &format!("m{n}"))).collect()).await;
+    let working = other.work(1);
+    assert_eq!(gateway.outcome(3).await, "seq 2");
+    working.stop().await;
+    assert_eq!(other.contents("room"), [(1, "m1".into()), (2, "m3".into())]);
+}
+
+/// Guards conversations against being written from two partitions' logs, where roles disagree on their number.
+#[tokio::test]
+async fn a_conversation_of_another_partition_is_poison() {
+    let world = World { partition: 1, partitions: 2, ..World::of(TestBus::new(2), MemoryStore::new()) };
+    let mut gateway = world.gateway("gw-1").await;
+    let (ours, other) = (conversations_of(1, 2, 1).remove(0), conversations_of(0, 2, 1).remove(0));
+    let working = world.work(1);
+    world
+        .publish(vec![gateway.send(1, &other, "x"), gateway.send(2, &ours, "y"), gateway.send(3, "a b", "z")])
+        .await;
+    assert_eq!(gateway.outcome(1).await, "internal");
+    assert_eq!(gateway.outcome(2).await, "seq 1");
+    assert_eq!(gateway.outcome(3).await, "invalid_payload");
+    working.stop().await;
+    assert!(world.contents(&other).is_empty());
+    assert_eq!(world.store.tables().skips[&1].len(), 1);
+}
+
+/// Guards memory: a log of this process keeps nothing that is checkpointed, a shared one ten minutes of it.
+#[tokio::test]
+async fn a_log_is_purged_below_the_checkpoint_and_never_above() {
+    for exclusive in [true, false] {
+        let world = World { exclusive, ..World::of(TestBus::new(1), MemoryStore::new()) };
+        let mut gateway = world.gateway("gw-1").await;
+        let working = world.work(1);
+        for n in 1..=5 {
+            world.publish(vec![gateway.send(n, "room", "x")]).await;
+        }
+        gateway.outcome(5).await;
+        world.checkpointed(5).await;
+        gateway.hear(|gateway| gateway.beats.len() >= 2).await;
+        let bounds = world.bus.log_bounds(0).await.expect("asked");
+        assert_eq!((bounds.first, bounds.last), if exclusive { (5, 5) } else { (1, 5) });
+        working.stop().await;
+    }
+}
+
+/// Guards standalone restarts: a log in memory is new with the process, and worked from its first entry, at once.
+#[tokio::test]
+async fn a_process_with_its_own_bus_begins_another_life_without_waiting() {
+    let first = World { exclusive: true, ..World::of(TestBus::new(1), MemoryStore::new()) };
+    let mut gateway = first.gateway("gw-1").await;
+    let working = first.work(1);
+    first.publish(vec![gateway.send(1, "room", "m1"), gateway.send(2, "room", "m2")]).await;
+    gateway.outcome(2).await;
+    working.kill().await;
+
+    let second = World { exclusive: true, ..World::of(TestBus::new(1), first.store.clone()) };
+    let mut gateway = second.gateway("gw-2").await;
+    second.publish(vec![gateway.send(3, "room", "m3")]).await;
+    let began = Instant::now();
+    let working = second.work(1);
+    assert_eq!(gateway.outcome(3).await, "seq 3");
+    assert!(began.elapsed() < Duration::from_millis(LEASE_MS), "it waited");
+    working.stop().await;
+    let life = second.store.tables().partitions[&0].incarnation.expect("begun");
+    assert_eq!((life.number, life.first_sequence), (2, 1));
+}

@@ -1,0 +1,376 @@
+//! A store in memory that keeps the trait's promises and no more: writes may fail with or without having been
+//! done, may wait, and may stop in the middle as in a crash.
+
+use crate::store::{
+    Checkpoint, EventRow, LoadedConversation, PartitionState, Projection, SentRow, Store, StoreError,
+};
+use async_trait::async_trait;
+use bytes::Bytes;
+use carillon_proto::id::{ConversationId, UserId};
+use carillon_proto::partition::stable_hash;
+use carillon_proto::position::{Incarnation, Position};
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// A call that can fail or wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Call {
+    Append,
+    Project,
+    Checkpoint,
+    Skip,
+    Load,
+    Read,
+}
+
+/// How a call fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// Nothing was done.
+    Lost,
+    /// All was done.
+    Lied,
+    /// The first half was done.
+    Half,
+}
+
+/// Everything that is stored, comparable.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub(super) struct Tables {
+    pub(super) events: BTreeMap<(String, u64), EventRow>,
+    pub(super) heads: BTreeMap<String, (i64, Bytes)>,
+    pub(super) participants: BTreeMap<(String, String), (i64, bool)>,
+    pub(super) sent: BTreeMap<(String, String), BTreeMap<i64, SentRow>>,
+    pub(super) partitions: BTreeMap<u32, PartitionState>,
+    pub(super) skips: BTreeMap<u32, BTreeSet<Position>>,
+}
+
+#[derive(Default)]
+struct State {
+    tables: Tables,
+    faults: HashMap<Call, VecDeque<Fault>>,
+    /// Cells that may still be written; then everything stands still.
+    fuse: Option<usize>,
+    /// Rows written over with other bytes at the same timestamp: never to happen.
+    torn: Vec<EventRow>,
+    calls: Vec<Call>,
+    loading: usize,
+    loading_most: usize,
+    /// Makes calls take turns of different lengths.
+    unevenness: u64,
+}
+
+/// A store in memory.
+pub(super) struct MemoryStore {
+    state: Mutex<State>,
+    held: watch::Sender<BTreeSet<Call>>,
+}
+
+impl MemoryStore {
+    pub(super) fn new() -> Arc<MemoryStore> {
+        Arc::new(MemoryStore { state: Mutex::default(), held: watch::Sender::default() })
+    }
+
+    /// The next calls of this kind fail like this.
+    pub(super) fn fail(&self, call: Call, faults: &[Fault]) {
+        self.state.lock().faults.entry(call).or_default().extend(faults);
+    }
+
+    /// Calls of this kind wait from now on.
+    pub(super) fn hold(&self, call: Call) {
+        self.held.send_modify(|held| held.extend([call]));
+    }
+
+    /// And no longer.
+    pub(super) fn release(&self, call: Call) {
+        self.held.send_modify(|held| held.retain(|other| *other != call));
+    }
+
+    /// After this many cells more, every write stands still.
+    pub(super) fn crash_after(&self, cells: usize) {
+        self.state.lock().fuse = Some(cells);
+    }
+
+    /// Writes go through again.
+    pub(super) fn repair(&self) {
+        self.state.lock().fuse = None;
+    }
+
+    /// Whether the fuse has blown.
+    pub(super) fn has_crashed(&self) -> bool {
+        self.state.lock().fuse == Some(0)
+    }
+
+    pub(super) fn tables(&self) -> Tables {
+        self.state.lock().tables.clone()
+    }
+
+    pub(super) fn change(&self, change: impl FnOnce(&mut Tables)) {
+        change(&mut self.state.lock().tables);
+    }
+
+    pub(super) fn torn(&self) -> Vec<EventRow> {
+        self.state.lock().torn.clone()
+    }
+
+    pub(super) fn count(&self, call: Call) -> usize {
+        self.state.lock().calls.iter().filter(|made| **made == call).count()
+    }
+
+    /// The most conversations that were loaded at once.
+    pub(super) fn loading_most(&self) -> usize {
+        self.state.lock().loading_most
+    }
+
+    /// The checkpoint of partition 0.
+    pub(super) fn checkpoint(&self) -> Option<Checkpoint> {
+        self.state.lock().tables.partitions.get(&0).and_then(|state| state.checkpoint)
+    }
+
+    /// Calls take turns of lengths that follow from `seed`.
+    pub(super) fn unevenly(&self, seed: u64) {
+        self.state.lock().unevenness = seed;
+    }
+
+    async fn enter(&self, call: Call) {
+        let turns = {
+            let state = &mut *self.state.lock();
+            state.calls.push(call);
+            state.unevenness = state.unevenness.wrapping_mul(6_364_136_223_846_793_005);
+            state.unevenness >> 61
+        };
+        for _ in 0..turns {
+            tokio::task::yield_now().await;
+        }
+        let mut held = self.held.subscribe();
+        held.wait_for(|held| !held.contains(&call)).await.expect("the store outlives its calls");
+    }
+
+    /// Writes cells one by one, as far as faults and the fuse let it.
+    async fn write<C>(
+        &self,
+        call: Call,
+        cells: Vec<C>,
+        mut cell: impl FnMut(&mut State, C),
+    ) -> Result<(), StoreError> {
+        self.enter(call).await;
+        let (fault, blown) = {
+            let state = &mut *self.state.lock();
+            let fault = state.faults.get_mut(&call).and_then(VecDeque::pop_front);
+            let count = match fault {
+                Some(Fault::Lost) => 0,
+                Some(Fault::Half) => cells.len() / 2,
+                Some(Fault::Lied) | None => cells.len(),
+            };
+            let mut blown = false;
+            for value in cells.into_iter().take(count) {
+                blown = state.fuse == Some(0);
+                if blown {
+                    break;
+                }
+                state.fuse = state.fuse.map(|left| left - 1);
+                cell(state, value);
+            }
+            (fault, blown || state.fuse == Some(0))
+        };
+        if blown {
+            std::future::pending::<()>().await;
+        }
+        fault.map_or(Ok(()), |fault| Err(StoreError(format!("{call:?}: {fault:?}"))))
+    }
+
+    async fn read<T>(&self, call: Call, read: impl FnOnce(&Tables) -> T) -> Result<T, StoreError> {
+        self.enter(call).await;
+        let state = &mut *self.state.lock();
+        match state.faults.get_mut(&call).and_then(VecDeque::pop_front) {
+            Some(fault) => Err(StoreError(format!("{call:?}: {fault:?}"))),
+            None => Ok(read(&state.tables)),
+        }
+    }
+}
+
+fn write_event(state: &mut State, row: EventRow) {
+    let key = (row.conversation.as_str().to_owned(), row.seq);
+    match state.tables.events.get(&key) {
+        Some(there) if there.timestamp_us > row.timestamp_us => {}
+        Some(there) if there.timestamp_us == row.timestamp_us && *there != row => state.torn.push(row),
+        _ => drop(state.tables.events.insert(key, row)),
+    }
+}
+
+fn write_projection(tables: &mut Tables, projection: Projection) {
+    match projection {
+        Projection::Head { conversation, timestamp_us, blob } => {
+            let there = tables.heads.entry(conversation.as_str().into()).or_insert((i64::MIN, Bytes::new()));
+            if there.0 <= timestamp_us {
+                *there = (timestamp_us, blob);
+            }
+        }
+        Projection::Participant { conversation, user, timestamp_us, present } => {
+            let key = (conversation.as_str().into(), user.as_str().into());
+            let there = tables.participants.entry(key).or_insert((i64::MIN, present));
+            if there.0 <= timestamp_us {
+                *there = (timestamp_us, present);
+            }
+        }
+        Projection::Sent { conversation, sender, timestamp_us, time_ms, client_id, seq } => {
+            let key = (conversation.as_str().into(), sender.as_str().into());
+            tables.sent.entry(key).or_default().insert(timestamp_us, SentRow { client_id, seq, time_ms });
+        }
+    }
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    async fn append(&self, rows: Vec<EventRow>) -> Result<(), StoreError> {
+        // Rows of a group are not atomic, nor in order.
+        let (seed, mut rows) = (self.state.lock().unevenness, rows);
+        rows.sort_by_key(|row| stable_hash(&format!("{seed} {:?}", row.position)));
+        self.write(Call::Append, rows, write_event).await
+    }
+
+    async fn events_after(
+        &self,
+        conversation: &ConversationId,
+        after_seq: u64,
+        limit: usize,
+    ) -> Result<Vec<EventRow>, StoreError> {
+        self.read(Call::Read, |tables| {
+            let row = |seq| tables.events.get(&(conversation.as_str().to_owned(), seq)).cloned();
+            (after_seq + 1..).map_while(row).take(limit).collect()
+        })
+        .await
+    }
+
+    async fn events_before(
+        &self,
+        conversation: &ConversationId,
+        before_seq: u64,
+        limit: usize,
+    ) -> Result<Vec<EventRow>, StoreError> {
+        self.read(Call::Read, |tables| {
+            let id = || conversation.as_str().to_owned();
+            let rows = tables.events.range((id(), 1)..(id(), before_seq.max(1)));
+            let mut rows: Vec<EventRow> = rows.rev().take(limit).map(|(_, row)| row.clone()).collect();
+            rows.reverse();
+            rows
+        })
+        .await
+    }
+
+    async fn event(&self, conversation: &ConversationId, seq: u64) -> Result<Option<EventRow>, StoreError> {
+        self.read(Call::Read, |tables| tables.events.get(&(conversation.as_str().to_owned(), seq)).cloned())
+            .await
+    }
+
+    async fn project(&self, projections: Vec<Projection>) -> Result<(), StoreError> {
+        self.write(Call::Project, projections, |state, cell| write_projection(&mut state.tables, cell)).await
+    }
+
+    async fn load(&self, conversation: &ConversationId) -> Result<LoadedConversation, StoreError> {
+        {
+            let state = &mut *self.state.lock();
+            state.loading += 1;
+            state.loading_most = state.loading_most.max(state.loading);
+        }
+        let head = self
+            .read(Call::Load, |tables| tables.heads.get(conversation.as_str()).map(|(_, blob)| blob.clone()));
+        let head = head.await;
+        // Not at one moment, but in the order that the trait promises.
+        let participants = self.read(Call::Read, |tables| participants(tables, conversation.as_str())).await;
+        self.state.lock().loading -= 1;
+        Ok(LoadedConversation { head: head?, participants: participants? })
+    }
+
+    async fn sent(
+        &self,
+        conversation: &ConversationId,
+        sender: &UserId,
+        limit: usize,
+    ) -> Result<Vec<SentRow>, StoreError> {
+        let key = (conversation.as_str().to_owned(), sender.as_str().to_owned());
+        self.read(Call::Read, |tables| {
+            tables
+                .sent
+                .get(&key)
+                .map(|rows| rows.values().rev().take(limit).cloned().collect())
+                .unwrap_or_default()
+        })
+        .await
+    }
+
+    async fn conversations_of(
+        &self,
+        user: &UserId,
+        cursor: Option<&ConversationId>,
+        limit: usize,
+    ) -> Result<Vec<ConversationId>, StoreError> {
+        self.read(Call::Read, |tables| {
+            let theirs = tables
+                .participants
+                .iter()
+                .filter(|((_, name), (_, present))| *present && name == user.as_str());
+            let above =
+                theirs.filter(|((id, _), _)| cursor.is_none_or(|cursor| id.as_str() > cursor.as_str()));
+            above.take(limit).map(|((id, _), _)| ConversationId::parse(id).expect("stored")).collect()
+        })
+        .await
+    }
+
+    async fn partition(&self, partition: u32) -> Result<PartitionState, StoreError> {
+        let nothing = PartitionState { incarnation: None, checkpoint: None };
+        self.read(Call::Read, |tables| tables.partitions.get(&partition).cloned().unwrap_or(nothing)).await
+    }
+
+    async fn begin_incarnation(
+        &self,
+        partition: u32,
+        previous: Option<Incarnation>,
+        next: Incarnation,
+    ) -> Result<Incarnation, StoreError> {
+        let tables = &mut self.state.lock().tables;
+        let nothing = PartitionState { incarnation: None, checkpoint: None };
+        let state = tables.partitions.entry(partition).or_insert(nothing);
+        if state.incarnation == previous {
+            state.incarnation = Some(next);
+        }
+        Ok(state.incarnation.unwrap_or(next))
+    }
+
+    async fn checkpoint(&self, partition: u32, checkpoint: Checkpoint) -> Result<(), StoreError> {
+        self.write(Call::Checkpoint, vec![checkpoint], |state, checkpoint| {
+            let nothing = PartitionState { incarnation: None, checkpoint: None };
+            let there = state.tables.partitions.entry(partition).or_insert(nothing);
+            if there.checkpoint.is_none_or(|there| there.timestamp_us <= checkpoint.timestamp_us) {
+                there.checkpoint = Some(checkpoint);
+            }
+        })
+        .await
+    }
+
+    async fn record_skip(&self, partition: u32, position: Position, _reason: &str) -> Result<(), StoreError> {
+        self.write(Call::Skip, vec![position], |state, position| {
+            state.tables.skips.entry(partition).or_default().insert(position);
+        })
+        .await
+    }
+
+    async fn skips(&self, partition: u32, incarnation: u32) -> Result<Vec<Position>, StoreError> {
+        self.read(Call::Read, |tables| {
+            let skips = tables.skips.get(&partition).into_iter().flatten();
+            skips.filter(|position| position.incarnation == incarnation).copied().collect()
+        })
+        .await
+    }
+
+    async fn healthy(&self) -> bool {
+        true
+    }
+}
+
+fn participants(tables: &Tables, conversation: &str) -> Vec<UserId> {
+    let here = tables.participants.iter().filter(|((id, _), (_, present))| *present && id == conversation);
+    here.map(|((_, user), _)| UserId::parse(user).expect("stored")).collect()
+}

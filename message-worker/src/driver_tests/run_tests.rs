@@ -1,0 +1,90 @@
+//! Whole workers with leases on one bus.
+
+use super::bus::TestBus;
+use super::harness::{Gateway, World, conversations_of, until};
+use super::memory::MemoryStore;
+use crate::{Config, run};
+use carillon_proto::id::WorkerId;
+use carillon_proto::subject;
+use carillon_proto::wire::{self, partition_request, read_reply, read_request};
+use carillon_runtime::bus::Bus as _;
+use prost::Message as _;
+use std::collections::BTreeSet;
+use std::time::Duration;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+const PARTITIONS: u32 = 4;
+
+fn world_of(world: &World, partition: u32) -> World {
+    World { partition, partitions: PARTITIONS, ..World::of(world.bus.clone(), world.store.clone()) }
+}
+
+fn start(world: &World, name: &str) -> (CancellationToken, JoinHandle<anyhow::Result<()>>) {
+    let shutdown = CancellationToken::new();
+    let worker = WorkerId::parse(name).expect("valid");
+    let config = Config { worker, partitions: PARTITIONS, exclusive: false };
+    let running = tokio::spawn(run(config, world.bus.clone(), world.store.clone(), shutdown.clone()));
+    (shutdown, running)
+}
+
+/// The epochs in which partitions are worked: each worker has its own.
+async fn epochs(world: &World) -> BTreeSet<u64> {
+    let mut epochs = BTreeSet::new();
+    for partition in 0..PARTITIONS {
+        let mut asking = world_of(world, partition).gateway("gw-asking").await;
+        let register = partition_request::Body::Register(wire::Register::default());
+        epochs.insert(asking.ask(register).await.epoch);
+    }
+    epochs
+}
+
+/// A message to each partition, each acknowledged.
+async fn send_everywhere(world: &World, gateway: &mut Gateway, round: u64) {
+    for partition in 0..PARTITIONS {
+        let request = round * 10 + u64::from(partition);
+        let room = conversations_of(partition, PARTITIONS, 1).remove(0);
+        world_of(world, partition).publish(vec![gateway.send(request, &room, "x")]).await;
+    }
+    for partition in 0..PARTITIONS {
+        assert_eq!(gateway.outcome(round * 10 + u64::from(partition)).await, format!("seq {}", round + 1));
+    }
+}
+
+/// Guards that every partition is worked by somebody, whoever comes and goes, in good order or not.
+#[tokio::test]
+async fn partitions_follow_the_leases() {
+    let world = World { partitions: PARTITIONS, ..World::of(TestBus::new(PARTITIONS), MemoryStore::new()) };
+    let mut gateway = world.gateway("gw-1").await;
+    let (stop_one, one) = start(&world, "one");
+    send_everywhere(&world, &mut gateway, 0).await;
+    let (_stop_two, two) = start(&world, "two");
+    while epochs(&world).await.len() < 2 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    send_everywhere(&world, &mut gateway, 1).await;
+    let read =
+        wire::ReadEvents { conversation: conversations_of(0, PARTITIONS, 1).remove(0), ..Default::default() };
+    let request = wire::ReadRequest { body: Some(read_request::Body::Events(read)) }.encode_to_vec();
+    let reply =
+        world.bus.request(subject::READ, request.into(), Duration::from_secs(5)).await.expect("answered");
+    let Some(read_reply::Body::Events(page)) = wire::ReadReply::decode(reply).expect("decodes").body else {
+        panic!("not events")
+    };
+    assert_eq!(page.events.len(), 2);
+    // In good order: `two` takes over without waiting for a lease to run out.
+    stop_one.cancel();
+    one.await.expect("no panic").expect("no error");
+    send_everywhere(&world, &mut gateway, 2).await;
+    // In the middle of everything.
+    two.abort();
+    assert!(two.await.expect_err("aborted").is_cancelled());
+    let (stop_three, three) = start(&world, "three");
+    send_everywhere(&world, &mut gateway, 3).await;
+    stop_three.cancel();
+    three.await.expect("no panic").expect("no error");
+    let store = world.store.clone();
+    until(|| store.tables().partitions.values().all(|state| state.checkpoint.is_some())).await;
+    assert_eq!(world.store.torn(), []);
+    assert!(gateway.outcomes.values().flatten().all(|told| matches!(told, wire::outcome::Body::Accepted(_))));
+}

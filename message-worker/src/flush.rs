@@ -1,0 +1,165 @@
+//! What follows the commit at leisure, once a second: projections, then heads, then the checkpoint. After a crash
+//! whatever is missing here is made again from the rows.
+
+use crate::backoff::until_done;
+use crate::context::Context;
+use crate::core::cache::Cache;
+use crate::core::purge::{Kept, Purge};
+use crate::group::End;
+use crate::limits::{
+    CHECKPOINT_BYTES, ENTRIES_ABOVE_CHECKPOINT_MAX, LOG_KEPT_BYTES_MAX, LOG_KEPT_MS, PROJECTIONS_PENDING_MAX,
+};
+use crate::store::{Checkpoint, Projection};
+use carillon_proto::id::ConversationId;
+use futures_util::future::BoxFuture;
+use prost::Message as _;
+
+/// What waits to be written.
+#[derive(Debug)]
+pub(crate) struct Flush {
+    projections: Vec<Projection>,
+    /// Conversations whose head has moved.
+    dirty: Vec<ConversationId>,
+    /// The end of the last group that was worked.
+    worked: Option<End>,
+    worked_bytes: u64,
+    /// Sequence of the last checkpoint.
+    checkpointed: u64,
+    /// What `worked_bytes` was then.
+    checkpointed_bytes: u64,
+    running: Option<Running>,
+    /// A second has passed since the last one began.
+    due: bool,
+    purge: Purge,
+}
+
+#[derive(Debug)]
+struct Running {
+    conversations: Vec<ConversationId>,
+    end: Option<End>,
+    bytes: u64,
+    projections: usize,
+}
+
+impl Flush {
+    /// Nothing waits; the last checkpoint is at `checkpointed`.
+    pub(crate) fn new(checkpointed: u64, exclusive: bool) -> Flush {
+        let shared = Kept { time_ms: LOG_KEPT_MS, bytes: LOG_KEPT_BYTES_MAX };
+        Flush {
+            projections: Vec::new(),
+            dirty: Vec::new(),
+            worked: None,
+            worked_bytes: 0,
+            checkpointed,
+            checkpointed_bytes: 0,
+            running: None,
+            due: false,
+            purge: Purge::new(if exclusive { Kept { time_ms: 0, bytes: 0 } } else { shared }),
+        }
+    }
+
+    /// A second has passed, or memory is wanted.
+    pub(crate) fn demand(&mut self) {
+        self.due = true;
+    }
+
+    /// These projections follow from committed rows.
+    pub(crate) fn project(&mut self, projections: Vec<Projection>) {
+        self.projections.extend(projections);
+    }
+
+    /// A conversation's committed head has moved.
+    pub(crate) fn touch(&mut self, cache: &mut Cache, conversation: &ConversationId) {
+        if let Some(slot) = cache.note(conversation)
+            && !slot.dirty
+        {
+            slot.dirty = true;
+            self.dirty.push(conversation.clone());
+        }
+    }
+
+    /// A group's results have left.
+    pub(crate) fn worked(&mut self, end: End, bytes: u64) {
+        self.worked = Some(end);
+        self.worked_bytes += bytes;
+        self.due |= self.worked_bytes - self.checkpointed_bytes >= CHECKPOINT_BYTES;
+    }
+
+    /// Whether so much waits that no further group may be worked.
+    pub(crate) fn is_full(&self) -> bool {
+        let running = self.running.as_ref().map_or(0, |running| running.projections);
+        let above = self.worked.map_or(0, |end| end.position.sequence.saturating_sub(self.checkpointed));
+        self.projections.len() + running >= PROJECTIONS_PENDING_MAX || above >= ENTRIES_ABOVE_CHECKPOINT_MAX
+    }
+
+    /// Whether everything is written.
+    pub(crate) fn is_done(&self) -> bool {
+        self.running.is_none()
+            && self.worked.is_none()
+            && self.projections.is_empty()
+            && self.dirty.is_empty()
+    }
+
+    /// Begins to write, if it is time. Nothing that is not committed may be in `cache`.
+    pub(crate) fn begin(&mut self, context: &Context, cache: &mut Cache) -> Option<BoxFuture<'static, ()>> {
+        if self.running.is_some() || !self.due && !self.is_full() || self.is_done() {
+            return None;
+        }
+        self.due = false;
+        let conversations = std::mem::take(&mut self.dirty);
+        let heads = heads(&conversations, cache);
+        let projections = std::mem::take(&mut self.projections);
+        let end = self.worked.take();
+        let running =
+            Running { conversations, end, bytes: self.worked_bytes, projections: projections.len() };
+        self.running = Some(running);
+        let context = context.clone();
+        Some(Box::pin(async move { write(&context, projections, heads, end).await }))
+    }
+
+    /// It is written.
+    pub(crate) fn done(&mut self, cache: &mut Cache) {
+        let Some(running) = self.running.take() else { return };
+        for conversation in &running.conversations {
+            if let Some(slot) = cache.note(conversation) {
+                slot.flushing = false;
+            }
+        }
+        if let Some(end) = running.end {
+            self.checkpointed = end.position.sequence;
+            self.checkpointed_bytes = running.bytes;
+            self.purge.checkpointed(end.position.sequence, end.time_ms, running.bytes);
+        }
+    }
+
+    /// Below which sequence the log may forget now.
+    pub(crate) fn purge_below(&mut self, now_ms: u64) -> Option<u64> {
+        self.purge.due(now_ms)
+    }
+}
+
+fn heads(conversations: &[ConversationId], cache: &mut Cache) -> Vec<Projection> {
+    let head = |id: &ConversationId| {
+        let slot = cache.note(id)?;
+        slot.dirty = false;
+        slot.flushing = true;
+        let timestamp_us = slot.conversation.timestamp_us();
+        let blob = slot.conversation.head().encode_to_vec().into();
+        // Loaded anew since it moved, with a head that another worker has written already: there is nothing to add.
+        (timestamp_us > 0).then(|| Projection::Head { conversation: id.clone(), timestamp_us, blob })
+    };
+    conversations.iter().filter_map(head).collect()
+}
+
+/// A head says that all projections below it are there, and a checkpoint the same of all heads.
+async fn write(context: &Context, projections: Vec<Projection>, heads: Vec<Projection>, end: Option<End>) {
+    for projections in [projections, heads] {
+        if !projections.is_empty() {
+            until_done("project", || context.store.project(projections.clone())).await;
+        }
+    }
+    if let Some(End { position, tag, timestamp_us, .. }) = end {
+        let checkpoint = Checkpoint { position, tag, timestamp_us };
+        until_done("checkpoint", || context.store.checkpoint(context.partition, checkpoint)).await;
+    }
+}

@@ -1,0 +1,71 @@
+//! Whether the log still holds what was read from it (design: "When the log forgets").
+
+use crate::backoff::Backoff;
+use crate::context::{Context, StartOver};
+use carillon_proto::id::Tag;
+use carillon_runtime::bus::{BusError, LogReader};
+
+/// An entry by which the log is recognised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Landmark {
+    /// Its sequence.
+    pub(crate) sequence: u64,
+    /// Its tag.
+    pub(crate) tag: Tag,
+}
+
+/// Attempts to read a log that begins above where reading has to go on, before work starts over.
+const BROKEN_MAX: u32 = 3;
+
+/// Whether the log holds the landmark, or held it and has purged it since.
+pub(crate) async fn holds(context: &Context, landmark: Landmark) -> Result<bool, BusError> {
+    let Landmark { sequence, tag } = landmark;
+    if let Some(entry) = context.bus.log_entry(context.partition, sequence).await? {
+        return Ok(entry.tag == tag);
+    }
+    let bounds = context.bus.log_bounds(context.partition).await?;
+    Ok(bounds.first > sequence && bounds.last >= sequence)
+}
+
+/// A reader that goes on at `from` in this life of the log, once the ground is known to be the same.
+pub(crate) async fn reader(
+    context: &Context,
+    incarnation: u32,
+    landmark: Option<Landmark>,
+    from: u64,
+) -> Result<Box<dyn LogReader>, StartOver> {
+    let mut backoff = Backoff::new();
+    let mut broken = 0;
+    loop {
+        match open(context, landmark, from).await {
+            Ok(Some(reader)) => return Ok(reader),
+            Ok(None) => return Err(forgotten(incarnation)),
+            Err(BusError::Broken(_)) if broken == BROKEN_MAX => {
+                return Err(StartOver::because("the log begins above where reading has to go on"));
+            }
+            Err(error) => {
+                broken += u32::from(matches!(error, BusError::Broken(_)));
+                tracing::warn!(partition = context.partition, %error, "the log cannot be read, trying again");
+                backoff.wait().await;
+            }
+        }
+    }
+}
+
+/// What was read from this life of the log is not there any more.
+pub(crate) fn forgotten(incarnation: u32) -> StartOver {
+    StartOver { reason: "the log no longer holds what was read from it", forgotten: Some(incarnation) }
+}
+
+async fn open(
+    context: &Context,
+    landmark: Option<Landmark>,
+    from: u64,
+) -> Result<Option<Box<dyn LogReader>>, BusError> {
+    if let Some(landmark) = landmark
+        && !holds(context, landmark).await?
+    {
+        return Ok(None);
+    }
+    context.bus.read_log(context.partition, from).await.map(Some)
+}

@@ -1,0 +1,319 @@
+//! A group: entries that are applied and written together. It is prepared (what it needs is read, poison is
+//! recorded), applied, committed; then its results leave.
+
+use crate::core::apply::{Applied, At};
+use crate::core::cache::Cache;
+use crate::core::conversation;
+use crate::limits::{GROUP_BYTES_MAX, GROUP_COMMANDS_MAX, QUEUE_BYTES_MAX, QUEUE_ENTRIES_MAX};
+use crate::metrics;
+use crate::store::{EventRow, Projection};
+use bytes::Bytes;
+use carillon_proto::code::{ErrorCode, Failure};
+use carillon_proto::id::{ConversationId, GatewayId, Tag};
+use carillon_proto::limits::ENTRY_COMMANDS_MAX;
+use carillon_proto::partition;
+use carillon_proto::position::{Incarnation, Position};
+use carillon_proto::wire::{self, outcome};
+use carillon_runtime::bus::LogEntry;
+use carillon_runtime::telemetry;
+use prost::Message as _;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::time::Instant;
+
+/// Entries that were read and wait for their group.
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
+    entries: VecDeque<LogEntry>,
+    bytes: usize,
+}
+
+impl Queue {
+    /// How many more entries may be read.
+    pub(crate) fn room(&self) -> usize {
+        if self.bytes >= QUEUE_BYTES_MAX { 0 } else { QUEUE_ENTRIES_MAX.saturating_sub(self.entries.len()) }
+    }
+
+    pub(crate) fn push(&mut self, entry: LogEntry) {
+        self.bytes += entry.payload.len();
+        self.entries.push_back(entry);
+    }
+
+    /// When the log took the oldest of them.
+    pub(crate) fn oldest_time_ms(&self) -> Option<u64> {
+        self.entries.front().map(|entry| entry.time_ms)
+    }
+
+    fn pop(&mut self) -> Option<LogEntry> {
+        let entry = self.entries.pop_front()?;
+        self.bytes -= entry.payload.len();
+        Some(entry)
+    }
+}
+
+/// What a group's commands are placed by.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    pub(crate) partition: u32,
+    pub(crate) partitions: u32,
+    pub(crate) incarnation: Incarnation,
+    /// Poison that is passed over.
+    pub(crate) skips: HashSet<Position>,
+}
+
+/// The last entry of a group.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct End {
+    /// Of its last command.
+    pub(crate) position: Position,
+    pub(crate) tag: Tag,
+    pub(crate) timestamp_us: i64,
+    pub(crate) time_ms: u64,
+}
+
+#[derive(Debug)]
+struct Placed {
+    at: At,
+    tag: Tag,
+    conversation: ConversationId,
+    command: wire::Command,
+}
+
+/// What a group waits for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Need {
+    /// A conversation in memory.
+    Conversation(ConversationId),
+    /// Something about a conversation's sender.
+    Of(ConversationId, conversation::Need),
+    /// The record that a poison command is passed over.
+    Skip(Position),
+}
+
+/// Entries that are worked together.
+#[derive(Debug)]
+pub(crate) struct Group {
+    placed: Vec<Placed>,
+    conversations: HashSet<ConversationId>,
+    poison: HashMap<Position, &'static str>,
+    /// Outcomes that need no state.
+    outcomes: Vec<(GatewayId, wire::Outcome)>,
+    /// Gateways that sent commands.
+    pub(crate) gateways: HashSet<GatewayId>,
+    pub(crate) end: End,
+    /// When the log took its first entry.
+    pub(crate) time_ms: u64,
+    pub(crate) bytes: u64,
+    /// What it needs and nobody reads yet.
+    pub(crate) needs: VecDeque<Need>,
+    /// What is being read for it.
+    pub(crate) awaited: HashSet<Need>,
+    /// Conversations that were loaded again because another worker was ahead.
+    pub(crate) reloaded: HashSet<ConversationId>,
+}
+
+/// What an applied group writes and sends.
+#[derive(Debug)]
+pub(crate) struct Results {
+    pub(crate) rows: Vec<EventRow>,
+    /// The rows' events, for fan-out.
+    pub(crate) events: Vec<(ConversationId, Bytes)>,
+    pub(crate) outcomes: Vec<(GatewayId, wire::Outcome)>,
+    /// Who participates where, so that lists show it as soon as it is acknowledged.
+    pub(crate) participants: Vec<Projection>,
+    /// Everything else that follows from the rows.
+    pub(crate) projections: Vec<Projection>,
+    pub(crate) end: End,
+    pub(crate) time_ms: u64,
+    pub(crate) bytes: u64,
+    /// Of commands that are traced; they end when the results have left.
+    pub(crate) spans: Vec<tracing::Span>,
+    pub(crate) applied: Instant,
+}
+
+impl Group {
+    /// The next group of the queue.
+    pub(crate) fn take(queue: &mut Queue, ledger: &Ledger) -> Option<Group> {
+        let first = queue.pop()?;
+        let mut group = Group::begin(&first, ledger);
+        group.place(first, ledger);
+        while group.placed.len() < GROUP_COMMANDS_MAX && group.bytes < GROUP_BYTES_MAX as u64 {
+            let Some(entry) = queue.pop() else { break };
+            group.place(entry, ledger);
+        }
+        Some(group)
+    }
+
+    fn begin(first: &LogEntry, ledger: &Ledger) -> Group {
+        Group {
+            placed: Vec::new(),
+            conversations: HashSet::new(),
+            poison: HashMap::new(),
+            outcomes: Vec::new(),
+            gateways: HashSet::new(),
+            end: end_of(first, 0, ledger),
+            time_ms: first.time_ms,
+            bytes: 0,
+            needs: VecDeque::new(),
+            awaited: HashSet::new(),
+            reloaded: HashSet::new(),
+        }
+    }
+
+    fn place(&mut self, entry: LogEntry, ledger: &Ledger) {
+        self.bytes += entry.payload.len() as u64;
+        let start = ledger.incarnation.position(entry.sequence, 0);
+        let commands = match wire::Entry::decode(entry.payload.clone()) {
+            Ok(decoded) if decoded.commands.len() <= ENTRY_COMMANDS_MAX => decoded.commands,
+            Ok(_) => self.poisoned(start, "the entry has more commands than positions"),
+            Err(_) => self.poisoned(start, "the entry does not decode"),
+        };
+        self.end = end_of(&entry, commands.len().saturating_sub(1) as u32, ledger);
+        for (index, command) in commands.into_iter().enumerate() {
+            self.place_command(&entry, index as u32, command, ledger);
+        }
+    }
+
+    fn place_command(&mut self, entry: &LogEntry, index: u32, command: wire::Command, ledger: &Ledger) {
+        if let Ok(gateway) = GatewayId::parse(&command.gateway) {
+            self.gateways.insert(gateway);
+        }
+        let position = ledger.incarnation.position(entry.sequence, index);
+        let Ok(conversation) = ConversationId::parse(&command.conversation) else {
+            let failure = Failure::invalid_payload("the conversation's id is not valid");
+            self.answer(&command, Some(outcome::Body::Failure(failure.into())));
+            return;
+        };
+        if partition::of_conversation(&conversation, ledger.partitions) != ledger.partition {
+            self.poisoned(position, "the conversation belongs to another partition");
+            let failure =
+                Failure::new(ErrorCode::Internal, "set the same number of partitions for all roles");
+            self.answer(&command, Some(outcome::Body::Failure(failure.into())));
+            return;
+        }
+        if ledger.skips.contains(&position) {
+            return;
+        }
+        let timestamp_us = ledger.incarnation.timestamp_us(entry.sequence, index);
+        let at = At { position, timestamp_us, time_ms: entry.time_ms };
+        self.conversations.insert(conversation.clone());
+        self.placed.push(Placed { at, tag: entry.tag, conversation, command });
+    }
+
+    fn poisoned(&mut self, position: Position, reason: &'static str) -> Vec<wire::Command> {
+        self.poison.insert(position, reason);
+        Vec::new()
+    }
+
+    /// Why a command is poison.
+    pub(crate) fn poison(&self, position: &Position) -> &'static str {
+        self.poison.get(position).copied().unwrap_or_default()
+    }
+
+    /// Whether a conversation has to stay in memory for this group.
+    pub(crate) fn involves(&self, conversation: &ConversationId) -> bool {
+        self.conversations.contains(conversation)
+    }
+
+    /// Everything that has to be read or recorded before this group can be applied, as far as is known by now.
+    pub(crate) fn missing(&self, cache: &Cache, ledger: &Ledger) -> HashSet<Need> {
+        let mut missing: HashSet<Need> = self
+            .poison
+            .keys()
+            .filter(|position| !ledger.skips.contains(position))
+            .map(|at| Need::Skip(*at))
+            .collect();
+        for Placed { at, conversation, command, .. } in &self.placed {
+            match cache.get(conversation) {
+                Some(slot) => {
+                    let need = slot.conversation.need(command, at.time_ms);
+                    missing.extend(need.map(|need| Need::Of(conversation.clone(), need)));
+                }
+                None => {
+                    missing.insert(Need::Conversation(conversation.clone()));
+                }
+            }
+        }
+        missing
+    }
+
+    /// Applies the commands, in order. All that [`Group::missing`] names must be there.
+    pub(crate) fn apply(mut self, cache: &mut Cache, now_ms: u64) -> Results {
+        let mut results = Results {
+            rows: Vec::new(),
+            events: Vec::new(),
+            outcomes: Vec::new(),
+            participants: Vec::new(),
+            projections: Vec::new(),
+            end: self.end,
+            time_ms: self.time_ms,
+            bytes: self.bytes,
+            spans: Vec::new(),
+            applied: Instant::now(),
+        };
+        for Placed { at, tag, conversation, command } in std::mem::take(&mut self.placed) {
+            if !command.traceparent.is_empty() {
+                results.spans.push(telemetry::continued_span("message-worker", &command.traceparent));
+            }
+            let applied = cache.using(&conversation, now_ms, |slot| {
+                let applied = slot.conversation.apply(at, &command);
+                slot.uncommitted |= applied.row.is_some();
+                applied
+            });
+            // All conversations of a prepared group are in memory: nothing is awaited between the two.
+            let Some(Applied { row, projections, outcome }) = applied else { continue };
+            count(row.is_some(), outcome.as_ref());
+            self.answer(&command, outcome);
+            if let Some(event) = row {
+                results.take(conversation, &event, at, tag);
+            }
+            results.project(projections);
+        }
+        results.outcomes = self.outcomes;
+        results.applied = Instant::now();
+        results
+    }
+
+    fn answer(&mut self, command: &wire::Command, outcome: Option<outcome::Body>) {
+        if let (Some(body), Ok(gateway)) = (outcome, GatewayId::parse(&command.gateway)) {
+            self.outcomes.push((gateway, wire::Outcome { request: command.request, body: Some(body) }));
+        }
+    }
+}
+
+impl Results {
+    fn take(&mut self, conversation: ConversationId, event: &wire::Event, at: At, tag: Tag) {
+        let blob = Bytes::from(event.encode_to_vec());
+        self.events.push((conversation.clone(), blob.clone()));
+        let At { position, timestamp_us, .. } = at;
+        self.rows.push(EventRow { conversation, seq: event.seq, position, tag, timestamp_us, blob });
+    }
+
+    fn project(&mut self, projections: Vec<Projection>) {
+        for projection in projections {
+            match projection {
+                Projection::Participant { .. } => self.participants.push(projection),
+                Projection::Head { .. } | Projection::Sent { .. } => self.projections.push(projection),
+            }
+        }
+    }
+}
+
+fn end_of(entry: &LogEntry, index: u32, ledger: &Ledger) -> End {
+    End {
+        position: ledger.incarnation.position(entry.sequence, index),
+        tag: entry.tag,
+        timestamp_us: ledger.incarnation.timestamp_us(entry.sequence, index),
+        time_ms: entry.time_ms,
+    }
+}
+
+fn count(has_row: bool, outcome: Option<&outcome::Body>) {
+    let label = match outcome {
+        Some(outcome::Body::Failure(_)) => "refused",
+        Some(outcome::Body::Accepted(accepted)) if accepted.repeated => "repeated",
+        Some(outcome::Body::Accepted(_)) if has_row => "accepted",
+        Some(outcome::Body::Accepted(_)) => "unchanged",
+        None => "replayed",
+    };
+    metrics::COMMANDS.with_label_values(&[label]).inc();
+}

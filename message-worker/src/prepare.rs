@@ -1,0 +1,174 @@
+//! Preparing a group: what it needs is read side by side, and poison is recorded, before anything is applied.
+
+use crate::backoff::until_done;
+use crate::consume::{Consumer, Done, Stage};
+use crate::context::StartOver;
+use crate::core::conversation;
+use crate::group::{Group, Need};
+use crate::limits::GROUP_READS_MAX;
+use crate::load::{self, LoadError, Loaded};
+use crate::metrics;
+use crate::store::SentRow;
+use carillon_proto::id::{ConversationId, UserId};
+use carillon_proto::limits::DEDUP_CLIENT_IDS_MAX;
+use carillon_proto::position::Position;
+use carillon_proto::wire;
+use carillon_runtime::time::now_ms;
+use std::time::Duration;
+
+/// Before a conversation that could not be loaded is tried again.
+const LOAD_AGAIN: Duration = Duration::from_millis(100);
+
+impl Consumer<'_> {
+    /// Asks for what the group needs, or applies it when it has all.
+    pub(crate) fn prepare(&mut self, mut group: Group) -> Stage {
+        loop {
+            if group.needs.is_empty() && group.awaited.is_empty() {
+                group.needs = group.missing(&self.cache, &self.ledger).into_iter().collect();
+                if group.needs.is_empty() {
+                    return self.commit(group);
+                }
+            }
+            while group.awaited.len() < GROUP_READS_MAX
+                && let Some(need) = group.needs.pop_front()
+            {
+                if self.ask(&need, &group) {
+                    group.awaited.insert(need);
+                }
+            }
+            if !group.awaited.is_empty() {
+                return Stage::Preparing(group);
+            }
+        }
+    }
+
+    /// Whether there is something to wait for.
+    fn ask(&mut self, need: &Need, group: &Group) -> bool {
+        match need.clone() {
+            Need::Conversation(id) => self.load(&id, Duration::ZERO),
+            Need::Of(id, conversation::Need::Sender(sender)) => self.ask_sender(id, sender),
+            Need::Of(id, need @ conversation::Need::First { .. }) => self.ask_first(id, need),
+            Need::Skip(position) => self.record_skip(position, group.poison(&position)),
+        }
+    }
+
+    /// Loads a conversation unless it is there; whether there is something to wait for.
+    pub(crate) fn load(&mut self, id: &ConversationId, delay: Duration) -> bool {
+        if self.cache.contains(id) {
+            return false;
+        }
+        if self.loading.insert(id.clone()) {
+            let (context, id) = (self.context.clone(), id.clone());
+            let (incarnation, applied) = (self.ledger.incarnation.number, self.applied);
+            self.job(async move {
+                if !delay.is_zero() {
+                    tokio::time::sleep(delay).await;
+                }
+                let loaded = load::for_applying(&context, incarnation, applied, &id).await;
+                Done::Loaded(id, Box::new(loaded))
+            });
+        }
+        true
+    }
+
+    fn ask_sender(&mut self, id: ConversationId, sender: UserId) -> bool {
+        let Some(instance) = self.cache.get(&id).map(|slot| slot.instance) else { return false };
+        let store = self.context.store.clone();
+        self.job(async move {
+            let rows = until_done("sent", || store.sent(&id, &sender, DEDUP_CLIENT_IDS_MAX)).await;
+            Done::Sender { id, instance, sender, rows }
+        });
+        true
+    }
+
+    fn ask_first(&mut self, id: ConversationId, need: conversation::Need) -> bool {
+        let conversation::Need::First { seq, .. } = need else { return false };
+        let store = self.context.store.clone();
+        self.job(async move {
+            let row = until_done("event", || store.event(&id, seq)).await;
+            // A row that does not decode stops the loading of its conversation; a claim on it is not believed.
+            let event = row.and_then(|row| load::decode(&row).ok()).map(Box::new);
+            Done::First(id, need, event)
+        });
+        true
+    }
+
+    fn record_skip(&mut self, position: Position, reason: &'static str) -> bool {
+        let (store, partition) = (self.context.store.clone(), self.context.partition);
+        metrics::POISON.inc();
+        tracing::error!(partition, ?position, reason, "a poison command is passed over");
+        self.job(async move {
+            drop((store, partition, reason));
+            Done::Skipped(position)
+        });
+        true
+    }
+
+    /// What the group in preparation waited for has come.
+    fn arrived(&mut self, need: &Need) {
+        if let Stage::Preparing(group) = &mut self.stage {
+            group.awaited.remove(need);
+        }
+    }
+
+    pub(crate) fn loaded(
+        &mut self,
+        id: ConversationId,
+        loaded: Result<Loaded, LoadError>,
+    ) -> Result<(), StartOver> {
+        self.loading.remove(&id);
+        match loaded {
+            Ok(loaded) => {
+                self.cache.insert(loaded.conversation, now_ms());
+                if loaded.above_head {
+                    self.flush.project(loaded.projections);
+                    self.flush.touch(&mut self.cache, &id);
+                }
+                self.answer_loaded(&id);
+                self.arrived(&Need::Conversation(id));
+            }
+            Err(LoadError::Store(error)) => {
+                tracing::warn!(partition = self.context.partition, conversation = %id, %error, "loading failed");
+                self.refuse_loaded(&id);
+                if matches!(&self.stage, Stage::Preparing(group) if group.involves(&id)) {
+                    self.load(&id, LOAD_AGAIN);
+                }
+            }
+            Err(LoadError::StartOver(start_over)) => return Err(start_over),
+        }
+        Ok(())
+    }
+
+    /// A sender's rows have come, for the conversation as it was loaded when they were asked for.
+    pub(crate) fn sender(&mut self, id: ConversationId, instance: u64, sender: UserId, rows: Vec<SentRow>) {
+        let need = Need::Of(id.clone(), conversation::Need::Sender(sender.clone()));
+        self.arrived(&need);
+        let Stage::Preparing(group) = &mut self.stage else { return };
+        let Some(slot) = self.cache.note(&id).filter(|slot| slot.instance == instance) else { return };
+        let last_word = group.reloaded.contains(&id);
+        if slot.conversation.learn(sender, rows, last_word).is_err() {
+            // Another worker is ahead: its rows are read before anything is decided.
+            group.reloaded.insert(id.clone());
+            self.cache.remove(&id);
+        }
+    }
+
+    pub(crate) fn first(
+        &mut self,
+        id: ConversationId,
+        need: conversation::Need,
+        event: Option<&wire::Event>,
+    ) {
+        if let conversation::Need::First { sender, client_id, .. } = &need
+            && let Some(slot) = self.cache.note(&id)
+        {
+            slot.conversation.confirm(sender, client_id, event);
+        }
+        self.arrived(&Need::Of(id, need));
+    }
+
+    pub(crate) fn skipped(&mut self, position: Position) {
+        self.ledger.skips.insert(position);
+        self.arrived(&Need::Skip(position));
+    }
+}

@@ -1,0 +1,241 @@
+//! Registrations: gateways say what they listen to, and hear the committed heads and who may not join. What is not
+//! in memory is loaded beside the log, which never waits for it.
+
+use crate::consume::Consumer;
+use crate::context::StartOver;
+use crate::core::cache::Slot;
+use crate::core::interest::Refusal;
+use crate::limits::{REGISTRATION_READS_MAX, REGISTRATIONS_PENDING_MAX, RETRY_AFTER_MS};
+use carillon_proto::code::{ErrorCode, Failure};
+use carillon_proto::id::{ConversationId, GatewayId};
+use carillon_proto::partition;
+use carillon_proto::wire::{self, partition_reply, partition_request};
+use carillon_runtime::bus::{Incoming, ReplyHandle};
+use carillon_runtime::time::now_ms;
+use prost::Message as _;
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+/// Registrations that wait for conversations.
+#[derive(Debug, Default)]
+pub(crate) struct Registrations {
+    pending: HashMap<u64, Pending>,
+    waiting: HashMap<ConversationId, Vec<Waiting>>,
+    /// Conversations to load, in the order in which they were asked for.
+    queue: VecDeque<ConversationId>,
+    last: u64,
+}
+
+#[derive(Debug)]
+struct Pending {
+    reply: ReplyHandle,
+    listened: Vec<wire::Listened>,
+    missing: usize,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    registration: u64,
+    wanted: Wanted,
+}
+
+/// What a registration wants to know of one conversation.
+#[derive(Debug)]
+struct Wanted {
+    /// Only if the head is above this, or somebody is refused.
+    known_head: Option<u64>,
+    check: Vec<String>,
+}
+
+impl Wanted {
+    fn answer(&self, slot: &Slot) -> Option<wire::Listened> {
+        let participants = slot.conversation.participants();
+        let refused: Vec<String> =
+            self.check.iter().filter(|user| !participants.contains(user.as_str())).cloned().collect();
+        let head = slot.committed_seq;
+        if refused.is_empty() && self.known_head.is_some_and(|known| head <= known) {
+            return None;
+        }
+        Some(wire::Listened { conversation: slot.conversation.id().as_str().to_owned(), head, refused })
+    }
+}
+
+impl Consumer<'_> {
+    /// Answers a request of a gateway, now or when what it asks about is loaded.
+    pub(crate) fn request(&mut self, incoming: Option<Incoming>) -> Result<(), StartOver> {
+        let message = match incoming {
+            Some(Incoming::Message(message)) => message,
+            // Who asked hears nothing and asks again.
+            Some(Incoming::Lost) => return Ok(()),
+            None => return Err(StartOver::because("the bus has ended")),
+        };
+        let Some(reply) = message.reply else { return Ok(()) };
+        let Ok(request) = wire::PartitionRequest::decode(message.payload) else {
+            self.fail(reply, Failure::invalid_payload("the request does not decode"));
+            return Ok(());
+        };
+        if let Err((reply, failure)) = self.take(reply, request) {
+            self.fail(reply, failure);
+        }
+        Ok(())
+    }
+
+    fn take(
+        &mut self,
+        reply: ReplyHandle,
+        request: wire::PartitionRequest,
+    ) -> Result<(), (ReplyHandle, Failure)> {
+        let wire::PartitionRequest { gateway, counter, body } = request;
+        let Ok(gateway) = GatewayId::parse(&gateway) else {
+            return Err((reply, Failure::invalid_payload("the gateway's id is not valid")));
+        };
+        if self.ending || !(self.context.is_ours)() {
+            return Err((reply, unavailable("the partition moves to another worker")));
+        }
+        if self.interest.admit(&gateway, counter, now_ms()).is_err() {
+            return Err((
+                reply,
+                Failure::new(ErrorCode::Conflict, "a later request has come before this one"),
+            ));
+        }
+        match body {
+            Some(partition_request::Body::Register(register)) => self.register(reply, &gateway, register),
+            Some(partition_request::Body::Resend(resend)) => {
+                reply.send(self.interest.resend(&gateway, &resend));
+                Ok(())
+            }
+            None => {
+                Err((reply, Failure::invalid_payload("unknown request: upgrade workers before gateways")))
+            }
+        }
+    }
+
+    fn register(
+        &mut self,
+        reply: ReplyHandle,
+        gateway: &GatewayId,
+        register: wire::Register,
+    ) -> Result<(), (ReplyHandle, Failure)> {
+        if self.registrations.pending.len() >= REGISTRATIONS_PENDING_MAX {
+            return Err((reply, unavailable("too many registrations wait")));
+        }
+        let wire::Register { replace, add, remove } = register;
+        let added = self.ids(add.iter().map(|interest| &interest.conversation));
+        let (Some(added), Some(removed)) = (added, self.ids(remove.iter())) else {
+            return Err((reply, Failure::invalid_payload("a conversation is not of this partition")));
+        };
+        match self.interest.register(gateway, replace, &added, &removed) {
+            Ok(()) => {}
+            Err(Refusal::Full | Refusal::Old) => return Err((reply, unavailable("too much is registered"))),
+        }
+        self.registrations.last += 1;
+        let registration = self.registrations.last;
+        let mut pending = Pending { reply, listened: Vec::new(), missing: 0 };
+        for (conversation, interest) in added.into_iter().zip(add) {
+            let known_head = replace.then_some(interest.known_head);
+            let wanted = Wanted { known_head, check: interest.check };
+            match self.cache.get(&conversation) {
+                Some(slot) => pending.listened.extend(wanted.answer(slot)),
+                None => {
+                    pending.missing += 1;
+                    self.registrations.wait(conversation, Waiting { registration, wanted });
+                }
+            }
+        }
+        self.registrations.pending.insert(registration, pending);
+        self.answer_if_known(registration);
+        Ok(())
+    }
+
+    /// The ids, if all are of this partition.
+    fn ids<'i>(&self, ids: impl Iterator<Item = &'i String>) -> Option<Vec<ConversationId>> {
+        let (partition, partitions) = (self.context.partition, self.context.partitions);
+        let ours = |id: &ConversationId| partition::of_conversation(id, partitions) == partition;
+        ids.map(|id| ConversationId::parse(id).ok().filter(&ours)).collect()
+    }
+
+    /// Loads for registrations, as long as that leaves the log its share.
+    pub(crate) fn load_for_registrations(&mut self) {
+        while self.loading.len() < REGISTRATION_READS_MAX
+            && let Some(conversation) = self.registrations.queue.pop_front()
+        {
+            if self.registrations.waiting.contains_key(&conversation) {
+                self.load(&conversation, Duration::ZERO);
+            }
+        }
+    }
+
+    /// A conversation was loaded: who waits for it is told.
+    pub(crate) fn answer_loaded(&mut self, conversation: &ConversationId) {
+        for Waiting { registration, wanted } in
+            self.registrations.waiting.remove(conversation).unwrap_or_default()
+        {
+            let listened = self.cache.get(conversation).and_then(|slot| wanted.answer(slot));
+            if let Some(pending) = self.registrations.pending.get_mut(&registration) {
+                pending.missing -= 1;
+                pending.listened.extend(listened);
+            }
+            self.answer_if_known(registration);
+        }
+        self.registrations.shrink();
+    }
+
+    /// A conversation could not be loaded.
+    pub(crate) fn refuse_loaded(&mut self, conversation: &ConversationId) {
+        for Waiting { registration, .. } in
+            self.registrations.waiting.remove(conversation).unwrap_or_default()
+        {
+            if let Some(pending) = self.registrations.pending.remove(&registration) {
+                self.fail(pending.reply, unavailable("the store cannot be read"));
+            }
+        }
+    }
+
+    /// Nobody is told anything more here.
+    pub(crate) fn refuse_all(&mut self) {
+        let Registrations { pending, .. } = std::mem::take(&mut self.registrations);
+        for pending in pending.into_values() {
+            self.fail(pending.reply, unavailable("the partition moves to another worker"));
+        }
+    }
+
+    fn answer_if_known(&mut self, registration: u64) {
+        if self.registrations.pending.get(&registration).is_some_and(|pending| pending.missing > 0) {
+            return;
+        }
+        let Some(pending) = self.registrations.pending.remove(&registration) else { return };
+        let registered = wire::Registered { conversations: pending.listened };
+        self.reply(pending.reply, partition_reply::Body::Registered(registered));
+    }
+
+    fn fail(&self, reply: ReplyHandle, failure: Failure) {
+        self.reply(reply, partition_reply::Body::Failure(failure.into()));
+    }
+
+    fn reply(&self, reply: ReplyHandle, body: partition_reply::Body) {
+        let message = wire::PartitionReply { epoch: self.interest.epoch(), body: Some(body) };
+        reply.send(message.encode_to_vec().into());
+    }
+}
+
+impl Registrations {
+    fn wait(&mut self, conversation: ConversationId, waiting: Waiting) {
+        let waiters = self.waiting.entry(conversation.clone()).or_default();
+        if waiters.is_empty() {
+            self.queue.push_back(conversation);
+        }
+        waiters.push(waiting);
+    }
+
+    /// A storm's memory is given back.
+    fn shrink(&mut self) {
+        if self.waiting.capacity() > 4 * self.waiting.len() + 64 {
+            self.waiting.shrink_to(2 * self.waiting.len());
+            self.queue.shrink_to(2 * self.queue.len());
+        }
+    }
+}
+
+fn unavailable(reason: &str) -> Failure {
+    Failure::new(ErrorCode::Unavailable, reason).retry_after(RETRY_AFTER_MS)
+}

@@ -1,0 +1,148 @@
+//! The message-worker: works the partitions that its lease gives it, and answers reads.
+
+use crate::context::Context;
+use crate::store::Store;
+use crate::{partition, query};
+use anyhow::Context as _;
+use carillon_proto::id::WorkerId;
+use carillon_runtime::bus::Bus;
+use carillon_runtime::lease::Lease;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+/// The kind of worker, among those that hold leases.
+const KIND: &str = "message-worker";
+
+/// What a message-worker is told.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Its name, new at every start.
+    pub worker: WorkerId,
+    /// Partitions of the command log.
+    pub partitions: u32,
+    /// The bus belongs to this process and was made with it (standalone): nobody else can work its logs.
+    pub exclusive: bool,
+}
+
+/// Runs a message-worker until `shutdown`, then finishes what was begun and gives its lease up.
+///
+/// # Errors
+/// When a task of it panicked or the lease cannot be followed.
+pub async fn run(
+    config: Config,
+    bus: Arc<dyn Bus>,
+    store: Arc<dyn Store>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    // The lease outlives `shutdown`, so that what was begun can still be acknowledged.
+    let ending = CancellationToken::new();
+    let units = config.partitions;
+    let lease = Arc::new(Lease::start(bus.clone(), KIND, config.worker.clone(), units, ending.clone()));
+    let mut worker = Worker {
+        config,
+        bus: bus.clone(),
+        store: store.clone(),
+        lease: lease.clone(),
+        owned: lease.owned(),
+        tasks: JoinSet::new(),
+        running: HashMap::new(),
+        begun: BTreeSet::new(),
+        sharing: Arc::new(AtomicUsize::new(0)),
+    };
+    let reads = CancellationToken::new();
+    let queries = AbortOnDropHandle::new(tokio::spawn(query::serve(bus, store, reads.clone())));
+    let worked = worker.work(&shutdown).await;
+    worker.stop().await;
+    reads.cancel();
+    let answered = queries.await;
+    lease.release().await;
+    ending.cancel();
+    worked.and(answered.context("the task that answers reads panicked"))
+}
+
+/// A partition's task.
+#[derive(Debug)]
+struct Running {
+    epoch: u64,
+    stop: CancellationToken,
+}
+
+struct Worker {
+    config: Config,
+    bus: Arc<dyn Bus>,
+    store: Arc<dyn Store>,
+    lease: Arc<Lease>,
+    owned: watch::Receiver<Arc<BTreeMap<u32, u64>>>,
+    tasks: JoinSet<u32>,
+    running: HashMap<u32, Running>,
+    /// Partitions that this process has worked before.
+    begun: BTreeSet<u32>,
+    sharing: Arc<AtomicUsize>,
+}
+
+impl Worker {
+    /// Follows the lease until `shutdown`.
+    async fn work(&mut self, shutdown: &CancellationToken) -> anyhow::Result<()> {
+        loop {
+            self.reconcile();
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                changed = self.owned.changed() => changed.context("the lease ended by itself")?,
+                Some(ended) = self.tasks.join_next() => {
+                    let partition = ended.context("a partition's task panicked")?;
+                    self.running.remove(&partition);
+                }
+            }
+        }
+    }
+
+    /// Stops what is no longer owned and starts what is owned and does not run yet. A partition that comes back
+    /// with another epoch starts when its task of the former one has ended.
+    fn reconcile(&mut self) {
+        let owned = self.owned.borrow_and_update().clone();
+        self.sharing.store(owned.len(), Ordering::Relaxed);
+        for (partition, running) in &self.running {
+            if owned.get(partition) != Some(&running.epoch) {
+                running.stop.cancel();
+            }
+        }
+        for (partition, epoch) in owned.iter() {
+            if !self.running.contains_key(partition) {
+                self.start(*partition, *epoch);
+            }
+        }
+    }
+
+    fn start(&mut self, partition: u32, epoch: u64) {
+        let (lease, owned) = (self.lease.clone(), self.owned.clone());
+        let is_ours = move || lease.valid() && owned.borrow().get(&partition) == Some(&epoch);
+        let context = Context {
+            partition,
+            partitions: self.config.partitions,
+            exclusive: self.config.exclusive,
+            bus: self.bus.clone(),
+            store: self.store.clone(),
+            is_ours: Arc::new(is_ours),
+            sharing: self.sharing.clone(),
+        };
+        let made_anew = self.config.exclusive && self.begun.insert(partition);
+        let stop = CancellationToken::new();
+        let work = partition::work(context, epoch, made_anew, stop.clone());
+        self.running.insert(partition, Running { epoch, stop });
+        self.tasks.spawn(async move {
+            work.await;
+            partition
+        });
+    }
+
+    /// Lets all partitions finish what was begun.
+    async fn stop(&mut self) {
+        self.running.values().for_each(|running| running.stop.cancel());
+        while self.tasks.join_next().await.is_some() {}
+    }
+}

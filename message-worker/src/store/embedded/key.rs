@@ -1,0 +1,310 @@
+//! How rows become keys and values of one sorted table, and back. No I/O.
+//!
+//! Everything of a conversation lies together, so that a message, its idempotence key and the head touch
+//! neighbouring pages. Ids are length-prefixed where something follows them and bare where they end a key,
+//! so that lists come out ascending by id. A value starts with the write timestamp by which rows win.
+
+use crate::store::{Checkpoint, EventRow, Projection, SentRow};
+use bytes::{BufMut, Bytes};
+use carillon_proto::id::{ConversationId, Tag, UserId};
+use carillon_proto::position::{Incarnation, Position};
+
+const CONVERSATION: u8 = 1;
+const USER: u8 = 2;
+const PARTITION: u8 = 3;
+
+// Events come last in a conversation: what walks over all else can leap over them.
+const HEAD: u8 = b'h';
+const PARTICIPANT: u8 = b'p';
+const SENT: u8 = b's';
+const EVENT: u8 = b't';
+
+const CHECKPOINT: u8 = b'c';
+const INCARNATION: u8 = b'i';
+const SKIP: u8 = b's';
+
+/// The first key of all conversations.
+pub(super) const CONVERSATIONS_START: &[u8] = &[CONVERSATION];
+/// Above the last key of all conversations.
+pub(super) const CONVERSATIONS_END: &[u8] = &[CONVERSATION + 1];
+
+const TIMESTAMP_BYTES: usize = 8;
+
+fn with_id(table: u8, id: &str, kind: u8) -> Vec<u8> {
+    let mut key = Vec::with_capacity(id.len() + 32);
+    key.extend_from_slice(&[table, id.len() as u8]);
+    key.extend_from_slice(id.as_bytes());
+    key.push(kind);
+    key
+}
+
+/// The smallest key above every key that starts with `prefix`.
+pub(super) fn above(prefix: &[u8]) -> Vec<u8> {
+    let mut key = prefix.to_vec();
+    while let Some(last) = key.pop() {
+        if last < u8::MAX {
+            key.push(last + 1);
+            break;
+        }
+    }
+    key
+}
+
+pub(super) fn event(conversation: &ConversationId, seq: u64) -> Vec<u8> {
+    let mut key = with_id(CONVERSATION, conversation.as_str(), EVENT);
+    key.put_u64(seq);
+    key
+}
+
+/// Above the last event of a conversation.
+pub(super) fn events_end(conversation: &ConversationId) -> Vec<u8> {
+    with_id(CONVERSATION, conversation.as_str(), EVENT + 1)
+}
+
+pub(super) fn head(conversation: &ConversationId) -> Vec<u8> {
+    with_id(CONVERSATION, conversation.as_str(), HEAD)
+}
+
+/// All participants of a conversation start with this; the user's id follows.
+pub(super) fn participants(conversation: &ConversationId) -> Vec<u8> {
+    with_id(CONVERSATION, conversation.as_str(), PARTICIPANT)
+}
+
+/// All conversations of a user start with this; the conversation's id follows.
+pub(super) fn conversations(user: &UserId) -> Vec<u8> {
+    with_id(USER, user.as_str(), PARTICIPANT)
+}
+
+/// All accepted client ids of a sender start with this; the inverted timestamp follows: newest first.
+pub(super) fn sent(conversation: &ConversationId, sender: &UserId) -> Vec<u8> {
+    let mut key = with_id(CONVERSATION, conversation.as_str(), SENT);
+    key.push(sender.as_str().len() as u8);
+    key.extend_from_slice(sender.as_str().as_bytes());
+    key
+}
+
+fn partition(partition: u32, kind: u8) -> Vec<u8> {
+    let mut key = Vec::with_capacity(24);
+    key.push(PARTITION);
+    key.put_u32(partition);
+    key.push(kind);
+    key
+}
+
+pub(super) fn checkpoint(number: u32) -> Vec<u8> {
+    partition(number, CHECKPOINT)
+}
+
+pub(super) fn incarnation(number: u32) -> Vec<u8> {
+    partition(number, INCARNATION)
+}
+
+/// All skips of a partition's incarnation start with this; sequence and index follow.
+pub(super) fn skips(number: u32, incarnation: u32) -> Vec<u8> {
+    let mut key = partition(number, SKIP);
+    key.put_u32(incarnation);
+    key
+}
+
+pub(super) fn skip(number: u32, position: Position) -> Vec<u8> {
+    let mut key = skips(number, position.incarnation);
+    key.put_u64(position.sequence);
+    key.put_u32(position.index);
+    key
+}
+
+/// What a key is, to whoever walks over all conversations.
+pub(super) enum Walked {
+    /// An accepted client id.
+    Sent,
+    /// An event: nothing but events follow until this key.
+    Events(Vec<u8>),
+    /// Something else.
+    Other,
+}
+
+/// What the key of a conversation's row is.
+pub(super) fn walked(key: &[u8]) -> Walked {
+    let id_end = 2 + usize::from(key.get(1).copied().unwrap_or(0));
+    match key.get(id_end) {
+        Some(&SENT) => Walked::Sent,
+        Some(&EVENT) => Walked::Events(above(&key[..=id_end])),
+        _ => Walked::Other,
+    }
+}
+
+/// The write timestamp of a value.
+pub(super) fn timestamp_us(value: &[u8]) -> i64 {
+    value.first_chunk().map_or(i64::MIN, |bytes| i64::from_be_bytes(*bytes))
+}
+
+/// Rows on their way into the store, in one buffer: `key length u16, value length u32, key, value`, repeated.
+#[derive(Default)]
+pub(super) struct Rows {
+    buffer: Vec<u8>,
+    rows: usize,
+}
+
+impl Rows {
+    pub(super) fn put(&mut self, key: &[u8], timestamp_us: i64, body: &[&[u8]]) {
+        let body_bytes: usize = body.iter().map(|part| part.len()).sum();
+        self.buffer.reserve(6 + key.len() + TIMESTAMP_BYTES + body_bytes);
+        self.buffer.put_u16(key.len() as u16);
+        self.buffer.put_u32((TIMESTAMP_BYTES + body_bytes) as u32);
+        self.buffer.extend_from_slice(key);
+        self.buffer.put_i64(timestamp_us);
+        body.iter().for_each(|part| self.buffer.extend_from_slice(part));
+        self.rows += 1;
+    }
+
+    pub(super) fn into_bytes(self) -> Bytes {
+        self.buffer.into()
+    }
+
+    pub(super) fn put_event(&mut self, row: &EventRow) {
+        let mark = position_bytes(row.position);
+        let key = event(&row.conversation, row.seq);
+        self.put(&key, row.timestamp_us, &[&mark, &row.tag.0, &row.blob]);
+    }
+
+    pub(super) fn put_projection(&mut self, projection: &Projection) {
+        match projection {
+            Projection::Head { conversation, timestamp_us, blob } => {
+                self.put(&head(conversation), *timestamp_us, &[blob]);
+            }
+            Projection::Participant { conversation, user, timestamp_us, present } => {
+                let mut by_conversation = participants(conversation);
+                by_conversation.extend_from_slice(user.as_str().as_bytes());
+                let mut by_user = conversations(user);
+                by_user.extend_from_slice(conversation.as_str().as_bytes());
+                self.put(&by_conversation, *timestamp_us, &[&[u8::from(*present)]]);
+                self.put(&by_user, *timestamp_us, &[&[u8::from(*present)]]);
+            }
+            Projection::Sent { conversation, sender, timestamp_us, time_ms, client_id, seq } => {
+                let mut key = sent(conversation, sender);
+                key.put_u64(!(*timestamp_us as u64 ^ (1 << 63)));
+                let numbers = [time_ms.to_be_bytes(), seq.to_be_bytes()];
+                self.put(&key, *timestamp_us, &[&numbers[0], &numbers[1], client_id.as_bytes()]);
+            }
+        }
+    }
+
+    pub(super) fn put_checkpoint(&mut self, number: u32, mark: &Checkpoint) {
+        self.put(&checkpoint(number), mark.timestamp_us, &[&position_bytes(mark.position), &mark.tag.0]);
+    }
+
+    pub(super) fn put_incarnation(&mut self, number: u32, life: &Incarnation) {
+        let body =
+            [&life.number.to_be_bytes()[..], &life.first_sequence.to_be_bytes(), &life.base_us.to_be_bytes()];
+        // Numbers rise with every life, whatever the clock says.
+        self.put(&incarnation(number), i64::from(life.number), &body);
+    }
+
+    pub(super) fn put_skip(&mut self, number: u32, position: Position, reason: &str) {
+        self.put(&skip(number, position), 0, &[reason.as_bytes()]);
+    }
+}
+
+/// The rows in a buffer that [`Rows`] made. Ends at the first that is cut off.
+pub(super) fn rows_of(mut buffer: Bytes) -> impl Iterator<Item = (Bytes, Bytes)> {
+    std::iter::from_fn(move || {
+        let lengths: [u8; 6] = *buffer.first_chunk()?;
+        let key_bytes = usize::from(u16::from_be_bytes([lengths[0], lengths[1]]));
+        let value_bytes = u32::from_be_bytes([lengths[2], lengths[3], lengths[4], lengths[5]]) as usize;
+        if buffer.len() - lengths.len() < key_bytes + value_bytes {
+            return None;
+        }
+        let mut row = buffer.split_to(lengths.len() + key_bytes + value_bytes).split_off(lengths.len());
+        let key = row.split_to(key_bytes);
+        Some((key, row))
+    })
+}
+
+const POSITION_BYTES: usize = 16;
+
+fn position_bytes(position: Position) -> [u8; POSITION_BYTES] {
+    let mut bytes = [0; POSITION_BYTES];
+    bytes[..4].copy_from_slice(&position.incarnation.to_be_bytes());
+    bytes[4..12].copy_from_slice(&position.sequence.to_be_bytes());
+    bytes[12..].copy_from_slice(&position.index.to_be_bytes());
+    bytes
+}
+
+/// Reads numbers off the front of a value or key; `None` where it is too short.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (head, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(*head)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.take().map(u32::from_be_bytes)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        self.take().map(u64::from_be_bytes)
+    }
+
+    fn i64(&mut self) -> Option<i64> {
+        self.take().map(i64::from_be_bytes)
+    }
+
+    fn position(&mut self) -> Option<Position> {
+        Some(Position { incarnation: self.u32()?, sequence: self.u64()?, index: self.u32()? })
+    }
+}
+
+/// The seq at the end of an event's key.
+pub(super) fn read_seq(key: &[u8]) -> Option<u64> {
+    key.last_chunk().map(|bytes| u64::from_be_bytes(*bytes))
+}
+
+pub(super) fn read_event(conversation: &ConversationId, key: &[u8], value: &[u8]) -> Option<EventRow> {
+    let mut reader = Reader(value);
+    Some(EventRow {
+        conversation: conversation.clone(),
+        seq: read_seq(key)?,
+        timestamp_us: reader.i64()?,
+        position: reader.position()?,
+        tag: Tag(reader.take()?),
+        blob: Bytes::copy_from_slice(reader.0),
+    })
+}
+
+pub(super) fn read_head(value: &[u8]) -> Option<Bytes> {
+    value.get(TIMESTAMP_BYTES..).map(Bytes::copy_from_slice)
+}
+
+/// Whether a participant's row says that they participate.
+pub(super) fn read_present(value: &[u8]) -> bool {
+    value.get(TIMESTAMP_BYTES) == Some(&1)
+}
+
+pub(super) fn read_sent(value: &[u8]) -> Option<SentRow> {
+    let mut reader = Reader(value.get(TIMESTAMP_BYTES..)?);
+    let (time_ms, seq) = (reader.u64()?, reader.u64()?);
+    Some(SentRow { client_id: String::from_utf8_lossy(reader.0).into_owned(), seq, time_ms })
+}
+
+pub(super) fn read_sent_time_ms(value: &[u8]) -> Option<u64> {
+    Reader(value.get(TIMESTAMP_BYTES..)?).u64()
+}
+
+pub(super) fn read_checkpoint(value: &[u8]) -> Option<Checkpoint> {
+    let mut reader = Reader(value);
+    let timestamp_us = reader.i64()?;
+    Some(Checkpoint { position: reader.position()?, tag: Tag(reader.take()?), timestamp_us })
+}
+
+pub(super) fn read_incarnation(value: &[u8]) -> Option<Incarnation> {
+    let mut reader = Reader(value.get(TIMESTAMP_BYTES..)?);
+    Some(Incarnation { number: reader.u32()?, first_sequence: reader.u64()?, base_us: reader.i64()? })
+}
+
+pub(super) fn read_skip(incarnation: u32, key: &[u8]) -> Option<Position> {
+    let mut reader = Reader(key.get(key.len().checked_sub(12)?..)?);
+    Some(Position { incarnation, sequence: reader.u64()?, index: reader.u32()? })
+}

@@ -1,0 +1,379 @@
+//! The embedded store: a journal in front of a redb table, in one directory of one process.
+//!
+//! A write is durable once the journal is synced ([`writer`], one sync for all who wait). Its rows are then
+//! shown to readers from memory ([`overlay`]) and carried over into the table every few seconds, in bulk and
+//! in key order ([`flusher`]): a table commit costs hundreds of microseconds of CPU, a record in the journal
+//! costs tens. After kill -9 the journal is read again; rows win by timestamp, so reading one twice is
+//! harmless.
+//!
+//! Single rows are read on the calling thread, in microseconds. Pages are read on tokio's blocking threads:
+//! they may have to come from disk, and a service with two cores cannot spare one for that.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use carillon_proto::id::{ConversationId, UserId};
+use carillon_proto::position::{Incarnation, Position};
+use tokio::sync::{Semaphore, oneshot};
+
+use super::{
+    Checkpoint, EventRow, LoadedConversation, PartitionState, Projection, SentRow, Store, StoreError,
+};
+use journal::{Journal, JournalError};
+use key::Rows;
+use overlay::Generation;
+use shared::{Job, Shared, closed};
+use sweep::Sweep;
+use table::Table;
+use writer::Writer;
+
+mod flusher;
+mod gather;
+mod journal;
+mod key;
+mod overlay;
+mod shared;
+mod sweep;
+mod table;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+/// Bytes of rows that wait for the writer; further appends wait before they queue.
+const QUEUE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Rows that are read on the calling thread; about 20 microseconds when they are in memory.
+const PAGE_HERE_MAX: usize = 16;
+
+/// Why the embedded store could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process works on the directory.
+    #[error("data directory {} is in use by another carillon (stop it, or give another with --data-dir)", .dir.display())]
+    InUse {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// The file system refused.
+    #[error("data directory {} cannot be used: {source}", .dir.display())]
+    Directory {
+        /// The directory.
+        dir: PathBuf,
+        /// What it said.
+        source: std::io::Error,
+    },
+    /// The table cannot be opened or written.
+    #[error("{} cannot be opened: {reason}", .path.display())]
+    Table {
+        /// The file.
+        path: PathBuf,
+        /// What the database said.
+        reason: String,
+    },
+}
+
+/// The store of conversations in a directory. Dropping it makes everything durable and closes the files.
+pub struct EmbeddedStore {
+    shared: Arc<Shared>,
+    room: Arc<Semaphore>,
+    threads: Option<Threads>,
+}
+
+struct Threads {
+    writer: JoinHandle<Journal>,
+    flusher: JoinHandle<()>,
+}
+
+impl EmbeddedStore {
+    /// Opens the store in `dir`, which is made if it is not there, and recovers what a killed process left.
+    ///
+    /// # Errors
+    /// When another process has it, or its files cannot be read and written.
+    pub fn open(dir: &Path) -> Result<Arc<EmbeddedStore>, OpenError> {
+        let refused = |source| OpenError::Directory { dir: dir.to_owned(), source };
+        std::fs::create_dir_all(dir).map_err(refused)?;
+        let (journal, payloads) = Journal::open(dir).map_err(|error| match error {
+            JournalError::InUse => OpenError::InUse { dir: dir.to_owned() },
+            JournalError::Io(source) => refused(source),
+        })?;
+        let table = Table::open(dir).map_err(|error| match error {
+            redb::DatabaseError::DatabaseAlreadyOpen => OpenError::InUse { dir: dir.to_owned() },
+            error => OpenError::Table { path: dir.join(table::FILE), reason: error.to_string() },
+        })?;
+        let mut sweep = Sweep::new();
+        recover(&table, &payloads, &mut sweep)?;
+        let shared = Arc::new(Shared::new(table));
+        let writer = Writer::new(Arc::clone(&shared), journal);
+        let for_flusher = Arc::clone(&shared);
+        let threads = Threads {
+            writer: spawn("store-writer", move || writer.run()).map_err(refused)?,
+            flusher: spawn("store-flusher", move || flusher::run(&for_flusher, sweep)).map_err(refused)?,
+        };
+        let room = Arc::new(Semaphore::new(QUEUE_BYTES_MAX));
+        Ok(Arc::new(EmbeddedStore { shared, room, threads: Some(threads) }))
+    }
+
+    /// Makes rows durable.
+    async fn write(&self, rows: Bytes) -> Result<(), StoreError> {
+        let share = rows.len().clamp(1, QUEUE_BYTES_MAX) as u32;
+        let room = Arc::clone(&self.room).acquire_many_owned(share).await.map_err(|_| closed())?;
+        let (done, outcome) = oneshot::channel();
+        self.shared.submit(Job::Write { rows, done, _room: room });
+        outcome.await.unwrap_or_else(|_| Err(closed()))
+    }
+
+    /// Shows rows at once, and makes them durable soon; waits for that if too much waits already.
+    async fn put(&self, rows: Rows) -> Result<(), StoreError> {
+        let rows = rows.into_bytes();
+        if self.shared.put_lazily(&rows)? {
+            return Ok(());
+        }
+        self.write(rows).await
+    }
+
+    /// Reads up to `rows` rows, here if they are few.
+    async fn read<T: Send + 'static>(
+        &self,
+        rows: usize,
+        read: impl FnOnce(&Shared) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        if rows <= PAGE_HERE_MAX {
+            return read(&self.shared);
+        }
+        let shared = Arc::clone(&self.shared);
+        match tokio::task::spawn_blocking(move || read(&shared)).await {
+            Ok(outcome) => outcome,
+            Err(error) => Err(StoreError(format!("reading was cut off: {error}"))),
+        }
+    }
+}
+
+fn spawn<T: Send + 'static>(
+    name: &str,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> std::io::Result<JoinHandle<T>> {
+    std::thread::Builder::new().name(name.into()).spawn(run)
+}
+
+/// Carries over what the journal holds.
+fn recover(table: &Table, payloads: &[Bytes], sweep: &mut Sweep) -> Result<(), OpenError> {
+    let mut generation = Generation::default();
+    payloads.iter().for_each(|payload| generation.put_all(payload));
+    if generation.is_empty() {
+        return Ok(());
+    }
+    tracing::info!(bytes = generation.bytes(), "recovering rows from the journal");
+    table
+        .take_in(&generation, sweep)
+        .map_err(|error| OpenError::Table { path: table.path().to_owned(), reason: error.0 })
+}
+
+impl Drop for EmbeddedStore {
+    fn drop(&mut self) {
+        self.shared.state.lock().closing = true;
+        self.shared.for_writer.notify_one();
+        let Some(Threads { writer, flusher }) = self.threads.take() else { return };
+        let journal = writer.join();
+        let flushed = flusher.join().is_ok() && self.shared.state.lock().overlay.frozen.is_none();
+        self.shared.table.close();
+        if let (Ok(journal), true) = (journal, flushed) {
+            // If it cannot be emptied it is read again at the next start, which is harmless.
+            drop(journal.clear());
+        }
+    }
+}
+
+/// All keys that start with `prefix`.
+fn starting_with(prefix: Vec<u8>) -> Range<Vec<u8>> {
+    let end = key::above(&prefix);
+    prefix..end
+}
+
+/// The ids at the end of those keys under `prefix`, above `cursor`, whose rows say "present".
+fn present<T>(
+    shared: &Shared,
+    prefix: Vec<u8>,
+    cursor: Option<&str>,
+    limit: usize,
+    parse: impl Fn(&str) -> Option<T>,
+) -> Result<Vec<T>, StoreError> {
+    let mut range = starting_with(prefix.clone());
+    if let Some(cursor) = cursor {
+        range.start.extend_from_slice(cursor.as_bytes());
+        range.start.push(0);
+    }
+    let mut ids = Vec::new();
+    if limit == 0 {
+        return Ok(ids);
+    }
+    shared.scan(range, false, usize::MAX, |key, value| {
+        if key::read_present(value) {
+            ids.extend(std::str::from_utf8(&key[prefix.len()..]).ok().and_then(&parse));
+        }
+        ids.len() < limit
+    })?;
+    Ok(ids)
+}
+
+#[async_trait]
+impl Store for EmbeddedStore {
+    async fn append(&self, rows: Vec<EventRow>) -> Result<(), StoreError> {
+        let mut encoded = Rows::default();
+        rows.iter().for_each(|row| encoded.put_event(row));
+        if rows.is_empty() {
+            return Ok(());
+        }
+        self.write(encoded.into_bytes()).await
+    }
+
+    async fn events_after(
+        &self,
+        conversation: &ConversationId,
+        after_seq: u64,
+        limit: usize,
+    ) -> Result<Vec<EventRow>, StoreError> {
+        let conversation = conversation.clone();
+        self.read(limit, move |shared| {
+            let mut expected = after_seq.saturating_add(1);
+            let range = key::event(&conversation, expected)..key::events_end(&conversation);
+            let mut rows = Vec::new();
+            shared.scan(range, false, limit, |key, value| {
+                let row = key::read_event(&conversation, key, value).filter(|row| row.seq == expected);
+                expected += 1;
+                let contiguous = row.is_some();
+                rows.extend(row);
+                contiguous
+            })?;
+            Ok(rows)
+        })
+        .await
+    }
+
+    async fn events_before(
+        &self,
+        conversation: &ConversationId,
+        before_seq: u64,
+        limit: usize,
+    ) -> Result<Vec<EventRow>, StoreError> {
+        let conversation = conversation.clone();
+        self.read(limit, move |shared| {
+            let range = key::event(&conversation, 1)..key::event(&conversation, before_seq);
+            let mut rows = Vec::new();
+            shared.scan(range, true, limit, |key, value| {
+                rows.extend(key::read_event(&conversation, key, value));
+                true
+            })?;
+            rows.reverse();
+            Ok(rows)
+        })
+        .await
+    }
+
+    async fn event(&self, conversation: &ConversationId, seq: u64) -> Result<Option<EventRow>, StoreError> {
+        let key = key::event(conversation, seq);
+        let value = self.shared.get(&key)?;
+        Ok(value.and_then(|value| key::read_event(conversation, &key, &value)))
+    }
+
+    async fn project(&self, projections: Vec<Projection>) -> Result<(), StoreError> {
+        let mut rows = Rows::default();
+        projections.iter().for_each(|projection| rows.put_projection(projection));
+        self.put(rows).await
+    }
+
+    async fn load(&self, conversation: &ConversationId) -> Result<LoadedConversation, StoreError> {
+        let conversation = conversation.clone();
+        self.read(usize::MAX, move |shared| {
+            let prefix = key::participants(&conversation);
+            let participants = present(shared, prefix, None, usize::MAX, |id| UserId::parse(id).ok())?;
+            let head = shared.get(&key::head(&conversation))?;
+            Ok(LoadedConversation { head: head.as_deref().and_then(key::read_head), participants })
+        })
+        .await
+    }
+
+    async fn sent(
+        &self,
+        conversation: &ConversationId,
+        sender: &UserId,
+        limit: usize,
+    ) -> Result<Vec<SentRow>, StoreError> {
+        let range = starting_with(key::sent(conversation, sender));
+        self.read(limit, move |shared| {
+            let mut rows = Vec::new();
+            shared.scan(range, false, limit, |_, value| {
+                rows.extend(key::read_sent(value));
+                true
+            })?;
+            Ok(rows)
+        })
+        .await
+    }
+
+    async fn conversations_of(
+        &self,
+        user: &UserId,
+        cursor: Option<&ConversationId>,
+        limit: usize,
+    ) -> Result<Vec<ConversationId>, StoreError> {
+        let (prefix, cursor) = (key::conversations(user), cursor.cloned());
+        self.read(usize::MAX, move |shared| {
+            let cursor = cursor.as_ref().map(ConversationId::as_str);
+            present(shared, prefix, cursor, limit, |id| ConversationId::parse(id).ok())
+        })
+        .await
+    }
+
+    async fn partition(&self, partition: u32) -> Result<PartitionState, StoreError> {
+        let incarnation = self.shared.get(&key::incarnation(partition))?;
+        let checkpoint = self.shared.get(&key::checkpoint(partition))?;
+        Ok(PartitionState {
+            incarnation: incarnation.as_deref().and_then(key::read_incarnation),
+            checkpoint: checkpoint.as_deref().and_then(key::read_checkpoint),
+        })
+    }
+
+    async fn begin_incarnation(
+        &self,
+        partition: u32,
+        previous: Option<Incarnation>,
+        next: Incarnation,
+    ) -> Result<Incarnation, StoreError> {
+        let (done, outcome) = oneshot::channel();
+        self.shared.submit(Job::Begin { partition, previous, next, done });
+        outcome.await.unwrap_or_else(|_| Err(closed()))
+    }
+
+    async fn checkpoint(&self, partition: u32, checkpoint: Checkpoint) -> Result<(), StoreError> {
+        let mut rows = Rows::default();
+        rows.put_checkpoint(partition, &checkpoint);
+        self.put(rows).await
+    }
+
+    async fn record_skip(&self, partition: u32, position: Position, reason: &str) -> Result<(), StoreError> {
+        let mut rows = Rows::default();
+        rows.put_skip(partition, position, reason);
+        self.write(rows.into_bytes()).await
+    }
+
+    async fn skips(&self, partition: u32, incarnation: u32) -> Result<Vec<Position>, StoreError> {
+        let range = starting_with(key::skips(partition, incarnation));
+        self.read(usize::MAX, move |shared| {
+            let mut positions = Vec::new();
+            shared.scan(range, false, usize::MAX, |key, _| {
+                positions.extend(key::read_skip(incarnation, key));
+                true
+            })?;
+            Ok(positions)
+        })
+        .await
+    }
+
+    async fn healthy(&self) -> bool {
+        let state = self.shared.state.lock();
+        !state.closing && state.journal_error.is_none() && state.table_error.is_none()
+    }
+}

@@ -1,0 +1,95 @@
+//! What is newer than the table: the rows of the journal's two generations, kept in memory. No I/O.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::ops::{Bound, Range};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::key;
+
+/// A key with the value that has the highest timestamp.
+pub(super) type Row = (Bytes, Bytes);
+
+/// The rows of one generation.
+#[derive(Default)]
+pub(super) struct Generation {
+    rows: BTreeMap<Bytes, Bytes>,
+    /// Of everything ever put, for rows that lost may be kept alive by neighbours in their buffer.
+    bytes: usize,
+}
+
+impl Generation {
+    /// Puts every row of a buffer; of two values for one key the higher timestamp wins, and the later put if
+    /// they are the same.
+    pub(super) fn put_all(&mut self, buffer: &Bytes) {
+        self.bytes += buffer.len();
+        for (key, value) in key::rows_of(buffer.clone()) {
+            put(&mut self.rows, key, value);
+        }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// All rows, ascending by key.
+    pub(super) fn rows(&self) -> impl Iterator<Item = (&Bytes, &Bytes)> {
+        self.rows.iter()
+    }
+}
+
+fn put(rows: &mut BTreeMap<Bytes, Bytes>, key: Bytes, value: Bytes) {
+    match rows.entry(key) {
+        Entry::Vacant(entry) => {
+            entry.insert(value);
+        }
+        Entry::Occupied(mut entry) => {
+            if key::timestamp_us(&value) >= key::timestamp_us(entry.get()) {
+                entry.insert(value);
+            }
+        }
+    }
+}
+
+/// The generation that is written, and the one that is on its way into the table.
+#[derive(Default)]
+pub(super) struct Overlay {
+    pub(super) active: Generation,
+    pub(super) frozen: Option<Arc<Generation>>,
+}
+
+impl Overlay {
+    /// The newest value of a key.
+    pub(super) fn get(&self, key: &[u8]) -> Option<Bytes> {
+        let active = self.active.rows.get(key);
+        let frozen = self.frozen.as_ref().and_then(|frozen| frozen.rows.get(key));
+        [frozen, active].into_iter().flatten().max_by_key(|value| key::timestamp_us(value)).cloned()
+    }
+
+    /// The rows in a range, ascending, at least the first `at_most` of it (`backward`: the last).
+    pub(super) fn rows(&self, range: &Range<Vec<u8>>, backward: bool, at_most: usize) -> Vec<Row> {
+        let mut rows = BTreeMap::new();
+        let generations = self.frozen.iter().map(|frozen| &**frozen).chain([&self.active]);
+        for generation in generations {
+            let found = generation.rows.range::<[u8], _>(bounds(range));
+            let pick = |(key, value): (&Bytes, &Bytes)| put(&mut rows, key.clone(), value.clone());
+            if backward {
+                found.rev().take(at_most).for_each(pick);
+            } else {
+                found.take(at_most).for_each(pick);
+            }
+        }
+        rows.into_iter().collect()
+    }
+}
+
+/// A range that ends before it starts is empty, not a panic.
+fn bounds(range: &Range<Vec<u8>>) -> (Bound<&[u8]>, Bound<&[u8]>) {
+    (Bound::Included(&range.start), Bound::Excluded((&range.end).max(&range.start)))
+}

@@ -1,0 +1,178 @@
+//! The table on disk, in redb: what the journal is emptied into, and what reads find besides the overlay.
+//!
+//! redb refuses everything after an I/O error (a full disk is one), so the database is then opened anew,
+//! here, while the process lives on. Commits save redb's allocator state, so that opening after kill -9
+//! takes no longer than after a clean end, however large the file has grown.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use parking_lot::RwLock;
+use redb::{Database, DatabaseError, TableDefinition, TableError};
+
+use super::key;
+use super::overlay::{Generation, Row};
+use super::sweep::Sweep;
+use crate::store::StoreError;
+
+/// What the file is called.
+pub(super) const FILE: &str = "messages.redb";
+const ROWS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("rows");
+
+/// Pages kept in memory. Recent rows are in the overlay, and the kernel caches the file as well.
+const CACHE_BYTES: usize = 16 * 1024 * 1024;
+
+/// The table, opened anew when it has failed.
+pub(super) struct Table {
+    path: PathBuf,
+    /// `None` from a failure until it could be opened again, and after closing.
+    database: RwLock<Option<Database>>,
+}
+
+/// Anything that redb complains of, in words.
+fn failed(error: impl Into<redb::Error>) -> StoreError {
+    StoreError(error.into().to_string())
+}
+
+impl Table {
+    pub(super) fn open(dir: &Path) -> Result<Table, DatabaseError> {
+        let path = dir.join(FILE);
+        let database = open_database(&path)?;
+        Ok(Table { path, database: RwLock::new(Some(database)) })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        self.with_rows(|rows| {
+            let value = rows.get(key).map_err(failed)?;
+            Ok(value.map(|value| Bytes::copy_from_slice(value.value())))
+        })
+        .map(Option::flatten)
+    }
+
+    /// Merges the rows in `range` with `newer`, which is sorted ascending, and shows each to `visit` until it
+    /// says that this was enough. `backward`: descending.
+    pub(super) fn merge(
+        &self,
+        range: &Range<Vec<u8>>,
+        backward: bool,
+        newer: Vec<Row>,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), StoreError> {
+        let mut newer = newer.into_iter();
+        let mut next_newer = move || if backward { newer.next_back() } else { newer.next() };
+        let mut pending = next_newer();
+        let before = |a: &[u8], b: &[u8]| if backward { a > b } else { a < b };
+        let finished = self.with_rows(|rows| {
+            let mut found =
+                rows.range::<&[u8]>(range.start.as_slice()..range.end.as_slice()).map_err(failed)?;
+            while let Some(row) = if backward { found.next_back() } else { found.next() } {
+                let (stored_key, stored_value) = row.map_err(failed)?;
+                let (stored_key, stored_value) = (stored_key.value(), stored_value.value());
+                let mut shadowed = false;
+                while let Some((key, value)) = pending.take_if(|(key, _)| !before(stored_key, key)) {
+                    let same = key == stored_key;
+                    shadowed |= same && key::timestamp_us(&value) >= key::timestamp_us(stored_value);
+                    if (!same || shadowed) && !visit(&key, &value) {
+                        return Ok(true);
+                    }
+                    pending = next_newer();
+                }
+                if !shadowed && !visit(stored_key, stored_value) {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        })?;
+        if finished == Some(true) {
+            return Ok(());
+        }
+        while let Some((key, value)) = pending {
+            if !visit(&key, &value) {
+                break;
+            }
+            pending = next_newer();
+        }
+        Ok(())
+    }
+
+    /// Takes in a generation, in one durable transaction, and sweeps a little. After an error nothing of it is
+    /// in the table, or all.
+    pub(super) fn take_in(&self, generation: &Generation, sweep: &mut Sweep) -> Result<(), StoreError> {
+        self.reopen_if_closed()?;
+        let outcome = match &*self.database.read() {
+            Some(database) => write(database, generation, sweep),
+            None => Err(StoreError("closed".into())),
+        };
+        if outcome.is_err() {
+            // What was read with this handle is done: reads hold the lock as long as they last.
+            *self.database.write() = None;
+            sweep.restart();
+        }
+        outcome
+    }
+
+    /// Opens the table anew after a failure, so that reads work even while writes still fail.
+    pub(super) fn reopen_if_closed(&self) -> Result<(), StoreError> {
+        let mut database = self.database.write();
+        if database.is_none() {
+            *database = Some(open_database(&self.path).map_err(failed)?);
+        }
+        Ok(())
+    }
+
+    /// Closes the file, for good.
+    pub(super) fn close(&self) {
+        *self.database.write() = None;
+    }
+
+    /// Runs `read` on the rows as of now; `None` if none were ever written.
+    fn with_rows<T>(
+        &self,
+        read: impl FnOnce(&redb::ReadOnlyTable<&'static [u8], &'static [u8]>) -> Result<T, StoreError>,
+    ) -> Result<Option<T>, StoreError> {
+        let database = self.database.read();
+        let Some(database) = &*database else {
+            return Err(StoreError(format!("{} is being opened again after a failure", self.path.display())));
+        };
+        let transaction = redb::ReadableDatabase::begin_read(database).map_err(failed)?;
+        match transaction.open_table(ROWS) {
+            Ok(rows) => read(&rows).map(Some),
+            Err(TableError::TableDoesNotExist(_)) => Ok(None),
+            Err(error) => Err(failed(error)),
+        }
+    }
+}
+
+fn open_database(path: &Path) -> Result<Database, DatabaseError> {
+    Database::builder().set_cache_size(CACHE_BYTES).create(path)
+}
+
+fn write(database: &Database, generation: &Generation, sweep: &mut Sweep) -> Result<(), StoreError> {
+    let mut transaction = database.begin_write().map_err(failed)?;
+    transaction.set_quick_repair(true);
+    {
+        let mut rows = transaction.open_table(ROWS).map_err(failed)?;
+        for (key, value) in generation.rows() {
+            sweep.note(key, value);
+            // One descent in the usual case: only a row that turns out to be the older one is put back.
+            let newer = match rows.insert(&**key, &**value).map_err(failed)? {
+                Some(old) if key::timestamp_us(old.value()) > key::timestamp_us(value) => {
+                    Some(old.value().to_vec())
+                }
+                _ => None,
+            };
+            if let Some(newer) = newer {
+                rows.insert(&**key, newer.as_slice()).map_err(failed)?;
+            }
+        }
+        for key in sweep.expired(&rows).map_err(failed)? {
+            rows.remove(key.as_slice()).map_err(failed)?;
+        }
+    }
+    transaction.commit().map_err(failed)
+}

@@ -1,0 +1,244 @@
+//! The writer: one thread that makes rows durable, a group at a time, and answers who waits for them.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use carillon_proto::position::Incarnation;
+use parking_lot::MutexGuard;
+
+use super::gather::{self, Gather};
+use super::journal::Journal;
+use super::key::{self, Rows};
+use super::shared::{Job, Lazy, Shared, State, closed};
+use crate::store::StoreError;
+
+/// Bytes of one group: what one sync makes durable, and what is copied on the way.
+const GROUP_BYTES_MAX: usize = 1024 * 1024;
+/// How long projections may wait to be made durable.
+const LAZY_AGE_MAX: Duration = Duration::from_secs(1);
+
+/// Bytes of a journal file at which the other takes its turn. Each group takes at least a block of it.
+const JOURNAL_BYTES: u64 = 16 * 1024 * 1024;
+/// Bytes that it may reach while the other's rows are still on their way into the table.
+const JOURNAL_BYTES_MAX: u64 = 2 * JOURNAL_BYTES;
+
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    journal: Journal,
+    gather: Gather,
+    sync_began: Instant,
+}
+
+/// What one sync makes durable.
+struct Group {
+    lazy: Lazy,
+    jobs: Vec<Job>,
+}
+
+impl Writer {
+    pub(super) fn new(shared: Arc<Shared>, journal: Journal) -> Writer {
+        Writer { shared, journal, gather: Gather::default(), sync_began: Instant::now() }
+    }
+
+    /// Works until the store closes, and gives the journal back.
+    pub(super) fn run(mut self) -> Journal {
+        let shared = Arc::clone(&self.shared);
+        let _ended = Ended(&shared);
+        while let Some(group) = self.next_group() {
+            self.commit(group);
+        }
+        self.hand_over_the_rest();
+        self.journal
+    }
+
+    /// Waits for something to write; `None` at the end.
+    fn next_group(&mut self) -> Option<Group> {
+        let shared = Arc::clone(&self.shared);
+        let mut state = shared.state.lock();
+        self.pause(&mut state);
+        let mut waited_out = false;
+        loop {
+            let journal_is_long = self.journal.bytes() >= JOURNAL_BYTES && state.overlay.frozen.is_none();
+            if state.freeze_is_due() || journal_is_long {
+                state.freeze();
+                self.journal.begin_generation();
+                shared.for_flusher.notify_one();
+            }
+            if state.closing {
+                // Projections that cannot be written are left to the flusher, who has them as well.
+                let lazy_left = !state.lazy.rows.is_empty() && state.journal_error.is_none();
+                return (lazy_left || !state.jobs.is_empty()).then(|| take_group(&mut state));
+            }
+            if !state.is_full() && self.journal.bytes() < JOURNAL_BYTES_MAX {
+                if !state.jobs.is_empty() || (waited_out && !state.lazy.rows.is_empty()) {
+                    return Some(take_group(&mut state));
+                }
+            } else if let (Some(error), false) = (state.table_error.clone(), state.jobs.is_empty()) {
+                let jobs = std::mem::take(&mut state.jobs);
+                MutexGuard::unlocked(&mut state, || jobs.into_iter().for_each(|job| job.fail(&error)));
+                continue;
+            }
+            waited_out = if state.active_since.is_some() {
+                shared.for_writer.wait_for(&mut state, LAZY_AGE_MAX).timed_out()
+            } else {
+                shared.for_writer.wait(&mut state);
+                false
+            };
+        }
+    }
+
+    /// Lets jobs come together before the next group is taken, if that pays.
+    fn pause(&mut self, state: &mut MutexGuard<'_, State>) {
+        let (before, until) = (state.jobs.len(), self.sync_began + gather::INTERVAL);
+        // A slow disk lets jobs come together by itself.
+        if Instant::now() >= until || !self.gather.pays(before) {
+            return;
+        }
+        state.gathering = true;
+        while state.jobs.len() < gather::ENOUGH_JOBS && !state.closing {
+            if self.shared.for_writer.wait_until(state, until).timed_out() {
+                break;
+            }
+        }
+        state.gathering = false;
+        self.gather.learn(before, state.jobs.len());
+    }
+
+    /// Writes a group, shows it and answers.
+    fn commit(&mut self, group: Group) {
+        if let Some(Job::Begin { .. }) = group.jobs.first() {
+            return self.begin(group);
+        }
+        let Group { lazy, jobs } = group;
+        self.sync_began = Instant::now();
+        let outcome = self.journal.write(lazy.rows.iter().chain(rows_of(&jobs)));
+        let mut state = self.shared.state.lock();
+        let outcome = settle(&mut state, outcome, lazy);
+        if outcome.is_ok() {
+            rows_of(&jobs).for_each(|rows| state.show(rows));
+        }
+        drop(state);
+        for job in jobs {
+            match (&outcome, job) {
+                (Ok(()), Job::Write { done, .. }) => drop(done.send(Ok(()))),
+                (Err(error), job) => job.fail(error),
+                (Ok(()), Job::Begin { .. }) => {}
+            }
+        }
+    }
+
+    /// Begins a life of the log if the one in force is what the job says; its group holds nothing else.
+    fn begin(&mut self, mut group: Group) {
+        let Some(Job::Begin { partition, previous, next, done }) = group.jobs.pop() else { return };
+        let outcome = self.try_begin(group.lazy, partition, previous, next);
+        // Whoever asked may have stopped waiting.
+        drop(done.send(outcome));
+    }
+
+    fn try_begin(
+        &mut self,
+        lazy: Lazy,
+        partition: u32,
+        previous: Option<Incarnation>,
+        next: Incarnation,
+    ) -> Result<Incarnation, StoreError> {
+        let stored = self.shared.get(&key::incarnation(partition));
+        let mut rows = Rows::default();
+        let begins =
+            matches!(&stored, Ok(stored) if stored.as_deref().and_then(key::read_incarnation) == previous);
+        if begins {
+            rows.put_incarnation(partition, &next);
+        }
+        let rows = rows.into_bytes();
+        let written = self.journal.write(lazy.rows.iter().chain([&rows]));
+        let mut state = self.shared.state.lock();
+        settle(&mut state, written, lazy)?;
+        if begins {
+            state.show(&rows);
+        }
+        drop(state);
+        let in_force = stored?.as_deref().and_then(key::read_incarnation);
+        Ok(if begins { next } else { in_force.unwrap_or(next) })
+    }
+
+    /// Gives the flusher what is left, before both end.
+    fn hand_over_the_rest(&mut self) {
+        let mut state = self.shared.state.lock();
+        while state.overlay.frozen.is_some() && state.table_error.is_none() {
+            self.shared.for_writer.wait(&mut state);
+        }
+        if state.overlay.frozen.is_none() && !state.overlay.active.is_empty() {
+            state.freeze();
+            self.journal.begin_generation();
+        }
+    }
+}
+
+/// The rows that jobs want written.
+fn rows_of(jobs: &[Job]) -> impl Iterator<Item = &Bytes> + Clone {
+    jobs.iter().filter_map(|job| match job {
+        Job::Write { rows, .. } => Some(rows),
+        Job::Begin { .. } => None,
+    })
+}
+
+/// Takes jobs up to a group's bounds, in order. A beginning stands alone, for it must see what came before.
+fn take_group(state: &mut State) -> Group {
+    let lazy = std::mem::take(&mut state.lazy);
+    let mut bytes = lazy.bytes;
+    let mut jobs = Vec::new();
+    while let Some(job) = state.jobs.front() {
+        match job {
+            Job::Begin { .. } if !jobs.is_empty() => break,
+            Job::Begin { .. } => {
+                jobs.extend(state.jobs.pop_front());
+                break;
+            }
+            Job::Write { rows, .. } => {
+                bytes += rows.len();
+                if bytes > GROUP_BYTES_MAX && !jobs.is_empty() {
+                    break;
+                }
+                jobs.extend(state.jobs.pop_front());
+            }
+        }
+    }
+    Group { lazy, jobs }
+}
+
+/// Notes how writing went. What could not be written waits on, before anything later.
+fn settle(state: &mut State, outcome: std::io::Result<()>, lazy: Lazy) -> Result<(), StoreError> {
+    match outcome {
+        Ok(()) => {
+            if state.journal_error.take().is_some() {
+                tracing::info!("the journal can be written again");
+            }
+            Ok(())
+        }
+        Err(error) => {
+            let error = StoreError(format!("the journal cannot be written: {error}"));
+            let later = std::mem::replace(&mut state.lazy, lazy);
+            state.lazy.append(later);
+            if state.journal_error.replace(error.clone()).is_none() {
+                tracing::error!(%error, "appending fails until this is mended");
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Lets nobody wait for a writer that is no more, whatever ended it.
+struct Ended<'a>(&'a Shared);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state.lock();
+        state.closing = true;
+        state.writer_ended = true;
+        let jobs = std::mem::take(&mut state.jobs);
+        drop(state);
+        self.0.for_flusher.notify_one();
+        jobs.into_iter().for_each(|job| job.fail(&closed()));
+    }
+}

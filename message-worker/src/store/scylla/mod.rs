@@ -1,0 +1,305 @@
+//! The store on ScyllaDB, in CQL that Apache Cassandra 5 takes too.
+//!
+//! Rows and projections are written at QUORUM with the timestamp of their log position, deletions too, so that
+//! repeating a write, or two workers writing the same, changes nothing. Lightweight transactions touch the
+//! table of incarnations alone. A batch never leaves its partition; everything else is single statements, some
+//! of them at a time.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use carillon_proto::id::{ConversationId, Tag, UserId};
+use carillon_proto::position::{Incarnation, Position};
+use carillon_runtime::database::{
+    DatabaseConfig, DatabaseError, applied, connect, durability_report, one_line,
+};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use scylla::client::session::Session;
+use scylla::deserialize::row::DeserializeRow;
+use scylla::response::query_result::QueryRowsResult;
+use scylla::serialize::row::SerializeRow;
+use scylla::statement::prepared::PreparedStatement;
+
+use super::{
+    Checkpoint, EventRow, LoadedConversation, PartitionState, Projection, SentRow, Store, StoreError,
+};
+use statements::Statements;
+
+mod events;
+mod statements;
+
+/// Statements of one call that are under way at once: enough to keep a few shards busy, too few to be a burst.
+const CONCURRENCY_MAX: usize = 32;
+
+/// The store of conversations in a keyspace.
+pub struct ScyllaStore {
+    session: Arc<Session>,
+    statements: Statements,
+    keyspace: String,
+}
+
+/// What the driver says, as this store's error.
+fn failed(error: &impl std::fmt::Display) -> StoreError {
+    StoreError(one_line(error))
+}
+
+impl ScyllaStore {
+    /// Connects to the keyspace, whose schema `carillon migrate` has made.
+    ///
+    /// # Errors
+    /// When no node answers or the schema is not there.
+    pub async fn connect(config: &DatabaseConfig) -> Result<Arc<ScyllaStore>, DatabaseError> {
+        let session = connect(&config.nodes, &config.keyspace).await?;
+        let statements = Statements::prepare(&session).await?;
+        Ok(Arc::new(ScyllaStore { session, statements, keyspace: config.keyspace.clone() }))
+    }
+
+    /// What weakens the promise that an acknowledged message stays, a line each.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn durability_report(&self) -> Result<Vec<String>, DatabaseError> {
+        durability_report(&self.session, &self.keyspace).await
+    }
+
+    async fn write(
+        &self,
+        statement: &PreparedStatement,
+        values: impl SerializeRow,
+    ) -> Result<(), StoreError> {
+        self.session.execute_unpaged(statement, values).await.map(|_| ()).map_err(|error| failed(&error))
+    }
+
+    async fn select(
+        &self,
+        statement: &PreparedStatement,
+        values: impl SerializeRow,
+    ) -> Result<QueryRowsResult, StoreError> {
+        let result = self.session.execute_unpaged(statement, values).await.map_err(|error| failed(&error))?;
+        result.into_rows_result().map_err(|error| failed(&error))
+    }
+
+    async fn read_head(&self, conversation: &ConversationId) -> Result<Option<Bytes>, StoreError> {
+        let rows = self.select(&self.statements.head, (conversation.as_str(),)).await?;
+        Ok(first::<(&[u8],)>(&rows)?.map(|(blob,)| Bytes::copy_from_slice(blob)))
+    }
+
+    async fn read_incarnation(&self, partition: u32) -> Result<Option<Incarnation>, StoreError> {
+        let rows = self.select(&self.statements.incarnation, (partition as i32,)).await?;
+        Ok(first::<(i32, i64, i64)>(&rows)?.map(|(number, first_sequence, base_us)| Incarnation {
+            number: number as u32,
+            first_sequence: first_sequence as u64,
+            base_us,
+        }))
+    }
+
+    async fn read_checkpoint(&self, partition: u32) -> Result<Option<Checkpoint>, StoreError> {
+        let rows = self.select(&self.statements.checkpoint, (partition as i32,)).await?;
+        let Some(row) = first::<(i32, i64, i32, &[u8], i64)>(&rows)? else { return Ok(None) };
+        let (incarnation, sequence, index, tag, timestamp_us) = row;
+        let tag = tag
+            .try_into()
+            .map_err(|_| StoreError(format!("the tag of checkpoint {partition} is cut off")))?;
+        let position =
+            Position { incarnation: incarnation as u32, sequence: sequence as u64, index: index as u32 };
+        Ok(Some(Checkpoint { position, tag: Tag(tag), timestamp_us }))
+    }
+
+    async fn write_projection(&self, projection: Projection) -> Result<(), StoreError> {
+        let statements = &self.statements;
+        match projection {
+            Projection::Head { conversation, timestamp_us, blob } => {
+                let values = (conversation.as_str(), &blob[..], timestamp_us);
+                self.write(&statements.insert_head, values).await
+            }
+            Projection::Participant { conversation, user, timestamp_us, present } => {
+                self.write_participant(conversation.as_str(), user.as_str(), timestamp_us, present).await
+            }
+            Projection::Sent { conversation, sender, timestamp_us, time_ms, client_id, seq } => {
+                let key = (conversation.as_str(), sender.as_str(), timestamp_us);
+                let (time_ms, client_id, seq) = (time_ms as i64, client_id.as_str(), seq as i64);
+                let values = (key.0, key.1, key.2, time_ms, client_id, seq, timestamp_us);
+                self.write(&statements.insert_sent, values).await
+            }
+        }
+    }
+
+    async fn write_participant(
+        &self,
+        conversation: &str,
+        participant: &str,
+        timestamp_us: i64,
+        present: bool,
+    ) -> Result<(), StoreError> {
+        let statements = &self.statements;
+        if present {
+            self.write(&statements.insert_participant, (conversation, participant, timestamp_us)).await?;
+            self.write(&statements.insert_conversation, (participant, conversation, timestamp_us)).await
+        } else {
+            self.write(&statements.delete_participant, (timestamp_us, conversation, participant)).await?;
+            self.write(&statements.delete_conversation, (timestamp_us, participant, conversation)).await
+        }
+    }
+
+    /// All values of a single-column select, however many pages they take.
+    async fn all_texts(
+        &self,
+        statement: &PreparedStatement,
+        values: impl SerializeRow,
+    ) -> Result<Vec<String>, StoreError> {
+        let pager =
+            self.session.execute_iter(statement.clone(), values).await.map_err(|error| failed(&error))?;
+        let rows = pager.rows_stream::<(String,)>().map_err(|error| failed(&error))?;
+        rows.map_ok(|(text,)| text).try_collect().await.map_err(|error| failed(&error))
+    }
+}
+
+fn first<'rows, R: DeserializeRow<'rows, 'rows>>(
+    rows: &'rows QueryRowsResult,
+) -> Result<Option<R>, StoreError> {
+    rows.maybe_first_row().map_err(|error| failed(&error))
+}
+
+#[async_trait]
+impl Store for ScyllaStore {
+    async fn append(&self, rows: Vec<EventRow>) -> Result<(), StoreError> {
+        self.append_rows(rows).await
+    }
+
+    async fn events_after(
+        &self,
+        conversation: &ConversationId,
+        after_seq: u64,
+        limit: usize,
+    ) -> Result<Vec<EventRow>, StoreError> {
+        self.rows_after(conversation, after_seq, limit).await
+    }
+
+    async fn events_before(
+        &self,
+        conversation: &ConversationId,
+        before_seq: u64,
+        limit: usize,
+    ) -> Result<Vec<EventRow>, StoreError> {
+        self.rows_before(conversation, before_seq, limit).await
+    }
+
+    async fn event(&self, conversation: &ConversationId, seq: u64) -> Result<Option<EventRow>, StoreError> {
+        let values = (conversation.as_str(), events::bucket(seq), events::bigint(seq));
+        let rows = self.select_events(conversation, &self.statements.event, values).await?;
+        Ok(rows.into_iter().next())
+    }
+
+    async fn project(&self, projections: Vec<Projection>) -> Result<(), StoreError> {
+        // Their order does not matter here: of two writes to one row the higher timestamp wins.
+        let writes = projections.into_iter().map(|projection| self.write_projection(projection));
+        stream::iter(writes).buffer_unordered(CONCURRENCY_MAX).try_collect::<()>().await
+    }
+
+    async fn load(&self, conversation: &ConversationId) -> Result<LoadedConversation, StoreError> {
+        let participants = self.all_texts(&self.statements.participants, (conversation.as_str(),)).await?;
+        let head = self.read_head(conversation).await?;
+        let participants = participants.iter().filter_map(|id| UserId::parse(id).ok()).collect();
+        Ok(LoadedConversation { head, participants })
+    }
+
+    async fn sent(
+        &self,
+        conversation: &ConversationId,
+        sender: &UserId,
+        limit: usize,
+    ) -> Result<Vec<SentRow>, StoreError> {
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
+        let values = (conversation.as_str(), sender.as_str(), i32::try_from(limit).unwrap_or(i32::MAX));
+        let rows = self.select(&self.statements.sent, values).await?;
+        let rows = rows.rows::<(String, i64, i64)>().map_err(|error| failed(&error))?;
+        rows.map(|row| {
+            let (client_id, seq, time_ms) = row.map_err(|error| failed(&error))?;
+            Ok(SentRow { client_id, seq: seq as u64, time_ms: time_ms as u64 })
+        })
+        .collect()
+    }
+
+    async fn conversations_of(
+        &self,
+        user: &UserId,
+        cursor: Option<&ConversationId>,
+        limit: usize,
+    ) -> Result<Vec<ConversationId>, StoreError> {
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
+        let cursor = cursor.map_or("", ConversationId::as_str);
+        let values = (user.as_str(), cursor, i32::try_from(limit).unwrap_or(i32::MAX));
+        let ids = self.all_texts(&self.statements.conversations, values).await?;
+        Ok(ids.iter().filter_map(|id| ConversationId::parse(id).ok()).collect())
+    }
+
+    async fn partition(&self, partition: u32) -> Result<PartitionState, StoreError> {
+        let incarnation = self.read_incarnation(partition).await?;
+        let checkpoint = self.read_checkpoint(partition).await?;
+        Ok(PartitionState { incarnation, checkpoint })
+    }
+
+    async fn begin_incarnation(
+        &self,
+        partition: u32,
+        previous: Option<Incarnation>,
+        next: Incarnation,
+    ) -> Result<Incarnation, StoreError> {
+        let (number, first_sequence, base_us) =
+            (next.number as i32, next.first_sequence as i64, next.base_us);
+        let id = partition as i32;
+        let outcome = match previous {
+            None => {
+                let values = (id, number, first_sequence, base_us);
+                self.session.execute_unpaged(&self.statements.insert_incarnation, values).await
+            }
+            Some(previous) => {
+                let known = (previous.number as i32, previous.first_sequence as i64, previous.base_us);
+                let values = (number, first_sequence, base_us, id, known.0, known.1, known.2);
+                self.session.execute_unpaged(&self.statements.update_incarnation, values).await
+            }
+        };
+        if applied(outcome.map_err(|error| failed(&error))?) {
+            return Ok(next);
+        }
+        let in_force = self.read_incarnation(partition).await?;
+        in_force.ok_or_else(|| {
+            StoreError(format!("partition {partition} has no incarnation, not even {previous:?}"))
+        })
+    }
+
+    async fn checkpoint(&self, partition: u32, checkpoint: Checkpoint) -> Result<(), StoreError> {
+        let Checkpoint { position: Position { incarnation, sequence, index }, tag, timestamp_us } =
+            checkpoint;
+        let position = (incarnation as i32, sequence as i64, index as i32);
+        let values =
+            (partition as i32, position.0, position.1, position.2, &tag.0[..], timestamp_us, timestamp_us);
+        self.write(&self.statements.insert_checkpoint, values).await
+    }
+
+    async fn record_skip(&self, partition: u32, position: Position, reason: &str) -> Result<(), StoreError> {
+        let Position { incarnation, sequence, index } = position;
+        let values = (partition as i32, incarnation as i32, sequence as i64, index as i32, reason);
+        self.write(&self.statements.insert_skip, values).await
+    }
+
+    async fn skips(&self, partition: u32, incarnation: u32) -> Result<Vec<Position>, StoreError> {
+        let rows = self.select(&self.statements.skips, (partition as i32, incarnation as i32)).await?;
+        let rows = rows.rows::<(i64, i32)>().map_err(|error| failed(&error))?;
+        rows.map(|row| {
+            let (sequence, index) = row.map_err(|error| failed(&error))?;
+            Ok(Position { incarnation, sequence: sequence as u64, index: index as u32 })
+        })
+        .collect()
+    }
+
+    async fn healthy(&self) -> bool {
+        // A read of one row at QUORUM: what every commit needs as well.
+        self.read_checkpoint(0).await.is_ok()
+    }
+}

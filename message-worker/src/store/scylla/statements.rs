@@ -1,0 +1,83 @@
+//! Every statement of the store, prepared once.
+
+use carillon_runtime::database::{DatabaseError, prepare};
+use scylla::client::session::Session;
+use scylla::statement::Consistency;
+use scylla::statement::prepared::PreparedStatement;
+
+macro_rules! statements {
+    ($($(#[$doc:meta])* $name:ident: $cql:expr;)+) => {
+        /// See the module.
+        pub(super) struct Statements {
+            $($(#[$doc])* pub(super) $name: PreparedStatement,)+
+        }
+
+        impl Statements {
+            /// Prepares all of them.
+            pub(super) async fn prepare(session: &Session) -> Result<Statements, DatabaseError> {
+                let mut statements = Statements { $($name: prepare(session, $cql).await?,)+ };
+                statements.mark_transactions();
+                Ok(statements)
+            }
+        }
+    };
+}
+
+macro_rules! select_events {
+    ($rest:literal) => {
+        concat!(
+            "SELECT seq, incarnation, sequence, command_index, tag, event, WRITETIME(event) FROM events ",
+            "WHERE conversation = ? AND bucket = ? AND ",
+            $rest
+        )
+    };
+}
+
+statements! {
+    insert_event: "INSERT INTO events \
+        (conversation, bucket, seq, incarnation, sequence, command_index, tag, event) \
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ?";
+    event: select_events!("seq = ?");
+    events_from: select_events!("seq >= ? LIMIT ?");
+    events_below: select_events!("seq >= ? AND seq < ? ORDER BY seq DESC LIMIT ?");
+    any_event: "SELECT seq FROM events WHERE conversation = ? AND bucket = ? LIMIT 1";
+
+    insert_head: "INSERT INTO heads (conversation, head) VALUES (?, ?) USING TIMESTAMP ?";
+    head: "SELECT head FROM heads WHERE conversation = ?";
+
+    insert_participant: "INSERT INTO participants (conversation, participant) VALUES (?, ?) USING TIMESTAMP ?";
+    delete_participant: "DELETE FROM participants USING TIMESTAMP ? WHERE conversation = ? AND participant = ?";
+    participants: "SELECT participant FROM participants WHERE conversation = ?";
+    insert_conversation: "INSERT INTO conversations_by_user (participant, conversation) VALUES (?, ?) USING TIMESTAMP ?";
+    delete_conversation: "DELETE FROM conversations_by_user USING TIMESTAMP ? WHERE participant = ? AND conversation = ?";
+    conversations: "SELECT conversation FROM conversations_by_user WHERE participant = ? AND conversation > ? LIMIT ?";
+
+    insert_sent: "INSERT INTO sent (conversation, sender, timestamp_us, time_ms, client_id, seq) \
+        VALUES (?, ?, ?, ?, ?, ?) USING TIMESTAMP ?";
+    sent: "SELECT client_id, seq, time_ms FROM sent WHERE conversation = ? AND sender = ? LIMIT ?";
+
+    insert_checkpoint: "INSERT INTO partitions (id, incarnation, sequence, command_index, tag, timestamp_us) \
+        VALUES (?, ?, ?, ?, ?, ?) USING TIMESTAMP ?";
+    checkpoint: "SELECT incarnation, sequence, command_index, tag, timestamp_us FROM partitions WHERE id = ?";
+
+    /// Lightweight transaction.
+    insert_incarnation: "INSERT INTO incarnations (id, number, first_sequence, base_us) VALUES (?, ?, ?, ?) \
+        IF NOT EXISTS";
+    /// Lightweight transaction.
+    update_incarnation: "UPDATE incarnations SET number = ?, first_sequence = ?, base_us = ? WHERE id = ? \
+        IF number = ? AND first_sequence = ? AND base_us = ?";
+    /// Serial: it sees what an undecided transaction comes to.
+    incarnation: "SELECT number, first_sequence, base_us FROM incarnations WHERE id = ?";
+
+    insert_skip: "INSERT INTO skips (id, incarnation, sequence, command_index, reason) VALUES (?, ?, ?, ?, ?)";
+    skips: "SELECT sequence, command_index FROM skips WHERE id = ? AND incarnation = ?";
+}
+
+impl Statements {
+    fn mark_transactions(&mut self) {
+        // The driver must not repeat these by itself: an own success would come back as a refusal.
+        self.insert_incarnation.set_is_idempotent(false);
+        self.update_incarnation.set_is_idempotent(false);
+        self.incarnation.set_consistency(Consistency::Serial);
+    }
+}

@@ -1,0 +1,211 @@
+//! What a shard does with each change of a request, and how it answers.
+
+use super::Moment;
+use super::announced::Announced;
+use super::gateways::GatewayIndex;
+use super::roster::{Admission, Roster};
+use super::shard::Shard;
+use super::watch::Pushes;
+use crate::limits::REPLY_BYTES_MAX;
+use carillon_proto::wire::{self, presence_change::Body as Change, presence_result::Body as Outcome};
+use prost::Message;
+
+/// Bytes that a result's frame takes in a reply.
+const RESULT_FRAME_BYTES: usize = 12;
+
+/// How the changes of a request are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// As they happen.
+    Live,
+    /// As part of a snapshot: sessions as they are, and what is known already is no news.
+    Snapshot,
+    /// Not at all. The answers say how things are, for a request that was taken before.
+    Known,
+    /// Not at all. The answers say how things would be, for a request that comes out of order.
+    Untaken,
+}
+
+impl Mode {
+    fn takes(self) -> bool {
+        matches!(self, Mode::Live | Mode::Snapshot)
+    }
+}
+
+/// The results of a request, bounded.
+#[derive(Default)]
+pub(super) struct Results {
+    results: Vec<wire::PresenceResult>,
+    bytes: usize,
+    /// Users whose presence is answered, and where. It is told as it stands after the whole request, so
+    /// that it agrees with what is pushed.
+    asked: Vec<(usize, String)>,
+}
+
+impl Results {
+    fn fits(&self, bytes: usize) -> bool {
+        self.bytes + bytes + RESULT_FRAME_BYTES <= REPLY_BYTES_MAX
+    }
+
+    fn push(&mut self, body: Option<Outcome>) {
+        self.bytes += body.as_ref().map_or(0, Outcome::encoded_len) + RESULT_FRAME_BYTES;
+        self.results.push(wire::PresenceResult { body });
+    }
+
+    fn push_presence(&mut self, user: String) {
+        self.asked.push((self.results.len(), user));
+        self.results.push(wire::PresenceResult { body: None });
+    }
+
+    /// The results, presences told; those that do not fit are pushed to the gateway that asked.
+    pub(super) fn complete(
+        mut self,
+        now: Moment,
+        roster: &Roster,
+        gateway: GatewayIndex,
+        pushes: &mut Pushes,
+    ) -> Vec<wire::PresenceResult> {
+        for (place, user) in std::mem::take(&mut self.asked) {
+            let presence = roster.presence(now, &user);
+            let bytes = presence.encoded_len();
+            if self.fits(bytes) {
+                self.bytes += bytes + RESULT_FRAME_BYTES;
+                self.results[place].body = Some(Outcome::User(presence));
+            } else {
+                pushes.user(gateway, presence);
+            }
+        }
+        self.results
+    }
+}
+
+impl Shard {
+    pub(super) fn take(
+        &mut self,
+        now: Moment,
+        gateway: GatewayIndex,
+        mode: Mode,
+        change: Option<Change>,
+        results: &mut Results,
+    ) {
+        let outcome = match change {
+            None => Outcome::Done(false),
+            Some(Change::SessionStarted(started)) => Outcome::Done(self.start(now, gateway, mode, started)),
+            Some(Change::SessionEnded(ended)) => Outcome::Done(self.end(now, gateway, mode, &ended)),
+            Some(Change::StatusSet(set)) => Outcome::Done(self.set_status(gateway, mode, set)),
+            Some(Change::Watch(watch)) => {
+                self.watch(gateway, mode, &watch.user);
+                return results.push_presence(watch.user);
+            }
+            Some(Change::Unwatch(unwatch)) => Outcome::Done(self.unwatch(gateway, mode, &unwatch.user)),
+            Some(Change::StatusQuery(query)) => return results.push_presence(query.user),
+            Some(Change::ProfileQuery(query)) => Outcome::Profile(self.roster.profile(&query.user)),
+            Some(Change::RoomJoined(joined)) => Outcome::Room(self.join(gateway, mode, &joined, results)),
+            Some(Change::RoomLeft(left)) => Outcome::Room(self.leave(gateway, mode, &left)),
+        };
+        results.push(Some(outcome));
+    }
+
+    fn start(
+        &mut self,
+        now: Moment,
+        gateway: GatewayIndex,
+        mode: Mode,
+        started: wire::SessionStarted,
+    ) -> bool {
+        let limit = if started.limit == 0 { usize::MAX } else { started.limit as usize };
+        let session = started.session;
+        let gateways = &self.gateways;
+        let is_live = |other| gateways.is_live(other, now.steady_ms);
+        let is_known = |roster: &Roster| roster.has_session(&started.user, gateway, session);
+        match mode {
+            Mode::Known => is_known(&self.roster),
+            Mode::Untaken => is_known(&self.roster) || self.roster.would_admit(&started.user, limit, is_live),
+            Mode::Live => self.roster.start(gateway, started, Admission::Below(limit), is_live).is_some(),
+            Mode::Snapshot => {
+                let Some(user) = self.roster.start(gateway, started, Admission::Always, is_live) else {
+                    return false;
+                };
+                self.announce(gateway, |announced| announced.add_session(&user, session));
+                true
+            }
+        }
+    }
+
+    fn end(&mut self, now: Moment, gateway: GatewayIndex, mode: Mode, ended: &wire::SessionEnded) -> bool {
+        if mode.takes() {
+            self.roster.end(now, gateway, &ended.user, ended.session);
+            self.announce(gateway, |announced| announced.remove_session(&ended.user, ended.session));
+        }
+        true
+    }
+
+    fn set_status(&mut self, gateway: GatewayIndex, mode: Mode, set: wire::StatusSet) -> bool {
+        if mode.takes() {
+            self.roster.set_status(gateway, set, mode == Mode::Snapshot);
+        }
+        true
+    }
+
+    fn watch(&mut self, gateway: GatewayIndex, mode: Mode, user: &str) {
+        if mode.takes()
+            && let Some(user) = self.roster.watch(gateway, user)
+        {
+            self.announce(gateway, |announced| announced.add_watch(&user));
+        }
+    }
+
+    fn unwatch(&mut self, gateway: GatewayIndex, mode: Mode, user: &str) -> bool {
+        if mode.takes() {
+            self.roster.unwatch(gateway, user);
+            self.announce(gateway, |announced| announced.remove_watch(user));
+        }
+        true
+    }
+
+    fn join(
+        &mut self,
+        gateway: GatewayIndex,
+        mode: Mode,
+        joined: &wire::RoomJoined,
+        results: &Results,
+    ) -> wire::RoomState {
+        // What is announced to a new owner was so before: nobody joins with it.
+        let silent = mode == Mode::Snapshot && self.unsettled;
+        let pushes = if silent { None } else { Some(&mut self.pushes) };
+        let taken = if mode.takes() { self.rooms.join(gateway, joined, pushes) } else { None };
+        let changed = taken.as_ref().is_some_and(|(_, _, new)| *new);
+        if let Some((conversation, user, _)) = taken {
+            self.announce(gateway, |announced| announced.add_room(&conversation, &user));
+        }
+        if mode == Mode::Snapshot {
+            let participants = self.rooms.participants(&joined.conversation);
+            return wire::RoomState { participants, visible: Vec::new(), changed };
+        }
+        let state = wire::RoomState { changed, ..self.rooms.state(&joined.conversation, &joined.user) };
+        if results.fits(state.encoded_len()) {
+            state
+        } else {
+            wire::RoomState { visible: Vec::new(), ..state }
+        }
+    }
+
+    fn leave(&mut self, gateway: GatewayIndex, mode: Mode, left: &wire::RoomLeft) -> wire::RoomState {
+        let changed = mode.takes() && self.rooms.leave(gateway, left, &mut self.pushes);
+        if mode.takes() {
+            self.announce(gateway, |announced| announced.remove_room(&left.conversation, &left.user));
+        }
+        wire::RoomState {
+            participants: self.rooms.participants(&left.conversation),
+            visible: Vec::new(),
+            changed,
+        }
+    }
+
+    /// Notes a change in the snapshot whose parts are coming, if there is one.
+    fn announce(&mut self, gateway: GatewayIndex, note: impl FnOnce(&mut Announced)) {
+        if let Some(announced) = self.gateways.get_mut(gateway).and_then(|known| known.announced.as_mut()) {
+            note(announced);
+        }
+    }
+}

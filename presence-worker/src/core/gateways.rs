@@ -1,0 +1,200 @@
+//! The gateways a shard hears: their small numbers, how far it has heard each, and which fell silent.
+
+use super::announced::Announced;
+use crate::limits::{GATEWAYS_MAX, SILENT_AFTER_MS};
+use carillon_proto::id::GatewayId;
+use carillon_proto::wire;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// A gateway's number in one shard's memory, given again after it is forgotten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GatewayIndex(pub u16);
+
+/// Where a request stands among those of its gateway.
+#[derive(Debug)]
+pub enum Place {
+    /// It changes nothing: a heartbeat or a query.
+    Query,
+    /// The next batch.
+    Next,
+    /// The first part of a snapshot, which is all of it if it ends with it.
+    Snapshot,
+    /// The next part of a snapshot.
+    SnapshotPart,
+    /// It was here before; the reply, where it is kept.
+    Repeated(Option<Arc<wire::PresenceReply>>),
+    /// Something before it was missed.
+    Missed,
+}
+
+/// One gateway.
+#[derive(Debug)]
+pub struct Gateway {
+    /// Its name on the bus.
+    pub id: GatewayId,
+    /// Number of the last batch taken; `None` while what it announced before is unknown.
+    last: Option<u64>,
+    heard_ms: u64,
+    /// A snapshot is to be asked for.
+    pub wanted: bool,
+    /// The snapshot whose parts are coming.
+    pub announced: Option<Announced>,
+    last_reply: Option<Arc<wire::PresenceReply>>,
+}
+
+impl Gateway {
+    fn place(&mut self, request: &wire::PresenceRequest) -> Place {
+        if request.number == 0 {
+            match self.last {
+                None if request.last_number == 0 => self.last = Some(0),
+                Some(last) if last == request.last_number => {}
+                _ => self.miss(),
+            }
+            return Place::Query;
+        }
+        if request.snapshot {
+            self.wanted = false;
+            self.last_reply = None;
+            self.last = Some(request.number);
+            self.announced = Some(Announced::until(request.last_number.max(request.number)));
+            return Place::Snapshot;
+        }
+        match self.last {
+            Some(last) if request.number <= last => Place::Repeated(self.kept_reply(request.number)),
+            Some(last) if request.number == last + 1 => self.take(request.number),
+            None if request.number == 1 => self.take(1),
+            _ => {
+                self.miss();
+                Place::Missed
+            }
+        }
+    }
+
+    fn take(&mut self, number: u64) -> Place {
+        self.last = Some(number);
+        if self.announced.is_some() { Place::SnapshotPart } else { Place::Next }
+    }
+
+    fn kept_reply(&self, number: u64) -> Option<Arc<wire::PresenceReply>> {
+        if self.last == Some(number) { self.last_reply.clone() } else { None }
+    }
+
+    /// Something of this gateway is unknown: it is to announce everything.
+    pub fn miss(&mut self) {
+        self.wanted = true;
+    }
+
+    /// Keeps the reply to the last batch for a gateway that did not get it.
+    pub fn keep_reply(&mut self, reply: &Arc<wire::PresenceReply>) {
+        self.last_reply = Some(reply.clone());
+    }
+
+    /// The snapshot that is complete with the last batch, to be carried out.
+    pub fn take_complete(&mut self) -> Option<Announced> {
+        let complete =
+            self.announced.as_ref().is_some_and(|announced| Some(announced.last_part) == self.last);
+        if complete { self.announced.take() } else { None }
+    }
+}
+
+/// The gateways that a shard knows.
+#[derive(Debug, Default)]
+pub struct Gateways {
+    slots: Vec<Option<Gateway>>,
+    by_id: HashMap<GatewayId, GatewayIndex>,
+}
+
+impl Gateways {
+    /// Hears a request: whose it is and where it stands. `None` when its gateway cannot be kept.
+    pub fn hear(&mut self, now_ms: u64, request: &wire::PresenceRequest) -> Option<(GatewayIndex, Place)> {
+        let index = match self.by_id.get(request.gateway.as_str()) {
+            Some(index) => *index,
+            None => self.add(GatewayId::parse(&request.gateway).ok()?)?,
+        };
+        let gateway = self.slots[usize::from(index.0)].as_mut()?;
+        gateway.heard_ms = now_ms;
+        Some((index, gateway.place(request)))
+    }
+
+    fn add(&mut self, id: GatewayId) -> Option<GatewayIndex> {
+        let free = self.slots.iter().position(Option::is_none);
+        if free.is_none() && self.slots.len() >= GATEWAYS_MAX {
+            return None;
+        }
+        let place = free.unwrap_or(self.slots.len());
+        if place == self.slots.len() {
+            self.slots.push(None);
+        }
+        let gateway = Gateway {
+            id: id.clone(),
+            last: None,
+            heard_ms: 0,
+            wanted: false,
+            announced: None,
+            last_reply: None,
+        };
+        self.slots[place] = Some(gateway);
+        let index = GatewayIndex(place as u16);
+        self.by_id.insert(id, index);
+        Some(index)
+    }
+
+    /// A gateway that is known.
+    pub fn get(&self, index: GatewayIndex) -> Option<&Gateway> {
+        self.slots.get(usize::from(index.0))?.as_ref()
+    }
+
+    /// A gateway that is known, to be changed.
+    pub fn get_mut(&mut self, index: GatewayIndex) -> Option<&mut Gateway> {
+        self.slots.get_mut(usize::from(index.0))?.as_mut()
+    }
+
+    /// The gateway of this name.
+    pub fn find(&mut self, id: &GatewayId) -> Option<&mut Gateway> {
+        let index = *self.by_id.get(id)?;
+        self.get_mut(index)
+    }
+
+    /// Whether a gateway was heard lately.
+    pub fn is_live(&self, index: GatewayIndex, now_ms: u64) -> bool {
+        self.get(index).is_some_and(|gateway| now_ms <= gateway.heard_ms + SILENT_AFTER_MS)
+    }
+
+    /// The gateways that fell silent.
+    pub fn silent(&self, now_ms: u64) -> Vec<GatewayIndex> {
+        self.indices().filter(|index| !self.is_live(*index, now_ms)).collect()
+    }
+
+    /// Forgets a gateway, of whom nothing must be left in memory.
+    pub fn forget(&mut self, index: GatewayIndex) {
+        if let Some(gateway) = self.slots.get_mut(usize::from(index.0)).and_then(Option::take) {
+            self.by_id.remove(&gateway.id);
+        }
+    }
+
+    /// The worker was held up: what it did not hear meanwhile proves nothing, and it may have missed batches.
+    pub fn excuse_all(&mut self, now_ms: u64) {
+        for gateway in self.slots.iter_mut().flatten() {
+            gateway.heard_ms = now_ms;
+            gateway.miss();
+        }
+    }
+
+    /// All gateways.
+    pub fn indices(&self) -> impl Iterator<Item = GatewayIndex> + '_ {
+        let known =
+            |(place, slot): (usize, &Option<Gateway>)| slot.is_some().then_some(GatewayIndex(place as u16));
+        self.slots.iter().enumerate().filter_map(known)
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+}

@@ -1,0 +1,291 @@
+//! The users of a shard who are online, watched, or on their way to or from the store.
+
+use super::Moment;
+use super::announced::Announced;
+use super::gateways::GatewayIndex;
+use super::user::{Record, RowState, User, View};
+use super::watch::Pushes;
+use crate::limits::{SESSIONS_PER_USER_MAX, USERS_MAX};
+use carillon_proto::event::unknown_presence;
+use carillon_proto::id::UserId;
+use carillon_proto::wire;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+
+/// How a session is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// As the gateway says.
+    Always,
+    /// While the user has fewer sessions than this, not counting those of silent gateways.
+    Below(usize),
+}
+
+/// The users of a shard.
+#[derive(Debug, Default)]
+pub struct Roster {
+    grace_ms: u64,
+    pub(super) users: HashMap<UserId, User>,
+    sessions: usize,
+    /// Whose grace ends when.
+    graces: BTreeSet<(u64, UserId)>,
+    /// How the users that this input has changed were seen before it.
+    touched: BTreeMap<UserId, View>,
+    /// Rows read for this input.
+    pub(super) lent: HashMap<UserId, Record>,
+    /// Orders the wishes.
+    wishes: u64,
+    /// Users whose rows wait to be read.
+    pub(super) to_load: VecDeque<UserId>,
+    /// Users whose rows wait to be written.
+    pub(super) to_save: VecDeque<UserId>,
+    /// Rows that were given up since the last time this was asked.
+    pub(super) given_up: u64,
+}
+
+impl Roster {
+    /// An empty roster; users go offline after `grace_ms`.
+    pub fn new(grace_ms: u64) -> Roster {
+        Roster { grace_ms, ..Roster::default() }
+    }
+
+    /// The user, kept in memory from now on: `None` if the id is invalid or memory is full.
+    fn open(&mut self, user: &str) -> Option<UserId> {
+        if let Some((known, _)) = self.users.get_key_value(user) {
+            let known = known.clone();
+            self.touch(&known);
+            return Some(known);
+        }
+        let id = UserId::parse(user).ok()?;
+        if self.users.len() >= USERS_MAX {
+            return None;
+        }
+        let mut new = User::default();
+        match self.lent.get(user) {
+            Some(record) => {
+                new.load(record.clone());
+            }
+            None => {
+                new.row.loading = true;
+                self.to_load.push_back(id.clone());
+            }
+        }
+        self.users.insert(id.clone(), new);
+        self.touch(&id);
+        Some(id)
+    }
+
+    pub(super) fn touch(&mut self, user: &UserId) {
+        if !self.touched.contains_key(user)
+            && let Some(known) = self.users.get(user)
+        {
+            self.touched.insert(user.clone(), known.view());
+        }
+    }
+
+    /// A session starts: `None` if it is refused, else the user. Knowing it already is fine.
+    pub fn start(
+        &mut self,
+        gateway: GatewayIndex,
+        started: wire::SessionStarted,
+        admission: Admission,
+        is_live: impl Fn(GatewayIndex) -> bool,
+    ) -> Option<UserId> {
+        let id = self.open(&started.user)?;
+        let user = self.users.get_mut(&id)?;
+        if user.has_session(gateway, started.session) {
+            return Some(id);
+        }
+        let admitted = match admission {
+            Admission::Always => true,
+            Admission::Below(limit) => user.sessions_where(is_live) < limit,
+        };
+        if !admitted || user.sessions() >= SESSIONS_PER_USER_MAX {
+            return None;
+        }
+        if let Some(at_ms) = user.offline_at_ms {
+            self.graces.remove(&(at_ms, id.clone()));
+        }
+        user.add_session(gateway, started.session);
+        self.sessions += 1;
+        let bare = started.profile.is_none() && user.profile().is_none();
+        if bare && !user.row.loading {
+            // The row's profile is needed for writing it back with a new time.
+            user.row = RowState { loaded: false, loading: true, ..user.row };
+            self.to_load.push_back(id.clone());
+        }
+        if started.profile.is_some_and(|profile| user.set_profile(profile)) {
+            self.mark_unsaved(&id);
+        }
+        Some(id)
+    }
+
+    /// Whether a session would be admitted, or is known.
+    pub fn would_admit(&self, user: &str, limit: usize, is_live: impl Fn(GatewayIndex) -> bool) -> bool {
+        self.users.get(user).is_none_or(|user| user.sessions_where(is_live) < limit)
+    }
+
+    /// Whether a session is known.
+    pub fn has_session(&self, user: &str, gateway: GatewayIndex, session: u64) -> bool {
+        self.users.get(user).is_some_and(|user| user.has_session(gateway, session))
+    }
+
+    /// A session ends.
+    pub fn end(&mut self, now: Moment, gateway: GatewayIndex, user: &str, session: u64) {
+        if self.has_session(user, gateway, session)
+            && let Some(id) = self.open(user)
+        {
+            self.end_where(now, gateway, &id, |other| other != session);
+        }
+    }
+
+    fn end_where(&mut self, now: Moment, gateway: GatewayIndex, id: &UserId, keep: impl Fn(u64) -> bool) {
+        let Some(user) = self.users.get_mut(id) else { return };
+        let ended = user.end_sessions(gateway, keep);
+        self.sessions -= ended;
+        if ended == 0 || user.sessions() > 0 {
+            return;
+        }
+        let offline_at_ms = now.steady_ms + self.grace_ms;
+        user.offline_at_ms = Some(offline_at_ms);
+        let hidden = user.is_invisible();
+        if !hidden {
+            user.last_seen_ms = now.wall_ms;
+        }
+        self.graces.insert((offline_at_ms, id.clone()));
+        if !hidden {
+            self.mark_unsaved(id);
+        }
+    }
+
+    /// A session says how its user wants to be seen; `again` if this is only repeated in a snapshot.
+    pub fn set_status(&mut self, gateway: GatewayIndex, set: wire::StatusSet, again: bool) {
+        if !self.has_session(&set.user, gateway, set.session) {
+            return;
+        }
+        let status = set.status();
+        let Some(id) = self.open(&set.user) else { return };
+        self.wishes += 1;
+        if let Some(user) = self.users.get_mut(&id) {
+            user.set_wish((gateway, set.session), self.wishes, status, set.text, again);
+        }
+    }
+
+    /// A gateway wants a user's changes: `None` if that cannot be.
+    pub fn watch(&mut self, gateway: GatewayIndex, user: &str) -> Option<UserId> {
+        let id = self.open(user)?;
+        self.users.get_mut(&id)?.watchers.add(gateway);
+        Some(id)
+    }
+
+    /// A gateway no longer wants a user's changes.
+    pub fn unwatch(&mut self, gateway: GatewayIndex, user: &str) {
+        if self.users.contains_key(user)
+            && let Some(id) = self.open(user)
+            && let Some(user) = self.users.get_mut(&id)
+        {
+            user.watchers.remove(gateway);
+        }
+    }
+
+    /// Ends everything of a gateway that it did not announce anew.
+    pub fn sweep(&mut self, now: Moment, gateway: GatewayIndex, announced: &Announced) {
+        let concerned = |user: &User| {
+            user.watchers.contains(gateway) || user.sessions_where(|other| other == gateway) > 0
+        };
+        let found = self.users.iter().filter(|(_, user)| concerned(user));
+        let mut ids: Vec<UserId> = found.map(|(id, _)| id.clone()).collect();
+        ids.sort_unstable();
+        for id in ids {
+            self.touch(&id);
+            self.end_where(now, gateway, &id, |session| announced.has_session(&id, session));
+            if let Some(user) = self.users.get_mut(&id)
+                && !announced.has_watch(&id)
+            {
+                user.watchers.remove(gateway);
+            }
+        }
+    }
+
+    /// How a user is seen now.
+    pub fn presence(&self, now: Moment, user: &str) -> wire::UserPresence {
+        match (self.users.get(user), self.lent.get(user)) {
+            (Some(known), _) => known.view().into_wire(user, now),
+            (None, Some(record)) => View::offline(record.last_seen_ms).into_wire(user, now),
+            (None, None) => unknown_presence(user),
+        }
+    }
+
+    /// A user's profile, empty where none is known.
+    pub fn profile(&self, user: &str) -> wire::Profile {
+        let known = self.users.get(user).and_then(User::profile);
+        let profile =
+            known.or_else(|| self.lent.get(user).map(|record| &record.profile)).cloned().unwrap_or_default();
+        wire::Profile { user: user.into(), ..profile }
+    }
+
+    /// When the next grace ends.
+    pub fn next_grace_ms(&self) -> Option<u64> {
+        self.graces.first().map(|(at_ms, _)| *at_ms)
+    }
+
+    /// Users whose grace is over are offline.
+    pub fn end_graces(&mut self, now_ms: u64) {
+        while let Some((at_ms, id)) = self.graces.pop_first() {
+            if at_ms > now_ms {
+                self.graces.insert((at_ms, id));
+                return;
+            }
+            self.touch(&id);
+            if let Some(user) = self.users.get_mut(&id) {
+                user.offline_at_ms = None;
+            }
+        }
+    }
+
+    /// Ends an input: watchers are told what changed, and whoever is of no more use leaves memory.
+    pub fn finish(&mut self, now: Moment, pushes: &mut Pushes) {
+        self.lent.clear();
+        for (id, before) in std::mem::take(&mut self.touched) {
+            let Some(user) = self.users.get_mut(&id) else { continue };
+            // Turning invisible looks like going offline at that moment.
+            let hides = before.online && user.is_present() && user.is_invisible();
+            if hides {
+                user.last_seen_ms = now.wall_ms;
+            }
+            let view = user.view();
+            if view.is_news(&before) {
+                let presence = view.into_wire(id.as_str(), now);
+                user.watchers.iter().for_each(|gateway| pushes.user(gateway, presence.clone()));
+            }
+            if hides {
+                self.mark_unsaved(&id);
+            }
+            self.release(&id);
+        }
+    }
+
+    fn release(&mut self, id: &UserId) {
+        if self.users.get_mut(id).is_some_and(User::rest) {
+            self.users.remove(id);
+            if self.users.capacity() > 1_024 && self.users.len() * 8 < self.users.capacity() {
+                self.users.shrink_to(self.users.len() * 2);
+            }
+        }
+    }
+
+    /// Tells watchers of everyone who is not online: after an ownership's first beats that is certain.
+    pub fn tell_offline(&self, now: Moment, pushes: &mut Pushes) {
+        let offline = |user: &User| !user.watchers.is_empty() && !user.view().online;
+        let mut found: Vec<_> = self.users.iter().filter(|(_, user)| offline(user)).collect();
+        found.sort_unstable_by_key(|(id, _)| *id);
+        for (id, user) in found {
+            let presence = user.view().into_wire(id.as_str(), now);
+            user.watchers.iter().for_each(|gateway| pushes.user(gateway, presence.clone()));
+        }
+    }
+
+    /// Users in memory, and sessions.
+    pub fn count(&self) -> (usize, usize) {
+        (self.users.len(), self.sessions)
+    }
+}

@@ -1,0 +1,252 @@
+//! One user: sessions, status, who watches, and how others see them.
+
+use super::Moment;
+use super::gateways::GatewayIndex;
+use super::watch::GatewaySet;
+use carillon_proto::id::UserId;
+use carillon_proto::wire::{self, Status};
+use smallvec::SmallVec;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+/// What the store keeps of a user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// The user.
+    pub user: UserId,
+    /// Name and the like; its own `user` is empty.
+    pub profile: wire::Profile,
+    /// When the last session ended, milliseconds since 1970; 0: never seen.
+    pub last_seen_ms: u64,
+}
+
+impl Record {
+    /// The record of a user of whom nothing is stored.
+    pub fn unknown(user: UserId) -> Record {
+        Record { user, profile: wire::Profile::default(), last_seen_ms: 0 }
+    }
+}
+
+/// How a user wants to be seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wish {
+    /// Higher was set later.
+    order: u64,
+    status: Status,
+    text: String,
+}
+
+#[derive(Debug)]
+struct Session {
+    id: u64,
+    gateway: GatewayIndex,
+    wish: Option<Box<Wish>>,
+}
+
+/// How others see a user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct View {
+    /// Online, and not hiding it.
+    pub online: bool,
+    status: Status,
+    text: String,
+    last_seen_ms: u64,
+}
+
+impl View {
+    /// A user of whom only the last time is known.
+    pub fn offline(last_seen_ms: u64) -> View {
+        View { online: false, status: Status::Active, text: String::new(), last_seen_ms }
+    }
+
+    /// Whether someone who saw the one must be told the other. Of users online, the last time is no news.
+    pub fn is_news(&self, before: &View) -> bool {
+        let same_time = self.online || self.last_seen_ms == before.last_seen_ms;
+        self.online != before.online || self.status != before.status || self.text != before.text || !same_time
+    }
+
+    /// The view as it stands in messages. Whoever is online is seen now.
+    pub fn into_wire(self, user: &str, now: Moment) -> wire::UserPresence {
+        wire::UserPresence {
+            user: user.into(),
+            online: self.online,
+            status: self.status.into(),
+            text: self.text,
+            last_seen_ms: if self.online { now.wall_ms } else { self.last_seen_ms },
+        }
+    }
+}
+
+/// Where the user's row in the store stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RowState {
+    /// The row was read, or known not to exist.
+    pub loaded: bool,
+    /// It waits to be read.
+    pub loading: bool,
+    /// It waits to be written.
+    pub unsaved: bool,
+    /// It is being written.
+    pub saving: bool,
+}
+
+/// A user in memory.
+#[derive(Debug, Default)]
+pub struct User {
+    sessions: SmallVec<[Session; 1]>,
+    /// The last wish of a session that has ended, where no living session has one: reloading a page does
+    /// not unveil the invisible.
+    kept_wish: Option<Box<Wish>>,
+    /// Gateways that want this user's changes.
+    pub watchers: GatewaySet,
+    profile: Option<Box<wire::Profile>>,
+    /// Of the profile in the store, or on its way there.
+    stored_profile: u64,
+    /// When the last session ended.
+    pub last_seen_ms: u64,
+    /// When the grace after the last session ends, by the steady clock.
+    pub offline_at_ms: Option<u64>,
+    /// The row.
+    pub row: RowState,
+}
+
+impl User {
+    /// Starts from the user's row; returns whether memory knows better than the row.
+    pub fn load(&mut self, record: Record) -> bool {
+        self.row.loaded = true;
+        self.row.loading = false;
+        self.stored_profile = fingerprint(&record.profile);
+        let seen_later = self.last_seen_ms > record.last_seen_ms;
+        self.last_seen_ms = self.last_seen_ms.max(record.last_seen_ms);
+        match &self.profile {
+            Some(profile) => fingerprint(profile) != self.stored_profile || seen_later,
+            None => {
+                self.profile = Some(Box::new(record.profile));
+                seen_later
+            }
+        }
+    }
+
+    /// How many sessions there are.
+    pub fn sessions(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Sessions on gateways of which `counts` holds.
+    pub fn sessions_where(&self, counts: impl Fn(GatewayIndex) -> bool) -> usize {
+        self.sessions.iter().filter(|session| counts(session.gateway)).count()
+    }
+
+    /// Whether the session is known.
+    pub fn has_session(&self, gateway: GatewayIndex, id: u64) -> bool {
+        self.sessions.iter().any(|session| session.id == id && session.gateway == gateway)
+    }
+
+    /// Adds a session that is not known yet.
+    pub fn add_session(&mut self, gateway: GatewayIndex, id: u64) {
+        self.offline_at_ms = None;
+        self.sessions.push(Session { id, gateway, wish: None });
+    }
+
+    /// Takes a profile; returns whether it must be written to the store.
+    pub fn set_profile(&mut self, profile: wire::Profile) -> bool {
+        let profile = wire::Profile { user: String::new(), ..profile };
+        let changed = self.row.loaded && fingerprint(&profile) != self.stored_profile;
+        self.profile = Some(Box::new(profile));
+        changed
+    }
+
+    /// Ends the sessions of a gateway that `keep` does not hold of; returns how many those were.
+    pub fn end_sessions(&mut self, gateway: GatewayIndex, keep: impl Fn(u64) -> bool) -> usize {
+        let before = self.sessions.len();
+        let mut last_wish = self.kept_wish.take();
+        self.sessions.retain(|session| {
+            let stays = session.gateway != gateway || keep(session.id);
+            if !stays
+                && session.wish.as_ref().map(|wish| wish.order) > last_wish.as_ref().map(|wish| wish.order)
+            {
+                last_wish = session.wish.take();
+            }
+            stays
+        });
+        if self.sessions.iter().all(|session| session.wish.is_none()) {
+            self.kept_wish = last_wish;
+        }
+        before - self.sessions.len()
+    }
+
+    /// A session says how the user wants to be seen. Saying the same again in a snapshot is not saying it later.
+    pub fn set_wish(
+        &mut self,
+        session: (GatewayIndex, u64),
+        order: u64,
+        status: Status,
+        text: String,
+        again: bool,
+    ) {
+        let (gateway, id) = session;
+        let Some(session) = self.sessions.iter_mut().find(|one| one.id == id && one.gateway == gateway)
+        else {
+            return;
+        };
+        let same = session.wish.as_ref().is_some_and(|wish| wish.status == status && wish.text == text);
+        if !(again && same) {
+            session.wish = Some(Box::new(Wish { order, status, text }));
+            self.kept_wish = None;
+        }
+    }
+
+    fn wish(&self) -> Option<&Wish> {
+        let wishes = self.sessions.iter().filter_map(|session| session.wish.as_deref());
+        wishes.max_by_key(|wish| wish.order).or(self.kept_wish.as_deref())
+    }
+
+    /// Whether the user wants to look offline.
+    pub fn is_invisible(&self) -> bool {
+        self.wish().is_some_and(|wish| wish.status == Status::Invisible)
+    }
+
+    /// Whether there is a session, or was one a moment ago.
+    pub fn is_present(&self) -> bool {
+        !self.sessions.is_empty() || self.offline_at_ms.is_some()
+    }
+
+    /// How others see the user.
+    pub fn view(&self) -> View {
+        if !self.is_present() || self.is_invisible() {
+            return View::offline(self.last_seen_ms);
+        }
+        let (status, text) =
+            self.wish().map_or((Status::Active, String::new()), |wish| (wish.status, wish.text.clone()));
+        View { online: true, status, text, last_seen_ms: self.last_seen_ms }
+    }
+
+    /// The profile, where it is in memory.
+    pub fn profile(&self) -> Option<&wire::Profile> {
+        self.profile.as_deref()
+    }
+
+    /// What is to be stored now.
+    pub fn record(&mut self, user: &UserId) -> Record {
+        let profile = self.profile.as_deref().cloned().unwrap_or_default();
+        self.stored_profile = fingerprint(&profile);
+        Record { user: user.clone(), profile, last_seen_ms: self.last_seen_ms }
+    }
+
+    /// Forgets what only somebody present needs; returns whether the user may leave memory.
+    pub fn rest(&mut self) -> bool {
+        if self.is_present() || self.row.unsaved || self.row.saving || self.row.loading {
+            return false;
+        }
+        self.kept_wish = None;
+        if self.row.loaded {
+            self.profile = None;
+        }
+        self.watchers.is_empty()
+    }
+}
+
+fn fingerprint(profile: &wire::Profile) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (&profile.name, &profile.email, &profile.role, &profile.picture).hash(&mut hasher);
+    hasher.finish()
+}

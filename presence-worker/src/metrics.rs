@@ -1,0 +1,87 @@
+//! The presence-worker's metrics.
+
+use crate::core::shard::Census;
+use carillon_runtime::metrics::LATENCY_BUCKETS;
+use prometheus::{
+    Histogram, IntCounter, IntGaugeVec, register_histogram, register_int_counter, register_int_gauge_vec,
+};
+use std::sync::LazyLock;
+
+macro_rules! counter {
+    ($(#[$doc:meta])* $name:ident, $metric:literal, $help:literal) => {
+        $(#[$doc])*
+        pub static $name: LazyLock<IntCounter> =
+            LazyLock::new(|| register_int_counter!($metric, $help).expect("registered once, under a valid name"));
+    };
+}
+
+counter! {
+    /// Requests taken.
+    REQUESTS, "carillon_presence_requests_total", "requests of gateways that presence shards answered"
+}
+counter! {
+    /// Requests answered with the wish for a snapshot.
+    SNAPSHOTS_WANTED, "carillon_presence_snapshots_wanted_total", "requests answered with the wish for a snapshot"
+}
+counter! {
+    /// Messages pushed.
+    PUSHES, "carillon_presence_pushes_total", "messages of changes pushed to gateways"
+}
+counter! {
+    /// Pushes that the bus did not take, or that outgrew their bound.
+    PUSHES_LOST, "carillon_presence_pushes_lost_total", "pushes to gateways that were lost and asked for anew"
+}
+counter! {
+    /// Rows written.
+    ROWS_WRITTEN, "carillon_presence_rows_written_total", "rows of users written to the store"
+}
+counter! {
+    /// Rows given up.
+    ROWS_GIVEN_UP, "carillon_presence_rows_given_up_total", "rows of users never written: the store was away too long"
+}
+counter! {
+    /// Failed calls to the store.
+    STORE_FAILURES, "carillon_presence_store_failures_total", "reads and writes of users that failed or took too long"
+}
+
+/// From a request's arrival to its answer.
+pub static REQUEST_SECONDS: LazyLock<Histogram> = LazyLock::new(|| {
+    let (name, help) = ("carillon_presence_request_seconds", "from a request's arrival to its answer");
+    register_histogram!(name, help, LATENCY_BUCKETS.to_vec()).expect("registered once, under a valid name")
+});
+
+macro_rules! gauge {
+    ($name:ident, $metric:literal, $help:literal) => {
+        static $name: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+            register_int_gauge_vec!($metric, $help, &["shard"]).expect("registered once, under a valid name")
+        });
+    };
+}
+
+gauge!(GATEWAYS, "carillon_presence_gateways", "gateways heard lately");
+gauge!(USERS, "carillon_presence_users", "users in memory, online or watched");
+gauge!(SESSIONS, "carillon_presence_sessions", "sessions of users");
+gauge!(ROOMS, "carillon_presence_rooms", "rooms with somebody in them");
+gauge!(MEMBERSHIPS, "carillon_presence_room_members", "users in rooms, counted once per room");
+
+/// Shows what a shard holds.
+pub fn show(shard: u32, census: Census) {
+    let shard = shard.to_string();
+    let values = [
+        (&GATEWAYS, census.gateways),
+        (&USERS, census.users),
+        (&SESSIONS, census.sessions),
+        (&ROOMS, census.rooms),
+        (&MEMBERSHIPS, census.memberships),
+    ];
+    for (gauge, value) in values {
+        gauge.with_label_values(&[&shard]).set(value as i64);
+    }
+}
+
+/// A shard is no longer this worker's.
+pub fn hide(shard: u32) {
+    for gauge in [&GATEWAYS, &USERS, &SESSIONS, &ROOMS, &MEMBERSHIPS] {
+        let _ = gauge.remove_label_values(&[&shard.to_string()]);
+    }
+}

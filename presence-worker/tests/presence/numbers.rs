@@ -1,0 +1,235 @@
+//! Numbers: batches that come twice, out of order or not at all, and the snapshots that make up for them.
+
+use crate::dsl::*;
+use carillon_proto::wire::{Status, presence_result::Body as Outcome};
+
+#[test]
+fn numbers_in_step_want_nothing_and_all_others_a_snapshot() {
+    // What came before, the request's number and last number, and whether a snapshot is wanted.
+    let cases = [
+        (0, 1, 0, false, "the first batch"),
+        (0, 0, 0, false, "the first heartbeat"),
+        (0, 2, 1, true, "an unknown gateway that began earlier"),
+        (0, 0, 4, true, "a heartbeat of an unknown gateway that began earlier"),
+        (3, 4, 3, false, "the next batch"),
+        (3, 5, 4, true, "a gap"),
+        (3, 3, 2, false, "a repetition"),
+        (3, 1, 0, false, "an old repetition"),
+        (3, 0, 3, false, "a heartbeat in step"),
+        (3, 0, 4, true, "a heartbeat after a lost batch"),
+        (3, 0, 2, true, "a heartbeat of a gateway that counts otherwise"),
+    ];
+    for (batches, number, last_number, wanted, what) in cases {
+        let mut world = World::settled();
+        for _ in 0..batches {
+            world.send("one", Vec::new());
+        }
+        let reply = world.hand_over(request("one", number, last_number, Vec::new()), Vec::new());
+        assert_eq!(reply.snapshot_wanted, wanted, "{what}");
+        assert_eq!(reply.epoch, 7);
+    }
+}
+
+#[test]
+fn after_a_gap_the_snapshot_is_wanted_until_it_comes() {
+    let mut world = World::settled();
+    world.send("one", vec![start("ann", 1)]);
+    let gap = world.hand_over(request("one", 3, 2, vec![start("bob", 1)]), Vec::new());
+    assert!(gap.snapshot_wanted);
+    assert!(!world.presence("bob").online, "what follows a gap is not taken");
+    assert!(world.hand_over(request("one", 0, 1, Vec::new()), Vec::new()).snapshot_wanted);
+    let reply = world.hand_over(snapshot("one", 4, vec![start("ann", 1), start("bob", 1)]), Vec::new());
+    assert!(!reply.snapshot_wanted);
+    assert!(world.presence("bob").online);
+    assert_eq!(world.send("one", vec![start("eve", 1)]), [Outcome::Done(true)], "number 5 follows");
+}
+
+#[test]
+fn answers_to_what_is_not_taken_say_how_it_would_be() {
+    let mut world = World::settled();
+    world.send("two", vec![limited("ann", 1, 2), limited("ann", 2, 2), join("room", "ann")]);
+    let changes = vec![limited("ann", 3, 2), limited("bob", 1, 2), join("room", "bob"), query("ann")];
+    let reply = world.hand_over(request("one", 9, 8, changes), Vec::new());
+    assert!(reply.snapshot_wanted);
+    let outcome = |place: usize| reply.results[place].body.clone().expect("a result");
+    assert_eq!(outcome(0), Outcome::Done(false), "the limit holds");
+    assert_eq!(outcome(1), Outcome::Done(true));
+    let room = outcome(2);
+    assert_eq!((room_of(&room).participants, room_of(&room).changed), (2, false));
+    assert_eq!(room_of(&room).visible, ["ann", "bob"]);
+    assert!(presence_of(Some(&outcome(3))).online);
+    assert_eq!(world.shard.census().sessions, 2);
+    assert_eq!(world.told_of_rooms("two"), []);
+}
+
+#[test]
+fn a_repeated_batch_is_answered_as_the_first_time_and_taken_once() {
+    let mut world = World::settled();
+    world.send("two", vec![join("room", "eve")]);
+    let batch = request("one", 1, 0, vec![limited("ann", 1, 1), limited("ann", 2, 1), join("room", "ann")]);
+    let first = world.hand_over(batch.clone(), Vec::new());
+    let told = world.told_of_rooms("two");
+    assert_eq!(told.len(), 1);
+    let second = world.hand_over(batch.clone(), Vec::new());
+    assert_eq!(first, second);
+    assert_eq!(world.told_of_rooms("two"), []);
+    assert_eq!(world.shard.census().sessions, 1);
+
+    world.send("one", vec![end("ann", 1)]);
+    let late = world.hand_over(batch, Vec::new());
+    assert_eq!(late.results[0].body, Some(Outcome::Done(false)), "long over");
+    assert_eq!(world.shard.census().sessions, 0);
+}
+
+#[test]
+fn number_0_changes_nothing() {
+    let mut world = World::settled();
+    let changes = vec![start("ann", 1), watch("bob"), join("room", "ann"), set("ann", 1, Status::Away, "")];
+    let reply = world.hand_over(request("one", 0, 0, changes), Vec::new());
+    assert_eq!(reply.results.len(), 4);
+    let census = world.shard.census();
+    assert_eq!((census.sessions, census.users, census.rooms), (0, 0, 0));
+}
+
+#[test]
+fn a_snapshot_replaces_everything_of_its_gateway_and_nothing_else() {
+    let mut world = World::settled();
+    world.send("friends", vec![watch("ann"), watch("bob"), watch("eve")]);
+    world.send(
+        "one",
+        vec![start("ann", 1), start("bob", 1), watch("eve"), join("room", "ann"), join("room", "bob")],
+    );
+    world.send("two", vec![start("bob", 1), join("room", "bob"), join("room", "zoe")]);
+    world.told_of_users("friends");
+    world.told_of_rooms("two");
+
+    let reply = world.hand_over(snapshot("one", 8, vec![start("eve", 3), join("room", "eve")]), Vec::new());
+    assert_eq!(room_of(reply.results[1].body.as_ref().expect("a result")).visible, Vec::<String>::new());
+    assert_eq!(world.told_of_users("friends"), [(3_000, "eve".into(), true)]);
+    assert_eq!(world.told_of_users("one"), [], "its watch is not in the snapshot");
+    let told: Vec<_> = world
+        .told_of_rooms("two")
+        .into_iter()
+        .map(|room| (room.user, room.joined, room.participants))
+        .collect();
+    assert_eq!(
+        told,
+        [("eve".to_string(), true, 4), ("ann".to_string(), false, 3)],
+        "bob is still here through two"
+    );
+    world.pass(&["friends", "one", "two"], 10_000);
+    assert_eq!(world.told_of_users("friends"), [(3_000 + GRACE_MS, "ann".into(), false)]);
+
+    world.hand_over(snapshot("one", 9, vec![start("eve", 3)]), Vec::new());
+    world.told_of_rooms("one");
+    world.send("two", vec![join("room", "new")]);
+    assert_eq!(world.told_of_rooms("one"), [], "no members any more");
+}
+
+#[test]
+fn a_snapshot_of_what_is_known_is_no_news() {
+    let mut world = World::settled();
+    world.send("friends", vec![watch("ann"), join("room", "zoe")]);
+    let everything = vec![start("ann", 1), set("ann", 1, Status::Away, "x"), join("room", "ann")];
+    world.send("one", everything.clone());
+    world.pushes.clear();
+    world.hand_over(snapshot("one", 2, everything), Vec::new());
+    world.hand_over(snapshot("one", 3, vec![start("ann", 1), join("room", "ann")]), Vec::new());
+    world.pass(&["one", "friends"], 10_000);
+    assert_eq!(world.pushes, []);
+    assert_eq!(world.presence("ann").text, "x", "a status that is not repeated stays with its session");
+}
+
+#[test]
+fn repeating_a_status_in_a_snapshot_is_not_setting_it_again() {
+    let mut world = World::settled();
+    world.send("one", vec![start("ann", 1), set("ann", 1, Status::Away, "")]);
+    world.send("two", vec![start("ann", 1), set("ann", 1, Status::Dnd, "")]);
+    world.hand_over(snapshot("one", 2, vec![start("ann", 1), set("ann", 1, Status::Away, "")]), Vec::new());
+    assert_eq!(world.presence("ann").status(), Status::Dnd);
+    world.hand_over(snapshot("one", 3, vec![start("ann", 1), set("ann", 1, Status::Active, "")]), Vec::new());
+    assert_eq!(world.presence("ann").status(), Status::Active, "this is another one, whose batch was lost");
+}
+
+#[test]
+fn in_a_snapshot_sessions_are_taken_as_they_are() {
+    let mut world = World::settled();
+    let four = (1..=4).map(|session| limited("ann", session, 2)).collect();
+    let reply = world.hand_over(snapshot("one", 1, four), Vec::new());
+    assert!(reply.results.iter().all(|result| result.body == Some(Outcome::Done(true))));
+    assert_eq!(world.shard.census().sessions, 4);
+}
+
+#[test]
+fn a_snapshot_in_parts_replaces_with_its_last_part() {
+    let mut world = World::settled();
+    world.send("friends", vec![join("room", "zoe")]);
+    world.send("one", vec![start("ann", 1), start("bob", 1), start("eve", 1), join("room", "bob")]);
+    world.pushes.clear();
+    let first =
+        carillon_proto::wire::PresenceRequest { last_number: 4, ..snapshot("one", 2, vec![start("ann", 1)]) };
+    world.hand_over(first, Vec::new());
+    assert_eq!(world.shard.census().sessions, 3, "the rest is coming");
+    world.hand_over(
+        request("one", 3, 4, vec![start("bob", 1), limited("bob", 2, 1), end("ann", 1)]),
+        Vec::new(),
+    );
+    world.hand_over(request("one", 4, 4, vec![join("room", "bob")]), Vec::new());
+    assert_eq!(world.shard.census().sessions, 2, "both of bob's");
+    assert_eq!(world.told_of_rooms("friends"), [], "bob never left");
+    assert_eq!(world.send("one", vec![limited("bob", 3, 1)]), [Outcome::Done(false)], "limits hold again");
+}
+
+#[test]
+fn a_snapshot_whose_part_is_missing_replaces_nothing() {
+    let mut world = World::settled();
+    world.send("one", vec![start("ann", 1), start("bob", 1)]);
+    let first =
+        carillon_proto::wire::PresenceRequest { last_number: 4, ..snapshot("one", 2, vec![start("eve", 1)]) };
+    world.hand_over(first, Vec::new());
+    assert!(world.hand_over(request("one", 4, 4, Vec::new()), Vec::new()).snapshot_wanted);
+    assert_eq!(world.shard.census().sessions, 3);
+    world.hand_over(snapshot("one", 5, vec![start("eve", 1)]), Vec::new());
+    assert_eq!(world.shard.census().sessions, 1);
+}
+
+#[test]
+fn a_worker_held_up_between_two_parts_goes_on_with_the_next() {
+    let mut world = World::settled();
+    world.send("one", vec![start("ann", 1), start("bob", 1)]);
+    let first =
+        carillon_proto::wire::PresenceRequest { last_number: 3, ..snapshot("one", 2, vec![start("bob", 1)]) };
+    world.hand_over(first, Vec::new());
+    world.now_ms += 5_000;
+    let reply = world.hand_over(request("one", 3, 3, vec![limited("bob", 2, 1)]), Vec::new());
+    assert!(reply.snapshot_wanted, "it may have missed something since");
+    assert_eq!(reply.results[0].body, Some(Outcome::Done(true)), "taken as it is");
+    assert_eq!(world.shard.census().sessions, 2, "ann's is gone");
+}
+
+#[test]
+fn gateways_without_a_proper_name_are_not_answered() {
+    let mut world = World::settled();
+    let now = world.now();
+    assert!(world.shard.request(now, request("a.b", 1, 0, Vec::new()), Vec::new()).is_none());
+}
+
+#[test]
+fn lost_pushes_are_made_up_for_by_a_snapshot() {
+    let mut world = World::settled();
+    world.send("one", vec![watch("ann")]);
+    let one = carillon_proto::id::GatewayId::parse("one").expect("valid");
+    world.shard.lost_pushes(&one);
+    assert!(world.heartbeat("one").snapshot_wanted);
+    assert!(!world.heartbeat("two").snapshot_wanted);
+}
+
+#[test]
+fn versions_rise_and_pushes_carry_that_of_their_request() {
+    let mut world = World::settled();
+    world.send("friends", vec![watch("ann")]);
+    let before = world.heartbeat("one").version;
+    let reply = world.hand_over(request("one", 1, 0, vec![start("ann", 1)]), Vec::new());
+    assert!(reply.version > before);
+    assert_eq!(world.pushes.last().map(|(_, push)| push.version), Some(reply.version));
+}

@@ -1,0 +1,119 @@
+//! Sessions: the first and the last, the grace between them and being offline, and how many there may be.
+
+use crate::dsl::*;
+use carillon_proto::wire::presence_result::Body as Outcome;
+
+const YES: Outcome = Outcome::Done(true);
+const NO: Outcome = Outcome::Done(false);
+
+#[test]
+fn the_first_session_brings_a_user_online_and_only_the_last_takes_them_off() {
+    let mut world = World::settled();
+    let watched = world.send("friends", vec![watch("ann")]);
+    assert!(!presence_of(watched.first()).online);
+
+    assert_eq!(world.send("one", vec![start("ann", 1)]), [YES]);
+    assert_eq!(world.told_of_users("friends"), [(3_000, "ann".into(), true)]);
+
+    world.send("two", vec![start("ann", 1)]);
+    world.send("one", vec![end("ann", 1)]);
+    world.pass(&["friends", "one", "two"], 10_000);
+    assert_eq!(world.told_of_users("friends"), [], "another session is left");
+
+    world.send("two", vec![end("ann", 1)]);
+    assert!(world.presence("ann").online, "still within the grace");
+    world.pass(&["friends", "one", "two"], 10_000);
+    let offline_ms = 13_000 + GRACE_MS;
+    assert_eq!(world.told_of_users("friends"), [(offline_ms, "ann".into(), false)], "to the millisecond");
+    assert_eq!(world.presence("ann").last_seen_ms, WALL_MS + 13_000, "when the last session ended");
+}
+
+#[test]
+fn a_session_within_the_grace_goes_unnoticed() {
+    for (away_ms, noticed) in [(GRACE_MS - 1, false), (GRACE_MS, true)] {
+        let mut world = World::settled();
+        world.send("friends", vec![watch("ann")]);
+        world.send("one", vec![start("ann", 1)]);
+        world.told_of_users("friends");
+        world.send("one", vec![end("ann", 1)]);
+        world.pass(&["friends", "one"], away_ms);
+        world.send("one", vec![start("ann", 2)]);
+        world.pass(&["friends", "one"], 10_000);
+        assert_eq!(!world.told_of_users("friends").is_empty(), noticed, "away for {away_ms} ms");
+        assert!(world.presence("ann").online);
+    }
+}
+
+#[test]
+fn without_a_grace_a_user_is_offline_at_once() {
+    let mut world = World::with_grace(0);
+    world.pass(&[], 3_000);
+    world.send("friends", vec![watch("ann")]);
+    world.send("one", vec![start("ann", 1)]);
+    let results = world.send("one", vec![query("ann"), end("ann", 1)]);
+    assert!(!presence_of(results.first()).online, "as it is after the whole batch");
+    let told: Vec<_> = world.told_of_users("friends").into_iter().map(|(_, _, online)| online).collect();
+    assert_eq!(told, [true, false]);
+}
+
+#[test]
+fn a_reload_within_one_batch_is_no_news() {
+    let mut world = World::settled();
+    world.send("friends", vec![watch("ann")]);
+    world.send("one", vec![start("ann", 1), end("ann", 1), start("ann", 2)]);
+    assert_eq!(world.told_of_users("friends").len(), 1);
+}
+
+#[test]
+fn the_sixth_session_is_refused_wherever_the_others_are() {
+    let mut world = World::settled();
+    let five = (1..=3).map(|session| limited("ann", session, 5)).collect();
+    assert_eq!(world.send("one", five), [YES, YES, YES]);
+    assert_eq!(world.send("two", vec![limited("ann", 1, 5), limited("ann", 2, 5)]), [YES, YES]);
+    assert_eq!(world.send("two", vec![limited("ann", 3, 5)]), [NO]);
+    assert_eq!(world.send("two", vec![limited("ann", 2, 5)]), [YES], "known already");
+    assert_eq!(world.send("two", vec![start("ann", 9)]), [YES], "0 is any number");
+    assert_eq!(world.send("two", vec![limited("bob", 3, 5)]), [YES], "somebody else");
+
+    world.send("one", vec![end("ann", 1), end("ann", 2)]);
+    assert_eq!(world.send("two", vec![limited("ann", 3, 5)]), [YES], "the refused one was not counted");
+}
+
+/// Seen to fail with `user.sessions_where(is_live)` in `Roster::start` replaced by `user.sessions()`.
+#[test]
+fn sessions_of_a_silent_gateway_do_not_count() {
+    let mut world = World::settled();
+    let five = (1..=5).map(|session| limited("ann", session, 5)).collect();
+    world.send("crashed", five);
+    world.pass(&["other"], 3_500);
+    assert_eq!(
+        world.send("other", vec![limited("ann", 1, 5)]),
+        [NO],
+        "three beats and a half are no silence yet"
+    );
+    world.now_ms += 1;
+    assert_eq!(world.shard.census().sessions, 5, "nothing was swept yet");
+    assert_eq!(world.send("other", vec![limited("ann", 2, 5)]), [YES]);
+}
+
+#[test]
+fn ids_that_are_none_are_refused_and_leave_nothing() {
+    let mut world = World::settled();
+    let before = world.shard.census();
+    let results = world
+        .send("one", vec![start("a b", 1), start("", 2), join("a*", "ann"), join("room", "a b"), watch(">")]);
+    assert_eq!(results[..2], [NO, NO]);
+    assert!(!room_of(&results[2]).changed && !room_of(&results[3]).changed);
+    assert!(!presence_of(results.last()).online);
+    let after = world.shard.census();
+    assert_eq!((after.users, after.rooms), (before.users, before.rooms));
+}
+
+#[test]
+fn an_end_of_an_unknown_session_changes_nothing() {
+    let mut world = World::settled();
+    world.send("one", vec![start("ann", 1)]);
+    world.send("two", vec![end("ann", 1), end("bob", 1)]);
+    world.pass(&["one", "two"], 10_000);
+    assert!(world.presence("ann").online, "a session's number is its gateway's own");
+}

@@ -1,0 +1,77 @@
+//! What can be learnt of how durably the servers keep what they acknowledge.
+
+use super::connection::Connection;
+
+/// The first server version without known losses of acknowledged entries.
+const SERVER_VERSION_MIN: (u64, u64, u64) = (2, 12, 3);
+
+/// How durably the servers keep the logs, as far as a client can see.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Durability {
+    /// The version of the server that this process is connected to.
+    pub server_version: String,
+    /// Copies of each log.
+    pub replicas: usize,
+    /// What weakens the promise, one sentence each.
+    pub warnings: Vec<String>,
+}
+
+impl std::fmt::Display for Durability {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "nats server {}, {} {} of each log, sync_interval not visible to clients",
+            self.server_version,
+            self.replicas,
+            if self.replicas == 1 { "copy" } else { "copies" }
+        )?;
+        self.warnings.iter().try_for_each(|warning| write!(f, "; {warning}"))
+    }
+}
+
+fn parse_version(text: &str) -> Option<(u64, u64, u64)> {
+    let (release, _) = text.split_once('-').unwrap_or((text, ""));
+    let mut parts = release.trim_start_matches('v').split('.').map(|part| part.parse().ok());
+    Some((parts.next()??, parts.next()??, parts.next()??))
+}
+
+fn judge(server_version: &str, clustered: bool, replicas: usize) -> Durability {
+    let mut warnings = Vec::new();
+    if parse_version(server_version).is_none_or(|version| version < SERVER_VERSION_MIN) {
+        let (major, minor, patch) = SERVER_VERSION_MIN;
+        warnings.push(format!("servers before {major}.{minor}.{patch} lose acknowledged entries: upgrade"));
+    }
+    if clustered && replicas < 3 {
+        warnings.push("fewer than 3 copies in a cluster: one server's disk takes a log with it".into());
+    }
+    Durability { server_version: server_version.into(), replicas, warnings }
+}
+
+/// `sync_interval` is in no answer that an account without system rights gets, so it is not judged.
+pub(super) fn report(connection: &Connection, replicas: usize) -> Durability {
+    let server = connection.client.server_info();
+    judge(&server.version, server.cluster.is_some(), replicas)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weaknesses_are_named() {
+        let table = [
+            ("2.12.3", false, 1, 0),
+            ("2.15.1", true, 3, 0),
+            ("v3.0.0-RC.1", true, 5, 0),
+            ("2.12.2", false, 1, 1),
+            ("2.9.25", true, 1, 2),
+            ("", true, 3, 1),
+            ("2.x", false, 1, 1),
+        ];
+        for (version, clustered, replicas, warnings) in table {
+            let durability = judge(version, clustered, replicas);
+            assert_eq!(durability.warnings.len(), warnings, "{durability}");
+        }
+        assert!(judge("2.12.2", true, 1).to_string().contains("1 copy"), "reads as a line of a log");
+    }
+}

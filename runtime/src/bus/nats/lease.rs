@@ -1,0 +1,156 @@
+//! Leases as keys of a JetStream key-value bucket whose values live as long as a lease.
+//!
+//! A key that is not renewed leaves the bucket by its age. Nothing here trusts markers: a lease that is
+//! given up is purged, and the keys that are left are what the server counts messages for.
+
+use super::api::{ApiError, Done, PutError, StreamInfo, code};
+use super::connection::{Connection, NoAnswer};
+use crate::bus::{BusError, LEASE_MS};
+use async_nats::datetime::parse_rfc3339;
+use async_nats::jetstream::stream::{Config, DiscardPolicy, StorageType};
+use bytes::Bytes;
+use carillon_proto::id::WorkerId;
+use carillon_proto::subject;
+use parking_lot::Mutex;
+use serde_json::json;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Bytes of a bucket in the server's memory: a lease takes about 200, so thousands of workers fit.
+const BUCKET_BYTES_MAX: i64 = 1024 * 1024;
+/// Time for a renewal: one that takes longer is worth little.
+const RENEW_TIMEOUT: Duration = Duration::from_millis(LEASE_MS / 2);
+/// A bucket that is made anew under our hands this often is somebody's mistake.
+const ATTEMPTS_MAX: usize = 3;
+/// Revisions of a bucket that fit between two milliseconds: the bucket lies in memory, its revisions start
+/// again when the servers do, and numbers must rise all the same.
+const REVISION_BITS: u32 = 20;
+
+/// All leases of a cluster.
+pub(super) struct Leases {
+    connection: Arc<Connection>,
+    replicas: usize,
+    /// When each kind's bucket was made, as last seen.
+    created: Mutex<HashMap<String, String>>,
+}
+
+fn stream_of(kind: &str) -> String {
+    format!("KV_{}", subject::lease_bucket(kind))
+}
+
+fn key_prefix(kind: &str) -> String {
+    format!("$KV.{}.", subject::lease_bucket(kind))
+}
+
+fn key_of(kind: &str, worker: &WorkerId) -> String {
+    format!("{}{}", key_prefix(kind), subject::lease_key(worker))
+}
+
+/// A number that rises with every revision of a bucket, and from one life of the bucket to the next.
+fn number_of(created: &str, revision: u64) -> Option<u64> {
+    let created = parse_rfc3339(created).ok()?;
+    let created_ms = u64::try_from(created.unix_timestamp_nanos() / 1_000_000).ok()?;
+    Some((created_ms << REVISION_BITS) + revision)
+}
+
+fn bucket_config(kind: &str, replicas: usize) -> Config {
+    Config {
+        name: stream_of(kind),
+        subjects: vec![format!("{}>", key_prefix(kind))],
+        max_messages_per_subject: 1,
+        max_messages: -1,
+        max_bytes: BUCKET_BYTES_MAX,
+        max_age: Duration::from_millis(LEASE_MS),
+        duplicate_window: Duration::from_millis(LEASE_MS),
+        discard: DiscardPolicy::New,
+        storage: StorageType::Memory,
+        num_replicas: replicas,
+        allow_rollup: true,
+        deny_delete: true,
+        allow_direct: true,
+        ..Config::default()
+    }
+}
+
+impl Leases {
+    pub(super) fn new(connection: Arc<Connection>, replicas: usize) -> Leases {
+        Leases { connection, replicas, created: Mutex::default() }
+    }
+
+    async fn make_bucket(&self, kind: &str) -> Result<StreamInfo, ApiError> {
+        let config = bucket_config(kind, self.replicas);
+        match self.connection.put_stream("CREATE", &config).await {
+            Err(error) if error.is(code::STREAM_NAME_IN_USE) => {
+                self.connection.put_stream("UPDATE", &config).await
+            }
+            made => made,
+        }
+    }
+
+    async fn bucket(&self, kind: &str) -> Result<StreamInfo, ApiError> {
+        let keys = format!("{}>", key_prefix(kind));
+        match self.connection.stream_info(&stream_of(kind), Some(&keys)).await {
+            Err(error) if error.is(code::STREAM_NOT_FOUND) => self.make_bucket(kind).await,
+            info => info,
+        }
+    }
+
+    /// Renews, and looks before and after that the bucket is the same one: only then do its time of making
+    /// and the revision belong together.
+    pub(super) async fn renew(&self, kind: &str, worker: &WorkerId) -> Result<u64, BusError> {
+        let mut created = self.created.lock().get(kind).cloned();
+        for _ in 0..ATTEMPTS_MAX {
+            let before = match created.take() {
+                Some(created) => created,
+                None => self.bucket(kind).await?.created,
+            };
+            let put = self.connection.put_message(key_of(kind, worker), None, Bytes::new(), RENEW_TIMEOUT);
+            let revision = match put.await {
+                Ok(revision) => revision,
+                Err(PutError::NoAnswer(NoAnswer::NoResponders)) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            let after = self.bucket(kind).await?.created;
+            self.created.lock().insert(kind.into(), after.clone());
+            if before == after {
+                return number_of(&after, revision)
+                    .ok_or_else(|| BusError::Unavailable(format!("not a time of making: {after}")));
+            }
+            created = Some(after);
+        }
+        Err(BusError::Unavailable("the lease bucket is made anew again and again".into()))
+    }
+
+    pub(super) async fn live(&self, kind: &str) -> Result<Vec<WorkerId>, BusError> {
+        let prefix = key_prefix(kind);
+        let keys = self.bucket(kind).await?.state.subjects.unwrap_or_default();
+        let workers = keys.keys().filter_map(|key| WorkerId::parse(key.strip_prefix(&prefix)?).ok());
+        Ok(workers.collect())
+    }
+
+    pub(super) async fn release(&self, kind: &str, worker: &WorkerId) -> Result<(), BusError> {
+        let path = format!("STREAM.PURGE.{}", stream_of(kind));
+        match self.connection.api(&path, &json!({ "filter": key_of(kind, worker) })).await {
+            Ok(Done {}) => Ok(()),
+            Err(error) if error.is(code::STREAM_NOT_FOUND) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_rise_over_lives_of_the_bucket() {
+        let number = |created, revision| number_of(created, revision).expect("a time");
+        let first = "2026-11-21T22:00:00.123456789Z";
+        assert!(number(first, 2) > number(first, 1));
+        // A hundred thousand renewals, and made anew within 100 ms.
+        assert!(number("2026-11-21T22:00:00.2Z", 1) > number(first, 100_000));
+        assert!(number("2200-01-01T00:00:00Z", u64::from(u32::MAX)) < i64::MAX as u64);
+        assert_eq!(number_of("yesterday", 1), None);
+    }
+}

@@ -1,0 +1,291 @@
+//! Partition logs as JetStream streams, one each.
+
+use super::api::{ApiError, Done, StoredMessage, StreamInfo, code};
+use super::connection::{Connection, NoAnswer};
+use super::{api::PutError, reader};
+use crate::bus::{BusError, LogBounds, LogEntry, LogReader};
+use async_nats::HeaderMap;
+use async_nats::jetstream::message::StreamMessage;
+use async_nats::jetstream::stream::{Config, DiscardPolicy, PersistenceMode, RetentionPolicy, StorageType};
+use bytes::Bytes;
+use carillon_proto::id::Tag;
+use carillon_proto::subject;
+use parking_lot::Mutex;
+use serde_json::json;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The header by which JetStream recognises a repeated entry, and ours for the tag.
+pub(super) const TAG_HEADER: &str = "Nats-Msg-Id";
+/// How long JetStream recognises a repeated entry.
+const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
+/// Bytes that all logs of a cluster may take on each server. JetStream reserves them: half of the 8 GiB
+/// that the shipped server configuration allows.
+const LOGS_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
+/// Bytes of one log however many partitions there are: room for a minute of a worker's absence at 1 MiB/s.
+const LOG_BYTES_MIN: u64 = 64 * 1024 * 1024;
+/// Time for an ack. A stream that syncs every entry takes a few hundred microseconds, an election seconds.
+const APPEND_TIMEOUT: Duration = Duration::from_secs(5);
+/// A stream that is missing is looked for, and made again, at most this often.
+const REPAIR_PAUSE: Duration = Duration::from_secs(1);
+/// Copies of a stream where the servers form a cluster large enough.
+const REPLICAS_IN_CLUSTER: usize = 3;
+
+/// The logs of all partitions.
+pub(super) struct Logs {
+    connection: Arc<Connection>,
+    partitions: u32,
+    /// `None`: as many as the servers allow, up to [`REPLICAS_IN_CLUSTER`].
+    replicas: Option<usize>,
+    repaired: Mutex<HashMap<u32, Instant>>,
+}
+
+/// What a partition's stream has to be. An existing one keeps what is not ours to say.
+fn configure(config: &mut Config, partition: u32, partitions: u32, replicas: usize) {
+    let share = (LOGS_BYTES_MAX / u64::from(partitions.max(1))).max(LOG_BYTES_MIN);
+    config.name = subject::command_stream(partition);
+    config.subjects = vec![subject::command(partition)];
+    config.retention = RetentionPolicy::Limits;
+    config.discard = DiscardPolicy::New;
+    config.storage = StorageType::File;
+    config.persist_mode = config.persist_mode.filter(|mode| *mode == PersistenceMode::Default);
+    config.max_age = Duration::ZERO;
+    config.max_messages = -1;
+    config.max_messages_per_subject = -1;
+    config.duplicate_window = DUPLICATE_WINDOW;
+    config.num_replicas = replicas;
+    // An operator may give more room, not less, and not any amount: a full disk stops all streams of a server.
+    config.max_bytes = config.max_bytes.max(share as i64);
+}
+
+/// The tag that an entry's header carries; entries that others put into the log have none, and get zeros.
+pub(super) fn tag_of(headers: Option<&HeaderMap>) -> Tag {
+    let text = headers.and_then(|headers| headers.get(TAG_HEADER));
+    text.and_then(|text| Tag::parse(text.as_str())).unwrap_or(Tag([0; 16]))
+}
+
+impl Logs {
+    /// Makes or updates the streams of all partitions.
+    pub(super) async fn open(
+        connection: Arc<Connection>,
+        partitions: u32,
+        replicas: Option<usize>,
+    ) -> Result<Logs, BusError> {
+        let logs = Logs { connection, partitions, replicas, repaired: Mutex::default() };
+        for partition in 0..partitions {
+            logs.ensure(partition).await?;
+        }
+        Ok(logs)
+    }
+
+    /// Copies to ask for, the best first.
+    fn replica_choices(&self) -> Vec<usize> {
+        match self.replicas {
+            Some(replicas) => vec![replicas],
+            None if self.connection.client.server_info().cluster.is_some() => vec![REPLICAS_IN_CLUSTER, 1],
+            None => vec![1],
+        }
+    }
+
+    async fn ensure(&self, partition: u32) -> Result<StreamInfo, ApiError> {
+        let stream = subject::command_stream(partition);
+        let mut existing = match self.connection.stream_info(&stream, None).await {
+            Ok(info) => Some(info),
+            Err(error) if error.is(code::STREAM_NOT_FOUND) => None,
+            Err(error) => return Err(error),
+        };
+        let mut refused = None;
+        for replicas in self.replica_choices() {
+            match self.put(partition, replicas, existing.take()).await {
+                Err(error) if is_for_want_of_servers(&error) => refused = Some(error),
+                done => return done,
+            }
+        }
+        Err(refused.unwrap_or_else(|| BusError::Unavailable("no replicas to ask for".into()).into()))
+    }
+
+    async fn put(
+        &self,
+        partition: u32,
+        replicas: usize,
+        existing: Option<StreamInfo>,
+    ) -> Result<StreamInfo, ApiError> {
+        let Some(info) = existing else {
+            let mut config = Config::default();
+            configure(&mut config, partition, self.partitions, replicas);
+            tracing::info!(stream = config.name, replicas, "making the stream of a partition");
+            return self.connection.put_stream("CREATE", &config).await;
+        };
+        let mut config = info.config.clone();
+        // A server that is away now is no reason to give up copies.
+        let replicas = if self.replicas.is_none() { replicas.max(config.num_replicas) } else { replicas };
+        configure(&mut config, partition, self.partitions, replicas);
+        if config == info.config {
+            return Ok(info);
+        }
+        tracing::info!(stream = config.name, replicas, "updating the stream of a partition");
+        match self.connection.put_stream("UPDATE", &config).await {
+            // It works as it is, with fewer copies than wished.
+            Err(error) if self.replicas.is_none() && is_for_want_of_servers(&error) => {
+                tracing::warn!(
+                    stream = config.name,
+                    "cannot have the copies wished for: keeping those there are"
+                );
+                Ok(info)
+            }
+            done => done,
+        }
+    }
+
+    /// Makes a stream again that somebody deleted, or that a server lost with its disk.
+    async fn repair(&self, partition: u32) -> Result<StreamInfo, ApiError> {
+        let now = Instant::now();
+        let last = self.repaired.lock().insert(partition, now);
+        if let Some(last) = last.filter(|last| now.duration_since(*last) < REPAIR_PAUSE) {
+            self.repaired.lock().insert(partition, last);
+            return Err(BusError::Unavailable("the partition's stream is missing".into()).into());
+        }
+        self.ensure(partition).await
+    }
+
+    async fn info(&self, partition: u32) -> Result<StreamInfo, ApiError> {
+        match self.connection.stream_info(&subject::command_stream(partition), None).await {
+            Err(error) if error.is(code::STREAM_NOT_FOUND) => self.repair(partition).await,
+            info => info,
+        }
+    }
+
+    pub(super) async fn replicas(&self, partition: u32) -> Result<usize, BusError> {
+        Ok(self.info(partition).await?.config.num_replicas)
+    }
+
+    fn check_partition(&self, partition: u32) -> Result<(), BusError> {
+        if partition < self.partitions {
+            return Ok(());
+        }
+        Err(BusError::Unavailable(format!("there is no partition {partition}")))
+    }
+
+    pub(super) async fn append(&self, partition: u32, tag: Tag, payload: Bytes) -> Result<u64, BusError> {
+        self.check_partition(partition)?;
+        match self.put_entry(partition, tag, payload.clone()).await {
+            Err(PutError::NoAnswer(NoAnswer::NoResponders)) => {
+                // Whatever comes of the repair, this entry was not taken.
+                self.repair(partition).await.map_err(|error| BusError::Unavailable(error.to_string()))?;
+                Ok(self.put_entry(partition, tag, payload).await?)
+            }
+            done => Ok(done?),
+        }
+    }
+
+    async fn put_entry(&self, partition: u32, tag: Tag, payload: Bytes) -> Result<u64, PutError> {
+        let mut headers = HeaderMap::new();
+        headers.insert(TAG_HEADER, tag.to_text());
+        self.connection.put_message(subject::command(partition), Some(headers), payload, APPEND_TIMEOUT).await
+    }
+
+    pub(super) async fn bounds(&self, partition: u32) -> Result<LogBounds, BusError> {
+        self.check_partition(partition)?;
+        Ok(self.info(partition).await?.state.bounds())
+    }
+
+    /// Asks the stream's leader: a follower may not have, or still have, an entry.
+    pub(super) async fn entry(&self, partition: u32, sequence: u64) -> Result<Option<LogEntry>, BusError> {
+        self.check_partition(partition)?;
+        if sequence == 0 {
+            return Ok(None);
+        }
+        let path = format!("STREAM.MSG.GET.{}", subject::command_stream(partition));
+        let stored: StoredMessage = match self.connection.api(&path, &json!({ "seq": sequence })).await {
+            Ok(stored) => stored,
+            Err(error) if error.is(code::MESSAGE_NOT_FOUND) => return Ok(None),
+            Err(error) if error.is(code::STREAM_NOT_FOUND) => {
+                self.repair(partition).await?;
+                return Ok(None);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let message = StreamMessage::try_from(stored.message)
+            .map_err(|error| BusError::Unavailable(format!("jetstream's answer is strange: {error}")))?;
+        Ok(Some(LogEntry {
+            sequence: message.sequence,
+            tag: tag_of(Some(&message.headers)),
+            time_ms: (message.time.unix_timestamp_nanos() / 1_000_000).max(0) as u64,
+            payload: message.payload,
+        }))
+    }
+
+    pub(super) async fn read(&self, partition: u32, from: u64) -> Result<Box<dyn LogReader>, BusError> {
+        let LogBounds { first, last } = self.bounds(partition).await?;
+        if from < first || from > last + 1 {
+            return Err(BusError::Broken(format!("the log holds {first} to {last}, not {from}")));
+        }
+        let stream = subject::command_stream(partition);
+        Ok(Box::new(reader::Reader::open(self.connection.clone(), &stream, from).await?))
+    }
+
+    /// JetStream would move a purged stream's sequence on to whatever is asked for, so no more than what it
+    /// holds is asked for.
+    pub(super) async fn purge(&self, partition: u32, below: u64) -> Result<(), BusError> {
+        let LogBounds { first, last } = self.bounds(partition).await?;
+        let below = below.min(last + 1);
+        if below <= first {
+            return Ok(());
+        }
+        let path = format!("STREAM.PURGE.{}", subject::command_stream(partition));
+        let Done {} = self.connection.api(&path, &json!({ "seq": below })).await?;
+        Ok(())
+    }
+}
+
+fn is_for_want_of_servers(error: &ApiError) -> bool {
+    let codes = [code::NO_PEERS, code::INSUFFICIENT_RESOURCES, code::REPLICAS_NOT_SUPPORTED];
+    codes.into_iter().any(|code| error.is(code))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_stream_keeps_everything_until_it_is_full() {
+        let mut config = Config::default();
+        configure(&mut config, 3, 16, 3);
+        assert_eq!((config.name.as_str(), config.subjects[0].as_str()), ("CMD_3", "cmd.3"));
+        assert_eq!((config.discard, config.storage), (DiscardPolicy::New, StorageType::File));
+        assert_eq!((config.max_bytes, config.num_replicas), (256 * 1024 * 1024, 3));
+        configure(&mut config, 3, 1_024, 1);
+        assert_eq!(config.max_bytes, 256 * 1024 * 1024, "an existing stream is not made smaller");
+    }
+
+    #[test]
+    fn of_an_existing_stream_only_ours_is_changed() {
+        let mut config = Config {
+            max_bytes: -1,
+            max_age: Duration::from_secs(1),
+            discard: DiscardPolicy::Old,
+            persist_mode: Some(PersistenceMode::Async),
+            description: Some("the operator's".into()),
+            ..Config::default()
+        };
+        configure(&mut config, 0, 64, 1);
+        assert_eq!((config.max_bytes, config.max_age), (64 * 1024 * 1024, Duration::ZERO));
+        assert_eq!((config.discard, config.persist_mode), (DiscardPolicy::New, None));
+        assert_eq!(config.description.as_deref(), Some("the operator's"));
+        let ours = config.clone();
+        configure(&mut config, 0, 64, 1);
+        assert_eq!(config, ours);
+    }
+
+    #[test]
+    fn entries_of_others_have_a_tag_of_zeros() {
+        let tag = Tag([7; 16]);
+        let mut headers = HeaderMap::new();
+        headers.insert(TAG_HEADER, tag.to_text());
+        assert_eq!(tag_of(Some(&headers)), tag);
+        headers.insert(TAG_HEADER, "mine");
+        assert_eq!(tag_of(Some(&headers)), Tag([0; 16]));
+        assert_eq!(tag_of(None), Tag([0; 16]));
+    }
+}

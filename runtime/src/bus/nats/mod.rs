@@ -1,0 +1,134 @@
+//! The bus over NATS: a JetStream stream per partition, core messaging, leases in a key-value bucket.
+//!
+//! In a cluster of servers a subscription is in force on the server this process is connected to when
+//! [`Bus::subscribe`] returns; the others hear of it before anything that this process sends afterwards.
+
+use super::{Bus, BusError, LogBounds, LogEntry, LogReader, Subscription, check_size};
+use async_trait::async_trait;
+use bytes::Bytes;
+use carillon_proto::id::{Tag, WorkerId};
+use connection::{Connection, NoAnswer, hand_over};
+use std::sync::Arc;
+use std::time::Duration;
+
+mod api;
+mod connection;
+mod durability;
+mod lease;
+mod log;
+mod progress;
+mod reader;
+mod subscription;
+
+pub use durability::Durability;
+pub use subscription::NatsReply;
+
+/// How to reach NATS, and what to keep there.
+#[derive(Clone)]
+pub struct NatsConfig {
+    /// Servers, separated by commas. May hold a password.
+    pub url: String,
+    /// Copies of each log; `None`: 3 if the servers form a cluster of 3 or more, else 1.
+    pub replicas: Option<usize>,
+    /// Partitions of the command log.
+    pub partitions: u32,
+    /// What the servers call this connection.
+    pub name: String,
+}
+
+impl std::fmt::Debug for NatsConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let NatsConfig { url: _, replicas, partitions, name } = self;
+        let mut shown = f.debug_struct("NatsConfig");
+        shown.field("replicas", replicas).field("partitions", partitions).field("name", name);
+        shown.finish_non_exhaustive()
+    }
+}
+
+/// The bus over NATS.
+pub struct NatsBus {
+    connection: Arc<Connection>,
+    logs: log::Logs,
+    leases: lease::Leases,
+}
+
+impl NatsBus {
+    /// Connects, and makes or updates the streams of all partitions.
+    ///
+    /// # Errors
+    /// When no server can be reached, or JetStream refuses.
+    pub async fn connect(config: NatsConfig) -> Result<Arc<NatsBus>, BusError> {
+        let connection = Arc::new(Connection::open(&config.url, &config.name).await?);
+        let logs = log::Logs::open(connection.clone(), config.partitions, config.replicas).await?;
+        let replicas = logs.replicas(0).await?;
+        let leases = lease::Leases::new(connection.clone(), replicas);
+        Ok(Arc::new(NatsBus { connection, logs, leases }))
+    }
+
+    /// What can be learnt of how durably the servers keep what they acknowledge, for the log at start.
+    ///
+    /// # Errors
+    /// When the bus cannot be reached.
+    pub async fn durability(&self) -> Result<Durability, BusError> {
+        Ok(durability::report(&self.connection, self.logs.replicas(0).await?))
+    }
+}
+
+#[async_trait]
+impl Bus for NatsBus {
+    async fn append(&self, partition: u32, tag: Tag, payload: Bytes) -> Result<u64, BusError> {
+        check_size(payload.len())?;
+        self.logs.append(partition, tag, payload).await
+    }
+
+    async fn log_bounds(&self, partition: u32) -> Result<LogBounds, BusError> {
+        self.logs.bounds(partition).await
+    }
+
+    async fn log_entry(&self, partition: u32, sequence: u64) -> Result<Option<LogEntry>, BusError> {
+        self.logs.entry(partition, sequence).await
+    }
+
+    async fn read_log(&self, partition: u32, from_sequence: u64) -> Result<Box<dyn LogReader>, BusError> {
+        self.logs.read(partition, from_sequence).await
+    }
+
+    async fn purge_log(&self, partition: u32, below: u64) -> Result<(), BusError> {
+        self.logs.purge(partition, below).await
+    }
+
+    async fn publish(&self, subject: &str, payload: Bytes) -> Result<(), BusError> {
+        check_size(payload.len())?;
+        self.connection.check_connected()?;
+        Ok(hand_over(self.connection.client.publish(subject.to_owned(), payload)).await?)
+    }
+
+    async fn subscribe(&self, subject: &str, group: Option<&str>) -> Result<Subscription, BusError> {
+        subscription::subscribe(&self.connection, subject, group).await
+    }
+
+    async fn request(&self, subject: &str, payload: Bytes, timeout: Duration) -> Result<Bytes, BusError> {
+        check_size(payload.len())?;
+        match self.connection.request(subject.to_owned(), None, payload, timeout).await {
+            Ok(answer) => Ok(answer.payload),
+            Err(NoAnswer::NoResponders) => Err(BusError::Unavailable(format!("nobody listens on {subject}"))),
+            Err(no_answer) => Err(no_answer.into()),
+        }
+    }
+
+    async fn renew_lease(&self, kind: &str, worker: &WorkerId) -> Result<u64, BusError> {
+        self.leases.renew(kind, worker).await
+    }
+
+    async fn live_leases(&self, kind: &str) -> Result<Vec<WorkerId>, BusError> {
+        self.leases.live(kind).await
+    }
+
+    async fn release_lease(&self, kind: &str, worker: &WorkerId) -> Result<(), BusError> {
+        self.leases.release(kind, worker).await
+    }
+
+    async fn healthy(&self) -> bool {
+        self.connection.round_trip().await.is_ok()
+    }
+}

@@ -1,0 +1,235 @@
+//! What a log reader makes of what it hears: no clock, no connection.
+
+use super::log::tag_of;
+use crate::bus::LogEntry;
+use async_nats::{Message, StatusCode};
+use std::collections::VecDeque;
+
+/// Something that a reader heard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Heard {
+    /// An entry of the stream.
+    Entry(LogEntry),
+    /// A sign of life, with the last sequence sent before it.
+    Heartbeat(Option<u64>),
+    /// A pull request ended with this many entries less than it asked for; `None`: nobody knows.
+    PullEnded(Option<usize>),
+    /// The consumer is no longer there, or not as it was.
+    Gone(String),
+}
+
+/// How far a reader has come.
+#[derive(Debug)]
+pub(super) struct Progress {
+    /// The sequence that has to come next.
+    expected: u64,
+    /// Entries heard and not yet returned.
+    ready: VecDeque<LogEntry>,
+    /// Entries that pull requests still promise.
+    promised: usize,
+    broken: Option<String>,
+}
+
+impl Progress {
+    pub(super) fn new(from: u64) -> Progress {
+        Progress { expected: from, ready: VecDeque::new(), promised: 0, broken: None }
+    }
+
+    pub(super) fn hear(&mut self, heard: Heard) {
+        match heard {
+            Heard::Entry(entry) if entry.sequence == self.expected => {
+                self.expected += 1;
+                self.promised = self.promised.saturating_sub(1);
+                self.ready.push_back(entry);
+            }
+            Heard::Entry(entry) => {
+                self.break_off(format!("{} came instead of {}", entry.sequence, self.expected));
+            }
+            Heard::Heartbeat(Some(last)) if last >= self.expected => {
+                self.break_off(format!("{} was sent and never came", self.expected));
+            }
+            Heard::Heartbeat(_) => {}
+            Heard::PullEnded(missing) => {
+                self.promised = missing.map_or(0, |missing| self.promised.saturating_sub(missing));
+            }
+            Heard::Gone(why) => self.break_off(why),
+        }
+    }
+
+    /// Nothing that is heard from now on counts. The first reason stays.
+    pub(super) fn break_off(&mut self, why: impl Into<String>) {
+        self.broken.get_or_insert_with(|| why.into());
+    }
+
+    /// Why nothing more comes, if that is so.
+    pub(super) fn broken(&self) -> Option<&str> {
+        self.broken.as_deref()
+    }
+
+    /// Entries that are there or under way.
+    pub(super) fn ahead(&self) -> usize {
+        self.promised + self.ready.len()
+    }
+
+    /// A pull request for this many entries was sent.
+    pub(super) fn pulled(&mut self, entries: usize) {
+        self.promised += entries;
+    }
+
+    /// Takes up to `entries_max` entries, at least one if there is one.
+    pub(super) fn take(&mut self, entries_max: usize) -> Vec<LogEntry> {
+        let count = self.ready.len().min(entries_max.max(1));
+        self.ready.drain(..count).collect()
+    }
+}
+
+/// What a message from a stream's consumer means.
+pub(super) fn understand(message: Message) -> Heard {
+    let number = |name: &str| {
+        let headers = message.headers.as_ref()?;
+        headers.get(name)?.as_str().parse::<u64>().ok()
+    };
+    let missing = || Heard::PullEnded(number("Nats-Pending-Messages").map(|pending| pending as usize));
+    let description = message.description.as_deref().unwrap_or_default();
+    match message.status {
+        None | Some(StatusCode::OK) => {
+            let place = message.reply.as_deref().and_then(place_of);
+            let Some((sequence, time_ms)) = place else {
+                return Heard::Gone("a message without place in the stream".into());
+            };
+            let tag = tag_of(message.headers.as_ref());
+            Heard::Entry(LogEntry { sequence, tag, time_ms, payload: message.payload })
+        }
+        Some(StatusCode::IDLE_HEARTBEAT) => Heard::Heartbeat(number("Nats-Last-Stream")),
+        Some(StatusCode::TIMEOUT | StatusCode::NOT_FOUND) => missing(),
+        Some(StatusCode::REQUEST_TERMINATED)
+            if ["Batch Completed", "Message Size Exceeds MaxBytes"].contains(&description) =>
+        {
+            missing()
+        }
+        Some(StatusCode::NO_RESPONDERS) => Heard::Gone("the server has no such consumer".into()),
+        Some(status) => Heard::Gone(format!("{} {description}", status.as_u16())),
+    }
+}
+
+/// Stream sequence and time in milliseconds, from the subject on which a delivery would be acknowledged:
+/// `$JS.ACK.stream.consumer.deliveries.sequence.consumer sequence.nanoseconds.pending`, or with domain and
+/// account after `ACK` and possibly more at the end.
+fn place_of(reply: &str) -> Option<(u64, u64)> {
+    let parts: Vec<&str> = reply.split('.').collect();
+    let (sequence, nanoseconds) = match parts.as_slice() {
+        ["$JS", "ACK", _, _, _, sequence, _, nanoseconds, _] => (sequence, nanoseconds),
+        ["$JS", "ACK", _, _, _, _, _, sequence, _, nanoseconds, _, ..] => (sequence, nanoseconds),
+        _ => return None,
+    };
+    Some((sequence.parse().ok()?, nanoseconds.parse::<u64>().ok()? / 1_000_000))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use async_nats::HeaderMap;
+    use bytes::Bytes;
+    use carillon_proto::id::Tag;
+
+    fn message(status: Option<u16>, description: &str, headers: &[(&str, &str)], reply: &str) -> Message {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.insert(*name, *value);
+        }
+        Message {
+            subject: "cmd.1".into(),
+            reply: (!reply.is_empty()).then(|| reply.into()),
+            payload: Bytes::from_static(b"x"),
+            headers: Some(map),
+            status: status.and_then(|status| StatusCode::from_u16(status).ok()),
+            description: Some(description.into()),
+            length: 0,
+        }
+    }
+
+    fn entry(sequence: u64) -> Heard {
+        let tag = Tag([1; 16]);
+        Heard::Entry(LogEntry { sequence, tag, time_ms: 5, payload: Bytes::from_static(b"x") })
+    }
+
+    #[test]
+    fn places_are_read_from_both_forms_of_an_ack_subject() {
+        let old = "$JS.ACK.CMD_1.abc.1.42.7.1700000000123456789.5";
+        let new = "$JS.ACK.hub.ACCOUNT.CMD_1.abc.1.42.7.1700000000123456789.5.token";
+        assert_eq!(place_of(old), Some((42, 1_700_000_000_123)));
+        assert_eq!(place_of(new), Some((42, 1_700_000_000_123)));
+        assert_eq!(place_of(new.trim_end_matches(".token")), Some((42, 1_700_000_000_123)));
+        for bad in ["", "_INBOX.a.b", "$JS.ACK.CMD_1.abc.1.x.7.8.5", "$JS.ACK.CMD_1"] {
+            assert_eq!(place_of(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn every_status_has_a_meaning() {
+        let pending = [("Nats-Pending-Messages", "12")];
+        let last = [("Nats-Last-Stream", "9")];
+        let gone = |why: &str| Heard::Gone(why.into());
+        let table = [
+            (message(Some(100), "Idle Heartbeat", &last, ""), Heard::Heartbeat(Some(9))),
+            (message(Some(408), "Request Timeout", &pending, ""), Heard::PullEnded(Some(12))),
+            (message(Some(404), "No Messages", &[], ""), Heard::PullEnded(None)),
+            (message(Some(409), "Batch Completed", &pending, ""), Heard::PullEnded(Some(12))),
+            (message(Some(409), "Message Size Exceeds MaxBytes", &pending, ""), Heard::PullEnded(Some(12))),
+            (message(Some(409), "Consumer Deleted", &pending, ""), gone("409 Consumer Deleted")),
+            (message(Some(409), "Leadership Change", &[], ""), gone("409 Leadership Change")),
+            (message(Some(503), "", &[], ""), gone("the server has no such consumer")),
+            (message(None, "", &[], ""), gone("a message without place in the stream")),
+        ];
+        for (message, heard) in table {
+            assert_eq!(understand(message), heard);
+        }
+        let tag = Tag([1; 16]).to_text();
+        let stored = message(None, "", &[("Nats-Msg-Id", &tag)], "$JS.ACK.s.c.1.3.3.5000000.0");
+        assert_eq!(understand(stored), entry(3));
+    }
+
+    #[test]
+    fn only_a_whole_log_goes_on() {
+        let whole = [entry(5), entry(6)];
+        let table = [
+            ("the next", vec![entry(7)], 3, None),
+            ("a gap", vec![entry(8), entry(7)], 2, Some("8 came instead of 7")),
+            ("a repetition", vec![entry(6)], 2, Some("6 came instead of 7")),
+            ("a log made anew", vec![entry(1)], 2, Some("1 came instead of 7")),
+            ("a heartbeat", vec![Heard::Heartbeat(Some(6)), Heard::Heartbeat(None), entry(7)], 3, None),
+            ("a loss on the way", vec![Heard::Heartbeat(Some(7))], 2, Some("7 was sent and never came")),
+            ("gone", vec![Heard::Gone("why".into()), entry(7)], 2, Some("why")),
+        ];
+        for (what, heard, entries, broken) in table {
+            let mut progress = Progress::new(5);
+            for heard in whole.iter().cloned().chain(heard) {
+                if progress.broken().is_none() {
+                    progress.hear(heard);
+                }
+            }
+            let taken = progress.take(usize::MAX);
+            assert!(taken.iter().map(|entry| entry.sequence).eq(5..5 + entries), "{what}");
+            assert_eq!(progress.broken(), broken, "{what}");
+        }
+    }
+
+    #[test]
+    fn what_is_under_way_is_counted() {
+        let mut progress = Progress::new(1);
+        assert_eq!(progress.ahead(), 0);
+        progress.pulled(10);
+        progress.hear(entry(1));
+        progress.hear(entry(2));
+        assert_eq!(progress.ahead(), 10, "two are there, eight to come");
+        assert_eq!((progress.take(0).len(), progress.ahead()), (1, 9));
+        progress.hear(Heard::PullEnded(Some(8)));
+        assert_eq!(progress.ahead(), 1);
+        progress.pulled(10);
+        progress.hear(Heard::PullEnded(None));
+        assert_eq!((progress.take(9).len(), progress.ahead()), (1, 0));
+        progress.break_off("first");
+        progress.break_off("second");
+        assert_eq!(progress.broken(), Some("first"));
+    }
+}

@@ -1,0 +1,225 @@
+//! Brings the schema up to date: numbered files, statement by statement, safe to run twice and by two at once.
+//!
+//! Two things make it safe. Everything goes through one node, the same for all who migrate, which puts the
+//! statements of two in an order; and what may be done once only is done under a lock, a row with a lifetime.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use scylla::client::execution_profile::{ExecutionProfile, ExecutionProfileHandle};
+use scylla::client::session::Session;
+use scylla::errors::{DbError, ExecutionError, RequestAttemptError};
+use scylla::policies::load_balancing::{NodeIdentifier, SingleTargetLoadBalancingPolicy};
+use scylla::response::query_result::QueryResult;
+use scylla::serialize::row::SerializeRow;
+use scylla::statement::{Consistency, SerialConsistency, Statement};
+
+use super::{
+    DatabaseConfig, DatabaseError, applied, check_keyspace, connect_anywhere, is_scylla, use_keyspace,
+};
+use crate::time::now_ms;
+
+/// Every migration, in order; the first has version 1. None is ever changed: what is to be different goes
+/// into a new one.
+const MIGRATIONS: [(&str, &str); 2] = [
+    ("0001_conversations", include_str!("../../migrations/0001_conversations.cql")),
+    ("0002_users", include_str!("../../migrations/0002_users.cql")),
+];
+
+/// Schema changes flush tables on every node.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
+/// Lifetime of the lock, renewed before every statement: what a killed migration costs the next.
+const LOCK_SECONDS: u32 = 60;
+const _: () = assert!(LOCK_SECONDS as u64 > STATEMENT_TIMEOUT.as_secs());
+/// Between two attempts at the lock.
+const LOCK_RETRY: Duration = Duration::from_millis(250);
+/// Attempts: until a killed migration's lock has run out for certain.
+const LOCK_ATTEMPTS: u32 = 400;
+const _: () = assert!(LOCK_RETRY.as_millis() * LOCK_ATTEMPTS as u128 > LOCK_SECONDS as u128 * 1_000);
+
+/// Creates the keyspace if it is not there and applies what is missing. Returns what was done, a line each.
+///
+/// # Errors
+/// When the database cannot be reached or refuses, or another migration does not come to an end.
+pub async fn migrate(config: &DatabaseConfig) -> Result<Vec<String>, DatabaseError> {
+    check_keyspace(&config.keyspace)?;
+    let session = connect_anywhere(&config.nodes, &config.keyspace).await?;
+    let migration = Migration::new(&session, &config.keyspace)?;
+    let mut done = Vec::new();
+    done.extend(migration.create_keyspace(config.replication).await?);
+    use_keyspace(&session, &config.nodes, &config.keyspace).await?;
+    migration.run("CREATE TABLE IF NOT EXISTS schema_lock (name text PRIMARY KEY, holder text)", ()).await?;
+    migration
+        .run("CREATE TABLE IF NOT EXISTS schema_migrations (version int PRIMARY KEY, name text, applied_ms bigint)", ())
+        .await?;
+    migration.lock().await?;
+    let outcome = migration.apply_missing(&mut done).await;
+    migration.unlock().await;
+    outcome.map(|()| done)
+}
+
+/// The version of a keyspace's schema; 0 before the first migration.
+///
+/// # Errors
+/// When the database cannot be read.
+pub async fn schema_version(session: &Session, keyspace: &str) -> Result<i32, DatabaseError> {
+    let cql = format!("SELECT version FROM {keyspace}.schema_migrations");
+    let result = match session.query_unpaged(cql.as_str(), ()).await {
+        // The table itself is not there.
+        Err(ExecutionError::LastAttemptError(RequestAttemptError::DbError(DbError::Invalid, _))) => {
+            return Ok(0);
+        }
+        result => result.map_err(|error| DatabaseError::refused(&cql, &error))?,
+    };
+    let rows = result.into_rows_result().map_err(|error| DatabaseError::refused(&cql, &error))?;
+    let versions = rows.rows::<(i32,)>().map_err(|error| DatabaseError::refused(&cql, &error))?;
+    Ok(versions.flatten().map(|(version,)| version).max().unwrap_or(0))
+}
+
+/// The version that this program needs.
+pub(super) fn wanted_version() -> i32 {
+    MIGRATIONS.len() as i32
+}
+
+struct Migration<'a> {
+    session: &'a Session,
+    keyspace: &'a str,
+    profile: ExecutionProfileHandle,
+    /// Who we are, to the lock.
+    holder: String,
+}
+
+impl<'a> Migration<'a> {
+    fn new(session: &'a Session, keyspace: &'a str) -> Result<Migration<'a>, DatabaseError> {
+        let cluster = session.get_cluster_state();
+        let connected = cluster.get_nodes_info().iter().filter(|node| node.is_connected());
+        let node = connected.min_by_key(|node| node.host_id).ok_or_else(|| DatabaseError::Unreachable {
+            nodes: "its nodes".into(),
+            reason: "no connection is left".into(),
+        })?;
+        let target = SingleTargetLoadBalancingPolicy::new(NodeIdentifier::Node(Arc::clone(node)), None);
+        let profile = ExecutionProfile::builder()
+            .load_balancing_policy(target)
+            .consistency(Consistency::Quorum)
+            .serial_consistency(Some(SerialConsistency::Serial))
+            .request_timeout(Some(STATEMENT_TIMEOUT))
+            .build()
+            .into_handle();
+        Ok(Migration { session, keyspace, profile, holder: uuid::Uuid::new_v4().to_string() })
+    }
+
+    /// Runs one statement on our node. After a schema change the driver waits until all nodes agree on it.
+    async fn run(&self, cql: &str, values: impl SerializeRow) -> Result<QueryResult, DatabaseError> {
+        self.try_run(cql, values).await.map_err(|error| DatabaseError::refused(first_line(cql), &error))
+    }
+
+    async fn try_run(&self, cql: &str, values: impl SerializeRow) -> Result<QueryResult, ExecutionError> {
+        let mut statement = Statement::new(cql);
+        statement.set_execution_profile_handle(Some(self.profile.clone()));
+        self.session.query_unpaged(statement, values).await
+    }
+
+    async fn create_keyspace(&self, replication: Option<u32>) -> Result<Option<String>, DatabaseError> {
+        let known = "SELECT keyspace_name FROM system_schema.keyspaces WHERE keyspace_name = ?";
+        let result = self.run(known, (self.keyspace,)).await?;
+        let exists = result.into_rows_result().is_ok_and(|rows| rows.rows_num() > 0);
+        if exists {
+            return Ok(None);
+        }
+        let nodes = self.session.get_cluster_state().get_nodes_info().len() as u32;
+        let copies = replication.unwrap_or(nodes.clamp(1, 3));
+        let create = format!(
+            "CREATE KEYSPACE IF NOT EXISTS {} WITH replication = \
+             {{'class': 'NetworkTopologyStrategy', 'replication_factor': {copies}}}",
+            self.keyspace
+        );
+        // Lightweight transactions came to tablets late. Versions that know no tablets refuse the option, and
+        // those that insist on tablets can do both.
+        let without_tablets = format!("{create} AND tablets = {{'enabled': false}}");
+        if !is_scylla(self.session) || self.try_run(&without_tablets, ()).await.is_err() {
+            self.run(&create, ()).await?;
+        }
+        Ok(Some(format!("created keyspace {} with {copies} copies of each row", self.keyspace)))
+    }
+
+    async fn apply_missing(&self, done: &mut Vec<String>) -> Result<(), DatabaseError> {
+        let found = schema_version(self.session, self.keyspace).await?;
+        for (version, (name, text)) in (1..).zip(MIGRATIONS) {
+            if version <= found {
+                continue;
+            }
+            for statement in statements(text) {
+                self.renew_lock().await?;
+                self.run(&statement, ()).await?;
+            }
+            let record = "INSERT INTO schema_migrations (version, name, applied_ms) VALUES (?, ?, ?)";
+            self.run(record, (version, name, now_ms() as i64)).await?;
+            done.push(format!("applied {name}"));
+        }
+        Ok(())
+    }
+
+    async fn lock(&self) -> Result<(), DatabaseError> {
+        let take = format!(
+            "INSERT INTO schema_lock (name, holder) VALUES ('migrate', ?) IF NOT EXISTS USING TTL {LOCK_SECONDS}"
+        );
+        for _ in 0..LOCK_ATTEMPTS {
+            if applied(self.run(&take, (&self.holder,)).await?) {
+                return Ok(());
+            }
+            tokio::time::sleep(LOCK_RETRY).await;
+        }
+        Err(DatabaseError::MigrationUnderWay { keyspace: self.keyspace.into() })
+    }
+
+    async fn renew_lock(&self) -> Result<(), DatabaseError> {
+        let renew = format!(
+            "UPDATE schema_lock USING TTL {LOCK_SECONDS} SET holder = ? WHERE name = 'migrate' IF holder = ?"
+        );
+        if applied(self.run(&renew, (&self.holder, &self.holder)).await?) {
+            return Ok(());
+        }
+        Err(DatabaseError::MigrationUnderWay { keyspace: self.keyspace.into() })
+    }
+
+    async fn unlock(&self) {
+        let release = "DELETE FROM schema_lock WHERE name = 'migrate' IF holder = ?";
+        if let Err(error) = self.run(release, (&self.holder,)).await {
+            tracing::warn!(%error, seconds = LOCK_SECONDS, "the migration's lock stays until it runs out");
+        }
+    }
+}
+
+/// The statements of a file, which end with a semicolon; lines that start with `--` are comments.
+fn statements(text: &str) -> Vec<String> {
+    let code: Vec<&str> = text.lines().filter(|line| !line.trim_start().starts_with("--")).collect();
+    let code = code.join("\n");
+    code.split(';').map(str::trim).filter(|statement| !statement.is_empty()).map(str::to_owned).collect()
+}
+
+fn first_line(cql: &str) -> &str {
+    cql.lines().next().unwrap_or(cql).trim_end_matches([' ', '('])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statements_are_cut_at_semicolons_and_comments_left_out() {
+        let text = "-- one; not a statement\nCREATE a (\n  b int\n);\n\n-- two\nCREATE c;\n";
+        assert_eq!(statements(text), ["CREATE a (\n  b int\n)", "CREATE c"]);
+    }
+
+    #[test]
+    fn migrations_are_numbered_and_harmless_twice() {
+        for (number, (name, text)) in (1..).zip(MIGRATIONS) {
+            assert!(name.starts_with(&format!("{number:04}_")), "{name}");
+            let statements = statements(text);
+            assert!(!statements.is_empty(), "{name}");
+            for statement in statements {
+                assert!(statement.contains("IF NOT EXISTS"), "{name}: {statement}");
+            }
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! The decisions behind a lease: no clock, no bus.
+
+use carillon_proto::id::WorkerId;
+use carillon_proto::partition::rendezvous_owner;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// What a worker owns, as far as its renewals and readings say. Times count from any fixed moment.
+#[derive(Debug)]
+pub(super) struct Core {
+    worker: WorkerId,
+    units: u32,
+    lease: Duration,
+    /// When the last successful renewal began, and its number.
+    renewed: Option<(Duration, u64)>,
+    /// When the last round with a reading of the live workers began.
+    listed: Option<Duration>,
+    owned: BTreeMap<u32, u64>,
+}
+
+impl Core {
+    pub(super) fn new(worker: WorkerId, units: u32, lease: Duration) -> Core {
+        Core { worker, units, lease, renewed: None, listed: None, owned: BTreeMap::new() }
+    }
+
+    pub(super) fn owned(&self) -> &BTreeMap<u32, u64> {
+        &self.owned
+    }
+
+    /// The lease lasts until then; zero when there is none.
+    pub(super) fn valid_until(&self) -> Duration {
+        self.renewed.map_or(Duration::ZERO, |(began, _)| began + self.lease)
+    }
+
+    /// How long until something that is owned has to be given up, if nothing is renewed or read.
+    pub(super) fn runs_out_in(&self, now: Duration) -> Option<Duration> {
+        if self.owned.is_empty() {
+            return None;
+        }
+        let listed_until = self.listed.map_or(Duration::ZERO, |began| began + self.lease);
+        Some(self.valid_until().min(listed_until).saturating_sub(now))
+    }
+
+    /// A renewal began and ended, and got this number.
+    pub(super) fn renewed(&mut self, began: Duration, ended: Duration, number: u64) {
+        // Between the end of the last lease and this renewal others may have owned everything.
+        self.look(ended);
+        self.renewed = Some((began, number));
+    }
+
+    /// A round that began then has read that these workers are live.
+    pub(super) fn listed(&mut self, began: Duration, ended: Duration, live: &[WorkerId]) {
+        self.look(ended);
+        self.listed = Some(began);
+        // What is taken over carries the number of this very round. An older one could lie below that of a
+        // worker that came, took over and left since.
+        let number = self.renewed.filter(|(renewed, _)| *renewed == began && ended < self.valid_until());
+        let Core { worker, units, owned, .. } = self;
+        for unit in 0..*units {
+            let owner = rendezvous_owner(unit, live.iter().map(WorkerId::as_str));
+            match number {
+                _ if owner != Some(worker.as_str()) => drop(owned.remove(&unit)),
+                Some((_, number)) => drop(owned.entry(unit).or_insert(number)),
+                None => {}
+            }
+        }
+    }
+
+    /// Gives everything up if the lease has run out, or nobody knows who is live.
+    pub(super) fn look(&mut self, now: Duration) {
+        if self.runs_out_in(now).is_some_and(|left| left.is_zero()) {
+            self.owned.clear();
+        }
+    }
+
+    /// Gives everything up, for good or until the next renewal.
+    pub(super) fn give_up(&mut self) {
+        (self.renewed, self.listed) = (None, None);
+        self.owned.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEASE: Duration = Duration::from_millis(2_000);
+
+    fn worker(name: &str) -> WorkerId {
+        WorkerId::parse(name).expect("a worker id")
+    }
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    enum Step {
+        Renewed { began: u64, ended: u64, number: u64 },
+        Listed { began: u64, ended: u64, live: &'static [&'static str] },
+        Look(u64),
+        GiveUp,
+    }
+    use Step::{GiveUp, Listed, Look, Renewed};
+
+    fn share_of(name: &str, live: &[&str]) -> Vec<u32> {
+        (0..16).filter(|unit| rendezvous_owner(*unit, live.iter().copied()) == Some(name)).collect()
+    }
+
+    /// Runs the steps and says which epochs the share among `live` then has, all units of it having the same.
+    fn epoch_after(steps: &[Step]) -> Option<(usize, Vec<u64>)> {
+        let mut core = Core::new(worker("a"), 16, LEASE);
+        for step in steps {
+            match step {
+                Renewed { began, ended, number } => core.renewed(ms(*began), ms(*ended), *number),
+                Listed { began, ended, live } => {
+                    let live: Vec<_> = live.iter().map(|name| worker(name)).collect();
+                    core.listed(ms(*began), ms(*ended), &live);
+                }
+                Look(now) => core.look(ms(*now)),
+                GiveUp => core.give_up(),
+            }
+        }
+        let mut epochs: Vec<_> = core.owned().values().copied().collect();
+        epochs.sort_unstable();
+        epochs.dedup();
+        (!core.owned().is_empty()).then(|| (core.owned().len(), epochs))
+    }
+
+    #[test]
+    fn units_are_taken_lost_and_taken_again() {
+        let both = share_of("a", &["a", "b"]).len();
+        assert!((1..16).contains(&both), "the names were chosen so that both have a share");
+        let taken =
+            || vec![Renewed { began: 0, ended: 10, number: 5 }, Listed { began: 0, ended: 20, live: &["a"] }];
+        let then = |more: Vec<Step>| epoch_after(&taken().into_iter().chain(more).collect::<Vec<_>>());
+        let renewed = |began, number| Renewed { began, ended: began + 10, number };
+        let listed = |began, live| Listed { began, ended: began + 20, live };
+        let table = [
+            ("alone", then(vec![]), Some((16, vec![5]))),
+            ("no reading yet", epoch_after(&[renewed(0, 5)]), None),
+            ("a reading without lease", epoch_after(&[listed(0, &["a"])]), None),
+            ("not among the live", epoch_after(&[renewed(0, 5), listed(0, &["b"])]), None),
+            ("epochs stay", then(vec![renewed(500, 9), listed(500, &["a"])]), Some((16, vec![5]))),
+            (
+                "a newcomer's share",
+                then(vec![renewed(500, 9), listed(500, &["a", "b"])]),
+                Some((both, vec![5])),
+            ),
+            (
+                "a share comes back with a new epoch",
+                then(vec![
+                    renewed(500, 9),
+                    listed(500, &["a", "b"]),
+                    renewed(1_000, 12),
+                    listed(1_000, &["a"]),
+                ]),
+                Some((16, vec![5, 12])),
+            ),
+            ("just valid", then(vec![Look(1_999)]), Some((16, vec![5]))),
+            ("run out", then(vec![Look(2_000)]), None),
+            (
+                "renewals fail: the reading alone keeps nothing",
+                then(vec![listed(1_500, &["a"]), Look(2_000)]),
+                None,
+            ),
+            (
+                "readings fail: the lease alone keeps nothing",
+                then(vec![renewed(1_500, 9), Look(2_000)]),
+                None,
+            ),
+            (
+                "a gap between two leases, seen by nobody",
+                then(vec![
+                    Renewed { began: 1_990, ended: 2_000, number: 9 },
+                    Listed { began: 1_990, ended: 2_010, live: &["a"] },
+                ]),
+                Some((16, vec![9])),
+            ),
+            (
+                "no gap",
+                then(vec![
+                    Renewed { began: 1_980, ended: 1_999, number: 9 },
+                    Listed { began: 1_980, ended: 1_999, live: &["a"] },
+                ]),
+                Some((16, vec![5])),
+            ),
+            (
+                "taking over needs a number of the same round",
+                epoch_after(&[renewed(0, 5), listed(0, &["b"]), listed(500, &["a"])]),
+                None,
+            ),
+            (
+                "a reading that came too late takes nothing",
+                epoch_after(&[renewed(0, 5), Listed { began: 0, ended: 2_000, live: &["a"] }]),
+                None,
+            ),
+            ("given up", then(vec![GiveUp]), None),
+        ];
+        for (what, epochs, expected) in table {
+            assert_eq!(epochs, expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn the_lease_counts_from_before_the_renewal() {
+        let mut core = Core::new(worker("a"), 1, LEASE);
+        assert_eq!((core.valid_until(), core.runs_out_in(ms(0))), (Duration::ZERO, None));
+        core.renewed(ms(100), ms(900), 1);
+        assert_eq!(core.valid_until(), ms(2_100));
+        core.listed(ms(100), ms(950), &[worker("a")]);
+        assert_eq!(core.runs_out_in(ms(1_000)), Some(ms(1_100)));
+        core.renewed(ms(600), ms(610), 2);
+        assert_eq!(core.valid_until(), ms(2_600));
+        assert_eq!(core.runs_out_in(ms(1_000)), Some(ms(1_100)), "the reading is older");
+    }
+}

@@ -1,0 +1,195 @@
+//! Who works what: a worker's lease, and the units (partitions or shards) that are its own while it lasts.
+//!
+//! Every worker renews its lease and reads who else is live four times in a lease's time, so that a worker
+//! that comes, or goes in good order, is noticed within a quarter of it; one that is killed within the
+//! lease's time and a quarter. Two workers may believe in the same unit for that long: their epochs tell
+//! them apart.
+
+use crate::bus::{Bus, BusError, LEASE_MS};
+use carillon_proto::id::WorkerId;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, sleep, timeout};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+mod core;
+
+/// How long a lease lasts.
+const LEASE: Duration = Duration::from_millis(LEASE_MS);
+/// Between two renewals.
+const ROUND: Duration = Duration::from_millis(LEASE_MS / 4);
+/// Time for one call to the bus: two failures in a row still leave time for a third try.
+const CALL_TIMEOUT: Duration = Duration::from_millis(LEASE_MS / 4);
+/// Time for giving the lease up at the end; after that it runs out by itself.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The units that a worker owns, each with the epoch of its taking over.
+pub type Owned = Arc<BTreeMap<u32, u64>>;
+
+/// A worker's lease, kept by a task until it is released.
+pub struct Lease {
+    owned: watch::Receiver<Owned>,
+    clock: Arc<Clock>,
+    stop: CancellationToken,
+    stopped: CancellationToken,
+    _stop_on_drop: DropGuard,
+}
+
+/// Until when the lease is valid, read without a lock by whoever acknowledges.
+struct Clock {
+    start: Instant,
+    valid_until_us: AtomicU64,
+}
+
+impl Clock {
+    fn now(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    fn set_valid_until(&self, valid_until: Duration) {
+        self.valid_until_us.store(valid_until.as_micros() as u64, Ordering::Release);
+    }
+
+    fn valid(&self) -> bool {
+        (self.now().as_micros() as u64) < self.valid_until_us.load(Ordering::Acquire)
+    }
+}
+
+impl Lease {
+    /// Takes a lease of this kind and keeps it until `shutdown`, [`Lease::release`] or the handle's end.
+    pub fn start(
+        bus: Arc<dyn Bus>,
+        kind: &'static str,
+        worker: WorkerId,
+        units: u32,
+        shutdown: CancellationToken,
+    ) -> Lease {
+        let clock = Arc::new(Clock { start: Instant::now(), valid_until_us: AtomicU64::new(0) });
+        let (publisher, owned) = watch::channel(Owned::default());
+        let stop = shutdown.child_token();
+        let stopped = CancellationToken::new();
+        let keeper = Keeper {
+            core: core::Core::new(worker.clone(), units, LEASE),
+            bus,
+            kind,
+            worker,
+            clock: clock.clone(),
+            owned: publisher,
+        };
+        tokio::spawn(keep(keeper, stop.clone(), stopped.clone().drop_guard()));
+        Lease { owned, clock, _stop_on_drop: stop.clone().drop_guard(), stop, stopped }
+    }
+
+    /// The units owned now, and their changes. A unit whose epoch changes was lost and taken again: its
+    /// work starts anew.
+    pub fn owned(&self) -> watch::Receiver<Owned> {
+        self.owned.clone()
+    }
+
+    /// Whether the lease still lasts, by the monotonic clock, counted from before its last renewal began.
+    pub fn valid(&self) -> bool {
+        self.clock.valid()
+    }
+
+    /// Gives up everything owned, then the lease, so that others take over at once. Returns when that is
+    /// done or was tried for a second.
+    pub async fn release(&self) {
+        self.stop.cancel();
+        self.stopped.cancelled().await;
+    }
+}
+
+/// The task behind a lease.
+struct Keeper {
+    core: core::Core,
+    bus: Arc<dyn Bus>,
+    kind: &'static str,
+    worker: WorkerId,
+    clock: Arc<Clock>,
+    owned: watch::Sender<Owned>,
+}
+
+async fn keep(mut keeper: Keeper, stop: CancellationToken, _stopped: DropGuard) {
+    let mut rounds = tokio::time::interval(ROUND);
+    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            _ = rounds.tick() => {}
+        }
+        // A renewal that is cut off here may still arrive, but before the release, on the same connection.
+        if stop.run_until_cancelled(keeper.round()).await.is_none() {
+            break;
+        }
+    }
+    keeper.end().await;
+}
+
+impl Keeper {
+    /// Renews, then reads who is live. In this order: what is taken over on this reading then carries a
+    /// number above that of whoever had it before.
+    async fn round(&mut self) {
+        let began = self.clock.now();
+        let renewed = self.call(self.bus.renew_lease(self.kind, &self.worker)).await;
+        match renewed {
+            Ok(number) => self.core.renewed(began, self.clock.now(), number),
+            Err(error) => tracing::warn!(%error, kind = self.kind, "lease not renewed"),
+        }
+        self.publish();
+        let listed = self.call(self.bus.live_leases(self.kind)).await;
+        match listed {
+            Ok(live) => self.core.listed(began, self.clock.now(), &live),
+            Err(error) => tracing::warn!(%error, kind = self.kind, "live workers unknown"),
+        }
+        self.publish();
+    }
+
+    /// Ends a call in time, and when the lease runs out meanwhile, gives everything up without waiting for it.
+    async fn call<T>(&self, call: impl Future<Output = Result<T, BusError>>) -> Result<T, BusError> {
+        let run_out = async {
+            match self.core.runs_out_in(self.clock.now()) {
+                Some(left) => sleep(left).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            done = timeout(CALL_TIMEOUT, call) => {
+                done.unwrap_or_else(|_| Err(BusError::Timeout(format!("no answer within {CALL_TIMEOUT:?}"))))
+            }
+            () = run_out => Err(BusError::Timeout("the lease ran out meanwhile".into())),
+        }
+    }
+
+    fn publish(&mut self) {
+        let now = self.clock.now();
+        self.core.look(now);
+        self.clock.set_valid_until(self.core.valid_until());
+        self.owned.send_if_modified(|owned| {
+            if **owned == *self.core.owned() {
+                return false;
+            }
+            tracing::info!(kind = self.kind, units = ?self.core.owned(), "owned units changed");
+            *owned = Arc::new(self.core.owned().clone());
+            true
+        });
+    }
+
+    /// Ownership ends before the lease does, so that nobody else can own a unit earlier than it ends here.
+    async fn end(&mut self) {
+        self.core.give_up();
+        self.publish();
+        match timeout(RELEASE_TIMEOUT, self.bus.release_lease(self.kind, &self.worker)).await {
+            Ok(Ok(())) => tracing::info!(kind = self.kind, "lease released"),
+            Ok(Err(error)) => tracing::warn!(%error, kind = self.kind, "lease not released: it runs out"),
+            Err(_) => tracing::warn!(kind = self.kind, "lease not released in time: it runs out"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

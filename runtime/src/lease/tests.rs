@@ -1,0 +1,172 @@
+//! Leases on the embedded bus, with a clock that does not wait.
+
+use super::*;
+use crate::bus::embedded::EmbeddedBus;
+
+fn worker(name: &str) -> WorkerId {
+    WorkerId::parse(name).expect("a worker id")
+}
+
+fn start(bus: &Arc<EmbeddedBus>, name: &str) -> Lease {
+    Lease::start(bus.clone(), "test", worker(name), 16, CancellationToken::new())
+}
+
+async fn settled() {
+    sleep(ROUND * 2 + Duration::from_millis(1)).await;
+}
+
+fn units(lease: &Lease) -> BTreeMap<u32, u64> {
+    (**lease.owned().borrow()).clone()
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_workers_share_and_the_one_left_takes_all() {
+    let bus = EmbeddedBus::new(1);
+    let first = start(&bus, "a");
+    settled().await;
+    assert_eq!(units(&first).len(), 16);
+    let second = start(&bus, "b");
+    settled().await;
+    let (ours, theirs) = (units(&first), units(&second));
+    assert_eq!(ours.len() + theirs.len(), 16);
+    assert!(ours.keys().all(|unit| !theirs.contains_key(unit)));
+    assert!(theirs.values().all(|epoch| ours.values().all(|other| epoch > other)));
+
+    second.release().await;
+    assert!(units(&second).is_empty() && !second.valid());
+    settled().await;
+    let all = units(&first);
+    assert_eq!(all.len(), 16);
+    assert!(theirs.iter().all(|(unit, epoch)| all[unit] > *epoch), "epochs rise over owners");
+    assert!(first.valid());
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_and_dropping_the_handle_release() {
+    let bus = EmbeddedBus::new(1);
+    let shutdown = CancellationToken::new();
+    let first = Lease::start(bus.clone(), "test", worker("a"), 16, shutdown.clone());
+    let second = start(&bus, "b");
+    settled().await;
+    shutdown.cancel();
+    first.release().await;
+    drop(second);
+    sleep(Duration::from_millis(1)).await;
+    assert_eq!(bus.live_leases("test").await, Ok(vec![]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_cannot_be_renewed_runs_out() {
+    let bus = Arc::new(Unreliable { bus: EmbeddedBus::new(1), mode: parking_lot::Mutex::new(Mode::Works) });
+    let lease = Lease::start(bus.clone(), "test", worker("a"), 4, CancellationToken::new());
+    settled().await;
+    assert_eq!(units(&lease).len(), 4);
+    let epochs = units(&lease);
+    for mode in [Mode::Fails, Mode::Hangs] {
+        *bus.mode.lock() = mode;
+        let began = Instant::now();
+        let mut owned = lease.owned();
+        owned.wait_for(|owned| owned.is_empty()).await.expect("the task lives");
+        let took = began.elapsed();
+        assert!(took <= LEASE && took >= LEASE - ROUND * 2, "{mode:?} {took:?}");
+        assert!(!lease.valid());
+        *bus.mode.lock() = Mode::Works;
+        owned.wait_for(|owned| owned.len() == 4).await.expect("the task lives");
+        assert!(units(&lease).values().all(|epoch| epochs.values().all(|earlier| epoch > earlier)));
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Mode {
+    Works,
+    Fails,
+    Hangs,
+}
+
+/// A bus whose leases can be made to fail or to hang.
+struct Unreliable {
+    bus: Arc<EmbeddedBus>,
+    mode: parking_lot::Mutex<Mode>,
+}
+
+impl Unreliable {
+    async fn answer(&self) -> Result<(), BusError> {
+        let mode = *self.mode.lock();
+        match mode {
+            Mode::Works => Ok(()),
+            Mode::Fails => Err(BusError::Unavailable("test".into())),
+            Mode::Hangs => std::future::pending().await,
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl Bus for Unreliable {
+    async fn renew_lease(&self, kind: &str, worker: &WorkerId) -> Result<u64, BusError> {
+        self.answer().await?;
+        self.bus.renew_lease(kind, worker).await
+    }
+
+    async fn live_leases(&self, kind: &str) -> Result<Vec<WorkerId>, BusError> {
+        self.answer().await?;
+        self.bus.live_leases(kind).await
+    }
+
+    async fn release_lease(&self, kind: &str, worker: &WorkerId) -> Result<(), BusError> {
+        self.bus.release_lease(kind, worker).await
+    }
+
+    async fn append(
+        &self,
+        partition: u32,
+        tag: carillon_proto::id::Tag,
+        payload: bytes::Bytes,
+    ) -> Result<u64, BusError> {
+        self.bus.append(partition, tag, payload).await
+    }
+
+    async fn log_bounds(&self, partition: u32) -> Result<crate::bus::LogBounds, BusError> {
+        self.bus.log_bounds(partition).await
+    }
+
+    async fn log_entry(
+        &self,
+        partition: u32,
+        sequence: u64,
+    ) -> Result<Option<crate::bus::LogEntry>, BusError> {
+        self.bus.log_entry(partition, sequence).await
+    }
+
+    async fn read_log(&self, partition: u32, from: u64) -> Result<Box<dyn crate::bus::LogReader>, BusError> {
+        self.bus.read_log(partition, from).await
+    }
+
+    async fn purge_log(&self, partition: u32, below: u64) -> Result<(), BusError> {
+        self.bus.purge_log(partition, below).await
+    }
+
+    async fn publish(&self, subject: &str, payload: bytes::Bytes) -> Result<(), BusError> {
+        self.bus.publish(subject, payload).await
+    }
+
+    async fn subscribe(
+        &self,
+        subject: &str,
+        group: Option<&str>,
+    ) -> Result<crate::bus::Subscription, BusError> {
+        self.bus.subscribe(subject, group).await
+    }
+
+    async fn request(
+        &self,
+        subject: &str,
+        payload: bytes::Bytes,
+        timeout: Duration,
+    ) -> Result<bytes::Bytes, BusError> {
+        self.bus.request(subject, payload, timeout).await
+    }
+
+    async fn healthy(&self) -> bool {
+        self.bus.healthy().await
+    }
+}

@@ -1,0 +1,104 @@
+"""Starts the real binary for a test on a free port with an empty data directory, and stops it as an operator would."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+
+START_ATTEMPTS_MAX = 3
+READY_S_MAX = 20
+POLL_S = 0.05
+# Longer than the server's own drain timeout, which is 25 s.
+STOP_S_MAX = 35
+LOG_BYTES_MAX = 20_000
+
+BINARY = os.environ.get("CARILLON_BIN") or str(Path(__file__).parents[2] / "target/debug/carillon")
+
+
+def missing():
+    """Why no server can be started here, or None."""
+    return None if os.access(BINARY, os.X_OK) else f"{BINARY} is missing"
+
+
+def start_carillon():
+    for attempt in range(1, START_ATTEMPTS_MAX + 1):
+        server = Carillon(free_port())
+        try:
+            server.wait_until_ready()
+            return server
+        except RuntimeError:
+            server.kill()
+            # Somebody else may have taken the free port in between.
+            if attempt == START_ATTEMPTS_MAX:
+                raise
+
+
+class Carillon:
+    def __init__(self, port):
+        self.port = port
+        self.directory = Path(tempfile.mkdtemp(prefix="carillon-clients-"))
+        self.log_path = self.directory / "log"
+        arguments = ["standalone", "--dev", "--listen", f"127.0.0.1:{port}", "--data-dir", str(self.directory / "data")]
+        with self.log_path.open("wb") as log:
+            self.process = subprocess.Popen(
+                [BINARY, *arguments], env=clean_environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+
+    def socket_url(self, user_id, name=None):
+        query = f"?name={urllib.parse.quote(name)}" if name else ""
+        return f"ws://127.0.0.1:{self.port}/ws/{urllib.parse.quote(user_id, safe='')}{query}"
+
+    def wait_until_ready(self):
+        deadline = time.monotonic() + READY_S_MAX
+        while time.monotonic() < deadline and self.process.poll() is None:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=1) as response:
+                    if response.status == 200:
+                        return
+            except OSError:
+                pass
+            time.sleep(POLL_S)
+        end = self.process.poll()
+        what = f"was not ready within {READY_S_MAX} s" if end is None else f"ended with {end}"
+        raise RuntimeError(f"carillon {what}, it wrote:\n{self.log()}")
+
+    def stop(self):
+        """SIGTERM, as an operator stops it: anything but exit code 0 in time is a failure."""
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            end = self.process.wait(STOP_S_MAX)
+        except subprocess.TimeoutExpired:
+            end = "nothing in time"
+        log = self.log()
+        self.kill()
+        if end != 0:
+            raise RuntimeError(f"carillon ended with {end} on SIGTERM, it wrote:\n{log}")
+
+    def kill(self):
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def log(self):
+        return self.log_path.read_bytes()[-LOG_BYTES_MAX:].decode(errors="replace")
+
+
+def clean_environment():
+    """The server refuses settings it does not know, and ours must not depend on the caller's."""
+    foreign = re.compile("(CARILLON_|AUTH_|NATS_|SCYLLA_|WEBSOCKET_)")
+    return {name: value for name, value in os.environ.items() if not foreign.match(name)}
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]

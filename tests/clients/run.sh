@@ -1,0 +1,36 @@
+#!/bin/sh
+# Installs and runs every client test: the Node ones, then the Python ones. A missing part is a visible skip, in CI a failure.
+set -eu
+cd "$(dirname "$0")"
+node_seconds_max=600
+python_seconds_max=300
+status=0
+
+missing() {
+    echo "client tests not run: $1" >&2
+    if [ -n "${CI:-}" ]; then status=1; fi
+}
+
+if ! command -v node >/dev/null || ! command -v npm >/dev/null; then
+    missing "node and npm are missing"
+else
+    if ! cmp -s package-lock.json node_modules/.carillon-installed; then
+        PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD=1 npm ci --no-audit --no-fund
+        cp package-lock.json node_modules/.carillon-installed
+    fi
+    timeout --kill-after=10 "$node_seconds_max" npm test || status=1
+fi
+
+if ! command -v python3 >/dev/null; then
+    missing "python3 is missing"
+else
+    environment=${PYTHON_ENVIRONMENT:-../../target/python-clients}
+    if ! cmp -s requirements.txt "$environment/installed"; then
+        python3 -m venv "$environment"
+        "$environment/bin/pip" install --quiet --requirement requirements.txt
+        cp requirements.txt "$environment/installed"
+    fi
+    PYTHONDONTWRITEBYTECODE=1 timeout --kill-after=10 "$python_seconds_max" \
+        "$environment/bin/python" -m pytest -q -rs -p no:cacheprovider . || status=1
+fi
+exit $status

@@ -1,0 +1,51 @@
+// What artillery's steps cannot say: listens to a whole room, and judges at the end what one person heard in it.
+"use strict";
+
+const ROOM = "load-room";
+const MESSAGES = 3;
+
+const heard = new Map(); // by virtual user
+
+function listen(context, events, done) {
+  const own = { joinedAt: null, seqs: [], sentAtMs: new Map(), acks: 0, errors: [] };
+  heard.set(context.vars.$uuid, own);
+  context.ws.on("message", (data) => hear(own, events, JSON.parse(data)));
+  events.emit("counter", "chat.errors", 0);
+  done();
+}
+
+function hear(own, events, frame) {
+  if (frame.type === "error") {
+    own.errors.push(`${frame.code}: ${frame.message}`);
+    events.emit("counter", "chat.errors", 1);
+  }
+  if (frame.conversation_id !== ROOM) return;
+  if (frame.type === "conversation_joined") own.joinedAt = frame.head_seq;
+  if (frame.type === "new_message") own.seqs.push(frame.seq);
+  if (frame.type === "message_ack") {
+    own.acks += 1;
+    events.emit("counter", "chat.acks", 1);
+    events.emit("histogram", "chat.ack_ms", Date.now() - own.sentAtMs.get(frame.client_id));
+  }
+}
+
+function nextMessage(context, events, done) {
+  const { sentAtMs } = heard.get(context.vars.$uuid);
+  const clientId = `${context.vars.$uuid}-${sentAtMs.size + 1}`;
+  sentAtMs.set(clientId, Date.now());
+  Object.assign(context.vars, { clientId, content: `message ${sentAtMs.size} of ${context.vars.$uuid}` });
+  done();
+}
+
+async function judge(context) {
+  const own = heard.get(context.vars.$uuid);
+  heard.delete(context.vars.$uuid);
+  if (own.errors.length) throw new Error(`error frames: ${own.errors.join(", ")}`);
+  if (own.joinedAt === null) throw new Error("the room was never joined");
+  if (own.acks !== MESSAGES) throw new Error(`${own.acks} acks for ${MESSAGES} messages`);
+  const gap = own.seqs.findIndex((seq, index) => seq !== own.joinedAt + 1 + index);
+  if (gap >= 0) throw new Error(`seq ${own.seqs[gap]} came where ${own.joinedAt + 1 + gap} was due`);
+  if (own.seqs.length < MESSAGES) throw new Error("own messages did not come back");
+}
+
+module.exports = { listen, nextMessage, judge };

@@ -1,0 +1,170 @@
+//! One client's connection: its socket, its buffers and what it hears.
+
+use crate::content::{Content, shown};
+use crate::dialect::Heard;
+use crate::engine::World;
+use crate::member::Member;
+use crate::websocket;
+use anyhow::{Context, Result, bail};
+use mio::net::TcpStream;
+use std::io::{ErrorKind, Read, Write};
+
+/// How far a connection has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    Upgrading,
+    Joining,
+    Joined,
+    /// It said goodbye and waits for the server to do so too.
+    Closing,
+}
+
+/// One client.
+pub struct Connection {
+    pub stream: TcpStream,
+    pub state: State,
+    pub member: Member,
+    /// Bytes to write, of which `written` are.
+    out: Vec<u8>,
+    written: usize,
+    /// The beginning of a frame whose end has not come.
+    partial: Vec<u8>,
+}
+
+/// Whether a connection lives on.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Life {
+    On,
+    Over,
+}
+
+impl Connection {
+    /// A client that begins with these bytes.
+    pub fn new(stream: TcpStream, member: Member, first: Vec<u8>) -> Connection {
+        Connection { stream, state: State::Upgrading, member, out: first, written: 0, partial: Vec::new() }
+    }
+
+    /// Queues a frame and writes what the socket takes.
+    pub fn send(&mut self, opcode: u8, payload: &[u8]) -> Result<()> {
+        websocket::put_masked(opcode, payload, &mut self.out);
+        self.flush()
+    }
+
+    /// Writes what the socket takes.
+    pub fn flush(&mut self) -> Result<()> {
+        while self.written < self.out.len() {
+            match self.stream.write(&self.out[self.written..]) {
+                Ok(count) => self.written += count,
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected) => {
+                    return Ok(());
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                // Who says goodbye may find that the other end is gone.
+                Err(_) if self.state == State::Closing => self.written = self.out.len(),
+                Err(error) => return Err(error).context("writing"),
+            }
+        }
+        self.out.clear();
+        self.written = 0;
+        Ok(())
+    }
+
+    /// Reads what there is and understands it.
+    pub fn readable(&mut self, buffer: &mut [u8], world: &mut World) -> Result<Life> {
+        loop {
+            let count = match self.stream.read(buffer) {
+                Ok(0) => return self.ended("the server closed the connection"),
+                Ok(count) => count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Life::On),
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return self.ended(&format!("reading: {error}")),
+            };
+            world.tally.bytes_in += count as u64;
+            let now_ns = world.now_ns();
+            let life = if self.partial.is_empty() {
+                let (used, life) = self.understand(&buffer[..count], now_ns, world)?;
+                self.partial.extend_from_slice(&buffer[used..count]);
+                life
+            } else {
+                let mut held = std::mem::take(&mut self.partial);
+                held.extend_from_slice(&buffer[..count]);
+                let (used, life) = self.understand(&held, now_ns, world)?;
+                held.drain(..used);
+                self.partial = held;
+                life
+            };
+            // A short read emptied the socket, and the next byte raises a new event.
+            if life == Life::Over || count < buffer.len() {
+                return Ok(life);
+            }
+        }
+    }
+
+    fn ended(&self, how: &str) -> Result<Life> {
+        if self.state == State::Closing { Ok(Life::Over) } else { bail!("{how}") }
+    }
+
+    /// Takes the complete frames in `data`; returns how many bytes those were.
+    fn understand(&mut self, data: &[u8], now_ns: u64, world: &mut World) -> Result<(usize, Life)> {
+        let mut at = 0;
+        if self.state == State::Upgrading {
+            let Some(end) = websocket::accepted(data)? else { return Ok((0, Life::On)) };
+            at = end;
+            self.upgraded(world)?;
+        }
+        while let Some(frame) = websocket::frame(&data[at..])? {
+            let body = &data[at + frame.start..at + frame.end];
+            at += frame.end;
+            match frame.opcode {
+                websocket::TEXT => self.hear(body, now_ns, world)?,
+                websocket::PING => self.send(websocket::PONG, body)?,
+                websocket::PONG => {}
+                websocket::CLOSE => {
+                    let why =
+                        format!("the server said goodbye: {}", shown(body.get(2..).unwrap_or_default()));
+                    return Ok((at, self.ended(&why)?));
+                }
+                other => bail!("a frame of kind {other}"),
+            }
+        }
+        Ok((at, Life::On))
+    }
+
+    fn upgraded(&mut self, world: &mut World) -> Result<()> {
+        match world.dialect.join(self.member.room) {
+            Some(join) => {
+                self.state = State::Joining;
+                self.send(websocket::TEXT, join.as_bytes())
+            }
+            None => {
+                self.state = State::Joined;
+                world.tally.joined += 1;
+                Ok(())
+            }
+        }
+    }
+
+    fn hear(&mut self, body: &[u8], now_ns: u64, world: &mut World) -> Result<()> {
+        match world.dialect.hear(body)? {
+            Heard::Other => {}
+            Heard::Joined { head_seq } => {
+                if self.state != State::Joining {
+                    bail!("joined, which it had not asked for");
+                }
+                self.state = State::Joined;
+                self.member.joined(head_seq);
+                world.tally.joined += 1;
+            }
+            Heard::Acknowledged { number } => {
+                let sent_ns = self.member.acknowledged(number)?;
+                world.acknowledged(now_ns.saturating_sub(sent_ns));
+            }
+            Heard::Delivered { seq, body } => {
+                let content = Content::find(body, world.content_bytes)?;
+                self.member.delivered(&content, seq)?;
+                world.delivered(&content, now_ns);
+            }
+        }
+        Ok(())
+    }
+}

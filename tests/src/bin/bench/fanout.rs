@@ -1,0 +1,146 @@
+//! Modes `fanout` and `saturate`: rooms of several sizes, Carillon beside the floor.
+
+use crate::engine::Engine;
+use crate::host::{Host, pause};
+use crate::load::{self, Load, Rooms};
+use crate::report::{Column, Figures, Report, Run};
+use crate::systems::System;
+use anyhow::{Result, ensure};
+use std::time::Duration;
+
+/// Connections that have not joined yet, at once.
+const JOINING_AT_ONCE: u32 = 64;
+/// Between a server's being ready and its first client, and between the last client's joining and the load.
+const SETTLE: Duration = Duration::from_secs(1);
+/// How often a run is tried again when something else used the cores.
+const ATTEMPTS: u32 = 3;
+
+/// What to run.
+pub struct Options {
+    pub mode: &'static str,
+    pub connections: u32,
+    pub room_sizes: Vec<u32>,
+    pub work: Work,
+    pub systems: Vec<System>,
+    pub content_bytes: usize,
+    pub warmup: Duration,
+    pub window: Duration,
+    pub repetitions: u32,
+    /// Share of a core that other programs may use before a run is void.
+    pub noise_max: f64,
+}
+
+/// How the rooms are loaded.
+#[derive(Debug, Clone, Copy)]
+pub enum Work {
+    /// Deliveries a second; `None`: what suits the size of the room.
+    Rate(Option<f64>),
+    /// Messages under way in each room.
+    Depth(u32),
+}
+
+/// Runs everything and prints it.
+pub fn run(host: &Host, options: &Options, report: &mut Report) -> Result<()> {
+    for repetition in 1..=options.repetitions {
+        for members in &options.room_sizes {
+            let mut floor = None;
+            for system in &options.systems {
+                let found = attempts(host, options, *members, *system, repetition, floor.as_ref(), report)?;
+                if *system == System::Floor {
+                    floor = found;
+                }
+            }
+        }
+    }
+    println!("{}", report.table(columns(options.work)));
+    Ok(())
+}
+
+fn columns(work: Work) -> &'static [Column] {
+    match work {
+        Work::Rate(_) => &[
+            Column { figure: "cpu_s_per_million", title: "CPU s / million deliveries", decimals: 1 },
+            Column { figure: "cpu_ratio_to_floor", title: "× floor", decimals: 2 },
+            Column { figure: "user_us_per_delivery", title: "user µs", decimals: 2 },
+            Column { figure: "system_us_per_delivery", title: "system µs", decimals: 2 },
+            Column { figure: "p50_ms", title: "p50 ms", decimals: 2 },
+            Column { figure: "p99_ms", title: "p99 ms", decimals: 2 },
+            Column { figure: "ack_p99_ms", title: "ack p99 ms", decimals: 2 },
+        ],
+        Work::Depth(_) => &[
+            Column { figure: "deliveries_per_s", title: "deliveries/s", decimals: 0 },
+            Column { figure: "rate_ratio_to_floor", title: "× floor", decimals: 2 },
+            Column { figure: "messages_per_s", title: "messages/s", decimals: 0 },
+            Column { figure: "cpu_s_per_million", title: "CPU s / million deliveries", decimals: 1 },
+            Column { figure: "p50_ms", title: "p50 ms", decimals: 2 },
+            Column { figure: "p99_ms", title: "p99 ms", decimals: 2 },
+        ],
+    }
+}
+
+/// Runs once, and again while something else uses the cores. Returns what counts.
+fn attempts(
+    host: &Host,
+    options: &Options,
+    members: u32,
+    system: System,
+    repetition: u32,
+    floor: Option<&Figures>,
+    report: &mut Report,
+) -> Result<Option<Figures>> {
+    for _ in 0..ATTEMPTS {
+        let found = once(host, options, members, system, floor);
+        ensure!(!crate::interrupt::requested(), "interrupted");
+        let mut run = Run::new(options.mode, system.name(), format!("rooms of {members}"), repetition, found);
+        run.void = run.figures.get("others_user_share").is_some_and(|share| share > options.noise_max);
+        let (void, figures) = (run.void, run.figures.clone());
+        if report.add(run) {
+            return Ok(Some(figures));
+        }
+        if !void {
+            return Ok(None);
+        }
+    }
+    Ok(None)
+}
+
+fn once(
+    host: &Host,
+    options: &Options,
+    members: u32,
+    system: System,
+    floor: Option<&Figures>,
+) -> Result<Figures> {
+    let rooms = Rooms { count: options.connections / members, members };
+    ensure!(rooms.count > 0, "rooms of {members} take at least as many connections");
+    let server = system.start(host)?;
+    pause(SETTLE);
+    let mut engine = Engine::new(server.address, server.dialect, rooms.count, options.content_bytes)?;
+    engine.connect(0..rooms.count * members, members, JOINING_AT_ONCE)?;
+    engine.pump_for(SETTLE)?;
+    let mut load = match options.work {
+        Work::Rate(rate) => Load::paced(rooms, rate.unwrap_or_else(|| usual_rate(members))),
+        Work::Depth(depth) => Load::closed(rooms, depth),
+    };
+    let pids = [server.process.pid()];
+    let mut figures = load::measure(&mut engine, &mut load, &pids, options.warmup, options.window)?;
+    drop(engine);
+    server.stop()?;
+    for (name, figure) in
+        [("cpu_ratio_to_floor", "cpu_s_per_million"), ("rate_ratio_to_floor", "deliveries_per_s")]
+    {
+        if let (Some(own), Some(floor)) = (figures.get(figure), floor.and_then(|floor| floor.get(figure))) {
+            figures.set(name, own / floor);
+        }
+    }
+    Ok(figures)
+}
+
+/// Deliveries a second that a server on one core bears without being saturated: small rooms mean many messages.
+fn usual_rate(members: u32) -> f64 {
+    match members {
+        ..10 => 3_000.0,
+        10..100 => 10_000.0,
+        _ => 20_000.0,
+    }
+}

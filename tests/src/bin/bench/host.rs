@@ -1,0 +1,219 @@
+//! The machine that a run has for itself: cores, files, and the processes that it starts and stops.
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// For a server to be ready.
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
+/// For a server to stop when it is told to, with no client left.
+const STOP_TIMEOUT: Duration = Duration::from_secs(15);
+/// The magic number of tmpfs, on which a durable write costs nothing.
+const TMPFS: i64 = 0x0102_1994;
+
+/// Where and how servers run.
+pub struct Host {
+    /// Servers on the first core of this process, itself on the second.
+    pin: bool,
+    /// Settings for Carillon, as environment.
+    environment: Vec<(String, String)>,
+    scratch: PathBuf,
+}
+
+/// How to tell that a server is ready.
+#[derive(Clone, Copy)]
+pub enum Ready {
+    /// It accepts connections.
+    Accepts(u16),
+    /// It answers `/readyz` with 200.
+    Answers(u16),
+}
+
+/// A server that runs. Dropped, it is killed.
+pub struct Process {
+    name: &'static str,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Host {
+    /// This machine, with files under `scratch`.
+    pub fn new(pin: bool, environment: Vec<(String, String)>, scratch: &Path) -> Result<Host> {
+        let about =
+            rustix::fs::statfs(scratch).with_context(|| format!("no folder {}", scratch.display()))?;
+        ensure!(
+            about.f_type as i64 != TMPFS,
+            "{} is in memory, where a durable write costs nothing: give a folder on a disk with --scratch",
+            scratch.display()
+        );
+        let files = getrlimit(Resource::Nofile).maximum;
+        setrlimit(Resource::Nofile, Rlimit { current: files, maximum: files })
+            .context("raising the limit on open files")?;
+        let host = Host { pin, environment, scratch: scratch.to_owned() };
+        host.cores()?;
+        Ok(host)
+    }
+
+    /// The first two cores that this process may use, if processes are pinned.
+    fn cores(&self) -> Result<Option<[usize; 2]>> {
+        if !self.pin {
+            return Ok(None);
+        }
+        static CORES: std::sync::OnceLock<Vec<usize>> = std::sync::OnceLock::new();
+        let allowed = sched_getaffinity(None).context("which cores this process may use")?;
+        // Asked once: pinning changes the answer.
+        let cores =
+            CORES.get_or_init(|| (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core)).take(2).collect());
+        let [servers, own] = **cores else { bail!("pinning takes two cores: give --no-pin") };
+        Ok(Some([servers, own]))
+    }
+
+    /// A folder that is gone when it is dropped.
+    pub fn folder(&self) -> Result<TempDir> {
+        tempfile::Builder::new()
+            .prefix("carillon-bench-")
+            .tempdir_in(&self.scratch)
+            .context("no folder for files")
+    }
+
+    /// Carillon's binary: `CARILLON_BIN`, or the one beside this.
+    pub fn carillon(&self) -> Result<Command> {
+        let path = match std::env::var_os("CARILLON_BIN") {
+            Some(path) => PathBuf::from(path),
+            None => std::env::current_exe()?.with_file_name("carillon"),
+        };
+        ensure!(path.exists(), "no binary at {}: cargo build --release --bin carillon", path.display());
+        let mut command = Command::new(path);
+        // Nothing of what the caller has set for servers of their own.
+        command.env_clear().envs(std::env::vars_os().filter(|(name, _)| name == "PATH" || name == "HOME"));
+        command.env("CARILLON_LOG", "warn");
+        for name in
+            ["CONNECTIONS", "CONNECTIONS_PER_IP_PER_MINUTE", "CONNECTIONS_PER_USER", "MESSAGES_PER_MINUTE"]
+        {
+            command.env(format!("CARILLON_LIMITS__{name}"), "0");
+        }
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        Ok(command)
+    }
+
+    /// Starts a server and waits until it is ready. Its output goes to a file in `folder`.
+    pub fn start(
+        &self,
+        name: &'static str,
+        mut command: Command,
+        folder: &Path,
+        ready: Ready,
+    ) -> Result<Process> {
+        let log = folder.join(format!("{name}.log"));
+        let file = File::create(&log)?;
+        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+        let cores = self.cores()?;
+        // A child inherits the core of the thread that starts it.
+        if let Some([servers, _]) = cores {
+            pin_to(servers)?;
+        }
+        let child = command.spawn().with_context(|| format!("starting {name}"));
+        if let Some([_, own]) = cores {
+            pin_to(own)?;
+        }
+        let mut process = Process { name, child: child?, log };
+        process.wait_until_ready(ready)?;
+        Ok(process)
+    }
+}
+
+fn pin_to(core: usize) -> Result<()> {
+    let mut set = CpuSet::new();
+    set.set(core);
+    sched_setaffinity(None, &set).context("pinning to a core")
+}
+
+impl Process {
+    /// The process's id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits for a command that ends by itself.
+    pub fn run(name: &'static str, mut command: Command) -> Result<()> {
+        let output = command.stdin(Stdio::null()).output().with_context(|| format!("starting {name}"))?;
+        ensure!(output.status.success(), "{name} failed: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    }
+
+    fn wait_until_ready(&mut self, ready: Ready) -> Result<()> {
+        let began = Instant::now();
+        while !is_ready(ready) {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("{} ended with {status}:\n{}", self.name, self.output());
+            }
+            ensure!(began.elapsed() < READY_TIMEOUT, "{} is not ready:\n{}", self.name, self.output());
+            ensure!(!crate::interrupt::requested(), "interrupted");
+            pause(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+
+    /// The end of what it printed.
+    pub fn output(&self) -> String {
+        let text = std::fs::read(&self.log).unwrap_or_default();
+        String::from_utf8_lossy(&text[text.len().saturating_sub(4_000)..]).into_owned()
+    }
+
+    /// Tells it to stop, and waits until it has.
+    pub fn stop(mut self) -> Result<()> {
+        kill_process(Pid::from_child(&self.child), Signal::TERM)?;
+        let began = Instant::now();
+        while began.elapsed() < STOP_TIMEOUT {
+            if let Some(status) = self.child.try_wait()? {
+                ensure!(status.success(), "{} stopped with {status}:\n{}", self.name, self.output());
+                return Ok(());
+            }
+            pause(Duration::from_millis(20));
+        }
+        bail!("{} did not stop within {STOP_TIMEOUT:?}:\n{}", self.name, self.output())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // One that ended already cannot be killed, which is as good.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A port that was free a moment ago.
+pub fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+/// Waits, where nothing else has to be done meanwhile.
+pub fn pause(time: Duration) {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "nobody is served by this thread while it waits for a process"
+    )]
+    std::thread::sleep(time);
+}
+
+fn is_ready(ready: Ready) -> bool {
+    let (Ready::Accepts(port) | Ready::Answers(port)) = ready;
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let Ok(mut stream) = TcpStream::connect_timeout(&address, Duration::from_secs(1)) else { return false };
+    if let Ready::Accepts(_) = ready {
+        return true;
+    }
+    let mut answer = [0; 12];
+    stream.set_read_timeout(Some(Duration::from_secs(2))).is_ok()
+        && stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").is_ok()
+        && stream.read_exact(&mut answer).is_ok()
+        && answer == *b"HTTP/1.1 200"
+}

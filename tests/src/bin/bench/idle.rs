@@ -1,0 +1,94 @@
+//! Mode `idle`: the memory of a connection that joined one conversation and says nothing.
+
+use crate::engine::Engine;
+use crate::host::{Host, pause};
+use crate::report::{Column, Figures, Report, Run};
+use crate::systems::System;
+use crate::usage::{self, Memory};
+use anyhow::{Context, Result, ensure};
+use std::time::Duration;
+
+/// Connections that have not joined yet, at once.
+const JOINING_AT_ONCE: u32 = 100;
+/// Between a server's being ready and its first client.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// What to run.
+pub struct Options {
+    /// The first measurement is at so many connections, the second at so many.
+    pub few: u32,
+    pub many: u32,
+    pub members: u32,
+    pub settle: Duration,
+    pub repetitions: u32,
+}
+
+/// Runs everything and prints it.
+pub fn run(host: &Host, options: &Options, report: &mut Report) -> Result<()> {
+    for repetition in 1..=options.repetitions {
+        let case = format!("{} to {} connections", options.few, options.many);
+        report.add(Run::new("idle", "carillon", case, repetition, once(host, options)));
+        ensure!(!crate::interrupt::requested(), "interrupted");
+    }
+    let column = |figure, title, decimals| Column { figure, title, decimals };
+    println!(
+        "{}",
+        report.table(&[
+            column("resident_kib_per_connection", "KiB resident / connection", 2),
+            column("anonymous_kib_per_connection", "KiB anonymous / connection", 2),
+            column("resident_mib_many", "MiB resident in all", 1),
+            column("cpu_us_per_connection_second", "idle CPU µs / connection and s", 2),
+            column("connect_cpu_ms", "CPU ms to connect and join", 3),
+        ])
+    );
+    Ok(())
+}
+
+fn once(host: &Host, options: &Options) -> Result<Figures> {
+    ensure!(options.few < options.many, "the second number of connections has to be the greater one");
+    let server = System::Carillon.start(host)?;
+    let pid = server.process.pid();
+    pause(SETTLE);
+    let empty = usage::memory(pid)?;
+    let rooms = options.many.div_ceil(options.members);
+    let mut engine = Engine::new(server.address, server.dialect, rooms, crate::content::BYTES_MIN)?;
+    engine
+        .connect(0..options.few, options.members, JOINING_AT_ONCE)
+        .with_context(|| server.process.output())?;
+    engine.pump_for(options.settle)?;
+    let few = usage::memory(pid)?;
+    let before = usage::read(&[pid])?.servers;
+    engine.connect(options.few..options.many, options.members, JOINING_AT_ONCE)?;
+    let joined = usage::read(&[pid])?.servers;
+    engine.pump_for(options.settle)?;
+    let (many, settled) = (usage::memory(pid)?, usage::read(&[pid])?.servers);
+
+    let added = f64::from(options.many - options.few);
+    let mut figures = Figures::default();
+    let slope = |of: fn(&Memory) -> f64| (of(&many) - of(&few)) / added;
+    figures.set("resident_kib_per_connection", slope(|memory| memory.resident_kib));
+    figures.set("anonymous_kib_per_connection", slope(|memory| memory.anonymous_kib));
+    for (name, memory) in
+        [("resident_mib_empty", empty), ("resident_mib_few", few), ("resident_mib_many", many)]
+    {
+        figures.set(name, memory.resident_kib / 1024.0);
+    }
+    let idle_s = settled.since(joined).total_s();
+    figures.set(
+        "cpu_us_per_connection_second",
+        idle_s * 1e6 / f64::from(options.many) / options.settle.as_secs_f64(),
+    );
+    figures.set("connect_cpu_ms", joined.since(before).total_s() * 1e3 / added);
+
+    // All of them still hear.
+    for room in 0..rooms {
+        engine.publish((room * options.members) as usize)?;
+        if room % JOINING_AT_ONCE == 0 {
+            engine.pump(Duration::from_millis(10))?;
+        }
+    }
+    engine.settle()?;
+    drop(engine);
+    server.stop()?;
+    Ok(figures)
+}

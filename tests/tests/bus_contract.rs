@@ -1,0 +1,145 @@
+//! What the bus promises, asked of both implementations, and what only a bus over a network can suffer.
+
+#[path = "bus_contract/faults.rs"]
+mod faults;
+#[path = "bus_contract/leases.rs"]
+mod leases;
+#[path = "bus_contract/logs.rs"]
+mod logs;
+#[path = "bus_contract/messages.rs"]
+mod messages;
+
+use bytes::Bytes;
+use carillon_proto::id::Tag;
+use carillon_runtime::bus::nats::{NatsBus, NatsConfig};
+use carillon_runtime::bus::{Bus, BusError, LogEntry, LogReader};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, sleep, timeout};
+
+/// Partitions of every bus here.
+const PARTITIONS: u32 = 4;
+/// A case that takes longer hangs.
+const CASE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Within this time everything that is to happen has happened, on a machine that does other work too.
+const SOON: Duration = Duration::from_secs(10);
+
+fn random_tag() -> Tag {
+    Tag(uuid::Uuid::new_v4().into_bytes())
+}
+
+fn bytes(text: impl Into<String>) -> Bytes {
+    Bytes::from(text.into())
+}
+
+async fn connect(url: &str) -> Result<Arc<NatsBus>, BusError> {
+    let config = NatsConfig { url: url.into(), replicas: None, partitions: PARTITIONS, name: "test".into() };
+    NatsBus::connect(config).await
+}
+
+/// Repeats `attempt` until it gives something, which has to be soon.
+async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, attempt: impl FnMut() -> F) -> T {
+    eventually_within(SOON, what, attempt).await
+}
+
+async fn eventually_within<T, F: Future<Output = Option<T>>>(
+    time: Duration,
+    what: &str,
+    mut attempt: impl FnMut() -> F,
+) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(done) = attempt().await {
+            return done;
+        }
+        assert!(began.elapsed() < time, "not within {time:?}: {what}");
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Appends entries with these payloads and returns their sequences.
+async fn append_all(bus: &dyn Bus, partition: u32, payloads: impl IntoIterator<Item = String>) -> Vec<u64> {
+    let mut sequences = Vec::new();
+    for payload in payloads {
+        sequences.push(bus.append(partition, random_tag(), bytes(payload)).await.expect("appended"));
+    }
+    sequences
+}
+
+/// The next entry of a reader that has one soon.
+async fn next_one(reader: &mut dyn LogReader) -> Result<LogEntry, BusError> {
+    let mut entries = timeout(SOON, reader.next(1)).await.expect("something soon")?;
+    assert_eq!(entries.len(), 1, "not more than asked for");
+    Ok(entries.remove(0))
+}
+
+/// Reads `count` entries, `entries_max` at a time.
+async fn read_some(reader: &mut dyn LogReader, count: usize, entries_max: usize) -> Vec<LogEntry> {
+    let mut all = Vec::with_capacity(count);
+    while all.len() < count {
+        let entries = timeout(SOON, reader.next(entries_max.min(count - all.len()))).await.expect("soon");
+        let entries = entries.expect("a whole log");
+        assert!((1..=entries_max).contains(&entries.len()), "{} at once", entries.len());
+        all.extend(entries);
+    }
+    all
+}
+
+/// Every case as a test of its own, once for each implementation.
+macro_rules! contract {
+    ($($module:ident::$case:ident,)*) => {
+        mod embedded {
+            use super::*;
+            use carillon_runtime::bus::embedded::EmbeddedBus;
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $case() {
+                    let case = $module::$case(EmbeddedBus::new(PARTITIONS));
+                    timeout(CASE_TIMEOUT, case).await.expect("an end");
+                }
+            )*
+        }
+
+        mod nats {
+            use super::*;
+            use carillon_tests::parts::{NatsOptions, NatsServer};
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $case() {
+                    let Some(server) = NatsServer::start(NatsOptions::default()).await else { return };
+                    let bus = connect(&server.url()).await.expect("connected");
+                    timeout(CASE_TIMEOUT, $module::$case(bus)).await.expect("an end");
+                }
+            )*
+        }
+    };
+}
+
+contract! {
+    logs::appends_get_contiguous_sequences,
+    logs::a_repeated_tag_is_the_same_entry,
+    logs::readers_start_anywhere,
+    logs::a_waiting_reader_wakes,
+    logs::concurrent_appends_are_whole_in_every_partition,
+    logs::long_logs_are_read_whole,
+    logs::cancelled_reading_loses_nothing,
+    logs::purging_moves_the_first,
+    logs::entries_are_there_or_not,
+    logs::readers_where_nothing_is_are_broken,
+    logs::payloads_of_all_sizes,
+    logs::only_existing_partitions,
+    messages::subscribers_hear_in_order,
+    messages::one_of_a_group_hears,
+    messages::requests_are_answered,
+    messages::concurrent_requests_get_their_own_answers,
+    messages::nobody_listens_is_known_at_once,
+    messages::no_answer_is_a_timeout,
+    messages::a_dropped_subscription_ends,
+    messages::a_slow_subscriber_loses_and_holds_up_nobody,
+    messages::messages_of_all_sizes,
+    leases::renewals_rise_and_are_seen,
+    leases::leases_run_out_unless_renewed,
+    leases::releases_are_seen_at_once,
+    leases::workers_share_units_by_leases,
+    leases::a_healthy_bus_says_so,
+}

@@ -1,0 +1,108 @@
+//! What leases promise.
+
+use crate::{SOON, eventually};
+use carillon_proto::id::WorkerId;
+use carillon_runtime::bus::{Bus, LEASE_MS};
+use carillon_runtime::lease::Lease;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+const LEASE: Duration = Duration::from_millis(LEASE_MS);
+
+fn worker(name: &str) -> WorkerId {
+    WorkerId::parse(name).expect("a worker id")
+}
+
+async fn live(bus: &dyn Bus, kind: &str) -> BTreeSet<WorkerId> {
+    bus.live_leases(kind).await.expect("an answer").into_iter().collect()
+}
+
+pub async fn renewals_rise_and_are_seen(bus: Arc<dyn Bus>) {
+    let (a, b) = (worker("a"), worker("b-2_X"));
+    assert!(live(&*bus, "message").await.is_empty());
+    let mut last = 0;
+    for renewing in [&a, &b, &a, &a, &b] {
+        let number = bus.renew_lease("message", renewing).await.expect("renewed");
+        assert!(number > last, "{number} after {last}");
+        last = number;
+    }
+    assert_eq!(live(&*bus, "message").await, BTreeSet::from([a.clone(), b]));
+    assert!(live(&*bus, "presence").await.is_empty(), "kinds know nothing of each other");
+    bus.renew_lease("presence", &a).await.expect("renewed");
+    assert_eq!(live(&*bus, "presence").await, BTreeSet::from([a]));
+}
+
+pub async fn leases_run_out_unless_renewed(bus: Arc<dyn Bus>) {
+    let (kept, left) = (worker("kept"), worker("left"));
+    let began = Instant::now();
+    bus.renew_lease("message", &left).await.expect("renewed");
+    let renewed = Instant::now();
+    let gone = loop {
+        bus.renew_lease("message", &kept).await.expect("renewed");
+        let live = live(&*bus, "message").await;
+        assert!(live.contains(&kept));
+        if !live.contains(&left) {
+            break Instant::now();
+        }
+        assert!(began.elapsed() < LEASE + Duration::from_secs(5), "it has to run out");
+        sleep(LEASE / 20).await;
+    };
+    assert!(gone - began >= LEASE, "not before its time: {:?}", gone - began);
+    // The server looks at ages four times a second.
+    assert!(gone - renewed <= LEASE + Duration::from_secs(2), "soon after: {:?}", gone - renewed);
+    let number = bus.renew_lease("message", &kept).await.expect("renewed");
+    assert!(bus.renew_lease("message", &left).await.expect("renewed") > number, "and may come again");
+    assert_eq!(live(&*bus, "message").await.len(), 2);
+}
+
+pub async fn releases_are_seen_at_once(bus: Arc<dyn Bus>) {
+    let (a, b) = (worker("a"), worker("b"));
+    assert_eq!(bus.release_lease("message", &a).await, Ok(()), "one that was never taken");
+    bus.renew_lease("message", &a).await.expect("renewed");
+    let number = bus.renew_lease("message", &b).await.expect("renewed");
+    bus.release_lease("message", &a).await.expect("released");
+    assert_eq!(live(&*bus, "message").await, BTreeSet::from([b]));
+    assert_eq!(bus.release_lease("message", &a).await, Ok(()));
+    assert!(bus.renew_lease("message", &a).await.expect("renewed") > number);
+    assert_eq!(live(&*bus, "message").await.len(), 2);
+}
+
+pub async fn workers_share_units_by_leases(bus: Arc<dyn Bus>) {
+    const UNITS: u32 = 16;
+    let start = |name| Lease::start(bus.clone(), "message", worker(name), UNITS, CancellationToken::new());
+    let first = start("a");
+    let mut owned = first.owned();
+    let all = async |owned: &mut tokio::sync::watch::Receiver<carillon_runtime::lease::Owned>| {
+        let waiting = owned.wait_for(|owned| owned.len() == UNITS as usize);
+        timeout(SOON, waiting).await.expect("soon").expect("a lease that is kept").clone()
+    };
+    all(&mut owned).await;
+    assert!(first.valid());
+
+    let second = start("b");
+    let shared = eventually("both have a share", || async {
+        let (first, second) = (first.owned().borrow().clone(), second.owned().borrow().clone());
+        let units = first.len() + second.len();
+        (units == UNITS as usize && !second.is_empty()).then_some((first, second))
+    });
+    let (ours, theirs) = shared.await;
+    assert!(ours.keys().all(|unit| !theirs.contains_key(unit)));
+    assert!(second.valid());
+
+    let began = Instant::now();
+    second.release().await;
+    assert!(!second.valid() && second.owned().borrow().is_empty());
+    let taken = all(&mut owned).await;
+    assert!(began.elapsed() < LEASE, "a release is noticed before the lease runs out: {:?}", began.elapsed());
+    assert!(theirs.iter().all(|(unit, epoch)| taken[unit] > *epoch), "epochs rise over owners");
+    assert!(ours.iter().all(|(unit, epoch)| taken[unit] == *epoch), "and stay with an owner");
+    first.release().await;
+    assert!(live(&*bus, "message").await.is_empty());
+}
+
+pub async fn a_healthy_bus_says_so(bus: Arc<dyn Bus>) {
+    assert!(bus.healthy().await);
+}

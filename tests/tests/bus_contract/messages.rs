@@ -1,0 +1,234 @@
+//! What core messaging promises.
+
+use crate::{SOON, bytes};
+use bytes::Bytes;
+use carillon_proto::limits::BUS_MESSAGE_BYTES_MAX;
+use carillon_proto::subject;
+use carillon_runtime::bus::{Bus, BusError, Incoming, Message, Subscription};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, sleep, timeout};
+
+async fn hear(subscription: &mut Subscription) -> Incoming {
+    timeout(SOON, subscription.next()).await.expect("something soon").expect("a bus that goes on")
+}
+
+async fn hear_message(subscription: &mut Subscription) -> Message {
+    match hear(subscription).await {
+        Incoming::Message(message) => message,
+        Incoming::Lost => panic!("nothing was lost here"),
+    }
+}
+
+fn number(payload: &Bytes) -> u64 {
+    std::str::from_utf8(payload).expect("text").parse().expect("a number")
+}
+
+/// Answers every request with `prefix` and what was asked.
+fn answer(mut subscription: Subscription, prefix: &'static str) -> tokio::task::JoinHandle<()> {
+    tokio::spawn(async move {
+        while let Some(Incoming::Message(Message { payload, reply })) = subscription.next().await {
+            let mut answer = prefix.as_bytes().to_vec();
+            answer.extend_from_slice(&payload);
+            reply.expect("a request").send(answer.into());
+        }
+    })
+}
+
+pub async fn subscribers_hear_in_order(bus: Arc<dyn Bus>) {
+    const COUNT: u64 = 1_000;
+    bus.publish(&subject::partition(1), bytes("nobody hears this")).await.expect("handed over");
+    let mut first = bus.subscribe(&subject::partition(1), None).await.expect("subscribed");
+    let mut second = bus.subscribe(&subject::partition(1), None).await.expect("subscribed");
+    let mut other = bus.subscribe(&subject::partition(11), None).await.expect("subscribed");
+    assert!(first.try_next().is_none());
+    for count in 0..COUNT {
+        bus.publish(&subject::partition(1), bytes(count.to_string())).await.expect("handed over");
+    }
+    bus.publish(&subject::partition(11), bytes("end")).await.expect("handed over");
+    for subscription in [&mut first, &mut second] {
+        for count in 0..COUNT {
+            let message = hear_message(subscription).await;
+            assert_eq!(number(&message.payload), count);
+            assert!(message.reply.is_none(), "nobody awaits an answer");
+        }
+    }
+    assert_eq!(hear_message(&mut other).await.payload, "end", "and nothing of the other subject");
+    assert!(first.try_next().is_none() && other.try_next().is_none());
+}
+
+pub async fn one_of_a_group_hears(bus: Arc<dyn Bus>) {
+    const COUNT: u64 = 400;
+    let subscribe = async |group| bus.subscribe(subject::READ, group).await.expect("subscribed");
+    let groups =
+        [Some(subject::READ_GROUP), Some(subject::READ_GROUP), Some(subject::READ_GROUP), Some("b"), None];
+    let mut subscriptions = Vec::new();
+    for group in groups {
+        subscriptions.push(subscribe(group).await);
+    }
+    for count in 0..COUNT {
+        bus.publish(subject::READ, bytes(count.to_string())).await.expect("handed over");
+    }
+    let all: Vec<u64> = (0..COUNT).collect();
+    for alone in [4, 3] {
+        for expected in &all {
+            assert_eq!(number(&hear_message(&mut subscriptions[alone]).await.payload), *expected);
+        }
+    }
+    let mut heard = Vec::new();
+    while heard.len() < COUNT as usize {
+        for subscription in &mut subscriptions[..3] {
+            while let Some(incoming) = subscription.try_next() {
+                let Incoming::Message(message) = incoming else { panic!("nothing was lost here") };
+                heard.push(number(&message.payload));
+            }
+        }
+        sleep(Duration::from_millis(1)).await;
+    }
+    heard.sort_unstable();
+    assert_eq!(heard, all, "each once");
+    assert!(subscriptions.iter_mut().all(|subscription| subscription.try_next().is_none()));
+}
+
+pub async fn requests_are_answered(bus: Arc<dyn Bus>) {
+    let subject = subject::presence(3);
+    let _answering = answer(bus.subscribe(&subject, None).await.expect("subscribed"), "heard ");
+    let began = Instant::now();
+    for count in 0..100 {
+        let reply = bus.request(&subject, bytes(count.to_string()), SOON).await;
+        assert_eq!(reply, Ok(bytes(format!("heard {count}"))));
+    }
+    assert!(began.elapsed() < SOON, "answers come as they are sent");
+    // Those who do not answer do not stand in the way of one who does.
+    let mut silent = bus.subscribe(&subject, None).await.expect("subscribed");
+    let ignoring = tokio::spawn(async move { while silent.next().await.is_some() {} });
+    assert_eq!(bus.request(&subject, bytes("x"), SOON).await, Ok(bytes("heard x")));
+    ignoring.abort();
+}
+
+pub async fn concurrent_requests_get_their_own_answers(bus: Arc<dyn Bus>) {
+    for _ in 0..2 {
+        let subscription = bus.subscribe(subject::READ, Some(subject::READ_GROUP)).await.expect("subscribed");
+        answer(subscription, "");
+    }
+    let requests: Vec<_> = (0..500)
+        .map(|count| {
+            let bus = bus.clone();
+            tokio::spawn(async move { bus.request(subject::READ, bytes(count.to_string()), SOON).await })
+        })
+        .collect();
+    for (count, request) in requests.into_iter().enumerate() {
+        assert_eq!(request.await.expect("no panic"), Ok(bytes(count.to_string())));
+    }
+}
+
+pub async fn nobody_listens_is_known_at_once(bus: Arc<dyn Bus>) {
+    let began = Instant::now();
+    let reply = bus.request(&subject::partition(2), bytes("x"), Duration::from_secs(30)).await;
+    assert!(matches!(reply, Err(BusError::Unavailable(_))), "{reply:?}");
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+}
+
+pub async fn no_answer_is_a_timeout(bus: Arc<dyn Bus>) {
+    let mut silent = bus.subscribe(&subject::partition(2), None).await.expect("subscribed");
+    let time = Duration::from_millis(300);
+    for keep in [true, false] {
+        let began = Instant::now();
+        let asking = bus.clone();
+        let request =
+            tokio::spawn(async move { asking.request(&subject::partition(2), bytes("x"), time).await });
+        let message = hear_message(&mut silent).await;
+        let kept = keep.then_some(message);
+        let reply = request.await.expect("no panic");
+        assert!(matches!(reply, Err(BusError::Timeout(_))), "{reply:?}");
+        let took = began.elapsed();
+        assert!(took >= time && took < time + Duration::from_secs(2), "{took:?}");
+        // An answer that comes too late hurts nobody.
+        if let Some(reply) = kept.and_then(|message| message.reply) {
+            reply.send(bytes("late"));
+        }
+    }
+}
+
+pub async fn a_dropped_subscription_ends(bus: Arc<dyn Bus>) {
+    let subject = subject::partition(3);
+    let mut kept = bus.subscribe(&subject, Some("group")).await.expect("subscribed");
+    let dropped = bus.subscribe(&subject, Some("group")).await.expect("subscribed");
+    drop(dropped);
+    // The end takes effect a moment after the drop.
+    sleep(Duration::from_millis(300)).await;
+    for count in 0..50 {
+        bus.publish(&subject, bytes(count.to_string())).await.expect("handed over");
+    }
+    for count in 0..50 {
+        assert_eq!(number(&hear_message(&mut kept).await.payload), count, "all go to the one that is left");
+    }
+    drop(kept);
+    sleep(Duration::from_millis(300)).await;
+    let reply = bus.request(&subject, bytes("x"), Duration::from_secs(5)).await;
+    assert!(matches!(reply, Err(BusError::Unavailable(_))), "{reply:?}");
+}
+
+pub async fn a_slow_subscriber_loses_and_holds_up_nobody(bus: Arc<dyn Bus>) {
+    const COUNT: u64 = 20_000;
+    let subject = subject::ephemeral(0);
+    let mut slow = bus.subscribe(&subject, None).await.expect("subscribed");
+    let mut quick = bus.subscribe(&subject, None).await.expect("subscribed");
+    let (hearing, mut heard) = tokio::sync::watch::channel(0);
+    let listening = tokio::spawn(async move {
+        for count in 0..COUNT {
+            assert_eq!(number(&hear_message(&mut quick).await.payload), count);
+            hearing.send_replace(count);
+        }
+        quick
+    });
+    let began = Instant::now();
+    for count in 0..COUNT {
+        bus.publish(&subject, bytes(count.to_string())).await.expect("handed over");
+        // Not further ahead than the quick one can be without losing anything.
+        heard.wait_for(|heard| heard + 1_000 > count).await.expect("the quick one hears everything");
+    }
+    assert!(began.elapsed() < SOON, "nobody waits for a slow one: {:?}", began.elapsed());
+    let mut quick = listening.await.expect("the quick one heard everything");
+
+    bus.publish(&subject, bytes("12345678")).await.expect("handed over");
+    assert_eq!(number(&hear_message(&mut quick).await.payload), 12_345_678);
+    let mut heard = Vec::new();
+    loop {
+        match hear(&mut slow).await {
+            Incoming::Message(message) => heard.push(number(&message.payload)),
+            Incoming::Lost => break,
+        }
+    }
+    assert!(!heard.is_empty() && heard.len() < COUNT as usize, "{} of {COUNT}", heard.len());
+    assert!(heard.iter().copied().eq(0..heard.len() as u64), "whole up to the mark");
+    // There is room again. What was still on its way when we began to read may come first.
+    bus.publish(&subject, bytes("87654321")).await.expect("handed over");
+    let mut last = heard.len() as u64 - 1;
+    while last != 87_654_321 {
+        if let Incoming::Message(message) = hear(&mut slow).await {
+            let next = number(&message.payload);
+            assert!(next > last, "{next} after {last}");
+            last = next;
+        }
+    }
+    assert!(slow.try_next().is_none());
+}
+
+pub async fn messages_of_all_sizes(bus: Arc<dyn Bus>) {
+    let subject = subject::partition(0);
+    let mut subscription = bus.subscribe(&subject, None).await.expect("subscribed");
+    let payload = |size: usize| Bytes::from_iter((0..size).map(|at| (at % 251) as u8));
+    for size in [0, 1, 64 * 1024, BUS_MESSAGE_BYTES_MAX] {
+        bus.publish(&subject, payload(size)).await.expect("handed over");
+        assert_eq!(hear_message(&mut subscription).await.payload, payload(size));
+    }
+    let large = payload(BUS_MESSAGE_BYTES_MAX + 1);
+    assert!(matches!(bus.publish(&subject, large.clone()).await, Err(BusError::Unavailable(_))));
+    let reply = bus.request(&subject, large, SOON).await;
+    assert!(matches!(reply, Err(BusError::Unavailable(_))), "{reply:?}");
+
+    let _answering = answer(subscription, "");
+    let reply = bus.request(&subject, payload(BUS_MESSAGE_BYTES_MAX), SOON).await;
+    assert_eq!(reply, Ok(payload(BUS_MESSAGE_BYTES_MAX)));
+}

@@ -1,0 +1,206 @@
+//! kill -9 and unclean ends of the embedded store: nothing acknowledged is lost.
+
+use super::{conversation, open_embedded, row, rows, seqs, user};
+use bytes::Bytes;
+use carillon_message_worker::store::embedded::{EmbeddedStore, OpenError};
+use carillon_message_worker::store::{Checkpoint, Projection, Store};
+use carillon_proto::id::{ConversationId, Tag};
+use carillon_proto::position::Position;
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// Where the child process appends.
+const CHILD_DIRECTORY: &str = "CARILLON_TEST_STORE_DIRECTORY";
+const ROOMS: u32 = 12;
+const ROUNDS: u64 = 6;
+
+fn room(number: u32) -> ConversationId {
+    conversation(&format!("room-{number}"))
+}
+
+fn head(number: u32, seq: u64) -> Projection {
+    Projection::Head {
+        conversation: room(number),
+        timestamp_us: seq as i64,
+        blob: Bytes::copy_from_slice(&seq.to_be_bytes()),
+    }
+}
+
+fn checkpoint(seq: u64) -> Checkpoint {
+    let position = Position { incarnation: 1, sequence: seq, index: 0 };
+    Checkpoint { position, tag: Tag([1; 16]), timestamp_us: seq as i64 }
+}
+
+/// Appends to one room as fast as it goes, projects, and tells each acknowledged row on standard output.
+async fn append_for_ever(store: Arc<EmbeddedStore>, number: u32) {
+    let newest = store.events_before(&room(number), u64::MAX, 1).await.expect("read");
+    for seq in newest.first().map_or(1, |row| row.seq + 1).. {
+        store.append(vec![row(&room(number), seq)]).await.expect("appended");
+        let line = format!("acknowledged {number} {seq}\n");
+        std::io::stdout().write_all(line.as_bytes()).expect("a reader");
+        store.project(vec![head(number, seq)]).await.expect("projected");
+        store.checkpoint(number, checkpoint(seq)).await.expect("written");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "the process that kill_nine_loses_nothing_acknowledged starts and kills"]
+async fn appends_until_it_is_killed() {
+    let Ok(directory) = std::env::var(CHILD_DIRECTORY) else { return };
+    let store = open_embedded(Path::new(&directory));
+    let rooms: Vec<_> =
+        (0..ROOMS).map(|number| tokio::spawn(append_for_ever(Arc::clone(&store), number))).collect();
+    for room in rooms {
+        room.await.expect("never ends");
+    }
+}
+
+fn start_child(directory: &Path) -> Child {
+    Command::new(std::env::current_exe().expect("this test"))
+        .args(["--exact", "crash::appends_until_it_is_killed", "--ignored", "--nocapture"])
+        .env(CHILD_DIRECTORY, directory)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("started")
+}
+
+/// Lets a child append, kills it after `acknowledgements` and some time, and returns what it told.
+fn append_and_kill(directory: &Path, acknowledgements: usize, wait: Duration) -> BTreeMap<u32, u64> {
+    let mut child = start_child(directory);
+    let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+    let mut told = BTreeMap::new();
+    let mut hear = |line: &str| {
+        let mut words = line.strip_prefix("acknowledged ")?.split(' ');
+        let (number, seq) = (words.next()?.parse::<u32>().ok()?, words.next()?.parse::<u64>().ok()?);
+        assert!(told.insert(number, seq).is_none_or(|before| before + 1 == seq), "in order");
+        Some(())
+    };
+    let mut heard = 0;
+    while heard < acknowledgements {
+        let line = lines.next().expect("the child lives").expect("text");
+        heard += hear(&line).map_or(0, |()| 1);
+        if heard == acknowledgements {
+            let busy = EmbeddedStore::open(directory).err().expect("the child has it");
+            assert!(matches!(busy, OpenError::InUse { .. }), "{busy}");
+        }
+    }
+    // The pipe holds what the child tells meanwhile; when it is full the child waits, which is as good.
+    std::thread::park_timeout(wait);
+    child.kill().expect("killed");
+    child.wait().expect("gone");
+    // A line that was cut off is none.
+    lines.map_while(Result::ok).for_each(|line| {
+        hear(&line);
+    });
+    told
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kill_nine_loses_nothing_acknowledged() {
+    let directory = TempDir::with_prefix("carillon-kill-").expect("a directory");
+    for round in 0..ROUNDS {
+        let (path, wait) = (directory.path().to_owned(), Duration::from_millis(round * 37 % 100));
+        let acknowledgements = 50 + 150 * round as usize;
+        let told = tokio::task::spawn_blocking(move || append_and_kill(&path, acknowledgements, wait));
+        let told = told.await.expect("no panic");
+        assert!(!told.is_empty());
+        let store = open_embedded(directory.path());
+        for (number, acknowledged) in told {
+            let found = store.events_after(&room(number), 0, usize::MAX).await.expect("read");
+            assert!(
+                found.len() as u64 >= acknowledged,
+                "round {round}: {} of {acknowledged} left",
+                found.len()
+            );
+            assert!(found == rows(&room(number), 1..=found.len() as u64), "round {round}: rows are whole");
+            // A checkpoint is never ahead of what it stands for.
+            let state = store.partition(number).await.expect("read");
+            let worked = state.checkpoint.map_or(0, |checkpoint| checkpoint.position.sequence);
+            let head = store.load(&room(number)).await.expect("loaded").head;
+            let head =
+                head.and_then(|blob| blob.first_chunk().map(|bytes| u64::from_be_bytes(*bytes))).unwrap_or(0);
+            assert!(worked <= head && head <= found.len() as u64, "{worked} <= {head} <= {}", found.len());
+        }
+    }
+}
+
+/// What a crash leaves is what lies in the files at some moment.
+fn copy_files(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        std::fs::copy(&path, to.join(path.file_name().expect("a name"))).expect("copied");
+    }
+}
+
+#[tokio::test]
+async fn what_only_the_journal_holds_is_there_after_a_crash() {
+    let directory = TempDir::with_prefix("carillon-journal-").expect("a directory");
+    let store = open_embedded(directory.path());
+    let (room, ann) = (room(1), user("ann"));
+    let present = Projection::Participant {
+        conversation: room.clone(),
+        user: ann.clone(),
+        timestamp_us: 1,
+        present: true,
+    };
+    store.project(vec![present]).await.expect("projected");
+    // The row makes durable what was projected before it.
+    store.append(rows(&room, 1..=100)).await.expect("appended");
+    let crashed = TempDir::with_prefix("carillon-crashed-").expect("a directory");
+    copy_files(directory.path(), crashed.path());
+    for _ in 0..3 {
+        let store = open_embedded(crashed.path());
+        assert_eq!(store.events_after(&room, 0, 1_000).await.expect("read"), rows(&room, 1..=100));
+        assert_eq!(store.load(&room).await.expect("loaded").participants, std::slice::from_ref(&ann));
+    }
+}
+
+#[tokio::test]
+async fn projections_are_durable_within_seconds_without_any_row() {
+    let directory = TempDir::with_prefix("carillon-lazy-").expect("a directory");
+    let store = open_embedded(directory.path());
+    store.project(vec![head(1, 5)]).await.expect("projected");
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    let crashed = TempDir::with_prefix("carillon-crashed-").expect("a directory");
+    copy_files(directory.path(), crashed.path());
+    let head = open_embedded(crashed.path()).load(&room(1)).await.expect("loaded").head;
+    assert_eq!(head, Some(Bytes::copy_from_slice(&5u64.to_be_bytes())));
+}
+
+#[tokio::test]
+async fn a_clean_end_leaves_an_empty_journal() {
+    let directory = TempDir::with_prefix("carillon-clean-").expect("a directory");
+    let store = open_embedded(directory.path());
+    store.append(rows(&room(1), 1..=10)).await.expect("appended");
+    drop(store);
+    for entry in std::fs::read_dir(directory.path()).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        let journal = path.to_string_lossy().contains("journal");
+        assert!(!journal || path.metadata().expect("a file").len() == 0, "{}", path.display());
+    }
+    let found = open_embedded(directory.path()).events_after(&room(1), 0, 100).await.expect("read");
+    assert_eq!(seqs(&found), (1..=10).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_directory_in_use_is_one_clear_line() {
+    let directory = TempDir::with_prefix("carillon-in-use-").expect("a directory");
+    let store = open_embedded(directory.path());
+    let error = EmbeddedStore::open(directory.path()).err().expect("in use");
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "data directory {} is in use by another carillon (stop it, or give another with --data-dir)",
+            directory.path().display()
+        )
+    );
+    store.append(rows(&room(1), [1])).await.expect("the first is not disturbed");
+    drop(store);
+    open_embedded(directory.path());
+}
