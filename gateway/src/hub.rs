@@ -168,7 +168,7 @@ impl Hub {
     }
 
     /// How many rooms there are.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.rooms.lock().len()
     }
 

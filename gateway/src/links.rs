@@ -341,7 +341,7 @@ impl Owner {
             let payload = request.encode_to_vec().into();
             let subject = subject::partition(self.partition);
             let reply = self.shared.bus.request(&subject, payload, REQUEST_TIMEOUT).await;
-            match reply.map(|reply| wire::PartitionReply::decode(reply)) {
+            match reply.map(wire::PartitionReply::decode) {
                 Ok(Ok(reply)) if self.link.replied(reply.epoch) => match reply.body {
                     Some(wire::partition_reply::Body::Failure(failure)) => {
                         tracing::debug!(

@@ -90,12 +90,13 @@ async fn begin(context: &Context, made_anew: bool, forgotten: Option<u32>) -> Be
                 continue;
             }
             Start::Renew { previous, next, reason } => {
-                tracing::warn!(
-                    partition = context.partition,
-                    reason,
-                    number = next.number,
-                    "another life of the log"
-                );
+                let (partition, number) = (context.partition, next.number);
+                // A log in memory is made anew at every start of its process.
+                if context.exclusive {
+                    tracing::debug!(partition, reason, number, "another life of the log");
+                } else {
+                    tracing::warn!(partition, reason, number, "another life of the log");
+                }
                 metrics::INCARNATIONS.inc();
                 (Some(previous), next)
             }

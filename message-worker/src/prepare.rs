@@ -98,7 +98,7 @@ impl Consumer<'_> {
         metrics::POISON.inc();
         tracing::error!(partition, ?position, reason, "a poison command is passed over");
         self.job(async move {
-            drop((store, partition, reason));
+            until_done("skip", || store.record_skip(partition, position, reason)).await;
             Done::Skipped(position)
         });
         true
@@ -147,7 +147,7 @@ impl Consumer<'_> {
         let Some(slot) = self.cache.note(&id).filter(|slot| slot.instance == instance) else { return };
         let last_word = group.reloaded.contains(&id);
         if slot.conversation.learn(sender, rows, last_word).is_err() {
-            // Another worker is ahead: its rows are read before anything is decided.
+            // Another worker is far ahead: its rows are read before anything is decided.
             group.reloaded.insert(id.clone());
             self.cache.remove(&id);
         }

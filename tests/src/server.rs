@@ -65,7 +65,7 @@ impl Server {
             let ended = self.child.try_wait().expect("a child of ours");
             assert!(ended.is_none(), "{:?} ended with {ended:?}:\n{}", self.arguments, self.output());
             assert!(Instant::now() < deadline, "{:?} is not ready:\n{}", self.arguments, self.output());
-            std::thread::sleep(Duration::from_millis(30));
+            pause();
         }
     }
 
@@ -123,7 +123,7 @@ impl Server {
                 return status;
             }
             assert!(Instant::now() < deadline, "{:?} does not stop:\n{}", self.arguments, self.output());
-            std::thread::sleep(Duration::from_millis(20));
+            pause();
         }
     }
 
@@ -143,6 +143,15 @@ impl Drop for Server {
             eprintln!("--- {:?} printed:\n{}", self.arguments, self.output());
         }
     }
+}
+
+/// Between two looks at a process. Starting and stopping block their test, which has nothing else to do.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the caller waits for a process, on a thread of the test's own"
+)]
+fn pause() {
+    std::thread::sleep(Duration::from_millis(20));
 }
 
 /// A command without the settings of whoever runs the tests.

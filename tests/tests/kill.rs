@@ -60,8 +60,8 @@ async fn send_until_it_breaks(base: String, sender: usize, mut sent: Sent) -> Se
     }
 }
 
-/// Breaking it: an ack that leaves before the store has the row loses acknowledged messages here in most
-/// runs; without dedup, messages are doubled in every run.
+/// Breaking it: where the commit reports rows as written 300 ms before they are, another message stands at an
+/// acknowledged seq after the first kill; without dedup, messages are doubled.
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_while_sending() {
     let data = TempDir::new().expect("a directory");

@@ -57,6 +57,8 @@ async fn gators_own_sequence_works_unchanged() {
     assert_eq!(client.next().await["type"], "conversation_left");
 }
 
+/// Breaking it: where apply leaves every seventh seq out, the events above the hole are never served here; where
+/// `Topic::join` takes a member behind the head for live, the last client hears nothing.
 #[tokio::test]
 async fn members_hear_messages_in_one_order_their_own_devices_too() {
     let (server, _data) = standalone(&[]);
@@ -84,7 +86,7 @@ async fn members_hear_messages_in_one_order_their_own_devices_too() {
     }
 }
 
-/// Breaking it: with the lookup in `Dedup` disabled, the second send gets seq 2 and bob hears it twice.
+/// Breaking it: where `Sender::hit` finds nothing, the second send gets seq 2 and an id of its own.
 #[tokio::test]
 async fn sending_again_with_the_same_client_id_is_harmless() {
     let (server, _data) = standalone(&[]);
@@ -110,6 +112,8 @@ async fn sending_again_with_the_same_client_id_is_harmless() {
     assert_eq!((&one["seq"], &one["id"]), (&two["seq"], &two["id"]));
 }
 
+/// Breaking it: without catching up from the cursor (`Topic::join` takes everyone for live), bob's first event is
+/// 452; with a hole in the seqs, history ends before it.
 #[tokio::test]
 async fn history_pages_and_catching_up_agree() {
     let (server, _data) = standalone(&[("CARILLON_LIMITS__MESSAGES_PER_MINUTE", "0")]);
@@ -268,7 +272,7 @@ async fn watching_status_and_coming_back_within_the_grace() {
     assert!(alice.all_within(QUIET).await.is_empty(), "no longer watched");
 }
 
-/// Breaking it: with the comparison with the limit in the presence-worker's roster disabled, the sixth stays.
+/// Breaking it: with the comparison with the limit in `Roster::start` disabled, the sixth connection stays.
 #[tokio::test]
 async fn the_sixth_connection_of_a_user_is_refused_and_the_others_stay() {
     let (server, _data) = standalone(&[]);

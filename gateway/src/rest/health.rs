@@ -70,7 +70,7 @@ pub(super) async fn health(State(shared): State<Arc<Shared>>) -> (StatusCode, Js
         status,
         version: env!("CARGO_PKG_VERSION"),
         connections: shared.admission.connections(),
-        rooms: shared.hub.len(),
+        rooms: shared.hub.count(),
         bus: state(bus),
         store: state(store),
     };

@@ -33,7 +33,8 @@ pub(crate) enum Hit {
     Known(First),
 }
 
-/// The store knows of events that this conversation's state does not: another worker is ahead.
+/// So many of the store's rows lie above this conversation's state that those below it may be missing: another
+/// worker is far ahead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Behind;
 
@@ -108,10 +109,11 @@ impl Sender {
         self.insert(client_id.into(), Entry::Known(first));
     }
 
-    /// The store's rows of this sender, newest first, where the conversation's head is `head_seq`. Unless
-    /// `last_word`, a row above the head says that another worker is ahead, and nothing is learnt.
+    /// The store's newest [`DEDUP_CLIENT_IDS_MAX`] rows of this sender, newest first, where the conversation's head
+    /// is `head_seq`. What lies above that another worker wrote, which is ahead: it counts when this one gets there.
     pub(crate) fn learn(&mut self, rows: Vec<SentRow>, head_seq: u64, last_word: bool) -> Result<(), Behind> {
-        if !last_word && rows.iter().any(|row| row.seq > head_seq) {
+        let whole = rows.len() < DEDUP_CLIENT_IDS_MAX || rows.iter().all(|row| row.seq <= head_seq);
+        if !whole && !last_word {
             return Err(Behind);
         }
         let folded = std::mem::take(&mut self.order);
@@ -216,12 +218,21 @@ mod tests {
     }
 
     #[test]
-    fn a_row_above_the_head_means_another_worker_is_ahead() {
+    fn rows_above_the_head_do_not_count_and_must_not_hide_those_below() {
         let mut sender = Sender::default();
-        assert_eq!(sender.learn(vec![row("c9", 9), row("c1", 1)], 3, false), Err(Behind));
-        assert!(!sender.is_complete());
-        sender.learn(vec![row("c9", 9), row("c1", 1)], 3, true).expect("the last word");
+        sender.learn(vec![row("c9", 9), row("c1", 1)], 3, false).expect("all of them");
         assert_eq!(sender.hit("c9", 1_000), Hit::None);
         assert_eq!(sender.hit("c1", 1_000), Hit::Claimed { seq: 1 });
+
+        let full =
+            || (4..4 + DEDUP_CLIENT_IDS_MAX as u64).rev().map(|seq| row(&format!("c{seq}"), seq)).collect();
+        let mut sender = Sender::default();
+        assert_eq!(sender.learn(full(), 4, false), Err(Behind));
+        assert!(!sender.is_complete());
+        sender.learn(full(), 4, true).expect("the last word");
+        assert_eq!((sender.hit("c4", 1_000), sender.hit("c5", 1_000)), (Hit::Claimed { seq: 4 }, Hit::None));
+        let mut sender = Sender::default();
+        sender.learn(full(), 2_000, false).expect("all below the head");
+        assert_eq!(sender.len(), DEDUP_CLIENT_IDS_MAX);
     }
 }

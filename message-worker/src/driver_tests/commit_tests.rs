@@ -29,7 +29,7 @@ async fn acks_and_events_leave_only_after_the_write() {
 async fn failed_and_lying_writes_are_repeated_byte_for_byte() {
     let world = World::new();
     let mut gateway = world.gateway("gw-1").await;
-    world.store.fail(Call::Append, &[Fault::Lied, Fault::Lost, Fault::Half, Fault::Lied]);
+    world.store.fail(Call::Append, &[Fault::Lost, Fault::Half, Fault::Lied, Fault::Lost]);
     world.store.fail(Call::Project, &[Fault::Lost, Fault::Lied, Fault::Half]);
     world.store.fail(Call::Checkpoint, &[Fault::Lied, Fault::Lost]);
     let sends = (1..=4).map(|n| gateway.send(n, "room", &format!("m{n}"))).collect();

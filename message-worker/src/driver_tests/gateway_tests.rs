@@ -197,6 +197,32 @@ async fn ephemeral_events_are_passed_to_the_others() {
     working.stop().await;
 }
 
+/// Guards that what is applied and not written stays in memory, however much else is asked for: loaded anew from a
+/// store that does not have it yet, the next message would get its seq.
+#[tokio::test]
+async fn what_is_not_written_yet_does_not_leave_memory() {
+    let world = World { sharing: 5_000, ..World::new() };
+    let mut gateway = world.gateway("gw-1").await;
+    let working = world.work(1);
+    let rooms: Vec<String> = (0..6).map(|n| format!("r{n}")).collect();
+    let all =
+        |round: u64| rooms.iter().zip(1..).map(|(room, n)| gateway.send(round * 10 + n, room, "x")).collect();
+    let (first, second) = (all(0), all(1));
+    world.store.hold(Call::Append);
+    world.publish(first).await;
+    // Memory is looked through with every beat.
+    gateway.hear(|gateway| gateway.beats.len() >= 3).await;
+    gateway.register(&rooms.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    world.store.release(Call::Append);
+    gateway.hear(|gateway| gateway.outcomes.len() == 6).await;
+    world.publish(second).await;
+    for n in 11..=16 {
+        assert_eq!(gateway.outcome(n).await, "seq 2");
+    }
+    working.stop().await;
+    assert_eq!(world.store.tables().events.len(), 12);
+}
+
 /// Guards memory: conversations leave it when there are too many, written, and come back as they were.
 #[tokio::test]
 async fn conversations_leave_memory_and_come_back() {

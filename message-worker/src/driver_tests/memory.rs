@@ -64,13 +64,18 @@ struct State {
 
 /// A store in memory.
 pub(super) struct MemoryStore {
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
     held: watch::Sender<BTreeSet<Call>>,
 }
 
 impl MemoryStore {
     pub(super) fn new() -> Arc<MemoryStore> {
-        Arc::new(MemoryStore { state: Mutex::default(), held: watch::Sender::default() })
+        Arc::new(MemoryStore { state: Arc::default(), held: watch::Sender::default() })
+    }
+
+    /// The same store, whose calls are held apart from this one's.
+    pub(super) fn twin(&self) -> Arc<MemoryStore> {
+        Arc::new(MemoryStore { state: self.state.clone(), held: watch::Sender::default() })
     }
 
     /// The next calls of this kind fail like this.

@@ -71,7 +71,7 @@ impl UserStore for ScyllaUserStore {
     }
 
     async fn get(&self, users: &[UserId]) -> Result<Vec<UserRow>, StoreError> {
-        let reads = users.to_vec().into_iter().map(|user| self.get_one(user));
+        let reads = users.iter().cloned().map(|user| self.get_one(user));
         let rows: Vec<Option<UserRow>> =
             stream::iter(reads).buffer_unordered(CONCURRENCY_MAX).try_collect().await?;
         Ok(rows.into_iter().flatten().collect())

@@ -173,7 +173,7 @@ impl Keeper {
             if **owned == *self.core.owned() {
                 return false;
             }
-            tracing::info!(kind = self.kind, units = ?self.core.owned(), "owned units changed");
+            tracing::info!(kind = self.kind, units = self.core.owned().len(), "owned units changed");
             *owned = Arc::new(self.core.owned().clone());
             true
         });

@@ -1,7 +1,8 @@
 //! A full disk under the embedded store: writes fail and say so, reads go on, and with space it works again.
 
 use super::{conversation, open_embedded, rows};
-use carillon_message_worker::store::{EventRow, Store};
+use bytes::Bytes;
+use carillon_message_worker::store::{EventRow, Projection, Store};
 use carillon_presence_worker::store::UserStore;
 use carillon_presence_worker::store::embedded::EmbeddedUserStore;
 use carillon_proto::id::ConversationId;
@@ -110,6 +111,30 @@ async fn messages_survive_a_full_disk() {
     assert_eq!(found.len() as u64, last + 2);
     assert_eq!(found[..100], rows(&room, 1..=100));
     assert!(found[100..].iter().all(|row| *row == large_row(&room, row.seq)), "whole rows");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn closing_on_a_full_disk_ends_and_keeps_what_was_acknowledged() {
+    let Some(disk) = SmallDisk::mount() else { return };
+    let room = conversation("room");
+    let store = open_embedded(disk.path());
+    store.append(rows(&room, 1..=50)).await.expect("appended");
+    let filler = disk.fill();
+    let mut last = 50;
+    while store.append(vec![large_row(&room, last + 1)]).await.is_ok() {
+        last += 1;
+    }
+    let head =
+        Projection::Head { conversation: room.clone(), timestamp_us: 1, blob: Bytes::from_static(b"head") };
+    store.project(vec![head]).await.expect("shown");
+    let closing = tokio::task::spawn_blocking(move || drop(store));
+    tokio::time::timeout(SOON, closing).await.expect("an end").expect("no panic");
+
+    std::fs::remove_file(filler).expect("removed");
+    let found = open_embedded(disk.path()).events_after(&room, 0, 2_000).await.expect("read");
+    // What was refused may be there too: its outcome was unknown.
+    assert!((last..=last + 1).contains(&(found.len() as u64)), "{} of {last}", found.len());
+    assert_eq!(found[..50], rows(&room, 1..=50));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -40,12 +40,12 @@ impl Sweep {
 
     /// Takes note of a row that comes in.
     pub(super) fn note(&mut self, key: &[u8], value: &[u8]) {
-        if let (Walked::Sent, Some(time_ms)) = (key::walked(key), key::read_sent_time_ms(value)) {
-            if key.starts_with(key::CONVERSATIONS_START) {
-                self.newest_ms = self.newest_ms.max(time_ms);
-                self.oldest_ms = self.oldest_ms.min(time_ms);
-                self.sent_rows += 1;
-            }
+        if key.starts_with(key::CONVERSATIONS_START)
+            && let (Walked::Sent, Some(time_ms)) = (key::walked(key), key::read_sent_time_ms(value))
+        {
+            self.newest_ms = self.newest_ms.max(time_ms);
+            self.oldest_ms = self.oldest_ms.min(time_ms);
+            self.sent_rows += 1;
         }
     }
 
