@@ -71,10 +71,14 @@ async fn publish_entry(shared: &Shared, partition: u32, commands: Vec<wire::Comm
     let payload = bytes::Bytes::from(wire::Entry { commands }.encode_to_vec());
     let tag = Tag(*uuid::Uuid::new_v4().as_bytes());
     let started = Instant::now();
+    let mut unknown = false;
     loop {
         match shared.bus.append(partition, tag, payload.clone()).await {
             Ok(_) => return observe(Stage::GatewayPublish, started.elapsed()),
-            Err(BusError::Timeout(error)) => {
+            // Once the outcome is unknown, a refusal speaks of that attempt alone: an earlier one may have come
+            // through. The waiters are told `timeout` meanwhile.
+            Err(error) if unknown || matches!(error, BusError::Timeout(_)) => {
+                unknown = true;
                 tracing::warn!(partition, %error, "a publish has an unknown outcome and is repeated");
                 tokio::time::sleep(REPEAT_DELAY).await;
             }
