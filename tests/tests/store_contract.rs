@@ -159,6 +159,7 @@ contract! {
     events::appended_rows_are_read_back_whole,
     events::appending_twice_is_harmless,
     events::the_higher_timestamp_wins_whatever_the_order,
+    events::the_higher_timestamp_wins_over_reopening,
     events::reading_on_stops_before_a_gap,
     events::seq_zero_is_only_found_by_its_seq,
     events::pages_cross_buckets,

@@ -59,10 +59,10 @@ impl Conversation {
             Hit::None | Hit::Claimed { .. } => None,
         };
         if Some(at.position) <= self.position {
-            return Applied { outcome: replayed(at.position, hit), ..Applied::default() };
+            return Applied { outcome: self.replayed(at.position, hit), ..Applied::default() };
         }
         if let Some(first) = hit {
-            return Applied { outcome: Some(accepted(first, true)), ..Applied::default() };
+            return Applied { outcome: Some(self.accepted(first, true)), ..Applied::default() };
         }
         let by = By { actor: actor.as_ref(), authority: Authority::try_from(command.authority).ok() };
         let decided = match self.decide(&by, command) {
@@ -75,10 +75,11 @@ impl Conversation {
             Err(failure) => Err(failure),
         };
         match decided {
-            Ok((event, first)) => {
+            Ok(event) => {
                 self.fold(&event, at.timestamp_us);
                 let projections = projection::of_event(&self.id, &event, at.timestamp_us);
-                Applied { row: Some(event), projections, outcome: Some(accepted(first, false)) }
+                let first = First { seq: event.seq, time_ms: event.time_ms, position: at.position };
+                Applied { row: Some(event), projections, outcome: Some(self.accepted(first, false)) }
             }
             Err(failure) => {
                 Applied { outcome: Some(outcome::Body::Failure(failure.into())), ..Applied::default() }
@@ -187,22 +188,16 @@ impl Conversation {
         }
     }
 
-    fn event(
-        &self,
-        at: At,
-        command: &wire::Command,
-        kind: Kind,
-    ) -> Result<(Arc<wire::Event>, First), Failure> {
+    fn event(&self, at: At, command: &wire::Command, kind: Kind) -> Result<Arc<wire::Event>, Failure> {
         let creates = matches!(kind, Kind::Created(_));
         let seq = if creates { 0 } else { self.seq + 1 };
         let time_ms = self.event_time_ms(at.time_ms);
-        let id = MessageId::new(time_ms, seq, self.id.as_str(), at.position);
         let event = wire::Event {
             conversation: self.id.as_str().to_owned(),
             seq,
             position: Some(at.position.into()),
             time_ms,
-            id: Bytes::copy_from_slice(id.as_bytes()),
+            id: self.message_id(First { seq, time_ms, position: at.position }),
             actor: command.actor.clone(),
             actor_name: command.actor_name.clone(),
             client_id: command.client_id.clone(),
@@ -215,25 +210,25 @@ impl Conversation {
                 "the event is too large for the bus: send less at once",
             ));
         }
-        Ok((Arc::new(event), First { seq, id, time_ms, position: at.position }))
+        Ok(Arc::new(event))
     }
-}
 
-/// The outcome of a command that was applied before. One that became an event is told so again; of one that
-/// was refused then, the state that refused it is gone, and its sender's own timeout stands.
-fn replayed(position: Position, hit: Option<First>) -> Option<outcome::Body> {
-    let first = hit.filter(|first| first.position <= position)?;
-    Some(accepted(first, first.position < position))
-}
+    fn message_id(&self, first: First) -> Bytes {
+        let id = MessageId::new(first.time_ms, first.seq, self.id.as_str(), first.position);
+        Bytes::copy_from_slice(id.as_bytes())
+    }
 
-fn accepted(first: First, repeated: bool) -> outcome::Body {
-    let First { seq, id, time_ms, .. } = first;
-    outcome::Body::Accepted(wire::Accepted {
-        seq,
-        id: Bytes::copy_from_slice(id.as_bytes()),
-        time_ms,
-        repeated,
-    })
+    fn accepted(&self, first: First, repeated: bool) -> outcome::Body {
+        let (seq, time_ms) = (first.seq, first.time_ms);
+        outcome::Body::Accepted(wire::Accepted { seq, id: self.message_id(first), time_ms, repeated })
+    }
+
+    /// The outcome of a command that was applied before. One that became an event is told so again; of one that
+    /// was refused then, the state that refused it is gone, and its sender's own timeout stands.
+    fn replayed(&self, position: Position, hit: Option<First>) -> Option<outcome::Body> {
+        let first = hit.filter(|first| first.position <= position)?;
+        Some(self.accepted(first, first.position < position))
+    }
 }
 
 fn distinct<'a>(users: impl Iterator<Item = &'a str>) -> Result<Vec<UserId>, Failure> {

@@ -4,7 +4,7 @@
 
 use super::dedup::{Behind, First, Hit, Sender};
 use crate::store::SentRow;
-use carillon_proto::id::{ConversationId, MessageId, UserId};
+use carillon_proto::id::{ConversationId, UserId};
 use carillon_proto::position::Position;
 use carillon_proto::wire::{self, event::Kind};
 use std::collections::{BTreeSet, HashMap};
@@ -282,11 +282,11 @@ impl Conversation {
         let last_message =
             self.last_message.as_ref().map_or(0, |event| prost::Message::encoded_len(&**event));
         let texts = self.title.len() + self.metadata.len() + last_message;
-        1_024 + texts + 96 * self.participants.len() + 384 * self.senders.len() + 256 * self.remembered
+        1_024 + texts + 96 * self.participants.len() + 192 * self.senders.len() + 96 * self.remembered
     }
 }
 
 fn first_of(event: &wire::Event) -> Option<First> {
     let position = Position::from(event.position?);
-    Some(First { seq: event.seq, id: MessageId::from_slice(&event.id), time_ms: event.time_ms, position })
+    Some(First { seq: event.seq, time_ms: event.time_ms, position })
 }

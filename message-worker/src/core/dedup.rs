@@ -4,17 +4,15 @@
 //! once the event it points to was seen to be this sender's, with this client id.
 
 use crate::store::SentRow;
-use carillon_proto::id::MessageId;
 use carillon_proto::limits::{DEDUP_AGE_MAX_MS, DEDUP_CLIENT_IDS_MAX};
+use carillon_proto::partition::stable_hash;
 use carillon_proto::position::Position;
-use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use std::collections::VecDeque;
 
-/// The event that a client id first became.
+/// The event that a client id first became. Its message id follows from this.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct First {
     pub(crate) seq: u64,
-    pub(crate) id: MessageId,
     pub(crate) time_ms: u64,
     pub(crate) position: Position,
 }
@@ -38,36 +36,25 @@ pub(crate) enum Hit {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Behind;
 
-#[derive(Debug, Clone, Copy)]
-enum Entry {
-    Claimed { seq: u64, time_ms: u64 },
-    Known(First),
+#[derive(Debug)]
+struct Entry {
+    client_id: Box<str>,
+    seq: u64,
+    time_ms: u64,
+    /// `None`: the store claims it.
+    position: Option<Position>,
 }
 
-impl Entry {
-    fn seq(&self) -> u64 {
-        match self {
-            Self::Claimed { seq, .. } => *seq,
-            Self::Known(first) => first.seq,
-        }
-    }
-
-    fn time_ms(&self) -> u64 {
-        match self {
-            Self::Claimed { time_ms, .. } => *time_ms,
-            Self::Known(first) => first.time_ms,
-        }
-    }
-}
-
-/// The window of one sender's accepted client ids, at most [`DEDUP_CLIENT_IDS_MAX`].
+/// The window of one sender's accepted client ids, at most [`DEDUP_CLIENT_IDS_MAX`]. Most senders have a few in
+/// memory, and some have all: hashes are searched one after the other, and ids only where they meet.
 #[derive(Debug, Default)]
 pub(crate) struct Sender {
     /// Whether the store's rows are in here too.
     complete: bool,
-    by_client_id: HashMap<Arc<str>, Entry>,
     /// Ascending by seq.
-    order: VecDeque<(u64, Arc<str>)>,
+    entries: VecDeque<Entry>,
+    /// Of the client ids, in the same order.
+    hashes: VecDeque<u64>,
 }
 
 impl Sender {
@@ -83,30 +70,31 @@ impl Sender {
 
     /// Client ids remembered.
     pub(crate) fn len(&self) -> usize {
-        self.order.len()
+        self.entries.len()
     }
 
     /// What is known of `client_id` at log time `now_ms`.
     pub(crate) fn hit(&self, client_id: &str, now_ms: u64) -> Hit {
-        match self.by_client_id.get(client_id) {
-            Some(entry) if expired(entry.time_ms(), now_ms) => Hit::None,
-            Some(Entry::Claimed { seq, .. }) => Hit::Claimed { seq: *seq },
-            Some(Entry::Known(first)) => Hit::Known(*first),
-            None => Hit::None,
+        let found = self.find(client_id).and_then(|index| self.entries.get(index));
+        let Some(Entry { seq, time_ms, position, .. }) =
+            found.filter(|entry| !expired(entry.time_ms, now_ms))
+        else {
+            return Hit::None;
+        };
+        match *position {
+            Some(position) => Hit::Known(First { seq: *seq, time_ms: *time_ms, position }),
+            None => Hit::Claimed { seq: *seq },
         }
     }
 
     /// A client id was accepted: the sender's newest.
     pub(crate) fn remember(&mut self, client_id: &str, first: First) {
-        while let Some((_, oldest)) = self.order.front() {
-            let oldest_expired =
-                self.by_client_id.get(oldest).is_none_or(|entry| expired(entry.time_ms(), first.time_ms));
-            if !oldest_expired && self.order.len() < DEDUP_CLIENT_IDS_MAX {
-                break;
-            }
+        let too_old = |entry: &Entry| expired(entry.time_ms, first.time_ms);
+        while self.entries.len() >= DEDUP_CLIENT_IDS_MAX || self.entries.front().is_some_and(too_old) {
             self.forget_oldest();
         }
-        self.insert(client_id.into(), Entry::Known(first));
+        let First { seq, time_ms, position } = first;
+        self.push(Entry { client_id: client_id.into(), seq, time_ms, position: Some(position) });
     }
 
     /// The store's newest [`DEDUP_CLIENT_IDS_MAX`] rows of this sender, newest first, where the conversation's head
@@ -116,21 +104,16 @@ impl Sender {
         if !whole && !last_word {
             return Err(Behind);
         }
-        let folded = std::mem::take(&mut self.order);
-        let mut known = std::mem::take(&mut self.by_client_id);
+        let folded = std::mem::take(self);
         let mut claims: Vec<SentRow> = rows.into_iter().filter(|row| row.seq <= head_seq).collect();
         claims.sort_by_key(|row| row.seq);
         for SentRow { client_id, seq, time_ms } in claims {
-            if !known.contains_key(client_id.as_str()) {
-                self.insert(client_id.into(), Entry::Claimed { seq, time_ms });
+            if folded.find(&client_id).is_none() {
+                self.push(Entry { client_id: client_id.into(), seq, time_ms, position: None });
             }
         }
-        for (_, client_id) in folded {
-            if let Some(entry) = known.remove(&client_id) {
-                self.insert(client_id, entry);
-            }
-        }
-        while self.order.len() > DEDUP_CLIENT_IDS_MAX {
+        folded.entries.into_iter().for_each(|entry| self.push(entry));
+        while self.entries.len() > DEDUP_CLIENT_IDS_MAX {
             self.forget_oldest();
         }
         self.complete = true;
@@ -139,26 +122,42 @@ impl Sender {
 
     /// What the event that a claim pointed to really is.
     pub(crate) fn confirm(&mut self, client_id: &str, first: Option<First>) {
-        let Some(entry @ Entry::Claimed { .. }) = self.by_client_id.get_mut(client_id) else { return };
+        let Some(index) = self.find(client_id) else { return };
+        let Some(entry) = self.entries.get_mut(index).filter(|entry| entry.position.is_none()) else {
+            return;
+        };
         match first {
-            Some(first) if first.seq == entry.seq() => *entry = Entry::Known(first),
+            Some(First { seq, time_ms, position }) if seq == entry.seq => {
+                (entry.time_ms, entry.position) = (time_ms, Some(position));
+            }
             _ => {
-                self.by_client_id.remove(client_id);
+                self.entries.remove(index);
+                self.hashes.remove(index);
             }
         }
     }
 
-    fn insert(&mut self, client_id: Arc<str>, entry: Entry) {
-        self.order.push_back((entry.seq(), Arc::clone(&client_id)));
-        self.by_client_id.insert(client_id, entry);
+    fn find(&self, client_id: &str) -> Option<usize> {
+        let hash = stable_hash(client_id);
+        let same = |(index, other): &(usize, &u64)| {
+            **other == hash && self.entries.get(*index).is_some_and(|entry| *entry.client_id == *client_id)
+        };
+        self.hashes.iter().enumerate().rev().find(same).map(|(index, _)| index)
+    }
+
+    fn push(&mut self, entry: Entry) {
+        // Most senders are heard once or twice while their conversation is in memory.
+        if self.entries.is_empty() {
+            self.entries.reserve_exact(1);
+            self.hashes.reserve_exact(1);
+        }
+        self.hashes.push_back(stable_hash(&entry.client_id));
+        self.entries.push_back(entry);
     }
 
     fn forget_oldest(&mut self) {
-        let Some((seq, client_id)) = self.order.pop_front() else { return };
-        // A refuted claim may have been accepted anew under a later seq, which stays.
-        if self.by_client_id.get(&client_id).is_some_and(|entry| entry.seq() == seq) {
-            self.by_client_id.remove(&client_id);
-        }
+        self.entries.pop_front();
+        self.hashes.pop_front();
     }
 }
 
@@ -172,7 +171,7 @@ mod tests {
 
     fn first(seq: u64, time_ms: u64) -> First {
         let position = Position { incarnation: 1, sequence: seq, index: 0 };
-        First { seq, id: MessageId::new(time_ms, seq, "room", position), time_ms, position }
+        First { seq, time_ms, position }
     }
 
     fn row(client_id: &str, seq: u64) -> SentRow {
@@ -186,7 +185,7 @@ mod tests {
             sender.remember(&format!("c{seq}"), first(seq, 1_000));
         }
         assert_eq!(sender.len(), DEDUP_CLIENT_IDS_MAX);
-        assert_eq!(sender.by_client_id.len(), DEDUP_CLIENT_IDS_MAX);
+        assert_eq!(sender.hashes.len(), DEDUP_CLIENT_IDS_MAX);
         assert_eq!(sender.hit("c5", 1_000), Hit::None);
         assert_eq!(sender.hit("c6", 1_000), Hit::Known(first(6, 1_000)));
     }

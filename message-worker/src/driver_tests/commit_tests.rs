@@ -153,7 +153,9 @@ async fn heads_are_coalesced_and_follow_the_projections() {
 async fn participants_are_projected_before_the_ack() {
     let world = World::new();
     let (working, mut gateway) = (world.work(1), world.gateway("gw-1").await);
-    gateway.register(&["other"]).await;
+    // The flush of this second is over; the next one is far away.
+    world.publish(vec![gateway.send(9, "other", "x")]).await;
+    world.checkpointed(1).await;
     let create = wire::CreateConversation { participants: vec!["bob".into()], ..Default::default() };
     let create = gateway.command(1, "room", "ann", wire::command::Body::CreateConversation(create));
     world.publish(vec![create]).await;

@@ -45,7 +45,7 @@ async fn filled(seed: u64) -> (World, Gateway) {
     let (bus, store) = (TestBus::new(1), MemoryStore::new());
     bus.sipping.store(true, Ordering::SeqCst);
     let state = PartitionState { incarnation: Some(LIFE), checkpoint: None };
-    store.change(|tables| drop(tables.partitions.insert(0, state)));
+    store.change(|tables| tables.partitions.extend([(0, state)]));
     store.unevenly(seed);
     let world = World::of(bus, store);
     let gateway = world.gateway("gw-1").await;
@@ -185,7 +185,7 @@ async fn a_worker_far_behind_reads_the_rows_of_the_one_ahead() {
     gateway.register(&["room"]).await;
     until(|| world.store.count(Call::Load) > loads).await;
     gateway.hear_for(A_WHILE).await;
-    twin.store.hold(Call::Append);
+    twin.store.hold(Call::Load);
     world.publish(vec![hall]).await;
     gateway.outcome(3).await;
     world.publish(vec![again]).await;
@@ -196,7 +196,7 @@ async fn a_worker_far_behind_reads_the_rows_of_the_one_ahead() {
     let sequence = world.publish(vec![last]).await;
     gateway.outcome(9_999).await;
     world.checkpointed(sequence).await;
-    twin.store.release(Call::Append);
+    twin.store.release(Call::Load);
     let has_told = |batch: &wire::Batch| batch.outcomes.iter().any(|outcome| outcome.request == 9_999);
     gateway.hear(|gateway| gateway.batches.iter().any(|batch| batch.epoch == 2 && has_told(batch))).await;
     ahead.stop().await;

@@ -139,7 +139,7 @@ impl<'a> Migration<'a> {
         if !is_scylla(self.session) || self.try_run(&without_tablets, ()).await.is_err() {
             self.run(&create, ()).await?;
         }
-        Ok(Some(format!("created keyspace {} with {copies} copies of each row", self.keyspace)))
+        Ok(Some(format!("created keyspace {}, replication factor {copies}", self.keyspace)))
     }
 
     async fn apply_missing(&self, done: &mut Vec<String>) -> Result<(), DatabaseError> {

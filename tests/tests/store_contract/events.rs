@@ -49,6 +49,19 @@ pub async fn the_higher_timestamp_wins_whatever_the_order(place: Place) {
     }
 }
 
+pub async fn the_higher_timestamp_wins_over_reopening(place: Place) {
+    for order in permutations(&[10, 20, 30]) {
+        let room = conversation(&unique("room"));
+        for timestamp_us in &order {
+            let store = place.open().await;
+            store.append(vec![row_at(&room, 1, *timestamp_us)]).await.expect("appended");
+        }
+        let store = place.open().await;
+        assert_eq!(store.event(&room, 1).await.expect("read"), Some(row_at(&room, 1, 30)), "{order:?}");
+        assert_eq!(store.events_after(&room, 0, 5).await.expect("read"), [row_at(&room, 1, 30)], "{order:?}");
+    }
+}
+
 pub async fn reading_on_stops_before_a_gap(place: Place) {
     let (store, room) = (place.open().await, conversation(&unique("room")));
     store.append(rows(&room, [1, 2, 3, 5, 6])).await.expect("appended");
