@@ -1,5 +1,6 @@
 //! Hears everything that workers have for this gateway, on its one subscription.
 
+use crate::hub::Room;
 use crate::shared::Shared;
 use carillon_proto::subject;
 use carillon_proto::wire::{ToGateway, to_gateway::Body};
@@ -12,13 +13,29 @@ use std::time::{Duration, Instant};
 /// Between two tries to subscribe, when the bus is away.
 const RETRY_DELAY: Duration = Duration::from_millis(500);
 
+/// Messages whose events are written together, at most: what came while the last ones were written, without
+/// letting the first of them wait long.
+const MESSAGES_TOGETHER_MAX: usize = 16;
+
 /// Serves the subscription until the bus ends, then makes a new one.
 pub async fn run(shared: Arc<Shared>, mut subscription: Subscription) {
     loop {
-        while let Some(incoming) = subscription.next().await {
-            match incoming {
-                Incoming::Message(message) => take(&shared, message.payload).await,
-                Incoming::Lost => register_anew(&shared).await,
+        let mut touched = Vec::new();
+        while let Some(first) = subscription.next().await {
+            let mut next = Some(first);
+            let mut together = 0;
+            while let Some(incoming) = next.take() {
+                match incoming {
+                    Incoming::Message(message) => take(&shared, message.payload, &mut touched).await,
+                    Incoming::Lost => register_anew(&shared).await,
+                }
+                together += 1;
+                if together < MESSAGES_TOGETHER_MAX {
+                    next = subscription.try_next();
+                }
+            }
+            for room in touched.drain(..) {
+                room.flush().await;
             }
         }
         subscription = loop {
@@ -43,7 +60,7 @@ async fn register_anew(shared: &Shared) {
     }
 }
 
-async fn take(shared: &Arc<Shared>, payload: bytes::Bytes) {
+async fn take(shared: &Shared, payload: bytes::Bytes, touched: &mut Vec<Arc<Room>>) {
     let started = Instant::now();
     let message = match ToGateway::decode(payload) {
         Ok(message) => message,
@@ -54,7 +71,7 @@ async fn take(shared: &Arc<Shared>, payload: bytes::Bytes) {
             if let Some(link) = shared.links.get(batch.partition as usize) {
                 link.batch(batch.epoch, batch.number).await;
             }
-            shared.take_batch(batch);
+            shared.take_batch(batch, touched);
             observe(Stage::Deliver, started.elapsed());
         }
         Some(Body::Beat(beat)) => {

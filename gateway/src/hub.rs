@@ -8,6 +8,7 @@ use crate::frame;
 use bytes::Bytes;
 use carillon_proto::dialect::native;
 use carillon_proto::id::{ConversationId, UserId};
+use carillon_proto::limits::FANOUT_CHUNK;
 use carillon_proto::partition;
 use carillon_proto::wire::{self, event::Kind};
 use parking_lot::{Mutex, MutexGuard};
@@ -91,6 +92,26 @@ impl Room {
         self.state.lock()
     }
 
+    /// Writes to the members for whom events were queued. Written outside the lock, and in chunks, so that a
+    /// large room holds up nobody.
+    pub async fn flush(&self) {
+        let touched: Vec<Arc<Connection>> = {
+            let state = self.lock();
+            state
+                .topic
+                .members()
+                .filter(|(_, member)| member.take_touched())
+                .map(|(_, member)| member.clone())
+                .collect()
+        };
+        for (index, member) in touched.iter().enumerate() {
+            member.flush_delivery();
+            if index % FANOUT_CHUNK == FANOUT_CHUNK - 1 {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
     /// Queues a frame that is not stored for every member that `hears` it.
     pub fn pass_on(&self, frame: &Bytes, hears: impl Fn(&Connection) -> bool) {
         for (_, member) in self.lock().topic.members() {
@@ -172,9 +193,13 @@ impl Hub {
         self.rooms.lock().len()
     }
 
-    /// Hands a durable event to its room's members.
-    pub fn deliver(&self, event: wire::Event) -> Option<Fetch> {
+    /// Queues a durable event for its room's members. They are written to with [`Room::flush`], once for all
+    /// events that came together: `touched` collects the rooms.
+    pub fn deliver(&self, event: wire::Event, touched: &mut Vec<Arc<Room>>) -> Option<Fetch> {
         let room = self.room(&event.conversation)?;
+        if touched.last().is_none_or(|last| !Arc::ptr_eq(last, &room)) {
+            touched.push(room.clone());
+        }
         let encoded = Encoded::new(event);
         let mut state = room.lock();
         end_typing(&mut state, &encoded.event);
@@ -183,12 +208,17 @@ impl Hub {
         carry_out(&room, &mut state, wants)
     }
 
-    /// The committed head of a conversation was told.
-    pub fn announce(&self, conversation: &str, head: u64) -> Option<Fetch> {
-        let room = self.room(conversation)?;
+    /// The committed head of a conversation was told. Returns what to fetch, and the room if events were
+    /// queued for its members.
+    pub fn announce(&self, conversation: &str, head: u64) -> (Option<Fetch>, Option<Arc<Room>>) {
+        let Some(room) = self.room(conversation) else { return (None, None) };
         let mut state = room.lock();
+        let before = state.topic.head();
         let wants = state.topic.announce(head);
-        carry_out(&room, &mut state, wants)
+        let served = state.topic.head() != before;
+        let fetch = carry_out(&room, &mut state, wants);
+        drop(state);
+        (fetch, served.then_some(room))
     }
 
     /// Gives a fetch up whose room nobody hears any more; `true` when it did.

@@ -27,6 +27,7 @@ pub mod routes;
 pub mod session;
 pub mod shared;
 pub mod socket;
+pub mod stream;
 pub mod writer;
 
 use crate::connection::Signal;

@@ -261,7 +261,7 @@ impl Owner {
             _ => HashMap::new(),
         };
         for listened in listened.values() {
-            self.shared.announce(&listened.conversation, listened.head);
+            self.shared.announce(&listened.conversation, listened.head).await;
         }
         for join in change.joins {
             let refused = |listened: &wire::Listened| {
@@ -285,8 +285,12 @@ impl Owner {
             if let Some(wire::partition_reply::Body::Resent(resent)) = reply
                 && !resent.batches.is_empty()
             {
+                let mut touched = Vec::new();
                 for batch in resent.batches {
-                    self.shared.take_batch(batch);
+                    self.shared.take_batch(batch, &mut touched);
+                }
+                for room in touched {
+                    room.flush().await;
                 }
                 return;
             }
@@ -321,7 +325,7 @@ impl Owner {
             let reply = self.request(body, Instant::now() + JOIN_TIMEOUT).await;
             let Some(wire::partition_reply::Body::Registered(registered)) = reply else { return };
             for listened in registered.conversations {
-                self.shared.announce(&listened.conversation, listened.head);
+                self.shared.announce(&listened.conversation, listened.head).await;
             }
         }
     }

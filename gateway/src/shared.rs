@@ -141,14 +141,15 @@ impl Shared {
     }
 
     /// Hands a batch's events to their rooms and its outcomes to who awaits them.
-    pub fn take_batch(&self, batch: wire::Batch) {
+    /// Rooms whose members are to be written to are added to `touched`.
+    pub fn take_batch(&self, batch: wire::Batch, touched: &mut Vec<Arc<Room>>) {
         metrics::EVENTS.inc_by(batch.events.len() as u64);
         for event in batch.events {
             let fetch = if event.traceparent.is_empty() {
-                self.hub.deliver(event)
+                self.hub.deliver(event, touched)
             } else {
                 let span = telemetry::continued_span("gateway.deliver", &event.traceparent);
-                span.in_scope(|| self.hub.deliver(event))
+                span.in_scope(|| self.hub.deliver(event, touched))
             };
             self.start_fetch(fetch);
         }
@@ -163,9 +164,12 @@ impl Shared {
     }
 
     /// A conversation's committed head was told.
-    pub fn announce(&self, conversation: &str, head: u64) {
-        let fetch = self.hub.announce(conversation, head);
+    pub async fn announce(&self, conversation: &str, head: u64) {
+        let (fetch, served) = self.hub.announce(conversation, head);
         self.start_fetch(fetch);
+        if let Some(room) = served {
+            room.flush().await;
+        }
     }
 
     /// Fetches what a topic misses, in the background, until it misses nothing.
@@ -188,7 +192,9 @@ impl Shared {
                 if events.is_empty() {
                     tokio::time::sleep(FETCH_RETRY_DELAY).await;
                 }
-                match shared.hub.fetched(&room, events) {
+                let more = shared.hub.fetched(&room, events);
+                room.flush().await;
+                match more {
                     Some(more) => fetch = more,
                     None => return shared.let_go(&room).await,
                 }

@@ -1,16 +1,17 @@
 //! Drives one native WebSocket: authentication, frames in, one write per wake-up, pings, and the end.
 //!
 //! Reading and control frames are tungstenite's; events go out as frames that were built once for all
-//! (see [`crate::frame`]), written to the TCP stream beneath it. The two never interleave: nothing is read,
-//! and so nothing answered, while a frame of ours is half written.
+//! (see [`crate::frame`]), written to the TCP stream beneath it, mostly by whoever delivers them. The two never
+//! interleave: the library writes only while [`Connection::hold`] keeps everybody else from it.
 
 use crate::auth::{Identity, Refusal};
-use crate::connection::Connection;
+use crate::connection::{Connection, Flushed};
+use crate::core::outbox::Urgency;
 use crate::core::rate::Bucket;
 use crate::presence::Admission;
 use crate::session::{Session, Work};
 use crate::shared::Shared;
-use crate::writer::Writer;
+use crate::stream::SharedStream;
 use crate::{frame, metrics};
 use bytes::Bytes;
 use carillon_proto::code::{Close, ErrorCode, Failure};
@@ -19,6 +20,7 @@ use carillon_proto::dialect::native;
 use carillon_proto::event::Reply;
 use carillon_runtime::time::now_ms;
 use futures_util::{FutureExt, SinkExt, StreamExt};
+use socket2::SockRef;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -56,7 +58,7 @@ pub enum Arrival {
     Refused(Refusal),
 }
 
-type Socket = WebSocketStream<TcpStream>;
+type Socket = WebSocketStream<SharedStream>;
 
 /// Serves a connection from its upgrade to its end.
 pub async fn serve(shared: Arc<Shared>, io: TcpStream, leftover: Bytes, arrival: Arrival) {
@@ -70,20 +72,24 @@ pub async fn serve(shared: Arc<Shared>, io: TcpStream, leftover: Bytes, arrival:
         .max_write_buffer_size(64 * 1024)
         .max_message_size(bytes_max)
         .max_frame_size(bytes_max);
+    let stream = Arc::new(io);
+    let beneath = SharedStream(stream.clone());
     let mut socket =
-        WebSocketStream::from_partially_read(io, leftover.into(), Role::Server, Some(config)).await;
+        WebSocketStream::from_partially_read(beneath, leftover.into(), Role::Server, Some(config)).await;
     let identified = match arrival {
         Arrival::Identified(identity) => Ok(identity),
         Arrival::Refused(refusal) => Err(Some(refusal.close())),
         Arrival::Anonymous => first_frame(&shared, &mut socket).await,
     };
     let ended = match identified {
-        Ok(identity) => admitted(shared, &mut socket, identity).await,
+        Ok(identity) => admitted(shared, &mut socket, identity, &stream).await,
         Err(close) => close,
     };
     if let Some(close) = ended {
         say_goodbye(socket, close).await;
     }
+    // Others may hold the stream for a while yet.
+    let _ = SockRef::from(&*stream).shutdown(std::net::Shutdown::Both);
 }
 
 /// Waits for `authenticate`; anything else is told what is missing.
@@ -128,9 +134,15 @@ async fn first_frame(shared: &Shared, socket: &mut Socket) -> Result<Identity, O
 }
 
 /// Serves an identified connection; returns why it must be closed, if it still can be told.
-async fn admitted(shared: Arc<Shared>, socket: &mut Socket, identity: Identity) -> Option<Close> {
+async fn admitted(
+    shared: Arc<Shared>,
+    socket: &mut Socket,
+    identity: Identity,
+    stream: &Arc<TcpStream>,
+) -> Option<Close> {
     let session = shared.next_connection.fetch_add(1, Ordering::Relaxed) + 1;
-    let connection = Arc::new(Connection::new(session, identity.user.clone(), identity.name.clone()));
+    let connection =
+        Arc::new(Connection::new(session, identity.user.clone(), identity.name.clone(), stream.clone()));
     shared.directory.add(&connection, identity.profile.clone());
     let limit = shared.settings.limits.connections_per_user;
     let admission = shared.start_session(identity.profile.clone(), session, limit).await;
@@ -142,23 +154,16 @@ async fn admitted(shared: Arc<Shared>, socket: &mut Socket, identity: Identity) 
     metrics::ACCEPTED.inc();
     let mut session = Session::new(shared, connection, identity);
     session.greet().await;
-    let mut driver = Driver {
-        socket,
-        session,
-        writer: Writer::default(),
-        work: None,
-        page: None,
-        pings: Bucket::default(),
-    };
+    let mut driver = Driver { socket, session, work: None, page: None, pings: Bucket::default() };
     let close = driver.run().await;
+    let told = close.is_some() && have_the_stream(&driver.session.connection).await;
     driver.session.end().await;
-    close
+    close.filter(|_| told)
 }
 
 struct Driver<'a> {
     socket: &'a mut Socket,
     session: Session,
-    writer: Writer,
     /// The command that waits for an answer; the next one is read when it is done.
     work: Option<Work>,
     /// What is being read for a member that is behind.
@@ -186,15 +191,13 @@ impl Driver<'_> {
         let sleep = tokio::time::sleep_until(self.next_timer());
         tokio::pin!(sleep);
         loop {
-            if !self.writer.is_empty() {
-                match self.writer.write(self.socket.get_ref()) {
-                    Ok(true) => {}
-                    Ok(false) => match timeout(WRITE_STALL_TIMEOUT, self.socket.get_ref().writable()).await {
-                        Ok(Ok(())) => continue,
-                        _ => return None,
-                    },
-                    Err(_) => return None,
-                }
+            match connection.flush() {
+                Flushed::Done => {}
+                Flushed::Blocked => match timeout(WRITE_STALL_TIMEOUT, connection.writable()).await {
+                    Ok(Ok(())) => continue,
+                    _ => return None,
+                },
+                Flushed::Broken => return None,
             }
             if self.page.is_none() {
                 self.page = self.session.catch_up();
@@ -237,18 +240,14 @@ impl Driver<'_> {
                         return Some(Close::TokenExpired);
                     }
                     if heard.elapsed() >= PING_INTERVAL {
-                        self.writer.push(frame::PING);
+                        connection.offer(&frame::PING, Urgency::Reply);
                     }
                     sleep.as_mut().reset(self.next_timer());
                 }
             }
             let signals = connection.signals();
             let close = if signals.is_empty() { None } else { self.session.signalled(signals) };
-            if self.writer.is_empty() {
-                self.writer.take(connection.drain());
-            }
             if close.is_some() {
-                let _ = timeout(LINGER, self.finish_writing()).await;
                 return close;
             }
         }
@@ -283,15 +282,21 @@ impl Driver<'_> {
                 if self.pings.take(now_ms(), CLIENT_PINGS_PER_MINUTE).is_err() {
                     return Err(Some(Close::ProtocolError));
                 }
-                // The pong is queued in the library: it goes out now, while nothing of ours is half written.
-                match timeout(WRITE_STALL_TIMEOUT, self.socket.flush()).await {
-                    Ok(Ok(())) => {}
-                    _ => return Err(None),
+                // The pong is queued in the library: it goes out now, while nobody else writes.
+                if !have_the_stream(&self.session.connection).await {
+                    return Err(None);
+                }
+                let sent = timeout(WRITE_STALL_TIMEOUT, self.socket.flush()).await;
+                self.session.connection.release();
+                if !matches!(sent, Ok(Ok(()))) {
+                    return Err(None);
                 }
             }
             Some(Ok(Message::Pong(_) | Message::Frame(_))) => {}
             Some(Ok(Message::Close(_))) | None => {
-                let _ = timeout(LINGER, self.socket.flush()).await;
+                if have_the_stream(&self.session.connection).await {
+                    let _ = timeout(LINGER, self.socket.flush()).await;
+                }
                 return Err(None);
             }
             Some(Err(error)) => return Err(reason(&error)),
@@ -305,13 +310,24 @@ impl Driver<'_> {
         }
         Ok(())
     }
+}
 
-    async fn finish_writing(&mut self) {
-        while let Ok(false) = self.writer.write(self.socket.get_ref()) {
-            if self.socket.get_ref().writable().await.is_err() {
-                return;
+/// Writes what is queued, as far as the client takes it soon, and keeps others from writing; `false` when a frame
+/// stays half written, behind which nothing can be said.
+async fn have_the_stream(connection: &Connection) -> bool {
+    let written = timeout(LINGER, async {
+        loop {
+            match connection.flush() {
+                Flushed::Done if connection.hold() => return true,
+                Flushed::Done => {}
+                Flushed::Blocked if connection.writable().await.is_ok() => {}
+                Flushed::Blocked | Flushed::Broken => return false,
             }
         }
+    });
+    match written.await {
+        Ok(done) => done,
+        Err(_) => connection.hold(),
     }
 }
 

@@ -56,8 +56,7 @@ impl Consumer<'_> {
         }
         self.flush.worked(results.end, results.bytes);
         self.applied = results.end.position.sequence;
-        if self.cache.len() > 2 * self.context.room().conversations {
-            self.flush.demand();
+        if self.cache.len() > self.context.room().conversations {
             self.trim();
         }
         Ok(())

@@ -206,8 +206,7 @@ impl<'a> Consumer<'a> {
             Done::Skipped(position) => self.skipped(position),
             Done::Committed { participants } => return self.committed(participants).await,
             Done::Flushed => {
-                self.flush.done(&mut self.cache);
-                self.trim();
+                self.flush.done();
                 self.purge();
             }
             Done::Purged => self.purging = false,
@@ -304,7 +303,8 @@ impl<'a> Consumer<'a> {
     pub(crate) fn trim(&mut self) {
         let stage = &self.stage;
         let needed = |id: &ConversationId| matches!(stage, Stage::Preparing(group) if group.involves(id));
-        self.cache.trim(now_ms(), self.context.room(), needed);
+        let heads = self.cache.trim(now_ms(), self.context.room(), needed);
+        heads.iter().for_each(|conversation| self.flush.keep_head(conversation));
     }
 
     fn purge(&mut self) {

@@ -7,6 +7,7 @@ use carillon_runtime::bus::Bus;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::sync::Semaphore;
 
 use crate::store::Store;
 
@@ -25,6 +26,8 @@ pub(crate) struct Context {
     pub(crate) is_ours: Arc<dyn Fn() -> bool + Send + Sync>,
     /// Partitions that this process works, which share its memory.
     pub(crate) sharing: Arc<AtomicUsize>,
+    /// Turns at the store, for reading on behalf of the log and of registrations.
+    pub(crate) reads: Arc<Semaphore>,
 }
 
 impl Context {

@@ -4,6 +4,7 @@
 use crate::backoff::until_done;
 use crate::context::Context;
 use crate::core::cache::Cache;
+use crate::core::conversation::Conversation;
 use crate::core::purge::{Kept, Purge};
 use crate::group::End;
 use crate::limits::{
@@ -13,13 +14,16 @@ use crate::store::{Checkpoint, Projection};
 use carillon_proto::id::ConversationId;
 use futures_util::future::BoxFuture;
 use prost::Message as _;
+use std::collections::HashMap;
 
 /// What waits to be written.
 #[derive(Debug)]
 pub(crate) struct Flush {
     projections: Vec<Projection>,
-    /// Conversations whose head has moved.
+    /// Conversations in memory whose head has moved.
     dirty: Vec<ConversationId>,
+    /// Heads of those that have left it since, with their seq.
+    heads: HashMap<ConversationId, (u64, Projection)>,
     /// The end of the last group that was worked.
     worked: Option<End>,
     worked_bytes: u64,
@@ -35,7 +39,7 @@ pub(crate) struct Flush {
 
 #[derive(Debug)]
 struct Running {
-    conversations: Vec<ConversationId>,
+    heads: HashMap<ConversationId, u64>,
     end: Option<End>,
     bytes: u64,
     projections: usize,
@@ -48,6 +52,7 @@ impl Flush {
         Flush {
             projections: Vec::new(),
             dirty: Vec::new(),
+            heads: HashMap::new(),
             worked: None,
             worked_bytes: 0,
             checkpointed,
@@ -58,7 +63,7 @@ impl Flush {
         }
     }
 
-    /// A second has passed, or memory is wanted.
+    /// A second has passed.
     pub(crate) fn demand(&mut self) {
         self.due = true;
     }
@@ -66,6 +71,19 @@ impl Flush {
     /// These projections follow from committed rows.
     pub(crate) fn project(&mut self, projections: Vec<Projection>) {
         self.projections.extend(projections);
+    }
+
+    /// A conversation leaves memory whose head has moved.
+    pub(crate) fn keep_head(&mut self, conversation: &Conversation) {
+        self.heads.extend(head(conversation));
+    }
+
+    /// Whether a conversation that was loaded had left memory just now, so that all that follows from its rows is on
+    /// its way to the store.
+    pub(crate) fn has_head(&self, conversation: &Conversation) -> bool {
+        let (id, seq) = (conversation.id(), conversation.seq());
+        let running = self.running.as_ref().and_then(|running| running.heads.get(id));
+        running == Some(&seq) || self.heads.get(id).is_some_and(|(kept, _)| *kept == seq)
     }
 
     /// A conversation's committed head has moved.
@@ -88,8 +106,9 @@ impl Flush {
     /// Whether so much waits that no further group may be worked.
     pub(crate) fn is_full(&self) -> bool {
         let running = self.running.as_ref().map_or(0, |running| running.projections);
+        let pending = self.projections.len() + self.heads.len();
         let above = self.worked.map_or(0, |end| end.position.sequence.saturating_sub(self.checkpointed));
-        self.projections.len() + running >= PROJECTIONS_PENDING_MAX || above >= ENTRIES_ABOVE_CHECKPOINT_MAX
+        pending + running >= PROJECTIONS_PENDING_MAX || above >= ENTRIES_ABOVE_CHECKPOINT_MAX
     }
 
     /// Whether everything is written.
@@ -98,6 +117,7 @@ impl Flush {
             && self.worked.is_none()
             && self.projections.is_empty()
             && self.dirty.is_empty()
+            && self.heads.is_empty()
     }
 
     /// Begins to write, if it is time. Nothing that is not committed may be in `cache`.
@@ -106,25 +126,29 @@ impl Flush {
             return None;
         }
         self.due = false;
-        let conversations = std::mem::take(&mut self.dirty);
-        let heads = heads(&conversations, cache);
+        let mut heads = std::mem::take(&mut self.heads);
+        for id in std::mem::take(&mut self.dirty) {
+            if let Some(slot) = cache.note(&id) {
+                slot.dirty = false;
+                heads.extend(head(&slot.conversation));
+            }
+        }
         let projections = std::mem::take(&mut self.projections);
         let end = self.worked.take();
-        let running =
-            Running { conversations, end, bytes: self.worked_bytes, projections: projections.len() };
-        self.running = Some(running);
+        self.running = Some(Running {
+            heads: heads.iter().map(|(id, (seq, _))| (id.clone(), *seq)).collect(),
+            end,
+            bytes: self.worked_bytes,
+            projections: projections.len() + heads.len(),
+        });
+        let heads = heads.into_values().map(|(_, head)| head).collect();
         let context = context.clone();
         Some(Box::pin(async move { write(&context, projections, heads, end).await }))
     }
 
     /// It is written.
-    pub(crate) fn done(&mut self, cache: &mut Cache) {
+    pub(crate) fn done(&mut self) {
         let Some(running) = self.running.take() else { return };
-        for conversation in &running.conversations {
-            if let Some(slot) = cache.note(conversation) {
-                slot.flushing = false;
-            }
-        }
         if let Some(end) = running.end {
             self.checkpointed = end.position.sequence;
             self.checkpointed_bytes = running.bytes;
@@ -138,17 +162,13 @@ impl Flush {
     }
 }
 
-fn heads(conversations: &[ConversationId], cache: &mut Cache) -> Vec<Projection> {
-    let head = |id: &ConversationId| {
-        let slot = cache.note(id)?;
-        slot.dirty = false;
-        slot.flushing = true;
-        let timestamp_us = slot.conversation.timestamp_us();
-        let blob = slot.conversation.head().encode_to_vec().into();
-        // Loaded anew since it moved, with a head that another worker has written already: there is nothing to add.
-        (timestamp_us > 0).then(|| Projection::Head { conversation: id.clone(), timestamp_us, blob })
-    };
-    conversations.iter().filter_map(head).collect()
+fn head(conversation: &Conversation) -> Option<(ConversationId, (u64, Projection))> {
+    let (id, timestamp_us) = (conversation.id().clone(), conversation.timestamp_us());
+    // Loaded anew since it moved, with a head that another worker has written already: there is nothing to add.
+    (timestamp_us > 0).then(|| {
+        let blob = conversation.head().encode_to_vec().into();
+        (id.clone(), (conversation.seq(), Projection::Head { conversation: id, timestamp_us, blob }))
+    })
 }
 
 /// A head says that all projections below it are there, and a checkpoint the same of all heads.

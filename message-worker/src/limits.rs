@@ -11,8 +11,11 @@ pub(crate) const QUEUE_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub(crate) const GROUP_COMMANDS_MAX: usize = 1_024;
 /// Bytes of entries in one group: two full entries, so that a group never holds up its first for long.
 pub(crate) const GROUP_BYTES_MAX: usize = 2 * ENTRY_BYTES_MAX;
-/// Store requests that a group's preparation has under way: enough to hide the latency of a QUORUM read.
+/// What a group's preparation has under way or waiting for its turn.
 pub(crate) const GROUP_READS_MAX: usize = 64;
+/// Reads of all partitions that a store has to do at once: enough to hide the latency of a QUORUM read, and no more
+/// than an embedded store has threads for.
+pub(crate) const STORE_READS_MAX: usize = 64;
 /// Conversations that are loaded at once for registrations; a storm of them leaves the log its share.
 pub(crate) const REGISTRATION_READS_MAX: usize = 32;
 /// Registrations that wait for conversations to be loaded; above it `unavailable` is answered.
@@ -21,7 +24,9 @@ pub(crate) const REGISTRATIONS_PENDING_MAX: usize = 1_024;
 pub(crate) const REGISTERED_MAX: usize = 1_000_000;
 /// Gateways that a partition's worker knows; more than a cell has.
 pub(crate) const GATEWAYS_MAX: usize = 4_096;
-/// Rows that loading a conversation reads at a time above the head.
+/// Rows that loading a conversation reads first above the head: more than most messages in a second.
+pub(crate) const LOAD_ROWS_FIRST: usize = 16;
+/// Rows that it reads at a time after that.
 pub(crate) const LOAD_ROWS_MAX: usize = 500;
 /// Bytes of a batch to a gateway, where one event is not larger: two of them are kept for resending, and
 /// small messages do not hold each other up.

@@ -6,7 +6,7 @@ use crate::context::{Context, StartOver};
 use crate::core::conversation::Conversation;
 use crate::core::projection;
 use crate::ground::{self, Landmark};
-use crate::limits::LOAD_ROWS_MAX;
+use crate::limits::{LOAD_ROWS_FIRST, LOAD_ROWS_MAX};
 use crate::store::{EventRow, Projection, Store, StoreError};
 use carillon_proto::id::{ConversationId, Tag};
 use carillon_proto::position::Position;
@@ -52,12 +52,13 @@ pub(crate) async fn conversation(store: &dyn Store, id: &ConversationId) -> Resu
         None => Conversation::new(id.clone(), from_head.participants),
     };
     let mut loaded = Loaded { conversation, projections: Vec::new(), above_head: false, tag: None };
-    let mut rows = store.events_after(id, loaded.conversation.seq(), LOAD_ROWS_MAX).await?;
+    let mut limit = LOAD_ROWS_FIRST;
+    let mut rows = store.events_after(id, loaded.conversation.seq(), limit).await?;
     if !has_head && let Some(creation) = store.event(id, 0).await? {
         loaded.fold(&creation)?;
     }
     loop {
-        let mut contiguous = rows.len() == LOAD_ROWS_MAX;
+        let mut contiguous = rows.len() == limit;
         for row in &rows {
             contiguous &= loaded.fold(row)?;
         }
@@ -65,7 +66,8 @@ pub(crate) async fn conversation(store: &dyn Store, id: &ConversationId) -> Resu
             loaded.conversation = loaded.conversation.loaded();
             return Ok(loaded);
         }
-        rows = store.events_after(id, loaded.conversation.seq(), LOAD_ROWS_MAX).await?;
+        limit = LOAD_ROWS_MAX;
+        rows = store.events_after(id, loaded.conversation.seq(), limit).await?;
     }
 }
 

@@ -64,6 +64,7 @@ impl Consumer<'_> {
                 if !delay.is_zero() {
                     tokio::time::sleep(delay).await;
                 }
+                let _turn = context.reads.acquire().await;
                 let loaded = load::for_applying(&context, incarnation, applied, &id).await;
                 Done::Loaded(id, Box::new(loaded))
             });
@@ -73,8 +74,9 @@ impl Consumer<'_> {
 
     fn ask_sender(&mut self, id: ConversationId, sender: UserId) -> bool {
         let Some(instance) = self.cache.get(&id).map(|slot| slot.instance) else { return false };
-        let store = self.context.store.clone();
+        let (store, reads) = (self.context.store.clone(), self.context.reads.clone());
         self.job(async move {
+            let _turn = reads.acquire().await;
             let rows = until_done("sent", || store.sent(&id, &sender, DEDUP_CLIENT_IDS_MAX)).await;
             Done::Sender { id, instance, sender, rows }
         });
@@ -83,8 +85,9 @@ impl Consumer<'_> {
 
     fn ask_first(&mut self, id: ConversationId, need: conversation::Need) -> bool {
         let conversation::Need::First { seq, .. } = need else { return false };
-        let store = self.context.store.clone();
+        let (store, reads) = (self.context.store.clone(), self.context.reads.clone());
         self.job(async move {
+            let _turn = reads.acquire().await;
             let row = until_done("event", || store.event(&id, seq)).await;
             // A row that does not decode stops the loading of its conversation; a claim on it is not believed.
             let event = row.and_then(|row| load::decode(&row).ok()).map(Box::new);
@@ -119,8 +122,9 @@ impl Consumer<'_> {
         self.loading.remove(&id);
         match loaded {
             Ok(loaded) => {
+                let known = !loaded.above_head || self.flush.has_head(&loaded.conversation);
                 self.cache.insert(loaded.conversation, now_ms());
-                if loaded.above_head {
+                if !known {
                     self.flush.project(loaded.projections);
                     self.flush.touch(&mut self.cache, &id);
                 }
@@ -149,7 +153,7 @@ impl Consumer<'_> {
         if slot.conversation.learn(sender, rows, last_word).is_err() {
             // Another worker is far ahead: its rows are read before anything is decided.
             group.reloaded.insert(id.clone());
-            self.cache.remove(&id);
+            drop(self.cache.remove(&id));
         }
     }
 

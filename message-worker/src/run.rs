@@ -1,6 +1,7 @@
 //! The message-worker: works the partitions that its lease gives it, and answers reads.
 
 use crate::context::Context;
+use crate::limits::STORE_READS_MAX;
 use crate::store::Store;
 use crate::{partition, query};
 use anyhow::Context as _;
@@ -10,7 +11,7 @@ use carillon_runtime::lease::Lease;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -53,6 +54,7 @@ pub async fn run(
         running: HashMap::new(),
         begun: BTreeSet::new(),
         sharing: Arc::new(AtomicUsize::new(0)),
+        reads: Arc::new(Semaphore::new(STORE_READS_MAX)),
     };
     let reads = CancellationToken::new();
     let queries = AbortOnDropHandle::new(tokio::spawn(query::serve(bus, store, reads.clone())));
@@ -83,6 +85,7 @@ struct Worker {
     /// Partitions that this process has worked before.
     begun: BTreeSet<u32>,
     sharing: Arc<AtomicUsize>,
+    reads: Arc<Semaphore>,
 }
 
 impl Worker {
@@ -129,6 +132,7 @@ impl Worker {
             store: self.store.clone(),
             is_ours: Arc::new(is_ours),
             sharing: self.sharing.clone(),
+            reads: self.reads.clone(),
         };
         let made_anew = self.config.exclusive && self.begun.insert(partition);
         let stop = CancellationToken::new();

@@ -1,4 +1,4 @@
-//! The conversations in memory: the least recently used leave first, and only when the store has all of them.
+//! The conversations in memory: the least recently used leave first, once the store has all their rows.
 
 use super::conversation::Conversation;
 use carillon_proto::id::ConversationId;
@@ -13,10 +13,8 @@ pub(crate) struct Slot {
     pub(crate) committed_seq: u64,
     /// A group that changed it is not written yet.
     pub(crate) uncommitted: bool,
-    /// Its head or projections wait to be written.
+    /// Its head waits to be written.
     pub(crate) dirty: bool,
-    /// They are being written.
-    pub(crate) flushing: bool,
     /// Tells one loading of a conversation from another.
     pub(crate) instance: u64,
     used: u64,
@@ -70,7 +68,6 @@ impl Cache {
             committed_seq,
             uncommitted: false,
             dirty: false,
-            flushing: false,
             instance: self.uses,
             used: self.uses,
             used_ms: now_ms,
@@ -111,15 +108,21 @@ impl Cache {
     }
 
     /// Drops a conversation from memory.
-    pub(crate) fn remove(&mut self, id: &ConversationId) {
-        if let Some(slot) = self.slots.remove(id) {
-            self.order.remove(&slot.used);
-            self.bytes -= slot.weight_bytes;
-        }
+    pub(crate) fn remove(&mut self, id: &ConversationId) -> Option<Slot> {
+        let slot = self.slots.remove(id)?;
+        self.order.remove(&slot.used);
+        self.bytes -= slot.weight_bytes;
+        Some(slot)
     }
 
-    /// Drops what is idle or too much, except what is `kept` or not written yet. Returns how many.
-    pub(crate) fn trim(&mut self, now_ms: u64, room: Room, kept: impl Fn(&ConversationId) -> bool) -> usize {
+    /// Drops what is idle or too much, except what is `kept` or not committed yet. Returns those whose heads wait to
+    /// be written.
+    pub(crate) fn trim(
+        &mut self,
+        now_ms: u64,
+        room: Room,
+        kept: impl Fn(&ConversationId) -> bool,
+    ) -> Vec<Conversation> {
         let (mut conversations, mut bytes) = (self.slots.len(), self.bytes);
         let mut leaving = Vec::new();
         for id in self.order.values() {
@@ -128,17 +131,18 @@ impl Cache {
             if !too_much && slot.used_ms + room.idle_ms > now_ms {
                 break;
             }
-            if !slot.uncommitted && !slot.dirty && !slot.flushing && !kept(id) {
+            if !slot.uncommitted && !kept(id) {
                 conversations -= 1;
                 bytes -= slot.weight_bytes;
                 leaving.push(id.clone());
             }
         }
-        leaving.iter().for_each(|id| self.remove(id));
+        let removed = leaving.iter().filter_map(|id| self.remove(id));
+        let dirty = removed.filter(|slot| slot.dirty).map(|slot| slot.conversation).collect();
         if self.slots.capacity() > 4 * self.slots.len() + 64 {
             self.slots.shrink_to(2 * self.slots.len());
         }
-        leaving.len()
+        dirty
     }
 }
 
@@ -164,18 +168,18 @@ mod tests {
     fn the_least_recently_used_leaves_first() {
         let mut cache = cache(&["a", "b", "c"]);
         cache.using(&id("a"), 0, |_| ());
-        assert_eq!(cache.trim(1, ROOM, |_| false), 1);
+        assert!(cache.trim(1, ROOM, |_| false).is_empty(), "nothing waits to be written");
         assert!(cache.contains(&id("a")) && !cache.contains(&id("b")) && cache.contains(&id("c")));
     }
 
     #[test]
-    fn what_is_not_written_or_needed_stays() {
-        let mut cache = cache(&["a", "b", "c", "d", "e"]);
-        cache.note(&id("e")).expect("there").uncommitted = true;
-        cache.note(&id("a")).expect("there").dirty = true;
-        cache.note(&id("b")).expect("there").flushing = true;
-        assert_eq!(cache.trim(1, ROOM, |kept| *kept == id("c")), 1);
-        assert!(!cache.contains(&id("d")));
+    fn what_is_not_committed_or_needed_stays_and_heads_are_given_back() {
+        let mut cache = cache(&["a", "b", "c", "d"]);
+        cache.note(&id("a")).expect("there").uncommitted = true;
+        cache.note(&id("c")).expect("there").dirty = true;
+        let heads = cache.trim(1, ROOM, |kept| *kept == id("b"));
+        assert_eq!(heads.iter().map(|conversation| conversation.id().as_str()).collect::<Vec<_>>(), ["c"]);
+        assert!(cache.contains(&id("a")) && cache.contains(&id("b")) && cache.len() == 2);
     }
 
     #[test]
@@ -184,8 +188,10 @@ mod tests {
         let mut cache = cache(&names.iter().map(String::as_str).collect::<Vec<_>>());
         let room = Room { conversations: 10_000, ..ROOM };
         cache.using(&id("room-5"), 50, |_| ());
-        assert_eq!(cache.trim(59, room, |_| false), 0);
-        assert_eq!(cache.trim(60, room, |_| false), 999);
+        cache.trim(59, room, |_| false);
+        assert_eq!(cache.len(), 1_000);
+        cache.trim(60, room, |_| false);
+        assert_eq!(cache.len(), 1);
         assert!(cache.slots.capacity() < 100, "{}", cache.slots.capacity());
         assert_eq!(cache.bytes, cache.get(&id("room-5")).expect("used").conversation.weight_bytes());
     }
@@ -194,7 +200,7 @@ mod tests {
     fn bytes_are_bounded_too() {
         let mut cache = cache(&["a", "b"]);
         let half = cache.bytes / 2;
-        assert_eq!(cache.trim(1, Room { bytes: half, ..ROOM }, |_| false), 1);
+        cache.trim(1, Room { bytes: half, ..ROOM }, |_| false);
         assert_eq!(cache.bytes, half);
     }
 }

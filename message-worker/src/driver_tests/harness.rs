@@ -72,6 +72,7 @@ impl World {
             store: self.store.clone(),
             is_ours: Arc::new(move || valid.load(Ordering::SeqCst)),
             sharing: Arc::new(AtomicUsize::new(self.sharing)),
+            reads: Arc::new(tokio::sync::Semaphore::new(64)),
         };
         let stop = CancellationToken::new();
         let task = tokio::spawn(partition::work(context, epoch, self.exclusive, stop.clone()));
