@@ -1,9 +1,10 @@
 //! What the worker costs and keeps: a message-worker on the embedded bus and store, fed by one gateway.
 //!
-//! `cargo run --release -p carillon-message-worker --example worker_soak -- [MESSAGES] [CONVERSATIONS]`
+//! `cargo run --release -p carillon-message-worker --example worker_soak -- [MESSAGES] [CONVERSATIONS] [ROUNDS]`
 //!
 //! First one message at a time, for the latency from publish to ack; then all messages, coalesced as a busy gateway
 //! would, for the throughput; then nothing for as long as idle conversations stay in memory, for what is given back.
+//! A further round tells what is kept from what is lost.
 
 use bytes::Bytes;
 use carillon_message_worker::store::embedded::EmbeddedStore;
@@ -93,13 +94,19 @@ async fn alone(bus: &EmbeddedBus, batches: &mut Subscription, conversations: u64
     println!("one at a time: p50 {} µs, p99 {} µs", at(0.5), at(0.99));
 }
 
-async fn together(bus: &EmbeddedBus, batches: &mut Subscription, messages: u64, conversations: u64) {
+async fn together(
+    bus: &EmbeddedBus,
+    batches: &mut Subscription,
+    first: u64,
+    messages: u64,
+    conversations: u64,
+) {
     let began = Instant::now();
     let mut entries: Vec<Vec<wire::Command>> = (0..PARTITIONS).map(|_| Vec::new()).collect();
     let (mut sent, mut acked, mut peak_mib) = (0, 0, 0);
     while acked < messages {
         while sent < messages && sent - acked < UNDER_WAY_MAX {
-            let (partition, command) = command(sent, conversations);
+            let (partition, command) = command(first + sent, conversations);
             sent += 1;
             let entry = &mut entries[partition as usize];
             entry.push(command);
@@ -120,8 +127,8 @@ async fn together(bus: &EmbeddedBus, batches: &mut Subscription, messages: u64, 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1).map(|argument| argument.parse::<u64>().expect("a number"));
-    let (messages, conversations) =
-        (arguments.next().unwrap_or(1_000_000), arguments.next().unwrap_or(20_000));
+    let messages = arguments.next().unwrap_or(1_000_000);
+    let (conversations, rounds) = (arguments.next().unwrap_or(20_000), arguments.next().unwrap_or(1));
     let dir = tempfile::tempdir()?;
     let (bus, store) = (EmbeddedBus::new(PARTITIONS), EmbeddedStore::open(dir.path())?);
     let mut batches = bus.subscribe(&subject::gateway(&GatewayId::parse(GATEWAY)?), None).await?;
@@ -130,15 +137,14 @@ async fn main() -> anyhow::Result<()> {
     let worker = tokio::spawn(run(config, bus.clone(), store as Arc<_>, shutdown.clone()));
     alone(&bus, &mut batches, conversations).await;
     println!("before: {} MiB", rss_mib());
-    together(&bus, &mut batches, messages, conversations).await;
-    tokio::time::sleep(Duration::from_millis(
-        std::env::var("IDLE").map_or(CONVERSATION_IDLE_MS + 10_000, |ms| ms.parse().unwrap_or(0)),
-    ))
-    .await;
-    let held = |line: &&str| line.starts_with("carillon_partition_conversations_count{");
-    let count = |line: &str| line.rsplit(' ').next().and_then(|count| count.parse::<u64>().ok());
-    let held: u64 = carillon_runtime::metrics::render().lines().filter(held).filter_map(count).sum();
-    println!("idle: {} MiB, {held} conversations in memory", rss_mib());
+    for round in 0..rounds {
+        together(&bus, &mut batches, round * messages, messages, conversations).await;
+        tokio::time::sleep(Duration::from_millis(CONVERSATION_IDLE_MS + 10_000)).await;
+        let held = |line: &&str| line.starts_with("carillon_partition_conversations_count{");
+        let count = |line: &str| line.rsplit(' ').next().and_then(|count| count.parse::<u64>().ok());
+        let held: u64 = carillon_runtime::metrics::render().lines().filter(held).filter_map(count).sum();
+        println!("idle: {} MiB, {held} conversations in memory", rss_mib());
+    }
     shutdown.cancel();
     worker.await?
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use tempfile::TempDir;
 
 /// For a process to serve, on a loaded machine.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -192,4 +193,14 @@ fn collect(stream: impl std::io::Read + Send + 'static, output: Arc<Mutex<String
             output.push('\n');
         }
     });
+}
+
+/// A standalone `--dev` server on a data directory of its own, with more environment.
+///
+/// # Panics
+/// When it does not start.
+pub fn standalone(environment: &[(&str, &str)]) -> (Server, TempDir) {
+    let data = TempDir::new().expect("a directory");
+    let server = Server::standalone(data.path(), environment);
+    (server, data)
 }

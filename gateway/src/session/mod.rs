@@ -3,10 +3,13 @@
 //! What needs an answer from elsewhere becomes [`Work`], of which the socket runs one at a time and in
 //! order; everything else is done on the spot.
 
+mod catch_up;
+mod presence;
+
 use crate::auth::Identity;
 use crate::connection::{Connection, Signal};
 use crate::core::outbox::Urgency;
-use crate::core::topic::{CatchUp, Event, Slot};
+use crate::core::topic::Slot;
 use crate::directory::Action;
 use crate::hub::Room;
 use crate::join::{self, Entered};
@@ -80,35 +83,6 @@ impl Session {
     fn refuse(&self, failure: Failure, reference: Option<&str>) {
         metrics::ERRORS.inc();
         self.reply(&Reply::Error(failure), reference);
-    }
-
-    /// Watches the users whom this one sees by sharing stored conversations, and tells who is online.
-    pub async fn greet(&mut self) {
-        let user = self.identity.user.to_string();
-        let acquaintances = match self
-            .shared
-            .read(wire::read_request::Body::Acquaintances(wire::ReadAcquaintances { user }))
-            .await
-        {
-            Ok(wire::read_reply::Body::Users(users)) => users.users,
-            Ok(_) => Vec::new(),
-            Err(failure) => {
-                tracing::debug!(%failure, "a connection starts without its acquaintances");
-                Vec::new()
-            }
-        };
-        let users: Vec<UserId> = acquaintances.iter().filter_map(|user| UserId::parse(user).ok()).collect();
-        let presences = self.shared.watch(&self.connection, &users).await;
-        self.watched.extend(users);
-        let own = self.identity.user.to_string();
-        let others = presences.into_iter().filter(|presence| presence.online && presence.user != own);
-        let users = std::iter::once(own.clone()).chain(others.map(|presence| presence.user)).collect();
-        // Changes that came meanwhile go behind the first frame.
-        let early = self.connection.drain();
-        self.reply(&Reply::OnlineUsers { users }, None);
-        for frame in early {
-            self.connection.offer(&frame, Urgency::Presence);
-        }
     }
 
     /// Does what a text frame asks for, or says what to wait for.
@@ -319,52 +293,6 @@ impl Session {
         Ok(())
     }
 
-    /// Under `dev` anyone may be seen, otherwise those who are visible already.
-    fn may_see(&self, users: Vec<UserId>) -> (Vec<UserId>, Vec<UserId>) {
-        if self.shared.settings.dev {
-            return (users, Vec::new());
-        }
-        let names: Vec<String> = users.iter().map(ToString::to_string).collect();
-        let seen = self.shared.audience.seen_by(&self.connection, &names);
-        users.into_iter().partition(|user| *user == self.identity.user || seen.contains(user.as_str()))
-    }
-
-    fn watch(&mut self, users: Vec<UserId>, reference: Option<String>) -> Result<Work, Failure> {
-        let more = users.iter().filter(|user| !self.watched.contains(user.as_str())).count();
-        if self.watched.len() + more > carillon_proto::limits::VISIBLE_USERS_MAX {
-            let message =
-                format!("at most {} users can be watched", carillon_proto::limits::VISIBLE_USERS_MAX);
-            return Err(Failure::new(ErrorCode::TooLarge, message));
-        }
-        Ok(self.online_status(users, true, reference))
-    }
-
-    fn online_status(&mut self, users: Vec<UserId>, watch: bool, reference: Option<String>) -> Work {
-        let (visible, hidden) = self.may_see(users);
-        if watch {
-            self.watched.extend(visible.iter().cloned());
-        }
-        let (shared, connection) = (self.shared.clone(), self.connection.clone());
-        Box::pin(async move {
-            let mut users = if watch {
-                shared.watch(&connection, &visible).await
-            } else {
-                shared.presence_of(&visible).await
-            };
-            users.extend(hidden.iter().map(|user| carillon_proto::event::unknown_presence(user.as_str())));
-            reply_to(&connection, &Reply::OnlineStatus { users }, reference.as_deref());
-            Done::Told
-        })
-    }
-
-    fn unwatch(&mut self, users: Vec<UserId>, reference: Option<String>) -> Work {
-        for user in &users {
-            self.watched.remove(user.as_str());
-        }
-        self.shared.unwatch(&self.connection, &users);
-        self.online_status(users, false, reference)
-    }
-
     fn history(
         &self,
         conversation: ConversationId,
@@ -436,57 +364,6 @@ impl Session {
             }
         }
         close
-    }
-
-    fn fell_behind(&mut self, room: Arc<Room>) {
-        if !self.behind.iter().any(|other| Arc::ptr_eq(other, &room)) {
-            self.behind.push(room);
-        }
-    }
-
-    /// Queues what members that are behind can take now, or says what to read for them.
-    pub fn catch_up(&mut self) -> Option<Work> {
-        while let Some(room) = self.behind.last().cloned() {
-            if !self.connection.has_room() {
-                return None;
-            }
-            let Some(slot) = self.joined.get(&room.conversation).map(|joined| joined.slot) else {
-                self.behind.pop();
-                continue;
-            };
-            let next = {
-                let mut state = room.lock();
-                let is_ours = state.topic.hearer(slot).is_some_and(|hearer| hearer.id == self.connection.id);
-                if is_ours { state.topic.catch_up(slot) } else { CatchUp::Live }
-            };
-            match next {
-                CatchUp::Live => drop(self.behind.pop()),
-                CatchUp::Events(served) if served.is_empty() => return None,
-                CatchUp::Events(_) => {}
-                CatchUp::Read(after_seq) => {
-                    let read = self.shared.clone().page_after(room.conversation.clone(), after_seq);
-                    return Some(Box::pin(async move {
-                        let page = read.await;
-                        if page.as_ref().map_or(true, |events| events.is_empty()) {
-                            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
-                        }
-                        Done::Page(room, page)
-                    }));
-                }
-            }
-        }
-        self.behind.shrink_to_fit();
-        None
-    }
-
-    fn queue_page(&self, room: &Arc<Room>, page: Page) {
-        let (Ok(events), Some(joined)) = (page, self.joined.get(&room.conversation)) else { return };
-        for event in events.iter().filter(|event| !event.frames().is_empty()) {
-            self.connection.offer(event.frames(), Urgency::Reply);
-        }
-        if let Some(last) = events.last() {
-            room.lock().topic.caught_up_to(joined.slot, last.seq());
-        }
     }
 
     /// The connection has ended: everything it held is given back.
