@@ -79,14 +79,14 @@ pub async fn serve(shared: Arc<Shared>, io: TcpStream, leftover: Bytes, arrival:
     let identified = match arrival {
         Arrival::Identified(identity) => Ok(identity),
         Arrival::Refused(refusal) => Err(Some(refusal.close())),
-        Arrival::Anonymous => first_frame(&shared, &mut socket).await,
+        Arrival::Anonymous => Box::pin(first_frame(&shared, &mut socket)).await,
     };
     let ended = match identified {
         Ok(identity) => admitted(shared, &mut socket, identity, &stream).await,
         Err(close) => close,
     };
     if let Some(close) = ended {
-        say_goodbye(socket, close).await;
+        Box::pin(say_goodbye(socket, close)).await;
     }
     // Others may hold the stream for a while yet.
     let _ = SockRef::from(&*stream).shutdown(std::net::Shutdown::Both);
@@ -145,7 +145,7 @@ async fn admitted(
         Arc::new(Connection::new(session, identity.user.clone(), identity.name.clone(), stream.clone()));
     shared.directory.add(&connection, identity.profile.clone());
     let limit = shared.settings.limits.connections_per_user;
-    let admission = shared.start_session(identity.profile.clone(), session, limit).await;
+    let admission = Box::pin(shared.start_session(identity.profile.clone(), session, limit)).await;
     if admission == Admission::TooMany {
         shared.directory.remove(&connection);
         metrics::REFUSED.inc();
@@ -153,11 +153,11 @@ async fn admitted(
     }
     metrics::ACCEPTED.inc();
     let mut session = Session::new(shared, connection, identity);
-    session.greet().await;
+    Box::pin(session.greet()).await;
     let mut driver = Driver { socket, session, work: None, page: None, pings: Bucket::default() };
     let close = driver.run().await;
-    let told = close.is_some() && have_the_stream(&driver.session.connection).await;
-    driver.session.end().await;
+    let told = close.is_some() && Box::pin(have_the_stream(&driver.session.connection)).await;
+    Box::pin(driver.session.end()).await;
     close.filter(|_| told)
 }
 
@@ -193,7 +193,8 @@ impl Driver<'_> {
         loop {
             match connection.flush() {
                 Flushed::Done => {}
-                Flushed::Blocked => match timeout(WRITE_STALL_TIMEOUT, connection.writable()).await {
+                Flushed::Blocked => match Box::pin(timeout(WRITE_STALL_TIMEOUT, connection.writable())).await
+                {
                     Ok(Ok(())) => continue,
                     _ => return None,
                 },
@@ -214,8 +215,14 @@ impl Driver<'_> {
                 Woken::Frames => {}
                 Woken::Came(message) => {
                     heard = Instant::now();
-                    match self.came(message).await {
-                        Ok(()) => {}
+                    match self.came(message) {
+                        Ok(Answer::None) => {}
+                        // Boxed, as everything rare is here: a connection is as large as its largest await.
+                        Ok(answer) => {
+                            if !Box::pin(self.answer(answer)).await {
+                                return None;
+                            }
+                        }
                         Err(close) => return close,
                     }
                     if self.session.identity.expires_ms != expires_ms {
@@ -273,32 +280,18 @@ impl Driver<'_> {
         now_ms >= expires_ms
     }
 
-    /// A message came, or the end: `Err` with what to say to the client, if it can be told.
-    async fn came(&mut self, message: Option<Result<Message, WsError>>) -> Result<(), Option<Close>> {
+    /// A message came, or the end: what there is to do about the library's own frames, or `Err` with what to say
+    /// to the client, if it can be told.
+    fn came(&mut self, message: Option<Result<Message, WsError>>) -> Result<Answer, Option<Close>> {
         match message {
             Some(Ok(Message::Text(text))) => self.work = self.session.text(&text),
             Some(Ok(Message::Binary(_))) => self.session.binary(),
             Some(Ok(Message::Ping(_))) => {
-                if self.pings.take(now_ms(), CLIENT_PINGS_PER_MINUTE).is_err() {
-                    return Err(Some(Close::ProtocolError));
-                }
-                // The pong is queued in the library: it goes out now, while nobody else writes.
-                if !have_the_stream(&self.session.connection).await {
-                    return Err(None);
-                }
-                let sent = timeout(WRITE_STALL_TIMEOUT, self.socket.flush()).await;
-                self.session.connection.release();
-                if !matches!(sent, Ok(Ok(()))) {
-                    return Err(None);
-                }
+                let allowed = self.pings.take(now_ms(), CLIENT_PINGS_PER_MINUTE).is_ok();
+                return if allowed { Ok(Answer::Pong) } else { Err(Some(Close::ProtocolError)) };
             }
             Some(Ok(Message::Pong(_) | Message::Frame(_))) => {}
-            Some(Ok(Message::Close(_))) | None => {
-                if have_the_stream(&self.session.connection).await {
-                    let _ = timeout(LINGER, self.socket.flush()).await;
-                }
-                return Err(None);
-            }
+            Some(Ok(Message::Close(_))) | None => return Ok(Answer::Close),
             Some(Err(error)) => return Err(reason(&error)),
         }
         // Short work, like a join of a conversation that is known, is often done at once.
@@ -308,8 +301,26 @@ impl Driver<'_> {
             self.work = None;
             self.session.done(done);
         }
-        Ok(())
+        Ok(Answer::None)
     }
+
+    /// Sends what the library has queued by itself, while nobody else writes; `false` at the end.
+    async fn answer(&mut self, answer: Answer) -> bool {
+        let held = have_the_stream(&self.session.connection).await;
+        let sent = held && matches!(timeout(LINGER, self.socket.flush()).await, Ok(Ok(())));
+        if answer == Answer::Pong && sent {
+            self.session.connection.release();
+        }
+        answer == Answer::Pong && sent
+    }
+}
+
+/// What the library has queued by itself after a message.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    None,
+    Pong,
+    Close,
 }
 
 /// Writes what is queued, as far as the client takes it soon, and keeps others from writing; `false` when a frame
@@ -369,4 +380,20 @@ async fn say_goodbye(mut socket: Socket, close: Close) {
         }
     })
     .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn future_bytes<A, B, C, D, F>(_: impl Fn(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Every idle connection holds this future: what is rare is boxed, so that it is paid for when it happens.
+    #[test]
+    fn an_idle_connection_is_small() {
+        let bytes = future_bytes(serve);
+        assert!(bytes <= 2_560, "a connection's future has {bytes} bytes");
+    }
 }
