@@ -137,15 +137,17 @@ async fn first_frame(shared: &Shared, socket: &mut Socket) -> Result<Identity, O
 async fn admitted(
     shared: Arc<Shared>,
     socket: &mut Socket,
-    identity: Identity,
+    mut identity: Identity,
     stream: &Arc<TcpStream>,
 ) -> Option<Close> {
+    // The directory keeps it: once is enough.
+    let profile = std::mem::take(&mut identity.profile);
     let session = shared.next_connection.fetch_add(1, Ordering::Relaxed) + 1;
     let connection =
         Arc::new(Connection::new(session, identity.user.clone(), identity.name.clone(), stream.clone()));
-    shared.directory.add(&connection, identity.profile.clone());
+    shared.directory.add(&connection, profile.clone());
     let limit = shared.settings.limits.connections_per_user;
-    let admission = Box::pin(shared.start_session(identity.profile.clone(), session, limit)).await;
+    let admission = Box::pin(shared.start_session(profile, session, limit)).await;
     if admission == Admission::TooMany {
         shared.directory.remove(&connection);
         metrics::REFUSED.inc();
