@@ -3,10 +3,10 @@
 
 use crate::backoff::until_done;
 use crate::consume::{Consumer, Done, Stage};
-use crate::context::StartOver;
+use crate::context::{Context, StartOver};
 use crate::fanout;
 use crate::group::Group;
-use crate::store::{EventRow, Store};
+use crate::store::{EventRow, Projection, Store};
 use carillon_runtime::metrics::{Stage as Latency, observe};
 use carillon_runtime::time::now_ms;
 use std::time::Instant;
@@ -17,15 +17,12 @@ impl Consumer<'_> {
         let began = Instant::now();
         let results = group.apply(&mut self.cache, now_ms());
         observe(Latency::Apply, began.elapsed());
-        let (context, rows, participants) =
-            (self.context.clone(), results.rows.clone(), results.participants.clone());
+        let (context, rows) = (self.context.clone(), results.rows.clone());
+        let participants = results.participants.clone();
         self.job(async move {
-            append(&*context.store, rows).await;
-            // One attempt: lists show it at once where they can, and no ack waits for a projection that fails. Only
-            // an owner's: rows of a life that is over may yet be written over, and their projections would stay.
-            let written = participants.is_empty()
-                || (context.is_ours)() && context.store.project(participants).await.is_ok();
-            Done::Committed { participants: written }
+            append(&*context.store, &rows).await;
+            let participants = participants.is_empty() || project(&context, participants, rows).await;
+            Done::Committed { participants }
         });
         Stage::Committing(results)
     }
@@ -65,11 +62,27 @@ impl Consumer<'_> {
 
 /// Writes rows until the store says so. A group's rows become visible one by one, and whether a creation precedes
 /// the event at seq 1 cannot be told from that: creations come first.
-async fn append(store: &dyn Store, rows: Vec<EventRow>) {
-    let (creations, others): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| row.seq == 0);
+async fn append(store: &dyn Store, rows: &[EventRow]) {
+    let (creations, others): (Vec<_>, Vec<_>) = rows.iter().cloned().partition(|row| row.seq == 0);
     for rows in [creations, others] {
         if !rows.is_empty() {
             until_done("append", || store.append(rows.clone())).await;
         }
     }
+}
+
+/// Writes who participates, so that lists show it as soon as it is acknowledged. One attempt: no ack waits for a
+/// projection that fails. Only an owner's: rows of a life that is over may yet be written over, and their
+/// projections would stay.
+async fn project(context: &Context, participants: Vec<Projection>, mut rows: Vec<EventRow>) -> bool {
+    if !(context.is_ours)() || context.store.project(participants).await.is_err() {
+        return false;
+    }
+    if context.exclusive {
+        // The log dies with this process, so no replay makes up for a projection that was not durable yet. Rows that
+        // are written after it are not durable before it.
+        rows.truncate(1);
+        until_done("append", || context.store.append(rows.clone())).await;
+    }
+    true
 }

@@ -18,6 +18,8 @@ pub(super) struct TestBus {
     pub(super) refusing: AtomicUsize,
     /// The next readers break after one reading.
     pub(super) breaking: AtomicUsize,
+    /// The next readers leave out the first entry of a reading.
+    pub(super) gapping: AtomicUsize,
     /// Entries come one by one, and with times that follow from their sequences, so that logs can be compared.
     pub(super) sipping: AtomicBool,
 }
@@ -29,6 +31,7 @@ impl TestBus {
             forgetful: AtomicBool::new(false),
             refusing: AtomicUsize::new(0),
             breaking: AtomicUsize::new(0),
+            gapping: AtomicUsize::new(0),
             sipping: AtomicBool::new(false),
         })
     }
@@ -49,6 +52,17 @@ impl LogReader for Breaking {
         let entries = self.0.next(entries_max).await;
         self.1 = true;
         entries
+    }
+}
+
+struct Gapping(Box<dyn LogReader>);
+
+#[async_trait]
+impl LogReader for Gapping {
+    async fn next(&mut self, entries_max: usize) -> Result<Vec<LogEntry>, BusError> {
+        let mut entries = self.0.next(entries_max).await?;
+        entries.remove(0);
+        if entries.is_empty() { self.0.next(entries_max).await } else { Ok(entries) }
     }
 }
 
@@ -86,6 +100,8 @@ impl Bus for TestBus {
         let reader = self.inner.read_log(partition, from_sequence).await?;
         Ok(if take(&self.breaking) {
             Box::new(Breaking(reader, false))
+        } else if take(&self.gapping) {
+            Box::new(Gapping(reader))
         } else if self.sipping.load(Ordering::SeqCst) {
             Box::new(Sipping(reader))
         } else {

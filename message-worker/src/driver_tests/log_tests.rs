@@ -108,6 +108,23 @@ async fn broken_readers_lose_and_repeat_nothing() {
     assert!(gateway.outcomes.values().all(|told| told.len() == 1));
 }
 
+/// Guards the look at each entry's sequence, whatever a reader promises: an entry that is missed is lost for good.
+#[tokio::test]
+async fn readers_that_leave_something_out_are_not_believed() {
+    let world = World::new();
+    let mut gateway = world.gateway("gw-1").await;
+    world.bus.gapping.store(3, Ordering::SeqCst);
+    for n in 1..=6 {
+        world.publish(vec![gateway.send(n, "room", &format!("m{n}"))]).await;
+    }
+    let working = world.work(1);
+    for n in 1..=6 {
+        assert_eq!(gateway.outcome(n).await, format!("seq {n}"));
+    }
+    assert_eq!(world.bus.gapping.load(Ordering::SeqCst), 0, "readers did leave something out");
+    working.stop().await;
+}
+
 /// Guards the record of what is passed over: durable before anyone passes it, and honoured by every replay.
 #[tokio::test]
 async fn poison_is_passed_over_only_once_that_is_recorded() {
@@ -175,6 +192,25 @@ async fn a_log_is_purged_below_the_checkpoint_and_never_above() {
         assert_eq!((bounds.first, bounds.last), if exclusive { (5, 5) } else { (1, 5) });
         working.stop().await;
     }
+}
+
+/// Guards lists in standalone: there is no log to replay after the power failed, so what a list shows is on disk
+/// before its cause is acknowledged.
+#[tokio::test]
+async fn an_acknowledged_participant_survives_a_process_with_its_own_bus() {
+    let world = World { exclusive: true, ..World::of(TestBus::new(1), MemoryStore::new()) };
+    let mut gateway = world.gateway("gw-1").await;
+    let working = world.work(1);
+    // The flush of this second is over; the next one is far away.
+    world.publish(vec![gateway.send(1, "other", "x")]).await;
+    world.checkpointed(1).await;
+    world.store.be_lazy();
+    let create = wire::command::Body::CreateConversation(wire::CreateConversation::default());
+    world.publish(vec![gateway.command(2, "room", "ann", create)]).await;
+    gateway.outcome(2).await;
+    working.kill().await;
+    world.store.lose_power();
+    assert!(world.store.tables().participants.contains_key(&("room".into(), "ann".into())));
 }
 
 /// Guards standalone restarts: a log in memory is new with the process, and worked from its first entry, at once.

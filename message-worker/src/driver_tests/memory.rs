@@ -58,6 +58,8 @@ struct State {
     calls: Vec<Call>,
     loading: usize,
     loading_most: usize,
+    /// What the disk has, of a store whose projections are durable only with the rows or checkpoints after them.
+    disk: Option<Tables>,
     /// Makes calls take turns of different lengths.
     unevenness: u64,
 }
@@ -91,6 +93,18 @@ impl MemoryStore {
     /// And no longer.
     pub(super) fn release(&self, call: Call) {
         self.held.send_modify(|held| held.retain(|other| *other != call));
+    }
+
+    /// From now on projections are durable only with the rows or checkpoints that are written after them.
+    pub(super) fn be_lazy(&self) {
+        let state = &mut *self.state.lock();
+        state.disk = Some(state.tables.clone());
+    }
+
+    /// What is not on disk is gone.
+    pub(super) fn lose_power(&self) {
+        let state = &mut *self.state.lock();
+        state.tables = state.disk.clone().expect("lazy");
     }
 
     /// After this many cells more, every write stands still.
@@ -177,6 +191,9 @@ impl MemoryStore {
                 }
                 state.fuse = state.fuse.map(|left| left - 1);
                 cell(state, value);
+            }
+            if call != Call::Project && state.disk.is_some() {
+                state.disk = Some(state.tables.clone());
             }
             (fault, blown || state.fuse == Some(0))
         };

@@ -155,7 +155,7 @@ pub trait Store: Send + Sync + 'static {
     async fn event(&self, conversation: &ConversationId, seq: u64) -> Result<Option<EventRow>, StoreError>;
 
     /// Writes projections, in order; deletions carry timestamps too. Not yet durable when it returns in the
-    /// embedded store, but never durable later than a checkpoint that is written after it.
+    /// embedded store, but never durable later than a checkpoint or rows that are written after it.
     ///
     /// # Errors
     /// Outcome unknown: write the same again.

@@ -287,9 +287,10 @@ impl Store for EmbeddedStore {
     async fn load(&self, conversation: &ConversationId) -> Result<LoadedConversation, StoreError> {
         let conversation = conversation.clone();
         self.read(usize::MAX, move |shared| {
+            // In this order: participants ahead of the head are made right by the rows after it, never the reverse.
+            let head = shared.get(&key::head(&conversation))?;
             let prefix = key::participants(&conversation);
             let participants = present(shared, prefix, None, usize::MAX, |id| UserId::parse(id).ok())?;
-            let head = shared.get(&key::head(&conversation))?;
             Ok(LoadedConversation { head: head.as_deref().and_then(key::read_head), participants })
         })
         .await

@@ -198,8 +198,9 @@ impl Store for ScyllaStore {
     }
 
     async fn load(&self, conversation: &ConversationId) -> Result<LoadedConversation, StoreError> {
-        let participants = self.all_texts(&self.statements.participants, (conversation.as_str(),)).await?;
+        // In this order: participants ahead of the head are made right by the rows after it, never the reverse.
         let head = self.read_head(conversation).await?;
+        let participants = self.all_texts(&self.statements.participants, (conversation.as_str(),)).await?;
         let participants = participants.iter().filter_map(|id| UserId::parse(id).ok()).collect();
         Ok(LoadedConversation { head, participants })
     }
