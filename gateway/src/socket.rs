@@ -73,9 +73,10 @@ pub async fn serve(shared: Arc<Shared>, io: TcpStream, leftover: Bytes, arrival:
         .max_message_size(bytes_max)
         .max_frame_size(bytes_max);
     let stream = Arc::new(io);
+    // Copied, mostly nothing: taken over, it would keep the 8 KiB buffer of the HTTP request for good.
     let beneath = SharedStream(stream.clone());
     let mut socket =
-        WebSocketStream::from_partially_read(beneath, leftover.into(), Role::Server, Some(config)).await;
+        WebSocketStream::from_partially_read(beneath, leftover.to_vec(), Role::Server, Some(config)).await;
     let identified = match arrival {
         Arrival::Identified(identity) => Ok(identity),
         Arrival::Refused(refusal) => Err(Some(refusal.close())),
