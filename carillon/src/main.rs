@@ -39,6 +39,7 @@ fn run(invocation: cli::Invocation) -> Result<(), Failure> {
 }
 
 fn serve(role: Role, settings: Settings) -> Result<(), Failure> {
+    limits::keep_pages_small();
     let open_files = limits::raise_open_files();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(anyhow::Error::new)?;
