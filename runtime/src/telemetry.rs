@@ -181,8 +181,17 @@ mod tests {
     use super::*;
     use crate::settings::Role;
     use opentelemetry_sdk::trace::InMemorySpanExporter;
+    use std::sync::{Mutex, MutexGuard, PoisonError};
+
+    /// One subscriber at a time: what a callsite's subscribers want is remembered once for the whole process, as
+    /// there is one in it; a second one beside it sees the first one's answer.
+    fn alone() -> MutexGuard<'static, ()> {
+        static SUBSCRIBER: Mutex<()> = Mutex::new(());
+        SUBSCRIBER.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 
     fn with_exporter(ratio: f64, body: impl FnOnce(&InMemorySpanExporter)) {
+        let _alone = alone();
         let exporter = InMemorySpanExporter::default();
         let provider = sampled(ratio, "test").with_simple_exporter(exporter.clone()).build();
         let log = log_layer(&Settings::defaults(Role::Standalone)).expect("a layer");
@@ -246,6 +255,7 @@ mod tests {
             drop(tracing::info_span!("a span of the log"));
             assert!(exporter.get_finished_spans().expect("spans").is_empty());
         });
+        let _alone = alone();
         let log = log_layer(&Settings::defaults(Role::Standalone)).expect("a layer");
         tracing::subscriber::with_default(tracing_subscriber::registry().with(log), || {
             assert!(!tracing::info_span!("a span of the log").is_disabled());

@@ -5,8 +5,9 @@ use crate::host::{Host, pause};
 use crate::load::{self, Load, Rooms};
 use crate::report::{Column, Figures, Report, Run};
 use crate::systems::System;
+use crate::usage;
 use anyhow::{Result, ensure};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Connections that have not joined yet, at once.
 const JOINING_AT_ONCE: u32 = 64;
@@ -14,6 +15,10 @@ const JOINING_AT_ONCE: u32 = 64;
 const SETTLE: Duration = Duration::from_secs(1);
 /// How often a run is tried again when something else used the cores.
 const ATTEMPTS: u32 = 3;
+
+/// How long a run waits for other programs to leave the cores alone, and how it finds out.
+const QUIET_TIMEOUT: Duration = Duration::from_secs(120);
+const QUIET_SAMPLE: Duration = Duration::from_secs(2);
 
 /// What to run.
 pub struct Options {
@@ -89,6 +94,7 @@ fn attempts(
     report: &mut Report,
 ) -> Result<Option<Figures>> {
     for _ in 0..ATTEMPTS {
+        await_quiet(options.noise_max)?;
         let found = once(host, options, members, system, floor);
         ensure!(!crate::interrupt::requested(), "interrupted");
         let mut run = Run::new(options.mode, system.name(), format!("rooms of {members}"), repetition, found);
@@ -102,6 +108,23 @@ fn attempts(
         }
     }
     Ok(None)
+}
+
+/// Waits until other programs leave the cores alone, for a while.
+fn await_quiet(noise_max: f64) -> Result<()> {
+    let began = Instant::now();
+    let mut before = usage::read(&[])?;
+    while began.elapsed() < QUIET_TIMEOUT {
+        pause(QUIET_SAMPLE);
+        ensure!(!crate::interrupt::requested(), "interrupted");
+        let now = usage::read(&[])?;
+        let (machine, own) = (now.machine.since(before.machine), now.own.since(before.own));
+        if machine.user_s - own.user_s <= noise_max * QUIET_SAMPLE.as_secs_f64() {
+            break;
+        }
+        before = now;
+    }
+    Ok(())
 }
 
 fn once(
