@@ -6,6 +6,7 @@
 
 use crate::auth::{Identity, Refusal};
 use crate::connection::{Connection, Flushed};
+use crate::core::keepalive::{Due, Keepalive};
 use crate::core::outbox::Urgency;
 use crate::core::rate::Bucket;
 use crate::presence::Admission;
@@ -33,8 +34,6 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, WebSoc
 
 /// For a first frame with a token (protocol §8).
 const AUTHENTICATION_TIMEOUT: Duration = Duration::from_secs(10);
-/// Between two pings (protocol §8: native ping).
-const PING_INTERVAL: Duration = Duration::from_secs(30);
 /// A socket that takes nothing for so long is closed (hazards: slow client).
 const WRITE_STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time and bytes for a client to see why it was closed, before the socket is.
@@ -73,10 +72,11 @@ pub async fn serve(shared: Arc<Shared>, io: TcpStream, leftover: Bytes, arrival:
         .max_message_size(bytes_max)
         .max_frame_size(bytes_max);
     let stream = Arc::new(io);
-    // Copied, mostly nothing: taken over, it would keep the 8 KiB buffer of the HTTP request for good.
     let beneath = SharedStream(stream.clone());
-    let mut socket =
-        WebSocketStream::from_partially_read(beneath, leftover.to_vec(), Role::Server, Some(config)).await;
+    let first = leftover.to_vec();
+    // Mostly nothing, in the 8 KiB buffer of the HTTP request, which would be kept for good.
+    drop(leftover);
+    let mut socket = WebSocketStream::from_partially_read(beneath, first, Role::Server, Some(config)).await;
     let identified = match arrival {
         Arrival::Identified(identity) => Ok(identity),
         Arrival::Refused(refusal) => Err(Some(refusal.close())),
@@ -185,13 +185,13 @@ enum Woken {
 impl Driver<'_> {
     async fn run(&mut self) -> Option<Close> {
         let connection = self.session.connection.clone();
-        let mut heard = Instant::now();
+        let mut keepalive = Keepalive::new(std::time::Instant::now());
         let mut expiry_told = None;
         let mut expires_ms = self.session.identity.expires_ms;
         if self.token_is_over(&mut expiry_told) {
             return Some(Close::TokenExpired);
         }
-        let sleep = tokio::time::sleep_until(self.next_timer());
+        let sleep = tokio::time::sleep_until(self.next_timer(&keepalive));
         tokio::pin!(sleep);
         loop {
             match connection.flush() {
@@ -217,7 +217,7 @@ impl Driver<'_> {
             match woken {
                 Woken::Frames => {}
                 Woken::Came(message) => {
-                    heard = Instant::now();
+                    keepalive.heard(std::time::Instant::now());
                     match self.came(message) {
                         Ok(Answer::None) => {}
                         // Boxed, as everything rare is here: a connection is as large as its largest await.
@@ -231,7 +231,7 @@ impl Driver<'_> {
                     if self.session.identity.expires_ms != expires_ms {
                         expires_ms = self.session.identity.expires_ms;
                         self.token_is_over(&mut expiry_told);
-                        sleep.as_mut().reset(self.next_timer());
+                        sleep.as_mut().reset(self.next_timer(&keepalive));
                     }
                 }
                 Woken::Worked(done) => {
@@ -243,16 +243,21 @@ impl Driver<'_> {
                     self.session.done(done);
                 }
                 Woken::Timer => {
-                    if heard.elapsed() > 2 * PING_INTERVAL {
-                        return Some(Close::Unresponsive);
-                    }
                     if self.token_is_over(&mut expiry_told) {
                         return Some(Close::TokenExpired);
                     }
-                    if heard.elapsed() >= PING_INTERVAL {
-                        connection.offer(&frame::PING, Urgency::Reply);
+                    let now = std::time::Instant::now();
+                    if !reads {
+                        keepalive.heard(now);
                     }
-                    sleep.as_mut().reset(self.next_timer());
+                    match keepalive.due(now) {
+                        Due::Nothing => {}
+                        Due::Ping => {
+                            connection.offer(&frame::PING, Urgency::Reply);
+                        }
+                        Due::GiveUp => return Some(Close::Unresponsive),
+                    }
+                    sleep.as_mut().reset(self.next_timer(&keepalive));
                 }
             }
             let signals = connection.signals();
@@ -264,8 +269,8 @@ impl Driver<'_> {
     }
 
     /// When the timer must ring next: for a ping, or for the token.
-    fn next_timer(&self) -> Instant {
-        let ping = Instant::now() + PING_INTERVAL;
+    fn next_timer(&self, keepalive: &Keepalive) -> Instant {
+        let ping = Instant::from_std(keepalive.next());
         let Some(expires_ms) = self.session.identity.expires_ms else { return ping };
         let left_ms = expires_ms.saturating_sub(now_ms());
         let until_ms = if left_ms > EXPIRY_NOTICE_MS { left_ms - EXPIRY_NOTICE_MS } else { left_ms };

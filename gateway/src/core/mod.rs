@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows tokio, sockets, a clock or its siblings.
 
+pub mod keepalive;
 pub mod link;
 pub mod outbox;
 pub mod rate;

@@ -1,11 +1,14 @@
 //! Mode `idle`: the memory of a connection that joined one conversation and says nothing.
 
+use crate::deployment::Parts;
+use crate::dialect::Dialect;
 use crate::engine::Engine;
 use crate::host::{Host, pause};
 use crate::report::{Column, Figures, Report, Run};
 use crate::systems::System;
 use crate::usage::{self, Memory};
 use anyhow::{Context, Result, ensure};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// Connections that have not joined yet, at once.
@@ -21,13 +24,16 @@ pub struct Options {
     pub members: u32,
     pub settle: Duration,
     pub repetitions: u32,
+    /// Given, a gateway's process is measured, beside NATS and the workers; else one process that is everything.
+    pub parts: Option<Parts>,
 }
 
 /// Runs everything and prints it.
 pub fn run(host: &Host, options: &Options, report: &mut Report) -> Result<()> {
+    let system = if options.parts.is_some() { "gateway" } else { "standalone" };
     for repetition in 1..=options.repetitions {
         let case = format!("{} to {} connections", options.few, options.many);
-        report.add(Run::new("idle", "carillon", case, repetition, once(host, options)));
+        report.add(Run::new("idle", system, case, repetition, once(host, options)));
         ensure!(!crate::interrupt::requested(), "interrupted");
     }
     let column = |figure, title, decimals| Column { figure, title, decimals };
@@ -46,15 +52,25 @@ pub fn run(host: &Host, options: &Options, report: &mut Report) -> Result<()> {
 
 fn once(host: &Host, options: &Options) -> Result<Figures> {
     ensure!(options.few < options.many, "the second number of connections has to be the greater one");
+    if let Some(parts) = &options.parts {
+        return parts.deployed(host, |deployment| {
+            deployment.await_owners()?;
+            measure(options, deployment.address, Dialect::Native, deployment.gateway())
+        });
+    }
     let server = System::Carillon.start(host)?;
-    let pid = server.process.pid();
+    let figures = measure(options, server.address, server.dialect, server.process.pid())
+        .with_context(|| server.process.output())?;
+    server.stop()?;
+    Ok(figures)
+}
+
+fn measure(options: &Options, address: SocketAddr, dialect: Dialect, pid: u32) -> Result<Figures> {
     pause(SETTLE);
     let empty = usage::memory(pid)?;
     let rooms = options.many.div_ceil(options.members);
-    let mut engine = Engine::new(server.address, server.dialect, rooms, crate::content::BYTES_MIN)?;
-    engine
-        .connect(0..options.few, options.members, JOINING_AT_ONCE)
-        .with_context(|| server.process.output())?;
+    let mut engine = Engine::new(address, dialect, rooms, crate::content::BYTES_MIN)?;
+    engine.connect(0..options.few, options.members, JOINING_AT_ONCE)?;
     engine.pump_for(options.settle)?;
     let few = usage::memory(pid)?;
     let before = usage::read(&[pid])?.servers;
@@ -88,7 +104,5 @@ fn once(host: &Host, options: &Options) -> Result<Figures> {
         }
     }
     engine.settle()?;
-    drop(engine);
-    server.stop()?;
     Ok(figures)
 }

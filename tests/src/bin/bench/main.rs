@@ -4,6 +4,7 @@
 
 mod connection;
 mod content;
+mod deployment;
 mod dialect;
 mod engine;
 mod fanout;

@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::deployment::Parts;
 use crate::systems::System;
 use crate::{content, fanout, idle, path, soak};
 use anyhow::{Context, Result};
@@ -16,6 +17,9 @@ every send was acknowledged, and stops what it started.";
 
 /// Said of `--rate`.
 const RATE: &str = "Deliveries a second [3000 in rooms below 10, 10000 below 100, 20000 above]";
+/// Said of `--gateway`.
+const GATEWAY: &str =
+    "Measure a gateway's own process, beside NATS, the database and the workers [one process]";
 /// Said of `--noise-percent`.
 const NOISE: &str = "Share of a core that other programs may use; a noisier run is void and repeated";
 
@@ -25,6 +29,7 @@ Examples:
   target/release/bench fanout                                 all room sizes, Carillon beside the floor, 8 minutes
   target/release/bench fanout --rooms 10 --repetitions 1      a quick look
   target/release/bench idle                                   memory of an idle connection
+  target/release/bench idle --gateway                         of a gateway alone; takes what path takes
   target/release/bench saturate --rooms 2,100
   CARILLON_TEST_NATS_SERVER=.parts/nats-server-2.15.1/nats-server CARILLON_TEST_CASSANDRA=127.0.0.1:9042 \\
     target/release/bench path
@@ -34,8 +39,8 @@ order, 1 if not, 2 for wrong usage. How to read the figures: docs/performance.md
 
 Environment:
   CARILLON_BIN                 the binary to measure, instead of the one beside this
-  CARILLON_TEST_NATS_SERVER    the binary of nats-server (mode path)
-  CARILLON_TEST_CASSANDRA      host:port of a database that speaks CQL (mode path)";
+  CARILLON_TEST_NATS_SERVER    the binary of nats-server (modes path, idle --gateway)
+  CARILLON_TEST_CASSANDRA      host:port of a database that speaks CQL (modes path, idle --gateway)";
 
 /// What was asked for.
 pub struct Invocation {
@@ -123,6 +128,7 @@ fn idle_command() -> Command {
         .arg(connections().default_value("10000"))
         .arg(number("members", "Members of each conversation", 1, 1_000).default_value("10"))
         .arg(seconds("settle-seconds", "Rest before a measurement").default_value("10"))
+        .arg(Arg::new("gateway").long("gateway").action(ArgAction::SetTrue).help(GATEWAY))
 }
 
 fn soak_command() -> Command {
@@ -221,6 +227,7 @@ pub fn read(matches: &ArgMatches) -> Result<Invocation> {
             members: of(given, "members"),
             settle: time(given, "settle-seconds"),
             repetitions: of(given, "repetitions"),
+            parts: if given.get_flag("gateway") { Some(parts()?) } else { None },
         }),
         "soak" => Mode::Soak(soak::Options {
             messages: of(given, "messages"),
@@ -236,8 +243,7 @@ pub fn read(matches: &ArgMatches) -> Result<Invocation> {
             messages: of(given, "messages"),
             content_bytes: of(given, "content-bytes") as usize,
             repetitions: of(given, "repetitions"),
-            nats_server: part("CARILLON_TEST_NATS_SERVER", "the binary of nats-server")?,
-            cassandra: part("CARILLON_TEST_CASSANDRA", "host:port of a database that speaks CQL")?,
+            parts: parts()?,
         }),
     };
     let scratch = given.get_one::<PathBuf>("scratch").cloned().unwrap_or_else(std::env::temp_dir);
@@ -267,6 +273,13 @@ fn of(given: &ArgMatches, name: &str) -> u32 {
 
 fn time(given: &ArgMatches, name: &str) -> Duration {
     Duration::from_secs(of(given, name).into())
+}
+
+fn parts() -> Result<Parts> {
+    Ok(Parts {
+        nats_server: part("CARILLON_TEST_NATS_SERVER", "the binary of nats-server")?,
+        cassandra: part("CARILLON_TEST_CASSANDRA", "host:port of a database that speaks CQL")?,
+    })
 }
 
 fn part(variable: &str, what: &str) -> Result<String> {

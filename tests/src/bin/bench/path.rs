@@ -4,48 +4,29 @@
 //! JetStream publish is awaited and one row is written at QUORUM: the two waits that the durable path cannot do
 //! without, on the same nats-server and the same database, at the same moment.
 
-use crate::dialect::Dialect;
+use crate::deployment::{DATABASE_TIMEOUT, Deployment, Parts};
 use crate::engine::{Engine, PATIENCE, Progress};
-use crate::host::{Host, Process, Ready, free_port, pause};
+use crate::host::Host;
 use crate::report::{Column, Figures, Report, Run};
 use crate::usage;
 use anyhow::{Context, Result, ensure};
 use async_nats::jetstream;
 use scylla::client::session::Session;
-use scylla::client::session_builder::SessionBuilder;
 use scylla::statement::Consistency;
 use scylla::statement::prepared::PreparedStatement;
-use std::net::SocketAddr;
-use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// Rounds that are not counted: connections, caches and the log's first segments.
 const WARMUP_ROUNDS: u32 = 200;
 /// What a probe writes: about what a message of 200 bytes becomes in the log and in its row.
 const PROBE_BYTES: usize = 300;
-/// For workers to own every partition, after which joining works.
-const OWNED_TIMEOUT: Duration = Duration::from_secs(60);
-const OWNED_PAUSE: Duration = Duration::from_secs(1);
-/// For the database to answer.
-const DATABASE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What to run.
 pub struct Options {
     pub messages: u32,
     pub content_bytes: usize,
     pub repetitions: u32,
-    /// The binary of nats-server, and where the database listens.
-    pub nats_server: String,
-    pub cassandra: String,
-}
-
-/// Carillon as it is deployed: NATS, a gateway and two workers. The database is there already.
-struct Deployment {
-    nats: Process,
-    carillon: Vec<Process>,
-    nats_url: String,
-    gateway: SocketAddr,
+    pub parts: Parts,
 }
 
 /// The two waits that are measured beside the path.
@@ -90,43 +71,23 @@ pub fn run(host: &Host, options: &Options, report: &mut Report) -> Result<()> {
 }
 
 fn once(host: &Host, options: &Options, runtime: &tokio::runtime::Runtime) -> Result<Figures> {
-    let folder = host.folder()?;
-    let keyspace = format!("carillon_bench_{}", uuid::Uuid::new_v4().simple());
-    let session = runtime.block_on(session(&options.cassandra))?;
-    let measured = Deployment::start(host, options, &keyspace, folder.path())
-        .and_then(|deployment| measure(deployment, session, options, &keyspace, runtime));
-    // Whatever happened, the database is left as it was.
-    let session = runtime.block_on(self::session(&options.cassandra))?;
-    runtime
-        .block_on(session.query_unpaged(format!("DROP KEYSPACE IF EXISTS {keyspace}"), ()))
-        .with_context(|| format!("keyspace {keyspace} is left behind: drop it by hand"))?;
-    measured
-}
-
-fn measure(
-    deployment: Deployment,
-    session: Session,
-    options: &Options,
-    keyspace: &str,
-    runtime: &tokio::runtime::Runtime,
-) -> Result<Figures> {
-    let probes = runtime.block_on(Probes::prepare(session, &deployment.nats_url, keyspace))?;
-    let mut engine = deployment.first_client(options.content_bytes)?;
-    let pids: Vec<u32> = deployment.carillon.iter().map(Process::pid).collect();
-    let mut rounds = Rounds::default();
-    for round in 0..WARMUP_ROUNDS {
-        rounds.one(&mut engine, &probes, round, runtime)?;
-    }
-    rounds = Rounds::default();
-    let before = usage::read(&pids)?.servers;
-    for round in 0..options.messages {
-        rounds.one(&mut engine, &probes, WARMUP_ROUNDS + round, runtime)?;
-    }
-    let cpu = usage::read(&pids)?.servers.since(before);
-    engine.settle()?;
-    drop(engine);
-    deployment.stop()?;
-    Ok(rounds.figures(cpu.total_s() * 1e6 / f64::from(options.messages)))
+    options.parts.deployed(host, |deployment| {
+        let probes = runtime.block_on(Probes::prepare(deployment))?;
+        let mut engine = deployment.first_client(options.content_bytes)?;
+        let pids = deployment.carillon();
+        let mut rounds = Rounds::default();
+        for round in 0..WARMUP_ROUNDS {
+            rounds.one(&mut engine, &probes, round, runtime)?;
+        }
+        rounds = Rounds::default();
+        let before = usage::read(&pids)?.servers;
+        for round in 0..options.messages {
+            rounds.one(&mut engine, &probes, WARMUP_ROUNDS + round, runtime)?;
+        }
+        let cpu = usage::read(&pids)?.servers.since(before);
+        engine.settle()?;
+        Ok(rounds.figures(cpu.total_s() * 1e6 / f64::from(options.messages)))
+    })
 }
 
 impl Rounds {
@@ -185,18 +146,11 @@ fn quantile(sorted: &[f64], share: f64) -> f64 {
     sorted.get(rank.max(1) - 1).copied().unwrap_or_default()
 }
 
-async fn session(cassandra: &str) -> Result<Session> {
-    SessionBuilder::new()
-        .known_node(cassandra)
-        .connection_timeout(DATABASE_TIMEOUT)
-        .build()
-        .await
-        .with_context(|| format!("no database at {cassandra}"))
-}
-
 impl Probes {
-    async fn prepare(session: Session, nats_url: &str, keyspace: &str) -> Result<Probes> {
-        let client = async_nats::connect(nats_url).await.context("NATS for the probe")?;
+    async fn prepare(deployment: &Deployment) -> Result<Probes> {
+        let session = deployment.session().await?;
+        let keyspace = &deployment.keyspace;
+        let client = async_nats::connect(&deployment.nats_url).await.context("NATS for the probe")?;
         let jetstream = jetstream::new(client);
         let stream = jetstream::stream::Config {
             name: "BENCH_PROBE".into(),
@@ -224,65 +178,6 @@ impl Probes {
         self.session.execute_unpaged(&self.insert, row).await.context("the probe's write")?;
         Ok(())
     }
-}
-
-impl Deployment {
-    fn start(host: &Host, options: &Options, keyspace: &str, folder: &Path) -> Result<Deployment> {
-        let (nats, nats_url) = start_nats(host, &options.nats_server, folder)?;
-        let role = |arguments: &[&str]| -> Result<Command> {
-            let mut command = host.carillon()?;
-            command.args(arguments).args(["--nats", &nats_url, "--scylla", &options.cassandra]);
-            command.env("SCYLLA_KEYSPACE", keyspace).args(["--data-dir"]).arg(folder.join("data"));
-            Ok(command)
-        };
-        Process::run("migrate", role(&["migrate"])?)?;
-        let mut carillon = Vec::new();
-        for (name, admin) in [("message-worker", free_port()?), ("presence-worker", free_port()?)] {
-            let command = role(&[name, "--admin-listen", &format!("127.0.0.1:{admin}")])?;
-            carillon.push(host.start(name, command, folder, Ready::Answers(admin))?);
-        }
-        let gateway = SocketAddr::from(([127, 0, 0, 1], free_port()?));
-        let command = role(&["gateway", "--dev", "--listen", &gateway.to_string()])?;
-        carillon.push(host.start("gateway", command, folder, Ready::Answers(gateway.port()))?);
-        Ok(Deployment { nats, carillon, nats_url, gateway })
-    }
-
-    /// Connects the client, as soon as a worker owns its conversation's partition.
-    fn first_client(&self, content_bytes: usize) -> Result<Engine> {
-        let began = Instant::now();
-        loop {
-            let mut engine = Engine::new(self.gateway, Dialect::Native, 1, content_bytes)?;
-            match engine.connect(0..1, 1, 1) {
-                Ok(()) => return Ok(engine),
-                Err(error) if began.elapsed() > OWNED_TIMEOUT => return Err(error),
-                Err(_) => pause(OWNED_PAUSE),
-            }
-        }
-    }
-
-    /// Stops everything, the gateway first and NATS last.
-    fn stop(self) -> Result<()> {
-        for process in self.carillon.into_iter().rev() {
-            process.stop()?;
-        }
-        // Told to stop it ends with a signal's status, which is no success; what it holds is not needed.
-        drop(self.nats);
-        Ok(())
-    }
-}
-
-fn start_nats(host: &Host, binary: &str, folder: &Path) -> Result<(Process, String)> {
-    let port = free_port()?;
-    let configuration = folder.join("nats.conf");
-    let text = format!(
-        "listen: 127.0.0.1:{port}\njetstream {{\n  store_dir: {:?}\n  sync_interval: always\n}}\n",
-        folder.join("nats")
-    );
-    std::fs::write(&configuration, text)?;
-    let mut command = Command::new(binary);
-    command.arg("--config").arg(&configuration);
-    let process = host.start("nats-server", command, folder, Ready::Accepts(port))?;
-    Ok((process, format!("nats://127.0.0.1:{port}")))
 }
 
 #[cfg(test)]
