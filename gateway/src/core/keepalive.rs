@@ -8,7 +8,9 @@ pub const PING_INTERVAL: Duration = Duration::from_secs(30);
 /// What to do about a client now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Due {
+    /// It was heard lately, or has time left to answer.
     Nothing,
+    /// It has been silent: ask.
     Ping,
     /// It was pinged and has said nothing since.
     GiveUp,
