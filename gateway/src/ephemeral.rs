@@ -2,10 +2,8 @@
 //! owner; and the end of typing that nobody renewed.
 
 use crate::connection::Connection;
-use crate::frame;
 use crate::hub::Room;
 use crate::shared::Shared;
-use carillon_proto::dialect::native;
 use carillon_proto::id::{ConversationId, UserId};
 use carillon_proto::limits::TYPING_MS;
 use carillon_proto::wire::{self, ephemeral::Kind};
@@ -122,12 +120,11 @@ fn typing_event(room: &Room, user: &str, user_name: &str, typing: bool) -> wire:
 /// Queues an event for a room's members: typing never for the typist, everything else not for the
 /// connection that sent it.
 fn show(room: &Room, event: &wire::Ephemeral, sender: Option<u64>) {
-    let Some(text) = native::ephemeral(event) else { return };
     let typing = matches!(event.kind, Some(Kind::Typing(_)));
     let hears = |member: &Connection| {
         if typing { member.user.as_str() != event.user } else { Some(member.id) != sender }
     };
-    room.pass_on(&frame::text(&text), hears);
+    room.pass_on(event, hears);
 }
 
 impl TypingEnds {

@@ -1,32 +1,42 @@
 //! The conversations that this gateway serves, and the delivery of events to their members.
 
-use crate::connection::{Connection, Signal};
+use crate::connection::{Connection, Member, Signal};
 use crate::core::outbox::Urgency;
 use crate::core::topic::{Event, Slot, Topic, Wants};
 use crate::core::typing::Typists;
-use crate::frame;
+use crate::dialect::{Dialect, SOCKETIO_DIALECTS};
 use bytes::Bytes;
-use carillon_proto::dialect::native;
 use carillon_proto::id::{ConversationId, UserId};
 use carillon_proto::limits::FANOUT_CHUNK;
 use carillon_proto::partition;
 use carillon_proto::wire::{self, event::Kind};
 use parking_lot::{Mutex, MutexGuard};
+use prost::Message;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-/// A durable event, encoded once for everyone who hears it.
+/// A durable event, encoded once for each vocabulary in which anybody hears it.
 pub struct Encoded {
     /// The event itself.
     pub event: wire::Event,
-    native: Bytes,
+    native: OnceLock<Bytes>,
+    /// Made when the first client of Socket.IO hears the event.
+    socketio: OnceLock<Box<[OnceLock<Bytes>; SOCKETIO_DIALECTS]>>,
 }
 
 impl Encoded {
-    /// Encodes an event.
+    /// An event that nobody has heard yet.
     pub fn new(event: wire::Event) -> Arc<Encoded> {
-        let native = frame::texts(&native::event(&event));
-        Arc::new(Encoded { event, native })
+        Arc::new(Encoded { event, native: OnceLock::new(), socketio: OnceLock::new() })
+    }
+
+    /// The event's frames; empty where the vocabulary has no name for it.
+    pub fn frames(&self, dialect: Dialect) -> &Bytes {
+        let place = match dialect.socketio_index() {
+            None => &self.native,
+            Some(index) => &self.socketio.get_or_init(Box::default)[index],
+        };
+        place.get_or_init(|| dialect.event(&self.event))
     }
 }
 
@@ -35,11 +45,8 @@ impl Event for Encoded {
         self.event.seq
     }
     fn weight(&self) -> usize {
-        // The event holds its content once, the frames once more.
-        2 * self.native.len() + size_of::<Encoded>()
-    }
-    fn frames(&self) -> &Bytes {
-        &self.native
+        // The event holds its content once, each vocabulary's frames once more; mostly that is one vocabulary.
+        3 * self.event.encoded_len() + size_of::<Encoded>()
     }
 }
 
@@ -56,7 +63,7 @@ pub enum Seen {
 #[derive(Default)]
 pub struct RoomState {
     /// Head, ring and members.
-    pub topic: Topic<Arc<Connection>, Encoded>,
+    pub topic: Topic<Member, Encoded>,
     /// Who is typing.
     pub typists: Typists,
     /// Connections here of each user.
@@ -69,6 +76,21 @@ pub struct RoomState {
     pub joining: u32,
     /// No longer in the hub: whoever holds it must look again.
     pub closed: bool,
+}
+
+impl RoomState {
+    /// Queues what `frames` makes, once for each dialect in use, for every member that `hears` it.
+    pub fn pass_on(&self, hears: impl Fn(&Connection) -> bool, frames: impl Fn(Dialect) -> Bytes) {
+        let mut made: Vec<(Dialect, Bytes)> = Vec::new();
+        for (_, member) in self.topic.members().filter(|(_, member)| hears(&member.connection)) {
+            let known = made.iter().position(|(dialect, _)| *dialect == member.dialect);
+            let place = known.unwrap_or_else(|| {
+                made.push((member.dialect, frames(member.dialect)));
+                made.len() - 1
+            });
+            member.connection.offer(&made[place].1, Urgency::Ephemeral);
+        }
+    }
 }
 
 /// A conversation with local members.
@@ -100,25 +122,21 @@ impl Room {
             state
                 .topic
                 .members()
-                .filter(|(_, member)| member.take_touched())
-                .map(|(_, member)| member.clone())
+                .filter(|(_, member)| member.connection.take_touched())
+                .map(|(_, member)| member.connection.clone())
                 .collect()
         };
         for (index, member) in touched.iter().enumerate() {
-            member.flush_delivery();
+            member.outgoing.flush_delivery();
             if index % FANOUT_CHUNK == FANOUT_CHUNK - 1 {
                 tokio::task::yield_now().await;
             }
         }
     }
 
-    /// Queues a frame that is not stored for every member that `hears` it.
-    pub fn pass_on(&self, frame: &Bytes, hears: impl Fn(&Connection) -> bool) {
-        for (_, member) in self.lock().topic.members() {
-            if hears(member) {
-                member.offer(frame, Urgency::Ephemeral);
-            }
-        }
+    /// Queues an event that is not stored for every member that `hears` it.
+    pub fn pass_on(&self, event: &wire::Ephemeral, hears: impl Fn(&Connection) -> bool) {
+        self.lock().pass_on(hears, |dialect| dialect.ephemeral(event));
     }
 }
 
@@ -246,7 +264,7 @@ impl Hub {
 fn carry_out(room: &Arc<Room>, state: &mut RoomState, wants: Wants) -> Option<Fetch> {
     for slot in wants.behind {
         if let Some(member) = state.topic.hearer(slot) {
-            member.signal(Signal::Behind(room.clone()));
+            member.connection.signal(Signal::Behind(room.clone()));
         }
     }
     let (after_seq, _) = wants.fetch?;
@@ -263,13 +281,8 @@ fn end_typing(state: &mut RoomState, event: &wire::Event) {
             time_ms: event.time_ms,
             kind: Some(wire::ephemeral::Kind::Typing(false)),
         };
-        if let Some(text) = native::ephemeral(&stopped) {
-            let frame = frame::text(&text);
-            for (_, member) in state.topic.members().filter(|(_, member)| member.user.as_str() != event.actor)
-            {
-                member.offer(&frame, Urgency::Ephemeral);
-            }
-        }
+        let hears = |member: &Connection| member.user.as_str() != event.actor;
+        state.pass_on(hears, |dialect| dialect.ephemeral(&stopped));
     }
 }
 
@@ -280,12 +293,12 @@ fn apply_removal(state: &mut RoomState, conversation: &ConversationId, event: &w
     let slots: Vec<Slot> = state
         .topic
         .members()
-        .filter(|(_, member)| member.user.as_str() == removed.user)
+        .filter(|(_, member)| member.connection.user.as_str() == removed.user)
         .map(|(slot, _)| slot)
         .collect();
     for slot in slots {
         if let Some(member) = state.topic.leave(slot) {
-            member.signal(Signal::Removed(conversation.clone()));
+            member.connection.signal(Signal::Removed(conversation.clone()));
         }
     }
 }

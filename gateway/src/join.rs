@@ -1,27 +1,27 @@
 //! Joining and leaving a conversation: registration with its worker, presence, and the member's cursor.
 
-use crate::connection::Connection;
+use crate::connection::{Connection, Member};
 use crate::core::outbox::Urgency;
 use crate::core::topic::Slot;
-use crate::frame;
+use crate::dialect::{Asked, Dialect};
 use crate::hub::{Room, Seen};
 use crate::session::{Done, reply_to};
 use crate::shared::Shared;
 use carillon_proto::code::Failure;
-use carillon_proto::dialect::native;
 use carillon_proto::event::Reply;
 use carillon_proto::id::ConversationId;
 use carillon_proto::limits::PRESENCE_PARTICIPANTS_MAX;
 use carillon_proto::wire::{
     self, Authority, presence_change::Body as Change, presence_result::Body as Outcome,
 };
-use carillon_runtime::time::now_ms;
 use std::sync::Arc;
 
 /// A conversation that was joined.
 pub struct Entered {
     /// Its room.
     pub room: Arc<Room>,
+    /// What it is heard in.
+    pub dialect: Dialect,
     /// The member's place there.
     pub slot: Slot,
     /// It must read on from its cursor.
@@ -42,8 +42,8 @@ pub struct Request {
     pub authority: Authority,
     /// Their place, if they have joined it before.
     pub already: Option<(Arc<Room>, Slot)>,
-    /// The command's `ref`.
-    pub reference: Option<String>,
+    /// How it was asked.
+    pub asked: Asked,
 }
 
 impl Request {
@@ -54,7 +54,7 @@ impl Request {
             Ok(()) => Done::Entered(self.enter(&room).await),
             Err(failure) => {
                 crate::metrics::ERRORS.inc();
-                reply_to(&self.connection, &Reply::Error(failure), self.reference.as_deref());
+                reply_to(&self.connection, &Reply::Error(failure), &self.asked);
                 Done::Told
             }
         };
@@ -100,17 +100,20 @@ impl Request {
             head_seq,
             participant_count: participants,
         };
-        let text = native::reply(&reply, self.reference.as_deref(), now_ms());
-        self.connection.offer(&frame::text(&text), Urgency::Reply);
+        self.connection.offer(&self.asked.answer(&reply), Urgency::Reply);
         let place = self.already.as_ref().map(|(_, slot)| *slot);
-        let place = place
-            .filter(|slot| state.topic.hearer(*slot).is_some_and(|other| other.id == self.connection.id));
+        let place = place.filter(|slot| {
+            state.topic.hearer(*slot).is_some_and(|other| other.connection.id == self.connection.id)
+        });
         let (slot, behind) = match (place, self.after_seq) {
             (Some(slot), None) => (slot, false),
             (Some(slot), Some(after_seq)) => (slot, state.topic.rejoin(slot, after_seq)),
-            (None, after_seq) => state.topic.join(self.connection.clone(), after_seq.unwrap_or(head_seq)),
+            (None, after_seq) => {
+                let member = Member { connection: self.connection.clone(), dialect: self.asked.dialect() };
+                state.topic.join(member, after_seq.unwrap_or(head_seq))
+            }
         };
-        Entered { room: room.clone(), slot, behind }
+        Entered { room: room.clone(), dialect: self.asked.dialect(), slot, behind }
     }
 
     /// Counts the user in; their first connection here announces them. Returns how many users there are,
@@ -148,7 +151,7 @@ pub async fn leave(
 ) {
     let last = {
         let mut state = room.lock();
-        if state.topic.hearer(slot).is_some_and(|hearer| hearer.id == connection.id) {
+        if state.topic.hearer(slot).is_some_and(|hearer| hearer.connection.id == connection.id) {
             state.topic.leave(slot);
         }
         let last = match state.users.get_mut(&connection.user) {

@@ -5,11 +5,14 @@
 
 pub mod access;
 pub mod admission;
+pub mod application;
 pub mod auth;
 pub mod connection;
 pub mod core;
 pub mod deliver;
+pub mod dialect;
 pub mod directory;
+pub mod drive;
 pub mod ephemeral;
 pub mod frame;
 pub mod hub;
@@ -17,6 +20,7 @@ pub mod join;
 pub mod links;
 pub mod listen;
 pub mod metrics;
+pub mod outgoing;
 pub mod page;
 pub mod pending;
 pub mod presence;
@@ -179,7 +183,7 @@ async fn drain(shared: &Shared) {
     let started = Instant::now();
     for (index, connection) in connections.iter().enumerate() {
         let after_ms = random_below(spread.as_millis() as u64 + 1_000);
-        session::reply_to(connection, &Reply::Reconnect { after_ms }, None);
+        session::tell(connection, &Reply::Reconnect { after_ms });
         connection.signal(Signal::Close(Close::Draining));
         if index % 64 == 63 {
             let due = spread.mul_f64((index + 1) as f64 / connections.len() as f64);

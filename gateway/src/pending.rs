@@ -2,14 +2,13 @@
 
 use crate::connection::Connection;
 use crate::core::outbox::Urgency;
-use crate::{frame, metrics};
+use crate::dialect::Asked;
+use crate::metrics;
 use carillon_proto::code::{ErrorCode, Failure};
-use carillon_proto::dialect::native;
 use carillon_proto::event::Reply;
 use carillon_proto::id::{ConversationId, MessageId};
 use carillon_proto::wire;
 use carillon_runtime::metrics::{Stage, observe};
-use carillon_runtime::time::now_ms;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,12 +20,12 @@ use tokio::sync::oneshot;
 /// patience; then `timeout` says that it is unknown.
 pub const OUTCOME_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A native client that waits for its message's outcome.
+/// A client that waits for its message's outcome.
 pub struct Sender {
     /// Where the ack goes.
     pub connection: Arc<Connection>,
-    /// The command's `ref`.
-    pub reference: Option<String>,
+    /// How it asked.
+    pub asked: Asked,
     /// The client id that it gave.
     pub client_id: Option<String>,
     /// Where it sent to.
@@ -104,9 +103,9 @@ impl Pending {
         match self.waiting {
             Waiting::Call(sender) => drop(sender.send(outcome)),
             Waiting::Sender(sender) => {
-                let Sender { connection, reference, client_id, conversation } = *sender;
+                let Sender { connection, asked, client_id, conversation } = *sender;
                 let reply = match outcome {
-                    Ok(_) if client_id.is_none() && reference.is_none() => None,
+                    Ok(_) if !asked.wants_ack(client_id.is_some()) => None,
                     Ok(accepted) => Some(Reply::MessageAck {
                         client_id,
                         conversation,
@@ -116,8 +115,7 @@ impl Pending {
                     Err(failure) => Some(Reply::Error(failure)),
                 };
                 if let Some(reply) = reply {
-                    let text = native::reply(&reply, reference.as_deref(), now_ms());
-                    connection.offer(&frame::text(&text), Urgency::Reply);
+                    connection.offer(&asked.answer(&reply), Urgency::Reply);
                 }
                 connection.command_answered();
             }

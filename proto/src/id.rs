@@ -143,6 +143,11 @@ impl MessageId {
         let (high, low) = self.0.as_u64_pair();
         ((high & 0xfff) << 28) | ((low >> 34) & ((1 << 28) - 1))
     }
+
+    /// The time of the event that the id belongs to, if it is one of ours: milliseconds since 1970.
+    pub fn time_ms(&self) -> u64 {
+        self.0.as_u64_pair().0 >> 16
+    }
 }
 
 impl fmt::Display for MessageId {
@@ -203,7 +208,7 @@ mod tests {
         let at = |index| Position { incarnation: 3, sequence: 99, index };
         for seq in [0, 1, 4_095, 1 << 28, (1 << 40) - 1] {
             let id = MessageId::new(1_700_000_000_123, seq, "room", at(1));
-            assert_eq!(id.seq(), seq);
+            assert_eq!((id.seq(), id.time_ms()), (seq, 1_700_000_000_123));
             assert_eq!(MessageId::parse(&id.to_string()).expect("a uuid"), id);
             assert_eq!(id.0.get_version_num(), 7);
             assert_ne!(id, MessageId::new(1_700_000_000_123, seq, "room", at(2)));

@@ -18,6 +18,8 @@ pub const ID_LIST_LENGTH_MAX: usize = 200;
 pub const METADATA_BYTES_MAX: usize = 4 * 1024;
 /// Bytes of a broadcast's data (protocol §8).
 pub const DATA_BYTES_MAX: usize = 16 * 1024;
+/// Bytes of a ChordMe `broadcast_message`'s message, as JSON (protocol §8).
+pub const BROADCAST_MESSAGE_BYTES_MAX: usize = 10 * 1024;
 /// Bytes of a cursor's position (protocol §8).
 pub const POSITION_BYTES_MAX: usize = 1024;
 /// Characters of a broadcast's event name: a name, not a payload.
@@ -99,5 +101,17 @@ pub const TYPING_RENEWAL_MS: u64 = 1_000;
 
 const _: () = assert!(ENTRY_BYTES_MAX < BUS_MESSAGE_BYTES_MAX);
 const _: () = assert!(FRAME_BYTES_MAX < ENTRY_BYTES_MAX);
+const _: () = assert!(BROADCAST_MESSAGE_BYTES_MAX <= DATA_BYTES_MAX);
 const _: () = assert!(CONTENT_CHARS_MAX * 4 < FRAME_BYTES_MAX);
 const _: () = assert!(OUTBOX_BYTES_MAX > FRAME_BYTES_MAX);
+
+/// Engine.IO packets in one polling POST. The reference takes any number, and POSTs of very many have held up
+/// its server (CVE-2020-36048); a client sends together what gathered during one POST, which is a few.
+pub const ENGINEIO_POST_PACKETS_MAX: usize = 64;
+/// Binary attachments that one Socket.IO packet may announce. Announced ones are waited for, so a bound on
+/// them keeps a silent client from holding memory (CVE-2026-33151).
+pub const SOCKETIO_ATTACHMENTS_MAX: u32 = 16;
+/// Bytes of a Socket.IO packet's attachments together (protocol §8).
+pub const SOCKETIO_ATTACHMENTS_BYTES_MAX: usize = 256 * 1024;
+/// Time from a Socket.IO packet to its last attachment: they are sent at once, so only a bad line needs it.
+pub const SOCKETIO_ATTACHMENTS_MS: u64 = 5_000;

@@ -2,8 +2,17 @@
 
 use std::time::{Duration, Instant};
 
-/// Silence after which a client is pinged, and for which a ping may stay unanswered (protocol §8: native ping).
-pub const PING_INTERVAL: Duration = Duration::from_secs(30);
+/// When clients are pinged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pings {
+    /// Silence after which a client is pinged.
+    pub interval: Duration,
+    /// How long a ping may stay unanswered.
+    pub timeout: Duration,
+}
+
+/// For native clients (protocol §8: native ping).
+pub const NATIVE: Pings = Pings { interval: Duration::from_secs(30), timeout: Duration::from_secs(30) };
 
 /// What to do about a client now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,9 +25,10 @@ pub enum Due {
     GiveUp,
 }
 
-/// What is known of a client's life. Anything it sends is a sign of it.
+/// What is known of a client's life.
 #[derive(Debug)]
 pub struct Keepalive {
+    pings: Pings,
     /// The last sign, or the ping that has no answer yet.
     since: Instant,
     pinged: bool,
@@ -26,18 +36,18 @@ pub struct Keepalive {
 
 impl Keepalive {
     /// A client that has just come.
-    pub fn new(now: Instant) -> Self {
-        Self { since: now, pinged: false }
+    pub fn new(pings: Pings, now: Instant) -> Self {
+        Self { pings, since: now, pinged: false }
     }
 
     /// A sign of life; or nobody listened for one, which is no sign of the contrary.
     pub fn heard(&mut self, now: Instant) {
-        *self = Self::new(now);
+        *self = Self::new(self.pings, now);
     }
 
     /// When to ask [`Self::due`] again.
     pub fn next(&self) -> Instant {
-        self.since + PING_INTERVAL
+        self.since + if self.pinged { self.pings.timeout } else { self.pings.interval }
     }
 
     /// What to do. Only a client that was pinged is given up, however late this is asked.
@@ -48,7 +58,7 @@ impl Keepalive {
         if self.pinged {
             return Due::GiveUp;
         }
-        *self = Self { since: now, pinged: true };
+        *self = Self { since: now, pinged: true, ..*self };
         Due::Ping
     }
 }
@@ -60,7 +70,7 @@ mod tests {
     /// Runs an idle client that answers each ping at once, with a timer that rings late; returns its pings.
     fn pings(late: Duration, rounds: u32) -> u32 {
         let began = Instant::now();
-        let (mut keepalive, mut now, mut pings) = (Keepalive::new(began), began, 0);
+        let (mut keepalive, mut now, mut pings) = (Keepalive::new(NATIVE, began), began, 0);
         for _ in 0..rounds {
             now = keepalive.next() + late;
             match keepalive.due(now) {
@@ -84,23 +94,24 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_answer_is_given_up_one_interval_after_the_ping() {
+    fn who_does_not_answer_is_given_up_a_timeout_after_the_ping() {
         let began = Instant::now();
-        let mut keepalive = Keepalive::new(began);
-        assert_eq!(keepalive.due(began + PING_INTERVAL - Duration::from_nanos(1)), Due::Nothing);
-        let pinged = began + PING_INTERVAL + Duration::from_secs(7);
+        let pings = Pings { interval: Duration::from_secs(25), timeout: Duration::from_secs(60) };
+        let mut keepalive = Keepalive::new(pings, began);
+        assert_eq!(keepalive.due(began + pings.interval - Duration::from_nanos(1)), Due::Nothing);
+        let pinged = began + pings.interval + Duration::from_secs(7);
         assert_eq!(keepalive.due(pinged), Due::Ping);
-        assert_eq!(keepalive.next(), pinged + PING_INTERVAL);
-        assert_eq!(keepalive.due(pinged + PING_INTERVAL - Duration::from_nanos(1)), Due::Nothing);
-        assert_eq!(keepalive.due(pinged + PING_INTERVAL), Due::GiveUp);
+        assert_eq!(keepalive.next(), pinged + pings.timeout);
+        assert_eq!(keepalive.due(pinged + pings.timeout - Duration::from_nanos(1)), Due::Nothing);
+        assert_eq!(keepalive.due(pinged + pings.timeout), Due::GiveUp);
     }
 
     #[test]
     fn who_talks_is_not_pinged() {
         let began = Instant::now();
-        let mut keepalive = Keepalive::new(began);
+        let mut keepalive = Keepalive::new(NATIVE, began);
         keepalive.heard(began + Duration::from_secs(20));
-        assert_eq!(keepalive.due(began + PING_INTERVAL), Due::Nothing);
+        assert_eq!(keepalive.due(began + NATIVE.interval), Due::Nothing);
         assert_eq!(keepalive.next(), began + Duration::from_secs(50));
     }
 }

@@ -48,6 +48,29 @@ impl Outbox {
         std::mem::take(&mut self.frames)
     }
 
+    /// Takes frames out, first come first served, of together at most `bytes_max`; one at least, if there is any.
+    pub fn drain_up_to(&mut self, bytes_max: usize) -> Vec<Bytes> {
+        let mut taken = Vec::new();
+        let mut bytes = 0;
+        while let Some(frame) = self.frames.front() {
+            bytes += frame.len();
+            if bytes > bytes_max && !taken.is_empty() {
+                break;
+            }
+            self.bytes -= frame.len();
+            taken.extend(self.frames.pop_front());
+        }
+        if self.frames.is_empty() {
+            self.frames = VecDeque::new();
+        }
+        taken
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
     /// Whether an event of `length` bytes would be taken.
     pub fn has_room(&self) -> bool {
         self.bytes < OUTBOX_BYTES_MAX / 2
@@ -90,6 +113,19 @@ mod tests {
         assert!(outbox.has_room());
         outbox.close();
         assert_eq!(outbox.offer(&one, Urgency::Reply), None);
+    }
+
+    #[test]
+    fn a_part_is_taken_in_order_and_one_frame_at_least() {
+        let mut outbox = Outbox::default();
+        for frame in ["long enough", "a", "b", "c"] {
+            outbox.offer(&Bytes::from_static(frame.as_bytes()), Urgency::Event);
+        }
+        assert_eq!(outbox.drain_up_to(2), ["long enough"]);
+        assert_eq!(outbox.drain_up_to(2), ["a", "b"]);
+        assert!(!outbox.is_empty());
+        assert_eq!(outbox.drain_up_to(2), ["c"]);
+        assert!(outbox.is_empty() && outbox.drain_up_to(2).is_empty());
     }
 
     #[test]

@@ -4,7 +4,6 @@
 //! events; otherwise it is *behind* and reads on from its cursor, from the ring or the store, until it is
 //! at the head again. A jump in seq makes the topic itself fetch what is missing before it moves on.
 
-use bytes::Bytes;
 use carillon_proto::limits::{RING_BYTES_MAX, RING_EVENTS_MAX};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -19,14 +18,12 @@ pub trait Event {
     fn seq(&self) -> u64;
     /// What it weighs in the ring, in bytes.
     fn weight(&self) -> usize;
-    /// The encoded frames; empty where the vocabulary has no name for it.
-    fn frames(&self) -> &Bytes;
 }
 
 /// Whoever hears a conversation.
-pub trait Hearer {
-    /// Queues an event's frames; `false` when there is no room.
-    fn hear(&self, frames: &Bytes) -> bool;
+pub trait Hearer<E> {
+    /// Queues what it hears of an event, which may be nothing; `false` when there is no room.
+    fn hear(&self, event: &E) -> bool;
 }
 
 struct Member<H> {
@@ -86,7 +83,7 @@ impl<H, E> Default for Topic<H, E> {
     }
 }
 
-impl<H: Hearer, E: Event> Topic<H, E> {
+impl<H: Hearer<E>, E: Event> Topic<H, E> {
     /// The seq up to which members have been served; `None` before the conversation's worker told it.
     pub fn head(&self) -> Option<u64> {
         self.head
@@ -185,7 +182,7 @@ impl<H: Hearer, E: Event> Topic<H, E> {
             if !member.live || seq <= member.cursor {
                 continue;
             }
-            if event.frames().is_empty() || member.hearer.hear(event.frames()) {
+            if member.hearer.hear(&event) {
                 member.cursor = seq;
             } else {
                 member.live = false;
@@ -264,7 +261,7 @@ impl<H: Hearer, E: Event> Topic<H, E> {
         }
         let mut served = Vec::new();
         for event in ring.iter().filter(|event| event.seq() > member.cursor) {
-            if !event.frames().is_empty() && !member.hearer.hear(event.frames()) {
+            if !member.hearer.hear(event) {
                 break;
             }
             served.push(event.clone());

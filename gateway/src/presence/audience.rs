@@ -43,7 +43,11 @@ impl SeenFrom {
         };
         self.watchers.iter().for_each(&mut add);
         for room in &self.rooms {
-            room.lock().topic.members().for_each(|(_, member)| add(member));
+            for (_, member) in room.lock().topic.members() {
+                if member.dialect.names_presence() {
+                    add(&member.connection);
+                }
+            }
         }
         hearers
     }
@@ -163,10 +167,9 @@ impl Audience {
         let sees = |user: &&String| {
             all.get(user.as_str()).is_some_and(|seen| {
                 seen.watchers.iter().any(|watcher| watcher.id == connection.id)
-                    || seen
-                        .rooms
-                        .iter()
-                        .any(|room| room.lock().topic.members().any(|(_, member)| member.id == connection.id))
+                    || seen.rooms.iter().any(|room| {
+                        room.lock().topic.members().any(|(_, member)| member.connection.id == connection.id)
+                    })
             })
         };
         users.iter().filter(sees).cloned().collect()

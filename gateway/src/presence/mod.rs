@@ -6,16 +6,15 @@ mod shard;
 pub use audience::{Audience, EnteredRoom};
 pub use shard::{ShardHandle, ShardTask, shard};
 
-use crate::connection::Connection;
+use crate::connection::{Connection, Speaks};
 use crate::core::outbox::Urgency;
-use crate::frame;
+use crate::dialect;
 use crate::hub::{Room, Seen};
 use crate::shared::Shared;
-use carillon_proto::dialect::native;
+use bytes::Bytes;
 use carillon_proto::id::UserId;
 use carillon_proto::partition::presence_shard;
 use carillon_proto::wire::{self, presence_change::Body as Change, presence_result::Body as Outcome};
-use carillon_runtime::time::now_ms;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -117,9 +116,18 @@ impl Shared {
         if hearers.is_empty() {
             return;
         }
-        let frame = frame::text(&native::presence(presence, now_ms()));
-        for connection in hearers {
-            connection.offer(&frame, Urgency::Presence);
+        let mut made: Vec<(Speaks, Bytes)> = Vec::new();
+        for connection in hearers.iter().filter(|connection| connection.hears_presence()) {
+            let known = made.iter().position(|(speaks, _)| *speaks == connection.speaks);
+            let place = known.unwrap_or_else(|| {
+                let namespace = match connection.speaks {
+                    Speaks::Native => None,
+                    Speaks::SocketIo(namespace) => Some(namespace),
+                };
+                made.push((connection.speaks, dialect::presence(namespace, presence)));
+                made.len() - 1
+            });
+            connection.offer(&made[place].1, Urgency::Presence);
         }
     }
 

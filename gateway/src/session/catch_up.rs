@@ -3,7 +3,8 @@
 use super::{Done, Session, Work};
 use crate::core::outbox::Urgency;
 use crate::core::topic::{CatchUp, Event};
-use crate::hub::Room;
+use crate::dialect::Dialect;
+use crate::hub::{Encoded, Room};
 use crate::reads::Page;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,18 +22,10 @@ impl Session {
     /// Queues what members that are behind can take now, or says what to read for them.
     pub fn catch_up(&mut self) -> Option<Work> {
         while let Some(room) = self.behind.last().cloned() {
-            if !self.connection.has_room() {
+            if !self.connection.outgoing.has_room() {
                 return None;
             }
-            let Some(slot) = self.joined.get(&room.conversation).map(|joined| joined.slot) else {
-                self.behind.pop();
-                continue;
-            };
-            let next = {
-                let mut state = room.lock();
-                let is_ours = state.topic.hearer(slot).is_some_and(|hearer| hearer.id == self.connection.id);
-                if is_ours { state.topic.catch_up(slot) } else { CatchUp::Live }
-            };
+            let (dialect, next) = self.read_on(&room);
             match next {
                 CatchUp::Live => drop(self.behind.pop()),
                 CatchUp::Events(served) if served.is_empty() => return None,
@@ -44,7 +37,7 @@ impl Session {
                         if page.as_ref().map_or(true, |events| events.is_empty()) {
                             tokio::time::sleep(RETRY_DELAY).await;
                         }
-                        Done::Page(room, page)
+                        Done::Page(room, dialect, page)
                     }));
                 }
             }
@@ -53,13 +46,32 @@ impl Session {
         None
     }
 
-    pub(super) fn queue_page(&self, room: &Arc<Room>, page: Page) {
-        let (Ok(events), Some(joined)) = (page, self.joined.get(&room.conversation)) else { return };
-        for event in events.iter().filter(|event| !event.frames().is_empty()) {
-            self.connection.offer(event.frames(), Urgency::Reply);
+    /// What the first member in a room that is not at the head reads next.
+    fn read_on(&self, room: &Room) -> (Dialect, CatchUp<Encoded>) {
+        let joined = self.joined.get(&room.conversation);
+        let places = joined.map(|joined| joined.places.as_slice()).unwrap_or_default();
+        let mut state = room.lock();
+        for place in places {
+            let hearer = state.topic.hearer(place.slot);
+            if hearer.is_none_or(|hearer| hearer.connection.id != self.connection.id) {
+                continue;
+            }
+            let next = state.topic.catch_up(place.slot);
+            if !matches!(next, CatchUp::Live) {
+                return (place.dialect, next);
+            }
+        }
+        (Dialect::Native, CatchUp::Live)
+    }
+
+    pub(super) fn queue_page(&self, room: &Arc<Room>, dialect: Dialect, page: Page) {
+        let place = self.joined.get(&room.conversation).and_then(|joined| joined.place(dialect));
+        let (Ok(events), Some(slot)) = (page, place) else { return };
+        for event in events.iter() {
+            self.connection.offer(event.frames(dialect), Urgency::Reply);
         }
         if let Some(last) = events.last() {
-            room.lock().topic.caught_up_to(joined.slot, last.seq());
+            room.lock().topic.caught_up_to(slot, last.seq());
         }
     }
 }

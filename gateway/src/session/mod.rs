@@ -7,24 +7,26 @@ mod catch_up;
 mod presence;
 
 use crate::auth::Identity;
-use crate::connection::{Connection, Signal};
+use crate::connection::{Connection, Signal, Speaks};
 use crate::core::outbox::Urgency;
 use crate::core::topic::Slot;
+use crate::dialect::{Asked, Dialect};
 use crate::directory::Action;
 use crate::hub::Room;
 use crate::join::{self, Entered};
+use crate::metrics;
 use crate::pending::Sender;
 use crate::reads::Page;
 use crate::shared::Shared;
-use crate::{frame, metrics};
 use carillon_proto::code::{Close, ErrorCode, Failure};
 use carillon_proto::command::{Command, HistoryFrom, Send};
-use carillon_proto::dialect::native;
+use carillon_proto::dialect::socketio::vocabulary::{Verb, Vocabulary};
 use carillon_proto::event::Reply;
 use carillon_proto::id::{ConversationId, MADE_CLIENT_ID_PREFIX, UserId};
 use carillon_proto::limits::JOINED_CONVERSATIONS_MAX;
 use carillon_proto::wire::{self, Authority, presence_change::Body as Change};
 use carillon_runtime::time::now_ms;
+use smallvec::SmallVec;
 use std::collections::{HashMap, HashSet};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -37,15 +39,28 @@ pub enum Done {
     /// A conversation was joined.
     Entered(Entered),
     /// A page for a member that is behind.
-    Page(Arc<Room>, Page),
+    Page(Arc<Room>, Dialect, Page),
     /// Everything was told already.
     Told,
 }
 
+/// A subscription: a member's place in its room, in the vocabulary that it joined by.
+struct Place {
+    dialect: Dialect,
+    slot: Slot,
+}
+
+/// A conversation that was joined, mostly in one vocabulary.
 struct Joined {
     room: Arc<Room>,
-    slot: Slot,
+    places: SmallVec<[Place; 1]>,
     typing: bool,
+}
+
+impl Joined {
+    fn place(&self, dialect: Dialect) -> Option<Slot> {
+        self.places.iter().find(|place| place.dialect == dialect).map(|place| place.slot)
+    }
 }
 
 /// One connection's session.
@@ -75,77 +90,79 @@ impl Session {
         }
     }
 
+    /// Code points of a message's content at most; 0: any.
+    pub fn content_chars_max(&self) -> usize {
+        self.shared.settings.limits.content_chars
+    }
+
     /// Queues a reply.
-    pub fn reply(&self, reply: &Reply, reference: Option<&str>) {
-        reply_to(&self.connection, reply, reference);
+    pub fn reply(&self, reply: &Reply, asked: &Asked) {
+        reply_to(&self.connection, reply, asked);
     }
 
-    fn refuse(&self, failure: Failure, reference: Option<&str>) {
+    /// Says what is wrong with a command.
+    pub fn refuse(&self, failure: Failure, asked: &Asked) {
         metrics::ERRORS.inc();
-        self.reply(&Reply::Error(failure), reference);
+        self.reply(&Reply::Error(failure), asked);
     }
 
-    /// Does what a text frame asks for, or says what to wait for.
-    pub fn text(&mut self, text: &str) -> Option<Work> {
-        metrics::FRAMES_IN.inc();
-        match native::decode(text, self.shared.settings.limits.content_chars) {
-            Ok(native::Frame { reference, command }) => match self.command(command, reference.clone()) {
-                Ok(work) => work,
-                Err(failure) => {
-                    self.refuse(failure, reference.as_deref());
-                    None
-                }
-            },
-            Err(native::Refused { reference, failure }) => {
-                self.refuse(failure, reference.as_deref());
-                None
-            }
-        }
+    /// Does what a command asks for, or says what to wait for.
+    pub fn command(&mut self, command: Command, asked: &Asked) -> Option<Work> {
+        self.obey(command, asked.clone()).unwrap_or_else(|failure| {
+            self.refuse(failure, asked);
+            None
+        })
     }
 
-    /// A binary frame is none of this vocabulary.
-    pub fn binary(&self) {
-        metrics::FRAMES_IN.inc();
-        self.refuse(Failure::new(ErrorCode::InvalidFrame, "frames must be text"), None);
-    }
-
-    fn command(&mut self, command: Command, reference: Option<String>) -> Result<Option<Work>, Failure> {
+    fn obey(&mut self, command: Command, asked: Asked) -> Result<Option<Work>, Failure> {
         match command {
-            Command::Ping => self.reply(&Reply::Pong, reference.as_deref()),
-            Command::Authenticate { token } => self.renew(&token, reference.as_deref())?,
+            Command::Ping => self.reply(&Reply::Pong, &asked),
+            Command::Authenticate { token } => self.renew(&token, &asked)?,
             Command::Join { conversation, after_seq } => {
-                return self.join(conversation, after_seq, reference).map(Some);
+                return self.join(conversation, after_seq, asked).map(Some);
             }
-            Command::Leave { conversation } => return Ok(Some(self.leave(conversation, reference))),
-            Command::Send(send) => self.send(send, reference)?,
-            Command::Typing { conversation, typing } => self.typing(&conversation, typing)?,
+            Command::Leave { conversation } => return Ok(Some(self.leave(&conversation, asked))),
+            Command::Send(send) => self.send(send, asked)?,
+            Command::Typing { conversation, typing } => {
+                self.typing(&conversation, typing)?;
+                self.acknowledge(&asked);
+            }
             Command::GetOnlineStatus { users } => {
-                return Ok(Some(self.online_status(users, false, reference)));
+                return Ok(Some(self.online_status(users, false, asked)));
             }
-            Command::WatchPresence { users } => return self.watch(users, reference).map(Some),
-            Command::UnwatchPresence { users } => return Ok(Some(self.unwatch(users, reference))),
+            Command::WatchPresence { users } => return self.watch(users, asked).map(Some),
+            Command::UnwatchPresence { users } => return Ok(Some(self.unwatch(users, asked))),
             Command::SetStatus { status, text } => {
                 let (user, session) = (self.identity.user.to_string(), self.connection.id);
                 self.shared.directory.set_status(&self.connection, status, &text);
                 let change = wire::StatusSet { user: user.clone(), session, status: status.into(), text };
                 self.shared.tell_presence(&user, Change::StatusSet(change));
-                self.reply(&Reply::Ack, reference.as_deref());
+                self.reply(&Reply::Ack, &asked);
             }
             Command::History { conversation, from, limit } => {
-                return self.history(conversation, from, limit, reference).map(Some);
+                return self.history(conversation, from, limit, asked).map(Some);
             }
             Command::Broadcast { conversation, event, data } => {
                 self.allow(Action::Operation)?;
                 let kind = wire::ephemeral::Kind::Broadcast(wire::Broadcast { event, data });
                 self.pass_on(&conversation, kind)?;
+                self.acknowledge(&asked);
             }
             Command::MoveCursor { conversation, position } => {
                 if self.allow_quietly(Action::Cursor)? {
                     self.pass_on(&conversation, wire::ephemeral::Kind::Cursor(position))?;
                 }
+                self.acknowledge(&asked);
             }
         }
         Ok(None)
+    }
+
+    /// Tells a callback that something was done that has no reply otherwise.
+    fn acknowledge(&self, asked: &Asked) {
+        if matches!(asked, Asked::Event { ack: Some(_), .. }) {
+            self.reply(&Reply::Ack, asked);
+        }
     }
 
     fn authority(&self, conversation: &ConversationId) -> Result<Authority, Failure> {
@@ -174,14 +191,14 @@ impl Session {
         }
     }
 
-    fn renew(&mut self, token: &str, reference: Option<&str>) -> Result<(), Failure> {
+    fn renew(&mut self, token: &str, asked: &Asked) -> Result<(), Failure> {
         let identity = self.shared.verifier.verify(token).map_err(crate::auth::Refusal::failure)?;
         if identity.user != self.identity.user {
             return Err(Failure::new(ErrorCode::Unauthorized, "the token is somebody else's: connect anew"));
         }
         let (user, expires_ms) = (identity.user.clone(), identity.expires_ms.unwrap_or(u64::MAX));
         self.identity = identity;
-        self.reply(&Reply::Authenticated { user, expires_ms }, reference);
+        self.reply(&Reply::Authenticated { user, expires_ms }, asked);
         Ok(())
     }
 
@@ -189,10 +206,15 @@ impl Session {
         &self,
         conversation: ConversationId,
         after_seq: Option<u64>,
-        reference: Option<String>,
+        asked: Asked,
     ) -> Result<Work, Failure> {
         let authority = self.authority(&conversation)?;
-        let already = self.joined.get(&conversation).map(|joined| (joined.room.clone(), joined.slot));
+        let dialect = asked.dialect();
+        if dialect.names_presence() {
+            self.connection.speaks_of_presence();
+        }
+        let already = self.joined.get(&conversation);
+        let already = already.and_then(|joined| Some((joined.room.clone(), joined.place(dialect)?)));
         if already.is_none() && self.joined.len() >= JOINED_CONVERSATIONS_MAX {
             let message = format!("a connection may join at most {JOINED_CONVERSATIONS_MAX} conversations");
             return Err(Failure::new(ErrorCode::TooLarge, message));
@@ -204,27 +226,35 @@ impl Session {
             after_seq,
             authority,
             already,
-            reference,
+            asked,
         };
         Ok(Box::pin(request.run()))
     }
 
-    fn leave(&mut self, conversation: ConversationId, reference: Option<String>) -> Work {
-        let joined = self.joined.remove(&conversation);
+    fn leave(&mut self, conversation: &ConversationId, asked: Asked) -> Work {
+        let left = self.joined.get_mut(conversation).and_then(|joined| {
+            let place = joined.places.iter().position(|place| place.dialect == asked.dialect())?;
+            let typing = std::mem::take(&mut joined.typing);
+            Some((joined.room.clone(), joined.places.remove(place).slot, typing))
+        });
+        if self.joined.get(conversation).is_some_and(|joined| joined.places.is_empty()) {
+            self.joined.remove(conversation);
+        }
         let (shared, connection) = (self.shared.clone(), self.connection.clone());
+        let conversation = conversation.clone();
         Box::pin(async move {
-            if let Some(Joined { room, slot, typing }) = joined {
+            if let Some((room, slot, typing)) = left {
                 if typing {
                     shared.typing(&room, &connection.user, &connection.name, false);
                 }
                 join::leave(&shared, &connection, &room, slot, false).await;
             }
-            reply_to(&connection, &Reply::Left { conversation }, reference.as_deref());
+            reply_to(&connection, &Reply::Left { conversation }, &asked);
             Done::Told
         })
     }
 
-    fn send(&mut self, send: Send, reference: Option<String>) -> Result<(), Failure> {
+    fn send(&mut self, send: Send, asked: Asked) -> Result<(), Failure> {
         let authority = self.authority(&send.conversation)?;
         self.allow(Action::Message)?;
         if let Some(joined) = self.joined.get_mut(&send.conversation) {
@@ -234,7 +264,7 @@ impl Session {
         let client_id = given.clone().unwrap_or_else(made_client_id);
         let waiting = Sender {
             connection: self.connection.clone(),
-            reference,
+            asked,
             client_id: given,
             conversation: send.conversation.clone(),
         };
@@ -298,7 +328,7 @@ impl Session {
         conversation: ConversationId,
         from: HistoryFrom,
         limit: u32,
-        reference: Option<String>,
+        asked: Asked,
     ) -> Result<Work, Failure> {
         let authority = self.authority(&conversation)?;
         let page = wire::ReadEvents {
@@ -326,7 +356,7 @@ impl Session {
                 Ok(wire::Events { events, has_more }) => Reply::History { conversation, events, has_more },
                 Err(failure) => Reply::Error(failure),
             };
-            reply_to(&connection, &reply, reference.as_deref());
+            reply_to(&connection, &reply, &asked);
             Done::Told
         }))
     }
@@ -335,13 +365,17 @@ impl Session {
     pub fn done(&mut self, done: Done) {
         match done {
             Done::Told => {}
-            Done::Entered(Entered { room, slot, behind }) => {
+            Done::Entered(Entered { room, dialect, slot, behind }) => {
                 if behind {
                     self.fell_behind(room.clone());
                 }
-                self.joined.entry(room.conversation.clone()).or_insert(Joined { room, slot, typing: false });
+                let new = || Joined { room: room.clone(), places: SmallVec::new(), typing: false };
+                let joined = self.joined.entry(room.conversation.clone()).or_insert_with(new);
+                if joined.place(dialect).is_none() {
+                    joined.places.push(Place { dialect, slot });
+                }
             }
-            Done::Page(room, page) => self.queue_page(&room, page),
+            Done::Page(room, dialect, page) => self.queue_page(&room, dialect, page),
         }
     }
 
@@ -354,11 +388,13 @@ impl Session {
                 Signal::Close(reason) => close = Some(reason),
                 Signal::Removed(conversation) => {
                     // Its member is gone from the topic already; what is left is the count of users there.
-                    if let Some(Joined { room, slot, .. }) = self.joined.remove(&conversation) {
+                    if let Some(Joined { room, places, .. }) = self.joined.remove(&conversation) {
                         let (shared, connection) = (self.shared.clone(), self.connection.clone());
-                        tokio::spawn(
-                            async move { join::leave(&shared, &connection, &room, slot, false).await },
-                        );
+                        tokio::spawn(async move {
+                            for place in places {
+                                join::leave(&shared, &connection, &room, place.slot, false).await;
+                            }
+                        });
                     }
                 }
             }
@@ -368,12 +404,14 @@ impl Session {
 
     /// The connection has ended: everything it held is given back.
     pub async fn end(mut self) {
-        self.connection.close();
-        for (_, Joined { room, slot, typing }) in self.joined.drain() {
+        self.connection.outgoing.close();
+        for (_, Joined { room, places, typing }) in self.joined.drain() {
             if typing {
                 self.shared.typing(&room, &self.connection.user, &self.connection.name, false);
             }
-            join::leave(&self.shared, &self.connection, &room, slot, true).await;
+            for place in places {
+                join::leave(&self.shared, &self.connection, &room, place.slot, true).await;
+            }
         }
         let watched: Vec<UserId> = self.watched.drain().collect();
         self.shared.unwatch(&self.connection, &watched);
@@ -390,6 +428,17 @@ pub fn made_client_id() -> String {
 }
 
 /// Queues a reply for one connection.
-pub fn reply_to(connection: &Connection, reply: &Reply, reference: Option<&str>) {
-    connection.offer(&frame::text(&native::reply(reply, reference, now_ms())), Urgency::Reply);
+pub fn reply_to(connection: &Connection, reply: &Reply, asked: &Asked) {
+    connection.offer(&asked.answer(reply), Urgency::Reply);
+}
+
+/// Tells a connection something that it did not ask for.
+pub fn tell(connection: &Connection, reply: &Reply) {
+    let asked = match connection.speaks {
+        Speaks::Native => Asked::NATIVE,
+        Speaks::SocketIo(namespace) => {
+            Asked::Event { vocabulary: Vocabulary::Ring, namespace, verb: Verb::Unknown, ack: None }
+        }
+    };
+    reply_to(connection, reply, &asked);
 }

@@ -1,7 +1,8 @@
 //! What a session sees of other users: the first frame, status, watches.
 
-use super::{Done, Session, Work, reply_to};
+use super::{Done, Session, Work, reply_to, tell};
 use crate::core::outbox::Urgency;
+use crate::dialect::Asked;
 use carillon_proto::code::{ErrorCode, Failure};
 use carillon_proto::event::{Reply, unknown_presence};
 use carillon_proto::id::UserId;
@@ -31,8 +32,8 @@ impl Session {
         let others = presences.into_iter().filter(|presence| presence.online && presence.user != own);
         let users = std::iter::once(own.clone()).chain(others.map(|presence| presence.user)).collect();
         // Changes that came meanwhile go behind the first frame.
-        let early = self.connection.drain();
-        self.reply(&Reply::OnlineUsers { users }, None);
+        let early = self.connection.outgoing.drain();
+        tell(&self.connection, &Reply::OnlineUsers { users });
         for frame in early {
             self.connection.offer(&frame, Urgency::Presence);
         }
@@ -48,21 +49,16 @@ impl Session {
         users.into_iter().partition(|user| *user == self.identity.user || seen.contains(user.as_str()))
     }
 
-    pub(super) fn watch(&mut self, users: Vec<UserId>, reference: Option<String>) -> Result<Work, Failure> {
+    pub(super) fn watch(&mut self, users: Vec<UserId>, asked: Asked) -> Result<Work, Failure> {
         let more = users.iter().filter(|user| !self.watched.contains(user.as_str())).count();
         if self.watched.len() + more > VISIBLE_USERS_MAX {
             let message = format!("at most {} users can be watched", VISIBLE_USERS_MAX);
             return Err(Failure::new(ErrorCode::TooLarge, message));
         }
-        Ok(self.online_status(users, true, reference))
+        Ok(self.online_status(users, true, asked))
     }
 
-    pub(super) fn online_status(
-        &mut self,
-        users: Vec<UserId>,
-        watch: bool,
-        reference: Option<String>,
-    ) -> Work {
+    pub(super) fn online_status(&mut self, users: Vec<UserId>, watch: bool, asked: Asked) -> Work {
         let (visible, hidden) = self.may_see(users);
         if watch {
             self.watched.extend(visible.iter().cloned());
@@ -75,16 +71,16 @@ impl Session {
                 shared.presence_of(&visible).await
             };
             users.extend(hidden.iter().map(|user| unknown_presence(user.as_str())));
-            reply_to(&connection, &Reply::OnlineStatus { users }, reference.as_deref());
+            reply_to(&connection, &Reply::OnlineStatus { users }, &asked);
             Done::Told
         })
     }
 
-    pub(super) fn unwatch(&mut self, users: Vec<UserId>, reference: Option<String>) -> Work {
+    pub(super) fn unwatch(&mut self, users: Vec<UserId>, asked: Asked) -> Work {
         for user in &users {
             self.watched.remove(user.as_str());
         }
         self.shared.unwatch(&self.connection, &users);
-        self.online_status(users, false, reference)
+        self.online_status(users, false, asked)
     }
 }

@@ -1,11 +1,9 @@
 //! Native frames to commands. Pure; whatever the bytes, the answer is a command or a coded error.
 
 use crate::code::{ErrorCode, Failure};
-use crate::command::{
-    Command, HistoryFrom, Send, check_json, check_length, checked_content, checked_metadata, too_large,
-};
-use crate::event::parse_status;
-use crate::id::{ClientId, ConversationId, InvalidId, MessageId, UserId};
+use crate::command::{Command, HistoryFrom, Send, too_large};
+use crate::dialect::fields::{self, Draft, Token, bad_id, bounded, fields, json, missing, required, status};
+use crate::id::{ConversationId, UserId};
 use crate::limits;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -60,7 +58,7 @@ pub fn decode(text: &str, content_chars_max: usize) -> Result<Frame, Refused> {
     let unreadable =
         |message: &str| Refused { reference: None, failure: Failure::new(ErrorCode::InvalidFrame, message) };
     let envelope: Envelope<'_> =
-        serde_json::from_str(text).map_err(|_| unreadable("a frame must be a JSON object with a type"))?;
+        fields(text).map_err(|_| unreadable("a frame must be a JSON object with a type"))?;
     let (reference, bad_reference) = match envelope.reference.map(text_of) {
         None => (None, false),
         Some(Some(reference)) if reference.chars().count() <= limits::REF_LENGTH_MAX => {
@@ -82,7 +80,7 @@ pub fn decode(text: &str, content_chars_max: usize) -> Result<Frame, Refused> {
 }
 
 fn text_of(raw: &RawValue) -> Option<String> {
-    serde_json::from_str(raw.get()).ok()
+    fields::text(raw.get()).ok()
 }
 
 fn command(kind: &str, text: &str, bounds: Bounds) -> Result<Command, Failure> {
@@ -119,12 +117,6 @@ fn command(kind: &str, text: &str, bounds: Bounds) -> Result<Command, Failure> {
             return Err(Failure::invalid_payload(format!("unknown type {shown:?}")));
         }
     })
-}
-
-#[derive(Deserialize)]
-struct Token<'a> {
-    #[serde(borrow)]
-    token: Option<Cow<'a, str>>,
 }
 
 #[derive(Deserialize)]
@@ -192,28 +184,8 @@ struct SendFields<'a> {
     client_id: Option<Cow<'a, str>>,
 }
 
-fn fields<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Failure> {
-    serde_json::from_str(text).map_err(|error| {
-        let error = error.to_string();
-        let what = error.split(" at line").next().unwrap_or_default();
-        Failure::invalid_payload(what.chars().take(200).collect::<String>())
-    })
-}
-
-fn missing(name: &str) -> Failure {
-    Failure::invalid_payload(format!("missing {name}"))
-}
-
-fn required<T>(value: Option<T>, name: &str) -> Result<T, Failure> {
-    value.ok_or_else(|| missing(name))
-}
-
-fn bad_id(error: InvalidId) -> Failure {
-    Failure::invalid_payload(error.to_string())
-}
-
 fn conversation(id: Option<Cow<'_, str>>) -> Result<ConversationId, Failure> {
-    ConversationId::parse(&required(id, "conversation_id")?).map_err(bad_id)
+    fields::conversation(id, "conversation_id")
 }
 
 fn conversation_of(text: &str) -> Result<ConversationId, Failure> {
@@ -230,42 +202,16 @@ fn users_of(text: &str) -> Result<Vec<UserId>, Failure> {
     ids.iter().map(|id| UserId::parse(id).map_err(bad_id)).collect()
 }
 
-/// Optional text of at most `bound` characters; absent is empty.
-fn bounded(value: Option<Cow<'_, str>>, name: &str, bound: usize) -> Result<String, Failure> {
-    let value = value.unwrap_or_default();
-    check_length(&value, name, bound)?;
-    Ok(value.into_owned())
-}
-
-/// Optional JSON that is passed on as it is.
-fn json(raw: Option<&RawValue>, name: &str, bytes_max: usize) -> Result<Option<String>, Failure> {
-    let Some(raw) = raw.map(RawValue::get).filter(|raw| *raw != "null") else { return Ok(None) };
-    check_json(raw, name, bytes_max)?;
-    Ok(Some(raw.to_owned()))
-}
-
 fn send(fields: SendFields<'_>, bounds: Bounds) -> Result<Send, Failure> {
-    let metadata = checked_metadata(fields.metadata.map(RawValue::get))?;
-    let reply_to = match fields.reply_to {
-        Some(id) => MessageId::parse(&id).map_err(bad_id)?.to_string(),
-        None => String::new(),
-    };
-    let content_type = bounded(fields.content_type, "content_type", limits::CONTENT_TYPE_LENGTH_MAX)?;
-    Ok(Send {
-        conversation: conversation(fields.conversation_id)?,
-        content: checked_content(&required(fields.content, "content")?, bounds.content_chars_max)?,
-        content_type: if content_type.is_empty() { "text".into() } else { content_type },
-        client_id: fields.client_id.map(|id| ClientId::parse(&id)).transpose().map_err(bad_id)?,
-        persona_id: bounded(fields.persona_id, "persona_id", limits::CONTENT_TYPE_LENGTH_MAX)?,
-        reply_to,
-        metadata,
-    })
+    let SendFields { conversation_id, content, content_type, persona_id, reply_to, metadata, client_id } =
+        fields;
+    let conversation = conversation(conversation_id)?;
+    Draft { conversation, content, content_type, client_id, persona_id, reply_to, metadata }
+        .checked(bounds.content_chars_max)
 }
 
 fn set_status(fields: StatusFields<'_>) -> Result<Command, Failure> {
-    let name = required(fields.status, "status")?;
-    let status = parse_status(&name)
-        .ok_or_else(|| Failure::invalid_payload("status must be active, away, dnd or invisible"))?;
+    let status = status(fields.status)?;
     Ok(Command::SetStatus { status, text: bounded(fields.text, "text", limits::STATUS_TEXT_LENGTH_MAX)? })
 }
 

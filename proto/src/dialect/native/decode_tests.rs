@@ -46,6 +46,7 @@ fn what_is_wrong_has_its_code() {
         ("", "invalid_frame"),
         ("nope", "invalid_frame"),
         ("[]", "invalid_frame"),
+        (r#"["ping",null]"#, "invalid_frame"),
         ("1", "invalid_frame"),
         ("null", "invalid_frame"),
         ("{}", "invalid_frame"),

@@ -1,26 +1,14 @@
 //! Events and replies to native frames. Each is built once and shared by all who hear it.
 
 use crate::code::Failure;
-use crate::event::{Reply, status_name};
+use crate::dialect::body::{Changes, present, raw, shown_status, text};
+use crate::event::Reply;
 use crate::id::{MessageId, given_client_id};
 use crate::timestamp::rfc3339;
 use crate::wire::{self, ephemeral::Kind as Passing, event::Kind};
 use serde::Serialize;
 use serde::ser::SerializeMap;
 use serde_json::value::RawValue;
-
-fn text(frame: &impl Serialize) -> String {
-    // Every frame here is a map with text keys and values that serialize: it cannot fail.
-    serde_json::to_string(frame).unwrap_or_default()
-}
-
-fn raw(json: &str) -> Option<&RawValue> {
-    if json.is_empty() { None } else { serde_json::from_str(json).ok() }
-}
-
-fn present(value: &str) -> Option<&str> {
-    (!value.is_empty()).then_some(value)
-}
 
 #[derive(Serialize)]
 struct MessageBody<'a> {
@@ -37,16 +25,6 @@ struct MessageBody<'a> {
     reply_to: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     metadata: Option<&'a RawValue>,
-}
-
-#[derive(Serialize)]
-struct Changes<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    title: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    metadata: Option<&'a RawValue>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    archived: Option<bool>,
 }
 
 #[derive(Serialize)]
@@ -122,11 +100,7 @@ pub fn event(event: &wire::Event) -> Vec<String> {
             timestamp,
         })],
         Some(Kind::Updated(update)) => {
-            let changes = Changes {
-                title: update.title.as_deref(),
-                metadata: update.metadata.as_deref().and_then(raw),
-                archived: update.archived,
-            };
+            let changes = Changes::of(update);
             vec![text(&EventFrame::ConversationUpdated { conversation_id, seq, changes, timestamp })]
         }
         Some(Kind::ParticipantsAdded(added)) => {
@@ -180,7 +154,7 @@ impl<'a> PresenceFields<'a> {
     fn of(user: &'a wire::UserPresence) -> Self {
         PresenceFields {
             online: user.online,
-            status: if user.online { status_name(user.status()) } else { "offline" },
+            status: shown_status(user),
             text: present(&user.text),
             last_seen: (user.last_seen_ms > 0).then(|| rfc3339(user.last_seen_ms)),
         }

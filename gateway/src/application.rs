@@ -1,0 +1,164 @@
+//! What is served over a connection, whatever carries it.
+
+use crate::connection::Connection;
+use crate::session::{Session, Work};
+use bytes::Bytes;
+use carillon_proto::code::Close;
+use carillon_proto::event::Reply;
+use carillon_runtime::time::now_ms;
+use futures_util::FutureExt;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// A token's end is announced this long before (protocol §2), milliseconds.
+const EXPIRY_NOTICE_MS: u64 = 60_000;
+
+/// Serves one client. Nothing here waits: what takes time is gone on with in [`Application::poll_work`].
+pub trait Application: Send + 'static {
+    /// A message came; `Err` says how the connection ends.
+    ///
+    /// # Errors
+    /// Why the connection must end.
+    fn text(&mut self, text: &str) -> Result<(), Close>;
+    /// A binary message came.
+    ///
+    /// # Errors
+    /// Why the connection must end.
+    fn binary(&mut self, bytes: Bytes) -> Result<(), Close>;
+    /// Whether another message is wanted now.
+    fn reads(&self) -> bool;
+    /// Queues what has waited for room.
+    fn advance(&mut self);
+    /// Goes on with what is under way; ready when something was done.
+    fn poll_work(&mut self, context: &mut Context<'_>) -> Poll<()>;
+    /// Does what others want of the connection. Called after whatever woke the connection.
+    ///
+    /// # Errors
+    /// Why the connection must end.
+    fn woken(&mut self) -> Result<(), Close>;
+    /// When [`Application::due`] must be called.
+    fn deadline(&self) -> Option<Instant>;
+    /// Does what time asks for.
+    ///
+    /// # Errors
+    /// Why the connection must end.
+    fn due(&mut self) -> Result<(), Close>;
+    /// The connection has ended.
+    fn end(self) -> impl Future<Output = ()> + Send;
+}
+
+/// A session, and what is under way for it.
+pub struct Running {
+    /// The session.
+    pub session: Session,
+    /// The command that waits for an answer; the next one is read when it is done.
+    work: Option<Work>,
+    /// What is being read for a member that is behind.
+    page: Option<Work>,
+    /// The token's end that was announced.
+    expiry_told: Option<u64>,
+    /// The token's end as `deadline` knows it.
+    expires_ms: Option<u64>,
+    deadline: Option<Instant>,
+}
+
+impl Running {
+    /// A session for which nothing is under way.
+    pub fn new(session: Session) -> Running {
+        let mut running =
+            Running { session, work: None, page: None, expiry_told: None, expires_ms: None, deadline: None };
+        running.set_deadline();
+        running
+    }
+
+    /// When the token must be looked at: when its end is to be announced, and at its end.
+    fn set_deadline(&mut self) {
+        self.expires_ms = self.session.identity.expires_ms;
+        self.deadline = self.expires_ms.map(|expires_ms| {
+            let left_ms = expires_ms.saturating_sub(now_ms());
+            let told = self.expiry_told == Some(expires_ms);
+            let until_ms = if told { left_ms } else { left_ms.saturating_sub(EXPIRY_NOTICE_MS) };
+            Instant::now() + Duration::from_millis(until_ms + 1)
+        });
+    }
+
+    /// Whose connection it is.
+    pub fn connection(&self) -> &Arc<Connection> {
+        &self.session.connection
+    }
+
+    /// Whether another command may be begun.
+    pub fn reads(&self) -> bool {
+        self.work.is_none() && !self.session.connection.is_busy()
+    }
+
+    /// Begins what a command asks for. Short work, like a join of a conversation that is known, is often done at
+    /// once.
+    pub fn begin(&mut self, work: Option<Work>) {
+        if self.session.identity.expires_ms != self.expires_ms {
+            self.set_deadline();
+        }
+        self.work = work;
+        if let Some(work) = &mut self.work
+            && let Some(done) = work.now_or_never()
+        {
+            self.work = None;
+            self.session.done(done);
+        }
+    }
+
+    /// As [`Application::poll_work`].
+    pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let mut progress = Poll::Pending;
+        for slot in [&mut self.work, &mut self.page] {
+            if let Some(Poll::Ready(done)) = slot.as_mut().map(|work| work.poll_unpin(context)) {
+                *slot = None;
+                self.session.done(done);
+                progress = Poll::Ready(());
+            }
+        }
+        progress
+    }
+
+    /// As [`Application::advance`].
+    pub fn advance(&mut self) {
+        if self.page.is_none() {
+            self.page = self.session.catch_up();
+        }
+    }
+
+    /// As [`Application::woken`].
+    ///
+    /// # Errors
+    /// Why the connection must end.
+    pub fn woken(&mut self) -> Result<(), Close> {
+        let signals = self.session.connection.signals();
+        let close = if signals.is_empty() { None } else { self.session.signalled(signals) };
+        close.map_or(Ok(()), Err)
+    }
+
+    /// When the token must be looked at.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// Announces the token's end once, and ends the connection at it.
+    ///
+    /// # Errors
+    /// When the token's time is over.
+    pub fn due(&mut self) -> Result<(), Close> {
+        let Some(expires_ms) = self.session.identity.expires_ms else { return Ok(()) };
+        let now_ms = now_ms();
+        if now_ms >= expires_ms {
+            return Err(Close::TokenExpired);
+        }
+        if now_ms + EXPIRY_NOTICE_MS >= expires_ms && self.expiry_told != Some(expires_ms) {
+            self.expiry_told = Some(expires_ms);
+            crate::session::tell(&self.session.connection, &Reply::TokenExpiring { expires_ms });
+        }
+        self.set_deadline();
+        Ok(())
+    }
+}

@@ -1,0 +1,153 @@
+//! What is on its way to one client: queued frames, and the socket that carries them, if there is one now.
+//!
+//! Whoever queues may write. Without a socket, as while a client polls, frames wait for whoever asks for them.
+
+use crate::core::outbox::{Outbox, Urgency};
+use crate::writer::Writer;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+
+#[derive(Default)]
+struct State {
+    outbox: Outbox,
+    writer: Writer,
+    socket: Option<Arc<TcpStream>>,
+    /// The WebSocket library writes now: nobody else may.
+    held: bool,
+}
+
+/// How far the queued frames got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flushed {
+    /// All were written.
+    Done,
+    /// The socket takes no more for now, or there is none.
+    Blocked,
+    /// The connection is broken.
+    Broken,
+}
+
+/// Frames for one client.
+#[derive(Default)]
+pub struct Outgoing {
+    state: Mutex<State>,
+    wake: Notify,
+}
+
+impl Outgoing {
+    /// Frames that are written to this socket.
+    pub fn to(socket: Arc<TcpStream>) -> Outgoing {
+        let state = State { socket: Some(socket), ..State::default() };
+        Outgoing { state: Mutex::new(state), wake: Notify::new() }
+    }
+
+    /// Queues a frame; `None` when it was not taken, `Some(true)` when it is the first that waits.
+    pub fn queue(&self, frame: &Bytes, urgency: Urgency) -> Option<bool> {
+        self.state.lock().outbox.offer(frame, urgency)
+    }
+
+    /// Queues a frame and wakes the connection's own task; `false` when it was not taken.
+    pub fn offer(&self, frame: &Bytes, urgency: Urgency) -> bool {
+        let taken = self.queue(frame, urgency);
+        if taken == Some(true) {
+            self.wake.notify_one();
+        }
+        taken.is_some()
+    }
+
+    /// Writes what is queued, as far as the socket takes it. What it does not take is left to the connection's
+    /// own task.
+    pub fn flush(&self) -> Flushed {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        if state.held {
+            return Flushed::Done;
+        }
+        let Some(socket) = &state.socket else {
+            return if state.outbox.is_empty() { Flushed::Done } else { Flushed::Blocked };
+        };
+        loop {
+            if state.writer.is_empty() {
+                let frames = state.outbox.drain();
+                if frames.is_empty() {
+                    return Flushed::Done;
+                }
+                state.writer.take(frames);
+            }
+            match state.writer.write(socket) {
+                Ok(true) => {}
+                Ok(false) => return Flushed::Blocked,
+                Err(_) => return Flushed::Broken,
+            }
+        }
+    }
+
+    /// Writes what a delivery queued; the connection's own task is woken only where that fails.
+    pub fn flush_delivery(&self) {
+        if self.flush() != Flushed::Done {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Frames are written to this socket from now on.
+    pub fn attach(&self, socket: Arc<TcpStream>) {
+        self.state.lock().socket = Some(socket);
+    }
+
+    /// The socket that carries frames now.
+    pub fn socket(&self) -> Option<Arc<TcpStream>> {
+        self.state.lock().socket.clone()
+    }
+
+    /// Keeps everybody else from writing, so that the WebSocket library can; `false` while a frame is half
+    /// written. Ended by [`Outgoing::release`].
+    pub fn hold(&self) -> bool {
+        let mut state = self.state.lock();
+        state.held = state.writer.is_empty();
+        state.held
+    }
+
+    /// Ends a [`Outgoing::hold`].
+    pub fn release(&self) {
+        self.state.lock().held = false;
+    }
+
+    /// Wakes the connection's own task.
+    pub fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    /// Waits until something is queued or the task is woken for another reason.
+    pub async fn woken(&self) {
+        self.wake.notified().await;
+    }
+
+    /// Takes all queued frames that are not on their way yet.
+    pub fn drain(&self) -> VecDeque<Bytes> {
+        self.state.lock().outbox.drain()
+    }
+
+    /// Takes queued frames of together at most `bytes_max`, and one at least if any waits.
+    pub fn drain_up_to(&self, bytes_max: usize) -> Vec<Bytes> {
+        self.state.lock().outbox.drain_up_to(bytes_max)
+    }
+
+    /// Whether nothing waits to be written.
+    pub fn is_empty(&self) -> bool {
+        self.state.lock().outbox.is_empty()
+    }
+
+    /// Whether more events may be queued without filling the outbox.
+    pub fn has_room(&self) -> bool {
+        self.state.lock().outbox.has_room()
+    }
+
+    /// Nothing is queued from now on.
+    pub fn close(&self) {
+        self.state.lock().outbox.close();
+    }
+}

@@ -1,0 +1,178 @@
+//! Attachments: every limit at its edge, every message out of turn, and that nothing is kept beyond bounds.
+
+use super::*;
+use crate::dialect::socketio::packet::Kind;
+use proptest::prelude::*;
+
+const BINARY: &str = r#"52-/n,7["up",{"_placeholder":true,"num":0},{"_placeholder":true,"num":1}]"#;
+
+fn announce(count: u32) -> String {
+    format!(r#"5{count}-["up"]"#)
+}
+
+fn assert_idle(assembly: &mut Assembly) {
+    assert!(!assembly.is_waiting());
+    assert_eq!(assembly.deadline_ms(), None);
+    assert_eq!(assembly.binary(0, Bytes::new()), Err(Refused::UnexpectedBinary));
+}
+
+#[test]
+fn a_packet_without_attachments_completes_at_once() {
+    let mut assembly = Assembly::new(false);
+    for text in [r#"2["a"]"#, "0", r#"50-["a"]"#, "60-1[]"] {
+        let packet = assembly.text(0, text).expect("a packet").expect("complete");
+        assert_eq!(packet.attachments, 0, "{text}");
+        assert_idle(&mut assembly);
+    }
+}
+
+#[test]
+fn attachments_complete_their_packet_in_order() {
+    let mut assembly = Assembly::new(true);
+    assert!(assembly.text(1_000, BINARY).expect("a packet").is_none());
+    assert!(assembly.is_waiting());
+    assert_eq!(assembly.deadline_ms(), Some(6_000));
+    assert_eq!(assembly.binary(1_001, Bytes::from_static(b"first")), Ok(None));
+    assert_eq!(assembly.deadline_ms(), Some(6_000), "an attachment does not move the deadline");
+    let assembled = assembly.binary(6_000, Bytes::new()).expect("in time").expect("the last");
+    assert_eq!(assembled.attachments, [&b"first"[..], b""]);
+    let packet = assembled.packet().expect("parsed before");
+    assert_eq!((packet.kind, packet.namespace, packet.id), (Kind::BinaryEvent, "/n", Some(7)));
+    assert_eq!(packet.event().expect("an event").1[1].get(), r#"{"_placeholder":true,"num":1}"#);
+    assert_idle(&mut assembly);
+    assert!(assembly.text(7_000, r#"2["a"]"#).is_ok_and(|packet| packet.is_some()), "the next packet");
+}
+
+#[test]
+fn attachments_do_not_hold_the_buffer_they_came_in() {
+    let mut assembly = Assembly::new(true);
+    let buffer = Bytes::from(vec![7; 65_536]);
+    assert!(assembly.text(0, &announce(1)).expect("a packet").is_none());
+    let assembled = assembly.binary(0, buffer.slice(10..12)).expect("in time").expect("the last");
+    assert_eq!(assembled.attachments, [&[7, 7][..]]);
+    assert!(buffer.is_unique());
+}
+
+#[test]
+fn none_before_authentication() {
+    let mut assembly = Assembly::new(false);
+    assert_eq!(assembly.text(0, BINARY).expect_err("not yet"), Refused::NotAllowed);
+    assert_idle(&mut assembly);
+    assembly.allow_attachments();
+    assert!(assembly.text(0, BINARY).expect("allowed").is_none());
+}
+
+#[test]
+fn bounds_hold_exactly() {
+    let mut assembly = Assembly::new(true);
+    assert_eq!(assembly.text(0, &announce(17)).expect_err("too many"), Refused::TooMany);
+    assert_idle(&mut assembly);
+    assert_eq!(assembly.text(0, &announce(u32::MAX)).expect_err("too many"), Refused::TooMany);
+
+    let part = Bytes::from(vec![1; limits::SOCKETIO_ATTACHMENTS_BYTES_MAX / 16]);
+    assert!(assembly.text(0, &announce(16)).expect("as many as allowed").is_none());
+    for _ in 0..15 {
+        assert_eq!(assembly.binary(0, part.clone()), Ok(None));
+    }
+    let assembled = assembly.binary(0, part.clone()).expect("as large as allowed").expect("the last");
+    assert_eq!(assembled.attachments.len(), 16);
+
+    assert!(assembly.text(0, &announce(16)).expect("a packet").is_none());
+    for _ in 0..15 {
+        assert_eq!(assembly.binary(0, part.clone()), Ok(None));
+    }
+    let larger = Bytes::from(vec![1; part.len() + 1]);
+    assert_eq!(assembly.binary(0, larger), Err(Refused::TooLarge));
+    assert_idle(&mut assembly);
+
+    assert!(assembly.text(10, &announce(1)).expect("a packet").is_none());
+    assert_eq!(assembly.binary(5_011, Bytes::new()), Err(Refused::Late));
+    assert_idle(&mut assembly);
+    assert!(assembly.text(u64::MAX, &announce(1)).expect("a packet").is_none());
+    assert_eq!(assembly.deadline_ms(), Some(u64::MAX));
+}
+
+#[test]
+fn messages_out_of_turn_are_refused() {
+    let mut assembly = Assembly::new(true);
+    assert_idle(&mut assembly);
+    assert!(assembly.text(0, BINARY).expect("a packet").is_none());
+    assert_eq!(assembly.text(1, r#"2["a"]"#).expect_err("attachments are due"), Refused::UnexpectedText);
+    assert_idle(&mut assembly);
+    assert_eq!(assembly.text(0, "9").expect_err("no packet"), Refused::Malformed(Malformed::Type));
+    assert_eq!(Refused::Malformed(Malformed::Type).to_string(), Malformed::Type.to_string());
+}
+
+#[derive(Debug, Clone)]
+enum Message {
+    Text(String),
+    Binary(usize),
+}
+
+fn messages() -> impl Strategy<Value = Vec<(u64, Message)>> {
+    let message = prop_oneof![
+        (0u32..20).prop_map(|count| Message::Text(announce(count))),
+        Just(Message::Text(r#"2["a"]"#.into())),
+        ".{0,8}".prop_map(Message::Text),
+        (0usize..100).prop_map(Message::Binary),
+        (0usize..100).prop_map(Message::Binary),
+        (0usize..100).prop_map(Message::Binary),
+        (0usize..300_000).prop_map(Message::Binary),
+    ];
+    prop::collection::vec((0u64..1_000, message), 0..24)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 20_000, ..ProptestConfig::default() })]
+
+    /// Against the rules written as a list: what was announced, when, and the sizes that came since.
+    #[test]
+    fn no_sequence_gets_past_the_limits(messages in messages(), allowed in prop::bool::weighted(0.9)) {
+        let mut assembly = Assembly::new(allowed);
+        let zeros = Bytes::from(vec![0; 300_000]);
+        let mut now_ms = 0;
+        let mut due: Option<(u32, u64, Vec<usize>)> = None;
+        for (elapsed_ms, message) in messages {
+            now_ms += elapsed_ms;
+            match message {
+                Message::Text(text) => {
+                    let read = assembly.text(now_ms, &text).map(|packet| packet.is_some());
+                    let announced = Packet::parse(&text).map(|packet| packet.attachments);
+                    match (due.take(), announced) {
+                        (Some(_), _) => prop_assert_eq!(read, Err(Refused::UnexpectedText)),
+                        (None, Err(malformed)) => prop_assert_eq!(read, Err(Refused::Malformed(malformed))),
+                        (None, Ok(0)) => prop_assert_eq!(read, Ok(true)),
+                        (None, Ok(_)) if !allowed => prop_assert_eq!(read, Err(Refused::NotAllowed)),
+                        (None, Ok(17..)) => prop_assert_eq!(read, Err(Refused::TooMany)),
+                        (None, Ok(count)) => {
+                            prop_assert_eq!(read, Ok(false));
+                            due = Some((count, now_ms + 5_000, Vec::new()));
+                        }
+                    }
+                }
+                Message::Binary(size) => {
+                    let read = assembly.binary(now_ms, zeros.slice(..size));
+                    match due.take() {
+                        None => prop_assert_eq!(read, Err(Refused::UnexpectedBinary)),
+                        Some((_, deadline_ms, _)) if now_ms > deadline_ms => prop_assert_eq!(read, Err(Refused::Late)),
+                        Some((count, deadline_ms, mut sizes)) => {
+                            sizes.push(size);
+                            if sizes.iter().sum::<usize>() > 262_144 {
+                                prop_assert_eq!(read, Err(Refused::TooLarge));
+                            } else if sizes.len() == count as usize {
+                                let assembled = read.expect("complete").expect("complete");
+                                let came: Vec<usize> = assembled.attachments.iter().map(Bytes::len).collect();
+                                prop_assert_eq!(came, sizes);
+                            } else {
+                                prop_assert_eq!(read, Ok(None));
+                                due = Some((count, deadline_ms, sizes));
+                            }
+                        }
+                    }
+                }
+            }
+            prop_assert_eq!(assembly.is_waiting(), due.is_some());
+            prop_assert_eq!(assembly.deadline_ms(), due.as_ref().map(|(_, deadline_ms, _)| *deadline_ms));
+        }
+    }
+}

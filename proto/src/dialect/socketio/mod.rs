@@ -1,0 +1,7 @@
+//! Engine.IO 4 and Socket.IO 5 on the wire, bytes to packets and back without I/O, and the vocabularies that ride
+//! on them.
+
+pub mod assembly;
+pub mod engine;
+pub mod packet;
+pub mod vocabulary;

@@ -1,0 +1,252 @@
+//! Replies to a client's events, as acknowledgements and as events; and what a connection is told about
+//! itself.
+
+use super::{Verb, Vocabulary};
+use crate::code::{ErrorCode, Failure};
+use crate::dialect::body::text;
+use crate::event::Reply;
+use crate::timestamp::rfc3339;
+use serde::Serialize;
+
+/// What a reply becomes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Answer {
+    /// The data array of the ACK packet, for the callback if the client gave one. None only for what answers
+    /// no event.
+    pub ack: Option<String>,
+    /// Data arrays of EVENT packets, told whether or not there is a callback. An error is not among them:
+    /// where no callback hears it, [`refusal_event`] tells it.
+    pub events: Vec<String>,
+}
+
+impl Answer {
+    fn acknowledged(fields: impl Serialize) -> Answer {
+        Answer { ack: Some(text(&[Done { ok: true, fields }])), events: Vec::new() }
+    }
+
+    fn and(mut self, name: &str, body: impl Serialize) -> Answer {
+        self.events.push(text(&(name, body)));
+        self
+    }
+}
+
+#[derive(Serialize)]
+struct Done<T> {
+    ok: bool,
+    #[serde(flatten)]
+    fields: T,
+}
+
+#[derive(Serialize)]
+struct NotDone<'a> {
+    ok: bool,
+    error: ErrorFields<'a>,
+}
+
+#[derive(Serialize)]
+struct ErrorFields<'a> {
+    code: &'a str,
+    message: &'a str,
+    #[serde(rename = "retryAfterMs", skip_serializing_if = "Option::is_none")]
+    retry_after_ms: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct ChordMeError<'a> {
+    message: &'a str,
+    code: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after_ms: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct Nothing {}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Joined<'a> {
+    conversation_id: &'a str,
+    head_seq: u64,
+    participant_count: u32,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Left<'a> {
+    conversation_id: &'a str,
+}
+
+#[derive(Serialize)]
+struct RoomJoined<'a> {
+    room_id: &'a str,
+    participant_count: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    head_seq: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct RoomLeft<'a> {
+    room_id: &'a str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Sent<'a> {
+    id: String,
+    seq: u64,
+    timestamp: String,
+    conversation_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_id: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Authenticated<'a> {
+    user_id: &'a str,
+    /// The same once more, as clients of the camelCase vocabularies call it.
+    #[serde(rename = "userId")]
+    user_id_again: &'a str,
+    #[serde(rename = "expiresAt")]
+    expires_at: String,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct TokenExpiring {
+    expires_at: String,
+}
+
+#[derive(Serialize)]
+struct Beat {
+    timestamp: u64,
+}
+
+/// What `reply` becomes for the event `verb` of `vocabulary`, at `now_ms` in milliseconds since 1970.
+///
+/// Replies to which no event of these vocabularies leads become nothing. So does [`Reply::Reconnect`]:
+/// draining closes the transport, after which Socket.IO's clients come back by themselves (protocol §3).
+pub fn answer(vocabulary: Vocabulary, _verb: Verb, reply: &Reply, now_ms: u64) -> Answer {
+    match reply {
+        Reply::Joined { conversation, head_seq, participant_count } => {
+            joined(vocabulary, conversation.as_str(), *head_seq, *participant_count)
+        }
+        Reply::Left { conversation } => left(vocabulary, conversation.as_str()),
+        Reply::MessageAck { client_id, conversation, id, seq } => Answer::acknowledged(Sent {
+            id: id.to_string(),
+            seq: *seq,
+            timestamp: rfc3339(id.time_ms()),
+            conversation_id: conversation.as_str(),
+            client_id: client_id.as_deref(),
+        }),
+        Reply::Ack => Answer::acknowledged(Nothing {}),
+        // Which of the two a client listens for depends on its vocabulary, which a ping does not tell (§5a).
+        Reply::Pong => {
+            let beat = || Beat { timestamp: now_ms };
+            Answer::acknowledged(beat()).and("heartbeat", beat()).and("pong", beat())
+        }
+        Reply::Authenticated { user, expires_ms } => {
+            let (user_id, expires_at) = (user.as_str(), rfc3339(*expires_ms));
+            let body = Authenticated { user_id, user_id_again: user_id, expires_at };
+            Answer::acknowledged(&body).and("authenticated", &body)
+        }
+        Reply::TokenExpiring { expires_ms } => {
+            Answer::default().and("token_expiring", TokenExpiring { expires_at: rfc3339(*expires_ms) })
+        }
+        Reply::Error(failure) => Answer { ack: Some(refusal_ack(failure)), events: Vec::new() },
+        Reply::OnlineUsers { .. }
+        | Reply::OnlineStatus { .. }
+        | Reply::History { .. }
+        | Reply::Reconnect { .. } => Answer::default(),
+    }
+}
+
+fn joined(vocabulary: Vocabulary, id: &str, head_seq: u64, participant_count: u32) -> Answer {
+    match vocabulary {
+        Vocabulary::Ring | Vocabulary::Guide => {
+            Answer::acknowledged(Joined { conversation_id: id, head_seq, participant_count })
+        }
+        Vocabulary::ChordMe => {
+            let room = |head_seq| RoomJoined { room_id: id, participant_count, head_seq };
+            Answer::acknowledged(room(Some(head_seq))).and("room_joined", room(None))
+        }
+    }
+}
+
+fn left(vocabulary: Vocabulary, id: &str) -> Answer {
+    match vocabulary {
+        Vocabulary::Ring | Vocabulary::Guide => Answer::acknowledged(Left { conversation_id: id }),
+        Vocabulary::ChordMe => {
+            Answer::acknowledged(RoomLeft { room_id: id }).and("room_left", RoomLeft { room_id: id })
+        }
+    }
+}
+
+fn error_fields(failure: &Failure) -> ErrorFields<'_> {
+    let Failure { code, message, retry_after_ms } = failure;
+    ErrorFields { code: code.as_str(), message, retry_after_ms: *retry_after_ms }
+}
+
+fn refusal_ack(failure: &Failure) -> String {
+    text(&[NotDone { ok: false, error: error_fields(failure) }])
+}
+
+/// The event that tells `failure` where the client gave no callback: `auth_error` when the identity is what
+/// fails, whatever the event (protocol §3), and for anything about `authenticate` (protocol §5); else
+/// `error`.
+pub fn refusal_event(vocabulary: Vocabulary, verb: Verb, failure: &Failure) -> String {
+    let Failure { code, message, retry_after_ms } = failure;
+    let of_identity = matches!(code, ErrorCode::Unauthorized | ErrorCode::TokenExpired);
+    let name = if of_identity || verb == Verb::Authenticate { "auth_error" } else { "error" };
+    match vocabulary {
+        Vocabulary::Ring | Vocabulary::Guide => text(&(name, error_fields(failure))),
+        Vocabulary::ChordMe => {
+            let (code, retry_after_ms) = (code.as_str(), *retry_after_ms);
+            text(&(name, ChordMeError { message, code, retry_after_ms }))
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Greeting<'a> {
+    message: &'a str,
+}
+
+/// The first event of every connection (protocol §5).
+pub fn connected() -> String {
+    text(&("connected", Greeting { message: "connected to carillon" }))
+}
+
+/// The last event before the server drops the connection because of `failure` (protocol §3).
+pub fn connection_error(failure: &Failure) -> String {
+    text(&("connection_error", error_fields(failure)))
+}
+
+#[derive(Serialize)]
+struct ConnectError<'a> {
+    message: &'a str,
+    data: ConnectErrorData<'a>,
+}
+
+#[derive(Serialize)]
+struct ConnectErrorData<'a> {
+    code: &'a str,
+    #[serde(rename = "retryAfterMs", skip_serializing_if = "Option::is_none")]
+    retry_after_ms: Option<u64>,
+}
+
+/// The payload of the CONNECT_ERROR packet that refuses a connection because of `failure`: an object, not a
+/// data array. What Ring's clients show for an identity that fails is theirs by the protocol (§3).
+pub fn connect_error(failure: &Failure, token_given: bool) -> String {
+    let message = match failure.code {
+        ErrorCode::Unauthorized if !token_given => "No authentication token provided",
+        ErrorCode::Unauthorized => "Invalid authentication token",
+        ErrorCode::TokenExpired => "Authentication token expired",
+        _ => &failure.message,
+    };
+    let data = ConnectErrorData { code: failure.code.as_str(), retry_after_ms: failure.retry_after_ms };
+    text(&ConnectError { message, data })
+}
+
+#[cfg(test)]
+#[path = "answer_tests.rs"]
+mod tests;

@@ -1,0 +1,254 @@
+//! Properties of all three vocabularies: no input makes the decoder panic, and whatever text goes in comes
+//! out of valid JSON as the same text, in an array that ends in an object.
+
+use super::samples::parsed;
+use super::*;
+use crate::code::ErrorCode;
+use crate::event::Reply;
+use crate::id::ConversationId;
+use crate::limits;
+use crate::wire::{ephemeral::Kind as Passing, event::Kind};
+use proptest::prelude::*;
+use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
+
+const NAMES: [&str; 22] = [
+    "join_conversation",
+    "leave_conversation",
+    "send_message",
+    "edit_message",
+    "typing_start",
+    "typing_stop",
+    "mark_read",
+    "presence_update",
+    "subscribe",
+    "unsubscribe",
+    "message:send",
+    "typing:start",
+    "typing:stop",
+    "notifications:read",
+    "join_room",
+    "leave_room",
+    "broadcast_message",
+    "collaboration_operation",
+    "cursor_update",
+    "authenticate",
+    "ping",
+    "no_such",
+];
+
+const KEYS: [&str; 14] = [
+    "conversationId",
+    "afterSeq",
+    "content",
+    "type",
+    "clientId",
+    "replyTo",
+    "metadata",
+    "status",
+    "channel",
+    "room_id",
+    "message",
+    "position",
+    "token",
+    "senderId",
+];
+
+fn name() -> impl Strategy<Value = String> {
+    prop_oneof![8 => prop::sample::select(NAMES.to_vec()).prop_map(str::to_owned), 1 => ".{0,80}"]
+}
+
+/// JSON of any shape, often with the right keys and ids.
+fn argument() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<u64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        "[a-z:]{0,12}".prop_map(Value::from),
+        awkward().prop_map(Value::from),
+        prop::sample::select(vec!["active", "conversation:c1", "user:notifications", "Bearer x"])
+            .prop_map(Value::from),
+    ];
+    leaf.prop_recursive(3, 24, 8, |inner| {
+        let key =
+            prop_oneof![4 => prop::sample::select(KEYS.to_vec()).prop_map(str::to_owned), 1 => ".{0,6}"];
+        prop_oneof![
+            1 => prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            4 => prop::collection::vec((key, inner), 0..8)
+                .prop_map(|fields| Value::from(fields.into_iter().collect::<Map<_, _>>())),
+        ]
+    })
+}
+
+/// Text of what encoders get wrong.
+fn awkward() -> impl Strategy<Value = String> {
+    let piece = prop_oneof![
+        prop::sample::select(vec![
+            "\"",
+            "\\",
+            "\n",
+            "\u{2028}",
+            "\u{2029}",
+            "\u{0}",
+            "\u{1e}",
+            "\u{1f600}",
+            "</",
+            "]"
+        ])
+        .prop_map(str::to_owned),
+        any::<char>().prop_map(String::from),
+    ];
+    prop::collection::vec(piece, 0..20).prop_map(|pieces| pieces.concat())
+}
+
+fn raws(arguments: &[Value]) -> Vec<Box<RawValue>> {
+    arguments.iter().map(|value| RawValue::from_string(value.to_string()).expect("JSON")).collect()
+}
+
+/// The fields of a data array, which must be a name and an object.
+fn fields(data: &str) -> Value {
+    assert!(!data.contains(['\n', '\u{1e}']), "a packet is one line of its payload");
+    let array = parsed(data);
+    let [Value::String(_), Value::Object(fields)] = array.as_array().expect("an array").as_slice() else {
+        panic!("{data} does not end in an object")
+    };
+    Value::from(fields.clone())
+}
+
+fn any_code() -> impl Strategy<Value = ErrorCode> {
+    prop::sample::select(ErrorCode::ALL.to_vec())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_event_makes_the_decoder_panic(
+        name in name(),
+        arguments in prop::collection::vec(argument(), 0..3),
+    ) {
+        let raws = raws(&arguments);
+        let raws: Vec<&RawValue> = raws.iter().map(AsRef::as_ref).collect();
+        match decode(&name, &raws, limits::CONTENT_CHARS_MAX) {
+            Ok(request) => {
+                prop_assert_eq!(request.commands.len(), 1);
+                if let Command::Send(send) = &request.commands[0] {
+                    prop_assert!(!send.content.trim().is_empty());
+                    prop_assert!(send.metadata.is_empty() || parsed(&send.metadata).is_object());
+                }
+            }
+            Err(refused) => {
+                prop_assert!(!refused.failure.message.is_empty());
+                prop_assert!(refused.failure.message.chars().count() < 700);
+                let told = refusal_event(refused.vocabulary, refused.verb, &refused.failure);
+                prop_assert_eq!(&fields(&told)["message"], &json!(refused.failure.message));
+            }
+        }
+    }
+
+    #[test]
+    fn messages_come_out_as_they_went_in(
+        content in awkward(),
+        sender in awkward(),
+        key in awkward(),
+        value in awkward(),
+    ) {
+        let metadata = json!({key: value});
+        let event = wire::Event {
+            conversation: "c1".into(),
+            actor: "alice".into(),
+            actor_name: sender.clone(),
+            kind: Some(Kind::Message(wire::SendMessage {
+                content: content.clone(),
+                metadata: metadata.to_string(),
+                ..Default::default()
+            })),
+            ..Default::default()
+        };
+        for vocabulary in Vocabulary::ALL {
+            let [data] = &super::event(vocabulary, &event)[..] else { panic!("one event") };
+            let fields = fields(data);
+            let (message, name) = match vocabulary {
+                Vocabulary::ChordMe => (&fields["message"], None),
+                _ => (&fields, Some(&fields["senderName"])),
+            };
+            prop_assert_eq!(&message["content"], &json!(content));
+            prop_assert!(name.is_none_or(|name| *name == json!(sender)));
+            if vocabulary == Vocabulary::Ring {
+                prop_assert_eq!(&fields["metadata"], &metadata);
+            }
+        }
+    }
+
+    #[test]
+    fn what_passes_comes_out_as_it_went_in(name in awkward(), data in argument(), typing: bool) {
+        let expected = parsed(&data.to_string());
+        let kinds = [
+            Passing::Typing(typing),
+            Passing::Broadcast(wire::Broadcast { event: name.clone(), data: data.to_string() }),
+            Passing::Cursor(data.to_string()),
+        ];
+        for kind in kinds {
+            let passing = wire::Ephemeral { user_name: name.clone(), kind: Some(kind), ..Default::default() };
+            for vocabulary in Vocabulary::ALL {
+                let Some(told) = ephemeral(vocabulary, &passing).map(|told| fields(&told)) else { continue };
+                match (&passing.kind, vocabulary) {
+                    (Some(Passing::Typing(_)), Vocabulary::Ring) => {
+                        prop_assert_eq!(&told["userName"], &json!(name));
+                        prop_assert_eq!(&told["isTyping"], &json!(typing));
+                    }
+                    (Some(Passing::Typing(_)), _) => prop_assert_eq!(&told["isTyping"], &json!(typing)),
+                    (Some(Passing::Broadcast(_)), _) => prop_assert_eq!(&told["message"], &expected),
+                    (_, _) => prop_assert_eq!(&told["position"], &expected),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_answer_is_valid(
+        message in awkward(),
+        code in any_code(),
+        client_id in "[a-z]{0,3}",
+        head_seq: u64,
+    ) {
+        let conversation = ConversationId::parse("c1").expect("valid");
+        let failure = Failure::new(code, message.clone());
+        let replies = [
+            Reply::Joined { conversation: conversation.clone(), head_seq, participant_count: 1 },
+            Reply::Left { conversation: conversation.clone() },
+            Reply::MessageAck {
+                client_id: Some(client_id),
+                conversation,
+                id: crate::id::MessageId::from_slice(&head_seq.to_be_bytes()),
+                seq: head_seq,
+            },
+            Reply::Pong,
+            Reply::Ack,
+            Reply::Error(failure),
+        ];
+        for vocabulary in Vocabulary::ALL {
+            for reply in &replies {
+                let Answer { ack, events } = answer(vocabulary, Verb::Send, reply, head_seq);
+                let ack = parsed(&ack.expect("every command is acknowledged"));
+                prop_assert_eq!(&ack[0]["ok"], &json!(!matches!(reply, Reply::Error(_))));
+                if let Reply::Error(_) = reply {
+                    prop_assert_eq!(&ack[0]["error"]["message"], &json!(message));
+                    prop_assert!(events.is_empty());
+                }
+                for event in &events {
+                    fields(event);
+                }
+            }
+        }
+        let presence = wire::UserPresence { user: message.clone(), ..Default::default() };
+        prop_assert_eq!(&fields(&presence_of(&presence))["userId"], &json!(message));
+        prop_assert_eq!(&fields(&room_presence(&message, "r", 1, true))["user_id"], &json!(message));
+    }
+}
+
+fn presence_of(user: &wire::UserPresence) -> String {
+    presence(user, 0)
+}
