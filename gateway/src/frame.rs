@@ -6,12 +6,17 @@ use bytes::{BufMut, Bytes, BytesMut};
 pub const PING: Bytes = Bytes::from_static(&[0x89, 0]);
 
 const TEXT_FINAL: u8 = 0x81;
+const BINARY_FINAL: u8 = 0x82;
 
 /// Appends one unmasked text frame.
 pub fn put_text(out: &mut BytesMut, text: &str) {
-    out.reserve(text.len() + 10);
-    out.put_u8(TEXT_FINAL);
-    match text.len() {
+    put(out, TEXT_FINAL, text.as_bytes());
+}
+
+fn put(out: &mut BytesMut, kind: u8, body: &[u8]) {
+    out.reserve(body.len() + 10);
+    out.put_u8(kind);
+    match body.len() {
         length @ 0..=125 => out.put_u8(length as u8),
         length @ 126..=0xffff => {
             out.put_u8(126);
@@ -22,7 +27,46 @@ pub fn put_text(out: &mut BytesMut, text: &str) {
             out.put_u64(length as u64);
         }
     }
-    out.put_slice(text.as_bytes());
+    out.put_slice(body);
+}
+
+/// One unmasked binary frame.
+pub fn binary(body: &[u8]) -> Bytes {
+    let mut out = BytesMut::new();
+    put(&mut out, BINARY_FINAL, body);
+    out.freeze()
+}
+
+/// What a frame of ours holds.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Body<'a> {
+    /// Text.
+    Text(&'a str),
+    /// Bytes.
+    Binary(&'a [u8]),
+}
+
+/// The bodies of text and binary frames that were built here, for a client to whom no WebSocket carries them.
+pub fn bodies(mut frames: &[u8]) -> Vec<Body<'_>> {
+    let mut bodies = Vec::new();
+    while let [kind, length, rest @ ..] = frames {
+        let (length, rest) = match (length, rest) {
+            (126, [high, low, rest @ ..]) => (usize::from(u16::from_be_bytes([*high, *low])), rest),
+            (127, rest) => match rest.split_first_chunk() {
+                Some((length, rest)) => (u64::from_be_bytes(*length) as usize, rest),
+                None => break,
+            },
+            (length, rest) => (usize::from(*length), rest),
+        };
+        let Some((body, rest)) = rest.split_at_checked(length) else { break };
+        match *kind {
+            TEXT_FINAL => bodies.extend(std::str::from_utf8(body).map(Body::Text)),
+            BINARY_FINAL => bodies.push(Body::Binary(body)),
+            _ => {}
+        }
+        frames = rest;
+    }
+    bodies
 }
 
 /// One unmasked text frame.
@@ -58,5 +102,21 @@ mod tests {
             assert_eq!(built.len() - cursor.position() as usize, length);
         }
         assert_eq!(texts(&["a".into(), "b".into()]), Bytes::from_static(b"\x81\x01a\x81\x01b"));
+    }
+
+    #[test]
+    fn bodies_come_out_as_they_went_in() {
+        let long = "é".repeat(40_000);
+        let mut frames = BytesMut::new();
+        for length in [0, 1, 125, 126, 65_535, 65_536, 80_000] {
+            put_text(&mut frames, &long[..length & !1]);
+            frames.extend_from_slice(&binary(&long.as_bytes()[..length]));
+        }
+        let all = bodies(&frames);
+        assert_eq!(all.len(), 14);
+        for (pair, length) in all.chunks(2).zip([0, 1, 125, 126, 65_535, 65_536, 80_000]) {
+            assert_eq!(pair[0], Body::Text(&long[..length & !1]));
+            assert_eq!(pair[1], Body::Binary(&long.as_bytes()[..length]));
+        }
     }
 }

@@ -13,6 +13,7 @@ pub mod deliver;
 pub mod dialect;
 pub mod directory;
 pub mod drive;
+pub mod engine;
 pub mod ephemeral;
 pub mod frame;
 pub mod hub;
@@ -31,7 +32,9 @@ pub mod routes;
 pub mod session;
 pub mod shared;
 pub mod socket;
+pub mod socketio;
 pub mod stream;
+pub mod upgrade;
 pub mod writer;
 
 use crate::connection::Signal;

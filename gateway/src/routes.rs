@@ -5,28 +5,21 @@ use crate::auth::{Identity, Refusal};
 use crate::listen::Peer;
 use crate::shared::Shared;
 use crate::socket::{self, Arrival};
+use crate::socketio::{self, Path};
+use crate::upgrade::{self, accept_key, is_upgrade, protocols};
 use crate::{metrics, page, rest};
 use axum::Router;
-use axum::body::Body;
-use axum::extract::{Path, Query, Request, State};
-use axum::http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_TYPE, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
-    SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
-};
+use axum::extract::{Path as UrlPath, Query, Request, State};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER, UPGRADE};
 use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{any, get};
 use carillon_proto::code::{ErrorCode, Failure};
 use carillon_proto::id::UserId;
-use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::net::TcpStream;
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-/// For a client to finish the upgrade that it asked for (protocol §8: handshake).
-const UPGRADE_TIMEOUT: Duration = Duration::from_secs(20);
 /// The subprotocol beside which a browser may put its token.
 const SUBPROTOCOL: &str = "carillon.v1";
 /// Starts the subprotocol that carries a token.
@@ -47,11 +40,27 @@ pub fn router(shared: Arc<Shared>) -> Router {
         }
     }
     router
+        .merge(socketio_routes(&shared))
         .route("/", get(root))
         .method_not_allowed_fallback(rest::method_not_allowed)
         .merge(rest::router(&shared))
         .fallback(rest::not_found)
         .with_state(shared)
+}
+
+/// Socket.IO on both its paths, with and without the trailing slash.
+fn socketio_routes(shared: &Arc<Shared>) -> Router<Arc<Shared>> {
+    let mut router = Router::new();
+    for (path, names) in
+        [(Path::Api, ["/api/socket", "/api/socket/"]), (Path::SocketIo, ["/socket.io", "/socket.io/"])]
+    {
+        let engine = socketio::engine(shared.clone(), path);
+        for name in names {
+            let engine = engine.clone();
+            router = router.route(name, any(move |request| engine.clone().handle(request)));
+        }
+    }
+    router.layer(from_fn_with_state(shared.clone(), rest::across_origins))
 }
 
 async fn ready(State(shared): State<Arc<Shared>>) -> Response {
@@ -108,7 +117,7 @@ struct NameQuery {
 
 async fn native_as(
     State(shared): State<Arc<Shared>>,
-    Path(user): Path<String>,
+    UrlPath(user): UrlPath<String>,
     Query(query): Query<NameQuery>,
     request: Request,
 ) -> Response {
@@ -133,26 +142,12 @@ pub fn bearer(headers: &HeaderMap) -> Option<String> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned())
 }
 
-fn protocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
-    let values = headers.get_all(SEC_WEBSOCKET_PROTOCOL).into_iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).map(str::trim)
-}
-
 fn protocol_token(headers: &HeaderMap) -> Option<String> {
     protocols(headers).find_map(|protocol| protocol.strip_prefix(TOKEN_PROTOCOL)).map(str::to_owned)
 }
 
-fn has_token(headers: &HeaderMap, name: impl axum::http::header::AsHeaderName, token: &str) -> bool {
-    let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).any(|value| value.trim().eq_ignore_ascii_case(token))
-}
-
-fn is_upgrade(headers: &HeaderMap) -> bool {
-    has_token(headers, CONNECTION, "upgrade") && has_token(headers, UPGRADE, "websocket")
-}
-
-/// Answers a WebSocket handshake (RFC 6455 §4.2) and serves the connection in a task of its own.
-fn upgrade(shared: Arc<Shared>, mut request: Request, arrival: impl FnOnce(&Shared) -> Arrival) -> Response {
+/// Answers a WebSocket handshake and serves the connection in a task of its own.
+fn upgrade(shared: Arc<Shared>, request: Request, arrival: impl FnOnce(&Shared) -> Arrival) -> Response {
     let headers = request.headers();
     if !is_upgrade(headers) {
         let mut response =
@@ -161,11 +156,10 @@ fn upgrade(shared: Arc<Shared>, mut request: Request, arrival: impl FnOnce(&Shar
         response.headers_mut().insert(UPGRADE, axum::http::HeaderValue::from_static("websocket"));
         return response;
     }
-    let key = headers.get(SEC_WEBSOCKET_KEY).filter(|_| has_token(headers, SEC_WEBSOCKET_VERSION, "13"));
-    let Some(accept) = key.map(|key| derive_accept_key(key.as_bytes())) else {
+    let Some(accept) = accept_key(headers) else {
         return rest::refusal(&Failure::invalid_payload("a WebSocket handshake of version 13 needs its key"));
     };
-    let subprotocol = protocols(headers).any(|protocol| protocol == SUBPROTOCOL);
+    let subprotocol = protocols(headers).any(|protocol| protocol == SUBPROTOCOL).then_some(SUBPROTOCOL);
     let place = match admit(&shared, &request) {
         Ok(place) => place,
         Err(response) => return *response,
@@ -174,37 +168,17 @@ fn upgrade(shared: Arc<Shared>, mut request: Request, arrival: impl FnOnce(&Shar
     if matches!(arrival, Arrival::Refused(Refusal::Invalid | Refusal::Expired)) {
         metrics::REFUSED.inc();
     }
-    let upgraded = hyper::upgrade::on(&mut request);
-    tokio::spawn(async move {
-        let Ok(Ok(upgraded)) = tokio::time::timeout(UPGRADE_TIMEOUT, upgraded).await else { return };
-        let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
-            return tracing::error!("an upgraded connection is not the one that was accepted");
-        };
-        serve_boxed(shared, parts.io.into_inner(), parts.read_buf, arrival).await;
+    upgrade::switch(request, accept, subprotocol, async move |stream, leftover| {
+        socket::serve(shared, stream, leftover, arrival).await;
         drop(place);
-    });
-    let mut response = Response::builder()
-        .status(StatusCode::SWITCHING_PROTOCOLS)
-        .header(CONNECTION, "Upgrade")
-        .header(UPGRADE, "websocket")
-        .header(SEC_WEBSOCKET_ACCEPT, accept);
-    if subprotocol {
-        response = response.header(SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL);
-    }
-    response.body(Body::empty()).unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
+    })
 }
 
-/// The connection's future on its own: the handshake's task keeps none of its size after the upgrade.
-fn serve_boxed(
-    shared: Arc<Shared>,
-    stream: TcpStream,
-    leftover: bytes::Bytes,
-    arrival: Arrival,
-) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
-    Box::pin(socket::serve(shared, stream, leftover, arrival))
-}
-
-fn admit(shared: &Shared, request: &Request) -> Result<Place, Box<Response>> {
+/// Admits a connection that begins with this request.
+///
+/// # Errors
+/// The answer that says why not.
+pub fn admit(shared: &Shared, request: &Request) -> Result<Place, Box<Response>> {
     let unavailable = |message: &str, retry_after_ms| {
         Failure::new(ErrorCode::Unavailable, message).retry_after(retry_after_ms)
     };

@@ -105,6 +105,8 @@ const _: () = assert!(BROADCAST_MESSAGE_BYTES_MAX <= DATA_BYTES_MAX);
 const _: () = assert!(CONTENT_CHARS_MAX * 4 < FRAME_BYTES_MAX);
 const _: () = assert!(OUTBOX_BYTES_MAX > FRAME_BYTES_MAX);
 
+/// Bytes of one polling request's body (protocol §8).
+pub const ENGINEIO_PAYLOAD_BYTES_MAX: usize = 1_000_000;
 /// Engine.IO packets in one polling POST. The reference takes any number, and POSTs of very many have held up
 /// its server (CVE-2020-36048); a client sends together what gathered during one POST, which is a few.
 pub const ENGINEIO_POST_PACKETS_MAX: usize = 64;

@@ -1,6 +1,8 @@
 //! What tests on real parts share: the parts as processes, and ways to use them.
 
 pub mod client;
+pub mod conformance;
 pub mod database;
 pub mod parts;
+pub mod polling;
 pub mod server;

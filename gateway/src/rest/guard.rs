@@ -21,6 +21,11 @@ const PREFLIGHT_SECONDS: u32 = 600;
 /// Answers preflights, refuses foreign origins, and passes everything else on.
 pub async fn guard(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     metrics::REST_REQUESTS.inc();
+    across_origins(State(shared), request, next).await
+}
+
+/// As [`guard`], for what is not the API.
+pub async fn across_origins(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     let origin = request.headers().get(ORIGIN).cloned();
     let allowed = shared.admission.origin_allowed(request.headers());
     let preflight =

@@ -9,6 +9,7 @@ mod caller;
 mod conversations;
 mod describe;
 mod guard;
+pub use guard::across_origins;
 mod health;
 mod messages;
 mod participants;

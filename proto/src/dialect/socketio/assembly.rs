@@ -4,6 +4,7 @@
 use super::packet::{Malformed, Packet};
 use crate::limits;
 use bytes::Bytes;
+use serde_json::Value;
 
 /// Why a message is refused. What was waiting is forgotten, and the connection should be closed: the reader
 /// no longer knows which packet the next binary message belongs to.
@@ -27,6 +28,12 @@ pub enum Refused {
     /// The last attachment came more than [`limits::SOCKETIO_ATTACHMENTS_MS`] after the packet.
     #[error("a packet's attachments must follow within {} ms", limits::SOCKETIO_ATTACHMENTS_MS)]
     Late,
+    /// A packet of a binary kind that announces none.
+    #[error("a binary packet must announce at least one attachment")]
+    NoAttachments,
+    /// A placeholder that stands for none of the attachments.
+    #[error("a placeholder must name one of the packet's attachments")]
+    Placeholder,
     /// Text, while attachments were due.
     #[error("a packet's attachments must follow it before any other packet")]
     UnexpectedText,
@@ -92,7 +99,7 @@ impl Assembly {
         }
         let packet = Packet::parse(text)?;
         if packet.attachments == 0 {
-            return Ok(Some(packet));
+            return if packet.kind.is_binary() { Err(Refused::NoAttachments) } else { Ok(Some(packet)) };
         }
         if !self.attachments_allowed {
             return Err(Refused::NotAllowed);
@@ -128,6 +135,7 @@ impl Assembly {
         // A copy: a slice would keep the whole buffer that the socket was read into.
         waiting.attachments.push(Bytes::copy_from_slice(&bytes));
         if waiting.attachments.len() == waiting.announced {
+            placeholders_fit(&waiting.text, waiting.announced)?;
             return Ok(Some(Assembled { text: waiting.text, attachments: waiting.attachments }));
         }
         self.waiting = Some(waiting);
@@ -143,6 +151,29 @@ impl Assembly {
     /// Whether a packet waits for its attachments.
     pub fn is_waiting(&self) -> bool {
         self.waiting.is_some()
+    }
+}
+
+/// Checks that every placeholder in a packet's arguments stands for one of its attachments.
+fn placeholders_fit(text: &str, attachments: usize) -> Result<(), Refused> {
+    let packet = Packet::parse(text)?;
+    let mut arguments = packet.arguments()?.iter();
+    let fit = arguments.all(|argument| {
+        serde_json::from_str(argument.get()).is_ok_and(|value: Value| places_fit(&value, attachments))
+    });
+    if fit { Ok(()) } else { Err(Refused::Placeholder) }
+}
+
+/// As deep as a packet may nest, which is not deep.
+fn places_fit(value: &Value, attachments: usize) -> bool {
+    match value {
+        Value::Object(fields) if fields.get("_placeholder") == Some(&Value::Bool(true)) => {
+            let number = fields.get("num").and_then(Value::as_u64);
+            number.is_some_and(|number| number < attachments as u64)
+        }
+        Value::Object(fields) => fields.values().all(|value| places_fit(value, attachments)),
+        Value::Array(values) => values.iter().all(|value| places_fit(value, attachments)),
+        _ => true,
     }
 }
 

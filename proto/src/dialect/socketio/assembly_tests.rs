@@ -19,11 +19,32 @@ fn assert_idle(assembly: &mut Assembly) {
 #[test]
 fn a_packet_without_attachments_completes_at_once() {
     let mut assembly = Assembly::new(false);
-    for text in [r#"2["a"]"#, "0", r#"50-["a"]"#, "60-1[]"] {
+    for text in [r#"2["a"]"#, "0", "31[]"] {
         let packet = assembly.text(0, text).expect("a packet").expect("complete");
         assert_eq!(packet.attachments, 0, "{text}");
         assert_idle(&mut assembly);
     }
+}
+
+#[test]
+fn a_binary_packet_has_attachments_and_its_placeholders_are_theirs() {
+    for text in [r#"50-["a"]"#, "60-1[]"] {
+        let refused = Assembly::new(true).text(0, text).expect_err("refused");
+        assert_eq!(refused, Refused::NoAttachments, "{text}");
+    }
+    let complete = |data: &str| {
+        let mut assembly = Assembly::new(true);
+        assert!(assembly.text(0, &format!("51-[\"a\",{data}]")).expect("a packet").is_none());
+        assembly.binary(0, Bytes::from_static(b"x")).map(|assembled| assembled.is_some())
+    };
+    for data in [r#"{"_placeholder":true,"num":0}"#, r#"[{"b":{"_placeholder":true,"num":0}}]"#, "1"] {
+        assert_eq!(complete(data), Ok(true), "{data}");
+    }
+    for number in ["1", "-1", "0.5", "\"0\"", "null", "18446744073709551616"] {
+        let data = format!(r#"{{"deep":[{{"_placeholder":true,"num":{number}}}]}}"#);
+        assert_eq!(complete(&data), Err(Refused::Placeholder), "{data}");
+    }
+    assert_eq!(complete(r#"{"_placeholder":true}"#), Err(Refused::Placeholder));
 }
 
 #[test]
@@ -138,9 +159,11 @@ proptest! {
                 Message::Text(text) => {
                     let read = assembly.text(now_ms, &text).map(|packet| packet.is_some());
                     let announced = Packet::parse(&text).map(|packet| packet.attachments);
+                    let binary = Packet::parse(&text).is_ok_and(|packet| packet.kind.is_binary());
                     match (due.take(), announced) {
                         (Some(_), _) => prop_assert_eq!(read, Err(Refused::UnexpectedText)),
                         (None, Err(malformed)) => prop_assert_eq!(read, Err(Refused::Malformed(malformed))),
+                        (None, Ok(0)) if binary => prop_assert_eq!(read, Err(Refused::NoAttachments)),
                         (None, Ok(0)) => prop_assert_eq!(read, Ok(true)),
                         (None, Ok(_)) if !allowed => prop_assert_eq!(read, Err(Refused::NotAllowed)),
                         (None, Ok(17..)) => prop_assert_eq!(read, Err(Refused::TooMany)),

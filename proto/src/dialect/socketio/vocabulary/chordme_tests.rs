@@ -54,7 +54,7 @@ fn every_event_is_understood_in_every_form() {
     for (name, arguments, expected, verb) in table {
         let request = requested(name, arguments).expect(arguments);
         assert_eq!((request.vocabulary, request.verb), (Vocabulary::ChordMe, verb), "{name}");
-        assert_eq!(request.commands, [expected], "{name} {arguments}");
+        assert_eq!(request.command, expected, "{name} {arguments}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! A client's event to commands: one table of names per vocabulary, and the names that all share.
+//! A client's event to a command: one table of names per vocabulary, and the names that all share.
 
 use super::{Refused, Request, Verb, Vocabulary, chordme, guide, ring};
 use crate::code::Failure;
@@ -65,7 +65,7 @@ pub fn decode(name: &str, arguments: &[&RawValue], content_chars_max: usize) -> 
     let verb = entry.verb;
     let arguments = Arguments { first: arguments.first().copied(), content_chars_max };
     match entry.read.map_or_else(|| Err(not_served(name)), |read| read(&arguments)) {
-        Ok(command) => Ok(Request { vocabulary, verb, commands: vec![command] }),
+        Ok(command) => Ok(Request { vocabulary, verb, command }),
         Err(failure) => Err(Refused { vocabulary, verb, failure }),
     }
 }

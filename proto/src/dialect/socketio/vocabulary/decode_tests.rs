@@ -54,8 +54,7 @@ fn a_handshake_gives_its_token_in_the_same_forms() {
 fn ping_needs_no_argument_and_minds_none() {
     for arguments in ["[]", "[{}]", "[null]", "[7]", r#"["x",1]"#] {
         let request = requested("ping", arguments).expect("ping");
-        let expected =
-            Request { vocabulary: Vocabulary::ChordMe, verb: Verb::Ping, commands: vec![Command::Ping] };
+        let expected = Request { vocabulary: Vocabulary::ChordMe, verb: Verb::Ping, command: Command::Ping };
         assert_eq!(request, expected);
     }
 }

@@ -80,8 +80,8 @@ pub struct Request {
     pub vocabulary: Vocabulary,
     /// Which event it was.
     pub verb: Verb,
-    /// What to do, in order.
-    pub commands: Vec<Command>,
+    /// What to do.
+    pub command: Command,
 }
 
 /// An event that asks for nothing that can be done.

@@ -133,8 +133,7 @@ proptest! {
         let raws: Vec<&RawValue> = raws.iter().map(AsRef::as_ref).collect();
         match decode(&name, &raws, limits::CONTENT_CHARS_MAX) {
             Ok(request) => {
-                prop_assert_eq!(request.commands.len(), 1);
-                if let Command::Send(send) = &request.commands[0] {
+                if let Command::Send(send) = &request.command {
                     prop_assert!(!send.content.trim().is_empty());
                     prop_assert!(send.metadata.is_empty() || parsed(&send.metadata).is_object());
                 }

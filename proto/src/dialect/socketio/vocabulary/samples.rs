@@ -21,7 +21,7 @@ pub(super) fn requested(name: &str, arguments: &str) -> Result<Request, Refused>
 pub(super) fn command(name: &str, arguments: &str) -> Command {
     let request =
         requested(name, arguments).unwrap_or_else(|refused| panic!("{name} {arguments}: {refused:?}"));
-    let [command] = request.commands.as_slice() else { panic!("{name}: one command") };
+    let command = &request.command;
     command.clone()
 }
 

@@ -1,0 +1,384 @@
+//! Serves a session that polls: what waits goes into the next answer, until the session ends or moves to a
+//! WebSocket.
+
+use super::framing::{EnginePackets, NOOP, PING};
+use super::request::Refusal;
+use super::{Config, Engine, Service};
+use crate::application::Application;
+use crate::core::keepalive::{Due, Keepalive};
+use crate::core::outbox::Urgency;
+use crate::drive::{self, Socket};
+use crate::frame::{self, Body};
+use crate::metrics;
+use crate::outgoing::Outgoing;
+use carillon_proto::dialect::socketio::engine::{Malformed, Packet, parse_payload, payload};
+use futures_util::{SinkExt, StreamExt};
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot};
+use tokio_tungstenite::tungstenite::protocol::Message;
+
+/// For a probed WebSocket to become the session's own; polling goes on meanwhile, and after it.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
+/// For the last frames of a session to be asked for.
+const LAST_POLL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A request that reached its session.
+pub enum Asked {
+    /// Waits for packets.
+    Poll(oneshot::Sender<Polled>),
+    /// Brings packets.
+    Post(String, oneshot::Sender<Result<(), Refusal>>),
+    /// A WebSocket to which the session may move.
+    Probe(Box<Socket>, Arc<TcpStream>),
+    /// A second post came while another one was under way.
+    Overlap,
+}
+
+/// The answer to a poll.
+pub enum Polled {
+    /// Packets.
+    Payload(String),
+    /// The session is over.
+    Refused(Refusal),
+}
+
+/// A WebSocket that wants to be the session's.
+struct Probe {
+    socket: Box<Socket>,
+    stream: Arc<TcpStream>,
+    /// Its probe was answered: polls are sent home.
+    answered: bool,
+    deadline: Instant,
+}
+
+/// What a client posted, as it is worked off.
+enum Posted {
+    Text(String),
+    Binary(Vec<u8>),
+    Pong,
+    Close,
+}
+
+struct Polling<'a, A> {
+    config: &'a Config,
+    outgoing: &'a Outgoing,
+    application: A,
+    keepalive: Keepalive,
+    poll: Option<oneshot::Sender<Polled>>,
+    /// Packets of one post, and who waits for them to be taken.
+    posted: VecDeque<Posted>,
+    posting: Option<oneshot::Sender<Result<(), Refusal>>>,
+    probe: Option<Probe>,
+}
+
+/// Why a session ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Over {
+    /// The client is gone, or has broken the protocol.
+    Gone,
+    /// The application drops it, and may have said why.
+    Dropped,
+}
+
+/// How polling ended.
+enum Ended {
+    /// The session is over.
+    Over(Over),
+    /// It goes on over this WebSocket.
+    Moved(Box<Socket>, Arc<TcpStream>),
+}
+
+enum Woken {
+    Asked(Option<Asked>),
+    Probed(Option<Result<Message, tokio_tungstenite::tungstenite::Error>>),
+    /// Who polled has hung up.
+    Cancelled,
+    Other,
+    Timer,
+}
+
+/// Serves a session from its first poll to its end.
+pub async fn run<S: Service>(engine: &Engine<S>, mut requests: mpsc::Receiver<Asked>, upgraded: &AtomicBool) {
+    let outgoing = Arc::new(Outgoing::default());
+    let config = &engine.config;
+    let mut polling = Box::new(Polling {
+        config,
+        outgoing: &outgoing,
+        application: engine.service.open(&outgoing),
+        keepalive: Keepalive::new(config.pings, Instant::now()),
+        poll: None,
+        posted: VecDeque::new(),
+        posting: None,
+        probe: None,
+    });
+    match Box::pin(polling.run(&mut requests)).await {
+        Ended::Over(over) => {
+            let Polling { application, poll, posting, .. } = *polling;
+            last_words(over, &outgoing, poll, posting, &mut requests).await;
+            application.end().await;
+        }
+        Ended::Moved(mut socket, stream) => {
+            let mut application = polling.application;
+            upgraded.store(true, Ordering::Relaxed);
+            drop(requests);
+            outgoing.attach(stream.clone());
+            let framing = EnginePackets::new(config.pings, config.packet_bytes_max);
+            let close = drive::drive(&mut socket, &outgoing, framing, &mut application).await;
+            outgoing.close();
+            Box::pin(application.end()).await;
+            Box::pin(drive::end(*socket, close, &stream)).await;
+        }
+    }
+}
+
+/// The session is over: the poll that waits is answered at once, with what was queued last; where none waits and
+/// the application had something to say, the next one is.
+async fn last_words(
+    over: Over,
+    outgoing: &Outgoing,
+    mut poll: Option<oneshot::Sender<Polled>>,
+    posting: Option<oneshot::Sender<Result<(), Refusal>>>,
+    requests: &mut mpsc::Receiver<Asked>,
+) {
+    if let Some(posting) = posting {
+        let _ = posting.send(Ok(()));
+    }
+    let last = outgoing.drain_up_to(usize::MAX);
+    outgoing.close();
+    if poll.is_none() && over == Over::Dropped && !last.is_empty() {
+        let next = async {
+            loop {
+                match requests.recv().await {
+                    Some(Asked::Poll(answer)) => return Some(answer),
+                    Some(Asked::Post(_, answer)) => drop(answer.send(Err(Refusal::BadRequest))),
+                    Some(Asked::Probe(..) | Asked::Overlap) => {}
+                    None => return None,
+                }
+            }
+        };
+        poll = tokio::time::timeout(LAST_POLL_TIMEOUT, next).await.ok().flatten();
+    }
+    requests.close();
+    if let Some(poll) = poll {
+        let frames = if last.is_empty() { vec![NOOP] } else { last };
+        let _ = poll.send(Polled::Payload(payload_of(&frames)));
+    }
+    while let Ok(asked) = requests.try_recv() {
+        match asked {
+            Asked::Poll(answer) => drop(answer.send(Polled::Refused(Refusal::BadRequest))),
+            Asked::Post(_, answer) => drop(answer.send(Err(Refusal::BadRequest))),
+            Asked::Probe(..) | Asked::Overlap => {}
+        }
+    }
+}
+
+/// The packets of frames, as the answer to a poll has them.
+fn payload_of(frames: &[bytes::Bytes]) -> String {
+    let packets: Vec<Packet<'_>> = frames
+        .iter()
+        .flat_map(|frames| frame::bodies(frames))
+        .filter_map(|body| match body {
+            Body::Text(text) => Packet::parse(text).ok(),
+            Body::Binary(bytes) => Some(Packet::Binary(bytes.into())),
+        })
+        .collect();
+    payload(&packets)
+}
+
+impl<A: Application> Polling<'_, A> {
+    async fn run(&mut self, requests: &mut mpsc::Receiver<Asked>) -> Ended {
+        let sleep = tokio::time::sleep_until(self.deadline());
+        tokio::pin!(sleep);
+        loop {
+            self.application.advance();
+            if let Err(over) = self.work_off() {
+                return Ended::Over(over);
+            }
+            self.answer_poll();
+            let woken = tokio::select! {
+                asked = requests.recv() => Woken::Asked(asked),
+                message = next_of(&mut self.probe) => Woken::Probed(message),
+                () = hung_up(&mut self.poll) => Woken::Cancelled,
+                () = self.outgoing.woken() => Woken::Other,
+                () = poll_fn(|context| self.application.poll_work(context)) => Woken::Other,
+                () = &mut sleep => Woken::Timer,
+            };
+            let done = match woken {
+                Woken::Asked(Some(asked)) => self.asked(asked),
+                Woken::Asked(None) | Woken::Cancelled => Err(Over::Gone),
+                Woken::Probed(message) => {
+                    if let Some((socket, stream)) = Box::pin(self.probed(message)).await {
+                        return Ended::Moved(socket, stream);
+                    }
+                    Ok(())
+                }
+                Woken::Other => Ok(()),
+                Woken::Timer => self.rung(),
+            };
+            if let Err(over) = done.and_then(|()| self.application.woken().map_err(|_| Over::Dropped)) {
+                return Ended::Over(over);
+            }
+            sleep.as_mut().reset(self.deadline());
+        }
+    }
+
+    fn deadline(&self) -> tokio::time::Instant {
+        let mut deadline = self.keepalive.next();
+        if let Some(probe) = &self.probe {
+            deadline = deadline.min(probe.deadline);
+        }
+        let deadline = tokio::time::Instant::from_std(deadline);
+        self.application.deadline().map_or(deadline, |other| other.min(deadline))
+    }
+
+    fn rung(&mut self) -> Result<(), Over> {
+        let now = Instant::now();
+        self.application.due().map_err(|_| Over::Dropped)?;
+        if self.probe.as_ref().is_some_and(|probe| probe.deadline <= now) {
+            self.probe = None;
+        }
+        match self.keepalive.due(now) {
+            Due::Nothing => Ok(()),
+            Due::Ping => {
+                self.outgoing.offer(&PING, Urgency::Reply);
+                Ok(())
+            }
+            Due::GiveUp => Err(Over::Gone),
+        }
+    }
+
+    fn asked(&mut self, asked: Asked) -> Result<(), Over> {
+        match asked {
+            Asked::Poll(answer) => {
+                if let Some(first) = self.poll.take() {
+                    // Two at once: the client is broken, and which of them gets what is anybody's guess.
+                    let _ = first.send(Polled::Payload(payload(&[Packet::Close])));
+                    let _ = answer.send(Polled::Refused(Refusal::BadRequest));
+                    return Err(Over::Gone);
+                }
+                self.poll = Some(answer);
+                Ok(())
+            }
+            Asked::Post(body, answer) => match self.take(&body) {
+                Ok(()) => {
+                    self.posting = Some(answer);
+                    Ok(())
+                }
+                Err(_) => {
+                    let _ = answer.send(Err(Refusal::BadRequest));
+                    Err(Over::Gone)
+                }
+            },
+            Asked::Overlap => Err(Over::Gone),
+            Asked::Probe(socket, stream) => {
+                if self.probe.is_none() {
+                    let deadline = Instant::now() + PROBE_TIMEOUT;
+                    self.probe = Some(Probe { socket, stream, answered: false, deadline });
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes over the packets of a post.
+    fn take(&mut self, body: &str) -> Result<(), Malformed> {
+        let bytes_max = self.config.packet_bytes_max;
+        for packet in parse_payload(body, self.config.packets_max)? {
+            self.posted.push_back(match packet {
+                Packet::Message(text) if bytes_max == 0 || text.len() <= bytes_max => {
+                    Posted::Text(text.into_owned())
+                }
+                Packet::Binary(bytes) => Posted::Binary(bytes.into_owned()),
+                Packet::Pong(_) => Posted::Pong,
+                Packet::Close => Posted::Close,
+                Packet::Noop | Packet::Upgrade => continue,
+                Packet::Open(_) | Packet::Ping(_) | Packet::Message(_) => return Err(Malformed::Type),
+            });
+        }
+        Ok(())
+    }
+
+    /// Hands posted packets to the application, as far as it reads; the post is answered when all were taken.
+    fn work_off(&mut self) -> Result<(), Over> {
+        while self.application.reads() {
+            let Some(posted) = self.posted.pop_front() else { break };
+            metrics::FRAMES_IN.inc();
+            match posted {
+                Posted::Text(text) => self.application.text(&text).map_err(|_| Over::Dropped)?,
+                Posted::Binary(bytes) => self.application.binary(bytes.into()).map_err(|_| Over::Dropped)?,
+                Posted::Pong => self.keepalive.heard(Instant::now()),
+                Posted::Close => return Err(Over::Gone),
+            }
+        }
+        if self.posted.is_empty()
+            && let Some(posting) = self.posting.take()
+        {
+            let _ = posting.send(Ok(()));
+        }
+        Ok(())
+    }
+
+    /// Answers the poll that waits, if there is something to say.
+    fn answer_poll(&mut self) {
+        let leaving = self.probe.as_ref().is_some_and(|probe| probe.answered);
+        if self.poll.is_none() || (self.outgoing.is_empty() && !leaving) {
+            return;
+        }
+        let Some(poll) = self.poll.take() else { return };
+        // Base64 makes a third more of what is binary.
+        let mut frames = self.outgoing.drain_up_to(self.config.payload_bytes_max / 4 * 3);
+        if frames.is_empty() {
+            frames.push(NOOP);
+        } else {
+            metrics::WRITES.inc();
+            metrics::FRAMES_OUT.inc_by(frames.len() as u64);
+        }
+        let _ = poll.send(Polled::Payload(payload_of(&frames)));
+    }
+
+    /// Something came over a WebSocket that is probed; returned when the session moves to it.
+    async fn probed(
+        &mut self,
+        message: Option<Result<Message, tokio_tungstenite::tungstenite::Error>>,
+    ) -> Option<(Box<Socket>, Arc<TcpStream>)> {
+        let mut probe = self.probe.take()?;
+        let Some(Ok(Message::Text(text))) = message else { return None };
+        match Packet::parse(&text) {
+            Ok(Packet::Ping(data)) if data == "probe" && !probe.answered => {
+                probe.socket.send(Message::text("3probe")).await.ok()?;
+                probe.answered = true;
+                self.probe = Some(probe);
+            }
+            Ok(Packet::Upgrade) if probe.answered => {
+                // What was queued meanwhile goes over the WebSocket; a poll that still waits goes home.
+                if let Some(poll) = self.poll.take() {
+                    let _ = poll.send(Polled::Payload(payload_of(&[NOOP])));
+                }
+                return Some((probe.socket, probe.stream));
+            }
+            _ => {}
+        }
+        None
+    }
+}
+
+async fn hung_up(poll: &mut Option<oneshot::Sender<Polled>>) {
+    match poll {
+        Some(poll) => poll.closed().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn next_of(
+    probe: &mut Option<Probe>,
+) -> Option<Result<Message, tokio_tungstenite::tungstenite::Error>> {
+    match probe {
+        Some(probe) => probe.socket.next().await,
+        None => std::future::pending().await,
+    }
+}

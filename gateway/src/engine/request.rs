@@ -1,0 +1,99 @@
+//! What a request asks of an engine, and how it is refused.
+
+use axum::Json;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+/// Why a request is refused, with the reference server's codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// No transport of this name.
+    Transport,
+    /// No session of this id.
+    UnknownSession,
+    /// A session begins with GET.
+    HandshakeMethod,
+    /// Not what the session can do now.
+    BadRequest,
+    /// Another protocol version.
+    Version,
+    /// A body over the limit.
+    TooLarge,
+}
+
+impl Refusal {
+    fn parts(self) -> (StatusCode, u8, &'static str) {
+        let bad = StatusCode::BAD_REQUEST;
+        match self {
+            Self::Transport => (bad, 0, "Transport unknown"),
+            Self::UnknownSession => (bad, 1, "Session ID unknown"),
+            Self::HandshakeMethod => (bad, 2, "Bad handshake method"),
+            Self::BadRequest => (bad, 3, "Bad request"),
+            Self::Version => (bad, 5, "Unsupported protocol version"),
+            Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, 3, "Payload too large"),
+        }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let (status, code, message) = self.parts();
+        (status, Json(json!({ "code": code, "message": message }))).into_response()
+    }
+}
+
+/// The query of a request.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Query {
+    /// The session; none for a new one.
+    pub sid: Option<String>,
+    /// The transport is WebSocket, not polling.
+    pub websocket: bool,
+    /// `EIO=4`
+    pub is_version_4: bool,
+}
+
+impl Query {
+    /// Reads a query.
+    ///
+    /// # Errors
+    /// When it names no transport.
+    pub fn parse(query: &str) -> Result<Query, Refusal> {
+        let (mut sid, mut transport, mut version) = (None, None, None);
+        for pair in query.split('&') {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            match name {
+                "sid" => sid = Some(value.to_owned()),
+                "transport" => transport = Some(value),
+                "EIO" => version = Some(value),
+                _ => {}
+            }
+        }
+        let websocket = match transport {
+            Some("websocket") => true,
+            Some("polling") => false,
+            _ => return Err(Refusal::Transport),
+        };
+        Ok(Query { sid, websocket, is_version_4: version == Some("4") })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_names_transport_session_and_version() {
+        assert_eq!(Query::parse(""), Err(Refusal::Transport));
+        assert_eq!(Query::parse("transport=flash&EIO=4"), Err(Refusal::Transport));
+        assert_eq!(
+            Query::parse("EIO=4&transport=polling&t=abc"),
+            Ok(Query { sid: None, websocket: false, is_version_4: true })
+        );
+        assert_eq!(
+            Query::parse("transport=websocket&EIO=3&sid=x"),
+            Ok(Query { sid: Some("x".into()), websocket: true, is_version_4: false })
+        );
+    }
+}

@@ -1,0 +1,150 @@
+//! Socket.IO 5 over Engine.IO: packets with their attachments, and what is served behind them.
+
+mod client;
+mod service;
+
+pub use client::{Client, Path};
+pub use service::{Gateway, engine};
+
+use crate::application::Application;
+use bytes::Bytes;
+use carillon_proto::code::Close;
+use carillon_proto::dialect::socketio::assembly::Assembly;
+use carillon_proto::dialect::socketio::packet::{Kind, Packet};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Serves the namespaces of one client.
+pub trait Sockets: Send + 'static {
+    /// A client asks for a namespace, with the JSON of its `auth` if it gave any.
+    ///
+    /// # Errors
+    /// Why the connection must end: the client is in that namespace already.
+    fn connect(&mut self, namespace: &str, auth: Option<&str>) -> Result<(), Close>;
+    /// Whether a namespace was asked for and not refused.
+    fn is_connected(&self) -> bool;
+    /// Whether attachments are taken: not before the client has said who it is (hazards: attachments).
+    fn takes_attachments(&self) -> bool;
+    /// An event, an acknowledgement or a disconnect came.
+    ///
+    /// # Errors
+    /// Why the connection must end: the packet is for no namespace that the client is in.
+    fn packet(&mut self, packet: &Packet<'_>, attachments: Vec<Bytes>) -> Result<(), Close>;
+    /// As [`Application::reads`].
+    fn reads(&self) -> bool;
+    /// As [`Application::advance`].
+    fn advance(&mut self);
+    /// As [`Application::poll_work`].
+    fn poll_work(&mut self, context: &mut Context<'_>) -> Poll<()>;
+    /// As [`Application::woken`].
+    ///
+    /// # Errors
+    /// Why the connection must end.
+    fn woken(&mut self) -> Result<(), Close>;
+    /// As [`Application::deadline`].
+    fn deadline(&self) -> Option<Instant>;
+    /// As [`Application::due`].
+    ///
+    /// # Errors
+    /// Why the connection must end.
+    fn due(&mut self) -> Result<(), Close>;
+    /// As [`Application::end`].
+    fn end(self) -> impl Future<Output = ()> + Send;
+}
+
+/// Packets of one client.
+pub struct Packets<S> {
+    assembly: Assembly,
+    sockets: S,
+    began: Instant,
+    /// Until when a namespace must be asked for.
+    connect_by: Option<Instant>,
+}
+
+impl<S: Sockets> Packets<S> {
+    /// The packets of a client that has so long to ask for a namespace.
+    pub fn new(sockets: S, connect_timeout: Duration) -> Packets<S> {
+        let began = Instant::now();
+        let assembly = Assembly::new(sockets.takes_attachments());
+        Packets { assembly, sockets, began, connect_by: Some(began + connect_timeout) }
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.began.elapsed().as_millis() as u64
+    }
+}
+
+/// Hands a packet on.
+fn take<S: Sockets>(sockets: &mut S, packet: &Packet<'_>, attachments: Vec<Bytes>) -> Result<(), Close> {
+    match packet.kind {
+        Kind::Connect => sockets.connect(packet.namespace, packet.data),
+        // Servers refuse, clients do not.
+        Kind::ConnectError => Err(Close::ProtocolError),
+        _ => sockets.packet(packet, attachments),
+    }
+}
+
+impl<S: Sockets> Application for Packets<S> {
+    fn text(&mut self, text: &str) -> Result<(), Close> {
+        let now_ms = self.now_ms();
+        if self.sockets.takes_attachments() {
+            self.assembly.allow_attachments();
+        }
+        match self.assembly.text(now_ms, text) {
+            Ok(Some(packet)) => take(&mut self.sockets, &packet, Vec::new()),
+            Ok(None) => Ok(()),
+            Err(_) => Err(Close::ProtocolError),
+        }
+    }
+
+    fn binary(&mut self, bytes: Bytes) -> Result<(), Close> {
+        let now_ms = self.now_ms();
+        match self.assembly.binary(now_ms, bytes) {
+            Ok(Some(assembled)) => {
+                let packet = assembled.packet().map_err(|_| Close::ProtocolError)?;
+                take(&mut self.sockets, &packet, assembled.attachments.clone())
+            }
+            Ok(None) => Ok(()),
+            Err(_) => Err(Close::ProtocolError),
+        }
+    }
+
+    fn reads(&self) -> bool {
+        self.sockets.reads()
+    }
+
+    fn advance(&mut self) {
+        self.sockets.advance();
+    }
+
+    fn poll_work(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        self.sockets.poll_work(context)
+    }
+
+    fn woken(&mut self) -> Result<(), Close> {
+        if self.connect_by.is_some() && self.sockets.is_connected() {
+            self.connect_by = None;
+        }
+        self.sockets.woken()
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let attachments = self.assembly.deadline_ms();
+        // One more, so that its time is over when it rings.
+        let attachments = attachments.map(|at_ms| self.began + Duration::from_millis(at_ms + 1));
+        [attachments, self.connect_by, self.sockets.deadline()].into_iter().flatten().min()
+    }
+
+    fn due(&mut self) -> Result<(), Close> {
+        let late = self.assembly.deadline_ms().is_some_and(|at_ms| self.now_ms() > at_ms);
+        if late || self.connect_by.is_some_and(|by| Instant::now() >= by) {
+            return Err(Close::ProtocolError);
+        }
+        self.sockets.due()
+    }
+
+    async fn end(self) {
+        self.sockets.end().await;
+    }
+}

@@ -1,0 +1,57 @@
+//! Socket.IO on this gateway's listener.
+
+use super::{Client, Packets, Path};
+use crate::admission::Place;
+use crate::core::keepalive::Pings;
+use crate::engine::{Config, Engine, Service};
+use crate::outgoing::Outgoing;
+use crate::routes::admit;
+use crate::shared::Shared;
+use axum::extract::Request;
+use axum::response::Response;
+use carillon_proto::limits::{
+    ENGINEIO_PAYLOAD_BYTES_MAX, ENGINEIO_POST_PACKETS_MAX, SOCKETIO_ATTACHMENTS_BYTES_MAX,
+};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// For a client to ask for a namespace (protocol §8: handshake).
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Serves the vocabularies on one path.
+pub struct Gateway {
+    shared: Arc<Shared>,
+    path: Path,
+}
+
+/// The engine behind a path.
+pub fn engine(shared: Arc<Shared>, path: Path) -> Arc<Engine<Gateway>> {
+    let settings = &shared.settings;
+    let packet_bytes_max = settings.limits.frame_bytes;
+    let config = Config {
+        pings: Pings { interval: settings.ping_interval, timeout: settings.ping_timeout },
+        payload_bytes_max: ENGINEIO_PAYLOAD_BYTES_MAX,
+        packets_max: ENGINEIO_POST_PACKETS_MAX,
+        packet_bytes_max,
+        message_bytes_max: match packet_bytes_max {
+            0 => 0,
+            bytes => bytes.max(SOCKETIO_ATTACHMENTS_BYTES_MAX),
+        },
+        sid_prefix: format!("{}.", shared.id),
+    };
+    Engine::new(config, Gateway { shared, path })
+}
+
+impl Service for Gateway {
+    type Application = Packets<Client>;
+    type Place = Place;
+
+    fn admit(&self, request: &Request) -> Result<Place, Box<Response>> {
+        admit(&self.shared, request)
+    }
+
+    fn open(&self, outgoing: &Arc<Outgoing>) -> Packets<Client> {
+        let client = Client::new(self.shared.clone(), outgoing.clone(), self.path);
+        Packets::new(client, CONNECT_TIMEOUT)
+    }
+}

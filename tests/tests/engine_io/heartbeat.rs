@@ -1,0 +1,105 @@
+//! Pings come, and a client that does not answer them is closed. Socket.IO's path behaves the same.
+
+use crate::{open, open_websocket};
+use carillon_tests::conformance::Conformance;
+use carillon_tests::polling::{PATIENCE, SESSION_UNKNOWN};
+use std::time::Duration;
+use tokio::time::Instant;
+use tokio_tungstenite::tungstenite::protocol::Message;
+
+/// Below three intervals of 300 ms, by more than clocks are apart.
+const THREE_INTERVALS: Duration = Duration::from_millis(750);
+
+#[tokio::test]
+async fn polling_hears_pings_while_it_answers_them() {
+    let server = Conformance::start().await;
+    for endpoint in server.both() {
+        let started = Instant::now();
+        let session = open(&endpoint).await;
+        for _ in 0..3 {
+            let answer = session.poll().await;
+            assert_eq!((answer.status, answer.body.as_str()), (200, "2"));
+            session.send("3").await;
+        }
+        assert!(started.elapsed() >= THREE_INTERVALS, "{:?}", started.elapsed());
+    }
+}
+
+/// The poll that waits when the time is up is answered, with noop or (as the reference does) with close.
+#[tokio::test]
+async fn polling_without_pongs_is_closed() {
+    let server = Conformance::start().await;
+    for endpoint in server.both() {
+        let session = open(&endpoint).await;
+        let (mut bodies, deadline) = (Vec::new(), Instant::now() + PATIENCE);
+        let last = loop {
+            assert!(Instant::now() < deadline, "not closed: {bodies:?}");
+            let answer = session.poll().await;
+            match answer.status {
+                200 => bodies.push(answer.body),
+                _ => break answer,
+            }
+        };
+        assert_eq!((last.status, last.body.as_str()), (400, SESSION_UNKNOWN));
+        assert_eq!(bodies[0], "2");
+        assert!(bodies.len() <= 2 && bodies[1..].iter().all(|body| body == "6" || body == "1"), "{bodies:?}");
+        assert_eq!(session.post("4hello").await.status, 400);
+    }
+}
+
+/// A client that never polls does not hear its ping, and is closed as well.
+#[tokio::test]
+async fn a_session_that_is_never_polled_is_closed() {
+    let server = Conformance::start().await;
+    for endpoint in server.both() {
+        let session = open(&endpoint).await;
+        let deadline = Instant::now() + PATIENCE;
+        // Noops from the client keep nothing alive: only a pong does.
+        while session.post("6").await.status != 400 {
+            assert!(Instant::now() < deadline, "not closed");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert_eq!(session.poll().await.body, SESSION_UNKNOWN);
+    }
+}
+
+#[tokio::test]
+async fn a_websocket_hears_pings_while_it_answers_them() {
+    let server = Conformance::start().await;
+    let started = Instant::now();
+    for endpoint in server.both() {
+        let mut socket = open_websocket(&endpoint).await;
+        for _ in 0..3 {
+            let message = socket.receive().await;
+            assert_eq!(message, Some(Message::text("2")));
+            socket.send("3").await;
+        }
+    }
+    assert!(started.elapsed() >= 2 * THREE_INTERVALS, "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn a_websocket_without_pongs_is_closed() {
+    let server = Conformance::start().await;
+    for endpoint in server.both() {
+        let started = Instant::now();
+        let mut socket = open_websocket(&endpoint).await;
+        assert_eq!(socket.receive().await, Some(Message::text("2")));
+        assert_eq!(socket.receive().await, None);
+        assert!(started.elapsed() >= Duration::from_millis(400), "{:?}", started.elapsed());
+    }
+}
+
+/// In Engine.IO 4 only servers ping; a client that does is an older one or none. The reference closes too.
+#[tokio::test]
+async fn a_ping_from_the_client_closes_the_session() {
+    let server = Conformance::start().await;
+    for ping in ["2", "2probe"] {
+        let (mut socket, _) = server.engine().open_websocket().await;
+        socket.send(ping).await;
+        assert_eq!(socket.ended().await, [], "{ping}");
+        let session = server.engine().open().await;
+        drop(server.engine().begin("POST", &session.query(), ping).await.answer_if_any().await);
+        assert_eq!(session.gone().await, Vec::<String>::new(), "{ping}");
+    }
+}
