@@ -74,6 +74,22 @@ impl Dialect {
         .unwrap_or_default()
     }
 
+    /// The frame of a user's first connection to a room, or the end of their last one; empty where the vocabulary
+    /// has no name for it.
+    pub fn arrival(self, user: &str, conversation: &str, participants: u32, joined: bool) -> Bytes {
+        match self {
+            Self::SocketIo(Vocabulary::ChordMe, namespace) => {
+                packets(namespace, &[vocabulary::room_presence(user, conversation, participants, joined)])
+            }
+            _ => Bytes::new(),
+        }
+    }
+
+    /// Whether the vocabulary has a name for who comes and goes (protocol §5a).
+    pub fn names_arrivals(self) -> bool {
+        matches!(self, Self::SocketIo(Vocabulary::ChordMe, _))
+    }
+
     /// Whether the vocabulary has a name for other users' presence (protocol §5a).
     pub fn names_presence(self) -> bool {
         matches!(self, Self::Native | Self::SocketIo(Vocabulary::Ring, _))

@@ -79,6 +79,11 @@ pub struct RoomState {
 }
 
 impl RoomState {
+    /// Whether any member here hears who comes and goes.
+    pub fn hears_arrivals(&self) -> bool {
+        self.topic.members().any(|(_, member)| member.dialect.names_arrivals())
+    }
+
     /// Queues what `frames` makes, once for each dialect in use, for every member that `hears` it.
     pub fn pass_on(&self, hears: impl Fn(&Connection) -> bool, frames: impl Fn(Dialect) -> Bytes) {
         let mut made: Vec<(Dialect, Bytes)> = Vec::new();
@@ -132,6 +137,13 @@ impl Room {
                 tokio::task::yield_now().await;
             }
         }
+    }
+
+    /// Tells that a user is in the room, or no longer, over all gateways.
+    pub fn show_arrival(&self, user: &str, participants: u32, joined: bool) {
+        let conversation = self.conversation.as_str();
+        let hears = |member: &Connection| member.user.as_str() != user;
+        self.lock().pass_on(hears, |dialect| dialect.arrival(user, conversation, participants, joined));
     }
 
     /// Queues an event that is not stored for every member that `hears` it.

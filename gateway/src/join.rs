@@ -130,6 +130,9 @@ impl Request {
             let change = Change::RoomJoined(wire::RoomJoined { conversation, user });
             if let Some(Outcome::Room(state)) = self.shared.ask_presence(change).await {
                 room.lock().participants = state.participants;
+                if state.changed {
+                    room.show_arrival(self.connection.user.as_str(), state.participants, true);
+                }
                 return (state.participants, state.visible);
             }
         }
@@ -170,7 +173,14 @@ pub async fn leave(
     if last {
         let (conversation, user) = (room.conversation.to_string(), connection.user.to_string());
         let left = wire::RoomLeft { conversation: conversation.clone(), user, disconnected };
-        shared.tell_presence(&conversation, Change::RoomLeft(left));
+        if room.lock().hears_arrivals() {
+            let left = shared.ask_presence(Change::RoomLeft(left)).await;
+            if let Some(Outcome::Room(wire::RoomState { changed: true, participants, .. })) = left {
+                room.show_arrival(connection.user.as_str(), participants, false);
+            }
+        } else {
+            shared.tell_presence(&conversation, Change::RoomLeft(left));
+        }
         if shared.audience.leave_room(room, &connection.user, disconnected) {
             let user = connection.user.to_string();
             shared.tell_presence(&user, Change::Unwatch(wire::Unwatch { user: user.clone() }));

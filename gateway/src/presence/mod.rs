@@ -135,6 +135,7 @@ impl Shared {
         let Some(room) = self.hub.room(&change.conversation) else { return };
         let Ok(user) = UserId::parse(&change.user) else { return };
         room.lock().participants = change.participants;
+        room.show_arrival(user.as_str(), change.participants, change.joined);
         if change.joined {
             if change.visible {
                 self.becomes_visible(&room, &user);
