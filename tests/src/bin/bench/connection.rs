@@ -23,6 +23,7 @@ pub enum State {
 pub struct Connection {
     pub stream: TcpStream,
     pub state: State,
+    user: u32,
     pub member: Member,
     /// Bytes to write, of which `written` are.
     out: Vec<u8>,
@@ -39,9 +40,17 @@ pub enum Life {
 }
 
 impl Connection {
-    /// A client that begins with these bytes.
-    pub fn new(stream: TcpStream, member: Member, first: Vec<u8>) -> Connection {
-        Connection { stream, state: State::Upgrading, member, out: first, written: 0, partial: Vec::new() }
+    /// The client of a user, which begins with these bytes.
+    pub fn new(stream: TcpStream, user: u32, member: Member, first: Vec<u8>) -> Connection {
+        Connection {
+            stream,
+            state: State::Upgrading,
+            user,
+            member,
+            out: first,
+            written: 0,
+            partial: Vec::new(),
+        }
     }
 
     /// Queues a frame and writes what the socket takes.
@@ -131,22 +140,23 @@ impl Connection {
     }
 
     fn upgraded(&mut self, world: &mut World) -> Result<()> {
-        match world.dialect.join(self.member.room) {
-            Some(join) => {
-                self.state = State::Joining;
-                self.send(websocket::TEXT, join.as_bytes())
-            }
-            None => {
-                self.state = State::Joined;
-                world.tally.joined += 1;
-                Ok(())
-            }
+        let join = world.dialect.join(self.user, self.member.room)?;
+        if join.is_empty() {
+            self.state = State::Joined;
+            world.tally.joined += 1;
+            return Ok(());
         }
+        self.state = State::Joining;
+        for frame in join {
+            self.send(websocket::TEXT, frame.as_bytes())?;
+        }
+        Ok(())
     }
 
     fn hear(&mut self, body: &[u8], now_ns: u64, world: &mut World) -> Result<()> {
         match world.dialect.hear(body)? {
             Heard::Other => {}
+            Heard::Heartbeat { answer } => self.send(websocket::TEXT, answer.as_bytes())?,
             Heard::Joined { head_seq } => {
                 if self.state != State::Joining {
                     bail!("joined, which it had not asked for");

@@ -1,7 +1,9 @@
-//! What a benchmark says to a server and hears from it: bare contents with the floor, Carillon's native frames.
+//! What a benchmark says to a server and hears from it: bare contents with the floor, Carillon's native frames,
+//! and Ring's events over Socket.IO.
 
 use crate::content::{Content, shown};
 use anyhow::{Context, Result, bail};
+use jsonwebtoken::{EncodingKey, Header};
 use std::fmt::Write;
 
 /// The language of a server.
@@ -11,7 +13,16 @@ pub enum Dialect {
     Floor,
     /// Carillon's native vocabulary, with the identity from the path.
     Native,
+    /// Ring's vocabulary over Socket.IO on a WebSocket, with a token.
+    Ring,
 }
+
+/// What the servers of a benchmark sign tokens with: they hear of loopback only.
+pub const AUTH_SECRET: &str = "the secret of a benchmark's own servers";
+/// When a benchmark's tokens end: in 2100, seconds since 1970.
+const TOKEN_EXPIRES: u64 = 4_102_444_800;
+/// The callback's number of Ring's join; messages have theirs above it.
+const JOIN_ACK: u32 = 0;
 
 /// What a frame means.
 #[derive(Debug, PartialEq)]
@@ -22,6 +33,8 @@ pub enum Heard<'a> {
     Acknowledged { number: u32 },
     /// A message, somewhere in `body`.
     Delivered { seq: Option<u64>, body: &'a [u8] },
+    /// The server asks whether the client lives; this is the answer.
+    Heartbeat { answer: &'static str },
     /// Something that no benchmark asked about.
     Other,
 }
@@ -32,22 +45,30 @@ impl Dialect {
         match self {
             Dialect::Floor => format!("/room-{room}"),
             Dialect::Native => format!("/ws/user-{user}"),
+            Dialect::Ring => "/api/socket/?EIO=4&transport=websocket".into(),
         }
     }
 
-    /// The first frame, by which the connection becomes a member; none where the path does that.
-    pub fn join(self, room: u32) -> Option<String> {
-        match self {
-            Dialect::Floor => None,
+    /// The first frames, by which the connection becomes a member; none where the path does that.
+    ///
+    /// # Errors
+    /// When no token can be made.
+    pub fn join(self, user: u32, room: u32) -> Result<Vec<String>> {
+        Ok(match self {
+            Dialect::Floor => Vec::new(),
             Dialect::Native => {
-                Some(format!(r#"{{"type":"join_conversation","conversation_id":"room-{room}"}}"#))
+                vec![format!(r#"{{"type":"join_conversation","conversation_id":"room-{room}"}}"#)]
             }
-        }
+            Dialect::Ring => vec![
+                format!(r#"40{{"token":"{}"}}"#, token(user)?),
+                format!(r#"42{JOIN_ACK}["join_conversation","room-{room}"]"#),
+            ],
+        })
     }
 
     /// Whether the server tells the sender that a message is stored.
     pub fn acknowledges(self) -> bool {
-        self == Dialect::Native
+        self != Dialect::Floor
     }
 
     /// Writes the frame that sends a message.
@@ -64,28 +85,75 @@ impl Dialect {
                 content.put(bytes, out);
                 out.push_str("\"}");
             }
+            Dialect::Ring => {
+                let _ = write!(
+                    out,
+                    r#"42{}["send_message",{{"conversationId":"room-{}","content":""#,
+                    content.number + JOIN_ACK + 1,
+                    content.room
+                );
+                content.put(bytes, out);
+                out.push_str("\"}]");
+            }
         }
     }
 
     /// What a frame from the server means.
     pub fn hear(self, frame: &[u8]) -> Result<Heard<'_>> {
-        if self == Dialect::Floor {
-            return Ok(Heard::Delivered { seq: None, body: frame });
+        match self {
+            Dialect::Floor => Ok(Heard::Delivered { seq: None, body: frame }),
+            Dialect::Native => native(frame),
+            Dialect::Ring => ring(frame),
         }
-        let kind =
-            text_after(frame, br#""type":""#).with_context(|| format!("no type in {}", shown(frame)))?;
-        Ok(match kind {
-            b"new_message" => Heard::Delivered { seq: Some(number_after(frame, br#""seq":"#)?), body: frame },
-            b"message_ack" => {
-                let number = text_after(frame, br#""ref":""#).and_then(parsed);
-                let number = number.with_context(|| format!("no ref of ours in {}", shown(frame)))?;
-                Heard::Acknowledged { number: u32::try_from(number)? }
-            }
-            b"conversation_joined" => Heard::Joined { head_seq: number_after(frame, br#""head_seq":"#)? },
-            b"error" | b"reconnect" => bail!("the server says {}", shown(frame)),
-            _ => Heard::Other,
-        })
     }
+}
+
+fn native(frame: &[u8]) -> Result<Heard<'_>> {
+    let kind = text_after(frame, br#""type":""#).with_context(|| format!("no type in {}", shown(frame)))?;
+    Ok(match kind {
+        b"new_message" => Heard::Delivered { seq: Some(number_after(frame, br#""seq":"#)?), body: frame },
+        b"message_ack" => {
+            let number = text_after(frame, br#""ref":""#).and_then(parsed);
+            let number = number.with_context(|| format!("no ref of ours in {}", shown(frame)))?;
+            Heard::Acknowledged { number: u32::try_from(number)? }
+        }
+        b"conversation_joined" => Heard::Joined { head_seq: number_after(frame, br#""head_seq":"#)? },
+        b"error" | b"reconnect" => bail!("the server says {}", shown(frame)),
+        _ => Heard::Other,
+    })
+}
+
+fn ring(frame: &[u8]) -> Result<Heard<'_>> {
+    Ok(match frame {
+        b"2" => Heard::Heartbeat { answer: "3" },
+        [b'4', b'3', rest @ ..] => {
+            let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+            let ack = parsed(&rest[..digits]).with_context(|| format!("no number in {}", shown(frame)))?;
+            let ack = u32::try_from(ack)?;
+            if !rest[digits..].starts_with(br#"[{"ok":true"#) {
+                bail!("the server says {}", shown(frame));
+            }
+            match ack.checked_sub(JOIN_ACK + 1) {
+                Some(number) => Heard::Acknowledged { number },
+                None => Heard::Joined { head_seq: number_after(frame, br#""headSeq":"#)? },
+            }
+        }
+        [b'4', b'4', ..] => bail!("the server says {}", shown(frame)),
+        [b'4', b'2', rest @ ..] if rest.starts_with(br#"["message_received""#) => {
+            Heard::Delivered { seq: Some(number_after(frame, br#""seq":"#)?), body: frame }
+        }
+        [b'4', b'2', rest @ ..] if rest.starts_with(br#"["error""#) => {
+            bail!("the server says {}", shown(frame))
+        }
+        _ => Heard::Other,
+    })
+}
+
+/// A token for a user.
+fn token(user: u32) -> Result<String> {
+    let claims = serde_json::json!({ "sub": format!("user-{user}"), "exp": TOKEN_EXPIRES });
+    let key = EncodingKey::from_secret(AUTH_SECRET.as_bytes());
+    jsonwebtoken::encode(&Header::default(), &claims, &key).context("no token")
 }
 
 /// The text between `key`, which ends in a quote, and the next quote: for values that need no escapes.
@@ -110,6 +178,8 @@ mod tests {
     use super::*;
     use carillon_proto::command::Command;
     use carillon_proto::dialect::native;
+    use carillon_proto::dialect::socketio::packet::{Kind, Packet};
+    use carillon_proto::dialect::socketio::vocabulary::{Request, decode};
 
     #[test]
     fn carillon_understands_what_is_sent() {
@@ -121,8 +191,45 @@ mod tests {
         assert_eq!(frame.reference.as_deref(), Some("12"));
         let Command::Send(send) = frame.command else { panic!("no send in {text}") };
         assert_eq!((send.conversation.as_str(), send.content), ("room-3", alone));
-        let join = Dialect::Native.join(3).expect("a frame");
-        assert!(matches!(native::decode(&join, 5_000).expect("a frame").command, Command::Join { .. }));
+        let join = Dialect::Native.join(7, 3).expect("frames");
+        assert!(matches!(native::decode(&join[0], 5_000).expect("a frame").command, Command::Join { .. }));
+    }
+
+    #[test]
+    fn carillon_understands_rings_events() {
+        let content = Content { room: 3, number: 12, sent_ns: 5 };
+        let (mut text, mut alone) = (String::new(), String::new());
+        Dialect::Ring.send(&content, 200, &mut text);
+        Dialect::Floor.send(&content, 200, &mut alone);
+        let packet = Packet::parse(text.strip_prefix('4').expect("a message")).expect("a packet");
+        assert_eq!(packet.id, Some(13));
+        let (name, arguments) = packet.event().expect("an event");
+        let Ok(Request { command: Command::Send(send), .. }) = decode(&name, arguments, 5_000) else {
+            panic!("no send in {text}")
+        };
+        assert_eq!((send.conversation.as_str(), send.content), ("room-3", alone));
+        let [connect, join] = &Dialect::Ring.join(7, 3).expect("frames")[..] else { panic!("two frames") };
+        for (frame, kind) in [(connect, Kind::Connect), (join, Kind::Event)] {
+            assert_eq!(Packet::parse(&frame[1..]).expect("a packet").kind, kind);
+        }
+    }
+
+    #[test]
+    fn rings_packets_are_told_apart() {
+        let hear = |text: &'static str| Dialect::Ring.hear(text.as_bytes());
+        let delivery = r#"42["message_received",{"id":"x","conversationId":"room-3","seq":42}]"#;
+        assert_eq!(
+            hear(delivery).expect("valid"),
+            Heard::Delivered { seq: Some(42), body: delivery.as_bytes() }
+        );
+        let ack = r#"4313[{"ok":true,"id":"x","seq":9}]"#;
+        assert_eq!(hear(ack).expect("valid"), Heard::Acknowledged { number: 12 });
+        let joined = r#"430[{"ok":true,"conversationId":"room-3","headSeq":7,"participantCount":1}]"#;
+        assert_eq!(hear(joined).expect("valid"), Heard::Joined { head_seq: 7 });
+        assert_eq!(hear("2").expect("valid"), Heard::Heartbeat { answer: "3" });
+        assert_eq!(hear(r#"40{"sid":"x"}"#).expect("valid"), Heard::Other);
+        assert!(hear(r#"4313[{"ok":false,"error":{"code":"rate_limited"}}]"#).is_err());
+        assert!(hear(r#"44{"message":"no"}"#).is_err());
     }
 
     #[test]

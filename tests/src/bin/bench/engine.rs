@@ -164,7 +164,7 @@ impl Engine {
             self.connections.resize_with(slot + 1, || None);
         }
         ensure!(self.connections[slot].is_none(), "slot {slot} is taken");
-        self.connections[slot] = Some(Connection::new(stream, member, request));
+        self.connections[slot] = Some(Connection::new(stream, user, member, request));
         Ok(())
     }
 

@@ -93,7 +93,7 @@ impl Host {
         let mut command = Command::new(path);
         // Nothing of what the caller has set for servers of their own.
         command.env_clear().envs(std::env::vars_os().filter(|(name, _)| name == "PATH" || name == "HOME"));
-        command.env("CARILLON_LOG", "warn");
+        command.env("CARILLON_LOG", "warn").env("AUTH_SECRET", crate::dialect::AUTH_SECRET);
         for name in
             ["CONNECTIONS", "CONNECTIONS_PER_IP_PER_MINUTE", "CONNECTIONS_PER_USER", "MESSAGES_PER_MINUTE"]
         {

@@ -24,13 +24,20 @@ pub struct Options {
     pub members: u32,
     pub settle: Duration,
     pub repetitions: u32,
+    /// What connects.
+    pub system: System,
     /// Given, a gateway's process is measured, beside NATS and the workers; else one process that is everything.
     pub parts: Option<Parts>,
 }
 
 /// Runs everything and prints it.
 pub fn run(host: &Host, options: &Options, report: &mut Report) -> Result<()> {
-    let system = if options.parts.is_some() { "gateway" } else { "standalone" };
+    let system = match (options.parts.is_some(), options.system) {
+        (true, System::Ring) => "gateway, ring",
+        (true, _) => "gateway",
+        (false, System::Ring) => "standalone, ring",
+        (false, _) => "standalone",
+    };
     for repetition in 1..=options.repetitions {
         let case = format!("{} to {} connections", options.few, options.many);
         report.add(Run::new("idle", system, case, repetition, once(host, options)));
@@ -55,10 +62,10 @@ fn once(host: &Host, options: &Options) -> Result<Figures> {
     if let Some(parts) = &options.parts {
         return parts.deployed(host, |deployment| {
             deployment.await_owners()?;
-            measure(options, deployment.address, Dialect::Native, deployment.gateway())
+            measure(options, deployment.address, options.system.dialect(), deployment.gateway())
         });
     }
-    let server = System::Carillon.start(host)?;
+    let server = options.system.start(host)?;
     let figures = measure(options, server.address, server.dialect, server.process.pid())
         .with_context(|| server.process.output())?;
     server.stop()?;

@@ -20,6 +20,8 @@ const RATE: &str = "Deliveries a second [3000 in rooms below 10, 10000 below 100
 /// Said of `--gateway`.
 const GATEWAY: &str =
     "Measure a gateway's own process, beside NATS, the database and the workers [one process]";
+/// Said of `--ring`.
+const RING: &str = "Connect by Ring's vocabulary over Socket.IO [the native WebSocket]";
 /// Said of `--noise-percent`.
 const NOISE: &str = "Share of a core that other programs may use; a noisier run is void and repeated";
 
@@ -30,6 +32,7 @@ Examples:
   target/release/bench fanout --rooms 10 --repetitions 1      a quick look
   target/release/bench idle                                   memory of an idle connection
   target/release/bench idle --gateway                         of a gateway alone; takes what path takes
+  target/release/bench fanout --systems floor,carillon,ring   Socket.IO's clients beside native ones
   target/release/bench saturate --rooms 2,100
   CARILLON_TEST_NATS_SERVER=.parts/nats-server-2.15.1/nats-server CARILLON_TEST_CASSANDRA=127.0.0.1:9042 \\
     target/release/bench path
@@ -97,7 +100,7 @@ fn rooms_command(
     warmup: &'static str,
     window: &'static str,
 ) -> Command {
-    let systems = PossibleValuesParser::new(["floor", "carillon"]);
+    let systems = PossibleValuesParser::new(["floor", "carillon", "ring"]);
     common(Command::new(name).about(about))
         .arg(connections().default_value("1000"))
         .arg(
@@ -113,7 +116,7 @@ fn rooms_command(
             Arg::new("systems")
                 .long("systems")
                 .value_name("names")
-                .help("What to run")
+                .help("What to run: ring is Carillon by Ring's vocabulary over Socket.IO")
                 .value_delimiter(',')
                 .value_parser(systems)
                 .default_value("floor,carillon"),
@@ -128,6 +131,7 @@ fn idle_command() -> Command {
         .arg(connections().default_value("10000"))
         .arg(number("members", "Members of each conversation", 1, 1_000).default_value("10"))
         .arg(seconds("settle-seconds", "Rest before a measurement").default_value("10"))
+        .arg(Arg::new("ring").long("ring").action(ArgAction::SetTrue).help(RING))
         .arg(Arg::new("gateway").long("gateway").action(ArgAction::SetTrue).help(GATEWAY))
 }
 
@@ -227,6 +231,7 @@ pub fn read(matches: &ArgMatches) -> Result<Invocation> {
             members: of(given, "members"),
             settle: time(given, "settle-seconds"),
             repetitions: of(given, "repetitions"),
+            system: if given.get_flag("ring") { System::Ring } else { System::Carillon },
             parts: if given.get_flag("gateway") { Some(parts()?) } else { None },
         }),
         "soak" => Mode::Soak(soak::Options {
@@ -257,12 +262,20 @@ fn rooms(mode: &'static str, given: &ArgMatches, work: fanout::Work) -> fanout::
         connections: of(given, "connections"),
         room_sizes: given.get_many::<u32>("rooms").unwrap_or_default().copied().collect(),
         work,
-        systems: systems.map(|name| if name == "floor" { System::Floor } else { System::Carillon }).collect(),
+        systems: systems.map(|name| system(name)).collect(),
         content_bytes: of(given, "content-bytes") as usize,
         warmup: time(given, "warmup-seconds"),
         window: time(given, "window-seconds"),
         repetitions: of(given, "repetitions"),
         noise_max: f64::from(of(given, "noise-percent")) / 100.0,
+    }
+}
+
+fn system(name: &str) -> System {
+    match name {
+        "floor" => System::Floor,
+        "ring" => System::Ring,
+        _ => System::Carillon,
     }
 }
 

@@ -1,4 +1,4 @@
-//! The servers that are compared: Carillon in one process, and the floor.
+//! The servers that are compared: Carillon in one process, by either kind of client, and the floor.
 
 use crate::dialect::Dialect;
 use crate::host::{Host, Process, Ready, free_port};
@@ -12,6 +12,8 @@ use tempfile::TempDir;
 pub enum System {
     Floor,
     Carillon,
+    /// Carillon, whose clients speak Ring's vocabulary over Socket.IO.
+    Ring,
 }
 
 /// A server that runs, with its files.
@@ -29,6 +31,16 @@ impl System {
         match self {
             System::Floor => "floor",
             System::Carillon => "carillon",
+            System::Ring => "ring",
+        }
+    }
+
+    /// What its clients speak.
+    pub fn dialect(self) -> Dialect {
+        match self {
+            System::Floor => Dialect::Floor,
+            System::Carillon => Dialect::Native,
+            System::Ring => Dialect::Ring,
         }
     }
 
@@ -41,13 +53,13 @@ impl System {
             System::Floor => {
                 let mut command = Command::new(std::env::current_exe()?);
                 command.args(["floor", "--listen", &address.to_string()]);
-                (command, Ready::Accepts(port), Dialect::Floor)
+                (command, Ready::Accepts(port), self.dialect())
             }
-            System::Carillon => {
+            System::Carillon | System::Ring => {
                 let mut command = host.carillon()?;
                 command.args(["standalone", "--dev", "--listen", &address.to_string(), "--data-dir"]);
                 command.arg(folder.path().join("data"));
-                (command, Ready::Answers(port), Dialect::Native)
+                (command, Ready::Answers(port), self.dialect())
             }
         };
         let process = host.start(self.name(), command, folder.path(), ready)?;
@@ -62,7 +74,7 @@ impl Server {
         match dialect {
             // It serves until it is ended, and holds nothing.
             Dialect::Floor => drop(process),
-            Dialect::Native => process.stop()?,
+            Dialect::Native | Dialect::Ring => process.stop()?,
         }
         Ok(())
     }
