@@ -8,6 +8,7 @@ pub mod check_config;
 pub mod cli;
 pub mod connect;
 pub mod limits;
+pub mod memory;
 pub mod parts;
 pub mod roles;
 pub mod signals;

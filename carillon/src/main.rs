@@ -1,6 +1,6 @@
 //! The binary: settings, then telemetry, then the role until it is told to stop, then an exit code.
 
-use carillon::{Failure, check_config, cli, limits, roles, signals, token};
+use carillon::{Failure, check_config, cli, limits, memory, roles, signals, token};
 use carillon_runtime::settings::{Role, Settings, Sources, load};
 use carillon_runtime::telemetry;
 use std::process::ExitCode;
@@ -42,7 +42,8 @@ fn serve(role: Role, settings: Settings) -> Result<(), Failure> {
     limits::keep_pages_small();
     let open_files = limits::raise_open_files();
     let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(anyhow::Error::new)?;
+        tokio::runtime::Builder::new_multi_thread().enable_all().on_thread_park(memory::tidy).build();
+    let runtime = runtime.map_err(anyhow::Error::new)?;
     let done = runtime.block_on(async {
         let telemetry = telemetry::init(&settings, role.as_str())?;
         let done = roles::run(role, settings, open_files, signals::shutdown()?).await;

@@ -104,6 +104,9 @@ impl Gateway {
         let shared = assemble(self.settings, bus, &mut tasks)?;
         let subscription = shared.bus.subscribe(&subject::gateway(&shared.id), None).await;
         tasks.spawn(deliver::run(shared.clone(), subscription.context("no subscription to the bus")?));
+        let relayed = shared.bus.subscribe(&subject::engine(&shared.id), None).await;
+        let relayed = relayed.context("no subscription to the bus")?;
+        tasks.spawn(engine::relay::serve(shared.polling.clone(), relayed));
         tasks.spawn(ephemeral::end_typing(shared.clone()));
         tasks.spawn(sweep(shared.clone()));
         let stop_accepting = CancellationToken::new();
@@ -148,6 +151,7 @@ fn assemble(settings: Settings, bus: Arc<dyn Bus>, tasks: &mut JoinSet<()>) -> a
         next_connection: 0.into(),
         draining: CancellationToken::new(),
         this: this.clone(),
+        polling: Arc::default(),
         reads: reads::SharedReads::default(),
         health: rest::RecentHealth::default(),
         settings,

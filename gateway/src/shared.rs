@@ -4,6 +4,7 @@ use crate::access::AccessRules;
 use crate::admission::Admission;
 use crate::auth::Verifier;
 use crate::directory::Directory;
+use crate::engine;
 use crate::ephemeral::{Passing, TypingEnds};
 use crate::hub::{Fetch, Hub, Room};
 use crate::links::LinkHandle;
@@ -71,6 +72,8 @@ pub struct Shared {
     pub draining: CancellationToken,
     /// Every connection's own way to be told that the gateway goes.
     pub this: Weak<Shared>,
+    /// Sessions that poll.
+    pub polling: Arc<engine::Sessions>,
     /// Pages being read for members that are behind.
     pub reads: SharedReads,
     /// What the health endpoint judged last.

@@ -99,6 +99,8 @@ pub const TYPING_MS: u64 = 5_000;
 /// How often a typist's renewed start is passed on (protocol §2).
 pub const TYPING_RENEWAL_MS: u64 = 1_000;
 
+const _: () = assert!(ENGINEIO_ANSWER_BYTES_MAX / 3 * 4 < BUS_MESSAGE_BYTES_MAX - 8 * 1024);
+const _: () = assert!(RELAY_PART_BYTES_MAX < BUS_MESSAGE_BYTES_MAX - 8 * 1024);
 const _: () = assert!(ENTRY_BYTES_MAX < BUS_MESSAGE_BYTES_MAX);
 const _: () = assert!(FRAME_BYTES_MAX < ENTRY_BYTES_MAX);
 const _: () = assert!(BROADCAST_MESSAGE_BYTES_MAX <= DATA_BYTES_MAX);
@@ -107,6 +109,10 @@ const _: () = assert!(OUTBOX_BYTES_MAX > FRAME_BYTES_MAX);
 
 /// Bytes of one polling request's body (protocol §8).
 pub const ENGINEIO_PAYLOAD_BYTES_MAX: usize = 1_000_000;
+/// Bytes of one answer to a poll: with base64 and the bus's own fields it fits into one message on the bus.
+pub const ENGINEIO_ANSWER_BYTES_MAX: usize = 320 * 1024;
+/// Bytes of a polling request's body in one message on the bus.
+pub const RELAY_PART_BYTES_MAX: usize = 384 * 1024;
 /// Engine.IO packets in one polling POST. The reference takes any number, and POSTs of very many have held up
 /// its server (CVE-2020-36048); a client sends together what gathered during one POST, which is a few.
 pub const ENGINEIO_POST_PACKETS_MAX: usize = 64;

@@ -17,6 +17,11 @@ pub fn gateway(gateway: &GatewayId) -> String {
     format!("gw.{gateway}")
 }
 
+/// A gateway answers here for the polling sessions that live on it.
+pub fn engine(gateway: &GatewayId) -> String {
+    format!("engine.{gateway}")
+}
+
 /// The owner of a presence shard answers here.
 pub fn presence(shard: u32) -> String {
     format!("pres.{shard}")

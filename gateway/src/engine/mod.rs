@@ -5,9 +5,13 @@
 
 mod framing;
 mod polling;
+pub mod relay;
 mod request;
+mod sessions;
 
+pub use relay::Relay;
 pub use request::Refusal;
+pub use sessions::Sessions;
 
 use crate::application::Application;
 use crate::core::keepalive::Pings;
@@ -24,18 +28,12 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use carillon_proto::dialect::socketio::engine::Handshake;
 use framing::EnginePackets;
-use parking_lot::Mutex;
 use polling::{Asked, Polled};
 use request::Query;
-use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, oneshot};
-
-/// Requests of one polling session that wait for its task: a poll, a post and an upgrade, and a few that will be
-/// refused.
-const REQUESTS_MAX: usize = 8;
+use tokio::sync::mpsc;
 
 /// How an engine behaves.
 #[derive(Debug, Clone)]
@@ -50,17 +48,6 @@ pub struct Config {
     pub packet_bytes_max: usize,
     /// Bytes of one WebSocket message, binary ones included; 0: any.
     pub message_bytes_max: usize,
-    /// What every session id of this engine begins with.
-    pub sid_prefix: String,
-}
-
-/// A post under way, until it is answered or its client hangs up.
-struct Posting<'a>(&'a AtomicBool);
-
-impl Drop for Posting<'_> {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
-    }
 }
 
 /// What an engine serves.
@@ -80,27 +67,19 @@ pub trait Service: Send + Sync + 'static {
     fn open(&self, outgoing: &Arc<Outgoing>) -> Self::Application;
 }
 
-/// A polling session as requests find it.
-#[derive(Clone)]
-struct Handle {
-    requests: mpsc::Sender<Asked>,
-    /// It has moved to a WebSocket: it polls no more.
-    upgraded: Arc<AtomicBool>,
-    /// A post is under way.
-    posting: Arc<AtomicBool>,
-}
-
 /// Serves Engine.IO on one path.
 pub struct Engine<S> {
     config: Config,
     service: S,
-    polling: Mutex<HashMap<Box<str>, Handle>>,
+    sessions: Arc<Sessions>,
+    relay: Option<Relay>,
 }
 
 impl<S: Service> Engine<S> {
-    /// An engine without sessions.
-    pub fn new(config: Config, service: S) -> Arc<Engine<S>> {
-        Arc::new(Engine { config, service, polling: Mutex::default() })
+    /// An engine whose polling sessions are kept in `sessions`; with a relay, requests for those of other gateways
+    /// are passed on.
+    pub fn new(config: Config, service: S, sessions: Arc<Sessions>, relay: Option<Relay>) -> Arc<Engine<S>> {
+        Arc::new(Engine { config, service, sessions, relay })
     }
 
     /// Answers a request for the engine's path, whatever its method.
@@ -143,7 +122,11 @@ impl<S: Service> Engine<S> {
 
     fn sid(&self) -> String {
         // 122 random bits: a session's id is all that its polls are recognised by (hazards: sid hijack).
-        format!("{}{}", self.config.sid_prefix, uuid::Uuid::new_v4().simple())
+        let random = uuid::Uuid::new_v4().simple();
+        match &self.relay {
+            Some(relay) => relay.sid(random),
+            None => random.to_string(),
+        }
     }
 
     fn open_packet(&self, sid: &str, upgrades: &[&str]) -> String {
@@ -176,41 +159,66 @@ impl<S: Service> Engine<S> {
 
     fn begin_polling(self: Arc<Self>, place: S::Place) -> Response {
         let sid = self.sid();
-        let (requests, queue) = mpsc::channel(REQUESTS_MAX);
-        let upgraded = Arc::new(AtomicBool::new(false));
-        let handle = Handle { requests, upgraded: upgraded.clone(), posting: Arc::default() };
-        self.polling.lock().insert(sid.as_str().into(), handle);
+        let (handle, queue) = self.sessions.open(&sid);
         let body = self.open_packet(&sid, &["websocket"]);
         tokio::spawn(async move {
-            polling::run(&self, queue, &upgraded).await;
-            self.forget(&sid);
+            polling::run(&self, queue, &handle.upgraded).await;
+            self.sessions.forget(&sid);
             drop(place);
         });
         text(body)
     }
 
-    fn forget(&self, sid: &str) {
-        let mut polling = self.polling.lock();
-        polling.remove(sid);
-        if polling.capacity() > 1_024 && polling.len() * 8 < polling.capacity() {
-            polling.shrink_to_fit();
-        }
-    }
-
     async fn go_on(self: Arc<Self>, request: Request, query: &Query, sid: &str) -> Response {
-        let Some(Handle { requests, upgraded, posting }) = self.polling.lock().get(sid).cloned() else {
-            return Refusal::UnknownSession.into_response();
-        };
         let is_upgrade = upgrade::is_upgrade(request.headers());
-        if upgraded.load(Ordering::Relaxed) || query.websocket != is_upgrade {
+        let Some(handle) = self.sessions.find(sid) else {
+            return self.pass_on(request, sid, is_upgrade).await;
+        };
+        if handle.upgraded.load(Ordering::Relaxed) || query.websocket != is_upgrade {
             return Refusal::BadRequest.into_response();
         }
         match *request.method() {
-            Method::GET if is_upgrade => self.probe(request, requests),
-            Method::GET => poll(requests).await,
-            Method::POST => self.post_alone(request, requests, &posting).await,
+            Method::GET if is_upgrade => self.probe(request, handle.requests),
+            Method::GET => match handle.poll().await {
+                Polled::Payload(payload) => text(payload),
+                Polled::Refused(refusal) => refusal.into_response(),
+            },
+            Method::POST => {
+                let post = async {
+                    let body = self.body_of(request).await?;
+                    handle.post(body).await
+                };
+                posted(handle.alone(post).await)
+            }
             _ => Refusal::BadRequest.into_response(),
         }
+    }
+
+    /// A request for a session that is none of this gateway's.
+    async fn pass_on(&self, request: Request, sid: &str, is_upgrade: bool) -> Response {
+        let Some((relay, gateway)) =
+            self.relay.as_ref().and_then(|relay| Some((relay, relay.elsewhere(sid)?)))
+        else {
+            return Refusal::UnknownSession.into_response();
+        };
+        match *request.method() {
+            Method::GET if is_upgrade => Refusal::BadRequest.into_response(),
+            Method::GET => match relay.poll(&gateway, sid).await {
+                Polled::Payload(payload) => text(payload),
+                Polled::Refused(refusal) => refusal.into_response(),
+            },
+            Method::POST => match self.body_of(request).await {
+                Ok(body) => posted(relay.post(&gateway, sid, body).await),
+                Err(refusal) => refusal.into_response(),
+            },
+            _ => Refusal::BadRequest.into_response(),
+        }
+    }
+
+    async fn body_of(&self, request: Request) -> Result<String, Refusal> {
+        // One that was cut off is refused as well, but nobody hears that.
+        let body = axum::body::to_bytes(request.into_body(), self.config.payload_bytes_max).await;
+        String::from_utf8(body.map_err(|_| Refusal::TooLarge)?.into()).map_err(|_| Refusal::BadRequest)
     }
 
     /// A session that polls wants to move to a WebSocket.
@@ -225,52 +233,12 @@ impl<S: Service> Engine<S> {
             let _ = requests.send(Asked::Probe(Box::new(socket), stream)).await;
         })
     }
-
-    /// Posts one at a time: a second one ends the session, as it would come to the client's packets in any order.
-    async fn post_alone(
-        &self,
-        request: Request,
-        requests: mpsc::Sender<Asked>,
-        posting: &AtomicBool,
-    ) -> Response {
-        if posting.swap(true, Ordering::AcqRel) {
-            let _ = requests.send(Asked::Overlap).await;
-            return Refusal::BadRequest.into_response();
-        }
-        let _posting = Posting(posting);
-        self.post(request, requests).await
-    }
-
-    async fn post(&self, request: Request, requests: mpsc::Sender<Asked>) -> Response {
-        let bytes_max = self.config.payload_bytes_max;
-        let Ok(body) = axum::body::to_bytes(request.into_body(), bytes_max).await else {
-            // It may also have been cut off, in which case nobody hears this.
-            return Refusal::TooLarge.into_response();
-        };
-        let Ok(body) = String::from_utf8(body.into()) else {
-            return Refusal::BadRequest.into_response();
-        };
-        let (answer, answered) = oneshot::channel();
-        if requests.send(Asked::Post(body, answer)).await.is_err() {
-            return Refusal::UnknownSession.into_response();
-        }
-        match answered.await {
-            Ok(Ok(())) => text("ok".into()),
-            Ok(Err(refusal)) => refusal.into_response(),
-            Err(_) => Refusal::UnknownSession.into_response(),
-        }
-    }
 }
 
-async fn poll(requests: mpsc::Sender<Asked>) -> Response {
-    let (answer, answered) = oneshot::channel();
-    if requests.send(Asked::Poll(answer)).await.is_err() {
-        return Refusal::UnknownSession.into_response();
-    }
-    match answered.await {
-        Ok(Polled::Payload(payload)) => text(payload),
-        Ok(Polled::Refused(refusal)) => refusal.into_response(),
-        Err(_) => Refusal::UnknownSession.into_response(),
+fn posted(posted: Result<(), Refusal>) -> Response {
+    match posted {
+        Ok(()) => text("ok".into()),
+        Err(refusal) => refusal.into_response(),
     }
 }
 

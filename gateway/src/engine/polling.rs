@@ -12,6 +12,7 @@ use crate::frame::{self, Body};
 use crate::metrics;
 use crate::outgoing::Outgoing;
 use carillon_proto::dialect::socketio::engine::{Malformed, Packet, parse_payload, payload};
+use carillon_proto::limits::ENGINEIO_ANSWER_BYTES_MAX;
 use futures_util::{SinkExt, StreamExt};
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -330,8 +331,7 @@ impl<A: Application> Polling<'_, A> {
             return;
         }
         let Some(poll) = self.poll.take() else { return };
-        // Base64 makes a third more of what is binary.
-        let mut frames = self.outgoing.drain_up_to(self.config.payload_bytes_max / 4 * 3);
+        let mut frames = self.outgoing.drain_up_to(ENGINEIO_ANSWER_BYTES_MAX);
         if frames.is_empty() {
             frames.push(NOOP);
         } else {

@@ -23,6 +23,25 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    const ALL: [Refusal; 6] = [
+        Self::Transport,
+        Self::UnknownSession,
+        Self::HandshakeMethod,
+        Self::BadRequest,
+        Self::Version,
+        Self::TooLarge,
+    ];
+
+    /// Its number on the bus.
+    pub fn number(self) -> u32 {
+        self as u32
+    }
+
+    /// The refusal with this number on the bus.
+    pub fn of_number(number: u32) -> Refusal {
+        Self::ALL.into_iter().find(|refusal| refusal.number() == number).unwrap_or(Self::BadRequest)
+    }
+
     fn parts(self) -> (StatusCode, u8, &'static str) {
         let bad = StatusCode::BAD_REQUEST;
         match self {

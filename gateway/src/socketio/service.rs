@@ -3,7 +3,7 @@
 use super::{Client, Packets, Path};
 use crate::admission::Place;
 use crate::core::keepalive::Pings;
-use crate::engine::{Config, Engine, Service};
+use crate::engine::{Config, Engine, Relay, Service};
 use crate::outgoing::Outgoing;
 use crate::routes::admit;
 use crate::shared::Shared;
@@ -37,9 +37,10 @@ pub fn engine(shared: Arc<Shared>, path: Path) -> Arc<Engine<Gateway>> {
             0 => 0,
             bytes => bytes.max(SOCKETIO_ATTACHMENTS_BYTES_MAX),
         },
-        sid_prefix: format!("{}.", shared.id),
     };
-    Engine::new(config, Gateway { shared, path })
+    let relay = Relay::new(shared.id.clone(), shared.bus.clone());
+    let sessions = shared.polling.clone();
+    Engine::new(config, Gateway { shared, path }, sessions, Some(relay))
 }
 
 impl Service for Gateway {

@@ -755,6 +755,65 @@ pub struct RoomChange {
     #[prost(uint32, tag = "6")]
     pub participants: u32,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RelayRequest {
+    #[prost(string, tag = "1")]
+    pub sid: ::prost::alloc::string::String,
+    /// Marks the client's request: the same again is answered as before.
+    #[prost(uint64, tag = "2")]
+    pub request: u64,
+    #[prost(oneof = "relay_request::Body", tags = "3, 4")]
+    pub body: ::core::option::Option<relay_request::Body>,
+}
+/// Nested message and enum types in `RelayRequest`.
+pub mod relay_request {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Body {
+        #[prost(message, tag = "3")]
+        Poll(super::RelayPoll),
+        #[prost(message, tag = "4")]
+        Post(super::RelayPost),
+    }
+}
+/// Answered with `waiting` when nothing came for so long: ask again with the same request.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RelayPoll {
+    #[prost(uint32, tag = "1")]
+    pub wait_ms: u32,
+}
+/// A part of a body, sent when the part before it was answered. The last one's answer is the body's.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RelayPost {
+    #[prost(uint32, tag = "1")]
+    pub index: u32,
+    #[prost(uint32, tag = "2")]
+    pub parts: u32,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub part: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RelayReply {
+    #[prost(oneof = "relay_reply::Body", tags = "1, 2, 3, 4")]
+    pub body: ::core::option::Option<relay_reply::Body>,
+}
+/// Nested message and enum types in `RelayReply`.
+pub mod relay_reply {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Body {
+        /// The answer to a poll.
+        #[prost(string, tag = "1")]
+        Payload(::prost::alloc::string::String),
+        /// Nothing to say yet, or another part is awaited.
+        #[prost(bool, tag = "2")]
+        Waiting(bool),
+        /// The body's packets were taken.
+        #[prost(bool, tag = "3")]
+        Taken(bool),
+        /// The reference server's number of the error.
+        #[prost(uint32, tag = "4")]
+        Refused(u32),
+    }
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct EphemeralBatch {
     /// The gateway that sent them, which has already served its own members.

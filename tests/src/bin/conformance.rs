@@ -70,9 +70,8 @@ fn serving<S: Service>(service: S) -> axum::routing::MethodRouter {
         packets_max: ENGINEIO_POST_PACKETS_MAX,
         packet_bytes_max: ENGINEIO_PAYLOAD_BYTES_MAX,
         message_bytes_max: ENGINEIO_PAYLOAD_BYTES_MAX,
-        sid_prefix: String::new(),
     };
-    let engine = Engine::new(config, service);
+    let engine = Engine::new(config, service, Arc::default(), None);
     any(move |request| engine.clone().handle(request))
 }
 

@@ -1,0 +1,91 @@
+//! The polling sessions of a gateway, as requests find them.
+
+use super::polling::{Asked, Polled};
+use super::request::Refusal;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::sync::{mpsc, oneshot};
+
+/// Requests of one polling session that wait for its task: a poll, a post and an upgrade, and a few that will be
+/// refused.
+const REQUESTS_MAX: usize = 8;
+
+/// A polling session.
+#[derive(Clone)]
+pub struct Handle {
+    pub(super) requests: mpsc::Sender<Asked>,
+    /// It has moved to a WebSocket: it polls no more.
+    pub(super) upgraded: Arc<AtomicBool>,
+    /// A post is under way.
+    posting: Arc<AtomicBool>,
+}
+
+/// All polling sessions of a gateway. Bounded by its connections, of which each is one.
+#[derive(Default)]
+pub struct Sessions(Mutex<HashMap<Box<str>, Handle>>);
+
+impl Sessions {
+    pub(super) fn open(&self, sid: &str) -> (Handle, mpsc::Receiver<Asked>) {
+        let (requests, queue) = mpsc::channel(REQUESTS_MAX);
+        let handle = Handle { requests, upgraded: Arc::default(), posting: Arc::default() };
+        self.0.lock().insert(sid.into(), handle.clone());
+        (handle, queue)
+    }
+
+    pub(super) fn find(&self, sid: &str) -> Option<Handle> {
+        self.0.lock().get(sid).cloned()
+    }
+
+    pub(super) fn forget(&self, sid: &str) {
+        let mut sessions = self.0.lock();
+        sessions.remove(sid);
+        if sessions.capacity() > 1_024 && sessions.len() * 8 < sessions.capacity() {
+            sessions.shrink_to_fit();
+        }
+    }
+}
+
+/// A post under way, until it is answered or its client hangs up.
+struct Posting<'a>(&'a AtomicBool);
+
+impl Drop for Posting<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+impl Handle {
+    /// Posts one at a time: a second one ends the session, as its packets could come in any order.
+    pub(super) async fn alone(&self, post: impl Future<Output = Result<(), Refusal>>) -> Result<(), Refusal> {
+        if self.posting.swap(true, Ordering::AcqRel) {
+            let _ = self.requests.send(Asked::Overlap).await;
+            return Err(Refusal::BadRequest);
+        }
+        let _posting = Posting(&self.posting);
+        post.await
+    }
+
+    /// Brings packets; answered when all have been taken.
+    pub(super) async fn post(&self, body: String) -> Result<(), Refusal> {
+        let (answer, answered) = oneshot::channel();
+        let asked = self.requests.send(Asked::Post(body, answer)).await;
+        asked.map_err(|_| Refusal::UnknownSession)?;
+        answered.await.unwrap_or(Err(Refusal::UnknownSession))
+    }
+
+    /// Waits for packets. Given up, the session takes its client for gone.
+    pub(super) async fn poll(&self) -> Polled {
+        match self.begin_poll().await {
+            Some(answered) => answered.await.unwrap_or(Polled::Refused(Refusal::UnknownSession)),
+            None => Polled::Refused(Refusal::UnknownSession),
+        }
+    }
+
+    pub(super) async fn begin_poll(&self) -> Option<oneshot::Receiver<Polled>> {
+        let (answer, answered) = oneshot::channel();
+        self.requests.send(Asked::Poll(answer)).await.ok()?;
+        Some(answered)
+    }
+}
