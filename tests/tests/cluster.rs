@@ -2,66 +2,9 @@
 //! each a process of its own.
 
 use carillon_tests::client::Client;
-use carillon_tests::parts::{NatsOptions, NatsServer, free_port, part};
-use carillon_tests::server::{Server, command};
+use carillon_tests::cluster::Cluster;
 use serde_json::{Value, json};
 use std::time::Duration;
-
-/// Everything that a cluster is made of; ended in the order of the fields.
-struct Cluster {
-    gateways: Vec<Server>,
-    message_workers: Vec<Server>,
-    presence_workers: Vec<Server>,
-    _nats: NatsServer,
-}
-
-/// One environment serves every role, as the protocol promises.
-struct Environment(Vec<(&'static str, String)>);
-
-impl Environment {
-    fn pairs(&self) -> Vec<(&str, &str)> {
-        self.0.iter().map(|(name, value)| (*name, value.as_str())).collect()
-    }
-
-    fn run(&self, role: &str) -> Server {
-        let port = free_port();
-        let address = format!("127.0.0.1:{port}");
-        let listens = if role == "gateway" { "--listen" } else { "--admin-listen" };
-        Server::start(port, [role, listens, &address].map(String::from).into(), &self.pairs())
-    }
-}
-
-impl Cluster {
-    async fn start() -> Option<Cluster> {
-        let database = part("database", "CARILLON_TEST_CASSANDRA")?;
-        let nats = NatsServer::start(NatsOptions { sync_always: true, ..NatsOptions::default() }).await?;
-        let keyspace = format!("cluster_{}", &uuid::Uuid::new_v4().simple().to_string()[..12]);
-        let environment = Environment(vec![
-            ("NATS_URL", nats.url()),
-            ("SCYLLA_NODES", database),
-            ("SCYLLA_KEYSPACE", keyspace),
-            ("AUTH_SECRET", "a-secret-of-at-least-thirty-two-bytes".into()),
-            ("CARILLON_DEV", "true".into()),
-            ("CARILLON_LIMITS__MESSAGES_PER_MINUTE", "0".into()),
-        ]);
-        for round in ["first", "second"] {
-            let migrated =
-                command().arg("migrate").envs(environment.pairs()).output().expect("carillon migrate runs");
-            assert!(migrated.status.success(), "{round}: {migrated:?}");
-        }
-        let two = |role| (0..2).map(|_| environment.run(role)).collect();
-        Some(Cluster {
-            message_workers: two("message-worker"),
-            presence_workers: two("presence-worker"),
-            gateways: two("gateway"),
-            _nats: nats,
-        })
-    }
-
-    fn ws(&self, gateway: usize) -> String {
-        self.gateways[gateway].ws()
-    }
-}
 
 /// The seqs and contents of a conversation, by history.
 async fn history(client: &mut Client, conversation: &str) -> Vec<(u64, String)> {
@@ -84,7 +27,7 @@ async fn history(client: &mut Client, conversation: &str) -> Vec<(u64, String)> 
 /// One cluster for the whole path: it takes seconds to start.
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_on_different_gateways_are_in_one_conversation() {
-    let Some(mut cluster) = Cluster::start().await else { return };
+    let Some(mut cluster) = Cluster::start(2, 2).await else { return };
     let mut alice = Client::user(&cluster.ws(0), "alice").await;
     let mut bob = Client::user(&cluster.ws(1), "bob").await;
     assert_eq!(alice.join("room").await["participant_count"], 1);

@@ -1,0 +1,175 @@
+//! Socket.IO by polling over several gateways without sticky sessions: a balancer that sends every request to the
+//! next gateway, on real parts.
+
+use carillon_tests::client::Client;
+use carillon_tests::cluster::{AUTH_SECRET, Cluster};
+use carillon_tests::polling::{Endpoint, PATIENCE, SESSION_UNKNOWN, Session};
+use jsonwebtoken::{EncodingKey, Header};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::net::{TcpListener, TcpStream};
+
+/// Hands each connection to the next gateway; returns its address.
+async fn balancer(cluster: &Cluster) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address").to_string();
+    let gateways: Vec<String> =
+        cluster.gateways.iter().map(|gateway| gateway.http().replace("http://", "")).collect();
+    let next = Arc::new(AtomicUsize::new(0));
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let gateway = gateways[next.fetch_add(1, Ordering::Relaxed) % gateways.len()].clone();
+            tokio::spawn(async move {
+                // A gateway that is down refuses, and so does the balancer.
+                let Ok(mut gateway) = TcpStream::connect(gateway).await else { return };
+                drop(tokio::io::copy_bidirectional(&mut client, &mut gateway).await);
+            });
+        }
+    });
+    address
+}
+
+fn token(user: &str) -> String {
+    let claims = json!({ "sub": user, "exp": 4_102_444_800_u64 });
+    jsonwebtoken::encode(&Header::default(), &claims, &EncodingKey::from_secret(AUTH_SECRET.as_bytes()))
+        .expect("a token")
+}
+
+/// The next packet that begins so, parsed behind it.
+async fn expect(session: &mut Session, prefix: &str) -> Value {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let packet = session.next().await;
+        if let Some(rest) = packet.strip_prefix(prefix) {
+            return serde_json::from_str(rest).unwrap_or(Value::Null);
+        }
+        assert!(tokio::time::Instant::now() < deadline, "no {prefix}");
+    }
+}
+
+async fn connect(endpoint: &Endpoint, user: &str) -> Session {
+    let mut session = endpoint.open().await;
+    session.send(&format!("40{{\"token\":\"{}\"}}", token(user))).await;
+    assert!(expect(&mut session, "40").await["sid"].is_string());
+    session
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn polling_needs_no_sticky_sessions() {
+    let Some(mut cluster) = Cluster::start(3, 1).await else { return };
+    let endpoint = Endpoint { address: balancer(&cluster).await, path: "/api/socket/" };
+    let mut alice = connect(&endpoint, "alice").await;
+    let mut bob = Client::user(&cluster.ws(1), "bob").await;
+    bob.join("room").await;
+    alice.send(r#"420["join_conversation","room"]"#).await;
+    assert_eq!(expect(&mut alice, "430").await[0]["participantCount"], 2);
+    both_ways(&mut alice, &mut bob).await;
+    a_large_post_goes_in_parts(&mut alice, &mut bob).await;
+    a_poll_that_waits_is_answered_late(&mut alice, &mut bob).await;
+    a_guessed_sid_is_refused(&endpoint, &alice).await;
+    a_dead_gateway_takes_its_sessions_with_it(&mut cluster, &endpoint, alice).await;
+}
+
+/// Each message and each answer through another gateway, in order and once.
+async fn both_ways(alice: &mut Session, bob: &mut Client) {
+    for number in 1..=12 {
+        let event = json!(["send_message", {"conversationId": "room", "content": format!("a{number}")}]);
+        alice.send(&format!("42{number}{event}")).await;
+        let acknowledged = expect(alice, &format!("43{number}")).await;
+        assert_eq!(acknowledged[0]["seq"], 2 * number - 1, "{acknowledged}");
+        let content = json!(format!("a{number}"));
+        bob.expect_where(|frame| frame["message"]["content"] == content).await;
+        bob.say("room", &format!("b{number}"), &format!("k{number}")).await;
+        loop {
+            let heard = expect(alice, "42").await;
+            if heard[1]["seq"] == 2 * number {
+                assert_eq!(
+                    (&heard[0], &heard[1]["content"]),
+                    (&json!("message_received"), &json!(format!("b{number}")))
+                );
+                break;
+            }
+        }
+    }
+}
+
+async fn a_large_post_goes_in_parts(alice: &mut Session, bob: &mut Client) {
+    let filler = "€".repeat(4_900);
+    let events = (100..140).map(|number| {
+        let content = format!("{number}{filler}");
+        format!("42{number}{}", json!(["send_message", {"conversationId": "room", "content": content}]))
+    });
+    let body = events.collect::<Vec<_>>().join("\u{1e}");
+    assert!(body.len() > 512 * 1024, "more than one message on the bus takes");
+    alice.send(&body).await;
+    for number in 100..140 {
+        let heard = bob.expect_where(|frame| frame["message"]["sender_id"] == "alice").await;
+        assert_eq!(heard["message"]["content"], format!("{number}{filler}"), "in order");
+    }
+    // Her own copies come in the same polls as the acknowledgements.
+    let (mut acknowledged, mut heard) = (0, 0);
+    while acknowledged < 40 || heard < 40 {
+        let packet = alice.next().await;
+        acknowledged += u32::from(packet.starts_with("431") && packet.contains(r#""ok":true"#));
+        heard += u32::from(packet.starts_with(r#"42["message_received""#) && packet.contains(&filler));
+    }
+}
+
+/// Longer than a gateway holds a poll for another one.
+async fn a_poll_that_waits_is_answered_late(alice: &mut Session, bob: &mut Client) {
+    let waiting = alice.begin_poll().await;
+    tokio::time::sleep(std::time::Duration::from_secs(6)).await;
+    bob.say("room", "late", "late").await;
+    let answer = waiting.answer().await;
+    assert_eq!(answer.status, 200);
+    assert!(answer.body.contains("\"late\""), "{}", answer.body);
+}
+
+async fn a_guessed_sid_is_refused(endpoint: &Endpoint, alice: &Session) {
+    let (gateway, _) = alice.sid.split_once('.').expect("a sid names its gateway");
+    for sid in [
+        format!("{gateway}.{}", "0".repeat(32)),
+        "g-0000000000000000.x".into(),
+        "*.x".into(),
+        "%3E.%3E".into(),
+    ] {
+        for method in ["GET", "POST"] {
+            let answer = endpoint.request(method, &format!("EIO=4&transport=polling&sid={sid}"), "3").await;
+            assert_eq!((answer.status, answer.body.as_str()), (400, SESSION_UNKNOWN), "{method} {sid}");
+        }
+    }
+}
+
+async fn a_dead_gateway_takes_its_sessions_with_it(
+    cluster: &mut Cluster,
+    endpoint: &Endpoint,
+    alice: Session,
+) {
+    // Whichever of them holds the session: one after the other until it is gone.
+    let mut gone = false;
+    for gateway in 0..2 {
+        cluster.gateways[gateway].kill();
+        for _ in 0..6 {
+            // One that the balancer sent to a dead gateway has no answer.
+            if let Some(answer) = endpoint.begin("POST", &alice.query(), "6").await.answer_if_any().await {
+                gone |= answer.status == 400;
+                assert!(answer.status == 200 || answer.body == SESSION_UNKNOWN, "{answer:?}");
+            }
+        }
+    }
+    let survivor =
+        Endpoint { address: cluster.gateways[2].http().replace("http://", ""), path: "/api/socket/" };
+    let answer = survivor.request("POST", &alice.query(), "6").await;
+    assert!(gone || answer.status == 200, "{answer:?}");
+    let mut again = connect(&survivor, "alice").await;
+    again.send(r#"420["join_conversation",{"conversationId":"room","afterSeq":60}]"#).await;
+    expect(&mut again, "430").await;
+    for seq in 61..=65 {
+        let mut heard = expect(&mut again, "42").await;
+        while heard[0] != "message_received" {
+            heard = expect(&mut again, "42").await;
+        }
+        assert_eq!(heard[1]["seq"], seq, "what was missed, in order");
+    }
+}
