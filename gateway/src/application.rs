@@ -1,12 +1,15 @@
 //! What is served over a connection, whatever carries it.
 
 use crate::connection::Connection;
+use crate::dialect::Asked;
 use crate::session::{Session, Work};
 use bytes::Bytes;
 use carillon_proto::code::Close;
+use carillon_proto::command::Command;
 use carillon_proto::event::Reply;
 use carillon_runtime::time::now_ms;
 use futures_util::FutureExt;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -45,6 +48,8 @@ pub trait Application: Send + 'static {
     /// # Errors
     /// Why the connection must end.
     fn due(&mut self) -> Result<(), Close>;
+    /// What is served, written down so that another gateway can go on; `None` while it cannot be.
+    fn pack(&self) -> Option<Bytes>;
     /// The connection has ended.
     fn end(self) -> impl Future<Output = ()> + Send;
 }
@@ -57,6 +62,8 @@ pub struct Running {
     work: Option<Work>,
     /// What is being read for a member that is behind.
     page: Option<Work>,
+    /// What is still to be joined again. Bounded by what a connection may join.
+    restoring: VecDeque<(Command, Asked)>,
     /// The token's end that was announced.
     expiry_told: Option<u64>,
     /// The token's end as `deadline` knows it.
@@ -67,8 +74,15 @@ pub struct Running {
 impl Running {
     /// A session for which nothing is under way.
     pub fn new(session: Session) -> Running {
-        let mut running =
-            Running { session, work: None, page: None, expiry_told: None, expires_ms: None, deadline: None };
+        let mut running = Running {
+            session,
+            work: None,
+            page: None,
+            restoring: VecDeque::new(),
+            expiry_told: None,
+            expires_ms: None,
+            deadline: None,
+        };
         running.set_deadline();
         running
     }
@@ -91,7 +105,7 @@ impl Running {
 
     /// Whether another command may be begun.
     pub fn reads(&self) -> bool {
-        self.work.is_none() && !self.session.connection.is_busy()
+        self.work.is_none() && self.restoring.is_empty() && !self.session.connection.is_busy()
     }
 
     /// Begins what a command asks for. Short work, like a join of a conversation that is known, is often done at
@@ -109,6 +123,26 @@ impl Running {
         }
     }
 
+    /// Joins again what was joined on another gateway, from where it was read to. Nothing else is begun before.
+    pub fn restore(&mut self, subscriptions: impl IntoIterator<Item = (Command, Asked)>) {
+        self.restoring.extend(subscriptions);
+        self.go_on_restoring();
+    }
+
+    fn go_on_restoring(&mut self) {
+        while self.work.is_none()
+            && let Some((command, asked)) = self.restoring.pop_front()
+        {
+            let work = self.session.command(command, &asked);
+            self.begin(work);
+        }
+    }
+
+    /// Whether nothing is under way, so that the session can go on elsewhere.
+    pub fn is_settled(&self) -> bool {
+        self.work.is_none() && self.restoring.is_empty() && !self.session.connection.has_unanswered()
+    }
+
     /// As [`Application::poll_work`].
     pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let mut progress = Poll::Pending;
@@ -119,6 +153,7 @@ impl Running {
                 progress = Poll::Ready(());
             }
         }
+        self.go_on_restoring();
         progress
     }
 

@@ -3,7 +3,7 @@
 use carillon_proto::code::{Close, ErrorCode, Failure};
 use carillon_proto::id::UserId;
 use carillon_proto::limits::NAME_LENGTH_MAX;
-use carillon_proto::wire::Profile;
+use carillon_proto::wire::{MovedIdentity, Profile};
 use carillon_runtime::settings::Auth;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode};
@@ -45,6 +45,32 @@ impl Identity {
             expires_ms: None,
             session_expires_ms: None,
         }
+    }
+}
+
+impl Identity {
+    /// The identity as it goes to another gateway, with its profile, which the directory keeps.
+    pub fn pack(&self, profile: Profile) -> MovedIdentity {
+        MovedIdentity {
+            user: self.user.to_string(),
+            name: self.name.to_string(),
+            profile: Some(profile),
+            conversations: self.conversations.to_vec(),
+            expires_ms: self.expires_ms,
+            session_expires_ms: self.session_expires_ms,
+        }
+    }
+
+    /// The identity that another gateway verified; `None` if it is none.
+    pub fn moved(moved: MovedIdentity) -> Option<Identity> {
+        Some(Identity {
+            user: UserId::parse(&moved.user).ok()?,
+            name: moved.name.into(),
+            profile: moved.profile.unwrap_or_default(),
+            conversations: moved.conversations.into(),
+            expires_ms: moved.expires_ms,
+            session_expires_ms: moved.session_expires_ms,
+        })
     }
 }
 

@@ -97,9 +97,15 @@ impl Connection {
 
     /// A command's outcome is known.
     pub fn command_answered(&self) {
-        if self.unanswered.fetch_sub(1, Ordering::Relaxed) == UNANSWERED_COMMANDS_MAX {
+        // One that is not read waits for fewer of them, one that moves elsewhere for none.
+        if matches!(self.unanswered.fetch_sub(1, Ordering::Relaxed), 1 | UNANSWERED_COMMANDS_MAX) {
             self.outgoing.wake();
         }
+    }
+
+    /// Whether any command waits for its outcome.
+    pub fn has_unanswered(&self) -> bool {
+        self.unanswered.load(Ordering::Relaxed) > 0
     }
 
     /// Whether so many commands wait that no more are read.

@@ -110,6 +110,8 @@ pub enum Asked {
         /// The `ref`.
         reference: Option<Box<str>>,
     },
+    /// By nobody: a session that goes on here joins again what it had joined elsewhere.
+    Silently(Dialect),
     /// By an event of a Socket.IO vocabulary.
     Event {
         /// Whose event it was.
@@ -131,6 +133,7 @@ impl Asked {
     pub fn dialect(&self) -> Dialect {
         match self {
             Self::Native { .. } => Dialect::Native,
+            Self::Silently(dialect) => *dialect,
             Self::Event { vocabulary, namespace, .. } => Dialect::SocketIo(*vocabulary, *namespace),
         }
     }
@@ -139,6 +142,7 @@ impl Asked {
     pub fn wants_ack(&self, client_id: bool) -> bool {
         match self {
             Self::Native { reference } => client_id || reference.is_some(),
+            Self::Silently(_) => false,
             Self::Event { ack, .. } => ack.is_some(),
         }
     }
@@ -147,6 +151,7 @@ impl Asked {
     pub fn answer(&self, reply: &Reply) -> Bytes {
         match self {
             Self::Native { reference } => frame::text(&native::reply(reply, reference.as_deref(), now_ms())),
+            Self::Silently(_) => Bytes::new(),
             Self::Event { vocabulary, namespace, verb, ack } => {
                 let mut answer = vocabulary::answer(*vocabulary, *verb, reply, now_ms());
                 if let (Reply::Error(failure), None) = (reply, ack) {

@@ -86,6 +86,13 @@ impl Directory {
         }
     }
 
+    /// What is known of a connection's user.
+    pub fn profile(&self, connection: &Connection) -> Option<Profile> {
+        let users = self.0.lock();
+        let sessions = &users.get(&connection.user)?.sessions;
+        sessions.iter().find(|session| session.connection.id == connection.id).map(|s| s.profile.clone())
+    }
+
     /// A session has ended.
     pub fn remove(&self, connection: &Connection) {
         if let Some(local) = self.0.lock().get_mut(&connection.user) {

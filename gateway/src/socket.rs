@@ -104,7 +104,8 @@ async fn admitted(
     stream: &Arc<TcpStream>,
 ) -> Option<Close> {
     let outgoing = Arc::new(Outgoing::to(stream.clone()));
-    let running = match Box::pin(start(shared, identity, Speaks::Native, outgoing.clone())).await {
+    let limit = shared.settings.limits.connections_per_user;
+    let running = match Box::pin(start(shared, identity, Speaks::Native, outgoing.clone(), limit)).await {
         Ok(running) => running,
         Err(close) => return Some(close),
     };
@@ -115,7 +116,7 @@ async fn admitted(
     close
 }
 
-/// Counts a connection in and begins its session.
+/// Counts a connection in and begins its session; `limit` bounds the user's connections, 0: not.
 ///
 /// # Errors
 /// When the user has as many connections as allowed.
@@ -124,6 +125,7 @@ pub async fn start(
     mut identity: Identity,
     speaks: Speaks,
     outgoing: Arc<Outgoing>,
+    limit: u32,
 ) -> Result<Running, Close> {
     // The directory keeps it: once is enough.
     let profile = std::mem::take(&mut identity.profile);
@@ -131,7 +133,6 @@ pub async fn start(
     let connection = Connection::new(id, identity.user.clone(), identity.name.clone(), speaks, outgoing);
     let connection = Arc::new(connection);
     shared.directory.add(&connection, profile.clone());
-    let limit = shared.settings.limits.connections_per_user;
     if shared.start_session(profile, id, limit).await == Admission::TooMany {
         shared.directory.remove(&connection);
         metrics::REFUSED.inc();
@@ -191,6 +192,11 @@ impl Application for Native {
 
     fn due(&mut self) -> Result<(), Close> {
         self.running.due()
+    }
+
+    /// A WebSocket stays where it is.
+    fn pack(&self) -> Option<Bytes> {
+        None
     }
 
     async fn end(self) {

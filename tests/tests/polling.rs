@@ -68,6 +68,7 @@ async fn polling_needs_no_sticky_sessions() {
     a_large_post_goes_in_parts(&mut alice, &mut bob).await;
     a_poll_that_waits_is_answered_late(&mut alice, &mut bob).await;
     a_guessed_sid_is_refused(&endpoint, &alice).await;
+    an_upgrade_moves_the_session(&cluster, &endpoint).await;
     a_dead_gateway_takes_its_sessions_with_it(&mut cluster, &endpoint, alice).await;
 }
 
@@ -139,6 +140,57 @@ async fn a_guessed_sid_is_refused(endpoint: &Endpoint, alice: &Session) {
             assert_eq!((answer.status, answer.body.as_str()), (400, SESSION_UNKNOWN), "{method} {sid}");
         }
     }
+}
+
+/// Whichever gateway a session's WebSocket comes to: one of the three is the session's own.
+async fn an_upgrade_moves_the_session(cluster: &Cluster, endpoint: &Endpoint) {
+    let upgrades = ["carol", "dave", "erin"].into_iter().enumerate();
+    futures_util::future::join_all(upgrades.map(async |(gateway, user)| {
+        let mut bob = Client::user(&cluster.ws(0), "bob").await;
+        let room = format!("upgrade-{gateway}");
+        bob.join(&room).await;
+        let mut session = connect(endpoint, user).await;
+        session.send(&format!("420{}", json!(["join_conversation", room]))).await;
+        expect(&mut session, "430").await;
+        let address = cluster.gateways[gateway].http().replace("http://", "");
+        let there = Endpoint { address, path: endpoint.path };
+        let mut socket = there.websocket(&session.websocket_query()).await.expect("an upgrade");
+        let waiting = session.begin_poll().await;
+        socket.send("2probe").await;
+        assert_eq!(socket.text().await, "3probe", "{user}");
+        // With a noop, or with somebody's presence that came first.
+        assert_eq!(waiting.answer().await.status, 200, "{user}: the poll is sent home");
+        // What comes between is queued where the session was, and what comes later where it went.
+        for number in 1..=5 {
+            bob.say(&room, &format!("m{number}"), &format!("m{number}")).await;
+        }
+        socket.send("5").await;
+        for number in 6..=10 {
+            bob.say(&room, &format!("m{number}"), &format!("m{number}")).await;
+        }
+        let mut heard = Vec::new();
+        while heard.len() < 10 {
+            let packet = socket.text().await;
+            if let Some(event) = packet.strip_prefix("42").filter(|event| event.contains("message_received"))
+            {
+                let event: Value = serde_json::from_str(event).expect("an event");
+                heard.push((event[1]["seq"].as_u64(), event[1]["content"].as_str().map(str::to_owned)));
+            }
+        }
+        let all: Vec<_> = (1..=10).map(|number| (Some(number), Some(format!("m{number}")))).collect();
+        assert_eq!(heard, all, "{user}: each once, in order");
+        let event = json!(["send_message", {"conversationId": room, "content": "over the socket"}]);
+        socket.send(&format!("421{event}")).await;
+        while !socket.text().await.starts_with(r#"431[{"ok":true"#) {}
+        assert_eq!(session.poll().await.status, 400, "{user}: it polls no more");
+        // Longer than the old gateway keeps its half, and the grace of presence: nobody has seen the user go.
+        let unseen = bob.all_within(std::time::Duration::from_millis(9_000)).await;
+        let offline = |frame: &&Value| frame["type"] == "presence_update" && frame["online"] == false;
+        assert!(!unseen.iter().any(|frame| offline(&frame)), "{user}: {unseen:?}");
+        bob.say(&room, "last", "last").await;
+        while !socket.text().await.contains("\"last\"") {}
+    }))
+    .await;
 }
 
 async fn a_dead_gateway_takes_its_sessions_with_it(

@@ -239,6 +239,11 @@ impl<H: Hearer<E>, E: Event> Topic<H, E> {
         self.members.get(slot as usize)?.as_ref().map(|member| &member.hearer)
     }
 
+    /// The last seq that a member has been served.
+    pub fn cursor(&self, slot: Slot) -> Option<u64> {
+        self.members.get(slot as usize)?.as_ref().map(|member| member.cursor)
+    }
+
     fn member_mut(&mut self, slot: Slot) -> Option<&mut Member<H>> {
         self.members.get_mut(slot as usize)?.as_mut()
     }

@@ -3,7 +3,9 @@
 //! A session that began with a WebSocket is known to its own task only. One that polls has a place in the
 //! registry, through which its requests reach its task.
 
+mod answers;
 mod framing;
+mod moving;
 mod polling;
 pub mod relay;
 mod request;
@@ -20,15 +22,18 @@ use crate::drive;
 use crate::frame;
 use crate::outgoing::Outgoing;
 use crate::upgrade;
+use answers::{Asked, Polled};
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use carillon_proto::code::Close;
 use carillon_proto::dialect::socketio::engine::Handshake;
+use carillon_proto::id::GatewayId;
+use carillon_proto::wire::MovedSession;
 use framing::EnginePackets;
-use polling::{Asked, Polled};
 use request::Query;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -65,6 +70,9 @@ pub trait Service: Send + Sync + 'static {
 
     /// Begins to serve a session whose frames go to `outgoing`.
     fn open(&self, outgoing: &Arc<Outgoing>) -> Self::Application;
+
+    /// Goes on serving a session that another gateway packed; `None` where that cannot be read.
+    fn unpack(&self, outgoing: &Arc<Outgoing>, packed: Bytes) -> Option<Self::Application>;
 }
 
 /// Serves Engine.IO on one path.
@@ -146,13 +154,8 @@ impl<S: Service> Engine<S> {
         let mut socket = drive::socket(stream.clone(), leftover, self.config.message_bytes_max).await;
         let outgoing = Arc::new(Outgoing::to(stream.clone()));
         outgoing.offer(&frame::text(&self.open_packet(&self.sid(), &[])), Urgency::Reply);
-        let mut application = self.service.open(&outgoing);
-        let framing = EnginePackets::new(self.config.pings, self.config.packet_bytes_max);
-        // The rest of the engine is not needed by a session that has its socket.
-        drop(self);
-        let close = drive::drive(&mut socket, &outgoing, framing, &mut application).await;
-        outgoing.close();
-        Box::pin(application.end()).await;
+        let application = self.service.open(&outgoing);
+        let close = self.drive_websocket(&mut socket, &outgoing, application).await;
         Box::pin(drive::end(socket, close, &stream)).await;
         drop(place);
     }
@@ -195,14 +198,17 @@ impl<S: Service> Engine<S> {
     }
 
     /// A request for a session that is none of this gateway's.
-    async fn pass_on(&self, request: Request, sid: &str, is_upgrade: bool) -> Response {
+    async fn pass_on(self: Arc<Self>, request: Request, sid: &str, is_upgrade: bool) -> Response {
         let Some((relay, gateway)) =
             self.relay.as_ref().and_then(|relay| Some((relay, relay.elsewhere(sid)?)))
         else {
             return Refusal::UnknownSession.into_response();
         };
         match *request.method() {
-            Method::GET if is_upgrade => Refusal::BadRequest.into_response(),
+            Method::GET if is_upgrade => {
+                let (relay, sid) = (relay.clone(), sid.to_owned());
+                self.probe_elsewhere(request, relay, gateway, sid)
+            }
             Method::GET => match relay.poll(&gateway, sid).await {
                 Polled::Payload(payload) => text(payload),
                 Polled::Refused(refusal) => refusal.into_response(),
@@ -213,6 +219,60 @@ impl<S: Service> Engine<S> {
             },
             _ => Refusal::BadRequest.into_response(),
         }
+    }
+
+    /// A session that polls elsewhere wants to move to a WebSocket that came here: so does the session.
+    fn probe_elsewhere(
+        self: Arc<Self>,
+        request: Request,
+        relay: Relay,
+        gateway: GatewayId,
+        sid: String,
+    ) -> Response {
+        let place = match self.service.admit(&request) {
+            Ok(place) => place,
+            Err(response) => return *response,
+        };
+        let Some(accept) = upgrade::accept_key(request.headers()) else {
+            return Refusal::BadRequest.into_response();
+        };
+        upgrade::switch(request, accept, None, async move |stream, leftover| {
+            let stream = Arc::new(stream);
+            let mut socket = drive::socket(stream.clone(), leftover, self.config.message_bytes_max).await;
+            let moved = Box::pin(moving::probe(&mut socket, &relay, &gateway, &sid)).await;
+            let outgoing = Arc::new(Outgoing::to(stream.clone()));
+            let close = match moved {
+                Some(MovedSession { frames, application }) => {
+                    // What the client has not heard goes before what it hears here.
+                    for frame in &frames {
+                        outgoing.offer(frame, Urgency::Reply);
+                    }
+                    match self.service.unpack(&outgoing, application) {
+                        Some(application) => self.drive_websocket(&mut socket, &outgoing, application).await,
+                        None => Some(Close::Internal),
+                    }
+                }
+                None => None,
+            };
+            Box::pin(drive::end(socket, close, &stream)).await;
+            drop(place);
+        })
+    }
+
+    /// Serves an application on a WebSocket that is all its own; returns why it must be closed.
+    async fn drive_websocket(
+        self: Arc<Self>,
+        socket: &mut drive::Socket,
+        outgoing: &Arc<Outgoing>,
+        mut application: S::Application,
+    ) -> Option<Close> {
+        let framing = EnginePackets::new(self.config.pings, self.config.packet_bytes_max);
+        // The rest of the engine is not needed by a session that has its socket.
+        drop(self);
+        let close = drive::drive(socket, outgoing, framing, &mut application).await;
+        outgoing.close();
+        Box::pin(application.end()).await;
+        close
     }
 
     async fn body_of(&self, request: Request) -> Result<String, Refusal> {

@@ -1,18 +1,20 @@
 //! Serves a session that polls: what waits goes into the next answer, until the session ends or moves to a
 //! WebSocket.
 
+use super::answers::{Asked, Over, Polled, last_words, payload_of};
 use super::framing::{EnginePackets, NOOP, PING};
+use super::moving::PROBE_TIMEOUT;
 use super::request::Refusal;
 use super::{Config, Engine, Service};
 use crate::application::Application;
 use crate::core::keepalive::{Due, Keepalive};
 use crate::core::outbox::Urgency;
 use crate::drive::{self, Socket};
-use crate::frame::{self, Body};
 use crate::metrics;
 use crate::outgoing::Outgoing;
 use carillon_proto::dialect::socketio::engine::{Malformed, Packet, parse_payload, payload};
-use carillon_proto::limits::ENGINEIO_ANSWER_BYTES_MAX;
+use carillon_proto::limits::{ENGINEIO_ANSWER_BYTES_MAX, RELAY_PART_BYTES_MAX};
+use carillon_proto::wire::MovedSession;
 use futures_util::{SinkExt, StreamExt};
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -23,30 +25,10 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio_tungstenite::tungstenite::protocol::Message;
 
-/// For a probed WebSocket to become the session's own; polling goes on meanwhile, and after it.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
-/// For the last frames of a session to be asked for.
-const LAST_POLL_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// A request that reached its session.
-pub enum Asked {
-    /// Waits for packets.
-    Poll(oneshot::Sender<Polled>),
-    /// Brings packets.
-    Post(String, oneshot::Sender<Result<(), Refusal>>),
-    /// A WebSocket to which the session may move.
-    Probe(Box<Socket>, Arc<TcpStream>),
-    /// A second post came while another one was under way.
-    Overlap,
-}
-
-/// The answer to a poll.
-pub enum Polled {
-    /// Packets.
-    Payload(String),
-    /// The session is over.
-    Refused(Refusal),
-}
+/// For what is under way in a session to be done, before it moves to another gateway.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(3);
+/// For the gateway to which a session moved to join what was joined here.
+const HANDOVER: Duration = Duration::from_secs(5);
 
 /// A WebSocket that wants to be the session's.
 struct Probe {
@@ -75,15 +57,10 @@ struct Polling<'a, A> {
     posted: VecDeque<Posted>,
     posting: Option<oneshot::Sender<Result<(), Refusal>>>,
     probe: Option<Probe>,
-}
-
-/// Why a session ends.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Over {
-    /// The client is gone, or has broken the protocol.
-    Gone,
-    /// The application drops it, and may have said why.
-    Dropped,
+    /// A WebSocket is probed on another gateway: until when polls are sent home.
+    probed_elsewhere: Option<Instant>,
+    /// Another gateway takes the session: whom to tell, and until when.
+    taker: Option<(oneshot::Sender<MovedSession>, Instant)>,
 }
 
 /// How polling ended.
@@ -92,6 +69,8 @@ enum Ended {
     Over(Over),
     /// It goes on over this WebSocket.
     Moved(Box<Socket>, Arc<TcpStream>),
+    /// It goes on at another gateway.
+    Taken,
 }
 
 enum Woken {
@@ -116,12 +95,21 @@ pub async fn run<S: Service>(engine: &Engine<S>, mut requests: mpsc::Receiver<As
         posted: VecDeque::new(),
         posting: None,
         probe: None,
+        probed_elsewhere: None,
+        taker: None,
     });
     match Box::pin(polling.run(&mut requests)).await {
         Ended::Over(over) => {
             let Polling { application, poll, posting, .. } = *polling;
             last_words(over, &outgoing, poll, posting, &mut requests).await;
             application.end().await;
+        }
+        Ended::Taken => {
+            outgoing.close();
+            drop(requests);
+            // The other gateway joins before this one leaves: nobody sees the user go.
+            tokio::time::sleep(HANDOVER).await;
+            polling.application.end().await;
         }
         Ended::Moved(mut socket, stream) => {
             let mut application = polling.application;
@@ -137,60 +125,6 @@ pub async fn run<S: Service>(engine: &Engine<S>, mut requests: mpsc::Receiver<As
     }
 }
 
-/// The session is over: the poll that waits is answered at once, with what was queued last; where none waits and
-/// the application had something to say, the next one is.
-async fn last_words(
-    over: Over,
-    outgoing: &Outgoing,
-    mut poll: Option<oneshot::Sender<Polled>>,
-    posting: Option<oneshot::Sender<Result<(), Refusal>>>,
-    requests: &mut mpsc::Receiver<Asked>,
-) {
-    if let Some(posting) = posting {
-        let _ = posting.send(Ok(()));
-    }
-    let last = outgoing.drain_up_to(usize::MAX);
-    outgoing.close();
-    if poll.is_none() && over == Over::Dropped && !last.is_empty() {
-        let next = async {
-            loop {
-                match requests.recv().await {
-                    Some(Asked::Poll(answer)) => return Some(answer),
-                    Some(Asked::Post(_, answer)) => drop(answer.send(Err(Refusal::BadRequest))),
-                    Some(Asked::Probe(..) | Asked::Overlap) => {}
-                    None => return None,
-                }
-            }
-        };
-        poll = tokio::time::timeout(LAST_POLL_TIMEOUT, next).await.ok().flatten();
-    }
-    requests.close();
-    if let Some(poll) = poll {
-        let frames = if last.is_empty() { vec![NOOP] } else { last };
-        let _ = poll.send(Polled::Payload(payload_of(&frames)));
-    }
-    while let Ok(asked) = requests.try_recv() {
-        match asked {
-            Asked::Poll(answer) => drop(answer.send(Polled::Refused(Refusal::BadRequest))),
-            Asked::Post(_, answer) => drop(answer.send(Err(Refusal::BadRequest))),
-            Asked::Probe(..) | Asked::Overlap => {}
-        }
-    }
-}
-
-/// The packets of frames, as the answer to a poll has them.
-fn payload_of(frames: &[bytes::Bytes]) -> String {
-    let packets: Vec<Packet<'_>> = frames
-        .iter()
-        .flat_map(|frames| frame::bodies(frames))
-        .filter_map(|body| match body {
-            Body::Text(text) => Packet::parse(text).ok(),
-            Body::Binary(bytes) => Some(Packet::Binary(bytes.into())),
-        })
-        .collect();
-    payload(&packets)
-}
-
 impl<A: Application> Polling<'_, A> {
     async fn run(&mut self, requests: &mut mpsc::Receiver<Asked>) -> Ended {
         let sleep = tokio::time::sleep_until(self.deadline());
@@ -201,6 +135,9 @@ impl<A: Application> Polling<'_, A> {
                 return Ended::Over(over);
             }
             self.answer_poll();
+            if self.hand_over() {
+                return Ended::Taken;
+            }
             let woken = tokio::select! {
                 asked = requests.recv() => Woken::Asked(asked),
                 message = next_of(&mut self.probe) => Woken::Probed(message),
@@ -230,8 +167,10 @@ impl<A: Application> Polling<'_, A> {
 
     fn deadline(&self) -> tokio::time::Instant {
         let mut deadline = self.keepalive.next();
-        if let Some(probe) = &self.probe {
-            deadline = deadline.min(probe.deadline);
+        let probe = self.probe.as_ref().map(|probe| probe.deadline);
+        let taker = self.taker.as_ref().map(|(_, until)| *until);
+        for other in [probe, taker, self.probed_elsewhere].into_iter().flatten() {
+            deadline = deadline.min(other);
         }
         let deadline = tokio::time::Instant::from_std(deadline);
         self.application.deadline().map_or(deadline, |other| other.min(deadline))
@@ -242,6 +181,12 @@ impl<A: Application> Polling<'_, A> {
         self.application.due().map_err(|_| Over::Dropped)?;
         if self.probe.as_ref().is_some_and(|probe| probe.deadline <= now) {
             self.probe = None;
+        }
+        if self.probed_elsewhere.is_some_and(|until| until <= now) {
+            self.probed_elsewhere = None;
+        }
+        if self.taker.as_ref().is_some_and(|(_, until)| *until <= now) {
+            self.taker = None;
         }
         match self.keepalive.due(now) {
             Due::Nothing => Ok(()),
@@ -276,6 +221,14 @@ impl<A: Application> Polling<'_, A> {
                 }
             },
             Asked::Overlap => Err(Over::Gone),
+            Asked::ProbedElsewhere => {
+                self.probed_elsewhere = Some(Instant::now() + PROBE_TIMEOUT);
+                Ok(())
+            }
+            Asked::Take(taker) => {
+                self.taker = Some((taker, Instant::now() + SETTLE_TIMEOUT));
+                Ok(())
+            }
             Asked::Probe(socket, stream) => {
                 if self.probe.is_none() {
                     let deadline = Instant::now() + PROBE_TIMEOUT;
@@ -326,7 +279,8 @@ impl<A: Application> Polling<'_, A> {
 
     /// Answers the poll that waits, if there is something to say.
     fn answer_poll(&mut self) {
-        let leaving = self.probe.as_ref().is_some_and(|probe| probe.answered);
+        let leaving =
+            self.probed_elsewhere.is_some() || self.probe.as_ref().is_some_and(|probe| probe.answered);
         if self.poll.is_none() || (self.outgoing.is_empty() && !leaving) {
             return;
         }
@@ -339,6 +293,28 @@ impl<A: Application> Polling<'_, A> {
             metrics::FRAMES_OUT.inc_by(frames.len() as u64);
         }
         let _ = poll.send(Polled::Payload(payload_of(&frames)));
+    }
+
+    /// Gives the session to the gateway that takes it, as soon as nothing is under way; `true` when that was done.
+    fn hand_over(&mut self) -> bool {
+        if self.taker.is_none() || !self.posted.is_empty() {
+            return false;
+        }
+        let Some(application) = self.application.pack() else { return false };
+        let Some((taker, _)) = self.taker.take() else { return false };
+        let frames = self.outgoing.drain_up_to(usize::MAX);
+        let bytes: usize = frames.iter().map(bytes::Bytes::len).sum();
+        if bytes + application.len() > RELAY_PART_BYTES_MAX {
+            // More than fits into one message: it is polled first, and the move is tried another time.
+            for frame in &frames {
+                self.outgoing.offer(frame, Urgency::Reply);
+            }
+            return false;
+        }
+        if let Some(poll) = self.poll.take() {
+            let _ = poll.send(Polled::Payload(payload_of(&[NOOP])));
+        }
+        taker.send(MovedSession { frames, application }).is_ok()
     }
 
     /// Something came over a WebSocket that is probed; returned when the session moves to it.

@@ -4,14 +4,15 @@
 //! A poll may be asked for again with the same number, as often as its asker likes, and is answered as before: what
 //! was taken out of a session for a client must not be lost with one message on the bus. A post is passed on once.
 
-use super::polling::Polled;
+use super::answers::Polled;
 use super::request::Refusal;
 use super::sessions::{Handle, Sessions};
 use carillon_proto::id::GatewayId;
 use carillon_proto::limits::{ENGINEIO_PAYLOAD_BYTES_MAX, RELAY_PART_BYTES_MAX};
 use carillon_proto::subject;
 use carillon_proto::wire::{
-    RelayPoll, RelayPost, RelayReply, RelayRequest, relay_reply::Body as Reply, relay_request::Body,
+    MovedSession, RelayPoll, RelayPost, RelayReply, RelayRequest, relay_reply::Body as Reply,
+    relay_request::Body,
 };
 use carillon_runtime::bus::{Bus, BusError, Incoming, Subscription};
 use parking_lot::Mutex;
@@ -81,7 +82,9 @@ impl Relay {
                 Ok(Reply::Payload(payload)) => return Polled::Payload(payload),
                 Ok(Reply::Waiting(_)) => failures = 0,
                 Ok(Reply::Refused(number)) => return Polled::Refused(Refusal::of_number(number)),
-                Ok(Reply::Taken(_)) => return Polled::Refused(Refusal::BadRequest),
+                Ok(Reply::Taken(_) | Reply::Probed(_) | Reply::Moved(_)) => {
+                    return Polled::Refused(Refusal::BadRequest);
+                }
                 Err(error) => {
                     failures += 1;
                     if failures > POLL_RETRIES || matches!(error, BusError::Unavailable(_)) {
@@ -91,6 +94,31 @@ impl Relay {
                 }
             }
         }
+    }
+
+    /// A WebSocket is probed here that wants to be the WebSocket of a session elsewhere.
+    pub(super) async fn probe(&self, gateway: &GatewayId, sid: &str) -> Result<(), Refusal> {
+        match self.once(gateway, sid, Body::Probe(true)).await? {
+            Reply::Probed(_) => Ok(()),
+            _ => Err(Refusal::BadRequest),
+        }
+    }
+
+    /// Takes a session from its gateway.
+    pub(super) async fn take(&self, gateway: &GatewayId, sid: &str) -> Result<MovedSession, Refusal> {
+        match self.once(gateway, sid, Body::Take(true)).await? {
+            Reply::Moved(moved) => Ok(moved),
+            _ => Err(Refusal::BadRequest),
+        }
+    }
+
+    async fn once(&self, gateway: &GatewayId, sid: &str, body: Body) -> Result<Reply, Refusal> {
+        let request = RelayRequest { sid: sid.into(), request: random(), body: Some(body) };
+        let reply = self.ask(gateway, &request, HOLD + REQUEST_TIMEOUT).await;
+        reply.map_err(|error| {
+            tracing::debug!(%gateway, %error, "a session elsewhere did not answer");
+            Refusal::UnknownSession
+        })
     }
 
     /// Brings packets to a session elsewhere.
@@ -108,7 +136,9 @@ impl Relay {
                 Ok(Reply::Taken(_)) => return Ok(()),
                 Ok(Reply::Waiting(_)) => {}
                 Ok(Reply::Refused(number)) => return Err(Refusal::of_number(number)),
-                Ok(Reply::Payload(_)) => return Err(Refusal::BadRequest),
+                Ok(Reply::Payload(_) | Reply::Probed(_) | Reply::Moved(_)) => {
+                    return Err(Refusal::BadRequest);
+                }
                 Err(error) => {
                     tracing::debug!(%gateway, %error, "a post could not be passed on");
                     return Err(Refusal::UnknownSession);
@@ -209,6 +239,14 @@ impl Answers {
                     Err(refusal) => Reply::Refused(refusal.number()),
                 }
             }
+            Some(Body::Probe(_)) => match handle.probed_elsewhere().await {
+                Ok(()) => Reply::Probed(true),
+                Err(refusal) => Reply::Refused(refusal.number()),
+            },
+            Some(Body::Take(_)) => match handle.take().await {
+                Ok(moved) => Reply::Moved(moved),
+                Err(refusal) => Reply::Refused(refusal.number()),
+            },
             None => Reply::Refused(Refusal::BadRequest.number()),
         }
     }

@@ -1,7 +1,8 @@
 //! The polling sessions of a gateway, as requests find them.
 
-use super::polling::{Asked, Polled};
+use super::answers::{Asked, Polled};
 use super::request::Refusal;
+use carillon_proto::wire::MovedSession;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -81,6 +82,19 @@ impl Handle {
             Some(answered) => answered.await.unwrap_or(Polled::Refused(Refusal::UnknownSession)),
             None => Polled::Refused(Refusal::UnknownSession),
         }
+    }
+
+    /// A WebSocket is probed on another gateway: polls are sent home.
+    pub(super) async fn probed_elsewhere(&self) -> Result<(), Refusal> {
+        self.requests.send(Asked::ProbedElsewhere).await.map_err(|_| Refusal::UnknownSession)
+    }
+
+    /// Lets the session go to another gateway.
+    pub(super) async fn take(&self) -> Result<MovedSession, Refusal> {
+        let (taker, taken) = oneshot::channel();
+        let asked = self.requests.send(Asked::Take(taker)).await;
+        asked.map_err(|_| Refusal::UnknownSession)?;
+        taken.await.map_err(|_| Refusal::BadRequest)
     }
 
     pub(super) async fn begin_poll(&self) -> Option<oneshot::Receiver<Polled>> {

@@ -361,6 +361,27 @@ impl Session {
         }))
     }
 
+    /// What is joined, and in what, with the last seq that was queued for it.
+    pub fn subscriptions(&self) -> Vec<(ConversationId, Dialect, u64)> {
+        let of = |(conversation, joined): (&ConversationId, &Joined)| {
+            let state = joined.room.lock();
+            let cursor = |place: &Place| {
+                let ours = state.topic.hearer(place.slot)?.connection.id == self.connection.id;
+                state.topic.cursor(place.slot).filter(|_| ours)
+            };
+            let places = joined.places.iter();
+            let known =
+                places.filter_map(|place| Some((conversation.clone(), place.dialect, cursor(place)?)));
+            known.collect::<Vec<_>>()
+        };
+        self.joined.iter().flat_map(of).collect()
+    }
+
+    /// What is known of the user.
+    pub fn profile(&self) -> wire::Profile {
+        self.shared.directory.profile(&self.connection).unwrap_or_default()
+    }
+
     /// Takes note of what came of [`Work`].
     pub fn done(&mut self, done: Done) {
         match done {

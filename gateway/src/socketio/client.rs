@@ -4,7 +4,7 @@ use crate::application::Running;
 use crate::auth::Identity;
 use crate::connection::Speaks;
 use crate::core::outbox::Urgency;
-use crate::dialect::{Asked, Namespace, packets};
+use crate::dialect::{Asked, Dialect, Namespace, packets};
 use crate::frame;
 use crate::metrics;
 use crate::outgoing::Outgoing;
@@ -17,8 +17,11 @@ use carillon_proto::command::Command;
 use carillon_proto::dialect::socketio::packet::{self, Kind, Packet};
 use carillon_proto::dialect::socketio::vocabulary::{self, Refused, Request, Verb, Vocabulary};
 use carillon_proto::event::Reply;
+use carillon_proto::id::ConversationId;
+use carillon_proto::wire::{MovedClient, MovedSubscription};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use prost::Message;
 use serde_json::value::RawValue;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -55,6 +58,8 @@ enum Begins {
     Connecting,
     /// It had connected before, and gave a token by this event.
     Authenticating(Asked),
+    /// It had all that on another gateway, and this joined.
+    Moved(Vec<(Command, Asked)>),
 }
 
 /// One client.
@@ -71,6 +76,30 @@ impl Client {
     /// A client that has not asked for anything.
     pub fn new(shared: Arc<Shared>, outgoing: Arc<Outgoing>, path: Path) -> Client {
         Client { shared, outgoing, path, state: State::Waiting, ending: None }
+    }
+
+    /// A client that another gateway wrote down by [`Sockets::pack`].
+    pub fn moved(
+        shared: Arc<Shared>,
+        outgoing: Arc<Outgoing>,
+        path: Path,
+        moved: MovedClient,
+    ) -> Option<Client> {
+        let mut client = Client::new(shared, outgoing, path);
+        let Some(name) = &moved.namespace else { return Some(client) };
+        let namespace = Namespace::parse(name)?;
+        match moved.identity {
+            Some(identity) => {
+                let joins = moved.subscriptions.iter().map(|subscription| rejoin(namespace, subscription));
+                let begins = Begins::Moved(joins.collect::<Option<Vec<_>>>()?);
+                client.start(namespace, Identity::moved(identity)?, begins);
+            }
+            None => {
+                let until = Instant::now() + AUTHENTICATION_TIMEOUT;
+                client.state = State::Anonymous { namespace, until };
+            }
+        }
+        Some(client)
     }
 
     fn say(&self, packet: &str) {
@@ -114,9 +143,14 @@ impl Client {
 
     fn start(&mut self, namespace: Namespace, identity: Identity, begins: Begins) {
         let (shared, outgoing) = (self.shared.clone(), self.outgoing.clone());
+        // One that moves is still counted where it came from.
+        let limit = match begins {
+            Begins::Moved(_) => 0,
+            _ => shared.settings.limits.connections_per_user,
+        };
         let starting = async move {
             let speaks = Speaks::SocketIo(namespace);
-            let mut running = start(shared, identity, speaks, outgoing).await?;
+            let mut running = start(shared, identity, speaks, outgoing, limit).await?;
             running.session.greet().await;
             Ok(running)
         };
@@ -125,8 +159,12 @@ impl Client {
 
     fn started(&mut self, namespace: Namespace, begins: Begins, started: Result<Running, Close>) {
         match started {
-            Ok(running) => {
+            Ok(mut running) => {
                 let asked = match begins {
+                    Begins::Moved(joins) => {
+                        running.restore(joins);
+                        None
+                    }
                     Begins::Connecting => {
                         self.welcome(namespace);
                         (self.path == Path::SocketIo).then(|| asked_by(namespace, Verb::Authenticate, None))
@@ -146,7 +184,9 @@ impl Client {
                 let failure = failure_of(close);
                 match begins {
                     Begins::Connecting => self.refuse_connect(namespace.name(), &failure, true),
-                    Begins::Authenticating(_) => self.tell(namespace, vocabulary::connection_error(&failure)),
+                    Begins::Authenticating(_) | Begins::Moved(_) => {
+                        self.tell(namespace, vocabulary::connection_error(&failure));
+                    }
                 }
                 self.state = State::Waiting;
                 self.ending = Some(close);
@@ -237,6 +277,14 @@ impl Client {
         }
         close
     }
+}
+
+/// Joins again, from where a subscription was read to.
+fn rejoin(namespace: Namespace, subscription: &MovedSubscription) -> Option<(Command, Asked)> {
+    let conversation = ConversationId::parse(&subscription.conversation).ok()?;
+    let vocabulary = *Vocabulary::ALL.get(subscription.vocabulary as usize)?;
+    let join = Command::Join { conversation, after_seq: Some(subscription.cursor) };
+    Some((join, Asked::Silently(Dialect::SocketIo(vocabulary, namespace))))
 }
 
 fn asked_by(namespace: Namespace, verb: Verb, ack: Option<u64>) -> Asked {
@@ -345,6 +393,30 @@ impl Sockets for Client {
             _ => Ok(()),
         };
         due.map_err(|close| self.dropping(close))
+    }
+
+    fn pack(&self) -> Option<Bytes> {
+        let namespace = self.namespace().map(|namespace| namespace.name().to_owned());
+        let mut moved = MovedClient { namespace, ..MovedClient::default() };
+        match &self.state {
+            State::Waiting if self.ending.is_some() => return None,
+            State::Waiting | State::Anonymous { .. } => {}
+            State::Starting { .. } => return None,
+            State::Running { running, .. } if !running.is_settled() => return None,
+            State::Running { running, .. } => {
+                let session = &running.session;
+                moved.identity = Some(session.identity.pack(session.profile()));
+                let subscriptions = session.subscriptions().into_iter();
+                moved.subscriptions = subscriptions
+                    .filter_map(|(conversation, dialect, cursor)| {
+                        let Dialect::SocketIo(vocabulary, _) = dialect else { return None };
+                        let (conversation, vocabulary) = (conversation.to_string(), vocabulary as u32);
+                        Some(MovedSubscription { conversation, vocabulary, cursor })
+                    })
+                    .collect();
+            }
+        }
+        Some(moved.encode_to_vec().into())
     }
 
     async fn end(self) {

@@ -49,6 +49,8 @@ pub trait Sockets: Send + 'static {
     /// # Errors
     /// Why the connection must end.
     fn due(&mut self) -> Result<(), Close>;
+    /// As [`Application::pack`].
+    fn pack(&self) -> Option<Bytes>;
     /// As [`Application::end`].
     fn end(self) -> impl Future<Output = ()> + Send;
 }
@@ -142,6 +144,10 @@ impl<S: Sockets> Application for Packets<S> {
             return Err(Close::ProtocolError);
         }
         self.sockets.due()
+    }
+
+    fn pack(&self) -> Option<Bytes> {
+        if self.assembly.is_waiting() { None } else { self.sockets.pack() }
     }
 
     async fn end(self) {

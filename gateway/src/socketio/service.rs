@@ -9,9 +9,12 @@ use crate::routes::admit;
 use crate::shared::Shared;
 use axum::extract::Request;
 use axum::response::Response;
+use bytes::Bytes;
 use carillon_proto::limits::{
     ENGINEIO_PAYLOAD_BYTES_MAX, ENGINEIO_POST_PACKETS_MAX, SOCKETIO_ATTACHMENTS_BYTES_MAX,
 };
+use carillon_proto::wire::MovedClient;
+use prost::Message;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,5 +57,11 @@ impl Service for Gateway {
     fn open(&self, outgoing: &Arc<Outgoing>) -> Packets<Client> {
         let client = Client::new(self.shared.clone(), outgoing.clone(), self.path);
         Packets::new(client, CONNECT_TIMEOUT)
+    }
+
+    fn unpack(&self, outgoing: &Arc<Outgoing>, packed: Bytes) -> Option<Packets<Client>> {
+        let moved = MovedClient::decode(packed).ok()?;
+        let client = Client::moved(self.shared.clone(), outgoing.clone(), self.path, moved)?;
+        Some(Packets::new(client, CONNECT_TIMEOUT))
     }
 }

@@ -762,7 +762,7 @@ pub struct RelayRequest {
     /// Marks the client's request: the same again is answered as before.
     #[prost(uint64, tag = "2")]
     pub request: u64,
-    #[prost(oneof = "relay_request::Body", tags = "3, 4")]
+    #[prost(oneof = "relay_request::Body", tags = "3, 4, 5, 6")]
     pub body: ::core::option::Option<relay_request::Body>,
 }
 /// Nested message and enum types in `RelayRequest`.
@@ -773,6 +773,12 @@ pub mod relay_request {
         Poll(super::RelayPoll),
         #[prost(message, tag = "4")]
         Post(super::RelayPost),
+        /// A WebSocket is probed elsewhere: polls are sent home.
+        #[prost(bool, tag = "5")]
+        Probe(bool),
+        /// The session moves to the WebSocket that was probed elsewhere.
+        #[prost(bool, tag = "6")]
+        Take(bool),
     }
 }
 /// Answered with `waiting` when nothing came for so long: ask again with the same request.
@@ -793,7 +799,7 @@ pub struct RelayPost {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RelayReply {
-    #[prost(oneof = "relay_reply::Body", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "relay_reply::Body", tags = "1, 2, 3, 4, 5, 6")]
     pub body: ::core::option::Option<relay_reply::Body>,
 }
 /// Nested message and enum types in `RelayReply`.
@@ -812,7 +818,61 @@ pub mod relay_reply {
         /// The reference server's number of the error.
         #[prost(uint32, tag = "4")]
         Refused(u32),
+        /// Polls are sent home from now on.
+        #[prost(bool, tag = "5")]
+        Probed(bool),
+        /// The session, which its gateway lets go.
+        #[prost(message, tag = "6")]
+        Moved(super::MovedSession),
     }
+}
+/// A session of Socket.IO on its way to another gateway.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MovedSession {
+    /// Frames that were queued and not polled, in order.
+    #[prost(bytes = "bytes", repeated, tag = "1")]
+    pub frames: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+    /// What is served by the session, as its application wrote it.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub application: ::prost::bytes::Bytes,
+}
+/// A Socket.IO client's session as an application writes it.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MovedClient {
+    /// Absent: no namespace was asked for.
+    #[prost(string, optional, tag = "1")]
+    pub namespace: ::core::option::Option<::prost::alloc::string::String>,
+    /// Absent: not authenticated.
+    #[prost(message, optional, tag = "2")]
+    pub identity: ::core::option::Option<MovedIdentity>,
+    #[prost(message, repeated, tag = "3")]
+    pub subscriptions: ::prost::alloc::vec::Vec<MovedSubscription>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MovedIdentity {
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "3")]
+    pub profile: ::core::option::Option<Profile>,
+    #[prost(string, repeated, tag = "4")]
+    pub conversations: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(uint64, optional, tag = "5")]
+    pub expires_ms: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "6")]
+    pub session_expires_ms: ::core::option::Option<u64>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MovedSubscription {
+    #[prost(string, tag = "1")]
+    pub conversation: ::prost::alloc::string::String,
+    /// The place of its vocabulary among all.
+    #[prost(uint32, tag = "2")]
+    pub vocabulary: u32,
+    /// The last seq that is among the frames.
+    #[prost(uint64, tag = "3")]
+    pub cursor: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct EphemeralBatch {

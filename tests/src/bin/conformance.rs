@@ -88,6 +88,10 @@ impl Service for EngineEcho {
     fn open(&self, outgoing: &Arc<Outgoing>) -> Echo {
         Echo(outgoing.clone())
     }
+
+    fn unpack(&self, _: &Arc<Outgoing>, _: Bytes) -> Option<Echo> {
+        None
+    }
 }
 
 /// Sends every message back.
@@ -126,6 +130,10 @@ impl Application for Echo {
         Ok(())
     }
 
+    fn pack(&self) -> Option<Bytes> {
+        None
+    }
+
     async fn end(self) {}
 }
 
@@ -142,6 +150,10 @@ impl Service for SocketEcho {
     fn open(&self, outgoing: &Arc<Outgoing>) -> Packets<EchoSockets> {
         let sockets = EchoSockets { outgoing: outgoing.clone(), connected: Vec::new() };
         Packets::new(sockets, CONNECT_TIMEOUT)
+    }
+
+    fn unpack(&self, _: &Arc<Outgoing>, _: Bytes) -> Option<Packets<EchoSockets>> {
+        None
     }
 }
 
@@ -243,6 +255,10 @@ impl Sockets for EchoSockets {
 
     fn due(&mut self) -> Result<(), Close> {
         Ok(())
+    }
+
+    fn pack(&self) -> Option<Bytes> {
+        None
     }
 
     async fn end(self) {}

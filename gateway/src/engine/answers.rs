@@ -1,0 +1,103 @@
+//! What requests ask of a polling session, and what they are answered, to the last of them.
+
+use super::framing::NOOP;
+use super::request::Refusal;
+use crate::drive::Socket;
+use crate::frame::{self, Body};
+use crate::outgoing::Outgoing;
+use carillon_proto::dialect::socketio::engine::{Packet, payload};
+use carillon_proto::wire::MovedSession;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot};
+
+/// For the last frames of a session to be asked for.
+const LAST_POLL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A request that reached its session.
+pub enum Asked {
+    /// Waits for packets.
+    Poll(oneshot::Sender<Polled>),
+    /// Brings packets.
+    Post(String, oneshot::Sender<Result<(), Refusal>>),
+    /// A WebSocket to which the session may move.
+    Probe(Box<Socket>, Arc<TcpStream>),
+    /// A second post came while another one was under way.
+    Overlap,
+    /// A WebSocket is probed on another gateway.
+    ProbedElsewhere,
+    /// The session moves to the WebSocket that was probed on another gateway.
+    Take(oneshot::Sender<MovedSession>),
+}
+
+/// The answer to a poll.
+pub enum Polled {
+    /// Packets.
+    Payload(String),
+    /// The session is over.
+    Refused(Refusal),
+}
+
+/// Why a session ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Over {
+    /// The client is gone, or has broken the protocol.
+    Gone,
+    /// The application drops it, and may have said why.
+    Dropped,
+}
+
+/// The session is over: the poll that waits is answered at once, with what was queued last; where none waits and
+/// the application had something to say, the next one is.
+pub async fn last_words(
+    over: Over,
+    outgoing: &Outgoing,
+    mut poll: Option<oneshot::Sender<Polled>>,
+    posting: Option<oneshot::Sender<Result<(), Refusal>>>,
+    requests: &mut mpsc::Receiver<Asked>,
+) {
+    if let Some(posting) = posting {
+        let _ = posting.send(Ok(()));
+    }
+    let last = outgoing.drain_up_to(usize::MAX);
+    outgoing.close();
+    if poll.is_none() && over == Over::Dropped && !last.is_empty() {
+        let next = async {
+            loop {
+                match requests.recv().await {
+                    Some(Asked::Poll(answer)) => return Some(answer),
+                    Some(Asked::Post(_, answer)) => drop(answer.send(Err(Refusal::BadRequest))),
+                    Some(_) => {}
+                    None => return None,
+                }
+            }
+        };
+        poll = tokio::time::timeout(LAST_POLL_TIMEOUT, next).await.ok().flatten();
+    }
+    requests.close();
+    if let Some(poll) = poll {
+        let frames = if last.is_empty() { vec![NOOP] } else { last };
+        let _ = poll.send(Polled::Payload(payload_of(&frames)));
+    }
+    while let Ok(asked) = requests.try_recv() {
+        match asked {
+            Asked::Poll(answer) => drop(answer.send(Polled::Refused(Refusal::BadRequest))),
+            Asked::Post(_, answer) => drop(answer.send(Err(Refusal::BadRequest))),
+            _ => {}
+        }
+    }
+}
+
+/// The packets of frames, as the answer to a poll has them.
+pub fn payload_of(frames: &[bytes::Bytes]) -> String {
+    let packets: Vec<Packet<'_>> = frames
+        .iter()
+        .flat_map(|frames| frame::bodies(frames))
+        .filter_map(|body| match body {
+            Body::Text(text) => Packet::parse(text).ok(),
+            Body::Binary(bytes) => Some(Packet::Binary(bytes.into())),
+        })
+        .collect();
+    payload(&packets)
+}
