@@ -46,27 +46,38 @@ pub enum Body<'a> {
     Binary(&'a [u8]),
 }
 
-/// The bodies of text and binary frames that were built here, for a client to whom no WebSocket carries them.
-pub fn bodies(mut frames: &[u8]) -> Vec<Body<'_>> {
-    let mut bodies = Vec::new();
-    while let [kind, length, rest @ ..] = frames {
-        let (length, rest) = match (length, rest) {
-            (126, [high, low, rest @ ..]) => (usize::from(u16::from_be_bytes([*high, *low])), rest),
-            (127, rest) => match rest.split_first_chunk() {
-                Some((length, rest)) => (u64::from_be_bytes(*length) as usize, rest),
-                None => break,
-            },
-            (length, rest) => (usize::from(*length), rest),
-        };
-        let Some((body, rest)) = rest.split_at_checked(length) else { break };
-        match *kind {
-            TEXT_FINAL => bodies.extend(std::str::from_utf8(body).map(Body::Text)),
-            BINARY_FINAL => bodies.push(Body::Binary(body)),
-            _ => {}
-        }
-        frames = rest;
+/// The length of the frame at the beginning, and of its head; `None` when it is not whole.
+fn lengths(frames: &[u8]) -> Option<(usize, usize)> {
+    let (head, body) = match frames {
+        [_, 126, high, low, ..] => (4, usize::from(u16::from_be_bytes([*high, *low]))),
+        [_, 127, rest @ ..] => (10, u64::from_be_bytes(*rest.first_chunk()?) as usize),
+        [_, length, ..] => (2, usize::from(*length)),
+        _ => return None,
+    };
+    (frames.len() >= head + body).then_some((head + body, head))
+}
+
+/// The body of a text or binary frame that was built here, for a client to whom no WebSocket carries it.
+pub fn body(frame: &[u8]) -> Option<Body<'_>> {
+    let (whole, head) = lengths(frame)?;
+    let body = &frame[head..whole];
+    match frame[0] {
+        TEXT_FINAL => std::str::from_utf8(body).ok().map(Body::Text),
+        BINARY_FINAL => Some(Body::Binary(body)),
+        _ => None,
     }
-    bodies
+}
+
+/// Frames that were built here, each for itself.
+pub fn split(frames: &[Bytes]) -> Vec<Bytes> {
+    let mut single = Vec::with_capacity(frames.len());
+    for frames in frames {
+        let mut rest = frames.clone();
+        while let Some((length, _)) = lengths(&rest) {
+            single.push(rest.split_to(length));
+        }
+    }
+    single
 }
 
 /// One unmasked text frame.
@@ -112,11 +123,13 @@ mod tests {
             put_text(&mut frames, &long[..length & !1]);
             frames.extend_from_slice(&binary(&long.as_bytes()[..length]));
         }
-        let all = bodies(&frames);
-        assert_eq!(all.len(), 14);
+        let all = split(&[frames.freeze(), text("more")]);
+        assert_eq!(all.len(), 15);
+        assert_eq!(body(&all[14]), Some(Body::Text("more")));
         for (pair, length) in all.chunks(2).zip([0, 1, 125, 126, 65_535, 65_536, 80_000]) {
-            assert_eq!(pair[0], Body::Text(&long[..length & !1]));
-            assert_eq!(pair[1], Body::Binary(&long.as_bytes()[..length]));
+            assert_eq!(body(&pair[0]), Some(Body::Text(&long[..length & !1])));
+            assert_eq!(body(&pair[1]), Some(Body::Binary(&long.as_bytes()[..length])));
         }
+        assert!(split(&[Bytes::from_static(b"\x81\x05abc"), Bytes::from_static(b"\x81")]).is_empty());
     }
 }

@@ -3,8 +3,10 @@
 //! Whoever queues may write. Without a socket, as while a client polls, frames wait for whoever asks for them.
 
 use crate::core::outbox::{Outbox, Urgency};
+use crate::frame;
 use crate::writer::Writer;
 use bytes::Bytes;
+use carillon_proto::limits::{ENGINEIO_ANSWER_BYTES_MAX, ENGINEIO_ANSWER_PACKETS_MAX};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -134,6 +136,20 @@ impl Outgoing {
     /// Takes queued frames of together at most `bytes_max`, and one at least if any waits.
     pub fn drain_up_to(&self, bytes_max: usize) -> Vec<Bytes> {
         self.state.lock().outbox.drain_up_to(bytes_max)
+    }
+
+    /// Takes frames of at most so many packets, for an answer to a poll.
+    pub fn drain_answer(&self) -> Vec<Bytes> {
+        let mut state = self.state.lock();
+        let mut frames = frame::split(&state.outbox.drain_up_to(ENGINEIO_ANSWER_BYTES_MAX));
+        let rest = frames.split_off(frames.len().min(ENGINEIO_ANSWER_PACKETS_MAX));
+        state.outbox.put_back(rest);
+        frames
+    }
+
+    /// Puts frames back that were taken out, in front of what was queued since.
+    pub fn put_back(&self, frames: Vec<Bytes>) {
+        self.state.lock().outbox.put_back(frames);
     }
 
     /// Whether nothing waits to be written.

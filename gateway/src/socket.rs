@@ -59,7 +59,10 @@ pub async fn serve(shared: Arc<Shared>, io: TcpStream, leftover: Bytes, arrival:
 async fn first_frame(shared: &Shared, socket: &mut Socket) -> Result<Identity, Option<Close>> {
     let deadline = Instant::now() + AUTHENTICATION_TIMEOUT;
     loop {
-        let message = tokio::time::timeout_at(deadline, socket.next()).await;
+        let message = tokio::select! {
+            message = tokio::time::timeout_at(deadline, socket.next()) => message,
+            () = shared.draining.cancelled() => return Err(Some(Close::Draining)),
+        };
         let text = match message.map_err(|_| Some(Close::AuthenticationTimeout))? {
             Some(Ok(Message::Text(text))) => text,
             Some(Ok(Message::Ping(_))) => {
@@ -112,6 +115,7 @@ async fn admitted(
     let mut application = Native { running };
     Box::pin(application.running.session.greet()).await;
     let close = drive::drive(socket, &outgoing, JsonFrames::new(), &mut application).await;
+    outgoing.close();
     Box::pin(application.end()).await;
     close
 }

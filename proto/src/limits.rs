@@ -111,11 +111,14 @@ const _: () = assert!(OUTBOX_BYTES_MAX > FRAME_BYTES_MAX);
 pub const ENGINEIO_PAYLOAD_BYTES_MAX: usize = 1_000_000;
 /// Bytes of one answer to a poll: with base64 and the bus's own fields it fits into one message on the bus.
 pub const ENGINEIO_ANSWER_BYTES_MAX: usize = 320 * 1024;
+/// Packets in one answer to a poll: python-socketio's clients take no more (their `max_decode_packets`).
+pub const ENGINEIO_ANSWER_PACKETS_MAX: usize = 16;
 /// Bytes of a polling request's body in one message on the bus.
 pub const RELAY_PART_BYTES_MAX: usize = 384 * 1024;
 /// Engine.IO packets in one polling POST. The reference takes any number, and POSTs of very many have held up
-/// its server (CVE-2020-36048); a client sends together what gathered during one POST, which is a few.
-pub const ENGINEIO_POST_PACKETS_MAX: usize = 64;
+/// its server (CVE-2020-36048). Its client sends together what gathered during one POST, or in one tick: with 64,
+/// 200 messages in a tick ended the session, and the client does not send them again.
+pub const ENGINEIO_POST_PACKETS_MAX: usize = 1_000;
 /// Binary attachments that one Socket.IO packet may announce. Announced ones are waited for, so a bound on
 /// them keeps a silent client from holding memory (CVE-2026-33151).
 pub const SOCKETIO_ATTACHMENTS_MAX: u32 = 16;

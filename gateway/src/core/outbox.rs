@@ -66,6 +66,17 @@ impl Outbox {
         taken
     }
 
+    /// Puts frames back that were taken out, in front of what was queued since.
+    pub fn put_back(&mut self, frames: Vec<Bytes>) {
+        if self.closed {
+            return;
+        }
+        for frame in frames.into_iter().rev() {
+            self.bytes += frame.len();
+            self.frames.push_front(frame);
+        }
+    }
+
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
         self.frames.is_empty()
@@ -122,6 +133,8 @@ mod tests {
             outbox.offer(&Bytes::from_static(frame.as_bytes()), Urgency::Event);
         }
         assert_eq!(outbox.drain_up_to(2), ["long enough"]);
+        assert_eq!(outbox.drain_up_to(2), ["a", "b"]);
+        outbox.put_back(vec![Bytes::from_static(b"a"), Bytes::from_static(b"b")]);
         assert_eq!(outbox.drain_up_to(2), ["a", "b"]);
         assert!(!outbox.is_empty());
         assert_eq!(outbox.drain_up_to(2), ["c"]);

@@ -6,6 +6,7 @@ use crate::drive::Socket;
 use crate::frame::{self, Body};
 use crate::outgoing::Outgoing;
 use carillon_proto::dialect::socketio::engine::{Packet, payload};
+use carillon_proto::limits::ENGINEIO_ANSWER_PACKETS_MAX;
 use carillon_proto::wire::MovedSession;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 
 /// For the last frames of a session to be asked for.
-const LAST_POLL_TIMEOUT: Duration = Duration::from_secs(5);
+pub const LAST_POLL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A request that reached its session.
 pub enum Asked {
@@ -49,43 +50,59 @@ pub enum Over {
 }
 
 /// The session is over: the poll that waits is answered at once, with what was queued last; where none waits and
-/// the application had something to say, the next one is.
+/// the application had something to say, the next ones are.
 pub async fn last_words(
     over: Over,
     outgoing: &Outgoing,
-    mut poll: Option<oneshot::Sender<Polled>>,
+    poll: Option<oneshot::Sender<Polled>>,
     posting: Option<oneshot::Sender<Result<(), Refusal>>>,
     requests: &mut mpsc::Receiver<Asked>,
 ) {
     if let Some(posting) = posting {
         let _ = posting.send(Ok(()));
     }
-    let last = outgoing.drain_up_to(usize::MAX);
+    let mut last = frame::split(&outgoing.drain_up_to(usize::MAX));
     outgoing.close();
-    if poll.is_none() && over == Over::Dropped && !last.is_empty() {
-        let next = async {
-            loop {
-                match requests.recv().await {
-                    Some(Asked::Poll(answer)) => return Some(answer),
-                    Some(Asked::Post(_, answer)) => drop(answer.send(Err(Refusal::BadRequest))),
-                    Some(_) => {}
-                    None => return None,
-                }
-            }
-        };
-        poll = tokio::time::timeout(LAST_POLL_TIMEOUT, next).await.ok().flatten();
+    let mut next = poll;
+    loop {
+        if let Some(poll) = next {
+            let rest = last.split_off(last.len().min(ENGINEIO_ANSWER_PACKETS_MAX));
+            let frames = if last.is_empty() { vec![NOOP] } else { std::mem::replace(&mut last, rest) };
+            let _ = poll.send(Polled::Payload(payload_of(&frames)));
+        }
+        if over == Over::Gone || last.is_empty() {
+            break;
+        }
+        next = tokio::time::timeout(LAST_POLL_TIMEOUT, next_poll(requests)).await.ok().flatten();
+        if next.is_none() {
+            break;
+        }
     }
     requests.close();
-    if let Some(poll) = poll {
-        let frames = if last.is_empty() { vec![NOOP] } else { last };
-        let _ = poll.send(Polled::Payload(payload_of(&frames)));
-    }
     while let Ok(asked) = requests.try_recv() {
         match asked {
-            Asked::Poll(answer) => drop(answer.send(Polled::Refused(Refusal::BadRequest))),
-            Asked::Post(_, answer) => drop(answer.send(Err(Refusal::BadRequest))),
-            _ => {}
+            // It crossed the end, and is as one that waited.
+            Asked::Poll(answer) => drop(answer.send(Polled::Payload(payload_of(&[NOOP])))),
+            other => refuse(other),
         }
+    }
+}
+
+async fn next_poll(requests: &mut mpsc::Receiver<Asked>) -> Option<oneshot::Sender<Polled>> {
+    loop {
+        match requests.recv().await? {
+            Asked::Poll(answer) => return Some(answer),
+            other => refuse(other),
+        }
+    }
+}
+
+fn refuse(asked: Asked) {
+    match asked {
+        Asked::Poll(answer) => drop(answer.send(Polled::Refused(Refusal::BadRequest))),
+        Asked::Post(_, answer) => drop(answer.send(Err(Refusal::BadRequest))),
+        // Let go, which says enough.
+        Asked::Probe(..) | Asked::Overlap | Asked::ProbedElsewhere | Asked::Take(_) => {}
     }
 }
 
@@ -93,8 +110,7 @@ pub async fn last_words(
 pub fn payload_of(frames: &[bytes::Bytes]) -> String {
     let packets: Vec<Packet<'_>> = frames
         .iter()
-        .flat_map(|frames| frame::bodies(frames))
-        .filter_map(|body| match body {
+        .filter_map(|frame| match frame::body(frame)? {
             Body::Text(text) => Packet::parse(text).ok(),
             Body::Binary(bytes) => Some(Packet::Binary(bytes.into())),
         })

@@ -1,7 +1,7 @@
 //! Serves a session that polls: what waits goes into the next answer, until the session ends or moves to a
 //! WebSocket.
 
-use super::answers::{Asked, Over, Polled, last_words, payload_of};
+use super::answers::{Asked, LAST_POLL_TIMEOUT, Over, Polled, last_words, payload_of};
 use super::framing::{EnginePackets, NOOP, PING};
 use super::moving::PROBE_TIMEOUT;
 use super::request::Refusal;
@@ -13,7 +13,7 @@ use crate::drive::{self, Socket};
 use crate::metrics;
 use crate::outgoing::Outgoing;
 use carillon_proto::dialect::socketio::engine::{Malformed, Packet, parse_payload, payload};
-use carillon_proto::limits::{ENGINEIO_ANSWER_BYTES_MAX, RELAY_PART_BYTES_MAX};
+use carillon_proto::limits::RELAY_PART_BYTES_MAX;
 use carillon_proto::wire::MovedSession;
 use futures_util::{SinkExt, StreamExt};
 use std::collections::VecDeque;
@@ -126,7 +126,31 @@ pub async fn run<S: Service>(engine: &Engine<S>, mut requests: mpsc::Receiver<As
 }
 
 impl<A: Application> Polling<'_, A> {
+    /// Serves until the end; what the application said last still goes to a WebSocket that was probed.
     async fn run(&mut self, requests: &mut mpsc::Receiver<Asked>) -> Ended {
+        let ended = self.serve(requests).await;
+        let probed = self.probe.as_ref().is_some_and(|probe| probe.answered);
+        if probed && matches!(ended, Ended::Over(Over::Dropped)) {
+            self.answer_poll();
+            let moved = async {
+                loop {
+                    let message = next_of(&mut self.probe).await;
+                    match self.probed(message).await {
+                        Some((socket, stream)) => return Some((socket, stream)),
+                        None => self.probe.as_ref()?,
+                    };
+                }
+            };
+            if let Ok(Some((socket, stream))) = tokio::time::timeout(LAST_POLL_TIMEOUT, moved).await {
+                // The application says once more that it drops the session, as soon as it is asked.
+                self.outgoing.wake();
+                return Ended::Moved(socket, stream);
+            }
+        }
+        ended
+    }
+
+    async fn serve(&mut self, requests: &mut mpsc::Receiver<Asked>) -> Ended {
         let sleep = tokio::time::sleep_until(self.deadline());
         tokio::pin!(sleep);
         loop {
@@ -285,7 +309,7 @@ impl<A: Application> Polling<'_, A> {
             return;
         }
         let Some(poll) = self.poll.take() else { return };
-        let mut frames = self.outgoing.drain_up_to(ENGINEIO_ANSWER_BYTES_MAX);
+        let mut frames = self.outgoing.drain_answer();
         if frames.is_empty() {
             frames.push(NOOP);
         } else {
@@ -306,9 +330,7 @@ impl<A: Application> Polling<'_, A> {
         let bytes: usize = frames.iter().map(bytes::Bytes::len).sum();
         if bytes + application.len() > RELAY_PART_BYTES_MAX {
             // More than fits into one message: it is polled first, and the move is tried another time.
-            for frame in &frames {
-                self.outgoing.offer(frame, Urgency::Reply);
-            }
+            self.outgoing.put_back(frames);
             return false;
         }
         if let Some(poll) = self.poll.take() {

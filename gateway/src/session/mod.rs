@@ -423,9 +423,8 @@ impl Session {
         close
     }
 
-    /// The connection has ended: everything it held is given back.
+    /// The session has ended: everything it held is given back.
     pub async fn end(mut self) {
-        self.connection.outgoing.close();
         for (_, Joined { room, places, typing }) in self.joined.drain() {
             if typing {
                 self.shared.typing(&room, &self.connection.user, &self.connection.name, false);

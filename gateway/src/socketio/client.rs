@@ -23,10 +23,12 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use prost::Message;
 use serde_json::value::RawValue;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::time::Instant;
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 /// For a client that connected without a token to give one (protocol §8: unauthenticated).
 const AUTHENTICATION_TIMEOUT: Duration = Duration::from_secs(10);
@@ -50,6 +52,8 @@ enum State {
     Starting { namespace: Namespace, begins: Begins, starting: BoxFuture<'static, Result<Running, Close>> },
     /// Its session runs.
     Running { namespace: Namespace, running: Box<Running> },
+    /// It left its namespace, and its session ends.
+    Leaving { leaving: BoxFuture<'static, ()> },
 }
 
 /// What the client is told when its session has begun.
@@ -70,12 +74,14 @@ pub struct Client {
     state: State,
     /// It ends, and has been told why.
     ending: Option<Close>,
+    /// The gateway goes: until its session runs, nobody else tells a client. Boxed, and let go then.
+    draining: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
 
 impl Client {
     /// A client that has not asked for anything.
     pub fn new(shared: Arc<Shared>, outgoing: Arc<Outgoing>, path: Path) -> Client {
-        Client { shared, outgoing, path, state: State::Waiting, ending: None }
+        Client { shared, outgoing, path, state: State::Waiting, ending: None, draining: None }
     }
 
     /// A client that another gateway wrote down by [`Sockets::pack`].
@@ -178,6 +184,10 @@ impl Client {
                         .session
                         .reply(&Reply::Authenticated { user: identity.user.clone(), expires_ms }, &asked);
                 }
+                if self.path == Path::Api {
+                    // Ring's path, and Ring's clients hear of people before they join anything.
+                    running.connection().speaks_of_presence();
+                }
                 self.state = State::Running { namespace, running: Box::new(running) };
             }
             Err(close) => {
@@ -254,14 +264,21 @@ impl Client {
                     }
                 }
             }
-            State::Waiting | State::Starting { .. } => {}
+            State::Waiting | State::Starting { .. } | State::Leaving { .. } => {}
         }
         Ok(())
     }
 
+    /// The client leaves its namespace; it may ask for one again, or say goodbye.
+    fn leave(&mut self) {
+        if let State::Running { running, .. } = std::mem::replace(&mut self.state, State::Waiting) {
+            self.state = State::Leaving { leaving: running.session.end().boxed() };
+        }
+    }
+
     fn namespace(&self) -> Option<Namespace> {
         match &self.state {
-            State::Waiting => None,
+            State::Waiting | State::Leaving { .. } => None,
             State::Anonymous { namespace, .. }
             | State::Starting { namespace, .. }
             | State::Running { namespace, .. } => Some(*namespace),
@@ -330,8 +347,10 @@ impl Sockets for Client {
         }
         match packet.kind {
             Kind::Event | Kind::BinaryEvent => self.event(packet, &attachments),
-            // The namespace is left, and nothing else is served here.
-            Kind::Disconnect => Err(Close::Draining),
+            Kind::Disconnect => {
+                self.leave();
+                Ok(())
+            }
             // Nothing that is sent asks for one.
             _ => Ok(()),
         }
@@ -340,7 +359,7 @@ impl Sockets for Client {
     fn reads(&self) -> bool {
         match &self.state {
             State::Waiting | State::Anonymous { .. } => self.ending.is_none(),
-            State::Starting { .. } => false,
+            State::Starting { .. } | State::Leaving { .. } => false,
             State::Running { running, .. } => running.reads(),
         }
     }
@@ -353,8 +372,24 @@ impl Sockets for Client {
 
     fn poll_work(&mut self, context: &mut Context<'_>) -> Poll<()> {
         match &mut self.state {
-            State::Waiting | State::Anonymous { .. } => Poll::Pending,
-            State::Running { running, .. } => running.poll(context),
+            State::Waiting | State::Anonymous { .. } => {
+                let draining = &self.shared.draining;
+                let draining =
+                    self.draining.get_or_insert_with(|| Box::pin(draining.clone().cancelled_owned()));
+                ready!(draining.as_mut().poll(context));
+                self.draining = None;
+                self.ending = Some(Close::Draining);
+                Poll::Ready(())
+            }
+            State::Running { running, .. } => {
+                self.draining = None;
+                running.poll(context)
+            }
+            State::Leaving { leaving } => {
+                ready!(leaving.poll_unpin(context));
+                self.state = State::Waiting;
+                Poll::Ready(())
+            }
             State::Starting { starting, .. } => {
                 let Poll::Ready(started) = starting.poll_unpin(context) else { return Poll::Pending };
                 let State::Starting { namespace, begins, .. } =
@@ -382,7 +417,7 @@ impl Sockets for Client {
         match &self.state {
             State::Anonymous { until, .. } => Some(*until),
             State::Running { running, .. } => running.deadline(),
-            State::Waiting | State::Starting { .. } => None,
+            State::Waiting | State::Starting { .. } | State::Leaving { .. } => None,
         }
     }
 
@@ -401,7 +436,7 @@ impl Sockets for Client {
         match &self.state {
             State::Waiting if self.ending.is_some() => return None,
             State::Waiting | State::Anonymous { .. } => {}
-            State::Starting { .. } => return None,
+            State::Starting { .. } | State::Leaving { .. } => return None,
             State::Running { running, .. } if !running.is_settled() => return None,
             State::Running { running, .. } => {
                 let session = &running.session;
@@ -428,6 +463,7 @@ impl Sockets for Client {
                     running.session.end().await;
                 }
             }
+            State::Leaving { leaving } => leaving.await,
             State::Waiting | State::Anonymous { .. } => {}
         }
     }
