@@ -102,6 +102,11 @@ impl Admission {
         (self.allowed_origins.is_empty() && host == Some(authority)) || (self.dev && local)
     }
 
+    /// Whether the origins that are allowed were named: cookies of any other page are nobody's to use.
+    pub fn trusts_origins(&self) -> bool {
+        !self.allowed_origins.iter().any(|allowed| allowed == "*")
+    }
+
     /// The client's address: behind trusted proxies the rightmost one that is none of them.
     pub fn client_address(&self, headers: &HeaderMap, peer: IpAddr) -> IpAddr {
         if !self.trusted_proxies.contains(&peer) {

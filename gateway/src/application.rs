@@ -143,6 +143,16 @@ impl Running {
         self.work.is_none() && self.restoring.is_empty() && !self.session.connection.has_unanswered()
     }
 
+    /// The connection has ended. What is under way is done first: dropped half-way, a join would leave the user in
+    /// the room for good. It ends within the bus's own timeouts.
+    pub async fn end(mut self) {
+        if let Some(work) = self.work.take() {
+            let done = work.await;
+            self.session.done(done);
+        }
+        self.session.end().await;
+    }
+
     /// As [`Application::poll_work`].
     pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let mut progress = Poll::Pending;

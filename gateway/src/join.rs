@@ -24,8 +24,6 @@ pub struct Entered {
     pub dialect: Dialect,
     /// The member's place there.
     pub slot: Slot,
-    /// It must read on from its cursor.
-    pub behind: bool,
 }
 
 /// A join.
@@ -105,15 +103,18 @@ impl Request {
         let place = place.filter(|slot| {
             state.topic.hearer(*slot).is_some_and(|other| other.connection.id == self.connection.id)
         });
-        let (slot, behind) = match (place, self.after_seq) {
-            (Some(slot), None) => (slot, false),
-            (Some(slot), Some(after_seq)) => (slot, state.topic.rejoin(slot, after_seq)),
+        let slot = match (place, self.after_seq) {
+            (Some(slot), None) => slot,
+            (Some(slot), Some(after_seq)) => {
+                state.topic.rejoin(slot, after_seq);
+                slot
+            }
             (None, after_seq) => {
                 let member = Member { connection: self.connection.clone(), dialect: self.asked.dialect() };
-                state.topic.join(member, after_seq.unwrap_or(head_seq))
+                state.topic.join(member, after_seq.unwrap_or(head_seq)).0
             }
         };
-        Entered { room: room.clone(), dialect: self.asked.dialect(), slot, behind }
+        Entered { room: room.clone(), dialect: self.asked.dialect(), slot }
     }
 
     /// Counts the user in; their first connection here announces them. Returns how many users there are,

@@ -106,12 +106,15 @@ impl Gateway {
         tasks.spawn(deliver::run(shared.clone(), subscription.context("no subscription to the bus")?));
         let relayed = shared.bus.subscribe(&subject::engine(&shared.id), None).await;
         let relayed = relayed.context("no subscription to the bus")?;
-        tasks.spawn(engine::relay::serve(shared.polling.clone(), relayed));
+        let relay = engine::Relay::new(shared.id.clone(), shared.bus.clone());
+        tasks.spawn(engine::relay::serve(shared.polling.clone(), relay, relayed));
         tasks.spawn(ephemeral::end_typing(shared.clone()));
         tasks.spawn(sweep(shared.clone()));
         let stop_accepting = CancellationToken::new();
+        let http_connections = listen::http_connections(shared.settings.limits.connections);
+        let router = routes::router(shared.clone());
         let accepting =
-            tokio::spawn(listen::serve(listener, routes::router(shared.clone()), stop_accepting.clone()));
+            tokio::spawn(listen::serve(listener, router, http_connections, stop_accepting.clone()));
         tracing::info!(gateway = %shared.id, "the gateway serves");
         shutdown.cancelled().await;
         drain(&shared).await;

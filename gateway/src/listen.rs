@@ -20,9 +20,10 @@ use tower::ServiceExt;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Connections that wait to be accepted: a reconnect storm fills the usual 128 within milliseconds.
 const BACKLOG: i32 = 4_096;
-/// Connections that are speaking HTTP at one time; upgraded ones have left this count. Above it, new ones
-/// wait in the backlog.
-const HTTP_CONNECTIONS_MAX: usize = 4_096;
+/// Connections that speak HTTP at one time beside those of clients that poll; upgraded ones have left this count.
+const HTTP_CONNECTIONS_SPARE: usize = 4_096;
+/// The same where settings allow any number of clients.
+const HTTP_CONNECTIONS_MAX: usize = 65_536;
 /// After a failure to accept, which is mostly a lack of file descriptors.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
@@ -43,9 +44,18 @@ pub fn bind(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
-/// Accepts and serves until `stop`.
-pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
-    let places = Arc::new(Semaphore::new(HTTP_CONNECTIONS_MAX));
+/// How many connections may speak HTTP at one time, of `clients` that may be connected, 0: any number. One that polls
+/// has a connection that waits, and a second one while it posts.
+pub fn http_connections(clients: u32) -> usize {
+    match clients {
+        0 => HTTP_CONNECTIONS_MAX,
+        clients => 2 * clients as usize + HTTP_CONNECTIONS_SPARE,
+    }
+}
+
+/// Accepts and serves until `stop`, at most so many connections that speak HTTP; more wait in the backlog.
+pub async fn serve(listener: TcpListener, router: Router, http_connections: usize, stop: CancellationToken) {
+    let places = Arc::new(Semaphore::new(http_connections));
     loop {
         let place = tokio::select! {
             place = places.clone().acquire_owned() => place,

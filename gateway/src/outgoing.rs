@@ -33,6 +33,18 @@ pub enum Flushed {
     Broken,
 }
 
+/// How many of these frames go into one answer to a poll.
+pub fn answer_length(frames: &[Bytes]) -> usize {
+    let mut bytes = 0;
+    let fits = |frame: &&Bytes| {
+        bytes += frame.len();
+        bytes <= ENGINEIO_ANSWER_BYTES_MAX
+    };
+    let fitting = frames.iter().take(ENGINEIO_ANSWER_PACKETS_MAX).take_while(fits).count();
+    // One that is too large alone goes alone.
+    fitting.max(frames.len().min(1))
+}
+
 /// Frames for one client.
 #[derive(Default)]
 pub struct Outgoing {
@@ -142,7 +154,7 @@ impl Outgoing {
     pub fn drain_answer(&self) -> Vec<Bytes> {
         let mut state = self.state.lock();
         let mut frames = frame::split(&state.outbox.drain_up_to(ENGINEIO_ANSWER_BYTES_MAX));
-        let rest = frames.split_off(frames.len().min(ENGINEIO_ANSWER_PACKETS_MAX));
+        let rest = frames.split_off(answer_length(&frames));
         state.outbox.put_back(rest);
         frames
     }

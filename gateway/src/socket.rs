@@ -204,7 +204,7 @@ impl Application for Native {
     }
 
     async fn end(self) {
-        self.running.session.end().await;
+        self.running.end().await;
     }
 }
 

@@ -36,11 +36,11 @@ function isExecutable(path) {
   }
 }
 
-/** `port` and `dataDir` are given to start again where an earlier server was. */
-export async function startCarillon({ port, dataDir } = {}) {
+/** `port` and `dataDir` are given to start again where an earlier server was; `environment` holds settings. */
+export async function startCarillon({ port, dataDir, environment = {} } = {}) {
   const directory = dataDir ?? mkdtempSync(join(tmpdir(), "carillon-clients-"));
   for (let attempt = 1; ; attempt += 1) {
-    const server = new Carillon(port ?? (await freePort()), directory);
+    const server = new Carillon(port ?? (await freePort()), directory, environment);
     try {
       await server.ready();
       return server;
@@ -53,11 +53,12 @@ export async function startCarillon({ port, dataDir } = {}) {
 }
 
 class Carillon {
-  constructor(port, dataDir) {
-    Object.assign(this, { port, dataDir, log: "" });
+  constructor(port, dataDir, environment) {
+    Object.assign(this, { port, dataDir, environment, log: "" });
     this.url = `http://127.0.0.1:${port}`;
     const argv = ["standalone", "--dev", "--listen", `127.0.0.1:${port}`, "--data-dir", dataDir];
-    this.process = spawn(binary, argv, { env: cleanEnvironment(), stdio: ["ignore", "pipe", "pipe"] });
+    const env = { ...cleanEnvironment(), ...environment };
+    this.process = spawn(binary, argv, { env, stdio: ["ignore", "pipe", "pipe"] });
     for (const stream of [this.process.stdout, this.process.stderr]) {
       stream.on("data", (chunk) => (this.log = (this.log + chunk).slice(-LOG_CHARS_MAX)));
     }

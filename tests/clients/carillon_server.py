@@ -19,6 +19,8 @@ POLL_S = 0.05
 # Longer than the server's own drain timeout, which is 25 s.
 STOP_S_MAX = 35
 LOG_BYTES_MAX = 20_000
+# Signs the tokens of these tests (tokens.py); the server asks for at least 32 bytes.
+SECRET = "a secret of the client tests, known to nobody else"
 
 BINARY = os.environ.get("CARILLON_BIN") or str(Path(__file__).parents[2] / "target/debug/carillon")
 
@@ -46,11 +48,30 @@ class Carillon:
         self.port = port
         self.directory = Path(tempfile.mkdtemp(prefix="carillon-clients-"))
         self.log_path = self.directory / "log"
-        arguments = ["standalone", "--dev", "--listen", f"127.0.0.1:{port}", "--data-dir", str(self.directory / "data")]
-        with self.log_path.open("wb") as log:
+        self.start()
+
+    def start(self):
+        data_directory = str(self.directory / "data")
+        arguments = ["standalone", "--dev", "--listen", f"127.0.0.1:{self.port}", "--data-dir", data_directory]
+        environment = {**clean_environment(), "AUTH_SECRET": SECRET}
+        with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [BINARY, *arguments], env=clean_environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                [BINARY, *arguments], env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.port}"
+
+    def crash(self):
+        """SIGKILL: what is not on the disk now is lost."""
+        self.process.kill()
+        self.process.wait()
+
+    def start_again(self):
+        """On the same port, with what the data directory holds."""
+        self.start()
+        self.wait_until_ready()
 
     def socket_url(self, user_id, name=None):
         query = f"?name={urllib.parse.quote(name)}" if name else ""
@@ -70,22 +91,26 @@ class Carillon:
         what = f"was not ready within {READY_S_MAX} s" if end is None else f"ended with {end}"
         raise RuntimeError(f"carillon {what}, it wrote:\n{self.log()}")
 
-    def stop(self):
+    def terminate(self):
         """SIGTERM, as an operator stops it: anything but exit code 0 in time is a failure."""
         self.process.send_signal(signal.SIGTERM)
         try:
             end = self.process.wait(STOP_S_MAX)
         except subprocess.TimeoutExpired:
             end = "nothing in time"
-        log = self.log()
-        self.kill()
         if end != 0:
-            raise RuntimeError(f"carillon ended with {end} on SIGTERM, it wrote:\n{log}")
+            raise RuntimeError(f"carillon ended with {end} on SIGTERM, it wrote:\n{self.log()}")
+
+    def stop(self):
+        """Terminates it for good."""
+        try:
+            self.terminate()
+        finally:
+            self.kill()
 
     def kill(self):
         if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
+            self.crash()
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def log(self):

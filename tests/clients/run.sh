@@ -30,6 +30,9 @@ else
         "$environment/bin/pip" install --quiet --requirement requirements.txt
         cp requirements.txt "$environment/installed"
     fi
+    if [ -z "${CARILLON_TEST_JAVA_CLIENT:-}" ] && jars=$(../parts/maven-jars.sh java/pom.xml); then
+        export CARILLON_TEST_JAVA_CLIENT="$jars"
+    fi
     PYTHONDONTWRITEBYTECODE=1 timeout --kill-after=10 "$python_seconds_max" \
         "$environment/bin/python" -m pytest -q -rs -p no:cacheprovider . || status=1
 fi

@@ -1,18 +1,31 @@
 #!/bin/sh
-# Runs the load scenario against a running server: ./run.sh [ws://host:port]. Exit code 0 only if everything was answered.
+# Runs the load scenarios against a running server: AUTH_SECRET=… ./run.sh [http://host:port]. Exit code 0 only if everything
+# was answered. AUTH_SECRET is the server's own: it signs the tokens of the Socket.IO clients.
 set -eu
 cd "$(dirname "$0")"
 seconds_max=90
+people=25
 
 missing() {
     echo "load test not run: $1" >&2
     if [ -n "${CI:-}" ]; then exit 1; fi
-    exit 0
+    exit "$status"
 }
+
+# run SCENARIO NAME [OPTION...]
+run() {
+    scenario=$1 name=$2
+    shift 2
+    timeout --kill-after=5 "$seconds_max" \
+        node_modules/.bin/artillery run "$@" --output "results/$name.json" "$scenario" || status=1
+}
+
+status=0
 command -v node >/dev/null || missing "node is missing"
 [ -x node_modules/.bin/artillery ] || missing "artillery is missing: run PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD=1 npm ci in $(pwd)"
 
 base=${1:-ws://127.0.0.1:8000}
+base=${base%/}
 case $base in
     http://*) base=ws://${base#http://} ;;
     https://*) base=wss://${base#https://} ;;
@@ -20,5 +33,11 @@ esac
 
 mkdir -p results
 export ARTILLERY_DISABLE_TELEMETRY=true
-exec timeout --kill-after=5 "$seconds_max" \
-    node_modules/.bin/artillery run --target "${base%/}" --output results/chat.json chat.yml
+run chat.yml chat --target "$base"
+
+[ -n "${AUTH_SECRET:-}" ] || missing "set AUTH_SECRET to the server's secret for the Socket.IO clients"
+for transport in websocket polling; do
+    node tokens.cjs "$people" "load-$transport" >results/tokens.csv
+    run socketio.yml "socketio-$transport" --target "http${base#ws}" --environment "$transport"
+done
+exit "$status"

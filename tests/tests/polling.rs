@@ -55,6 +55,61 @@ async fn connect(endpoint: &Endpoint, user: &str) -> Session {
     session
 }
 
+/// A closed tab hangs up at any moment: whatever was under way, nobody is left in a room, and no room is left.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_hangs_up_while_joining_leaves_nothing_behind() {
+    let (server, _data) = carillon_tests::server::standalone(&[
+        ("AUTH_SECRET", AUTH_SECRET),
+        ("CARILLON_LIMITS__CONNECTIONS_PER_USER", "0"),
+    ]);
+    let endpoint = Endpoint { address: server.http().replace("http://", ""), path: "/socket.io/" };
+    for number in 0..60 {
+        let session = connect(&endpoint, &format!("ghost-{number}")).await;
+        session.send(&format!(r#"42["join_room",{{"room_id":"room-{number}"}}]"#)).await;
+        let poll = session.begin_poll().await;
+        tokio::time::sleep(std::time::Duration::from_millis(number % 3)).await;
+        drop(poll);
+        // A poll that was answered before it was dropped has not ended the session: this does.
+        session.post("1").await;
+    }
+    let deadline = tokio::time::Instant::now() + 3 * PATIENCE;
+    loop {
+        let metrics = Endpoint { address: endpoint.address.clone(), path: "/metrics" };
+        let metrics = metrics.request("GET", "", "").await.body;
+        if metrics.lines().any(|line| line == "carillon_rooms 0") {
+            break;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "rooms are left: {metrics}");
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    }
+    let mut alice = connect(&endpoint, "alice").await;
+    for number in 0..60 {
+        alice.send(&format!(r#"42{number}["join_conversation","room-{number}"]"#)).await;
+        let joined = expect(&mut alice, &format!("43{number}")).await;
+        assert_eq!(joined[0]["participantCount"], 1, "room-{number}");
+    }
+}
+
+/// A client that posts and never polls is made to wait, and the server's memory with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_never_polls_is_not_answered_without_end() {
+    let (server, _data) = carillon_tests::server::standalone(&[("AUTH_SECRET", AUTH_SECRET)]);
+    let endpoint = Endpoint { address: server.http().replace("http://", ""), path: "/socket.io/" };
+    let session = connect(&endpoint, "alice").await;
+    let pings = vec![r#"42["ping"]"#; 1_000].join("\u{1e}");
+    let mut taken = 0;
+    // Each is answered by two events of about 40 bytes: the outbox is full long before the last.
+    while taken < 100 {
+        let post = session.post(&pings);
+        match tokio::time::timeout(std::time::Duration::from_secs(2), post).await {
+            Ok(answer) => assert_eq!(answer.status, 200),
+            Err(_) => break,
+        }
+        taken += 1;
+    }
+    assert!(taken < 20, "{taken} posts of a thousand pings were taken from a client that does not poll");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn polling_needs_no_sticky_sessions() {
     let Some(mut cluster) = Cluster::start(3, 1).await else { return };

@@ -4,9 +4,8 @@ use super::framing::NOOP;
 use super::request::Refusal;
 use crate::drive::Socket;
 use crate::frame::{self, Body};
-use crate::outgoing::Outgoing;
+use crate::outgoing::{Outgoing, answer_length};
 use carillon_proto::dialect::socketio::engine::{Packet, payload};
-use carillon_proto::limits::ENGINEIO_ANSWER_PACKETS_MAX;
 use carillon_proto::wire::MovedSession;
 use std::sync::Arc;
 use std::time::Duration;
@@ -66,7 +65,7 @@ pub async fn last_words(
     let mut next = poll;
     loop {
         if let Some(poll) = next {
-            let rest = last.split_off(last.len().min(ENGINEIO_ANSWER_PACKETS_MAX));
+            let rest = last.split_off(answer_length(&last));
             let frames = if last.is_empty() { vec![NOOP] } else { std::mem::replace(&mut last, rest) };
             let _ = poll.send(Polled::Payload(payload_of(&frames)));
         }
@@ -97,7 +96,8 @@ async fn next_poll(requests: &mut mpsc::Receiver<Asked>) -> Option<oneshot::Send
     }
 }
 
-fn refuse(asked: Asked) {
+/// Answers a request of a session that is over.
+pub fn refuse(asked: Asked) {
     match asked {
         Asked::Poll(answer) => drop(answer.send(Polled::Refused(Refusal::BadRequest))),
         Asked::Post(_, answer) => drop(answer.send(Err(Refusal::BadRequest))),

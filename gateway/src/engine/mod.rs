@@ -177,8 +177,11 @@ impl<S: Service> Engine<S> {
         let Some(handle) = self.sessions.find(sid) else {
             return self.pass_on(request, sid, is_upgrade).await;
         };
-        if handle.upgraded.load(Ordering::Relaxed) || query.websocket != is_upgrade {
+        if query.websocket != is_upgrade {
             return Refusal::BadRequest.into_response();
+        }
+        if handle.upgraded.load(Ordering::Relaxed) {
+            return self.refuse_second(request);
         }
         match *request.method() {
             Method::GET if is_upgrade => self.probe(request, handle.requests),
@@ -188,12 +191,20 @@ impl<S: Service> Engine<S> {
             },
             Method::POST => {
                 let post = async {
-                    let body = self.body_of(request).await?;
+                    let body = self.sessions.read(request, self.config.payload_bytes_max).await?;
                     handle.post(body).await
                 };
                 posted(handle.alone(post).await)
             }
             _ => Refusal::BadRequest.into_response(),
+        }
+    }
+
+    /// A request for a session that has its WebSocket: another one is let go without a word, as the reference does.
+    fn refuse_second(&self, request: Request) -> Response {
+        match upgrade::accept_key(request.headers()) {
+            Some(accept) => upgrade::switch(request, accept, None, async |stream, _| drop(stream)),
+            None => Refusal::BadRequest.into_response(),
         }
     }
 
@@ -213,7 +224,7 @@ impl<S: Service> Engine<S> {
                 Polled::Payload(payload) => text(payload),
                 Polled::Refused(refusal) => refusal.into_response(),
             },
-            Method::POST => match self.body_of(request).await {
+            Method::POST => match self.sessions.read(request, self.config.payload_bytes_max).await {
                 Ok(body) => posted(relay.post(&gateway, sid, body).await),
                 Err(refusal) => refusal.into_response(),
             },
@@ -273,12 +284,6 @@ impl<S: Service> Engine<S> {
         outgoing.close();
         Box::pin(application.end()).await;
         close
-    }
-
-    async fn body_of(&self, request: Request) -> Result<String, Refusal> {
-        // One that was cut off is refused as well, but nobody hears that.
-        let body = axum::body::to_bytes(request.into_body(), self.config.payload_bytes_max).await;
-        String::from_utf8(body.map_err(|_| Refusal::TooLarge)?.into()).map_err(|_| Refusal::BadRequest)
     }
 
     /// A session that polls wants to move to a WebSocket.

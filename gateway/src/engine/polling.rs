@@ -1,7 +1,7 @@
 //! Serves a session that polls: what waits goes into the next answer, until the session ends or moves to a
 //! WebSocket.
 
-use super::answers::{Asked, LAST_POLL_TIMEOUT, Over, Polled, last_words, payload_of};
+use super::answers::{Asked, LAST_POLL_TIMEOUT, Over, Polled, last_words, payload_of, refuse};
 use super::framing::{EnginePackets, NOOP, PING};
 use super::moving::PROBE_TIMEOUT;
 use super::request::Refusal;
@@ -131,23 +131,36 @@ impl<A: Application> Polling<'_, A> {
         let ended = self.serve(requests).await;
         let probed = self.probe.as_ref().is_some_and(|probe| probe.answered);
         if probed && matches!(ended, Ended::Over(Over::Dropped)) {
-            self.answer_poll();
-            let moved = async {
-                loop {
-                    let message = next_of(&mut self.probe).await;
-                    match self.probed(message).await {
-                        Some((socket, stream)) => return Some((socket, stream)),
-                        None => self.probe.as_ref()?,
-                    };
-                }
-            };
-            if let Ok(Some((socket, stream))) = tokio::time::timeout(LAST_POLL_TIMEOUT, moved).await {
+            let moved = tokio::time::timeout(LAST_POLL_TIMEOUT, self.move_at_last(requests)).await;
+            if let Ok(Some((socket, stream))) = moved {
                 // The application says once more that it drops the session, as soon as it is asked.
                 self.outgoing.wake();
                 return Ended::Moved(socket, stream);
             }
         }
         ended
+    }
+
+    /// The client has been told that it may move, and will not poll any more: only there does it hear the end.
+    async fn move_at_last(
+        &mut self,
+        requests: &mut mpsc::Receiver<Asked>,
+    ) -> Option<(Box<Socket>, Arc<TcpStream>)> {
+        loop {
+            self.answer_poll().ok()?;
+            tokio::select! {
+                asked = requests.recv() => match asked? {
+                    Asked::Poll(answer) => self.poll = Some(answer),
+                    other => refuse(other),
+                },
+                message = next_of(&mut self.probe) => {
+                    if let Some(moved) = self.probed(message).await {
+                        return Some(moved);
+                    }
+                    self.probe.as_ref()?;
+                }
+            }
+        }
     }
 
     async fn serve(&mut self, requests: &mut mpsc::Receiver<Asked>) -> Ended {
@@ -158,13 +171,19 @@ impl<A: Application> Polling<'_, A> {
             if let Err(over) = self.work_off() {
                 return Ended::Over(over);
             }
-            self.answer_poll();
+            if let Err(over) = self.answer_poll() {
+                return Ended::Over(over);
+            }
             if self.hand_over() {
                 return Ended::Taken;
             }
+            if !self.posted.is_empty() && self.takes_posted() {
+                continue;
+            }
             let woken = tokio::select! {
                 asked = requests.recv() => Woken::Asked(asked),
-                message = next_of(&mut self.probe) => Woken::Probed(message),
+                // What was posted before the move is taken before it.
+                message = next_of(&mut self.probe), if self.posted.is_empty() => Woken::Probed(message),
                 () = hung_up(&mut self.poll) => Woken::Cancelled,
                 () = self.outgoing.woken() => Woken::Other,
                 () = poll_fn(|context| self.application.poll_work(context)) => Woken::Other,
@@ -234,6 +253,11 @@ impl<A: Application> Polling<'_, A> {
                 self.poll = Some(answer);
                 Ok(())
             }
+            // The one before was given up by its client, and its packets are not all taken.
+            Asked::Post(_, answer) if self.posting.is_some() || !self.posted.is_empty() => {
+                let _ = answer.send(Err(Refusal::BadRequest));
+                Err(Over::Gone)
+            }
             Asked::Post(body, answer) => match self.take(&body) {
                 Ok(()) => {
                     self.posting = Some(answer);
@@ -281,9 +305,15 @@ impl<A: Application> Polling<'_, A> {
         Ok(())
     }
 
+    /// Whether a posted packet may be worked off now. What a client does not poll keeps its posts waiting, as what it
+    /// does not read keeps a WebSocket's frames.
+    fn takes_posted(&self) -> bool {
+        self.application.reads() && self.outgoing.has_room()
+    }
+
     /// Hands posted packets to the application, as far as it reads; the post is answered when all were taken.
     fn work_off(&mut self) -> Result<(), Over> {
-        while self.application.reads() {
+        while self.takes_posted() {
             let Some(posted) = self.posted.pop_front() else { break };
             metrics::FRAMES_IN.inc();
             match posted {
@@ -301,14 +331,15 @@ impl<A: Application> Polling<'_, A> {
         Ok(())
     }
 
-    /// Answers the poll that waits, if there is something to say.
-    fn answer_poll(&mut self) {
+    /// Answers the poll that waits, if there is something to say. Who has hung up meanwhile is gone: what was taken
+    /// out for them is not told to anybody else.
+    fn answer_poll(&mut self) -> Result<(), Over> {
         let leaving =
             self.probed_elsewhere.is_some() || self.probe.as_ref().is_some_and(|probe| probe.answered);
-        if self.poll.is_none() || (self.outgoing.is_empty() && !leaving) {
-            return;
+        if self.outgoing.is_empty() && !leaving {
+            return Ok(());
         }
-        let Some(poll) = self.poll.take() else { return };
+        let Some(poll) = self.poll.take() else { return Ok(()) };
         let mut frames = self.outgoing.drain_answer();
         if frames.is_empty() {
             frames.push(NOOP);
@@ -316,7 +347,7 @@ impl<A: Application> Polling<'_, A> {
             metrics::WRITES.inc();
             metrics::FRAMES_OUT.inc_by(frames.len() as u64);
         }
-        let _ = poll.send(Polled::Payload(payload_of(&frames)));
+        poll.send(Polled::Payload(payload_of(&frames))).map_err(|_| Over::Gone)
     }
 
     /// Gives the session to the gateway that takes it, as soon as nothing is under way; `true` when that was done.

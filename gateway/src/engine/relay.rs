@@ -31,8 +31,13 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 const POLL_RETRIES: u32 = 3;
 /// A poll that nobody has asked for again for so long is given up, and with it its session.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(10);
-/// Requests that are answered at one time; more wait on the bus.
-const REQUESTS_MAX: usize = 4_096;
+/// Before a poll that somebody waits for already is said to wait.
+const REPEAT_PAUSE: Duration = Duration::from_millis(200);
+/// Polls that are held at one time, and other requests that are answered; more wait on the bus.
+const POLLS_MAX: usize = 16_384;
+const REQUESTS_MAX: usize = 1_024;
+/// Between two tries to subscribe, when the bus is away.
+const RETRY_DELAY: Duration = Duration::from_millis(500);
 /// Bodies in parts at one time: those of clients who post much more than is usual.
 const BODIES_MAX: usize = 64;
 
@@ -184,10 +189,24 @@ struct Answers {
     bodies: Mutex<HashMap<String, Parts>>,
 }
 
-/// Serves the requests of other gateways until the bus ends.
-pub async fn serve(sessions: Arc<Sessions>, mut subscription: Subscription) {
+/// Serves the requests of other gateways; where the bus ends the subscription, a new one is made.
+pub async fn serve(sessions: Arc<Sessions>, relay: Relay, mut subscription: Subscription) {
     let answers = Arc::new(Answers { sessions, polls: Mutex::default(), bodies: Mutex::default() });
-    let places = Arc::new(Semaphore::new(REQUESTS_MAX));
+    loop {
+        serve_subscription(&answers, subscription).await;
+        subscription = loop {
+            tokio::time::sleep(RETRY_DELAY).await;
+            match relay.bus.subscribe(&subject::engine(&relay.own), None).await {
+                Ok(subscription) => break subscription,
+                Err(error) => tracing::warn!(%error, "requests of other gateways are not heard"),
+            }
+        };
+    }
+}
+
+async fn serve_subscription(answers: &Arc<Answers>, mut subscription: Subscription) {
+    let polls = Arc::new(Semaphore::new(POLLS_MAX));
+    let others = Arc::new(Semaphore::new(REQUESTS_MAX));
     let mut sweep = tokio::time::interval(FORGOTTEN_AFTER / 4);
     loop {
         let incoming = tokio::select! {
@@ -206,6 +225,7 @@ pub async fn serve(sessions: Arc<Sessions>, mut subscription: Subscription) {
         let (Ok(request), Some(reply)) = (RelayRequest::decode(message.payload), message.reply) else {
             continue;
         };
+        let places = if matches!(request.body, Some(Body::Poll(_))) { &polls } else { &others };
         let Ok(place) = places.clone().acquire_owned().await else { return };
         let answers = answers.clone();
         tokio::spawn(async move {
@@ -267,24 +287,29 @@ impl Answers {
                 Some(held) => {
                     held.touched = Instant::now();
                     match std::mem::replace(&mut held.poll, Poll::Asked) {
-                        Poll::Asked => return Reply::Waiting(true),
+                        Poll::Asked => None,
                         Poll::Answered(reply) => {
                             held.poll = Poll::Answered(reply.clone());
                             return reply;
                         }
-                        Poll::Waiting(receiver) => Some(receiver),
+                        Poll::Waiting(receiver) => Some(Some(receiver)),
                     }
                 }
                 None => {
                     let touched = Instant::now();
                     polls.insert(sid.clone(), Held { request, poll: Poll::Asked, touched });
-                    None
+                    Some(None)
                 }
             }
         };
         let waiting = match waiting {
-            Some(waiting) => Some(waiting),
-            None => handle.begin_poll().await,
+            Some(Some(waiting)) => Some(waiting),
+            Some(None) => handle.begin_poll().await,
+            None => {
+                // Somebody waits for it already; whoever asks once more has lost that answer, and asks again.
+                tokio::time::sleep(wait.min(REPEAT_PAUSE)).await;
+                return Reply::Waiting(true);
+            }
         };
         let Some(mut waiting) = waiting else {
             return self.keep(sid, request, Poll::Answered(Reply::Refused(Refusal::UnknownSession.number())));

@@ -2,16 +2,22 @@
 
 use super::answers::{Asked, Polled};
 use super::request::Refusal;
+use axum::body::HttpBody;
+use axum::extract::Request;
 use carillon_proto::wire::MovedSession;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use tokio::sync::{mpsc, oneshot};
+use std::time::Duration;
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 /// Requests of one polling session that wait for its task: a poll, a post and an upgrade, and a few that will be
 /// refused.
 const REQUESTS_MAX: usize = 8;
+
+/// For a request's body, as for one of the API.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A polling session.
 #[derive(Clone)]
@@ -23,24 +29,54 @@ pub struct Handle {
     posting: Arc<AtomicBool>,
 }
 
+/// Bytes of bodies that are being read at one time, and how finely they are counted: what clients announce is held
+/// before it is looked at.
+const BODIES_BYTES_MAX: usize = 64 * 1024 * 1024;
+const BODIES_UNIT_BYTES: usize = 16 * 1024;
+
 /// All polling sessions of a gateway. Bounded by its connections, of which each is one.
-#[derive(Default)]
-pub struct Sessions(Mutex<HashMap<Box<str>, Handle>>);
+pub struct Sessions {
+    polling: Mutex<HashMap<Box<str>, Handle>>,
+    bodies: Semaphore,
+}
+
+impl Default for Sessions {
+    fn default() -> Self {
+        let bodies = Semaphore::new(BODIES_BYTES_MAX / BODIES_UNIT_BYTES);
+        Sessions { polling: Mutex::default(), bodies }
+    }
+}
 
 impl Sessions {
     pub(super) fn open(&self, sid: &str) -> (Handle, mpsc::Receiver<Asked>) {
         let (requests, queue) = mpsc::channel(REQUESTS_MAX);
         let handle = Handle { requests, upgraded: Arc::default(), posting: Arc::default() };
-        self.0.lock().insert(sid.into(), handle.clone());
+        self.polling.lock().insert(sid.into(), handle.clone());
         (handle, queue)
     }
 
+    /// Reads a body of at most `bytes_max` bytes; it waits while others bring many.
+    pub(super) async fn read(&self, request: Request, bytes_max: usize) -> Result<String, Refusal> {
+        let announced = request.body().size_hint().upper().map_or(bytes_max, |bytes| bytes as usize);
+        if announced > bytes_max {
+            return Err(Refusal::TooLarge);
+        }
+        let units = announced.div_ceil(BODIES_UNIT_BYTES).max(1) as u32;
+        let reading = async {
+            let _held = self.bodies.acquire_many(units).await.map_err(|_| Refusal::BadRequest)?;
+            // One that was cut off is refused as well, but nobody hears that.
+            let body = axum::body::to_bytes(request.into_body(), bytes_max).await;
+            String::from_utf8(body.map_err(|_| Refusal::TooLarge)?.into()).map_err(|_| Refusal::BadRequest)
+        };
+        tokio::time::timeout(BODY_TIMEOUT, reading).await.unwrap_or(Err(Refusal::BadRequest))
+    }
+
     pub(super) fn find(&self, sid: &str) -> Option<Handle> {
-        self.0.lock().get(sid).cloned()
+        self.polling.lock().get(sid).cloned()
     }
 
     pub(super) fn forget(&self, sid: &str) {
-        let mut sessions = self.0.lock();
+        let mut sessions = self.polling.lock();
         sessions.remove(sid);
         if sessions.capacity() > 1_024 && sessions.len() * 8 < sessions.capacity() {
             sessions.shrink_to_fit();

@@ -1,8 +1,8 @@
 //! How a session's members that fell behind read on from their cursors.
 
-use super::{Done, Session, Work};
+use super::{Cursor, Done, Session, Work};
 use crate::core::outbox::Urgency;
-use crate::core::topic::{CatchUp, Event};
+use crate::core::topic::{CatchUp, Event, Slot};
 use crate::dialect::Dialect;
 use crate::hub::{Encoded, Room};
 use crate::reads::Page;
@@ -25,19 +25,20 @@ impl Session {
             if !self.connection.outgoing.has_room() {
                 return None;
             }
-            let (dialect, next) = self.read_on(&room);
+            let (place, next) = self.read_on(&room);
             match next {
                 CatchUp::Live => drop(self.behind.pop()),
                 CatchUp::Events(served) if served.is_empty() => return None,
                 CatchUp::Events(_) => {}
                 CatchUp::Read(after_seq) => {
+                    let (dialect, slot) = place;
                     let read = self.shared.clone().page_after(room.conversation.clone(), after_seq);
                     return Some(Box::pin(async move {
                         let page = read.await;
                         if page.as_ref().map_or(true, |events| events.is_empty()) {
                             tokio::time::sleep(RETRY_DELAY).await;
                         }
-                        Done::Page(room, dialect, page)
+                        Done::Page(Cursor { room, dialect, slot, after_seq }, page)
                     }));
                 }
             }
@@ -47,7 +48,7 @@ impl Session {
     }
 
     /// What the first member in a room that is not at the head reads next.
-    fn read_on(&self, room: &Room) -> (Dialect, CatchUp<Encoded>) {
+    fn read_on(&self, room: &Room) -> ((Dialect, Slot), CatchUp<Encoded>) {
         let joined = self.joined.get(&room.conversation);
         let places = joined.map(|joined| joined.places.as_slice()).unwrap_or_default();
         let mut state = room.lock();
@@ -58,20 +59,29 @@ impl Session {
             }
             let next = state.topic.catch_up(place.slot);
             if !matches!(next, CatchUp::Live) {
-                return (place.dialect, next);
+                return ((place.dialect, place.slot), next);
             }
         }
-        (Dialect::Native, CatchUp::Live)
+        ((Dialect::Native, 0), CatchUp::Live)
     }
 
-    pub(super) fn queue_page(&self, room: &Arc<Room>, dialect: Dialect, page: Page) {
-        let place = self.joined.get(&room.conversation).and_then(|joined| joined.place(dialect));
-        let (Ok(events), Some(slot)) = (page, place) else { return };
+    /// Queues a page for the member that it was read for, if that still is where it was: it may have left, been
+    /// removed, or joined again from elsewhere, and then reads anew.
+    pub(super) fn queue_page(&self, cursor: &Cursor, page: Page) {
+        let Ok(events) = page else { return };
+        let mut state = cursor.room.lock();
+        let hearer = state.topic.hearer(cursor.slot);
+        let ours = hearer.is_some_and(|hearer| {
+            hearer.connection.id == self.connection.id && hearer.dialect == cursor.dialect
+        });
+        if !ours || state.topic.cursor(cursor.slot) != Some(cursor.after_seq) {
+            return;
+        }
         for event in events.iter() {
-            self.connection.offer(event.frames(dialect), Urgency::Reply);
+            self.connection.offer(event.frames(cursor.dialect), Urgency::Reply);
         }
         if let Some(last) = events.last() {
-            room.lock().topic.caught_up_to(slot, last.seq());
+            state.topic.caught_up_to(cursor.slot, last.seq());
         }
     }
 }

@@ -34,12 +34,20 @@ use std::sync::Arc;
 /// Something that waits for an answer from elsewhere.
 pub type Work = Pin<Box<dyn Future<Output = Done> + std::marker::Send>>;
 
+/// From where a member reads on.
+pub struct Cursor {
+    room: Arc<Room>,
+    dialect: Dialect,
+    slot: Slot,
+    after_seq: u64,
+}
+
 /// What came of [`Work`].
 pub enum Done {
     /// A conversation was joined.
     Entered(Entered),
     /// A page for a member that is behind.
-    Page(Arc<Room>, Dialect, Page),
+    Page(Cursor, Page),
     /// Everything was told already.
     Told,
 }
@@ -386,17 +394,23 @@ impl Session {
     pub fn done(&mut self, done: Done) {
         match done {
             Done::Told => {}
-            Done::Entered(Entered { room, dialect, slot, behind }) => {
-                if behind {
-                    self.fell_behind(room.clone());
+            Done::Entered(Entered { room, dialect, slot }) => {
+                let ours = |id| id == self.connection.id;
+                if !room.lock().topic.hearer(slot).is_some_and(|hearer| ours(hearer.connection.id)) {
+                    // Removed meanwhile: what is left is the count of users there.
+                    let (shared, connection) = (self.shared.clone(), self.connection.clone());
+                    tokio::spawn(async move { join::leave(&shared, &connection, &room, slot, false).await });
+                    return;
                 }
+                // It may be behind from the start, or have fallen behind before it was known here.
+                self.fell_behind(room.clone());
                 let new = || Joined { room: room.clone(), places: SmallVec::new(), typing: false };
                 let joined = self.joined.entry(room.conversation.clone()).or_insert_with(new);
                 if joined.place(dialect).is_none() {
                     joined.places.push(Place { dialect, slot });
                 }
             }
-            Done::Page(room, dialect, page) => self.queue_page(&room, dialect, page),
+            Done::Page(cursor, page) => self.queue_page(&cursor, page),
         }
     }
 

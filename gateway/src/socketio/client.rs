@@ -272,7 +272,7 @@ impl Client {
     /// The client leaves its namespace; it may ask for one again, or say goodbye.
     fn leave(&mut self) {
         if let State::Running { running, .. } = std::mem::replace(&mut self.state, State::Waiting) {
-            self.state = State::Leaving { leaving: running.session.end().boxed() };
+            self.state = State::Leaving { leaving: running.end().boxed() };
         }
     }
 
@@ -456,11 +456,11 @@ impl Sockets for Client {
 
     async fn end(self) {
         match self.state {
-            State::Running { running, .. } => running.session.end().await,
+            State::Running { running, .. } => running.end().await,
             // What has been announced already must be taken back.
             State::Starting { starting, .. } => {
                 if let Ok(running) = starting.await {
-                    running.session.end().await;
+                    running.end().await;
                 }
             }
             State::Leaving { leaving } => leaving.await,

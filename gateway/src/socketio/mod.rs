@@ -15,6 +15,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// Bytes of a namespace's name: a path.
+const NAMESPACE_BYTES_MAX: usize = 256;
+
 /// Serves the namespaces of one client.
 pub trait Sockets: Send + 'static {
     /// A client asks for a namespace, with the JSON of its `auth` if it gave any.
@@ -82,6 +85,8 @@ impl<S: Sockets> Packets<S> {
 /// Hands a packet on.
 fn take<S: Sockets>(sockets: &mut S, packet: &Packet<'_>, attachments: Vec<Bytes>) -> Result<(), Close> {
     match packet.kind {
+        // Its name goes back with the answer.
+        Kind::Connect if packet.namespace.len() > NAMESPACE_BYTES_MAX => Err(Close::ProtocolError),
         Kind::Connect => sockets.connect(packet.namespace, packet.data),
         // Servers refuse, clients do not.
         Kind::ConnectError => Err(Close::ProtocolError),

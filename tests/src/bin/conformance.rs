@@ -56,7 +56,7 @@ async fn serve(address: SocketAddr) -> anyhow::Result<()> {
     let router =
         Router::new().route("/engine.io/", serving(EngineEcho)).route("/socket.io/", serving(SocketEcho));
     let stop = CancellationToken::new();
-    let serving = tokio::spawn(listen::serve(listener, router, stop.clone()));
+    let serving = tokio::spawn(listen::serve(listener, router, listen::http_connections(0), stop.clone()));
     tokio::signal::ctrl_c().await?;
     stop.cancel();
     serving.await?;
