@@ -35,7 +35,7 @@ impl AccessRules {
                 let names = |pattern: &String| matches(pattern, conversation.as_str());
                 identity.conversations.iter().any(names).then_some(Authority::Granted)
             }
-            // Settings refuse to start with it until the gateway can ask.
+            // Nobody is asked: refusing is the safe side, and the gateway says so when it starts.
             Access::Webhook(_) => None,
         }
     }

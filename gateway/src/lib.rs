@@ -46,7 +46,7 @@ use carillon_proto::id::GatewayId;
 use carillon_proto::limits::PRESENCE_SHARDS;
 use carillon_proto::subject;
 use carillon_runtime::bus::Bus;
-use carillon_runtime::settings::Settings;
+use carillon_runtime::settings::{Access, Settings};
 use carillon_runtime::time::now_ms;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -100,6 +100,7 @@ impl Gateway {
     pub async fn run(self, bus: Arc<dyn Bus>, shutdown: CancellationToken) -> anyhow::Result<()> {
         let listener =
             tokio::net::TcpListener::from_std(self.listener).context("the listener cannot be used")?;
+        warn_of_unserved(&self.settings);
         let mut tasks = JoinSet::new();
         let shared = assemble(self.settings, bus, &mut tasks)?;
         let subscription = shared.bus.subscribe(&subject::gateway(&shared.id), None).await;
@@ -123,6 +124,22 @@ impl Gateway {
         tokio::time::sleep(LAST_WORDS).await;
         tasks.shutdown().await;
         Ok(())
+    }
+}
+
+/// Settings that this version accepts, as one environment serves every version, and does not act on.
+fn warn_of_unserved(settings: &Settings) {
+    let rules = settings.access_namespaces.values().chain([&settings.access_default]);
+    if rules.into_iter().any(|access| matches!(access, Access::Webhook(_))) {
+        tracing::warn!("access by webhook is not served by this version: nobody may use those conversations");
+    }
+    if settings.auth.jwks_url.is_some() {
+        tracing::warn!(
+            "auth.jwks_url is not served by this version: only tokens signed with auth.secret count"
+        );
+    }
+    if settings.socketio_recovery {
+        tracing::warn!("socketio.recovery is not served by this version: clients hear `recovered: false`");
     }
 }
 

@@ -43,6 +43,8 @@ use tokio::sync::mpsc;
 /// How an engine behaves.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// Whose sessions they are: those of one engine are unknown to another.
+    pub name: &'static str,
     /// When clients are pinged.
     pub pings: Pings,
     /// Bytes of one polling request's body, which clients are told; answers are kept below it, too.
@@ -162,7 +164,7 @@ impl<S: Service> Engine<S> {
 
     fn begin_polling(self: Arc<Self>, place: S::Place) -> Response {
         let sid = self.sid();
-        let (handle, queue) = self.sessions.open(&sid);
+        let (handle, queue) = self.sessions.open(&sid, self.config.name);
         let body = self.open_packet(&sid, &["websocket"]);
         tokio::spawn(async move {
             polling::run(&self, queue, &handle.upgraded).await;
@@ -177,6 +179,9 @@ impl<S: Service> Engine<S> {
         let Some(handle) = self.sessions.find(sid) else {
             return self.pass_on(request, sid, is_upgrade).await;
         };
+        if handle.engine != self.config.name {
+            return Refusal::UnknownSession.into_response();
+        }
         if query.websocket != is_upgrade {
             return Refusal::BadRequest.into_response();
         }

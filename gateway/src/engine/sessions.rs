@@ -22,6 +22,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// A polling session.
 #[derive(Clone)]
 pub struct Handle {
+    pub(super) engine: &'static str,
     pub(super) requests: mpsc::Sender<Asked>,
     /// It has moved to a WebSocket: it polls no more.
     pub(super) upgraded: Arc<AtomicBool>,
@@ -48,9 +49,9 @@ impl Default for Sessions {
 }
 
 impl Sessions {
-    pub(super) fn open(&self, sid: &str) -> (Handle, mpsc::Receiver<Asked>) {
+    pub(super) fn open(&self, sid: &str, engine: &'static str) -> (Handle, mpsc::Receiver<Asked>) {
         let (requests, queue) = mpsc::channel(REQUESTS_MAX);
-        let handle = Handle { requests, upgraded: Arc::default(), posting: Arc::default() };
+        let handle = Handle { engine, requests, upgraded: Arc::default(), posting: Arc::default() };
         self.polling.lock().insert(sid.into(), handle.clone());
         (handle, queue)
     }

@@ -32,6 +32,10 @@ pub fn engine(shared: Arc<Shared>, path: Path) -> Arc<Engine<Gateway>> {
     let settings = &shared.settings;
     let packet_bytes_max = settings.limits.frame_bytes;
     let config = Config {
+        name: match path {
+            Path::Api => "api",
+            Path::SocketIo => "socket.io",
+        },
         pings: Pings { interval: settings.ping_interval, timeout: settings.ping_timeout },
         payload_bytes_max: ENGINEIO_PAYLOAD_BYTES_MAX,
         packets_max: ENGINEIO_POST_PACKETS_MAX,

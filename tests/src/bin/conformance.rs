@@ -65,6 +65,7 @@ async fn serve(address: SocketAddr) -> anyhow::Result<()> {
 
 fn serving<S: Service>(service: S) -> axum::routing::MethodRouter {
     let config = Config {
+        name: "echo",
         pings: PINGS,
         payload_bytes_max: ENGINEIO_PAYLOAD_BYTES_MAX,
         packets_max: ENGINEIO_POST_PACKETS_MAX,
