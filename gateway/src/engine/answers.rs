@@ -12,6 +12,8 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 
+/// For a poll that crosses its client's goodbye on another connection: it was sent before, and is to be answered.
+const CROSSING_TIMEOUT: Duration = Duration::from_millis(50);
 /// For the last frames of a session to be asked for.
 pub const LAST_POLL_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -44,6 +46,8 @@ pub enum Polled {
 pub enum Over {
     /// The client is gone, or has broken the protocol.
     Gone,
+    /// The client has said goodbye.
+    Closed,
     /// The application drops it, and may have said why.
     Dropped,
 }
@@ -62,17 +66,20 @@ pub async fn last_words(
     }
     let mut last = frame::split(&outgoing.drain_up_to(usize::MAX));
     outgoing.close();
-    let mut next = poll;
+    let (mut next, mut answered) = (poll, false);
     loop {
         if let Some(poll) = next {
             let rest = last.split_off(answer_length(&last));
             let frames = if last.is_empty() { vec![NOOP] } else { std::mem::replace(&mut last, rest) };
             let _ = poll.send(Polled::Payload(payload_of(&frames)));
+            answered = true;
         }
-        if over == Over::Gone || last.is_empty() {
-            break;
-        }
-        next = tokio::time::timeout(LAST_POLL_TIMEOUT, next_poll(requests)).await.ok().flatten();
+        let wait = match over {
+            Over::Dropped if !last.is_empty() => LAST_POLL_TIMEOUT,
+            Over::Closed if !answered => CROSSING_TIMEOUT,
+            _ => break,
+        };
+        next = tokio::time::timeout(wait, next_poll(requests)).await.ok().flatten();
         if next.is_none() {
             break;
         }

@@ -320,7 +320,7 @@ impl<A: Application> Polling<'_, A> {
                 Posted::Text(text) => self.application.text(&text).map_err(|_| Over::Dropped)?,
                 Posted::Binary(bytes) => self.application.binary(bytes.into()).map_err(|_| Over::Dropped)?,
                 Posted::Pong => self.keepalive.heard(Instant::now()),
-                Posted::Close => return Err(Over::Gone),
+                Posted::Close => return Err(Over::Closed),
             }
         }
         if self.posted.is_empty()

@@ -17,11 +17,15 @@ async fn a_close_packet_answers_the_poll_that_waits() {
             let pending = session.begin_poll().await;
             session.send("1").await;
             let answer = pending.answer().await;
+            if answer.body == "2" {
+                // A heartbeat took it, and a poll that comes now is taken for one that crossed the goodbye.
+                continue;
+            }
             let last = session.poll().await;
             assert_eq!((last.status, last.body.as_str()), (400, SESSION_UNKNOWN), "later polls");
             assert_eq!(session.post("4hello").await.body, SESSION_UNKNOWN, "later messages");
             match (answer.status, answer.body.as_str()) {
-                (200, "2") | (400, SESSION_UNKNOWN) => {}
+                (400, SESSION_UNKNOWN) => {}
                 (status, body) => {
                     assert_eq!((status, body), (200, "6"));
                     answered = true;
