@@ -31,25 +31,37 @@ pub trait Application: Send + 'static {
     /// Why the connection must end.
     fn binary(&mut self, bytes: Bytes) -> Result<(), Close>;
     /// Whether another message is wanted now.
-    fn reads(&self) -> bool;
+    fn reads(&self) -> bool {
+        true
+    }
     /// Queues what has waited for room.
-    fn advance(&mut self);
+    fn advance(&mut self) {}
     /// Goes on with what is under way; ready when something was done.
-    fn poll_work(&mut self, context: &mut Context<'_>) -> Poll<()>;
+    fn poll_work(&mut self, _context: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
     /// Does what others want of the connection. Called after whatever woke the connection.
     ///
     /// # Errors
     /// Why the connection must end.
-    fn woken(&mut self) -> Result<(), Close>;
+    fn woken(&mut self) -> Result<(), Close> {
+        Ok(())
+    }
     /// When [`Application::due`] must be called.
-    fn deadline(&self) -> Option<Instant>;
+    fn deadline(&self) -> Option<Instant> {
+        None
+    }
     /// Does what time asks for.
     ///
     /// # Errors
     /// Why the connection must end.
-    fn due(&mut self) -> Result<(), Close>;
+    fn due(&mut self) -> Result<(), Close> {
+        Ok(())
+    }
     /// What is served, written down so that another gateway can go on; `None` while it cannot be.
-    fn pack(&self) -> Option<Bytes>;
+    fn pack(&self) -> Option<Bytes> {
+        None
+    }
     /// The connection has ended.
     fn end(self) -> impl Future<Output = ()> + Send;
 }

@@ -198,11 +198,6 @@ impl Application for Native {
         self.running.due()
     }
 
-    /// A WebSocket stays where it is.
-    fn pack(&self) -> Option<Bytes> {
-        None
-    }
-
     async fn end(self) {
         self.running.end().await;
     }

@@ -4,7 +4,7 @@ use crate::application::Running;
 use crate::auth::Identity;
 use crate::connection::Speaks;
 use crate::core::outbox::Urgency;
-use crate::dialect::{Asked, Dialect, Namespace, packets};
+use crate::dialect::{Asked, Namespace, packets};
 use crate::frame;
 use crate::metrics;
 use crate::outgoing::Outgoing;
@@ -17,8 +17,6 @@ use carillon_proto::command::Command;
 use carillon_proto::dialect::socketio::packet::{self, Kind, Packet};
 use carillon_proto::dialect::socketio::vocabulary::{self, Refused, Request, Verb, Vocabulary};
 use carillon_proto::event::Reply;
-use carillon_proto::id::ConversationId;
-use carillon_proto::wire::{MovedClient, MovedSubscription};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use prost::Message;
@@ -31,7 +29,7 @@ use tokio::time::Instant;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 /// For a client that connected without a token to give one (protocol §8: unauthenticated).
-const AUTHENTICATION_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const AUTHENTICATION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the path of a connection decides (protocol §1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +41,7 @@ pub enum Path {
 }
 
 /// How far a client has come.
-enum State {
+pub(super) enum State {
     /// It has not asked for a namespace, or was refused.
     Waiting,
     /// It is in a namespace and has not said who it is.
@@ -57,7 +55,7 @@ enum State {
 }
 
 /// What the client is told when its session has begun.
-enum Begins {
+pub(super) enum Begins {
     /// It connected with a token.
     Connecting,
     /// It had connected before, and gave a token by this event.
@@ -71,9 +69,9 @@ pub struct Client {
     shared: Arc<Shared>,
     outgoing: Arc<Outgoing>,
     path: Path,
-    state: State,
+    pub(super) state: State,
     /// It ends, and has been told why.
-    ending: Option<Close>,
+    pub(super) ending: Option<Close>,
     /// The gateway goes: until its session runs, nobody else tells a client. Boxed, and let go then.
     draining: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
@@ -82,30 +80,6 @@ impl Client {
     /// A client that has not asked for anything.
     pub fn new(shared: Arc<Shared>, outgoing: Arc<Outgoing>, path: Path) -> Client {
         Client { shared, outgoing, path, state: State::Waiting, ending: None, draining: None }
-    }
-
-    /// A client that another gateway wrote down by [`Sockets::pack`].
-    pub fn moved(
-        shared: Arc<Shared>,
-        outgoing: Arc<Outgoing>,
-        path: Path,
-        moved: MovedClient,
-    ) -> Option<Client> {
-        let mut client = Client::new(shared, outgoing, path);
-        let Some(name) = &moved.namespace else { return Some(client) };
-        let namespace = Namespace::parse(name)?;
-        match moved.identity {
-            Some(identity) => {
-                let joins = moved.subscriptions.iter().map(|subscription| rejoin(namespace, subscription));
-                let begins = Begins::Moved(joins.collect::<Option<Vec<_>>>()?);
-                client.start(namespace, Identity::moved(identity)?, begins);
-            }
-            None => {
-                let until = Instant::now() + AUTHENTICATION_TIMEOUT;
-                client.state = State::Anonymous { namespace, until };
-            }
-        }
-        Some(client)
     }
 
     fn say(&self, packet: &str) {
@@ -147,7 +121,7 @@ impl Client {
         }
     }
 
-    fn start(&mut self, namespace: Namespace, identity: Identity, begins: Begins) {
+    pub(super) fn start(&mut self, namespace: Namespace, identity: Identity, begins: Begins) {
         let (shared, outgoing) = (self.shared.clone(), self.outgoing.clone());
         // One that moves is still counted where it came from.
         let limit = match begins {
@@ -276,7 +250,7 @@ impl Client {
         }
     }
 
-    fn namespace(&self) -> Option<Namespace> {
+    pub(super) fn namespace(&self) -> Option<Namespace> {
         match &self.state {
             State::Waiting | State::Leaving { .. } => None,
             State::Anonymous { namespace, .. }
@@ -294,14 +268,6 @@ impl Client {
         }
         close
     }
-}
-
-/// Joins again, from where a subscription was read to.
-fn rejoin(namespace: Namespace, subscription: &MovedSubscription) -> Option<(Command, Asked)> {
-    let conversation = ConversationId::parse(&subscription.conversation).ok()?;
-    let vocabulary = *Vocabulary::ALL.get(subscription.vocabulary as usize)?;
-    let join = Command::Join { conversation, after_seq: Some(subscription.cursor) };
-    Some((join, Asked::Silently(Dialect::SocketIo(vocabulary, namespace))))
 }
 
 fn asked_by(namespace: Namespace, verb: Verb, ack: Option<u64>) -> Asked {
@@ -431,27 +397,7 @@ impl Sockets for Client {
     }
 
     fn pack(&self) -> Option<Bytes> {
-        let namespace = self.namespace().map(|namespace| namespace.name().to_owned());
-        let mut moved = MovedClient { namespace, ..MovedClient::default() };
-        match &self.state {
-            State::Waiting if self.ending.is_some() => return None,
-            State::Waiting | State::Anonymous { .. } => {}
-            State::Starting { .. } | State::Leaving { .. } => return None,
-            State::Running { running, .. } if !running.is_settled() => return None,
-            State::Running { running, .. } => {
-                let session = &running.session;
-                moved.identity = Some(session.identity.pack(session.profile()));
-                let subscriptions = session.subscriptions().into_iter();
-                moved.subscriptions = subscriptions
-                    .filter_map(|(conversation, dialect, cursor)| {
-                        let Dialect::SocketIo(vocabulary, _) = dialect else { return None };
-                        let (conversation, vocabulary) = (conversation.to_string(), vocabulary as u32);
-                        Some(MovedSubscription { conversation, vocabulary, cursor })
-                    })
-                    .collect();
-            }
-        }
-        Some(moved.encode_to_vec().into())
+        self.packed().map(|moved| moved.encode_to_vec().into())
     }
 
     async fn end(self) {

@@ -1,6 +1,7 @@
 //! Socket.IO 5 over Engine.IO: packets with their attachments, and what is served behind them.
 
 mod client;
+mod moving;
 mod service;
 
 pub use client::{Client, Path};
@@ -35,25 +36,37 @@ pub trait Sockets: Send + 'static {
     /// Why the connection must end: the packet is for no namespace that the client is in.
     fn packet(&mut self, packet: &Packet<'_>, attachments: Vec<Bytes>) -> Result<(), Close>;
     /// As [`Application::reads`].
-    fn reads(&self) -> bool;
+    fn reads(&self) -> bool {
+        true
+    }
     /// As [`Application::advance`].
-    fn advance(&mut self);
+    fn advance(&mut self) {}
     /// As [`Application::poll_work`].
-    fn poll_work(&mut self, context: &mut Context<'_>) -> Poll<()>;
+    fn poll_work(&mut self, _context: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
     /// As [`Application::woken`].
     ///
     /// # Errors
     /// Why the connection must end.
-    fn woken(&mut self) -> Result<(), Close>;
+    fn woken(&mut self) -> Result<(), Close> {
+        Ok(())
+    }
     /// As [`Application::deadline`].
-    fn deadline(&self) -> Option<Instant>;
+    fn deadline(&self) -> Option<Instant> {
+        None
+    }
     /// As [`Application::due`].
     ///
     /// # Errors
     /// Why the connection must end.
-    fn due(&mut self) -> Result<(), Close>;
+    fn due(&mut self) -> Result<(), Close> {
+        Ok(())
+    }
     /// As [`Application::pack`].
-    fn pack(&self) -> Option<Bytes>;
+    fn pack(&self) -> Option<Bytes> {
+        None
+    }
     /// As [`Application::end`].
     fn end(self) -> impl Future<Output = ()> + Send;
 }

@@ -23,9 +23,7 @@ use carillon_proto::limits::{ENGINEIO_PAYLOAD_BYTES_MAX, ENGINEIO_POST_PACKETS_M
 use clap::{Arg, Command, value_parser};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 const ABOUT: &str = "\
@@ -107,32 +105,6 @@ impl Application for Echo {
     fn binary(&mut self, bytes: Bytes) -> Result<(), Close> {
         self.0.offer(&frame::binary(&bytes), Urgency::Reply);
         Ok(())
-    }
-
-    fn reads(&self) -> bool {
-        true
-    }
-
-    fn advance(&mut self) {}
-
-    fn poll_work(&mut self, _: &mut Context<'_>) -> Poll<()> {
-        Poll::Pending
-    }
-
-    fn woken(&mut self) -> Result<(), Close> {
-        Ok(())
-    }
-
-    fn deadline(&self) -> Option<Instant> {
-        None
-    }
-
-    fn due(&mut self) -> Result<(), Close> {
-        Ok(())
-    }
-
-    fn pack(&self) -> Option<Bytes> {
-        None
     }
 
     async fn end(self) {}
@@ -234,32 +206,6 @@ impl Sockets for EchoSockets {
             _ => {}
         }
         Ok(())
-    }
-
-    fn reads(&self) -> bool {
-        true
-    }
-
-    fn advance(&mut self) {}
-
-    fn poll_work(&mut self, _: &mut Context<'_>) -> Poll<()> {
-        Poll::Pending
-    }
-
-    fn woken(&mut self) -> Result<(), Close> {
-        Ok(())
-    }
-
-    fn deadline(&self) -> Option<Instant> {
-        None
-    }
-
-    fn due(&mut self) -> Result<(), Close> {
-        Ok(())
-    }
-
-    fn pack(&self) -> Option<Bytes> {
-        None
     }
 
     async fn end(self) {}

@@ -1,0 +1,98 @@
+//! A session's places in rooms: how they come, go, and end.
+
+use super::{Done, Joined, Place, Session};
+use crate::connection::Signal;
+use crate::dialect::Dialect;
+use crate::join::{self, Entered};
+use carillon_proto::code::Close;
+use carillon_proto::id::{ConversationId, UserId};
+use carillon_proto::wire::{self, presence_change::Body as Change};
+use smallvec::SmallVec;
+
+impl Session {
+    /// What is joined, and in what, with the last seq that was queued for it.
+    pub fn subscriptions(&self) -> Vec<(ConversationId, Dialect, u64)> {
+        let of = |(conversation, joined): (&ConversationId, &Joined)| {
+            let state = joined.room.lock();
+            let cursor = |place: &Place| {
+                let ours = state.topic.hearer(place.slot)?.connection.id == self.connection.id;
+                state.topic.cursor(place.slot).filter(|_| ours)
+            };
+            let places = joined.places.iter();
+            let known =
+                places.filter_map(|place| Some((conversation.clone(), place.dialect, cursor(place)?)));
+            known.collect::<Vec<_>>()
+        };
+        self.joined.iter().flat_map(of).collect()
+    }
+
+    /// What is known of the user.
+    pub fn profile(&self) -> wire::Profile {
+        self.shared.directory.profile(&self.connection).unwrap_or_default()
+    }
+
+    /// Takes note of what came of [`Work`].
+    pub fn done(&mut self, done: Done) {
+        match done {
+            Done::Told => {}
+            Done::Entered(Entered { room, dialect, slot }) => {
+                let ours = |id| id == self.connection.id;
+                if !room.lock().topic.hearer(slot).is_some_and(|hearer| ours(hearer.connection.id)) {
+                    // Removed meanwhile: what is left is the count of users there.
+                    let (shared, connection) = (self.shared.clone(), self.connection.clone());
+                    tokio::spawn(async move { join::leave(&shared, &connection, &room, slot, false).await });
+                    return;
+                }
+                // It may be behind from the start, or have fallen behind before it was known here.
+                self.fell_behind(room.clone());
+                let new = || Joined { room: room.clone(), places: SmallVec::new(), typing: false };
+                let joined = self.joined.entry(room.conversation.clone()).or_insert_with(new);
+                if joined.place(dialect).is_none() {
+                    joined.places.push(Place { dialect, slot });
+                }
+            }
+            Done::Page(cursor, page) => self.queue_page(&cursor, page),
+        }
+    }
+
+    /// Somebody else wants something of this connection; a close is returned.
+    pub fn signalled(&mut self, signals: Vec<Signal>) -> Option<Close> {
+        let mut close = None;
+        for signal in signals {
+            match signal {
+                Signal::Behind(room) => self.fell_behind(room),
+                Signal::Close(reason) => close = Some(reason),
+                Signal::Removed(conversation) => {
+                    // Its member is gone from the topic already; what is left is the count of users there.
+                    if let Some(Joined { room, places, .. }) = self.joined.remove(&conversation) {
+                        let (shared, connection) = (self.shared.clone(), self.connection.clone());
+                        tokio::spawn(async move {
+                            for place in places {
+                                join::leave(&shared, &connection, &room, place.slot, false).await;
+                            }
+                        });
+                    }
+                }
+            }
+        }
+        close
+    }
+
+    /// The session has ended: everything it held is given back.
+    pub async fn end(mut self) {
+        for (_, Joined { room, places, typing }) in self.joined.drain() {
+            if typing {
+                self.shared.typing(&room, &self.connection.user, &self.connection.name, false);
+            }
+            for place in places {
+                join::leave(&self.shared, &self.connection, &room, place.slot, true).await;
+            }
+        }
+        let watched: Vec<UserId> = self.watched.drain().collect();
+        self.shared.unwatch(&self.connection, &watched);
+        self.shared.directory.remove(&self.connection);
+        let (user, session) = (self.identity.user.to_string(), self.connection.id);
+        self.shared
+            .tell_presence(&user, Change::SessionEnded(wire::SessionEnded { user: user.clone(), session }));
+    }
+}
