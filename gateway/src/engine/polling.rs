@@ -8,7 +8,6 @@ use super::request::Refusal;
 use super::{Config, Engine, Service};
 use crate::application::Application;
 use crate::core::keepalive::{Due, Keepalive};
-use crate::core::outbox::Urgency;
 use crate::drive::{self, Socket};
 use crate::metrics;
 use crate::outgoing::Outgoing;
@@ -234,7 +233,8 @@ impl<A: Application> Polling<'_, A> {
         match self.keepalive.due(now) {
             Due::Nothing => Ok(()),
             Due::Ping => {
-                self.outgoing.offer(&PING, Urgency::Reply);
+                // Before what waits: behind many answers' worth it would come too late to be answered in time.
+                self.outgoing.put_back(vec![PING]);
                 Ok(())
             }
             Due::GiveUp => Err(Over::Gone),
