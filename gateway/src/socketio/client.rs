@@ -31,6 +31,9 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 /// For a client that connected without a token to give one (protocol §8: unauthenticated).
 pub(super) const AUTHENTICATION_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// For a client that left its namespace to ask for one again, or to say goodbye (protocol §8: handshake).
+const LEFT_TIMEOUT: Duration = Duration::from_secs(20);
+
 /// What the path of a connection decides (protocol §1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Path {
@@ -52,6 +55,8 @@ pub(super) enum State {
     Running { namespace: Namespace, running: Box<Running> },
     /// It left its namespace, and its session ends.
     Leaving { leaving: BoxFuture<'static, ()> },
+    /// It is in no namespace any more.
+    Left { until: Instant },
 }
 
 /// What the client is told when its session has begun.
@@ -238,7 +243,7 @@ impl Client {
                     }
                 }
             }
-            State::Waiting | State::Starting { .. } | State::Leaving { .. } => {}
+            State::Waiting | State::Starting { .. } | State::Leaving { .. } | State::Left { .. } => {}
         }
         Ok(())
     }
@@ -252,7 +257,7 @@ impl Client {
 
     pub(super) fn namespace(&self) -> Option<Namespace> {
         match &self.state {
-            State::Waiting | State::Leaving { .. } => None,
+            State::Waiting | State::Leaving { .. } | State::Left { .. } => None,
             State::Anonymous { namespace, .. }
             | State::Starting { namespace, .. }
             | State::Running { namespace, .. } => Some(*namespace),
@@ -300,7 +305,7 @@ impl Sockets for Client {
     }
 
     fn is_connected(&self) -> bool {
-        !matches!(self.state, State::Waiting)
+        !matches!(self.state, State::Waiting | State::Left { .. })
     }
 
     fn takes_attachments(&self) -> bool {
@@ -324,7 +329,7 @@ impl Sockets for Client {
 
     fn reads(&self) -> bool {
         match &self.state {
-            State::Waiting | State::Anonymous { .. } => self.ending.is_none(),
+            State::Waiting | State::Anonymous { .. } | State::Left { .. } => self.ending.is_none(),
             State::Starting { .. } | State::Leaving { .. } => false,
             State::Running { running, .. } => running.reads(),
         }
@@ -338,7 +343,7 @@ impl Sockets for Client {
 
     fn poll_work(&mut self, context: &mut Context<'_>) -> Poll<()> {
         match &mut self.state {
-            State::Waiting | State::Anonymous { .. } => {
+            State::Waiting | State::Anonymous { .. } | State::Left { .. } => {
                 let draining = &self.shared.draining;
                 let draining =
                     self.draining.get_or_insert_with(|| Box::pin(draining.clone().cancelled_owned()));
@@ -353,7 +358,7 @@ impl Sockets for Client {
             }
             State::Leaving { leaving } => {
                 ready!(leaving.poll_unpin(context));
-                self.state = State::Waiting;
+                self.state = State::Left { until: Instant::now() + LEFT_TIMEOUT };
                 Poll::Ready(())
             }
             State::Starting { starting, .. } => {
@@ -381,7 +386,7 @@ impl Sockets for Client {
 
     fn deadline(&self) -> Option<Instant> {
         match &self.state {
-            State::Anonymous { until, .. } => Some(*until),
+            State::Anonymous { until, .. } | State::Left { until } => Some(*until),
             State::Running { running, .. } => running.deadline(),
             State::Waiting | State::Starting { .. } | State::Leaving { .. } => None,
         }
@@ -389,7 +394,9 @@ impl Sockets for Client {
 
     fn due(&mut self) -> Result<(), Close> {
         let due = match &mut self.state {
-            State::Anonymous { until, .. } if Instant::now() >= *until => Err(Close::AuthenticationTimeout),
+            State::Anonymous { until, .. } | State::Left { until } if Instant::now() >= *until => {
+                Err(Close::AuthenticationTimeout)
+            }
             State::Running { running, .. } => running.due(),
             _ => Ok(()),
         };
@@ -410,7 +417,7 @@ impl Sockets for Client {
                 }
             }
             State::Leaving { leaving } => leaving.await,
-            State::Waiting | State::Anonymous { .. } => {}
+            State::Waiting | State::Anonymous { .. } | State::Left { .. } => {}
         }
     }
 }

@@ -76,8 +76,6 @@ pub struct Packets<S> {
     assembly: Assembly,
     sockets: S,
     began: Instant,
-    /// How long a client may be in no namespace.
-    connect_timeout: Duration,
     /// Until when a namespace must be asked for.
     connect_by: Option<Instant>,
 }
@@ -87,7 +85,7 @@ impl<S: Sockets> Packets<S> {
     pub fn new(sockets: S, connect_timeout: Duration) -> Packets<S> {
         let began = Instant::now();
         let assembly = Assembly::new(sockets.takes_attachments());
-        Packets { assembly, sockets, began, connect_timeout, connect_by: Some(began + connect_timeout) }
+        Packets { assembly, sockets, began, connect_by: Some(began + connect_timeout) }
     }
 
     fn now_ms(&self) -> u64 {
@@ -145,10 +143,8 @@ impl<S: Sockets> Application for Packets<S> {
     }
 
     fn woken(&mut self) -> Result<(), Close> {
-        match (self.connect_by, self.sockets.is_connected()) {
-            (Some(_), true) => self.connect_by = None,
-            (None, false) => self.connect_by = Some(Instant::now() + self.connect_timeout),
-            _ => {}
+        if self.connect_by.is_some() && self.sockets.is_connected() {
+            self.connect_by = None;
         }
         self.sockets.woken()
     }

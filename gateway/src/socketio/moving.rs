@@ -43,7 +43,7 @@ impl Client {
         let mut moved = MovedClient { namespace, ..MovedClient::default() };
         match &self.state {
             State::Waiting if self.ending.is_some() => return None,
-            State::Waiting | State::Anonymous { .. } => {}
+            State::Waiting | State::Anonymous { .. } | State::Left { .. } => {}
             State::Starting { .. } | State::Leaving { .. } => return None,
             State::Running { running, .. } if !running.is_settled() => return None,
             State::Running { running, .. } => {
