@@ -289,8 +289,9 @@ async fn no_server_is_an_error_that_keeps_the_password() {
     assert!(began.elapsed() < SOON);
 }
 
-/// Servers elect a leader after 4 to 9 seconds of silence, for the cluster first and then for a stream.
-const ELECTIONS: Duration = Duration::from_secs(40);
+/// Servers elect a leader after 4 to 9 seconds of silence, for the cluster first and then for a stream; on a machine
+/// that is busy they do it more than once.
+const ELECTIONS: Duration = Duration::from_secs(90);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_keeps_three_copies_and_survives_any_server() {
