@@ -5,6 +5,7 @@ use super::request::Refusal;
 use axum::body::HttpBody;
 use axum::extract::Request;
 use carillon_proto::wire::MovedSession;
+use futures_util::StreamExt;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,6 +17,8 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 /// refused.
 const REQUESTS_MAX: usize = 8;
 
+/// How many times the limit a body may have that is read only to be dropped.
+const DROPPED_BODIES: usize = 4;
 /// For a request's body, as for one of the API.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -56,18 +59,30 @@ impl Sessions {
         (handle, queue)
     }
 
-    /// Reads a body of at most `bytes_max` bytes; it waits while others bring many.
+    /// Reads a body of at most `bytes_max` bytes; it waits while others bring many. One that is larger is read to its
+    /// end, if that is near, and dropped: a client that is still sending would not hear that it is refused.
     pub(super) async fn read(&self, request: Request, bytes_max: usize) -> Result<String, Refusal> {
         let announced = request.body().size_hint().upper().map_or(bytes_max, |bytes| bytes as usize);
-        if announced > bytes_max {
-            return Err(Refusal::TooLarge);
-        }
-        let units = announced.div_ceil(BODIES_UNIT_BYTES).max(1) as u32;
+        let held = if announced > bytes_max { 0 } else { announced };
+        let units = held.div_ceil(BODIES_UNIT_BYTES).max(1) as u32;
         let reading = async {
             let _held = self.bodies.acquire_many(units).await.map_err(|_| Refusal::BadRequest)?;
-            // One that was cut off is refused as well, but nobody hears that.
-            let body = axum::body::to_bytes(request.into_body(), bytes_max).await;
-            String::from_utf8(body.map_err(|_| Refusal::TooLarge)?.into()).map_err(|_| Refusal::BadRequest)
+            let mut chunks = request.into_body().into_data_stream();
+            let (mut body, mut bytes) = (Vec::new(), 0);
+            while let Some(chunk) = chunks.next().await {
+                // One that was cut off is refused as well, but nobody hears that.
+                let chunk = chunk.map_err(|_| Refusal::BadRequest)?;
+                bytes += chunk.len();
+                if announced <= bytes_max && bytes <= bytes_max {
+                    body.extend_from_slice(&chunk);
+                } else if bytes > DROPPED_BODIES * bytes_max {
+                    break;
+                }
+            }
+            if announced > bytes_max || bytes > bytes_max {
+                return Err(Refusal::TooLarge);
+            }
+            String::from_utf8(body).map_err(|_| Refusal::BadRequest)
         };
         tokio::time::timeout(BODY_TIMEOUT, reading).await.unwrap_or(Err(Refusal::BadRequest))
     }
