@@ -87,8 +87,10 @@ pub async fn last_words(
     requests.close();
     while let Ok(asked) = requests.try_recv() {
         match asked {
-            // It crossed the end, and is as one that waited.
-            Asked::Poll(answer) => drop(answer.send(Polled::Payload(payload_of(&[NOOP])))),
+            // It crossed the goodbye, and is as one that waited.
+            Asked::Poll(answer) if over == Over::Closed => {
+                drop(answer.send(Polled::Payload(payload_of(&[NOOP]))))
+            }
             other => refuse(other),
         }
     }
