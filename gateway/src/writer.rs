@@ -20,11 +20,6 @@ impl Writer {
         self.0 = frames;
     }
 
-    /// One more frame, behind the others.
-    pub fn push(&mut self, frame: Bytes) {
-        self.0.push_back(frame);
-    }
-
     /// Whether everything was written.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

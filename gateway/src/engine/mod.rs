@@ -190,10 +190,7 @@ impl<S: Service> Engine<S> {
         }
         match *request.method() {
             Method::GET if is_upgrade => self.probe(request, handle.requests),
-            Method::GET => match handle.poll().await {
-                Polled::Payload(payload) => text(payload),
-                Polled::Refused(refusal) => refusal.into_response(),
-            },
+            Method::GET => polled(handle.poll().await),
             Method::POST => {
                 let post = async {
                     let body = self.sessions.read(request, self.config.payload_bytes_max).await?;
@@ -225,10 +222,7 @@ impl<S: Service> Engine<S> {
                 let (relay, sid) = (relay.clone(), sid.to_owned());
                 self.probe_elsewhere(request, relay, gateway, sid)
             }
-            Method::GET => match relay.poll(&gateway, sid).await {
-                Polled::Payload(payload) => text(payload),
-                Polled::Refused(refusal) => refusal.into_response(),
-            },
+            Method::GET => polled(relay.poll(&gateway, sid).await),
             Method::POST => match self.sessions.read(request, self.config.payload_bytes_max).await {
                 Ok(body) => posted(relay.post(&gateway, sid, body).await),
                 Err(refusal) => refusal.into_response(),
@@ -280,15 +274,12 @@ impl<S: Service> Engine<S> {
         self: Arc<Self>,
         socket: &mut drive::Socket,
         outgoing: &Arc<Outgoing>,
-        mut application: S::Application,
+        application: S::Application,
     ) -> Option<Close> {
         let framing = EnginePackets::new(self.config.pings, self.config.packet_bytes_max);
         // The rest of the engine is not needed by a session that has its socket.
         drop(self);
-        let close = drive::drive(socket, outgoing, framing, &mut application).await;
-        outgoing.close();
-        Box::pin(application.end()).await;
-        close
+        drive_to_the_end(socket, outgoing, framing, application).await
     }
 
     /// A session that polls wants to move to a WebSocket.
@@ -302,6 +293,26 @@ impl<S: Service> Engine<S> {
             // A session that has ended meanwhile lets the socket go.
             let _ = requests.send(Asked::Probe(Box::new(socket), stream)).await;
         })
+    }
+}
+
+/// Drives an application on a WebSocket, and ends it; returns why the WebSocket must be closed.
+async fn drive_to_the_end<A: Application>(
+    socket: &mut drive::Socket,
+    outgoing: &Outgoing,
+    framing: EnginePackets,
+    mut application: A,
+) -> Option<Close> {
+    let close = drive::drive(socket, outgoing, framing, &mut application).await;
+    outgoing.close();
+    Box::pin(application.end()).await;
+    close
+}
+
+fn polled(polled: Polled) -> Response {
+    match polled {
+        Polled::Payload(payload) => text(payload),
+        Polled::Refused(refusal) => refusal.into_response(),
     }
 }
 

@@ -5,7 +5,7 @@ use super::answers::{Asked, LAST_POLL_TIMEOUT, Over, Polled, last_words, payload
 use super::framing::{EnginePackets, NOOP, PING};
 use super::moving::PROBE_TIMEOUT;
 use super::request::Refusal;
-use super::{Config, Engine, Service};
+use super::{Config, Engine, Service, drive_to_the_end};
 use crate::application::Application;
 use crate::core::keepalive::{Due, Keepalive};
 use crate::drive::{self, Socket};
@@ -111,14 +111,11 @@ pub async fn run<S: Service>(engine: &Engine<S>, mut requests: mpsc::Receiver<As
             polling.application.end().await;
         }
         Ended::Moved(mut socket, stream) => {
-            let mut application = polling.application;
             upgraded.store(true, Ordering::Relaxed);
             drop(requests);
             outgoing.attach(stream.clone());
             let framing = EnginePackets::new(config.pings, config.packet_bytes_max);
-            let close = drive::drive(&mut socket, &outgoing, framing, &mut application).await;
-            outgoing.close();
-            Box::pin(application.end()).await;
+            let close = drive_to_the_end(&mut socket, &outgoing, framing, polling.application).await;
             Box::pin(drive::end(*socket, close, &stream)).await;
         }
     }
@@ -364,10 +361,15 @@ impl<A: Application> Polling<'_, A> {
             self.outgoing.put_back(frames);
             return false;
         }
+        if let Err(MovedSession { frames, .. }) = taker.send(MovedSession { frames, application }) {
+            // Who asked has given up, and the session stays with all it has.
+            self.outgoing.put_back(frames);
+            return false;
+        }
         if let Some(poll) = self.poll.take() {
             let _ = poll.send(Polled::Payload(payload_of(&[NOOP])));
         }
-        taker.send(MovedSession { frames, application }).is_ok()
+        true
     }
 
     /// Something came over a WebSocket that is probed; returned when the session moves to it.
