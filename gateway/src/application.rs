@@ -184,6 +184,9 @@ impl Running {
         if self.page.is_none() {
             self.page = self.session.catch_up();
         }
+        if self.work.is_none() && self.restoring.is_empty() {
+            self.work = self.session.rebase();
+        }
     }
 
     /// As [`Application::woken`].

@@ -137,16 +137,23 @@ pub struct Member {
     pub connection: Arc<Connection>,
     /// What it hears the conversation in.
     pub dialect: Dialect,
+    /// Its place in the connection's tracker, where there is one.
+    pub place: u32,
+}
+
+impl Member {
+    /// Queues what it hears of an event; `false` when there is no room.
+    pub fn queue(&self, event: &Encoded, urgency: Urgency) -> bool {
+        let frames = event.frames(self.dialect);
+        frames.is_empty()
+            || self.connection.outgoing.queue_event(frames, urgency, self.place, event.event.seq)
+    }
 }
 
 impl Hearer<Encoded> for Member {
     /// Nobody is woken: whoever delivers writes at the end of the delivery (see [`crate::hub`]).
     fn hear(&self, event: &Encoded) -> bool {
-        let frames = event.frames(self.dialect);
-        if frames.is_empty() {
-            return true;
-        }
-        let taken = self.connection.outgoing.queue(frames, Urgency::Event).is_some();
+        let taken = self.queue(event, Urgency::Event);
         self.connection.touched.store(true, Ordering::Relaxed);
         taken
     }

@@ -13,21 +13,33 @@ pub fn put_text(out: &mut BytesMut, text: &str) {
     put(out, TEXT_FINAL, text.as_bytes());
 }
 
+/// Appends one unmasked text frame of several parts.
+pub fn put_parts(out: &mut BytesMut, parts: &[&[u8]]) {
+    put_head(out, TEXT_FINAL, parts.iter().map(|part| part.len()).sum());
+    for part in parts {
+        out.put_slice(part);
+    }
+}
+
 fn put(out: &mut BytesMut, kind: u8, body: &[u8]) {
-    out.reserve(body.len() + 10);
+    put_head(out, kind, body.len());
+    out.put_slice(body);
+}
+
+fn put_head(out: &mut BytesMut, kind: u8, length: usize) {
+    out.reserve(length + 10);
     out.put_u8(kind);
-    match body.len() {
-        length @ 0..=125 => out.put_u8(length as u8),
-        length @ 126..=0xffff => {
+    match length {
+        0..=125 => out.put_u8(length as u8),
+        126..=0xffff => {
             out.put_u8(126);
             out.put_u16(length as u16);
         }
-        length => {
+        _ => {
             out.put_u8(127);
             out.put_u64(length as u64);
         }
     }
-    out.put_slice(body);
 }
 
 /// One unmasked binary frame.
@@ -70,14 +82,13 @@ pub fn body(frame: &[u8]) -> Option<Body<'_>> {
 
 /// Frames that were built here, each for itself.
 pub fn split(frames: &[Bytes]) -> Vec<Bytes> {
-    let mut single = Vec::with_capacity(frames.len());
-    for frames in frames {
-        let mut rest = frames.clone();
-        while let Some((length, _)) = lengths(&rest) {
-            single.push(rest.split_to(length));
-        }
-    }
-    single
+    frames.iter().flat_map(single).collect()
+}
+
+/// Each of the frames that were built here behind one another.
+pub fn single(frames: &Bytes) -> impl Iterator<Item = Bytes> {
+    let mut rest = frames.clone();
+    std::iter::from_fn(move || lengths(&rest).map(|(length, _)| rest.split_to(length)))
 }
 
 /// One unmasked text frame.

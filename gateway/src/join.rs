@@ -1,13 +1,15 @@
 //! Joining and leaving a conversation: registration with its worker, presence, and the member's cursor.
 
-use crate::connection::{Connection, Member};
+use crate::connection::{Connection, Member, Signal};
 use crate::core::outbox::Urgency;
 use crate::core::topic::Slot;
+use crate::core::tracker::Tracker;
 use crate::dialect::{Asked, Dialect};
 use crate::hub::{Room, Seen};
 use crate::session::{Done, reply_to};
 use crate::shared::Shared;
-use carillon_proto::code::Failure;
+use carillon_proto::code::{Close, ErrorCode, Failure};
+use carillon_proto::dialect::socketio::vocabulary::Vocabulary;
 use carillon_proto::event::Reply;
 use carillon_proto::id::ConversationId;
 use carillon_proto::limits::PRESENCE_PARTICIPANTS_MAX;
@@ -24,6 +26,17 @@ pub struct Entered {
     pub dialect: Dialect,
     /// The member's place there.
     pub slot: Slot,
+}
+
+/// A subscription of a client that can be recovered.
+struct Recorded {
+    vocabulary: Vocabulary,
+    /// Behind which seq it begins.
+    seq: u64,
+    /// Its place, if it has one already.
+    place: Option<u32>,
+    /// It is in the record.
+    stored: bool,
 }
 
 /// A join.
@@ -52,7 +65,7 @@ impl Request {
             Ok(()) => Done::Entered(self.enter(&room).await),
             Err(failure) => {
                 crate::metrics::ERRORS.inc();
-                reply_to(&self.connection, &Reply::Error(failure), &self.asked);
+                self.refuse(failure);
                 Done::Told
             }
         };
@@ -72,13 +85,32 @@ impl Request {
         self.shared.links[room.partition as usize].join(&self.conversation, check).await.map(drop)
     }
 
+    /// Nobody asked for what a session goes on with, so nobody would notice that it does not.
+    fn refuse(&self, failure: Failure) {
+        if !matches!(self.asked, Asked::Silently(_)) {
+            return reply_to(&self.connection, &Reply::Error(failure), &self.asked);
+        }
+        if failure.code == ErrorCode::Forbidden {
+            let dialect = self.asked.dialect();
+            self.shared.recovery_unsubscribes(&self.connection, &self.conversation, dialect);
+        } else {
+            self.connection.signal(Signal::Close(Close::Unavailable));
+        }
+    }
+
     async fn enter(&self, room: &Arc<Room>) -> Entered {
-        let (participants, visible) = match &self.already {
-            Some(_) => (room.lock().participants, Vec::new()),
-            None => self.enter_presence(room).await,
+        let entering = async {
+            match &self.already {
+                Some(_) => (room.lock().participants, Vec::new()),
+                None => self.enter_presence(room).await,
+            }
         };
+        let ((participants, visible), recorded) = tokio::join!(entering, self.record(room));
         let before = self.shared.audience.seen_by(&self.connection, &visible);
-        let entered = self.become_member(room, participants);
+        let entered = self.become_member(room, participants, recorded.as_ref());
+        if recorded.is_some_and(|recorded| !recorded.stored) {
+            self.shared.renew_recovery(&self.connection);
+        }
         if self.already.is_none() && self.shared.access.is_open(&self.conversation) {
             let user = &self.connection.user;
             if visible.iter().any(|other| other == user.as_str()) {
@@ -89,10 +121,43 @@ impl Request {
         entered
     }
 
+    /// Where the client can be recovered: from where it hears the conversation, written down before it is told so.
+    async fn record(&self, room: &Room) -> Option<Recorded> {
+        let Dialect::SocketIo(vocabulary, _) = self.asked.dialect() else { return None };
+        let outgoing = &self.connection.outgoing;
+        let known = outgoing.tracked(|tracker| tracker.find(&self.conversation, vocabulary))?;
+        let goes_on = matches!(self.asked, Asked::Silently(_));
+        match (known, self.after_seq) {
+            (Some(place), Some(seq)) if goes_on => {
+                return Some(Recorded { vocabulary, seq, place: Some(place), stored: true });
+            }
+            (Some(_), None) => return None,
+            // From elsewhere in the log: that is another subscription.
+            (Some(_), Some(_)) => {
+                let dialect = self.asked.dialect();
+                self.shared.recovery_unsubscribes(&self.connection, &self.conversation, dialect);
+            }
+            (None, _) => {}
+        }
+        let seq = self.after_seq.unwrap_or_else(|| room.lock().topic.head().unwrap_or(0));
+        let (connection, conversation) = (&self.connection, &self.conversation);
+        let stored = self.shared.recovery_subscribes(connection, conversation, vocabulary, seq).await;
+        Some(Recorded { vocabulary, seq, place: None, stored })
+    }
+
     /// The reply and the cursor under one lock, so that no event comes between them.
-    fn become_member(&self, room: &Arc<Room>, participants: u32) -> Entered {
+    fn become_member(&self, room: &Arc<Room>, participants: u32, recorded: Option<&Recorded>) -> Entered {
         let mut state = room.lock();
         let head_seq = state.topic.head().unwrap_or(0);
+        let tracked = recorded.and_then(|recorded| {
+            let Recorded { vocabulary, seq, place, .. } = recorded;
+            let subscribe = |tracker: &mut Tracker| {
+                place.or_else(|| tracker.subscribe(self.conversation.clone(), *vocabulary, *seq))
+            };
+            Some((self.connection.outgoing.tracked(subscribe)??, *seq))
+        });
+        // What came since it was written down is heard, too.
+        let head_seq = tracked.filter(|_| self.after_seq.is_none()).map_or(head_seq, |(_, seq)| seq);
         let reply = Reply::Joined {
             conversation: self.conversation.clone(),
             head_seq,
@@ -103,14 +168,18 @@ impl Request {
         let place = place.filter(|slot| {
             state.topic.hearer(*slot).is_some_and(|other| other.connection.id == self.connection.id)
         });
-        let slot = match (place, self.after_seq) {
+        let after_seq = tracked.map(|(_, seq)| seq).or(self.after_seq);
+        let slot = match (place, after_seq) {
             (Some(slot), None) => slot,
-            (Some(slot), Some(after_seq)) => {
+            (Some(slot), Some(after_seq)) if tracked.is_none() => {
                 state.topic.rejoin(slot, after_seq);
                 slot
             }
-            (None, after_seq) => {
-                let member = Member { connection: self.connection.clone(), dialect: self.asked.dialect() };
+            (before, after_seq) => {
+                before.into_iter().for_each(|slot| drop(state.topic.leave(slot)));
+                let (connection, dialect) = (self.connection.clone(), self.asked.dialect());
+                let place = tracked.map_or(0, |(place, _)| place);
+                let member = Member { connection, dialect, place };
                 state.topic.join(member, after_seq.unwrap_or(head_seq)).0
             }
         };

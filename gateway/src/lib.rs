@@ -27,6 +27,7 @@ pub mod pending;
 pub mod presence;
 pub mod publish;
 pub mod reads;
+pub mod recovery;
 pub mod rest;
 pub mod routes;
 pub mod session;
@@ -138,9 +139,6 @@ fn warn_of_unserved(settings: &Settings) {
             "auth.jwks_url is not served by this version: only tokens signed with auth.secret count"
         );
     }
-    if settings.socketio_recovery {
-        tracing::warn!("socketio.recovery is not served by this version: clients hear `recovered: false`");
-    }
 }
 
 /// Puts a gateway's parts together and starts the tasks behind them.
@@ -172,6 +170,7 @@ fn assemble(settings: Settings, bus: Arc<dyn Bus>, tasks: &mut JoinSet<()>) -> a
         draining: CancellationToken::new(),
         this: this.clone(),
         polling: Arc::default(),
+        recoveries: recovery::Recoveries::default(),
         reads: reads::SharedReads::default(),
         health: rest::RecentHealth::default(),
         settings,

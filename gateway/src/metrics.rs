@@ -33,6 +33,16 @@ counter!(TIMEOUTS, "carillon_command_timeouts_total", "Commands whose outcome di
 counter!(FETCHES, "carillon_gap_fetches_total", "Ranges of events fetched because they were missed.");
 counter!(RESYNCS, "carillon_resyncs_total", "Times that all interest of a partition was registered again.");
 counter!(
+    RECOVERED,
+    "carillon_sessions_recovered_total",
+    "Socket.IO sessions that went on where their client had heard them."
+);
+counter!(
+    NOT_RECOVERED,
+    "carillon_sessions_not_recovered_total",
+    "Socket.IO clients that came back to a session of which not enough was known."
+);
+counter!(
     CATCH_UP_READS,
     "carillon_catch_up_reads_total",
     "Pages read from the store for members that were behind."

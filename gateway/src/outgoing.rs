@@ -3,10 +3,12 @@
 //! Whoever queues may write. Without a socket, as while a client polls, frames wait for whoever asks for them.
 
 use crate::core::outbox::{Outbox, Urgency};
+use crate::core::tracker::Tracker;
 use crate::frame;
 use crate::writer::Writer;
 use bytes::Bytes;
 use carillon_proto::limits::{ENGINEIO_ANSWER_BYTES_MAX, ENGINEIO_ANSWER_PACKETS_MAX};
+use carillon_runtime::time::now_ms;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -20,6 +22,9 @@ struct State {
     socket: Option<Arc<TcpStream>>,
     /// The WebSocket library writes now: nobody else may.
     held: bool,
+    /// Of a client that can be recovered: how far it has heard. Under the same lock as the queue, so that offsets
+    /// come in the order of the events.
+    tracker: Option<Box<Tracker>>,
 }
 
 /// How far the queued frames got.
@@ -60,8 +65,35 @@ impl Outgoing {
     }
 
     /// Queues a frame; `None` when it was not taken, `Some(true)` when it is the first that waits.
-    pub fn queue(&self, frame: &Bytes, urgency: Urgency) -> Option<bool> {
-        self.state.lock().outbox.offer(frame, urgency)
+    fn queue(&self, frame: &Bytes, urgency: Urgency) -> Option<bool> {
+        let State { outbox, tracker, .. } = &mut *self.state.lock();
+        match tracker {
+            None => outbox.offer(frame, urgency),
+            Some(tracker) => outbox.offer(&tracker.stamp(frame, now_ms()), urgency),
+        }
+    }
+
+    /// Queues the frames of a durable event for the subscription at `place`, which matters only for a client that
+    /// can be recovered; `false` when they were not taken.
+    pub fn queue_event(&self, frames: &Bytes, urgency: Urgency, place: u32, seq: u64) -> bool {
+        let State { outbox, tracker, .. } = &mut *self.state.lock();
+        let Some(tracker) = tracker else { return outbox.offer(frames, urgency).is_some() };
+        let (stamped, before) = tracker.stamp_event(place, seq, frames, now_ms());
+        let taken = stamped.is_empty() || outbox.offer(&stamped, urgency).is_some();
+        if !taken {
+            tracker.take_back(&before);
+        }
+        taken
+    }
+
+    /// How far the client has heard is written behind its events from now on.
+    pub fn track(&self, tracker: Tracker) {
+        self.state.lock().tracker = Some(Box::new(tracker));
+    }
+
+    /// Asks or changes how far the client has heard; `None` where that is not followed.
+    pub fn tracked<T>(&self, ask: impl FnOnce(&mut Tracker) -> T) -> Option<T> {
+        self.state.lock().tracker.as_deref_mut().map(ask)
     }
 
     /// Queues a frame and wakes the connection's own task; `false` when it was not taken.
@@ -172,6 +204,11 @@ impl Outgoing {
     /// Whether more events may be queued without filling the outbox.
     pub fn has_room(&self) -> bool {
         self.state.lock().outbox.has_room()
+    }
+
+    /// Refuses events until what is queued has gone elsewhere, or takes them again.
+    pub fn seal(&self, sealed: bool) {
+        self.state.lock().outbox.seal(sealed);
     }
 
     /// Nothing is queued from now on.

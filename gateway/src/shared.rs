@@ -13,6 +13,7 @@ use crate::pending::PendingCommands;
 use crate::presence::{Audience, ShardHandle};
 use crate::publish::Publisher;
 use crate::reads::SharedReads;
+use crate::recovery::Recoveries;
 use carillon_proto::code::{ErrorCode, Failure};
 use carillon_proto::id::{ConversationId, GatewayId};
 use carillon_proto::limits::HISTORY_LIMIT_MAX;
@@ -74,6 +75,8 @@ pub struct Shared {
     pub this: Weak<Shared>,
     /// Sessions that poll.
     pub polling: Arc<engine::Sessions>,
+    /// Sessions that can be recovered.
+    pub recoveries: Recoveries,
     /// Pages being read for members that are behind.
     pub reads: SharedReads,
     /// What the health endpoint judged last.

@@ -27,6 +27,13 @@ pub const ROOM_SEARCHED_USERS_MAX: usize = 32;
 /// Announcements of one snapshot: ten thousand connections in a hundred rooms of this shard each.
 pub const ANNOUNCED_MAX: usize = 1_000_000;
 
+/// A record of connection-state recovery is kept so long after its session's end or its gateway's silence, as by
+/// the reference server (its `maxDisconnectionDuration`).
+pub const RECOVERY_MS: u64 = 120_000;
+/// Bytes of such records in one shard: 50,000 sessions in twenty conversations each. Above it new ones are not
+/// kept, and their clients hear that they were not recovered.
+pub const RECOVERY_BYTES_MAX: usize = 64 * 1024 * 1024;
+
 /// Bytes of a reply's results; what goes beyond is pushed or left out. Leaves room in a bus message.
 pub const REPLY_BYTES_MAX: usize = limits::BUS_MESSAGE_BYTES_MAX - 64 * 1024;
 /// Bytes of one push; more becomes several.

@@ -63,6 +63,7 @@ gauge!(USERS, "carillon_presence_users", "users in memory, online or watched");
 gauge!(SESSIONS, "carillon_presence_sessions", "sessions of users");
 gauge!(ROOMS, "carillon_presence_rooms", "rooms with somebody in them");
 gauge!(MEMBERSHIPS, "carillon_presence_room_members", "users in rooms, counted once per room");
+gauge!(RECORDS, "carillon_presence_recovery_records", "Socket.IO sessions that can be recovered");
 
 /// Shows what a shard holds.
 pub fn show(shard: u32, census: Census) {
@@ -73,6 +74,7 @@ pub fn show(shard: u32, census: Census) {
         (&SESSIONS, census.sessions),
         (&ROOMS, census.rooms),
         (&MEMBERSHIPS, census.memberships),
+        (&RECORDS, census.records),
     ];
     for (gauge, value) in values {
         gauge.with_label_values(&[&shard]).set(value as i64);
@@ -81,7 +83,7 @@ pub fn show(shard: u32, census: Census) {
 
 /// A shard is no longer this worker's.
 pub fn hide(shard: u32) {
-    for gauge in [&GATEWAYS, &USERS, &SESSIONS, &ROOMS, &MEMBERSHIPS] {
+    for gauge in [&GATEWAYS, &USERS, &SESSIONS, &ROOMS, &MEMBERSHIPS, &RECORDS] {
         let _ = gauge.remove_label_values(&[&shard.to_string()]);
     }
 }

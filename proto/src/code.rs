@@ -176,6 +176,8 @@ pub enum Close {
     Draining,
     /// The client did not answer pings, or could not be written to.
     Unresponsive,
+    /// What the session goes on with cannot be had now. Come back soon.
+    Unavailable,
     /// A bug.
     Internal,
 }
@@ -193,6 +195,7 @@ impl Close {
             Self::InvalidUtf8 => 1007,
             Self::Draining | Self::Unresponsive => 1001,
             Self::Internal => 1011,
+            Self::Unavailable => 1013,
         }
     }
 
@@ -208,6 +211,7 @@ impl Close {
             Self::InvalidUtf8 => "invalid utf-8",
             Self::Draining => "draining",
             Self::Unresponsive => "unresponsive",
+            Self::Unavailable => "try again later",
             Self::Internal => "internal",
         }
     }

@@ -46,6 +46,11 @@ pub const PRESENCE_PARTICIPANTS_MAX: usize = 100;
 pub const VISIBLE_USERS_MAX: usize = 500;
 /// Conversations joined by one connection (protocol §8).
 pub const JOINED_CONVERSATIONS_MAX: usize = 1_000;
+/// Places in the record of a session that can be recovered: what a connection may join at once, and three times as
+/// much that it left since offsets count anew.
+pub const RECOVERY_PLACES_MAX: usize = 4 * JOINED_CONVERSATIONS_MAX;
+/// Bytes of such a record: two bases with a thousand conversations each. A session with more is not recovered.
+pub const RECOVERY_RECORD_BYTES_MAX: usize = 256 * 1024;
 /// Connections of one user, over all gateways (protocol §8).
 pub const CONNECTIONS_PER_USER: u32 = 5;
 /// Connections of a gateway (protocol §8).

@@ -7,4 +7,5 @@ pub mod link;
 pub mod outbox;
 pub mod rate;
 pub mod topic;
+pub mod tracker;
 pub mod typing;

@@ -22,6 +22,8 @@ pub enum Urgency {
 pub struct Outbox {
     frames: VecDeque<Bytes>,
     bytes: usize,
+    /// No events are taken, as what is queued goes elsewhere.
+    sealed: bool,
     closed: bool,
 }
 
@@ -34,7 +36,10 @@ impl Outbox {
             Urgency::Presence => 2 * OUTBOX_BYTES_MAX,
             Urgency::Reply => usize::MAX,
         };
-        if self.closed || (self.bytes > 0 && self.bytes + frame.len() > bytes_max) {
+        if self.closed
+            || (self.sealed && urgency == Urgency::Event)
+            || (self.bytes > 0 && self.bytes + frame.len() > bytes_max)
+        {
             return None;
         }
         self.bytes += frame.len();
@@ -87,6 +92,11 @@ impl Outbox {
         self.bytes < OUTBOX_BYTES_MAX / 2
     }
 
+    /// Refuses events, which are read again from their cursors, or takes them again.
+    pub fn seal(&mut self, sealed: bool) {
+        self.sealed = sealed;
+    }
+
     /// Takes nothing from now on.
     pub fn close(&mut self) {
         self.closed = true;
@@ -124,6 +134,17 @@ mod tests {
         assert!(outbox.has_room());
         outbox.close();
         assert_eq!(outbox.offer(&one, Urgency::Reply), None);
+    }
+
+    #[test]
+    fn a_sealed_outbox_refuses_events_only() {
+        let mut outbox = Outbox::default();
+        let frame = Bytes::from_static(b"x");
+        outbox.seal(true);
+        assert_eq!(outbox.offer(&frame, Urgency::Event), None);
+        assert!(outbox.offer(&frame, Urgency::Presence).is_some());
+        outbox.seal(false);
+        assert!(outbox.offer(&frame, Urgency::Event).is_some());
     }
 
     #[test]

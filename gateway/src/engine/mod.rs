@@ -62,7 +62,7 @@ pub trait Service: Send + Sync + 'static {
     /// What one session is served by.
     type Application: Application;
     /// A place among the connections, given back when dropped.
-    type Place: Send + 'static;
+    type Place: Send + Sync + 'static;
 
     /// Admits a session that begins with this request.
     ///
@@ -70,8 +70,8 @@ pub trait Service: Send + Sync + 'static {
     /// The answer that says why not.
     fn admit(&self, request: &Request) -> Result<Self::Place, Box<Response>>;
 
-    /// Begins to serve a session whose frames go to `outgoing`.
-    fn open(&self, outgoing: &Arc<Outgoing>) -> Self::Application;
+    /// Begins to serve an admitted session whose frames go to `outgoing`.
+    fn open(&self, outgoing: &Arc<Outgoing>, place: &Self::Place) -> Self::Application;
 
     /// Goes on serving a session that another gateway packed; `None` where that cannot be read.
     fn unpack(&self, outgoing: &Arc<Outgoing>, packed: Bytes) -> Option<Self::Application>;
@@ -156,7 +156,7 @@ impl<S: Service> Engine<S> {
         let mut socket = drive::socket(stream.clone(), leftover, self.config.message_bytes_max).await;
         let outgoing = Arc::new(Outgoing::to(stream.clone()));
         outgoing.offer(&frame::text(&self.open_packet(&self.sid(), &[])), Urgency::Reply);
-        let application = self.service.open(&outgoing);
+        let application = self.service.open(&outgoing, &place);
         let close = self.drive_websocket(&mut socket, &outgoing, application).await;
         Box::pin(drive::end(socket, close, &stream)).await;
         drop(place);
@@ -167,7 +167,7 @@ impl<S: Service> Engine<S> {
         let (handle, queue) = self.sessions.open(&sid, self.config.name);
         let body = self.open_packet(&sid, &["websocket"]);
         tokio::spawn(async move {
-            polling::run(&self, queue, &handle.upgraded).await;
+            polling::run(&self, queue, &place, &handle.upgraded).await;
             self.sessions.forget(&sid);
             drop(place);
         });

@@ -82,13 +82,18 @@ enum Woken {
 }
 
 /// Serves a session from its first poll to its end.
-pub async fn run<S: Service>(engine: &Engine<S>, mut requests: mpsc::Receiver<Asked>, upgraded: &AtomicBool) {
+pub async fn run<S: Service>(
+    engine: &Engine<S>,
+    mut requests: mpsc::Receiver<Asked>,
+    place: &S::Place,
+    upgraded: &AtomicBool,
+) {
     let outgoing = Arc::new(Outgoing::default());
     let config = &engine.config;
     let mut polling = Box::new(Polling {
         config,
         outgoing: &outgoing,
-        application: engine.service.open(&outgoing),
+        application: engine.service.open(&outgoing, place),
         keepalive: Keepalive::new(config.pings, Instant::now()),
         poll: None,
         posted: VecDeque::new(),
@@ -352,6 +357,17 @@ impl<A: Application> Polling<'_, A> {
         if self.taker.is_none() || !self.posted.is_empty() {
             return false;
         }
+        // What an event adds to the frames and to the application's cursors must be in both or in neither.
+        self.outgoing.seal(true);
+        let given = self.give();
+        self.outgoing.seal(false);
+        if given && let Some(poll) = self.poll.take() {
+            let _ = poll.send(Polled::Payload(payload_of(&[NOOP])));
+        }
+        given
+    }
+
+    fn give(&mut self) -> bool {
         let Some(application) = self.application.pack() else { return false };
         let Some((taker, _)) = self.taker.take() else { return false };
         let frames = self.outgoing.drain_up_to(usize::MAX);
@@ -365,9 +381,6 @@ impl<A: Application> Polling<'_, A> {
             // Who asked has given up, and the session stays with all it has.
             self.outgoing.put_back(frames);
             return false;
-        }
-        if let Some(poll) = self.poll.take() {
-            let _ = poll.send(Polled::Payload(payload_of(&[NOOP])));
         }
         true
     }

@@ -214,6 +214,9 @@ impl Shared {
                 add(Change::StatusSet(wire::StatusSet { user, session, status: status.into(), text }));
             }
         }
+        for kept in self.recoveries.of_shard(shard) {
+            add(Change::RecoveryKept(kept));
+        }
         for user in self.audience.watched(shard) {
             add(Change::Watch(wire::Watch { user }));
         }
@@ -241,6 +244,11 @@ fn subject_of(change: &Change) -> &str {
         Change::RoomLeft(change) => &change.conversation,
         Change::StatusQuery(change) => &change.user,
         Change::ProfileQuery(change) => &change.user,
+        Change::RecoveryKept(change) => change.record.as_ref().map_or("", |record| &record.pid),
+        Change::RecoverySubscribed(change) => &change.pid,
+        Change::RecoveryUnsubscribed(change) => &change.pid,
+        Change::RecoveryEnded(change) => &change.pid,
+        Change::RecoveryQuery(change) => &change.pid,
     }
 }
 

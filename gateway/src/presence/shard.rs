@@ -84,8 +84,10 @@ impl ShardTask {
                 _ = heartbeat.tick() => None,
             };
             let mut batch: Vec<Announced> = first.into_iter().collect();
-            while !batch.is_empty() && batch.len() < ENTRY_COMMANDS_MAX {
+            let mut bytes = batch.iter().map(|first| first.change.encoded_len()).sum::<usize>();
+            while !batch.is_empty() && batch.len() < ENTRY_COMMANDS_MAX && bytes < ENTRY_BYTES_MAX {
                 let Ok(change) = self.changes.try_recv() else { break };
+                bytes += change.change.encoded_len();
                 batch.push(change);
             }
             if self.snapshot_wanted.swap(false, Ordering::Relaxed) {

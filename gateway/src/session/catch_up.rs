@@ -70,15 +70,16 @@ impl Session {
     pub(super) fn queue_page(&self, cursor: &Cursor, page: Page) {
         let Ok(events) = page else { return };
         let mut state = cursor.room.lock();
-        let hearer = state.topic.hearer(cursor.slot);
-        let ours = hearer.is_some_and(|hearer| {
-            hearer.connection.id == self.connection.id && hearer.dialect == cursor.dialect
-        });
-        if !ours || state.topic.cursor(cursor.slot) != Some(cursor.after_seq) {
+        let hearer = state
+            .topic
+            .hearer(cursor.slot)
+            .filter(|hearer| hearer.connection.id == self.connection.id && hearer.dialect == cursor.dialect);
+        let Some(hearer) = hearer else { return };
+        if state.topic.cursor(cursor.slot) != Some(cursor.after_seq) {
             return;
         }
         for event in events.iter() {
-            self.connection.offer(event.frames(cursor.dialect), Urgency::Reply);
+            hearer.queue(event, Urgency::Reply);
         }
         if let Some(last) = events.last() {
             state.topic.caught_up_to(cursor.slot, last.seq());

@@ -47,8 +47,9 @@ impl Session {
                 self.fell_behind(room.clone());
                 let new = || Joined { room: room.clone(), places: SmallVec::new(), typing: false };
                 let joined = self.joined.entry(room.conversation.clone()).or_insert_with(new);
-                if joined.place(dialect).is_none() {
-                    joined.places.push(Place { dialect, slot });
+                match joined.places.iter_mut().find(|place| place.dialect == dialect) {
+                    Some(place) => place.slot = slot,
+                    None => joined.places.push(Place { dialect, slot }),
                 }
             }
             Done::Page(cursor, page) => self.queue_page(&cursor, page),
@@ -65,6 +66,9 @@ impl Session {
                 Signal::Removed(conversation) => {
                     // Its member is gone from the topic already; what is left is the count of users there.
                     if let Some(Joined { room, places, .. }) = self.joined.remove(&conversation) {
+                        for place in &places {
+                            self.shared.recovery_unsubscribes(&self.connection, &conversation, place.dialect);
+                        }
                         let (shared, connection) = (self.shared.clone(), self.connection.clone());
                         tokio::spawn(async move {
                             for place in places {
@@ -80,6 +84,7 @@ impl Session {
 
     /// The session has ended: everything it held is given back.
     pub async fn end(mut self) {
+        self.shared.end_recovery(&self.connection, self.said_goodbye);
         for (_, Joined { room, places, typing }) in self.joined.drain() {
             if typing {
                 self.shared.typing(&room, &self.connection.user, &self.connection.name, false);

@@ -11,6 +11,7 @@ use crate::auth::Identity;
 use crate::connection::{Connection, Speaks};
 use crate::core::outbox::Urgency;
 use crate::core::topic::Slot;
+use crate::core::tracker::Tracker;
 use crate::dialect::{Asked, Dialect};
 use crate::directory::Action;
 use crate::hub::Room;
@@ -31,6 +32,9 @@ use smallvec::SmallVec;
 use std::collections::{HashMap, HashSet};
 use std::pin::Pin;
 use std::sync::Arc;
+
+/// For a client that has used up its tracker's places, until offsets count anew.
+const REBASE_RETRY_MS: u64 = 30_000;
 
 /// Something that waits for an answer from elsewhere.
 pub type Work = Pin<Box<dyn Future<Output = Done> + std::marker::Send>>;
@@ -83,6 +87,8 @@ pub struct Session {
     watched: HashSet<UserId>,
     behind: Vec<Arc<Room>>,
     typing_refused_ms: u64,
+    /// The client left by itself, and does not come back for what it misses.
+    pub said_goodbye: bool,
 }
 
 impl Session {
@@ -96,12 +102,27 @@ impl Session {
             watched: HashSet::new(),
             behind: Vec::new(),
             typing_refused_ms: 0,
+            said_goodbye: false,
         }
     }
 
     /// Code points of a message's content at most; 0: any.
     pub fn content_chars_max(&self) -> usize {
         self.shared.settings.limits.content_chars
+    }
+
+    /// What keeps the offsets of a client short that can be recovered, where they have grown long.
+    pub fn rebase(&self) -> Option<Work> {
+        let settings = &self.shared.settings;
+        // A client that has not answered a ping for so long is gone, and one that has, has heard what was before it.
+        let heard_within_ms = (settings.ping_interval + settings.ping_timeout).as_millis() as u64;
+        let wants = |tracker: &mut Tracker| tracker.wants_base(now_ms(), heard_within_ms);
+        self.connection.outgoing.tracked(wants).filter(|wants| *wants)?;
+        let (shared, connection) = (self.shared.clone(), self.connection.clone());
+        Some(Box::pin(async move {
+            shared.rebase_recovery(&connection).await;
+            Done::Told
+        }))
     }
 
     /// Queues a reply.
@@ -207,6 +228,7 @@ impl Session {
         }
         let (user, expires_ms) = (identity.user.clone(), identity.expires_ms.unwrap_or(u64::MAX));
         self.identity = identity;
+        self.shared.renew_identity(&self.connection, self.identity.pack(self.profile()));
         self.reply(&Reply::Authenticated { user, expires_ms }, asked);
         Ok(())
     }
@@ -224,6 +246,11 @@ impl Session {
         }
         let already = self.joined.get(&conversation);
         let already = already.and_then(|joined| Some((joined.room.clone(), joined.place(dialect)?)));
+        let no_place = |tracker: &mut Tracker| tracker.next_place().is_none();
+        if self.connection.outgoing.tracked(no_place) == Some(true) {
+            let message = "conversations are joined and left too fast: wait";
+            return Err(Failure::new(ErrorCode::RateLimited, message).retry_after(REBASE_RETRY_MS));
+        }
         if already.is_none() && self.joined.len() >= JOINED_CONVERSATIONS_MAX {
             let message = format!("a connection may join at most {JOINED_CONVERSATIONS_MAX} conversations");
             return Err(Failure::new(ErrorCode::TooLarge, message));
@@ -241,6 +268,7 @@ impl Session {
     }
 
     fn leave(&mut self, conversation: &ConversationId, asked: Asked) -> Work {
+        self.shared.recovery_unsubscribes(&self.connection, conversation, asked.dialect());
         let left = self.joined.get_mut(conversation).and_then(|joined| {
             let place = joined.places.iter().position(|place| place.dialect == asked.dialect())?;
             let typing = std::mem::take(&mut joined.typing);

@@ -1,16 +1,15 @@
 //! A Socket.IO client of the gateway: its handshake, and the vocabularies that it speaks.
 
 use crate::application::Running;
-use crate::auth::Identity;
-use crate::connection::Speaks;
 use crate::core::outbox::Urgency;
 use crate::dialect::{Asked, Namespace, packets};
 use crate::frame;
 use crate::metrics;
 use crate::outgoing::Outgoing;
+use crate::recovery::Ids;
 use crate::shared::Shared;
-use crate::socket::start;
 use crate::socketio::Sockets;
+use crate::socketio::begin::{Begins, Begun, Starting};
 use bytes::Bytes;
 use carillon_proto::code::{Close, ErrorCode, Failure};
 use carillon_proto::command::Command;
@@ -20,7 +19,6 @@ use carillon_proto::event::Reply;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use prost::Message;
-use serde_json::value::RawValue;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -48,9 +46,9 @@ pub(super) enum State {
     /// It has not asked for a namespace, or was refused.
     Waiting,
     /// It is in a namespace and has not said who it is.
-    Anonymous { namespace: Namespace, until: Instant },
+    Anonymous { namespace: Namespace, until: Instant, ids: Option<Ids> },
     /// Its session begins.
-    Starting { namespace: Namespace, begins: Begins, starting: BoxFuture<'static, Result<Running, Close>> },
+    Starting { namespace: Namespace, begins: Begins, starting: Starting },
     /// Its session runs.
     Running { namespace: Namespace, running: Box<Running> },
     /// It left its namespace, and its session ends.
@@ -59,21 +57,13 @@ pub(super) enum State {
     Left { until: Instant },
 }
 
-/// What the client is told when its session has begun.
-pub(super) enum Begins {
-    /// It connected with a token.
-    Connecting,
-    /// It had connected before, and gave a token by this event.
-    Authenticating(Asked),
-    /// It had all that on another gateway, and this joined.
-    Moved(Vec<(Command, Asked)>),
-}
-
 /// One client.
 pub struct Client {
-    shared: Arc<Shared>,
-    outgoing: Arc<Outgoing>,
-    path: Path,
+    pub(super) shared: Arc<Shared>,
+    pub(super) outgoing: Arc<Outgoing>,
+    pub(super) path: Path,
+    /// It asked for connection-state recovery before it asked for a namespace, or all clients get it.
+    pub(super) recovers: bool,
     pub(super) state: State,
     /// It ends, and has been told why.
     pub(super) ending: Option<Close>,
@@ -83,114 +73,32 @@ pub struct Client {
 
 impl Client {
     /// A client that has not asked for anything.
-    pub fn new(shared: Arc<Shared>, outgoing: Arc<Outgoing>, path: Path) -> Client {
-        Client { shared, outgoing, path, state: State::Waiting, ending: None, draining: None }
+    pub fn new(shared: Arc<Shared>, outgoing: Arc<Outgoing>, path: Path, recovers: bool) -> Client {
+        Client { shared, outgoing, path, recovers, state: State::Waiting, ending: None, draining: None }
     }
 
-    fn say(&self, packet: &str) {
+    pub(super) fn say(&self, packet: &str) {
         self.outgoing.offer(&frame::text(packet), Urgency::Reply);
     }
 
-    fn tell(&self, namespace: Namespace, event: String) {
+    pub(super) fn tell(&self, namespace: Namespace, event: String) {
         self.outgoing.offer(&packets(namespace, &[event]), Urgency::Reply);
     }
 
-    fn welcome(&self, namespace: Namespace) {
-        let sid = uuid::Uuid::new_v4().simple();
-        self.say(&packet::connect(namespace.name(), &format!("{{\"sid\":\"{sid}\"}}")));
-        self.tell(namespace, vocabulary::connected());
-    }
-
-    fn refuse_connect(&self, namespace: &str, failure: &Failure, token_given: bool) {
-        metrics::REFUSED.inc();
-        self.say(&packet::connect_error(namespace, &vocabulary::connect_error(failure, token_given)));
-    }
-
-    /// Lets a client into a namespace, or says why not.
-    fn enter(&mut self, namespace: Namespace, auth: Option<&str>) {
-        let name = namespace.name();
-        let auth = auth.and_then(|json| serde_json::from_str::<&RawValue>(json).ok());
-        let Some(token) = auth.and_then(vocabulary::handshake_token) else {
-            if self.path == Path::Api {
-                let failure = Failure::new(ErrorCode::Unauthorized, "give a token as auth.token");
-                return self.refuse_connect(name, &failure, false);
-            }
-            self.welcome(namespace);
-            let until = Instant::now() + AUTHENTICATION_TIMEOUT;
-            self.state = State::Anonymous { namespace, until };
-            return;
-        };
-        match self.shared.verifier.verify(&token) {
-            Ok(identity) => self.start(namespace, identity, Begins::Connecting),
-            Err(refusal) => self.refuse_connect(name, &refusal.failure(), true),
-        }
-    }
-
-    pub(super) fn start(&mut self, namespace: Namespace, identity: Identity, begins: Begins) {
-        let (shared, outgoing) = (self.shared.clone(), self.outgoing.clone());
-        // One that moves is still counted where it came from.
-        let limit = match begins {
-            Begins::Moved(_) => 0,
-            _ => shared.settings.limits.connections_per_user,
-        };
-        let starting = async move {
-            let speaks = Speaks::SocketIo(namespace);
-            let mut running = start(shared, identity, speaks, outgoing, limit).await?;
-            running.session.greet().await;
-            Ok(running)
-        };
-        self.state = State::Starting { namespace, begins, starting: starting.boxed() };
-    }
-
-    fn started(&mut self, namespace: Namespace, begins: Begins, started: Result<Running, Close>) {
-        match started {
-            Ok(mut running) => {
-                let asked = match begins {
-                    Begins::Moved(joins) => {
-                        running.restore(joins);
-                        None
-                    }
-                    Begins::Connecting => {
-                        self.welcome(namespace);
-                        (self.path == Path::SocketIo).then(|| asked_by(namespace, Verb::Authenticate, None))
-                    }
-                    Begins::Authenticating(asked) => Some(asked),
-                };
-                let identity = &running.session.identity;
-                if let Some(asked) = asked {
-                    let expires_ms = identity.expires_ms.unwrap_or(u64::MAX);
-                    running
-                        .session
-                        .reply(&Reply::Authenticated { user: identity.user.clone(), expires_ms }, &asked);
-                }
-                if self.path == Path::Api {
-                    // Ring's path, and Ring's clients hear of people before they join anything.
-                    running.connection().speaks_of_presence();
-                }
-                self.state = State::Running { namespace, running: Box::new(running) };
-            }
-            Err(close) => {
-                let failure = failure_of(close);
-                match begins {
-                    Begins::Connecting => self.refuse_connect(namespace.name(), &failure, true),
-                    Begins::Authenticating(_) | Begins::Moved(_) => {
-                        self.tell(namespace, vocabulary::connection_error(&failure));
-                    }
-                }
-                self.state = State::Waiting;
-                self.ending = Some(close);
-            }
-        }
-    }
-
     /// An event of a client that has not said who it is: only `authenticate` is heard.
-    fn anonymous(&mut self, namespace: Namespace, decoded: Result<Request, Refused>, ack: Option<u64>) {
+    fn anonymous(
+        &mut self,
+        namespace: Namespace,
+        ids: Option<Ids>,
+        decoded: Result<Request, Refused>,
+        ack: Option<u64>,
+    ) {
         let (vocabulary, verb, failure) = match decoded {
             Ok(Request { vocabulary, verb, command: Command::Authenticate { token } }) => {
                 match self.shared.verifier.verify(&token) {
                     Ok(identity) => {
                         let asked = Asked::Event { vocabulary, namespace, verb, ack };
-                        return self.start(namespace, identity, Begins::Authenticating(asked));
+                        return self.authenticated(namespace, identity, asked, ids);
                     }
                     Err(refusal) => (vocabulary, verb, refusal.failure()),
                 }
@@ -222,9 +130,9 @@ impl Client {
             });
         }
         match &mut self.state {
-            State::Anonymous { namespace, .. } => {
-                let namespace = *namespace;
-                self.anonymous(namespace, decoded, packet.id);
+            State::Anonymous { namespace, ids, .. } => {
+                let (namespace, ids) = (*namespace, ids.clone());
+                self.anonymous(namespace, ids, decoded, packet.id);
             }
             State::Running { namespace, running } => {
                 let asked = |vocabulary, verb| Asked::Event {
@@ -250,7 +158,8 @@ impl Client {
 
     /// The client leaves its namespace; it may ask for one again, or say goodbye.
     fn leave(&mut self) {
-        if let State::Running { running, .. } = std::mem::replace(&mut self.state, State::Waiting) {
+        if let State::Running { mut running, .. } = std::mem::replace(&mut self.state, State::Waiting) {
+            running.session.said_goodbye = true;
             self.state = State::Leaving { leaving: running.end().boxed() };
         }
     }
@@ -275,12 +184,12 @@ impl Client {
     }
 }
 
-fn asked_by(namespace: Namespace, verb: Verb, ack: Option<u64>) -> Asked {
+pub(super) fn asked_by(namespace: Namespace, verb: Verb, ack: Option<u64>) -> Asked {
     Asked::Event { vocabulary: Vocabulary::ChordMe, namespace, verb, ack }
 }
 
 /// What a client is told of its connection's end.
-fn failure_of(close: Close) -> Failure {
+pub(super) fn failure_of(close: Close) -> Failure {
     match close {
         Close::TooManyConnections => {
             Failure::new(ErrorCode::TooManyConnections, "the user has as many connections as allowed")
@@ -412,7 +321,7 @@ impl Sockets for Client {
             State::Running { running, .. } => running.end().await,
             // What has been announced already must be taken back.
             State::Starting { starting, .. } => {
-                if let Ok(running) = starting.await {
+                if let Ok(Begun::New(running, _) | Begun::Back(running, ..)) = starting.await {
                     running.end().await;
                 }
             }

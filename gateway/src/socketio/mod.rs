@@ -1,5 +1,6 @@
 //! Socket.IO 5 over Engine.IO: packets with their attachments, and what is served behind them.
 
+mod begin;
 mod client;
 mod moving;
 mod service;

@@ -1,14 +1,18 @@
 //! A client on its way between gateways: what is written down where it leaves, and read where it arrives.
 
-use super::client::{AUTHENTICATION_TIMEOUT, Begins, Client, Path, State};
+use super::begin::Joins;
+use super::client::{AUTHENTICATION_TIMEOUT, Client, Path, State};
 use crate::auth::Identity;
+use crate::core::tracker::Tracker;
 use crate::dialect::{Asked, Dialect, Namespace};
 use crate::outgoing::Outgoing;
+use crate::recovery::{Found, Ids};
 use crate::shared::Shared;
 use carillon_proto::command::Command;
+use carillon_proto::dialect::socketio::offset::Offset;
 use carillon_proto::dialect::socketio::vocabulary::Vocabulary;
 use carillon_proto::id::ConversationId;
-use carillon_proto::wire::{MovedClient, MovedSubscription};
+use carillon_proto::wire::{MovedClient, MovedSubscription, RecoveryRecord};
 use std::sync::Arc;
 use tokio::time::Instant;
 
@@ -20,18 +24,29 @@ impl Client {
         path: Path,
         moved: MovedClient,
     ) -> Option<Client> {
-        let mut client = Client::new(shared, outgoing, path);
+        let mut client = Client::new(shared, outgoing, path, moved.recovers);
         let Some(name) = &moved.namespace else { return Some(client) };
         let namespace = Namespace::parse(name)?;
         match moved.identity {
             Some(identity) => {
                 let joins = moved.subscriptions.iter().map(|subscription| rejoin(namespace, subscription));
-                let begins = Begins::Moved(joins.collect::<Option<Vec<_>>>()?);
-                client.start(namespace, Identity::moved(identity)?, begins);
+                let joins = joins.collect::<Option<Joins>>()?;
+                let found = match moved.recovery {
+                    None => None,
+                    Some(record) => {
+                        let tracker = Tracker::restored(&record.bases, &Offset::parse(&moved.offset)?)?;
+                        Some(Found { record, tracker })
+                    }
+                };
+                client.arrives(namespace, Identity::moved(identity)?, joins, found);
             }
             None => {
                 let until = Instant::now() + AUTHENTICATION_TIMEOUT;
-                client.state = State::Anonymous { namespace, until };
+                let ids = moved.recovery.map(|RecoveryRecord { sid, pid, .. }| Ids { sid, pid });
+                if ids.is_some() {
+                    client.outgoing.track(Tracker::default());
+                }
+                client.state = State::Anonymous { namespace, until, ids };
             }
         }
         Some(client)
@@ -40,15 +55,22 @@ impl Client {
     /// What another gateway needs to go on with the client; `None` while something is under way.
     pub(super) fn packed(&self) -> Option<MovedClient> {
         let namespace = self.namespace().map(|namespace| namespace.name().to_owned());
-        let mut moved = MovedClient { namespace, ..MovedClient::default() };
+        let mut moved = MovedClient { namespace, recovers: self.recovers, ..MovedClient::default() };
         match &self.state {
             State::Waiting if self.ending.is_some() => return None,
-            State::Waiting | State::Anonymous { .. } | State::Left { .. } => {}
+            State::Waiting | State::Left { .. } => {}
+            State::Anonymous { ids, .. } => {
+                let record = |Ids { sid, pid }| RecoveryRecord { sid, pid, ..RecoveryRecord::default() };
+                moved.recovery = ids.clone().map(record);
+            }
             State::Starting { .. } | State::Leaving { .. } => return None,
             State::Running { running, .. } if !running.is_settled() => return None,
             State::Running { running, .. } => {
                 let session = &running.session;
                 moved.identity = Some(session.identity.pack(session.profile()));
+                if let Some((record, offset)) = self.shared.moved_recovery(&session.connection) {
+                    (moved.recovery, moved.offset) = (Some(record), offset);
+                }
                 let subscriptions = session.subscriptions().into_iter();
                 moved.subscriptions = subscriptions
                     .filter_map(|(conversation, dialect, cursor)| {

@@ -1,7 +1,7 @@
 //! Socket.IO on this gateway's listener.
 
 use super::{Client, Packets, Path};
-use crate::admission::Place;
+use crate::admission;
 use crate::core::keepalive::Pings;
 use crate::engine::{Config, Engine, Relay, Service};
 use crate::outgoing::Outgoing;
@@ -50,16 +50,24 @@ pub fn engine(shared: Arc<Shared>, path: Path) -> Arc<Engine<Gateway>> {
     Engine::new(config, Gateway { shared, path }, sessions, Some(relay))
 }
 
+/// A place among the connections, and what was asked for with it.
+pub struct Place {
+    _admitted: admission::Place,
+    recovers: bool,
+}
+
 impl Service for Gateway {
     type Application = Packets<Client>;
     type Place = Place;
 
     fn admit(&self, request: &Request) -> Result<Place, Box<Response>> {
-        admit(&self.shared, request)
+        let mut query = request.uri().query().unwrap_or_default().split('&');
+        let recovers = self.shared.settings.socketio_recovery || query.any(|pair| pair == "recovery=1");
+        Ok(Place { _admitted: admit(&self.shared, request)?, recovers })
     }
 
-    fn open(&self, outgoing: &Arc<Outgoing>) -> Packets<Client> {
-        let client = Client::new(self.shared.clone(), outgoing.clone(), self.path);
+    fn open(&self, outgoing: &Arc<Outgoing>, place: &Place) -> Packets<Client> {
+        let client = Client::new(self.shared.clone(), outgoing.clone(), self.path, place.recovers);
         Packets::new(client, CONNECT_TIMEOUT)
     }
 

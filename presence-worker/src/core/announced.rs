@@ -11,6 +11,7 @@ pub struct Announced {
     sessions: HashMap<UserId, SmallVec<[u64; 2]>>,
     watches: HashSet<UserId>,
     rooms: HashMap<ConversationId, HashSet<UserId>>,
+    records: HashSet<String>,
     count: usize,
     /// The number of the snapshot's last part.
     pub last_part: u64,
@@ -55,6 +56,21 @@ impl Announced {
         if let Some(users) = self.rooms.get_mut(conversation) {
             users.remove(user);
         }
+    }
+
+    /// Adds a record of connection-state recovery.
+    pub fn add_record(&mut self, pid: String) {
+        self.count += usize::from(self.records.insert(pid));
+    }
+
+    /// A record whose session ended between two parts.
+    pub fn remove_record(&mut self, pid: &str) {
+        self.records.remove(pid);
+    }
+
+    /// Whether the snapshot has the record.
+    pub fn has_record(&self, pid: &str) -> bool {
+        self.records.contains(pid)
     }
 
     /// Whether the snapshot has the session.

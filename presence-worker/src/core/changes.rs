@@ -102,6 +102,15 @@ impl Shard {
             Some(Change::ProfileQuery(query)) => Outcome::Profile(self.roster.profile(&query.user)),
             Some(Change::RoomJoined(joined)) => Outcome::Room(self.join(gateway, mode, &joined, results)),
             Some(Change::RoomLeft(left)) => Outcome::Room(self.leave(gateway, mode, &left)),
+            Some(Change::RecoveryKept(kept)) => Outcome::Done(self.keep_record(gateway, mode, kept)),
+            Some(Change::RecoverySubscribed(made)) => {
+                Outcome::Done(mode.takes() && self.records.subscribe(gateway, made))
+            }
+            Some(Change::RecoveryUnsubscribed(ended)) => {
+                Outcome::Done(mode.takes() && self.records.unsubscribe(gateway, &ended))
+            }
+            Some(Change::RecoveryEnded(ended)) => Outcome::Done(self.end_record(now, gateway, mode, &ended)),
+            Some(Change::RecoveryQuery(query)) => Outcome::Recovery(self.find_record(&query, results)),
         };
         results.push(Some(outcome));
     }
@@ -199,6 +208,40 @@ impl Shard {
             participants: self.rooms.participants(&left.conversation),
             visible: Vec::new(),
             changed,
+        }
+    }
+
+    fn keep_record(&mut self, gateway: GatewayIndex, mode: Mode, kept: wire::RecoveryKept) -> bool {
+        let pid = kept.record.as_ref().map(|record| record.pid.clone()).unwrap_or_default();
+        let taken = mode.takes() && self.records.keep(gateway, kept);
+        if taken {
+            self.announce(gateway, |announced| announced.add_record(pid));
+        }
+        taken
+    }
+
+    fn end_record(
+        &mut self,
+        now: Moment,
+        gateway: GatewayIndex,
+        mode: Mode,
+        ended: &wire::RecoveryEnded,
+    ) -> bool {
+        if mode.takes() {
+            self.records.end(now.steady_ms, gateway, ended);
+            self.announce(gateway, |announced| announced.remove_record(&ended.pid));
+        }
+        mode.takes()
+    }
+
+    /// A record that is not known here may still be announced, and one that cannot be given out now another time.
+    fn find_record(&self, query: &wire::RecoveryQuery, results: &Results) -> wire::RecoveryFound {
+        match self.records.find(query) {
+            None => wire::RecoveryFound { record: None, again: self.unsettled },
+            Some(record) if !results.fits(record.encoded_len()) => {
+                wire::RecoveryFound { record: None, again: true }
+            }
+            Some(record) => wire::RecoveryFound { record: Some(record.clone()), again: false },
         }
     }
 

@@ -5,6 +5,7 @@
 pub mod announced;
 mod changes;
 pub mod gateways;
+pub mod recovery;
 pub mod rooms;
 pub mod roster;
 mod rows;

@@ -4,6 +4,7 @@ use super::Moment;
 use super::announced::Announced;
 use super::changes::{Mode, Results};
 use super::gateways::{GatewayIndex, Gateways, Place};
+use super::recovery::Records;
 use super::rooms::Rooms;
 use super::roster::Roster;
 use super::user::Record;
@@ -38,6 +39,8 @@ pub struct Census {
     pub rooms: usize,
     /// Users in rooms, counted once per room.
     pub memberships: usize,
+    /// Sessions that can be recovered.
+    pub records: usize,
 }
 
 /// One shard under one ownership.
@@ -48,6 +51,7 @@ pub struct Shard {
     pub(super) gateways: Gateways,
     pub(super) roster: Roster,
     pub(super) rooms: Rooms,
+    pub(super) records: Records,
     last_tick_ms: u64,
     /// Until then nobody is declared offline.
     amnesty_until_ms: u64,
@@ -65,6 +69,7 @@ impl Shard {
             gateways: Gateways::default(),
             roster: Roster::new(grace_ms),
             rooms: Rooms::default(),
+            records: Records::default(),
             last_tick_ms: now.steady_ms,
             amnesty_until_ms: now.steady_ms + AMNESTY_MS,
             unsettled: true,
@@ -146,6 +151,7 @@ impl Shard {
     fn sweep(&mut self, now: Moment, gateway: GatewayIndex, announced: &Announced) {
         self.roster.sweep(now, gateway, announced);
         self.rooms.sweep(gateway, announced, &mut self.pushes);
+        self.records.sweep(now.steady_ms, gateway, announced);
     }
 
     /// The worker's own time: silences, graces, and the end of an ownership's first beats.
@@ -162,6 +168,7 @@ impl Shard {
             }
         }
         self.end_graces(now);
+        self.records.expire(now.steady_ms);
         self.finish(now)
     }
 
@@ -245,6 +252,7 @@ impl Shard {
     pub fn census(&self) -> Census {
         let (users, sessions) = self.roster.count();
         let (rooms, memberships) = self.rooms.count();
-        Census { gateways: self.gateways.len(), users, sessions, rooms, memberships }
+        let records = self.records.count();
+        Census { gateways: self.gateways.len(), users, sessions, rooms, memberships, records }
     }
 }

@@ -517,7 +517,7 @@ pub struct Users {
     pub users: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// Changes of one gateway for one shard. Sessions and watches go to the user's shard, rooms to the
-/// conversation's. The reply has one result per change, in order.
+/// conversation's, recovery to the pid's. The reply has one result per change, in order.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PresenceRequest {
     #[prost(string, tag = "1")]
@@ -536,14 +536,17 @@ pub struct PresenceRequest {
     #[prost(message, repeated, tag = "5")]
     pub changes: ::prost::alloc::vec::Vec<PresenceChange>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PresenceChange {
-    #[prost(oneof = "presence_change::Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
+    #[prost(
+        oneof = "presence_change::Body",
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14"
+    )]
     pub body: ::core::option::Option<presence_change::Body>,
 }
 /// Nested message and enum types in `PresenceChange`.
 pub mod presence_change {
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Body {
         #[prost(message, tag = "1")]
         SessionStarted(super::SessionStarted),
@@ -565,6 +568,17 @@ pub mod presence_change {
         /// Answered, changes nothing.
         #[prost(message, tag = "9")]
         ProfileQuery(super::ProfileQuery),
+        #[prost(message, tag = "10")]
+        RecoveryKept(super::RecoveryKept),
+        #[prost(message, tag = "11")]
+        RecoverySubscribed(super::RecoverySubscribed),
+        #[prost(message, tag = "12")]
+        RecoveryUnsubscribed(super::RecoveryUnsubscribed),
+        #[prost(message, tag = "13")]
+        RecoveryEnded(super::RecoveryEnded),
+        /// Answered, changes nothing.
+        #[prost(message, tag = "14")]
+        RecoveryQuery(super::RecoveryQuery),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -669,16 +683,17 @@ pub struct PresenceReply {
     #[prost(uint64, tag = "5")]
     pub version: u64,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PresenceResult {
-    #[prost(oneof = "presence_result::Body", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "presence_result::Body", tags = "1, 2, 3, 4, 5")]
     pub body: ::core::option::Option<presence_result::Body>,
 }
 /// Nested message and enum types in `PresenceResult`.
 pub mod presence_result {
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Body {
-        /// session_started: admitted or not; session_ended, status_set, unwatch: done.
+        /// session_started: admitted or not; session_ended, status_set, unwatch: done; recovery_kept and the changes
+        /// of a record: it is stored.
         #[prost(bool, tag = "1")]
         Done(bool),
         /// watch, status_query. Not set where the reply would have grown too large: it is pushed instead.
@@ -690,6 +705,9 @@ pub mod presence_result {
         /// profile_query.
         #[prost(message, tag = "4")]
         Profile(super::Profile),
+        /// recovery_query.
+        #[prost(message, tag = "5")]
+        Recovery(super::RecoveryFound),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -754,6 +772,116 @@ pub struct RoomChange {
     pub disconnected: bool,
     #[prost(uint32, tag = "6")]
     pub participants: u32,
+}
+/// What another gateway needs to go on with a session.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RecoveryRecord {
+    /// The client's secret, by which it asks to go on.
+    #[prost(string, tag = "1")]
+    pub pid: ::prost::alloc::string::String,
+    /// The session's public id, which stays.
+    #[prost(string, tag = "2")]
+    pub sid: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub namespace: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "4")]
+    pub identity: ::core::option::Option<MovedIdentity>,
+    /// From what offsets count, ascending by number: the newest, and the one before while a client may still have
+    /// an offset that counts from it.
+    #[prost(message, repeated, tag = "5")]
+    pub bases: ::prost::alloc::vec::Vec<RecoveryBase>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RecoveryBase {
+    #[prost(uint32, tag = "1")]
+    pub number: u32,
+    /// How often the list has changed since the base was made.
+    #[prost(uint32, tag = "2")]
+    pub changes: u32,
+    /// Each keeps its place in this base and the next.
+    #[prost(message, repeated, tag = "3")]
+    pub subscriptions: ::prost::alloc::vec::Vec<RecoverySubscription>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RecoverySubscription {
+    #[prost(string, tag = "1")]
+    pub conversation: ::prost::alloc::string::String,
+    /// The place of its vocabulary among all.
+    #[prost(uint32, tag = "2")]
+    pub vocabulary: u32,
+    /// The seq from which an offset counts.
+    #[prost(uint64, tag = "3")]
+    pub seq: u64,
+    #[prost(bool, tag = "4")]
+    pub ended: bool,
+}
+/// The session is this gateway's, whosever it was, and its record is this.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RecoveryKept {
+    /// Unique for the gateway.
+    #[prost(uint64, tag = "1")]
+    pub session: u64,
+    #[prost(message, optional, tag = "2")]
+    pub record: ::core::option::Option<RecoveryRecord>,
+}
+/// Fills a place of the newest base, a new one or one whose subscription had ended before that base.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RecoverySubscribed {
+    #[prost(string, tag = "1")]
+    pub pid: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub session: u64,
+    #[prost(uint32, tag = "3")]
+    pub base: u32,
+    /// RecoveryBase.changes with this one.
+    #[prost(uint32, tag = "4")]
+    pub changes: u32,
+    #[prost(uint32, tag = "5")]
+    pub place: u32,
+    #[prost(message, optional, tag = "6")]
+    pub subscription: ::core::option::Option<RecoverySubscription>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RecoveryUnsubscribed {
+    #[prost(string, tag = "1")]
+    pub pid: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub session: u64,
+    #[prost(uint32, tag = "3")]
+    pub base: u32,
+    /// RecoveryBase.changes with this one.
+    #[prost(uint32, tag = "4")]
+    pub changes: u32,
+    #[prost(uint32, tag = "5")]
+    pub place: u32,
+}
+/// The connection has ended; the record stays for a while, unless the client said goodbye.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RecoveryEnded {
+    #[prost(string, tag = "1")]
+    pub pid: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub session: u64,
+    #[prost(bool, tag = "3")]
+    pub forget: bool,
+}
+/// A client came back. The record is its new session's as soon as that one keeps it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RecoveryQuery {
+    #[prost(string, tag = "1")]
+    pub pid: ::prost::alloc::string::String,
+    /// Whose record it must be; empty where the client gave nothing but the pid.
+    #[prost(string, tag = "2")]
+    pub user: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RecoveryFound {
+    /// Absent: there is none.
+    #[prost(message, optional, tag = "1")]
+    pub record: ::core::option::Option<RecoveryRecord>,
+    /// Not every gateway has announced its records yet, or the reply grew too large: ask again.
+    #[prost(bool, tag = "2")]
+    pub again: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RelayRequest {
@@ -847,6 +975,15 @@ pub struct MovedClient {
     pub identity: ::core::option::Option<MovedIdentity>,
     #[prost(message, repeated, tag = "3")]
     pub subscriptions: ::prost::alloc::vec::Vec<MovedSubscription>,
+    /// Connection-state recovery, where the client asked for it: its record, and how far its frames go. Of one that
+    /// is not authenticated, the record has nothing but its ids.
+    #[prost(message, optional, tag = "4")]
+    pub recovery: ::core::option::Option<RecoveryRecord>,
+    #[prost(string, tag = "5")]
+    pub offset: ::prost::alloc::string::String,
+    /// It asked for recovery when it asked for a session.
+    #[prost(bool, tag = "6")]
+    pub recovers: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MovedIdentity {

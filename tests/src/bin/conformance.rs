@@ -84,7 +84,7 @@ impl Service for EngineEcho {
         Ok(())
     }
 
-    fn open(&self, outgoing: &Arc<Outgoing>) -> Echo {
+    fn open(&self, outgoing: &Arc<Outgoing>, (): &()) -> Echo {
         Echo(outgoing.clone())
     }
 
@@ -120,7 +120,7 @@ impl Service for SocketEcho {
         Ok(())
     }
 
-    fn open(&self, outgoing: &Arc<Outgoing>) -> Packets<EchoSockets> {
+    fn open(&self, outgoing: &Arc<Outgoing>, (): &()) -> Packets<EchoSockets> {
         let sockets = EchoSockets { outgoing: outgoing.clone(), connected: Vec::new() };
         Packets::new(sockets, CONNECT_TIMEOUT)
     }

@@ -3,5 +3,6 @@
 
 pub mod assembly;
 pub mod engine;
+pub mod offset;
 pub mod packet;
 pub mod vocabulary;

@@ -5,6 +5,7 @@ use crate::code::Failure;
 use crate::command::Command;
 use crate::dialect::fields::{self, Token, required};
 use serde::Deserialize;
+use serde_json::Value;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 
@@ -119,6 +120,40 @@ pub fn handshake_token(auth: &RawValue) -> Option<String> {
         Ok(Command::Authenticate { token }) => Some(token),
         _ => None,
     }
+}
+
+/// What a handshake's `auth` says of connection-state recovery.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct HandshakeRecovery {
+    /// The application asks for it.
+    pub wanted: bool,
+    /// The secret and the last offset that the client library gives back (protocol 5, connection state recovery).
+    pub back: Option<(String, String)>,
+}
+
+/// Reads what `auth` says of recovery; what has another form says nothing.
+pub fn handshake_recovery(auth: &RawValue) -> HandshakeRecovery {
+    #[derive(Deserialize, Default)]
+    struct Auth {
+        #[serde(default)]
+        recovery: Value,
+        #[serde(default)]
+        pid: Value,
+        #[serde(default)]
+        offset: Value,
+    }
+    let Auth { recovery, pid, offset } = serde_json::from_str(auth.get()).unwrap_or_default();
+    let wanted = match recovery {
+        Value::Bool(wanted) => wanted,
+        Value::Number(number) => number.as_u64() == Some(1),
+        Value::String(text) => text == "1" || text == "true",
+        _ => false,
+    };
+    let back = match (pid, offset) {
+        (Value::String(pid), Value::String(offset)) => Some((pid, offset)),
+        _ => None,
+    };
+    HandshakeRecovery { wanted, back }
 }
 
 /// Clients give the token bare or as an `Authorization` header has it (protocol §5); the scheme's case does

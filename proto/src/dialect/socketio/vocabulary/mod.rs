@@ -15,7 +15,7 @@ mod ring;
 
 pub use answer::{Answer, answer, connect_error, connected, connection_error, refusal_event};
 pub use chordme::room_presence;
-pub use decode::{decode, handshake_token};
+pub use decode::{HandshakeRecovery, decode, handshake_recovery, handshake_token};
 pub use ring::presence;
 
 use crate::code::Failure;

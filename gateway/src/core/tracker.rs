@@ -1,0 +1,313 @@
+//! How far a Socket.IO client that can be recovered has heard what it subscribed to, written behind every event.
+//!
+//! Offsets count from a *base*: the list of subscriptions and a seq for each. The base lies where the gateway's
+//! death does not reach it, and the client has the last offset that it heard, so that the two together say what
+//! comes next in every conversation. A subscription keeps its place in the list for the session's life; a place
+//! is given again only after a new base.
+
+use crate::frame::{self, Body};
+use bytes::{Bytes, BytesMut};
+use carillon_proto::dialect::socketio::offset::{Offset, Partial};
+use carillon_proto::dialect::socketio::vocabulary::Vocabulary;
+use carillon_proto::id::ConversationId;
+use carillon_proto::limits::RECOVERY_PLACES_MAX;
+use carillon_proto::wire::{RecoveryBase, RecoverySubscription};
+
+/// Characters of an offset above which a new base makes it short again: less than most events have.
+const OFFSET_LONG: usize = 96;
+
+/// A subscription that lasts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Place {
+    conversation: ConversationId,
+    vocabulary: Vocabulary,
+    /// The seq that the base has for it.
+    base: u64,
+    /// The last seq that was told whole.
+    cursor: u64,
+    /// Packets told of the event behind it.
+    told: u32,
+}
+
+/// A subscription as it goes on elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reached {
+    /// What is heard.
+    pub conversation: ConversationId,
+    /// In which vocabulary.
+    pub vocabulary: Vocabulary,
+    /// The last seq that the client has heard whole.
+    pub cursor: u64,
+}
+
+/// How far one client has heard.
+#[derive(Debug, Default)]
+pub struct Tracker {
+    number: u32,
+    changes: u32,
+    /// Some have ended; their places are given again after the next base.
+    places: Vec<Option<Place>>,
+    /// Places that had ended before the base was made.
+    free: Vec<u32>,
+    /// The base before, from which the client may still have an offset.
+    previous: Option<RecoveryBase>,
+    /// The next base while it is being stored.
+    next: Option<RecoveryBase>,
+    /// When the first offset that counts from the base was given out.
+    since_ms: Option<u64>,
+    /// Characters of the last offset.
+    length: usize,
+    /// Places whose subscription has ended since the base was made.
+    ended: usize,
+}
+
+impl Tracker {
+    /// Goes on from an offset that a client gave back; `None` where the record does not know enough. Offsets count
+    /// from a new base, which must be stored before the first of them is given out.
+    pub fn restored(bases: &[RecoveryBase], offset: &Offset) -> Option<Tracker> {
+        let heard = bases.iter().find(|base| base.number == offset.base)?;
+        let newest = bases.last()?;
+        if heard.changes < offset.changes {
+            return None;
+        }
+        let mut previous = heard.clone();
+        let mut tracker = Tracker { number: newest.number.checked_add(1)?, ..Tracker::default() };
+        for (place, subscription) in (0..).zip(&newest.subscriptions) {
+            let before = previous.subscriptions.get_mut(place as usize);
+            if subscription.ended {
+                before.into_iter().for_each(|before| before.ended = true);
+                tracker.free.push(place);
+                tracker.places.push(None);
+                continue;
+            }
+            let (mut cursor, mut told) = (subscription.seq, 0);
+            if let Some(before) = before.filter(|before| is_same(before, subscription)) {
+                let moved = offset.moved.binary_search_by_key(&place, |(moved, _)| *moved);
+                let events = moved.map_or(0, |found| offset.moved[found].1);
+                cursor = before.seq.checked_add(events)?;
+                let partial = offset.partial.iter().find(|partial| partial.subscription == place);
+                told = partial.map_or(0, |partial| partial.packets);
+            }
+            tracker.places.push(Some(Place {
+                conversation: ConversationId::parse(&subscription.conversation).ok()?,
+                vocabulary: *Vocabulary::ALL.get(subscription.vocabulary as usize)?,
+                base: cursor,
+                cursor,
+                told,
+            }));
+        }
+        tracker.previous = Some(previous);
+        Some(tracker)
+    }
+
+    /// What is subscribed to, and how far the client has heard it.
+    pub fn reached(&self) -> Vec<Reached> {
+        let lasting = self.places.iter().flatten();
+        let of = |Place { conversation, vocabulary, cursor, .. }: &Place| Reached {
+            conversation: conversation.clone(),
+            vocabulary: *vocabulary,
+            cursor: *cursor,
+        };
+        lasting.map(of).collect()
+    }
+
+    /// From what offsets count now, and what they counted from before.
+    pub fn bases(&self) -> Vec<RecoveryBase> {
+        let current = self.base(self.number, self.changes, |place| place.base);
+        self.previous.iter().cloned().chain([current]).collect()
+    }
+
+    fn base(&self, number: u32, changes: u32, seq: impl Fn(&Place) -> u64) -> RecoveryBase {
+        let of = |place: &Option<Place>| match place {
+            None => RecoverySubscription { ended: true, ..RecoverySubscription::default() },
+            Some(place) => written(place, seq(place)),
+        };
+        RecoveryBase { number, changes, subscriptions: self.places.iter().map(of).collect() }
+    }
+
+    /// The place of a subscription.
+    pub fn find(&self, conversation: &ConversationId, vocabulary: Vocabulary) -> Option<u32> {
+        let same = |place: &Option<Place>| {
+            place
+                .as_ref()
+                .is_some_and(|place| place.vocabulary == vocabulary && place.conversation == *conversation)
+        };
+        self.places.iter().position(same).map(|place| place as u32)
+    }
+
+    /// The place that the next subscription gets; `None` when there is none until the next base.
+    pub fn next_place(&self) -> Option<u32> {
+        let new = self.places.len();
+        self.free.last().copied().or_else(|| (new < RECOVERY_PLACES_MAX).then_some(new as u32))
+    }
+
+    /// The base that offsets count from, and the changes of its list so far.
+    pub fn version(&self) -> (u32, u32) {
+        (self.number, self.changes)
+    }
+
+    /// A subscription begins behind `seq`, at [`Tracker::next_place`]. A base that is being stored does not have it.
+    pub fn subscribe(
+        &mut self,
+        conversation: ConversationId,
+        vocabulary: Vocabulary,
+        seq: u64,
+    ) -> Option<u32> {
+        let place = self.next_place()?;
+        let subscription = Some(Place { conversation, vocabulary, base: seq, cursor: seq, told: 0 });
+        match self.free.pop() {
+            Some(free) => self.places[free as usize] = subscription,
+            None => self.places.push(subscription),
+        }
+        self.changes += 1;
+        self.next = None;
+        Some(place)
+    }
+
+    /// A subscription ends.
+    pub fn unsubscribe(&mut self, place: u32) {
+        if self.places.get_mut(place as usize).and_then(Option::take).is_some() {
+            self.changes += 1;
+            self.ended += 1;
+            self.next = None;
+        }
+    }
+
+    /// How far the client has heard everything that was queued.
+    pub fn offset(&self) -> Offset {
+        let moved = |(place, of): (u32, &Option<Place>)| {
+            let of = of.as_ref()?;
+            let events = of.cursor.checked_sub(of.base).filter(|events| *events > 0)?;
+            Some((place, events))
+        };
+        let moved = (0..).zip(&self.places).filter_map(moved).collect();
+        let partial = |(subscription, of): (u32, &Option<Place>)| {
+            let packets = of.as_ref().map_or(0, |place| place.told);
+            (packets > 0).then_some(Partial { subscription, packets })
+        };
+        let partial = (0..).zip(&self.places).filter_map(partial).collect();
+        Offset { base: self.number, changes: self.changes, partial, moved }
+    }
+
+    /// The offset as text, which is about to be given out.
+    fn give_out(&mut self, now_ms: u64) -> String {
+        let text = self.offset().text();
+        self.length = text.len();
+        self.since_ms = self.since_ms.or(Some(now_ms));
+        text
+    }
+
+    /// Frames with the offset behind each event, which moves nothing.
+    pub fn stamp(&mut self, frames: &Bytes, now_ms: u64) -> Bytes {
+        if !frame::single(frames).any(|frame| event(&frame).is_some()) {
+            return frames.clone();
+        }
+        let mut out = BytesMut::with_capacity(frames.len() + OFFSET_LONG);
+        let offset = self.give_out(now_ms);
+        for frame in frame::single(frames) {
+            put_stamped(&mut out, &frame, &offset);
+        }
+        out.freeze()
+    }
+
+    /// The frames of a durable event, each with the offset that follows from it, without those that were told
+    /// before; and where the tracker was, for [`Tracker::take_back`].
+    pub fn stamp_event(&mut self, place: u32, seq: u64, frames: &Bytes, now_ms: u64) -> (Bytes, Moved) {
+        let (cursor, told) = self.reach(place, None);
+        let mut out = BytesMut::with_capacity(frames.len() + OFFSET_LONG);
+        let mut packets = (1..).zip(frame::single(frames)).skip(told as usize).peekable();
+        while let Some((packet, frame)) = packets.next() {
+            let last = packets.peek().is_none();
+            self.reach(place, Some(if last { (cursor.max(seq), 0) } else { (cursor, packet) }));
+            put_stamped(&mut out, &frame, &self.give_out(now_ms));
+        }
+        self.reach(place, Some((cursor.max(seq), 0)));
+        (out.freeze(), Moved { place, cursor, told })
+    }
+
+    /// Where a subscription stands, and where it goes: the last seq told whole, and packets of the next.
+    fn reach(&mut self, place: u32, reached: Option<(u64, u32)>) -> (u64, u32) {
+        let Some(Some(place)) = self.places.get_mut(place as usize) else { return (0, 0) };
+        let before = (place.cursor, place.told);
+        (place.cursor, place.told) = reached.unwrap_or(before);
+        before
+    }
+
+    /// An event was not queued after all.
+    pub fn take_back(&mut self, before: &Moved) {
+        self.reach(before.place, Some((before.cursor, before.told)));
+    }
+
+    /// Whether offsets have grown long, or the list has, and the client is known to have one that counts from the
+    /// base: it has heard what was queued `heard_within_ms` ago, or its connection is gone.
+    pub fn wants_base(&self, now_ms: u64, heard_within_ms: u64) -> bool {
+        let long = self.length > OFFSET_LONG || self.ended > RECOVERY_PLACES_MAX / 4;
+        let heard = self.since_ms.is_some_and(|since_ms| now_ms >= since_ms.saturating_add(heard_within_ms));
+        long && heard && self.next.is_none()
+    }
+
+    /// The bases with the next one, to be stored.
+    pub fn propose_base(&mut self) -> Vec<RecoveryBase> {
+        let current = self.base(self.number, self.changes, |place| place.base);
+        let next = self.base(self.number + 1, 0, |place| place.cursor);
+        self.next = Some(next.clone());
+        vec![current, next]
+    }
+
+    /// The proposed base is stored (`true`) or not: offsets count from it, unless something began or ended since.
+    /// Returns whether they do.
+    pub fn adopt_base(&mut self, stored: bool) -> bool {
+        let Some(next) = self.next.take().filter(|_| stored) else { return false };
+        self.previous = Some(self.base(self.number, self.changes, |place| place.base));
+        (self.number, self.changes, self.since_ms) = (next.number, 0, None);
+        (self.length, self.ended) = (0, 0);
+        for (place, subscription) in self.places.iter_mut().zip(&next.subscriptions) {
+            if let Some(place) = place {
+                place.base = subscription.seq;
+            }
+        }
+        let free = (0..).zip(&self.places).filter(|(_, place)| place.is_none());
+        self.free = free.map(|(place, _)| place).collect();
+        true
+    }
+}
+
+/// Where a tracker was before an event.
+#[derive(Debug)]
+pub struct Moved {
+    place: u32,
+    cursor: u64,
+    told: u32,
+}
+
+/// A subscription as a record has it.
+fn written(place: &Place, seq: u64) -> RecoverySubscription {
+    let (conversation, vocabulary) = (place.conversation.to_string(), place.vocabulary as u32);
+    RecoverySubscription { conversation, vocabulary, seq, ended: false }
+}
+
+/// Whether a place of one base holds the subscription that it holds in the next: ended ones are written without a
+/// conversation, and a place is given again only after a base in which it had ended.
+fn is_same(before: &RecoverySubscription, now: &RecoverySubscription) -> bool {
+    !before.ended && before.conversation == now.conversation && before.vocabulary == now.vocabulary
+}
+
+/// An event without the end of its arguments: Engine.IO's message, Socket.IO's event, and at the end the array.
+fn event(frame: &Bytes) -> Option<&[u8]> {
+    match frame::body(frame)? {
+        Body::Text(text) if text.starts_with("42") => text.strip_suffix(']').map(str::as_bytes),
+        _ => None,
+    }
+}
+
+/// An event gets one more argument; everything else stays as it is.
+fn put_stamped(out: &mut BytesMut, frame: &Bytes, offset: &str) {
+    match event(frame) {
+        Some(event) => frame::put_parts(out, &[event, b",\"", offset.as_bytes(), b"\"]"]),
+        None => out.extend_from_slice(frame),
+    }
+}
+
+#[cfg(test)]
+#[path = "tracker_tests.rs"]
+mod tests;

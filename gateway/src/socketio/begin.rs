@@ -1,0 +1,319 @@
+//! How a client's session begins: with a token, by authenticating later, by coming back to what another gateway
+//! held, or by moving here.
+
+use super::client::{AUTHENTICATION_TIMEOUT, Client, Path, State, asked_by, failure_of};
+use crate::application::Running;
+use crate::auth::Identity;
+use crate::connection::Speaks;
+use crate::core::tracker::Tracker;
+use crate::dialect::{Asked, Dialect, Namespace};
+use crate::metrics;
+use crate::outgoing::Outgoing;
+use crate::recovery::{Found, Ids, Return};
+use crate::shared::Shared;
+use crate::socket::start;
+use carillon_proto::code::{Close, ErrorCode, Failure};
+use carillon_proto::command::Command;
+use carillon_proto::dialect::socketio::packet;
+use carillon_proto::dialect::socketio::vocabulary::{self, Verb};
+use carillon_proto::event::Reply;
+use carillon_proto::wire::RecoveryRecord;
+use carillon_runtime::time::now_ms;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use serde_json::value::RawValue;
+use std::sync::Arc;
+use tokio::time::Instant;
+
+/// What is joined again, in order.
+pub(super) type Joins = Vec<(Command, Asked)>;
+
+/// What the client is told when its session has begun.
+pub(super) enum Begins {
+    /// It connected with a token, or comes back. Its ids where it can be recovered.
+    Connecting(Option<Ids>),
+    /// It had connected before, and gave a token by this event.
+    Authenticating(Asked),
+    /// It had all that on another gateway.
+    Moved,
+}
+
+/// What has begun.
+pub(super) enum Begun {
+    /// A session, under the ids that it had before, and with what it had joined.
+    Back(Box<Running>, Ids, Joins),
+    /// A session.
+    New(Box<Running>, Joins),
+    /// Nothing is known of a client that gave no token.
+    Nobody,
+}
+
+/// A beginning that takes its time.
+pub(super) type Starting = BoxFuture<'static, Result<Begun, Close>>;
+
+/// What a session begins with.
+struct Beginning {
+    shared: Arc<Shared>,
+    outgoing: Arc<Outgoing>,
+    namespace: Namespace,
+    /// Connections that the user may have; 0: any number.
+    limit: u32,
+}
+
+impl Beginning {
+    async fn start(self, identity: Identity) -> Result<Running, Close> {
+        let speaks = Speaks::SocketIo(self.namespace);
+        let mut running = start(self.shared, identity, speaks, self.outgoing, self.limit).await?;
+        running.session.greet().await;
+        Ok(running)
+    }
+
+    /// A session that is new, and can be recovered if it has ids.
+    async fn fresh(self, identity: Identity, ids: Option<Ids>) -> Result<Running, Close> {
+        let (shared, namespace) = (self.shared.clone(), self.namespace);
+        let running = self.start(identity).await?;
+        if let Some(ids) = ids {
+            // What it joins is added to the record behind this, and is not told before.
+            shared.begin_recovery(running.connection(), record(&running, namespace, ids));
+            shared.renew_recovery(running.connection());
+        }
+        Ok(running)
+    }
+
+    /// A session that goes on from where its client has heard it; `None` where that is not certain.
+    async fn resumed(mut self, identity: Identity, found: Found) -> Result<(Running, Option<Joins>), Close> {
+        let Found { record: before, tracker } = found;
+        let (shared, namespace, outgoing) = (self.shared.clone(), self.namespace, self.outgoing.clone());
+        if self.limit > 0 {
+            // The one that it takes the place of may still be counted.
+            self.limit += 1;
+        }
+        let joins = joins(namespace, &tracker);
+        outgoing.track(tracker);
+        let running = self.start(identity).await?;
+        let ids = Ids { sid: before.sid, pid: before.pid };
+        shared.begin_recovery(running.connection(), record(&running, namespace, ids));
+        let stored = shared.store_recovery(running.connection()).await;
+        Ok((running, stored.then_some(joins)))
+    }
+}
+
+/// What is joined again of what a tracker has.
+fn joins(namespace: Namespace, tracker: &Tracker) -> Joins {
+    let join = |conversation, after_seq| Command::Join { conversation, after_seq: Some(after_seq) };
+    let reached = tracker.reached().into_iter();
+    let silently = |vocabulary| Asked::Silently(Dialect::SocketIo(vocabulary, namespace));
+    reached.map(|it| (join(it.conversation, it.cursor), silently(it.vocabulary))).collect()
+}
+
+fn record(running: &Running, namespace: Namespace, ids: Ids) -> RecoveryRecord {
+    let identity = running.session.identity.pack(running.session.profile());
+    let (Ids { pid, sid }, namespace) = (ids, namespace.name().to_owned());
+    RecoveryRecord { pid, sid, namespace, identity: Some(identity), bases: Vec::new() }
+}
+
+/// An identity that a record or another gateway has, while its token's time is not over.
+fn still_valid(identity: &Identity) -> bool {
+    identity.expires_ms.is_none_or(|expires_ms| now_ms() < expires_ms)
+}
+
+/// The session of a client that connects, with what it had before if it comes back and that is known.
+async fn connect(
+    beginning: Beginning,
+    who: Option<Identity>,
+    ids: Option<Ids>,
+    back: Option<Return>,
+) -> Result<Begun, Close> {
+    let (shared, outgoing) = (beginning.shared.clone(), beginning.outgoing.clone());
+    if ids.is_some() {
+        outgoing.track(Tracker::default());
+    }
+    let found = match &back {
+        None => None,
+        Some(back) => {
+            let user = who.as_ref().map_or("", |identity| identity.user.as_str());
+            shared.find_recovery(back, user, beginning.namespace).await
+        }
+    };
+    let Some(found) = found else {
+        metrics::NOT_RECOVERED.inc_by(back.is_some().into());
+        let Some(identity) = who else { return Ok(Begun::Nobody) };
+        return Ok(Begun::New(Box::new(beginning.fresh(identity, ids).await?), Joins::new()));
+    };
+    let kept = || found.record.identity.clone().and_then(Identity::moved).filter(still_valid);
+    let Some(identity) = who.or_else(kept) else { return Ok(Begun::Nobody) };
+    let before = Ids { sid: found.record.sid.clone(), pid: found.record.pid.clone() };
+    let namespace = beginning.namespace;
+    let (running, joins) = beginning.resumed(identity, found).await?;
+    if let Some(joins) = joins {
+        metrics::RECOVERED.inc();
+        return Ok(Begun::Back(Box::new(running), before, joins));
+    }
+    metrics::NOT_RECOVERED.inc();
+    outgoing.track(Tracker::default());
+    if let Some(ids) = ids {
+        shared.begin_recovery(running.connection(), record(&running, namespace, ids));
+        shared.renew_recovery(running.connection());
+    }
+    Ok(Begun::New(Box::new(running), Joins::new()))
+}
+
+/// A session that moves here, with what it had joined.
+async fn arrive(
+    beginning: Beginning,
+    identity: Identity,
+    joins: Joins,
+    found: Option<Found>,
+) -> Result<Begun, Close> {
+    let Some(found) = found else {
+        return Ok(Begun::New(Box::new(beginning.fresh(identity, None).await?), joins));
+    };
+    let shared = beginning.shared.clone();
+    let (running, reached) = beginning.resumed(identity, found).await?;
+    if reached.is_none() {
+        // Its client has heard its ids already: it can be recovered when the record is stored.
+        shared.renew_recovery(running.connection());
+    }
+    Ok(Begun::New(Box::new(running), reached.unwrap_or(joins)))
+}
+
+impl Client {
+    fn welcome(&self, namespace: Namespace, ids: Option<&Ids>) {
+        let data = match ids {
+            None => format!("{{\"sid\":\"{}\"}}", uuid::Uuid::new_v4().simple()),
+            Some(Ids { sid, pid }) => format!("{{\"sid\":\"{sid}\",\"pid\":\"{pid}\"}}"),
+        };
+        self.say(&packet::connect(namespace.name(), &data));
+        self.tell(namespace, vocabulary::connected());
+    }
+
+    fn refuse_connect(&self, namespace: &str, failure: &Failure, token_given: bool) {
+        metrics::REFUSED.inc();
+        self.say(&packet::connect_error(namespace, &vocabulary::connect_error(failure, token_given)));
+    }
+
+    /// Lets a client into a namespace, or says why not.
+    pub(super) fn enter(&mut self, namespace: Namespace, auth: Option<&str>) {
+        let auth = auth.and_then(|json| serde_json::from_str::<&RawValue>(json).ok());
+        let recovery = auth.map(vocabulary::handshake_recovery).unwrap_or_default();
+        let ids = (self.recovers || recovery.wanted).then(Ids::random);
+        let back = recovery.back.filter(|_| ids.is_some()).map(|(pid, offset)| Return { pid, offset });
+        let who = match auth.and_then(vocabulary::handshake_token) {
+            Some(token) => match self.shared.verifier.verify(&token) {
+                Ok(identity) => Some(identity),
+                Err(refusal) => return self.refuse_connect(namespace.name(), &refusal.failure(), true),
+            },
+            None if self.path == Path::Api => {
+                let failure = Failure::new(ErrorCode::Unauthorized, "give a token as auth.token");
+                return self.refuse_connect(namespace.name(), &failure, false);
+            }
+            None => None,
+        };
+        if who.is_none() && back.is_none() {
+            return self.wait_for_authentication(namespace, ids);
+        }
+        let beginning = self.beginning(namespace);
+        let starting = connect(beginning, who, ids.clone(), back).boxed();
+        self.state = State::Starting { namespace, begins: Begins::Connecting(ids), starting };
+    }
+
+    fn wait_for_authentication(&mut self, namespace: Namespace, ids: Option<Ids>) {
+        if ids.is_some() {
+            self.outgoing.track(Tracker::default());
+        }
+        self.welcome(namespace, ids.as_ref());
+        let until = Instant::now() + AUTHENTICATION_TIMEOUT;
+        self.state = State::Anonymous { namespace, until, ids };
+    }
+
+    fn beginning(&self, namespace: Namespace) -> Beginning {
+        let limit = self.shared.settings.limits.connections_per_user;
+        Beginning { shared: self.shared.clone(), outgoing: self.outgoing.clone(), namespace, limit }
+    }
+
+    /// A client that had connected has said who it is.
+    pub(super) fn authenticated(
+        &mut self,
+        namespace: Namespace,
+        identity: Identity,
+        asked: Asked,
+        ids: Option<Ids>,
+    ) {
+        let beginning = self.beginning(namespace);
+        let starting = async move {
+            let running = beginning.fresh(identity, ids).await?;
+            Ok(Begun::New(Box::new(running), Joins::new()))
+        };
+        let begins = Begins::Authenticating(asked);
+        self.state = State::Starting { namespace, begins, starting: starting.boxed() };
+    }
+
+    /// A client comes from another gateway.
+    pub(super) fn arrives(
+        &mut self,
+        namespace: Namespace,
+        identity: Identity,
+        joins: Joins,
+        found: Option<Found>,
+    ) {
+        // It is still counted where it came from.
+        let beginning = Beginning { limit: 0, ..self.beginning(namespace) };
+        let starting = arrive(beginning, identity, joins, found).boxed();
+        self.state = State::Starting { namespace, begins: Begins::Moved, starting };
+    }
+
+    /// Tells a client how its session began.
+    pub(super) fn started(&mut self, namespace: Namespace, begins: Begins, started: Result<Begun, Close>) {
+        let (running, joins, ids) = match (started, &begins) {
+            (Ok(Begun::Back(running, ids, joins)), _) => (running, joins, Some(ids)),
+            (Ok(Begun::New(running, joins)), Begins::Connecting(ids)) => (running, joins, ids.clone()),
+            (Ok(Begun::New(running, joins)), _) => (running, joins, None),
+            (Ok(Begun::Nobody), Begins::Connecting(ids)) => {
+                return self.wait_for_authentication(namespace, ids.clone());
+            }
+            (Ok(Begun::Nobody), _) => return self.not_started(namespace, &begins, Close::Internal),
+            (Err(close), _) => return self.not_started(namespace, &begins, close),
+        };
+        let asked = match begins {
+            Begins::Moved => None,
+            Begins::Connecting(_) => {
+                self.welcome(namespace, ids.as_ref());
+                (self.path == Path::SocketIo).then(|| asked_by(namespace, Verb::Authenticate, None))
+            }
+            Begins::Authenticating(asked) => Some(asked),
+        };
+        self.serve(namespace, running, joins, asked.as_ref());
+    }
+
+    fn serve(
+        &mut self,
+        namespace: Namespace,
+        mut running: Box<Running>,
+        joins: Joins,
+        asked: Option<&Asked>,
+    ) {
+        let identity = &running.session.identity;
+        if let Some(asked) = asked {
+            let expires_ms = identity.expires_ms.unwrap_or(u64::MAX);
+            running.session.reply(&Reply::Authenticated { user: identity.user.clone(), expires_ms }, asked);
+        }
+        if self.path == Path::Api {
+            // Ring's path, and Ring's clients hear of people before they join anything.
+            running.connection().speaks_of_presence();
+        }
+        running.restore(joins);
+        self.state = State::Running { namespace, running };
+    }
+
+    fn not_started(&mut self, namespace: Namespace, begins: &Begins, close: Close) {
+        let failure = failure_of(close);
+        match begins {
+            Begins::Connecting(_) => self.refuse_connect(namespace.name(), &failure, true),
+            Begins::Authenticating(_) | Begins::Moved => {
+                self.tell(namespace, vocabulary::connection_error(&failure));
+            }
+        }
+        self.state = State::Waiting;
+        self.ending = Some(close);
+    }
+}

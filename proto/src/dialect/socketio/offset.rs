@@ -1,0 +1,166 @@
+//! The offset of connection-state recovery: the text behind an event by which a client says how far it has heard
+//! everything that it subscribed to.
+//!
+//! Socket.IO leaves the form to the server (protocol 5, connection state recovery: the client gives back the last
+//! string that ended an event). Here it is, as URL-safe base64 of variable-length integers: the number of the base
+//! that it counts from, the changes of the list of subscriptions since then, the packets told of events that have
+//! several and were told in part (mostly of none), and how far each subscription that moved has moved.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+/// Characters of an offset: twice what a thousand subscriptions take that have moved by thousands of events each.
+pub const OFFSET_LENGTH_MAX: usize = 16 * 1024;
+
+/// Packets of an event that were told already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Partial {
+    /// Place of the subscription among those of the base.
+    pub subscription: u32,
+    /// How many packets of the event behind its cursor were told; at least 1.
+    pub packets: u32,
+}
+
+/// How far a client has heard.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Offset {
+    /// The base that it counts from.
+    pub base: u32,
+    /// Subscriptions of the base and those made since, and once more each that ended.
+    pub changes: u32,
+    /// Where a client has heard a part of the next event, ascending by the subscription.
+    pub partial: Vec<Partial>,
+    /// By how many events each subscription has moved since its beginning or the base, ascending by its place;
+    /// those at rest are left out.
+    pub moved: Vec<(u32, u64)>,
+}
+
+impl Offset {
+    /// The text that clients are given.
+    pub fn text(&self) -> String {
+        let mut bytes = Vec::with_capacity(8 + 3 * self.moved.len());
+        put(&mut bytes, self.base.into());
+        put(&mut bytes, self.changes.into());
+        put(&mut bytes, self.partial.len() as u64);
+        for partial in &self.partial {
+            put(&mut bytes, partial.subscription.into());
+            put(&mut bytes, partial.packets.into());
+        }
+        let mut next = 0;
+        for (subscription, events) in &self.moved {
+            put(&mut bytes, (subscription - next).into());
+            put(&mut bytes, *events);
+            next = subscription + 1;
+        }
+        URL_SAFE_NO_PAD.encode(bytes)
+    }
+
+    /// Reads what a client gave back; `None` for anything that [`Offset::text`] cannot have made.
+    pub fn parse(text: &str) -> Option<Offset> {
+        if text.len() > OFFSET_LENGTH_MAX {
+            return None;
+        }
+        let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+        let mut rest = bytes.as_slice();
+        let (base, changes) = (take(&mut rest)?, take(&mut rest)?);
+        let mut partial: Vec<Partial> = Vec::new();
+        for _ in 0..take(&mut rest)? {
+            let subscription = u32::try_from(take(&mut rest)?).ok()?;
+            let packets = u32::try_from(take(&mut rest)?).ok().filter(|packets| *packets > 0)?;
+            let ascends = partial.last().is_none_or(|before| before.subscription < subscription);
+            partial.push(Some(Partial { subscription, packets }).filter(|_| ascends)?);
+        }
+        let mut moved = Vec::new();
+        let mut next: u32 = 0;
+        while !rest.is_empty() {
+            let subscription = next.checked_add(u32::try_from(take(&mut rest)?).ok()?)?;
+            moved.push((subscription, take(&mut rest).filter(|events| *events > 0)?));
+            next = subscription.checked_add(1)?;
+        }
+        let offset =
+            Offset { base: u32::try_from(base).ok()?, changes: u32::try_from(changes).ok()?, partial, moved };
+        // One spelling each, so that what is read is what would be written.
+        (offset.text() == text).then_some(offset)
+    }
+}
+
+/// Seven bits a byte, the lowest first; the highest bit says that more follow.
+fn put(bytes: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        bytes.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    bytes.push(number as u8);
+}
+
+fn take(rest: &mut &[u8]) -> Option<u64> {
+    let mut number = 0;
+    for shift in (0..64).step_by(7) {
+        let (byte, behind) = rest.split_first()?;
+        *rest = behind;
+        number |= u64::from(byte & 0x7f).checked_shl(shift)?;
+        if byte & 0x80 == 0 {
+            return Some(number);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn offsets_are_short() {
+        let begun = Offset::default();
+        assert_eq!((begun.text().as_str(), Offset::parse("AAAA")), ("AAAA", Some(begun)));
+        let ten_rooms = Offset {
+            base: 3,
+            changes: 10,
+            partial: Vec::new(),
+            moved: (0..10).map(|room| (room, 100 + u64::from(room))).collect(),
+        };
+        assert_eq!(ten_rooms.text().len(), 31);
+        assert_eq!(Offset::parse(&ten_rooms.text()), Some(ten_rooms));
+    }
+
+    #[test]
+    fn what_was_never_given_out_is_no_offset() {
+        let twice_the_same = URL_SAFE_NO_PAD.encode([0, 2, 0, 0, 1, 255, 255, 255, 255, 15, 1]);
+        let unmoved = URL_SAFE_NO_PAD.encode([0, 1, 0, 0, 0]);
+        let long_zero = URL_SAFE_NO_PAD.encode([0x80, 0, 0, 0]);
+        let half = URL_SAFE_NO_PAD.encode([0, 1, 0, 0]);
+        let many_bits = URL_SAFE_NO_PAD.encode([0xff; 12]);
+        let texts =
+            ["", "A", "hello", "{}", "AAAA=", &twice_the_same, &unmoved, &long_zero, &half, &many_bits];
+        for text in texts {
+            assert_eq!(Offset::parse(text), None, "{text}");
+        }
+        assert_eq!(Offset::parse(&"A".repeat(OFFSET_LENGTH_MAX + 4)), None);
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_given_out_is_read_back(
+            base: u32,
+            changes: u32,
+            partial in proptest::collection::btree_map(any::<u32>(), 1..u32::MAX, 0..4),
+            moved in proptest::collection::btree_map(0..u32::MAX, 1..u64::MAX, 0..40),
+        ) {
+            let partial = partial.into_iter().map(|(subscription, packets)| Partial { subscription, packets });
+            let partial = partial.collect();
+            let offset = Offset { base, changes, partial, moved: moved.into_iter().collect() };
+            prop_assert_eq!(Offset::parse(&offset.text()), Some(offset));
+        }
+
+        #[test]
+        fn any_text_is_read_or_refused(text in ".{0,64}", bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            for text in [text, URL_SAFE_NO_PAD.encode(bytes)] {
+                if let Some(offset) = Offset::parse(&text) {
+                    prop_assert_eq!(offset.text(), text);
+                }
+            }
+        }
+    }
+}
