@@ -4,6 +4,7 @@ mod driver;
 mod dsl;
 mod numbers;
 mod property;
+mod recovery;
 mod rooms;
 mod rows;
 mod sessions;

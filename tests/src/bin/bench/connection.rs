@@ -1,7 +1,7 @@
 //! One client's connection: its socket, its buffers and what it hears.
 
 use crate::content::{Content, shown};
-use crate::dialect::Heard;
+use crate::dialect::{Heard, Stage};
 use crate::engine::World;
 use crate::member::Member;
 use crate::websocket;
@@ -140,22 +140,27 @@ impl Connection {
     }
 
     fn upgraded(&mut self, world: &mut World) -> Result<()> {
-        let join = world.dialect.join(self.user, self.member.room)?;
-        if join.is_empty() {
+        if world.dialect.joins_by_path() {
             self.state = State::Joined;
             world.tally.joined += 1;
             return Ok(());
         }
         self.state = State::Joining;
-        for frame in join {
-            self.send(websocket::TEXT, frame.as_bytes())?;
+        self.speak(Stage::Upgraded, world)
+    }
+
+    /// Says what is due at a stage.
+    fn speak(&mut self, stage: Stage, world: &World) -> Result<()> {
+        match world.dialect.at(stage, self.user, self.member.room)? {
+            Some(frame) => self.send(websocket::TEXT, frame.as_bytes()),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     fn hear(&mut self, body: &[u8], now_ns: u64, world: &mut World) -> Result<()> {
         match world.dialect.hear(body)? {
             Heard::Other => {}
+            Heard::Turn(stage) => self.speak(stage, world)?,
             Heard::Heartbeat { answer } => self.send(websocket::TEXT, answer.as_bytes())?,
             Heard::Joined { head_seq } => {
                 if self.state != State::Joining {

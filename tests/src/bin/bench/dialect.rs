@@ -1,5 +1,5 @@
 //! What a benchmark says to a server and hears from it: bare contents with the floor, Carillon's native frames,
-//! and Ring's events over Socket.IO.
+//! and Ring's events over Socket.IO, which the peer on Node understands too.
 
 use crate::content::{Content, shown};
 use anyhow::{Context, Result, bail};
@@ -24,9 +24,22 @@ const TOKEN_EXPIRES: u64 = 4_102_444_800;
 /// The callback's number of Ring's join; messages have theirs above it.
 const JOIN_ACK: u32 = 0;
 
+/// How far a client has come, each time it is due to speak before it is a member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// The WebSocket is open.
+    Upgraded,
+    /// Engine.IO's handshake came.
+    Opened,
+    /// Socket.IO's namespace let the client in; what is sent before that ends the connection on Node.
+    Admitted,
+}
+
 /// What a frame means.
 #[derive(Debug, PartialEq)]
 pub enum Heard<'a> {
+    /// The client's turn on its way to its room.
+    Turn(Stage),
     /// The connection is a member of its room, in which `head_seq` events lie.
     Joined { head_seq: u64 },
     /// A message that this connection sent is stored.
@@ -49,20 +62,23 @@ impl Dialect {
         }
     }
 
-    /// The first frames, by which the connection becomes a member; none where the path does that.
+    /// Whether the path makes a member, without a word.
+    pub fn joins_by_path(self) -> bool {
+        self == Dialect::Floor
+    }
+
+    /// What the client says at a stage, if anything, to become a member.
     ///
     /// # Errors
     /// When no token can be made.
-    pub fn join(self, user: u32, room: u32) -> Result<Vec<String>> {
-        Ok(match self {
-            Dialect::Floor => Vec::new(),
-            Dialect::Native => {
-                vec![format!(r#"{{"type":"join_conversation","conversation_id":"room-{room}"}}"#)]
+    pub fn at(self, stage: Stage, user: u32, room: u32) -> Result<Option<String>> {
+        Ok(match (self, stage) {
+            (Dialect::Native, Stage::Upgraded) => {
+                Some(format!(r#"{{"type":"join_conversation","conversation_id":"room-{room}"}}"#))
             }
-            Dialect::Ring => vec![
-                format!(r#"40{{"token":"{}"}}"#, token(user)?),
-                format!(r#"42{JOIN_ACK}["join_conversation","room-{room}"]"#),
-            ],
+            (Dialect::Ring, Stage::Opened) => Some(ring_connect(user)?),
+            (Dialect::Ring, Stage::Admitted) => Some(ring_join(room)),
+            _ => None,
         })
     }
 
@@ -108,6 +124,19 @@ impl Dialect {
     }
 }
 
+/// The packet by which a user enters the namespace of Ring.
+///
+/// # Errors
+/// When no token can be made.
+pub fn ring_connect(user: u32) -> Result<String> {
+    Ok(format!(r#"40{{"token":"{}"}}"#, token(user)?))
+}
+
+/// The packet by which a client of Ring joins a room.
+pub fn ring_join(room: u32) -> String {
+    format!(r#"42{JOIN_ACK}["join_conversation","room-{room}"]"#)
+}
+
 fn native(frame: &[u8]) -> Result<Heard<'_>> {
     let kind = text_after(frame, br#""type":""#).with_context(|| format!("no type in {}", shown(frame)))?;
     Ok(match kind {
@@ -123,9 +152,15 @@ fn native(frame: &[u8]) -> Result<Heard<'_>> {
     })
 }
 
-fn ring(frame: &[u8]) -> Result<Heard<'_>> {
+/// What a packet of Ring's means, Engine.IO's own packets among them.
+///
+/// # Errors
+/// When the server refuses something, or the packet is not what a client waits for.
+pub fn ring(frame: &[u8]) -> Result<Heard<'_>> {
     Ok(match frame {
         b"2" => Heard::Heartbeat { answer: "3" },
+        [b'0', b'{', ..] => Heard::Turn(Stage::Opened),
+        [b'4', b'0', b'{', ..] => Heard::Turn(Stage::Admitted),
         [b'4', b'3', rest @ ..] => {
             let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
             let ack = parsed(&rest[..digits]).with_context(|| format!("no number in {}", shown(frame)))?;
@@ -157,7 +192,7 @@ fn token(user: u32) -> Result<String> {
 }
 
 /// The text between `key`, which ends in a quote, and the next quote: for values that need no escapes.
-fn text_after<'a>(frame: &'a [u8], key: &[u8]) -> Option<&'a [u8]> {
+pub fn text_after<'a>(frame: &'a [u8], key: &[u8]) -> Option<&'a [u8]> {
     let rest = &frame[memchr::memmem::find(frame, key)? + key.len()..];
     Some(&rest[..memchr::memchr(b'"', rest)?])
 }
@@ -191,8 +226,8 @@ mod tests {
         assert_eq!(frame.reference.as_deref(), Some("12"));
         let Command::Send(send) = frame.command else { panic!("no send in {text}") };
         assert_eq!((send.conversation.as_str(), send.content), ("room-3", alone));
-        let join = Dialect::Native.join(7, 3).expect("frames");
-        assert!(matches!(native::decode(&join[0], 5_000).expect("a frame").command, Command::Join { .. }));
+        let join = Dialect::Native.at(Stage::Upgraded, 7, 3).expect("valid").expect("a frame");
+        assert!(matches!(native::decode(&join, 5_000).expect("a frame").command, Command::Join { .. }));
     }
 
     #[test]
@@ -208,8 +243,9 @@ mod tests {
             panic!("no send in {text}")
         };
         assert_eq!((send.conversation.as_str(), send.content), ("room-3", alone));
-        let [connect, join] = &Dialect::Ring.join(7, 3).expect("frames")[..] else { panic!("two frames") };
-        for (frame, kind) in [(connect, Kind::Connect), (join, Kind::Event)] {
+        assert_eq!(Dialect::Ring.at(Stage::Upgraded, 7, 3).expect("valid"), None);
+        for (stage, kind) in [(Stage::Opened, Kind::Connect), (Stage::Admitted, Kind::Event)] {
+            let frame = Dialect::Ring.at(stage, 7, 3).expect("valid").expect("a frame");
             assert_eq!(Packet::parse(&frame[1..]).expect("a packet").kind, kind);
         }
     }
@@ -227,7 +263,9 @@ mod tests {
         let joined = r#"430[{"ok":true,"conversationId":"room-3","headSeq":7,"participantCount":1}]"#;
         assert_eq!(hear(joined).expect("valid"), Heard::Joined { head_seq: 7 });
         assert_eq!(hear("2").expect("valid"), Heard::Heartbeat { answer: "3" });
-        assert_eq!(hear(r#"40{"sid":"x"}"#).expect("valid"), Heard::Other);
+        assert_eq!(hear(r#"0{"sid":"x","upgrades":[]}"#).expect("valid"), Heard::Turn(Stage::Opened));
+        assert_eq!(hear(r#"40{"sid":"x"}"#).expect("valid"), Heard::Turn(Stage::Admitted));
+        assert_eq!(hear(r#"42["connected",{"message":"x"}]"#).expect("valid"), Heard::Other);
         assert!(hear(r#"4313[{"ok":false,"error":{"code":"rate_limited"}}]"#).is_err());
         assert!(hear(r#"44{"message":"no"}"#).is_err());
     }

@@ -1,24 +1,18 @@
-//! Modes `fanout` and `saturate`: rooms of several sizes, Carillon beside the floor.
+//! Modes `fanout` and `saturate`: rooms of several sizes, Carillon beside the floor and the peer on Node.
 
+use crate::attempts;
 use crate::engine::Engine;
 use crate::host::{Host, pause};
 use crate::load::{self, Load, Rooms};
 use crate::report::{Column, Figures, Report, Run};
 use crate::systems::System;
-use crate::usage;
 use anyhow::{Result, ensure};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Connections that have not joined yet, at once.
 const JOINING_AT_ONCE: u32 = 64;
 /// Between a server's being ready and its first client, and between the last client's joining and the load.
 const SETTLE: Duration = Duration::from_secs(1);
-/// How often a run is tried again when something else used the cores.
-const ATTEMPTS: u32 = 3;
-
-/// How long a run waits for other programs to leave the cores alone, and how it finds out.
-const QUIET_TIMEOUT: Duration = Duration::from_secs(120);
-const QUIET_SAMPLE: Duration = Duration::from_secs(2);
 
 /// What to run.
 pub struct Options {
@@ -46,11 +40,16 @@ pub enum Work {
 
 /// Runs everything and prints it.
 pub fn run(host: &Host, options: &Options, report: &mut Report) -> Result<()> {
+    options.systems.iter().try_for_each(|system| system.check(host))?;
     for repetition in 1..=options.repetitions {
         for members in &options.room_sizes {
             let mut floor = None;
             for system in &options.systems {
-                let found = attempts(host, options, *members, *system, repetition, floor.as_ref(), report)?;
+                let found = attempts::until_quiet(options.noise_max, report, || {
+                    let case = format!("rooms of {members}");
+                    let found = once(host, options, *members, *system, floor.as_ref());
+                    Run::new(options.mode, system.name(), case, repetition, found)
+                })?;
                 if *system == System::Floor {
                     floor = found;
                 }
@@ -81,50 +80,6 @@ fn columns(work: Work) -> &'static [Column] {
             Column { figure: "p99_ms", title: "p99 ms", decimals: 2 },
         ],
     }
-}
-
-/// Runs once, and again while something else uses the cores. Returns what counts.
-fn attempts(
-    host: &Host,
-    options: &Options,
-    members: u32,
-    system: System,
-    repetition: u32,
-    floor: Option<&Figures>,
-    report: &mut Report,
-) -> Result<Option<Figures>> {
-    for _ in 0..ATTEMPTS {
-        await_quiet(options.noise_max)?;
-        let found = once(host, options, members, system, floor);
-        ensure!(!crate::interrupt::requested(), "interrupted");
-        let mut run = Run::new(options.mode, system.name(), format!("rooms of {members}"), repetition, found);
-        run.void = run.figures.get("others_user_share").is_some_and(|share| share > options.noise_max);
-        let (void, figures) = (run.void, run.figures.clone());
-        if report.add(run) {
-            return Ok(Some(figures));
-        }
-        if !void {
-            return Ok(None);
-        }
-    }
-    Ok(None)
-}
-
-/// Waits until other programs leave the cores alone, for a while.
-fn await_quiet(noise_max: f64) -> Result<()> {
-    let began = Instant::now();
-    let mut before = usage::read(&[])?;
-    while began.elapsed() < QUIET_TIMEOUT {
-        pause(QUIET_SAMPLE);
-        ensure!(!crate::interrupt::requested(), "interrupted");
-        let now = usage::read(&[])?;
-        let (machine, own) = (now.machine.since(before.machine), now.own.since(before.own));
-        if machine.user_s - own.user_s <= noise_max * QUIET_SAMPLE.as_secs_f64() {
-            break;
-        }
-        before = now;
-    }
-    Ok(())
 }
 
 fn once(

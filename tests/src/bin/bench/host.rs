@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -25,6 +26,8 @@ pub struct Host {
     /// Settings for Carillon, as environment.
     environment: Vec<(String, String)>,
     scratch: PathBuf,
+    /// The folder of the peer on Node.
+    peer: PathBuf,
 }
 
 /// How to tell that a server is ready.
@@ -44,8 +47,8 @@ pub struct Process {
 }
 
 impl Host {
-    /// This machine, with files under `scratch`.
-    pub fn new(pin: bool, environment: Vec<(String, String)>, scratch: &Path) -> Result<Host> {
+    /// This machine, with files under `scratch`, and the peer on Node in the folder `peer`.
+    pub fn new(pin: bool, environment: Vec<(String, String)>, scratch: &Path, peer: &Path) -> Result<Host> {
         let about =
             rustix::fs::statfs(scratch).with_context(|| format!("no folder {}", scratch.display()))?;
         ensure!(
@@ -56,7 +59,7 @@ impl Host {
         let files = getrlimit(Resource::Nofile).maximum;
         setrlimit(Resource::Nofile, Rlimit { current: files, maximum: files })
             .context("raising the limit on open files")?;
-        let host = Host { pin, environment, scratch: scratch.to_owned() };
+        let host = Host { pin, environment, scratch: scratch.to_owned(), peer: peer.to_owned() };
         host.cores()?;
         Ok(host)
     }
@@ -90,9 +93,7 @@ impl Host {
             None => std::env::current_exe()?.with_file_name("carillon"),
         };
         ensure!(path.exists(), "no binary at {}: cargo build --release --bin carillon", path.display());
-        let mut command = Command::new(path);
-        // Nothing of what the caller has set for servers of their own.
-        command.env_clear().envs(std::env::vars_os().filter(|(name, _)| name == "PATH" || name == "HOME"));
+        let mut command = bare(path);
         command.env("CARILLON_LOG", "warn").env("AUTH_SECRET", crate::dialect::AUTH_SECRET);
         for name in
             ["CONNECTIONS", "CONNECTIONS_PER_IP_PER_MINUTE", "CONNECTIONS_PER_USER", "MESSAGES_PER_MINUTE"]
@@ -100,6 +101,19 @@ impl Host {
             command.env(format!("CARILLON_LIMITS__{name}"), "0");
         }
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        Ok(command)
+    }
+
+    /// The peer on Node, which has to be installed.
+    pub fn peer(&self) -> Result<Command> {
+        let (folder, server) = (self.peer.display(), self.peer.join("server.js"));
+        ensure!(server.exists(), "no server.js in {folder}: give the folder of the peer with --peer");
+        let installed = self.peer.join("node_modules/socket.io/package.json").exists();
+        ensure!(installed, "the packages of {folder} are not installed: npm ci --prefix {folder}");
+        let node = bare("node").arg("--version").stdin(Stdio::null()).output();
+        node.context("no node in PATH: install Node.js 20.19 or later")?;
+        let mut command = bare("node");
+        command.arg(server).env("NODE_ENV", "production");
         Ok(command)
     }
 
@@ -127,6 +141,13 @@ impl Host {
         process.wait_until_ready(ready)?;
         Ok(process)
     }
+}
+
+/// A command that gets nothing of what the caller has set for servers of their own.
+fn bare(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    command.env_clear().envs(std::env::vars_os().filter(|(name, _)| name == "PATH" || name == "HOME"));
+    command
 }
 
 fn pin_to(core: usize) -> Result<()> {

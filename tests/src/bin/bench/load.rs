@@ -142,13 +142,20 @@ fn set_cpu(
     delivered: f64,
 ) {
     let servers = after.servers.since(before.servers);
+    figures.set("cpu_s_per_million", servers.total_s() / delivered * 1e6);
+    figures.set("user_us_per_delivery", servers.user_s / delivered * 1e6);
+    figures.set("system_us_per_delivery", servers.system_s / delivered * 1e6);
+    set_shares(figures, before, after, seconds);
+}
+
+/// Sets how busy the servers, this program and others kept the cores in a window of so many seconds.
+pub fn set_shares(figures: &mut Figures, before: &usage::Reading, after: &usage::Reading, seconds: f64) {
+    let servers = after.servers.since(before.servers);
     let own = after.own.since(before.own);
     let machine = after.machine.since(before.machine);
     figures.set("server_user_s", servers.user_s);
     figures.set("server_system_s", servers.system_s);
-    figures.set("cpu_s_per_million", servers.total_s() / delivered * 1e6);
-    figures.set("user_us_per_delivery", servers.user_s / delivered * 1e6);
-    figures.set("system_us_per_delivery", servers.system_s / delivered * 1e6);
+    figures.set("server_share", servers.total_s() / seconds);
     figures.set("own_share", own.total_s() / seconds);
     // Threads of the kernel, which work for the server's files and sockets, have no user time; other programs do.
     figures.set("others_user_share", (machine.user_s - servers.user_s - own.user_s).max(0.0) / seconds);

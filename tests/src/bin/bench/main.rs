@@ -2,11 +2,14 @@
 //!
 //! One thread drives all clients from one epoll loop, so that its share of a core stays small beside the server's.
 
+mod arguments;
+mod attempts;
 mod connection;
 mod content;
 mod deployment;
 mod dialect;
 mod engine;
+mod exchange;
 mod fanout;
 mod floor;
 mod histogram;
@@ -17,10 +20,12 @@ mod load;
 mod member;
 mod options;
 mod path;
+mod polling;
 mod report;
 mod soak;
 mod systems;
 mod usage;
+mod visit;
 mod websocket;
 
 use options::{Invocation, Mode};
@@ -29,7 +34,7 @@ use std::process::ExitCode;
 const EXIT_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let invocation = match options::read(&options::command().get_matches()) {
+    let invocation = match options::read(&arguments::command().get_matches()) {
         Ok(invocation) => invocation,
         Err(error) => {
             eprintln!("{error:#}");
@@ -56,12 +61,14 @@ fn run(invocation: Invocation) -> anyhow::Result<usize> {
         return Ok(0);
     }
     interrupt::listen()?;
-    let host = host::Host::new(invocation.pin, invocation.environment, &invocation.scratch)?;
+    let Invocation { pin, environment, scratch, peer, .. } = &invocation;
+    let host = host::Host::new(*pin, environment.clone(), scratch, peer)?;
     let mut report = report::Report::default();
     match &invocation.mode {
         Mode::Rooms(options) => fanout::run(&host, options, &mut report)?,
         Mode::Idle(options) => idle::run(&host, options, &mut report)?,
         Mode::Soak(options) => soak::run(&host, options, &mut report)?,
+        Mode::Polling(options) => polling::run(&host, options, &mut report)?,
         Mode::Path(options) => path::run(&host, options, &mut report)?,
         Mode::Floor(_) => {}
     }

@@ -1,4 +1,4 @@
-//! The servers that are compared: Carillon in one process, by either kind of client, and the floor.
+//! The servers that are compared: Carillon in one process, by either kind of client, the floor, and the peer on Node.
 
 use crate::dialect::Dialect;
 use crate::host::{Host, Process, Ready, free_port};
@@ -14,6 +14,8 @@ pub enum System {
     Carillon,
     /// Carillon, whose clients speak Ring's vocabulary over Socket.IO.
     Ring,
+    /// Socket.IO's own server on Node, with the same clients as `Ring`.
+    SocketioNode,
 }
 
 /// A server that runs, with its files.
@@ -21,6 +23,7 @@ pub struct Server {
     pub process: Process,
     pub address: SocketAddr,
     pub dialect: Dialect,
+    system: System,
     // After the process, which uses it.
     _folder: TempDir,
 }
@@ -32,7 +35,14 @@ impl System {
             System::Floor => "floor",
             System::Carillon => "carillon",
             System::Ring => "ring",
+            System::SocketioNode => "socketio-node",
         }
+    }
+
+    /// The system of a name.
+    pub fn of_name(name: &str) -> Option<System> {
+        let all = [System::Floor, System::Carillon, System::Ring, System::SocketioNode];
+        all.into_iter().find(|system| system.name() == name)
     }
 
     /// What its clients speak.
@@ -40,8 +50,33 @@ impl System {
         match self {
             System::Floor => Dialect::Floor,
             System::Carillon => Dialect::Native,
-            System::Ring => Dialect::Ring,
+            System::Ring | System::SocketioNode => Dialect::Ring,
         }
+    }
+
+    /// The command that runs it, but where it listens and keeps its files.
+    fn command(self, host: &Host) -> Result<Command> {
+        match self {
+            System::Floor => {
+                let mut command = Command::new(std::env::current_exe()?);
+                command.arg("floor");
+                Ok(command)
+            }
+            System::Carillon | System::Ring => {
+                let mut command = host.carillon()?;
+                command.args(["standalone", "--dev"]);
+                Ok(command)
+            }
+            System::SocketioNode => host.peer(),
+        }
+    }
+
+    /// Whether all that it takes is there.
+    ///
+    /// # Errors
+    /// With what has to be done if not.
+    pub fn check(self, host: &Host) -> Result<()> {
+        self.command(host).map(drop)
     }
 
     /// Starts it with a new data directory.
@@ -49,32 +84,28 @@ impl System {
         let folder = host.folder()?;
         let port = free_port()?;
         let address = SocketAddr::from(([127, 0, 0, 1], port));
-        let (command, ready, dialect) = match self {
-            System::Floor => {
-                let mut command = Command::new(std::env::current_exe()?);
-                command.args(["floor", "--listen", &address.to_string()]);
-                (command, Ready::Accepts(port), self.dialect())
-            }
+        let mut command = self.command(host)?;
+        command.args(["--listen", &address.to_string()]);
+        let ready = match self {
+            System::Floor | System::SocketioNode => Ready::Accepts(port),
             System::Carillon | System::Ring => {
-                let mut command = host.carillon()?;
-                command.args(["standalone", "--dev", "--listen", &address.to_string(), "--data-dir"]);
-                command.arg(folder.path().join("data"));
-                (command, Ready::Answers(port), self.dialect())
+                command.arg("--data-dir").arg(folder.path().join("data"));
+                Ready::Answers(port)
             }
         };
         let process = host.start(self.name(), command, folder.path(), ready)?;
-        Ok(Server { process, address, dialect, _folder: folder })
+        Ok(Server { process, address, dialect: self.dialect(), system: self, _folder: folder })
     }
 }
 
 impl Server {
     /// Stops it, when all clients are gone.
     pub fn stop(self) -> Result<()> {
-        let Server { process, dialect, .. } = self;
-        match dialect {
+        let Server { process, system, .. } = self;
+        match system {
             // It serves until it is ended, and holds nothing.
-            Dialect::Floor => drop(process),
-            Dialect::Native | Dialect::Ring => process.stop()?,
+            System::Floor => drop(process),
+            System::Carillon | System::Ring | System::SocketioNode => process.stop()?,
         }
         Ok(())
     }
