@@ -6,6 +6,7 @@ use crate::core::topic::Slot;
 use crate::core::tracker::Tracker;
 use crate::dialect::{Asked, Dialect};
 use crate::hub::{Room, Seen};
+use crate::recovery::tell_pending;
 use crate::session::{Done, reply_to};
 use crate::shared::Shared;
 use carillon_proto::code::{Close, ErrorCode, Failure};
@@ -157,6 +158,9 @@ impl Request {
             Some((self.connection.outgoing.tracked(subscribe)??, *seq))
         });
         // What came since it was written down is heard, too.
+        if recorded.is_some_and(|recorded| !recorded.stored) {
+            tell_pending(&self.connection);
+        }
         let head_seq = tracked.filter(|_| self.after_seq.is_none()).map_or(head_seq, |(_, seq)| seq);
         let reply = Reply::Joined {
             conversation: self.conversation.clone(),

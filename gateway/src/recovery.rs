@@ -1,12 +1,13 @@
 //! Connection-state recovery, as this gateway keeps it: what each session that can be recovered subscribed to lies
 //! with a presence-worker, where another gateway finds it after this one's death.
 
-use crate::connection::Connection;
+use crate::connection::{Connection, Speaks};
+use crate::core::outbox::Urgency;
 use crate::core::tracker::Tracker;
-use crate::dialect::{Dialect, Namespace};
+use crate::dialect::{Dialect, Namespace, packets};
 use crate::shared::Shared;
 use carillon_proto::dialect::socketio::offset::Offset;
-use carillon_proto::dialect::socketio::vocabulary::Vocabulary;
+use carillon_proto::dialect::socketio::vocabulary::{self, Vocabulary};
 use carillon_proto::id::ConversationId;
 use carillon_proto::limits::RECOVERY_RECORD_BYTES_MAX;
 use carillon_proto::partition::presence_shard;
@@ -79,6 +80,14 @@ fn kept(session: u64, record: &RecoveryRecord, bases: Vec<RecoveryBase>) -> Opti
     let record = RecoveryRecord { bases, ..record.clone() };
     let fits = record.encoded_len() <= RECOVERY_RECORD_BYTES_MAX;
     fits.then_some(wire::RecoveryKept { session, record: Some(record) })
+}
+
+/// The record does not have a change yet. The client is given an offset that tells of it before it hears of the change
+/// itself: with that it is recovered when the record has it, and hears otherwise that it is not.
+pub fn tell_pending(connection: &Connection) {
+    if let Speaks::SocketIo(namespace) = connection.speaks {
+        connection.offer(&packets(namespace, &[vocabulary::recovery_pending()]), Urgency::Reply);
+    }
 }
 
 /// The sessions of this gateway that can be recovered, by their connections' ids. Bounded by its connections.
@@ -180,24 +189,49 @@ impl Shared {
         self.ask_presence(Change::RecoverySubscribed(made)).await == Some(Outcome::Done(true))
     }
 
-    /// A subscription ends, if the connection's are followed.
+    /// A subscription ends, if the connection's are followed: what is to be announced of that.
+    fn unsubscribe(
+        &self,
+        connection: &Connection,
+        conversation: &ConversationId,
+        dialect: Dialect,
+    ) -> Option<wire::RecoveryUnsubscribed> {
+        let Dialect::SocketIo(vocabulary, _) = dialect else { return None };
+        let ended = connection.outgoing.tracked(|tracker| {
+            let place = tracker.find(conversation, vocabulary)?;
+            tracker.unsubscribe(place);
+            Some((tracker.version(), place))
+        });
+        let ((base, changes), place) = ended??;
+        let (pid, session) = (self.recoveries.pid(connection)?, connection.id);
+        Some(wire::RecoveryUnsubscribed { pid, session, base, changes, place })
+    }
+
+    /// A subscription ends because of others, or makes place for the next one.
     pub fn recovery_unsubscribes(
         &self,
         connection: &Connection,
         conversation: &ConversationId,
         dialect: Dialect,
     ) {
-        let Dialect::SocketIo(vocabulary, _) = dialect else { return };
-        let ended = connection.outgoing.tracked(|tracker| {
-            let place = tracker.find(conversation, vocabulary)?;
-            tracker.unsubscribe(place);
-            Some((tracker.version(), place))
-        });
-        let Some(Some(((base, changes), place))) = ended else { return };
-        let Some(pid) = self.recoveries.pid(connection) else { return };
-        let session = connection.id;
-        let ended = wire::RecoveryUnsubscribed { pid: pid.clone(), session, base, changes, place };
-        self.tell_presence(&pid, Change::RecoveryUnsubscribed(ended));
+        if let Some(ended) = self.unsubscribe(connection, conversation, dialect) {
+            let pid = ended.pid.clone();
+            self.tell_presence(&pid, Change::RecoveryUnsubscribed(ended));
+        }
+    }
+
+    /// A client ends a subscription, and is told so when the record does not have it any more.
+    pub async fn recovery_leaves(
+        &self,
+        connection: &Connection,
+        conversation: &ConversationId,
+        dialect: Dialect,
+    ) {
+        let Some(ended) = self.unsubscribe(connection, conversation, dialect) else { return };
+        if self.ask_presence(Change::RecoveryUnsubscribed(ended)).await != Some(Outcome::Done(true)) {
+            self.renew_recovery(connection);
+            tell_pending(connection);
+        }
     }
 
     /// Stores a new base, from which offsets are short again.

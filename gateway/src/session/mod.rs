@@ -268,7 +268,6 @@ impl Session {
     }
 
     fn leave(&mut self, conversation: &ConversationId, asked: Asked) -> Work {
-        self.shared.recovery_unsubscribes(&self.connection, conversation, asked.dialect());
         let left = self.joined.get_mut(conversation).and_then(|joined| {
             let place = joined.places.iter().position(|place| place.dialect == asked.dialect())?;
             let typing = std::mem::take(&mut joined.typing);
@@ -286,6 +285,7 @@ impl Session {
                 }
                 join::leave(&shared, &connection, &room, slot, false).await;
             }
+            shared.recovery_leaves(&connection, &conversation, asked.dialect()).await;
             reply_to(&connection, &Reply::Left { conversation }, &asked);
             Done::Told
         })

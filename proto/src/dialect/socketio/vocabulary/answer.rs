@@ -216,6 +216,11 @@ pub fn connected() -> String {
     text(&("connected", Greeting { message: "connected to carillon" }))
 }
 
+/// Comes before the answer to a join or a leave that recovery does not know of yet.
+pub fn recovery_pending() -> String {
+    text(&("recovery_pending", Greeting { message: "if the connection breaks off now, join again" }))
+}
+
 /// The last event before the server drops the connection because of `failure` (protocol §3).
 pub fn connection_error(failure: &Failure) -> String {
     text(&("connection_error", error_fields(failure)))

@@ -13,7 +13,9 @@ mod decode;
 mod guide;
 mod ring;
 
-pub use answer::{Answer, answer, connect_error, connected, connection_error, refusal_event};
+pub use answer::{
+    Answer, answer, connect_error, connected, connection_error, recovery_pending, refusal_event,
+};
 pub use chordme::room_presence;
 pub use decode::{HandshakeRecovery, decode, handshake_recovery, handshake_token};
 pub use ring::presence;
