@@ -23,8 +23,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, oneshot};
 
-/// How long a session's gateway holds a poll before it says that nothing has come.
-const HOLD: Duration = Duration::from_secs(5);
+/// How long a session's gateway holds a poll before it says that nothing has come. With the next one, who polls
+/// learns that it died.
+const HOLD: Duration = Duration::from_secs(2);
+/// For a session that is busy to take a post or a probe.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(8);
 /// For an answer to be on the bus, above what it is held.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 /// Times that a poll is asked for again when no answer comes, in a row.
@@ -119,7 +122,7 @@ impl Relay {
 
     async fn once(&self, gateway: &GatewayId, sid: &str, body: Body) -> Result<Reply, Refusal> {
         let request = RelayRequest { sid: sid.into(), request: random(), body: Some(body) };
-        let reply = self.ask(gateway, &request, HOLD + REQUEST_TIMEOUT).await;
+        let reply = self.ask(gateway, &request, BUSY_TIMEOUT).await;
         reply.map_err(|error| {
             tracing::debug!(%gateway, %error, "a session elsewhere did not answer");
             Refusal::UnknownSession
@@ -137,7 +140,7 @@ impl Relay {
             let post = RelayPost { index: index as u32, parts: parts as u32, part };
             let request = RelayRequest { sid: sid.into(), request, body: Some(Body::Post(post)) };
             // Held while the session is busy, as a post to its own gateway is.
-            match self.ask(gateway, &request, HOLD + REQUEST_TIMEOUT).await {
+            match self.ask(gateway, &request, BUSY_TIMEOUT).await {
                 Ok(Reply::Taken(_)) => return Ok(()),
                 Ok(Reply::Waiting(_)) => {}
                 Ok(Reply::Refused(number)) => return Err(Refusal::of_number(number)),

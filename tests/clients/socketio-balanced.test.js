@@ -1,0 +1,253 @@
+// Three gateways behind a balancer without sticky sessions: real clients poll, move to WebSockets, and come back when a
+// gateway dies (docs/protocol.md, "Load balancers").
+import { strict as assert } from "node:assert";
+import { after, before, describe, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import { needsCluster, startCluster } from "./cluster.js";
+import { startRoundRobinProxy } from "./round-robin-proxy.js";
+import { bounded, PATHS, SocketIo, TRANSPORTS } from "./socketio.js";
+
+const limited = { timeout: 90_000 };
+const GATEWAYS = 3;
+const SESSION_UNKNOWN = '{"code":1,"message":"Session ID unknown"}';
+// A gateway waits up to 5 s for one that died without a word, on behalf of a client that polls; then socket.io-client
+// tries again after 1 s, give or take a half, and doubles that.
+const BACK_MS_MAX = 25_000;
+// For what nobody should hear any more to come nevertheless.
+const QUIET_MS = 200;
+const numbered = (count, what) => Array.from({ length: count }, (_, index) => `${what}-${index + 1}`);
+const sidOf = (client) => client.socket.io.engine.id;
+const gatewayIn = (sid) => sid.split(".")[0];
+
+/** Waits until something is so, and goes on before anything else happens. */
+async function until(isSo, what, waitMsMax) {
+  let looks = true;
+  const looking = (async () => {
+    while (looks && !isSo()) await sleep(1);
+  })();
+  await bounded(looking, what, waitMsMax).finally(() => (looks = false));
+}
+
+/** What an application does that must miss nothing: it joins at every connect, from the last seq that it has. */
+async function follow(client, conversationId) {
+  Object.assign(client, { messages: [], joins: [], ends: [] });
+  client.socket.on("message_received", (message) => client.messages.push(message));
+  client.socket.on("disconnect", (reason, { description: status, context } = {}) => {
+    client.ends.push({ reason, status, body: context?.responseText });
+  });
+  client.socket.on("connect", () => {
+    const afterSeq = client.messages.at(-1)?.seq ?? 0;
+    const joined = client.ask("join_conversation", { conversationId, afterSeq });
+    client.joins.push(joined.then((ack) => ({ ...ack, afterSeq }), (error) => ({ ok: false, error })));
+  });
+  await client.connect();
+  assert.equal((await client.joins[0]).ok, true, client.sub);
+  return client;
+}
+
+/** Its acknowledgement, with what was said. */
+async function say(client, conversationId, content) {
+  const asked = client.ask("send_message", { conversationId, content, clientId: content });
+  return { ...(await asked.catch((error) => ({ ok: false, error }))), sender: client.sub, content };
+}
+
+/** Says something every so often, without waiting for the acknowledgement of what was said before. */
+function talkOn(t, client, conversationId, everyMs) {
+  const said = [];
+  const timer = setInterval(() => said.push(say(client, conversationId, `${client.sub}-${said.length + 1}`)), everyMs);
+  const stop = () => {
+    clearInterval(timer);
+    return Promise.all(said);
+  };
+  t.after(() => clearInterval(timer));
+  return { said, stop };
+}
+
+/** Asserts that all that was said was acknowledged, in the order of who said it, and that everybody heard it alike, once. */
+async function everybodyHeard(members, said) {
+  assert.deepEqual(said.filter(({ ok }) => !ok), []);
+  for (const { sub } of members) {
+    const seqs = said.filter(({ sender }) => sender === sub).map(({ seq }) => seq);
+    assert.deepEqual(seqs, seqs.toSorted((one, other) => one - other), `the order in which ${sub} spoke`);
+  }
+  const order = said.toSorted((one, other) => one.seq - other.seq);
+  assert.deepEqual(order.map(({ seq }) => seq), said.map((_, index) => index + 1));
+  const last = order.at(-1).content;
+  for (const member of members) await member.take("message_received", 0, ({ content }) => content === last);
+  await sleep(QUIET_MS);
+  for (const { sub, messages } of members) {
+    const heard = messages.map(({ seq, id, senderId, content }) => [seq, id, senderId, content]);
+    assert.deepEqual(heard, order.map(({ seq, id, sender, content }) => [seq, id, sender, content]), `heard by ${sub}`);
+  }
+}
+
+/** Asserts that a client lost one session, by hearing that it is unknown unless a request was cut, and joined anew. */
+async function cameBackOnce({ sub, joins, ends }, wasCut) {
+  assert.equal(joins.length, 2, `${sub} was connected ${joins.length} times`);
+  const [{ reason, status, body }, ...more] = ends;
+  assert.deepEqual([reason, more], ["transport error", []], sub);
+  assert.ok(status === 502 ? wasCut : status === 400 && body === SESSION_UNKNOWN, `${sub} heard ${status} ${body}`);
+  const { ok, headSeq, afterSeq } = await joins[1];
+  assert.ok(ok && headSeq > afterSeq, `${sub} missed nothing between ${afterSeq} and ${headSeq}`);
+}
+
+describe("three gateways behind a balancer without sticky sessions", { timeout: 300_000, ...needsCluster() }, () => {
+  let cluster;
+  let names;
+  before(async () => {
+    const environment = { CARILLON_LIMITS__MESSAGES_PER_MINUTE: "0", CARILLON_LIMITS__OPERATIONS_PER_MINUTE: "0" };
+    cluster = await startCluster({ gateways: GATEWAYS, environment });
+    names = await Promise.all(cluster.gateways.map(nameOf));
+  });
+  after(() => cluster?.stop());
+
+  /** What the ids of a gateway's sessions begin with. */
+  const nameOf = async ({ url }) => {
+    const session = `${url}${PATHS.ring}/?EIO=4&transport=polling`;
+    const { sid } = JSON.parse((await (await fetch(session)).text()).slice(1));
+    await fetch(`${session}&sid=${sid}`, { method: "POST", body: "1" });
+    return gatewayIn(sid);
+  };
+
+  /** The index of the gateway on which a session began. */
+  const homeOf = (sid) => {
+    const index = names.indexOf(gatewayIn(sid));
+    assert.ok(index >= 0, `${sid} is of none of ${names}`);
+    return index;
+  };
+
+  /** A balancer, and clients behind it; all end with the test. */
+  const balanced = async (t, options) => {
+    const proxy = await startRoundRobinProxy(cluster.gateways.map(({ url }) => url), options);
+    const clients = [];
+    t.after(async () => {
+      for (const client of clients) client.close();
+      // One that polls says goodbye in requests of its own.
+      await sleep(QUIET_MS);
+      await proxy.close();
+    });
+    const make = (sub, options) => {
+      clients.push(new SocketIo(proxy, { sub, path: PATHS.ring, ...options }));
+      return clients.at(-1);
+    };
+    return { proxy, make };
+  };
+
+  test("polling clients hear everything once and in order, though each request of theirs goes to another gateway", limited, async (t) => {
+    const conversationId = "polling";
+    const { proxy, make } = await balanced(t);
+    const members = ["alice", "bob", "carol"].map((sub) => make(sub, { transports: TRANSPORTS.polling }));
+    await Promise.all(members.map((member) => follow(member, conversationId)));
+    const exchange = async (member) => {
+      const said = [];
+      for (const content of numbered(50, member.sub)) said.push(await say(member, conversationId, content));
+      return said;
+    };
+    const [alice, bob] = members;
+    const said = (await Promise.all([alice, bob].map(exchange))).flat();
+    said.push(await say(bob, conversationId, "marker"));
+
+    await everybodyHeard(members, said);
+    assert.equal(said.length, 101);
+    for (const { sub, ends } of members) assert.deepEqual(ends, [], sub);
+    assert.deepEqual(proxy.passed.filter(({ status }) => status !== 200 && status !== null), []);
+    for (const member of members) {
+      const counts = proxy.counts(({ sid }) => sid === sidOf(member));
+      assert.ok(counts.every((count) => count >= 10), `the requests of ${member.sub}'s session came to ${counts}`);
+    }
+    t.diagnostic(`requests at each gateway: ${proxy.counts()}`);
+  });
+
+  test("clients move to WebSockets at other gateways in mid-sentence, and miss nothing", limited, async (t) => {
+    const conversationId = "upgrade";
+    // Long enough that each client has joined and talks before its WebSocket is there.
+    const { proxy, make } = await balanced(t, { upgradeDelayMs: 500 });
+    const polls = make("polls", { transports: TRANSPORTS.polling });
+    const movers = numbered(6, "moves").map((sub) => make(sub));
+    const members = [polls, ...movers];
+    /** Joins and talks on and on: while it polls, while it moves, and afterwards. */
+    const talkAcross = async (client) => {
+      await follow(client, conversationId);
+      assert.equal(client.transport, "polling");
+      const sid = sidOf(client);
+      const talk = talkOn(t, client, conversationId, 20);
+      await (client === polls ? sleep(1_500) : client.upgraded());
+      const before = talk.said.length;
+      await sleep(300);
+      const said = await talk.stop();
+      assert.ok(before >= 3 && said.length - before >= 3, `${client.sub} said ${before} of ${said.length} before it moved`);
+      assert.equal(sidOf(client), sid, `the session of ${client.sub}`);
+      return said;
+    };
+    const said = (await Promise.all(members.map(talkAcross))).flat();
+    // And again, at rest.
+    for (const member of members) {
+      for (const content of numbered(5, `${member.sub}-later`)) said.push(await say(member, conversationId, content));
+    }
+    said.push(await say(polls, conversationId, "marker"));
+
+    await everybodyHeard(members, said);
+    for (const { sub, ends } of members) assert.deepEqual(ends, [], sub);
+    for (const mover of movers) assert.equal(mover.transport, "websocket");
+    const upgrades = proxy.passed.filter(({ isUpgrade }) => isUpgrade);
+    assert.deepEqual(upgrades.map(({ status }) => status), movers.map(() => 101));
+    const away = upgrades.filter(({ sid, server }) => homeOf(sid) !== server);
+    assert.ok(away.length > 0, "every WebSocket came to the gateway of its session");
+    t.diagnostic(`${away.length} of ${upgrades.length} WebSockets came to another gateway than their session's; ${said.length} messages`);
+  });
+
+  // The last one: it leaves a gateway less.
+  test("when a gateway is killed, its polling clients come back by themselves and have everything", limited, async (t) => {
+    const conversationId = "killed";
+    const { proxy, make } = await balanced(t);
+    const [victim, survivor] = [0, 1];
+    const members = [];
+    const livesOn = (gateway) => (member) => homeOf(member.began) === gateway;
+    for (let number = 1; number <= 3 * GATEWAYS; number += 1) {
+      // Whoever is not answered says it again, as the library does it.
+      const member = make(`member-${number}`, { transports: TRANSPORTS.polling, retries: 10, ackTimeout: 3_000 });
+      members.push(await follow(member, conversationId));
+      member.began = sidOf(member);
+    }
+    // Not behind the balancer: somebody who talks while others are away.
+    const steady = new SocketIo(cluster.gateways[survivor], { sub: "steady", path: PATHS.ring, transports: TRANSPORTS.websocket });
+    t.after(() => steady.close());
+    await follow(steady, conversationId);
+    const orphans = members.filter(livesOn(victim));
+    assert.equal(orphans.length, 3);
+    const talkers = [orphans[0], members.find(livesOn(survivor)), steady];
+    const talks = talkers.map((client) => talkOn(t, client, conversationId, 100));
+    await sleep(500);
+    // Those who only listen are to wait at gateways that live, or nobody would hear that a session is unknown.
+    const waits = ({ began }) => proxy.passed.some(({ sid, status, server }) => sid === began && status === null && server !== victim);
+    await until(() => orphans.slice(1).every(waits), "polls at gateways that live");
+    const killed = cluster.gateways[victim].kill();
+    const killedAt = Date.now();
+    await killed;
+
+    const isAway = ({ joins, socket }) => joins.length === 1 || !socket.connected;
+    await until(() => !orphans.some(isAway), () => `the return of ${orphans.filter(isAway).map(({ sub }) => sub)}`, BACK_MS_MAX);
+    const backAfterMs = Date.now() - killedAt;
+    await sleep(500);
+    const said = (await bounded(Promise.all(talks.map((talk) => talk.stop())), "all acknowledgements", BACK_MS_MAX)).flat();
+    for (const member of members) said.push(await say(member, conversationId, `${member.sub}-again`));
+    said.push(await say(steady, conversationId, "marker"));
+
+    await everybodyHeard([...members, steady], said);
+    assert.deepEqual([steady.joins.length, steady.ends], [1, []]);
+    for (const member of members) {
+      // A session that lives on ends as well where a request of it was under way at the gateway that died.
+      const wasCut = proxy.passed.some(({ sid, status }) => sid === member.began && status === 502);
+      if (wasCut || orphans.includes(member)) {
+        await cameBackOnce(member, wasCut);
+        assert.notEqual(homeOf(sidOf(member)), victim, member.sub);
+      } else {
+        assert.deepEqual([sidOf(member), member.joins.length, member.ends], [member.began, 1, []], member.sub);
+      }
+    }
+    const heardOfIt = orphans.filter(({ ends }) => ends[0].status === 400);
+    assert.ok(heardOfIt.length > 0, "nobody heard that a session is unknown");
+    const numbers = [`${heardOfIt.length} of ${orphans.length} orphans heard of it by 400`, `all were back after ${backAfterMs} ms`];
+    t.diagnostic(`${members.length} polled; ${numbers.join("; ")}; ${said.length} messages`);
+  });
+});
