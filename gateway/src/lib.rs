@@ -109,7 +109,7 @@ impl Gateway {
         let relayed = shared.bus.subscribe(&subject::engine(&shared.id), None).await;
         let relayed = relayed.context("no subscription to the bus")?;
         let relay = engine::Relay::new(shared.id.clone(), shared.bus.clone());
-        tasks.spawn(engine::relay::serve(shared.polling.clone(), relay, relayed));
+        tasks.spawn(engine::relayed::serve(shared.polling.clone(), relay, relayed));
         tasks.spawn(ephemeral::end_typing(shared.clone()));
         tasks.spawn(sweep(shared.clone()));
         let stop_accepting = CancellationToken::new();

@@ -8,6 +8,7 @@ mod framing;
 mod moving;
 mod polling;
 pub mod relay;
+pub mod relayed;
 mod request;
 mod sessions;
 

@@ -6,49 +6,34 @@
 
 use super::answers::Polled;
 use super::request::Refusal;
-use super::sessions::{Handle, Sessions};
 use carillon_proto::id::GatewayId;
-use carillon_proto::limits::{ENGINEIO_PAYLOAD_BYTES_MAX, RELAY_PART_BYTES_MAX};
+use carillon_proto::limits::RELAY_PART_BYTES_MAX;
 use carillon_proto::subject;
 use carillon_proto::wire::{
     MovedSession, RelayPoll, RelayPost, RelayReply, RelayRequest, relay_reply::Body as Reply,
     relay_request::Body,
 };
-use carillon_runtime::bus::{Bus, BusError, Incoming, Subscription};
-use parking_lot::Mutex;
+use carillon_runtime::bus::{Bus, BusError};
 use prost::Message;
-use std::collections::HashMap;
 use std::fmt::Display;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-use tokio::sync::{Semaphore, oneshot};
+use std::time::Duration;
 
 /// How long a session's gateway holds a poll before it says that nothing has come. With the next one, who polls
 /// learns that it died.
-const HOLD: Duration = Duration::from_secs(2);
+pub(super) const HOLD: Duration = Duration::from_secs(2);
 /// For a session that is busy to take a post or a probe.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(8);
 /// For an answer to be on the bus, above what it is held.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 /// Times that a poll is asked for again when no answer comes, in a row.
 const POLL_RETRIES: u32 = 3;
-/// A poll that nobody has asked for again for so long is given up, and with it its session.
-const FORGOTTEN_AFTER: Duration = Duration::from_secs(10);
-/// Before a poll that somebody waits for already is said to wait.
-const REPEAT_PAUSE: Duration = Duration::from_millis(200);
-/// Polls that are held at one time, and other requests that are answered; more wait on the bus.
-const POLLS_MAX: usize = 16_384;
-const REQUESTS_MAX: usize = 1_024;
-/// Between two tries to subscribe, when the bus is away.
-const RETRY_DELAY: Duration = Duration::from_millis(500);
-/// Bodies in parts at one time: those of clients who post much more than is usual.
-const BODIES_MAX: usize = 64;
 
 /// Passes requests on to other gateways.
 #[derive(Clone)]
 pub struct Relay {
-    own: GatewayId,
-    bus: Arc<dyn Bus>,
+    pub(super) own: GatewayId,
+    pub(super) bus: Arc<dyn Bus>,
 }
 
 impl Relay {
@@ -159,219 +144,4 @@ impl Relay {
 
 fn random() -> u64 {
     uuid::Uuid::new_v4().as_u64_pair().0
-}
-
-/// A poll that was passed on, as its session's gateway knows it.
-enum Poll {
-    /// Somebody waits for its answer right now.
-    Asked,
-    /// It waits in the session, and nobody asks.
-    Waiting(oneshot::Receiver<Polled>),
-    /// It was answered so.
-    Answered(Reply),
-}
-
-struct Held {
-    request: u64,
-    poll: Poll,
-    touched: Instant,
-}
-
-struct Parts {
-    request: u64,
-    next: u32,
-    body: Vec<u8>,
-    touched: Instant,
-}
-
-/// Answers requests for the sessions of this gateway.
-struct Answers {
-    sessions: Arc<Sessions>,
-    /// The last poll of each session, for as long as somebody may ask for it again.
-    polls: Mutex<HashMap<String, Held>>,
-    bodies: Mutex<HashMap<String, Parts>>,
-}
-
-/// Serves the requests of other gateways; where the bus ends the subscription, a new one is made.
-pub async fn serve(sessions: Arc<Sessions>, relay: Relay, mut subscription: Subscription) {
-    let answers = Arc::new(Answers { sessions, polls: Mutex::default(), bodies: Mutex::default() });
-    loop {
-        serve_subscription(&answers, subscription).await;
-        subscription = loop {
-            tokio::time::sleep(RETRY_DELAY).await;
-            match relay.bus.subscribe(&subject::engine(&relay.own), None).await {
-                Ok(subscription) => break subscription,
-                Err(error) => tracing::warn!(%error, "requests of other gateways are not heard"),
-            }
-        };
-    }
-}
-
-async fn serve_subscription(answers: &Arc<Answers>, mut subscription: Subscription) {
-    let polls = Arc::new(Semaphore::new(POLLS_MAX));
-    let others = Arc::new(Semaphore::new(REQUESTS_MAX));
-    let mut sweep = tokio::time::interval(FORGOTTEN_AFTER / 4);
-    loop {
-        let incoming = tokio::select! {
-            incoming = subscription.next() => incoming,
-            _ = sweep.tick() => {
-                answers.sweep(Instant::now());
-                continue;
-            }
-        };
-        let message = match incoming {
-            Some(Incoming::Message(message)) => message,
-            // Who asked asks again.
-            Some(Incoming::Lost) => continue,
-            None => return,
-        };
-        let (Ok(request), Some(reply)) = (RelayRequest::decode(message.payload), message.reply) else {
-            continue;
-        };
-        let places = if matches!(request.body, Some(Body::Poll(_))) { &polls } else { &others };
-        let Ok(place) = places.clone().acquire_owned().await else { return };
-        let answers = answers.clone();
-        tokio::spawn(async move {
-            let body = Some(answers.answer(request).await);
-            reply.send(RelayReply { body }.encode_to_vec().into());
-            drop(place);
-        });
-    }
-}
-
-impl Answers {
-    async fn answer(&self, request: RelayRequest) -> Reply {
-        let Some(handle) = self.sessions.find(&request.sid) else {
-            // What its session said last may still be asked for.
-            let said = self.repeated(&request.sid, request.request);
-            return said.unwrap_or(Reply::Refused(Refusal::UnknownSession.number()));
-        };
-        match request.body {
-            Some(Body::Poll(poll)) => {
-                let wait = Duration::from_millis(poll.wait_ms.into()).min(HOLD);
-                self.poll(&handle, request.sid, request.request, wait).await
-            }
-            Some(Body::Post(post)) => {
-                let body = match self.whole(&request.sid, request.request, post) {
-                    Ok(Some(body)) => body,
-                    Ok(None) => return Reply::Waiting(true),
-                    Err(refusal) => return Reply::Refused(refusal.number()),
-                };
-                match handle.alone(handle.post(body)).await {
-                    Ok(()) => Reply::Taken(true),
-                    Err(refusal) => Reply::Refused(refusal.number()),
-                }
-            }
-            Some(Body::Probe(_)) => match handle.probed_elsewhere().await {
-                Ok(()) => Reply::Probed(true),
-                Err(refusal) => Reply::Refused(refusal.number()),
-            },
-            Some(Body::Take(_)) => match handle.take().await {
-                Ok(moved) => Reply::Moved(moved),
-                Err(refusal) => Reply::Refused(refusal.number()),
-            },
-            None => Reply::Refused(Refusal::BadRequest.number()),
-        }
-    }
-
-    fn repeated(&self, sid: &str, request: u64) -> Option<Reply> {
-        match self.polls.lock().get(sid) {
-            Some(Held { request: known, poll: Poll::Answered(reply), .. }) if *known == request => {
-                Some(reply.clone())
-            }
-            _ => None,
-        }
-    }
-
-    async fn poll(&self, handle: &Handle, sid: String, request: u64, wait: Duration) -> Reply {
-        let waiting = {
-            let mut polls = self.polls.lock();
-            match polls.get_mut(&sid).filter(|held| held.request == request) {
-                Some(held) => {
-                    held.touched = Instant::now();
-                    match std::mem::replace(&mut held.poll, Poll::Asked) {
-                        Poll::Asked => None,
-                        Poll::Answered(reply) => {
-                            held.poll = Poll::Answered(reply.clone());
-                            return reply;
-                        }
-                        Poll::Waiting(receiver) => Some(Some(receiver)),
-                    }
-                }
-                None => {
-                    let touched = Instant::now();
-                    polls.insert(sid.clone(), Held { request, poll: Poll::Asked, touched });
-                    Some(None)
-                }
-            }
-        };
-        let waiting = match waiting {
-            Some(Some(waiting)) => Some(waiting),
-            Some(None) => handle.begin_poll().await,
-            None => {
-                // Somebody waits for it already; whoever asks once more has lost that answer, and asks again.
-                tokio::time::sleep(wait.min(REPEAT_PAUSE)).await;
-                return Reply::Waiting(true);
-            }
-        };
-        let Some(mut waiting) = waiting else {
-            return self.keep(sid, request, Poll::Answered(Reply::Refused(Refusal::UnknownSession.number())));
-        };
-        let poll = match tokio::time::timeout(wait, &mut waiting).await {
-            Err(_) => Poll::Waiting(waiting),
-            Ok(Ok(Polled::Payload(payload))) => Poll::Answered(Reply::Payload(payload)),
-            Ok(Ok(Polled::Refused(refusal))) => Poll::Answered(Reply::Refused(refusal.number())),
-            Ok(Err(_)) => Poll::Answered(Reply::Refused(Refusal::UnknownSession.number())),
-        };
-        self.keep(sid, request, poll)
-    }
-
-    /// Keeps what became of a poll, unless its session has another one by now; returns what to answer.
-    fn keep(&self, sid: String, request: u64, poll: Poll) -> Reply {
-        let reply = match &poll {
-            Poll::Answered(reply) => reply.clone(),
-            Poll::Waiting(_) | Poll::Asked => Reply::Waiting(true),
-        };
-        if let Some(held) = self.polls.lock().get_mut(&sid).filter(|held| held.request == request) {
-            (held.poll, held.touched) = (poll, Instant::now());
-        }
-        reply
-    }
-
-    /// Puts a body together; `None` while parts are missing.
-    fn whole(&self, sid: &str, request: u64, post: RelayPost) -> Result<Option<String>, Refusal> {
-        let mut bodies = self.bodies.lock();
-        if post.index == 0 {
-            if bodies.len() >= BODIES_MAX && post.parts > 1 {
-                return Err(Refusal::BadRequest);
-            }
-            let parts = Parts { request, next: 0, body: Vec::new(), touched: Instant::now() };
-            bodies.insert(sid.into(), parts);
-        }
-        let known = bodies.get_mut(sid).filter(|parts| parts.request == request && parts.next == post.index);
-        let parts = known.ok_or(Refusal::BadRequest)?;
-        parts.body.extend_from_slice(&post.part);
-        parts.next += 1;
-        parts.touched = Instant::now();
-        let fits = parts.body.len() <= ENGINEIO_PAYLOAD_BYTES_MAX;
-        if fits && parts.next < post.parts {
-            return Ok(None);
-        }
-        let body = bodies.remove(sid).map(|parts| parts.body).unwrap_or_default();
-        match fits {
-            true => String::from_utf8(body).map(Some).map_err(|_| Refusal::BadRequest),
-            false => Err(Refusal::TooLarge),
-        }
-    }
-
-    fn sweep(&self, now: Instant) {
-        let fresh = |touched: Instant| now.saturating_duration_since(touched) < FORGOTTEN_AFTER;
-        let mut polls = self.polls.lock();
-        polls.retain(|_, held| matches!(held.poll, Poll::Asked) || fresh(held.touched));
-        if polls.capacity() > 1_024 && polls.len() * 8 < polls.capacity() {
-            polls.shrink_to_fit();
-        }
-        drop(polls);
-        self.bodies.lock().retain(|_, parts| fresh(parts.touched));
-    }
 }

@@ -1,0 +1,320 @@
+//! What this gateway answers where requests for its polling sessions reached another one (see [`super::relay`]).
+
+use super::answers::Polled;
+use super::relay::{HOLD, Relay};
+use super::request::Refusal;
+use super::sessions::{Handle, Sessions};
+use carillon_proto::limits::ENGINEIO_PAYLOAD_BYTES_MAX;
+use carillon_proto::subject;
+use carillon_proto::wire::{
+    RelayPost, RelayReply, RelayRequest, relay_reply::Body as Reply, relay_request::Body,
+};
+use carillon_runtime::bus::{Incoming, Subscription};
+use parking_lot::Mutex;
+use prost::Message;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{Semaphore, oneshot};
+
+/// A poll that nobody has asked for again for so long is given up, and with it its session.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(10);
+/// Bytes of answers that are kept for who may ask for them again. Above it the oldest are forgotten: what was in one
+/// is lost only if the bus lost it, too, and nobody had asked again by then.
+const KEPT_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Before a poll that somebody waits for already is said to wait.
+const REPEAT_PAUSE: Duration = Duration::from_millis(200);
+/// Polls that are held at one time, and other requests that are answered; more wait on the bus.
+const POLLS_MAX: usize = 16_384;
+const REQUESTS_MAX: usize = 1_024;
+/// Between two tries to subscribe, when the bus is away.
+const RETRY_DELAY: Duration = Duration::from_millis(500);
+/// Bodies in parts at one time: those of clients who post much more than is usual.
+const BODIES_MAX: usize = 64;
+
+/// A poll that was passed on, as its session's gateway knows it.
+enum Poll {
+    /// Somebody waits for its answer right now.
+    Asked,
+    /// It waits in the session, and nobody asks.
+    Waiting(oneshot::Receiver<Polled>),
+    /// It was answered so.
+    Answered(Reply),
+}
+
+struct Held {
+    request: u64,
+    poll: Poll,
+    touched: Instant,
+}
+
+impl Held {
+    fn bytes(&self) -> usize {
+        match &self.poll {
+            Poll::Answered(Reply::Payload(payload)) => payload.len(),
+            _ => 0,
+        }
+    }
+}
+
+/// The last poll of each session, for as long as somebody may ask for it again.
+#[derive(Default)]
+struct Polls {
+    held: HashMap<String, Held>,
+    /// Of the answers among them.
+    bytes: usize,
+}
+
+impl Polls {
+    fn set(&mut self, sid: String, held: Held) {
+        self.bytes += held.bytes();
+        let before = self.held.insert(sid, held);
+        self.bytes -= before.map_or(0, |before| before.bytes());
+        if self.bytes > KEPT_BYTES_MAX {
+            self.forget_oldest();
+        }
+    }
+
+    /// Makes half of the room free, so that this is rarely done.
+    fn forget_oldest(&mut self) {
+        let answered = self.held.iter().filter(|(_, held)| held.bytes() > 0);
+        let mut answered: Vec<(Instant, String)> =
+            answered.map(|(sid, held)| (held.touched, sid.clone())).collect();
+        answered.sort();
+        for (_, sid) in answered {
+            if self.bytes <= KEPT_BYTES_MAX / 2 {
+                break;
+            }
+            self.bytes -= self.held.remove(&sid).map_or(0, |held| held.bytes());
+        }
+    }
+
+    fn sweep(&mut self, now: Instant) {
+        let fresh = |held: &Held| now.saturating_duration_since(held.touched) < FORGOTTEN_AFTER;
+        self.held.retain(|_, held| matches!(held.poll, Poll::Asked) || fresh(held));
+        self.bytes = self.held.values().map(Held::bytes).sum();
+        if self.held.capacity() > 1_024 && self.held.len() * 8 < self.held.capacity() {
+            self.held.shrink_to_fit();
+        }
+    }
+}
+
+struct Parts {
+    request: u64,
+    next: u32,
+    body: Vec<u8>,
+    touched: Instant,
+}
+
+/// Answers requests for the sessions of this gateway.
+struct Answers {
+    sessions: Arc<Sessions>,
+    polls: Mutex<Polls>,
+    bodies: Mutex<HashMap<String, Parts>>,
+}
+
+/// Serves the requests of other gateways; where the bus ends the subscription, a new one is made.
+pub async fn serve(sessions: Arc<Sessions>, relay: Relay, mut subscription: Subscription) {
+    let answers = Arc::new(Answers { sessions, polls: Mutex::default(), bodies: Mutex::default() });
+    loop {
+        serve_subscription(&answers, subscription).await;
+        subscription = loop {
+            tokio::time::sleep(RETRY_DELAY).await;
+            match relay.bus.subscribe(&subject::engine(&relay.own), None).await {
+                Ok(subscription) => break subscription,
+                Err(error) => tracing::warn!(%error, "requests of other gateways are not heard"),
+            }
+        };
+    }
+}
+
+async fn serve_subscription(answers: &Arc<Answers>, mut subscription: Subscription) {
+    let polls = Arc::new(Semaphore::new(POLLS_MAX));
+    let others = Arc::new(Semaphore::new(REQUESTS_MAX));
+    let mut sweep = tokio::time::interval(FORGOTTEN_AFTER / 4);
+    loop {
+        let incoming = tokio::select! {
+            incoming = subscription.next() => incoming,
+            _ = sweep.tick() => {
+                answers.sweep(Instant::now());
+                continue;
+            }
+        };
+        let message = match incoming {
+            Some(Incoming::Message(message)) => message,
+            // Who asked asks again.
+            Some(Incoming::Lost) => continue,
+            None => return,
+        };
+        let (Ok(request), Some(reply)) = (RelayRequest::decode(message.payload), message.reply) else {
+            continue;
+        };
+        let places = if matches!(request.body, Some(Body::Poll(_))) { &polls } else { &others };
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let answers = answers.clone();
+        tokio::spawn(async move {
+            let body = Some(answers.answer(request).await);
+            reply.send(RelayReply { body }.encode_to_vec().into());
+            drop(place);
+        });
+    }
+}
+
+impl Answers {
+    async fn answer(&self, request: RelayRequest) -> Reply {
+        let Some(handle) = self.sessions.find(&request.sid) else {
+            // What its session said last may still be asked for.
+            let said = self.repeated(&request.sid, request.request);
+            return said.unwrap_or(Reply::Refused(Refusal::UnknownSession.number()));
+        };
+        match request.body {
+            Some(Body::Poll(poll)) => {
+                let wait = Duration::from_millis(poll.wait_ms.into()).min(HOLD);
+                self.poll(&handle, request.sid, request.request, wait).await
+            }
+            Some(Body::Post(post)) => {
+                let body = match self.whole(&request.sid, request.request, post) {
+                    Ok(Some(body)) => body,
+                    Ok(None) => return Reply::Waiting(true),
+                    Err(refusal) => return Reply::Refused(refusal.number()),
+                };
+                match handle.alone(handle.post(body)).await {
+                    Ok(()) => Reply::Taken(true),
+                    Err(refusal) => Reply::Refused(refusal.number()),
+                }
+            }
+            Some(Body::Probe(_)) => match handle.probed_elsewhere().await {
+                Ok(()) => Reply::Probed(true),
+                Err(refusal) => Reply::Refused(refusal.number()),
+            },
+            Some(Body::Take(_)) => match handle.take().await {
+                Ok(moved) => Reply::Moved(moved),
+                Err(refusal) => Reply::Refused(refusal.number()),
+            },
+            None => Reply::Refused(Refusal::BadRequest.number()),
+        }
+    }
+
+    fn repeated(&self, sid: &str, request: u64) -> Option<Reply> {
+        match self.polls.lock().held.get(sid) {
+            Some(Held { request: known, poll: Poll::Answered(reply), .. }) if *known == request => {
+                Some(reply.clone())
+            }
+            _ => None,
+        }
+    }
+
+    async fn poll(&self, handle: &Handle, sid: String, request: u64, wait: Duration) -> Reply {
+        let waiting = {
+            let mut polls = self.polls.lock();
+            match polls.held.get_mut(&sid).filter(|held| held.request == request) {
+                Some(held) => {
+                    held.touched = Instant::now();
+                    match std::mem::replace(&mut held.poll, Poll::Asked) {
+                        Poll::Asked => None,
+                        Poll::Answered(reply) => {
+                            held.poll = Poll::Answered(reply.clone());
+                            return reply;
+                        }
+                        Poll::Waiting(receiver) => Some(Some(receiver)),
+                    }
+                }
+                None => {
+                    let touched = Instant::now();
+                    polls.set(sid.clone(), Held { request, poll: Poll::Asked, touched });
+                    Some(None)
+                }
+            }
+        };
+        let waiting = match waiting {
+            Some(Some(waiting)) => Some(waiting),
+            Some(None) => handle.begin_poll().await,
+            None => {
+                // Somebody waits for it already; whoever asks once more has lost that answer, and asks again.
+                tokio::time::sleep(wait.min(REPEAT_PAUSE)).await;
+                return Reply::Waiting(true);
+            }
+        };
+        let Some(mut waiting) = waiting else {
+            return self.keep(sid, request, Poll::Answered(Reply::Refused(Refusal::UnknownSession.number())));
+        };
+        let poll = match tokio::time::timeout(wait, &mut waiting).await {
+            Err(_) => Poll::Waiting(waiting),
+            Ok(Ok(Polled::Payload(payload))) => Poll::Answered(Reply::Payload(payload)),
+            Ok(Ok(Polled::Refused(refusal))) => Poll::Answered(Reply::Refused(refusal.number())),
+            Ok(Err(_)) => Poll::Answered(Reply::Refused(Refusal::UnknownSession.number())),
+        };
+        self.keep(sid, request, poll)
+    }
+
+    /// Keeps what became of a poll, unless its session has another one by now; returns what to answer.
+    fn keep(&self, sid: String, request: u64, poll: Poll) -> Reply {
+        let reply = match &poll {
+            Poll::Answered(reply) => reply.clone(),
+            Poll::Waiting(_) | Poll::Asked => Reply::Waiting(true),
+        };
+        let mut polls = self.polls.lock();
+        if polls.held.get(&sid).is_some_and(|held| held.request == request) {
+            polls.set(sid, Held { request, poll, touched: Instant::now() });
+        }
+        reply
+    }
+
+    /// Puts a body together; `None` while parts are missing.
+    fn whole(&self, sid: &str, request: u64, post: RelayPost) -> Result<Option<String>, Refusal> {
+        let mut bodies = self.bodies.lock();
+        if post.index == 0 {
+            if bodies.len() >= BODIES_MAX && post.parts > 1 {
+                return Err(Refusal::BadRequest);
+            }
+            let parts = Parts { request, next: 0, body: Vec::new(), touched: Instant::now() };
+            bodies.insert(sid.into(), parts);
+        }
+        let known = bodies.get_mut(sid).filter(|parts| parts.request == request && parts.next == post.index);
+        let parts = known.ok_or(Refusal::BadRequest)?;
+        parts.body.extend_from_slice(&post.part);
+        parts.next += 1;
+        parts.touched = Instant::now();
+        let fits = parts.body.len() <= ENGINEIO_PAYLOAD_BYTES_MAX;
+        if fits && parts.next < post.parts {
+            return Ok(None);
+        }
+        let body = bodies.remove(sid).map(|parts| parts.body).unwrap_or_default();
+        match fits {
+            true => String::from_utf8(body).map(Some).map_err(|_| Refusal::BadRequest),
+            false => Err(Refusal::TooLarge),
+        }
+    }
+
+    fn sweep(&self, now: Instant) {
+        let fresh = |touched: Instant| now.saturating_duration_since(touched) < FORGOTTEN_AFTER;
+        self.polls.lock().sweep(now);
+        self.bodies.lock().retain(|_, parts| fresh(parts.touched));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answered(bytes: usize, touched: Instant) -> Held {
+        Held { request: 1, poll: Poll::Answered(Reply::Payload("x".repeat(bytes))), touched }
+    }
+
+    #[test]
+    fn the_oldest_answers_make_room() {
+        let (mut polls, began) = (Polls::default(), Instant::now());
+        let at = |second| began + Duration::from_secs(second);
+        polls.set("waits".into(), Held { request: 1, poll: Poll::Asked, touched: began });
+        for second in 0..5 {
+            polls.set(format!("s{second}"), answered(KEPT_BYTES_MAX / 4, at(second)));
+        }
+        let mut left: Vec<&str> = polls.held.keys().map(String::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["s3", "s4", "waits"]);
+        assert_eq!(polls.bytes, KEPT_BYTES_MAX / 2);
+        polls.set("s4".into(), answered(1, at(4)));
+        polls.sweep(at(13));
+        assert_eq!((polls.held.len(), polls.bytes), (2, 1), "s3 is forgotten, who waits is not");
+    }
+}
