@@ -18,8 +18,8 @@ use tokio::time::Instant;
 /// A token's end is announced this long before (protocol §2), milliseconds.
 const EXPIRY_NOTICE_MS: u64 = 60_000;
 
-/// Serves one client. Nothing here waits: what takes time is gone on with in [`Application::poll_work`].
-pub trait Application: Send + 'static {
+/// Serves one client with messages as they come.
+pub trait Application: Served {
     /// A message came; `Err` says how the connection ends.
     ///
     /// # Errors
@@ -30,6 +30,11 @@ pub trait Application: Send + 'static {
     /// # Errors
     /// Why the connection must end.
     fn binary(&mut self, bytes: Bytes) -> Result<(), Close>;
+}
+
+/// What serves one client between its messages, whatever those are. Nothing here waits: what takes time is gone on
+/// with in [`Served::poll_work`].
+pub trait Served: Send + 'static {
     /// Whether another message is wanted now.
     fn reads(&self) -> bool {
         true
@@ -47,7 +52,7 @@ pub trait Application: Send + 'static {
     fn woken(&mut self) -> Result<(), Close> {
         Ok(())
     }
-    /// When [`Application::due`] must be called.
+    /// When [`Served::due`] must be called.
     fn deadline(&self) -> Option<Instant> {
         None
     }
@@ -165,7 +170,7 @@ impl Running {
         self.session.end().await;
     }
 
-    /// As [`Application::poll_work`].
+    /// As [`Served::poll_work`].
     pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let mut progress = Poll::Pending;
         for slot in [&mut self.work, &mut self.page] {
@@ -179,7 +184,7 @@ impl Running {
         progress
     }
 
-    /// As [`Application::advance`].
+    /// As [`Served::advance`].
     pub fn advance(&mut self) {
         if self.page.is_none() {
             self.page = self.session.catch_up();
@@ -189,7 +194,7 @@ impl Running {
         }
     }
 
-    /// As [`Application::woken`].
+    /// As [`Served::woken`].
     ///
     /// # Errors
     /// Why the connection must end.

@@ -117,14 +117,17 @@ impl Outgoing {
             return if state.outbox.is_empty() { Flushed::Done } else { Flushed::Blocked };
         };
         loop {
-            if state.writer.is_empty() {
-                let frames = state.outbox.drain();
-                if frames.is_empty() {
-                    return Flushed::Done;
-                }
-                state.writer.take(frames);
-            }
-            match state.writer.write(socket) {
+            let written = if !state.writer.is_empty() {
+                state.writer.write(socket)
+            } else if let Some(frame) = state.outbox.take_only() {
+                state.writer.write_one(socket, frame)
+            } else if state.outbox.is_empty() {
+                return Flushed::Done;
+            } else {
+                state.writer.take(state.outbox.drain());
+                state.writer.write(socket)
+            };
+            match written {
                 Ok(true) => {}
                 Ok(false) => return Flushed::Blocked,
                 Err(_) => return Flushed::Broken,

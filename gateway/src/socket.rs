@@ -1,6 +1,6 @@
 //! One native WebSocket, from its upgrade to its end: authentication, and JSON frames in and out.
 
-use crate::application::{Application, Running};
+use crate::application::{Application, Running, Served};
 use crate::auth::{Identity, Refusal};
 use crate::connection::{Connection, Speaks};
 use crate::core::keepalive::{Due, Keepalive, NATIVE};
@@ -173,7 +173,9 @@ impl Application for Native {
         self.running.session.refuse(failure, &Asked::NATIVE);
         Ok(())
     }
+}
 
+impl Served for Native {
     fn reads(&self) -> bool {
         self.running.reads()
     }

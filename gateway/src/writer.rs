@@ -25,6 +25,25 @@ impl Writer {
         self.0.is_empty()
     }
 
+    /// Takes one frame over and writes as much of it as the socket takes now; `true` when that was everything.
+    /// Nothing may be under way. What most deliveries are: a plain write costs less than one of slices.
+    ///
+    /// # Errors
+    /// When the connection is broken.
+    pub fn write_one(&mut self, socket: &TcpStream, mut frame: Bytes) -> Result<bool> {
+        debug_assert!(self.0.is_empty());
+        crate::metrics::FRAMES_OUT.inc();
+        crate::metrics::WRITES.inc();
+        match socket.try_write(&frame) {
+            Ok(written) if written == frame.len() => return Ok(true),
+            Ok(written) => frame.advance(written),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+        self.0.push_back(frame);
+        Ok(false)
+    }
+
     /// Writes as much as the socket takes now; `true` when that was everything.
     ///
     /// # Errors

@@ -20,7 +20,9 @@ pub enum Urgency {
 /// Frames that wait for one connection.
 #[derive(Debug, Default)]
 pub struct Outbox {
-    frames: VecDeque<Bytes>,
+    /// The first of them, in its own place: mostly there is no other, and then nothing is allocated.
+    first: Option<Bytes>,
+    more: VecDeque<Bytes>,
     bytes: usize,
     /// No events are taken, as what is queued goes elsewhere.
     sealed: bool,
@@ -43,30 +45,47 @@ impl Outbox {
             return None;
         }
         self.bytes += frame.len();
-        self.frames.push_back(frame.clone());
-        Some(self.frames.len() == 1)
+        if self.first.is_none() {
+            self.first = Some(frame.clone());
+            return Some(true);
+        }
+        self.more.push_back(frame.clone());
+        Some(false)
+    }
+
+    /// Takes the only frame out; `None` when there are others, or none.
+    pub fn take_only(&mut self) -> Option<Bytes> {
+        if !self.more.is_empty() {
+            return None;
+        }
+        self.bytes = 0;
+        self.first.take()
     }
 
     /// Takes everything out and leaves no buffer behind: an idle connection costs nothing here.
     pub fn drain(&mut self) -> VecDeque<Bytes> {
         self.bytes = 0;
-        std::mem::take(&mut self.frames)
+        let mut frames = std::mem::take(&mut self.more);
+        if let Some(first) = self.first.take() {
+            frames.push_front(first);
+        }
+        frames
     }
 
     /// Takes frames out, first come first served, of together at most `bytes_max`; one at least, if there is any.
     pub fn drain_up_to(&mut self, bytes_max: usize) -> Vec<Bytes> {
         let mut taken = Vec::new();
         let mut bytes = 0;
-        while let Some(frame) = self.frames.front() {
+        while let Some(frame) = &self.first {
             bytes += frame.len();
             if bytes > bytes_max && !taken.is_empty() {
                 break;
             }
             self.bytes -= frame.len();
-            taken.extend(self.frames.pop_front());
+            taken.extend(std::mem::replace(&mut self.first, self.more.pop_front()));
         }
-        if self.frames.is_empty() {
-            self.frames = VecDeque::new();
+        if self.more.is_empty() {
+            self.more = VecDeque::new();
         }
         taken
     }
@@ -78,13 +97,15 @@ impl Outbox {
         }
         for frame in frames.into_iter().rev() {
             self.bytes += frame.len();
-            self.frames.push_front(frame);
+            if let Some(second) = self.first.replace(frame) {
+                self.more.push_front(second);
+            }
         }
     }
 
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.frames.is_empty()
+        self.first.is_none()
     }
 
     /// Whether an event of `length` bytes would be taken.
@@ -100,8 +121,7 @@ impl Outbox {
     /// Takes nothing from now on.
     pub fn close(&mut self) {
         self.closed = true;
-        self.frames = VecDeque::new();
-        self.bytes = 0;
+        (self.first, self.more, self.bytes) = (None, VecDeque::new(), 0);
     }
 }
 
@@ -114,8 +134,12 @@ mod tests {
         let mut outbox = Outbox::default();
         assert_eq!(outbox.offer(&Bytes::from_static(b"a"), Urgency::Event), Some(true));
         assert_eq!(outbox.offer(&Bytes::from_static(b"b"), Urgency::Reply), Some(false));
+        assert_eq!(outbox.take_only(), None);
         assert_eq!(outbox.drain(), [Bytes::from_static(b"a"), Bytes::from_static(b"b")]);
+        assert_eq!(outbox.take_only(), None);
         assert_eq!(outbox.offer(&Bytes::from_static(b"c"), Urgency::Event), Some(true));
+        assert_eq!(outbox.take_only(), Some(Bytes::from_static(b"c")));
+        assert!(outbox.is_empty());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::framing::{EnginePackets, NOOP, PING};
 use super::moving::PROBE_TIMEOUT;
 use super::request::Refusal;
 use super::{Config, Engine, Service, drive_to_the_end};
-use crate::application::Application;
+use crate::application::{Application, Served};
 use crate::core::keepalive::{Due, Keepalive};
 use crate::drive::{self, Socket};
 use crate::metrics;

@@ -1,6 +1,6 @@
 //! A Socket.IO client of the gateway: its handshake, and the vocabularies that it speaks.
 
-use crate::application::Running;
+use crate::application::{Running, Served};
 use crate::core::outbox::Urgency;
 use crate::dialect::{Asked, Namespace, packets};
 use crate::frame;
@@ -235,7 +235,9 @@ impl Sockets for Client {
             _ => Ok(()),
         }
     }
+}
 
+impl Served for Client {
     fn reads(&self) -> bool {
         match &self.state {
             State::Waiting | State::Anonymous { .. } | State::Left { .. } => self.ending.is_none(),

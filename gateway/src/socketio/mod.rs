@@ -8,7 +8,7 @@ mod service;
 pub use client::{Client, Path};
 pub use service::{Gateway, engine};
 
-use crate::application::Application;
+use crate::application::{Application, Served};
 use bytes::Bytes;
 use carillon_proto::code::Close;
 use carillon_proto::dialect::socketio::assembly::Assembly;
@@ -21,7 +21,7 @@ use tokio::time::Instant;
 const NAMESPACE_BYTES_MAX: usize = 256;
 
 /// Serves the namespaces of one client.
-pub trait Sockets: Send + 'static {
+pub trait Sockets: Served {
     /// A client asks for a namespace, with the JSON of its `auth` if it gave any.
     ///
     /// # Errors
@@ -36,40 +36,6 @@ pub trait Sockets: Send + 'static {
     /// # Errors
     /// Why the connection must end: the packet is for no namespace that the client is in.
     fn packet(&mut self, packet: &Packet<'_>, attachments: Vec<Bytes>) -> Result<(), Close>;
-    /// As [`Application::reads`].
-    fn reads(&self) -> bool {
-        true
-    }
-    /// As [`Application::advance`].
-    fn advance(&mut self) {}
-    /// As [`Application::poll_work`].
-    fn poll_work(&mut self, _context: &mut Context<'_>) -> Poll<()> {
-        Poll::Pending
-    }
-    /// As [`Application::woken`].
-    ///
-    /// # Errors
-    /// Why the connection must end.
-    fn woken(&mut self) -> Result<(), Close> {
-        Ok(())
-    }
-    /// As [`Application::deadline`].
-    fn deadline(&self) -> Option<Instant> {
-        None
-    }
-    /// As [`Application::due`].
-    ///
-    /// # Errors
-    /// Why the connection must end.
-    fn due(&mut self) -> Result<(), Close> {
-        Ok(())
-    }
-    /// As [`Application::pack`].
-    fn pack(&self) -> Option<Bytes> {
-        None
-    }
-    /// As [`Application::end`].
-    fn end(self) -> impl Future<Output = ()> + Send;
 }
 
 /// Packets of one client.
@@ -130,7 +96,9 @@ impl<S: Sockets> Application for Packets<S> {
             Err(_) => Err(Close::ProtocolError),
         }
     }
+}
 
+impl<S: Sockets> Served for Packets<S> {
     fn reads(&self) -> bool {
         self.sockets.reads()
     }

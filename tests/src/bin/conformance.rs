@@ -10,7 +10,7 @@ use axum::extract::Request;
 use axum::response::Response;
 use axum::routing::any;
 use bytes::Bytes;
-use carillon_gateway::application::Application;
+use carillon_gateway::application::{Application, Served};
 use carillon_gateway::core::keepalive::Pings;
 use carillon_gateway::core::outbox::Urgency;
 use carillon_gateway::engine::{Config, Engine, Service};
@@ -106,7 +106,9 @@ impl Application for Echo {
         self.0.offer(&frame::binary(&bytes), Urgency::Reply);
         Ok(())
     }
+}
 
+impl Served for Echo {
     async fn end(self) {}
 }
 
@@ -207,6 +209,8 @@ impl Sockets for EchoSockets {
         }
         Ok(())
     }
+}
 
+impl Served for EchoSockets {
     async fn end(self) {}
 }
