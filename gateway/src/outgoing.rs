@@ -86,9 +86,9 @@ impl Outgoing {
         taken
     }
 
-    /// How far the client has heard is written behind its events from now on.
-    pub fn track(&self, tracker: Tracker) {
-        self.state.lock().tracker = Some(Box::new(tracker));
+    /// How far the client has heard is written behind its events from now on, or no more.
+    pub fn track(&self, tracker: Option<Tracker>) {
+        self.state.lock().tracker = tracker.map(Box::new);
     }
 
     /// Asks or changes how far the client has heard; `None` where that is not followed.

@@ -1,11 +1,12 @@
 //! Connection-state recovery, as this gateway keeps it: what each session that can be recovered subscribed to lies
 //! with a presence-worker, where another gateway finds it after this one's death.
 
-use crate::connection::{Connection, Speaks};
+use crate::connection::{Connection, Signal, Speaks};
 use crate::core::outbox::Urgency;
 use crate::core::tracker::Tracker;
 use crate::dialect::{Dialect, Namespace, packets};
 use crate::shared::Shared;
+use carillon_proto::code::Close;
 use carillon_proto::dialect::socketio::offset::Offset;
 use carillon_proto::dialect::socketio::vocabulary::{self, Vocabulary};
 use carillon_proto::id::ConversationId;
@@ -27,6 +28,9 @@ const ASK_AGAIN_DELAY: Duration = Duration::from_millis(250);
 /// Characters of the ids that clients are given, and at most give back.
 const PID_LENGTH: usize = 32;
 
+/// Hexadecimal digits of a session's public id that number its first base: three bytes of each offset.
+const NUMBER_DIGITS: usize = 5;
+
 /// What a client is told of itself when it connects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ids {
@@ -41,6 +45,13 @@ impl Ids {
     pub fn random() -> Ids {
         let random = || uuid::Uuid::new_v4().simple().to_string();
         Ids { sid: random(), pid: random() }
+    }
+
+    /// How far the client of a session that begins has heard. Its bases have numbers of their own: a client that is
+    /// given a new secret may still give back the offset that it heard last in the session before.
+    pub fn tracker(&self) -> Tracker {
+        let number = self.sid.get(..NUMBER_DIGITS).and_then(|digits| u32::from_str_radix(digits, 16).ok());
+        Tracker::beginning(number.unwrap_or_default())
     }
 }
 
@@ -136,6 +147,22 @@ impl Shared {
     pub fn begin_recovery(&self, connection: &Arc<Connection>, record: RecoveryRecord) {
         let session = Recoverable { connection: connection.clone(), record };
         self.recoveries.0.lock().insert(connection.id, session);
+    }
+
+    /// A client comes back from these sessions, which have not noticed: they are not counted any more, and end.
+    pub fn supersede(&self, pid: &str) {
+        let before: Vec<_> = {
+            let sessions = self.recoveries.0.lock();
+            let of_client = sessions.values().filter(|session| session.record.pid == pid);
+            of_client.map(|session| session.connection.clone()).collect()
+        };
+        for connection in before {
+            self.directory.remove(&connection);
+            let (user, session) = (connection.user.to_string(), connection.id);
+            let ended = wire::SessionEnded { user: user.clone(), session };
+            self.tell_presence(&user, Change::SessionEnded(ended));
+            connection.signal(Signal::Close(Close::Unresponsive));
+        }
     }
 
     /// Stores the record: whether it is there.

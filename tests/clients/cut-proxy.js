@@ -16,6 +16,7 @@ class CutProxy {
     this.isCut = false;
     this.isSwallowing = false;
     this.sockets = new Set();
+    this.clients = new Set();
     this.server = createServer((client) => this.accept(client));
   }
 
@@ -23,15 +24,28 @@ class CutProxy {
     if (this.isCut) return void client.destroy();
     const upstream = connect(this.targetPort, "127.0.0.1");
     client.on("data", (chunk) => upstream.write(chunk));
-    upstream.on("data", (chunk) => this.isSwallowing || client.write(chunk));
+    upstream.on("data", (chunk) => {
+      const passing = this.passing(chunk);
+      if (passing.length > 0 && !client.destroyed) client.write(passing);
+    });
+    this.clients.add(client);
     for (const [socket, other] of [[client, upstream], [upstream, client]]) {
       this.sockets.add(socket);
       socket.on("error", () => other.destroy());
       socket.on("close", () => {
         this.sockets.delete(socket);
-        other.destroy();
+        if (socket === upstream || this.clients.delete(client)) other.destroy();
       });
     }
+  }
+
+  /** What clients are told of a chunk. */
+  passing(chunk) {
+    if (this.isSwallowing) return "";
+    const last = this.lastPassed?.exec(chunk.toString("latin1"));
+    if (!last) return chunk;
+    this.swallow();
+    return chunk.subarray(0, last.index + last[0].length);
   }
 
   /** Ends every connection at once and refuses new ones. */
@@ -40,9 +54,17 @@ class CutProxy {
     for (const socket of this.sockets) socket.resetAndDestroy();
   }
 
-  /** From now on the server is heard no more, while it still hears. */
-  swallow() {
-    this.isSwallowing = true;
+  /** Ends every connection for the clients, while the server notices nothing; new ones pass. */
+  lose() {
+    const lost = [...this.clients];
+    this.clients.clear();
+    for (const client of lost) client.resetAndDestroy();
+  }
+
+  /** From now on, or when it has said what matches, the server is heard no more, while it still hears. */
+  swallow(lastPassed) {
+    this.lastPassed = lastPassed;
+    this.isSwallowing = !lastPassed;
   }
 
   restore() {

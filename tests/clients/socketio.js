@@ -11,6 +11,8 @@ export const TRANSPORTS = { websocket: ["websocket"], polling: ["polling"], upgr
 /** The path of each application's clients (protocol §1). */
 export const PATHS = { ring: "/api/socket", guide: "/api/socket", chordme: "/socket.io/" };
 export const RFC3339_MS = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/;
+/** What stands behind every event for a client that can be recovered. */
+const OFFSET = /^[\w-]{4,}$/;
 
 export const startServer = (environment = {}) => startCarillon({ environment: { AUTH_SECRET: secret, ...environment } });
 
@@ -23,13 +25,18 @@ export function bounded(promise, what, waitMsMax = WAIT_MS_MAX) {
 }
 
 export class SocketIo {
-  /** `sub` undefined: without a token. Other options are socket.io-client's own. */
-  constructor(server, { sub, name = sub, namespace = "", ...options }) {
+  /**
+   * `sub` undefined: without a token. `recovery`: every event must end in an offset, and unless `auth` says otherwise,
+   * it is asked for there. Other options are socket.io-client's own.
+   */
+  constructor(server, { sub, name = sub, namespace = "", recovery = false, ...options }) {
     this.sub = sub;
+    this.recovery = recovery;
     this.log = [];
     this.waiting = new Set();
     // `autoUnref`: a client that its server leaves hanging must not keep the run from ending.
-    const auth = sub === undefined ? undefined : { token: token(sub, { name }) };
+    const identity = sub === undefined ? undefined : { token: token(sub, { name }) };
+    const auth = recovery ? { ...identity, recovery } : identity;
     this.socket = io(`${server.url}${namespace}`, { forceNew: true, autoConnect: false, autoUnref: true, auth, ...options });
     this.socket.onAny((event, ...args) => {
       this.log.push({ event, args });
@@ -100,16 +107,22 @@ export class SocketIo {
     return error;
   }
 
+  /** The only argument of an event that was heard, but for the offset where there must be one. */
+  body({ event, args }) {
+    assert.equal(args.length, this.recovery ? 2 : 1, `arguments of ${event} for ${this.sub}: ${JSON.stringify(args).slice(0, 500)}`);
+    if (this.recovery) assert.match(args[1], OFFSET, `the offset of ${event} for ${this.sub}`);
+    return args[0];
+  }
+
   /** Takes the bodies of an event, in the order heard, until `count` came or `isLast` says so of one. */
   async take(event, count = 1, isLast = (_, taken) => taken === count) {
     const taken = [];
     const bodies = new Promise((resolve) => {
       const look = () => {
         for (let at; (at = this.log.findIndex((heard) => heard.event === event)) >= 0; ) {
-          const [{ args }] = this.log.splice(at, 1);
-          assert.equal(args.length, 1, `${event} has one argument`);
-          taken.push(args[0]);
-          if (isLast(args[0], taken.length)) {
+          const body = this.body(...this.log.splice(at, 1));
+          taken.push(body);
+          if (isLast(body, taken.length)) {
             this.waiting.delete(look);
             return resolve(taken);
           }
@@ -122,6 +135,20 @@ export class SocketIo {
     return bounded(bodies, heard);
   }
 
+  /** Waits until `isEnough`, which is asked after every event, says so. */
+  until(isEnough, what) {
+    const enough = new Promise((resolve) => {
+      const look = () => {
+        if (!isEnough()) return;
+        this.waiting.delete(look);
+        resolve();
+      };
+      this.waiting.add(look);
+      look();
+    });
+    return bounded(enough, what);
+  }
+
   /** The next event of this name. */
   async next(event) {
     return (await this.take(event))[0];
@@ -129,7 +156,7 @@ export class SocketIo {
 
   /** Everything of this name that came and was not taken. */
   rest(event) {
-    return this.log.filter((heard) => heard.event === event).map(({ args }) => args[0]);
+    return this.log.filter((heard) => heard.event === event).map((heard) => this.body(heard));
   }
 
   close() {

@@ -62,6 +62,11 @@ pub struct Tracker {
 }
 
 impl Tracker {
+    /// Of a session that begins, and whose first base has this number.
+    pub fn beginning(number: u32) -> Tracker {
+        Tracker { number, ..Tracker::default() }
+    }
+
     /// Goes on from an offset that a client gave back; `None` where the record does not know enough. Offsets count
     /// from a new base, which must be stored before the first of them is given out.
     pub fn restored(bases: &[RecoveryBase], offset: &Offset) -> Option<Tracker> {
@@ -257,6 +262,10 @@ impl Tracker {
     /// The proposed base is stored (`true`) or not: offsets count from it, unless something began or ended since.
     /// Returns whether they do.
     pub fn adopt_base(&mut self, stored: bool) -> bool {
+        if !stored {
+            // Not asked for again at once, as it may be refused again.
+            self.since_ms = None;
+        }
         let Some(next) = self.next.take().filter(|_| stored) else { return false };
         self.previous = Some(self.base(self.number, self.changes, |place| place.base));
         (self.number, self.changes, self.since_ms) = (next.number, 0, None);

@@ -295,3 +295,19 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_base_that_is_refused_is_not_proposed_again_at_once() {
+    let mut tracker = Tracker::beginning(5);
+    for name in 0..100 {
+        tracker.subscribe(room(name), Vocabulary::Ring, 0);
+    }
+    (0..100).for_each(|place| drop(tracker.stamp_event(place, 1, &event(1, 1), 0)));
+    assert!(tracker.wants_base(10, 10));
+    assert_eq!(tracker.propose_base().iter().map(|base| base.number).collect::<Vec<_>>(), [5, 6]);
+    assert!(!tracker.adopt_base(false));
+    assert!(!tracker.wants_base(10, 10), "whoever asks right away would ask for ever");
+    tracker.stamp_event(0, 2, &event(2, 1), 20);
+    assert!(!tracker.wants_base(29, 10));
+    assert!(tracker.wants_base(30, 10));
+}

@@ -85,11 +85,11 @@ impl Beginning {
         let Found { record: before, tracker } = found;
         let (shared, namespace, outgoing) = (self.shared.clone(), self.namespace, self.outgoing.clone());
         if self.limit > 0 {
-            // The one that it takes the place of may still be counted.
+            // The one that it takes the place of may still be counted, on another gateway.
             self.limit += 1;
         }
         let joins = joins(namespace, &tracker);
-        outgoing.track(tracker);
+        outgoing.track(Some(tracker));
         let running = self.start(identity).await?;
         let ids = Ids { sid: before.sid, pid: before.pid };
         shared.begin_recovery(running.connection(), record(&running, namespace, ids));
@@ -125,9 +125,6 @@ async fn connect(
     back: Option<Return>,
 ) -> Result<Begun, Close> {
     let (shared, outgoing) = (beginning.shared.clone(), beginning.outgoing.clone());
-    if ids.is_some() {
-        outgoing.track(Tracker::default());
-    }
     let found = match &back {
         None => None,
         Some(back) => {
@@ -144,13 +141,14 @@ async fn connect(
     let Some(identity) = who.or_else(kept) else { return Ok(Begun::Nobody) };
     let before = Ids { sid: found.record.sid.clone(), pid: found.record.pid.clone() };
     let namespace = beginning.namespace;
+    shared.supersede(&before.pid);
     let (running, joins) = beginning.resumed(identity, found).await?;
     if let Some(joins) = joins {
         metrics::RECOVERED.inc();
         return Ok(Begun::Back(Box::new(running), before, joins));
     }
     metrics::NOT_RECOVERED.inc();
-    outgoing.track(Tracker::default());
+    outgoing.track(ids.as_ref().map(Ids::tracker));
     if let Some(ids) = ids {
         shared.begin_recovery(running.connection(), record(&running, namespace, ids));
         shared.renew_recovery(running.connection());
@@ -209,6 +207,7 @@ impl Client {
             }
             None => None,
         };
+        self.outgoing.track(ids.as_ref().map(Ids::tracker));
         if who.is_none() && back.is_none() {
             return self.wait_for_authentication(namespace, ids);
         }
@@ -218,9 +217,6 @@ impl Client {
     }
 
     fn wait_for_authentication(&mut self, namespace: Namespace, ids: Option<Ids>) {
-        if ids.is_some() {
-            self.outgoing.track(Tracker::default());
-        }
         self.welcome(namespace, ids.as_ref());
         let until = Instant::now() + AUTHENTICATION_TIMEOUT;
         self.state = State::Anonymous { namespace, until, ids };

@@ -43,9 +43,7 @@ impl Client {
             None => {
                 let until = Instant::now() + AUTHENTICATION_TIMEOUT;
                 let ids = moved.recovery.map(|RecoveryRecord { sid, pid, .. }| Ids { sid, pid });
-                if ids.is_some() {
-                    client.outgoing.track(Tracker::default());
-                }
+                client.outgoing.track(ids.as_ref().map(Ids::tracker));
                 client.state = State::Anonymous { namespace, until, ids };
             }
         }

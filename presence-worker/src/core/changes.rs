@@ -228,8 +228,10 @@ impl Shard {
         ended: &wire::RecoveryEnded,
     ) -> bool {
         if mode.takes() {
-            self.records.end(now.steady_ms, gateway, ended);
-            self.announce(gateway, |announced| announced.remove_record(&ended.pid));
+            let owned = self.records.end(now.steady_ms, gateway, ended);
+            if owned {
+                self.announce(gateway, |announced| announced.remove_record(&ended.pid));
+            }
         }
         mode.takes()
     }

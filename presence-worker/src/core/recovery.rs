@@ -1,6 +1,7 @@
 //! The records of sessions that can be recovered: whose they are, and how long they stay.
 //!
-//! A record belongs to the session that announced it last. What an earlier one still says of it is not heard.
+//! A record belongs to the newest session of its client, which is the one whose bases have the highest number: each
+//! begins with a base of its own. What an earlier one, whose end nobody noticed yet, still says of it is not heard.
 
 use super::announced::Announced;
 use super::gateways::GatewayIndex;
@@ -16,13 +17,24 @@ type Owner = (GatewayIndex, u64);
 #[derive(Debug)]
 struct Kept {
     record: wire::RecoveryRecord,
-    owner: Option<Owner>,
-    /// Of one without an owner: when it goes.
-    until_ms: u64,
+    /// The session that kept it last.
+    owner: Owner,
+    /// When it goes, if that session has ended.
+    until_ms: Option<u64>,
     bytes: usize,
 }
 
+/// The number of a record's newest base.
+fn number(record: &wire::RecoveryRecord) -> Option<u32> {
+    record.bases.last().map(|newest| newest.number)
+}
+
 impl Kept {
+    /// Whether the record is replaced by what this session keeps.
+    fn goes_to(&self, owner: Owner, record: &wire::RecoveryRecord) -> bool {
+        self.owner == owner || number(record) > number(&self.record)
+    }
+
     /// The newest base, for a change that must be its next one; `Err(true)` when it was made already.
     fn next_change(&mut self, base: u32, changes: u32) -> Result<&mut wire::RecoveryBase, bool> {
         let newest = self.record.bases.last_mut().filter(|newest| newest.number == base).ok_or(false)?;
@@ -46,33 +58,37 @@ pub struct Records {
 }
 
 impl Records {
-    /// Keeps a record as its session announces it; `false` when there is no room.
+    /// Keeps a record as its session announces it; `false` when there is no room, or it is a newer session's.
     pub fn keep(&mut self, gateway: GatewayIndex, kept: wire::RecoveryKept) -> bool {
         let Some(record) = kept.record else { return false };
         let bytes = record.encoded_len() + size_of::<Kept>();
-        let before = self.kept.get(&record.pid).map_or(0, |before| before.bytes);
+        let owner = (gateway, kept.session);
+        let before = self.kept.get(&record.pid);
+        if before.is_some_and(|before| !before.goes_to(owner, &record)) {
+            return false;
+        }
+        let before = before.map_or(0, |before| before.bytes);
         let too_long = |base: &wire::RecoveryBase| base.subscriptions.len() > RECOVERY_PLACES_MAX;
         if self.bytes - before + bytes > RECOVERY_BYTES_MAX || record.bases.iter().any(too_long) {
             return false;
         }
         self.remove(&record.pid.clone());
         self.bytes += bytes;
-        let (pid, owner) = (record.pid.clone(), Some((gateway, kept.session)));
-        self.kept.insert(pid, Kept { record, owner, until_ms: 0, bytes });
+        self.kept.insert(record.pid.clone(), Kept { record, owner, until_ms: None, bytes });
         true
     }
 
     fn remove(&mut self, pid: &str) {
         if let Some(kept) = self.kept.remove(pid) {
             self.bytes -= kept.bytes;
-            if kept.owner.is_none() {
-                self.ends.remove(&(kept.until_ms, pid.to_owned()));
+            if let Some(until_ms) = kept.until_ms {
+                self.ends.remove(&(until_ms, pid.to_owned()));
             }
         }
     }
 
     fn owned(&mut self, pid: &str, owner: Owner) -> Option<&mut Kept> {
-        self.kept.get_mut(pid).filter(|kept| kept.owner == Some(owner))
+        self.kept.get_mut(pid).filter(|kept| kept.owner == owner && kept.until_ms.is_none())
     }
 
     /// A subscription begins; `false` when it is not in the record.
@@ -114,23 +130,24 @@ impl Records {
         true
     }
 
-    /// A session ends: its record stays for a while, unless it is to be forgotten.
-    pub fn end(&mut self, now_ms: u64, gateway: GatewayIndex, ended: &wire::RecoveryEnded) {
+    /// A session ends: its record stays for a while, unless it is to be forgotten. `false` when it had none.
+    pub fn end(&mut self, now_ms: u64, gateway: GatewayIndex, ended: &wire::RecoveryEnded) -> bool {
         if self.owned(&ended.pid, (gateway, ended.session)).is_none() {
-            return;
+            return false;
         }
         if ended.forget {
             self.remove(&ended.pid);
         } else {
             self.orphan(now_ms, &ended.pid);
         }
+        true
     }
 
     fn orphan(&mut self, now_ms: u64, pid: &str) {
         if let Some(kept) = self.kept.get_mut(pid) {
-            kept.owner = None;
-            kept.until_ms = now_ms + RECOVERY_MS;
-            self.ends.insert((kept.until_ms, pid.to_owned()));
+            let until_ms = now_ms + RECOVERY_MS;
+            kept.until_ms = Some(until_ms);
+            self.ends.insert((until_ms, pid.to_owned()));
         }
     }
 
@@ -143,7 +160,7 @@ impl Records {
 
     /// A gateway has announced all it has, which is nothing if it fell silent: the rest has lost its session.
     pub fn sweep(&mut self, now_ms: u64, gateway: GatewayIndex, announced: &Announced) {
-        let of_gateway = |kept: &Kept| kept.owner.is_some_and(|(owner, _)| owner == gateway);
+        let of_gateway = |kept: &Kept| kept.owner.0 == gateway && kept.until_ms.is_none();
         let lost = self.kept.iter().filter(|(pid, kept)| of_gateway(kept) && !announced.has_record(pid));
         let lost: Vec<String> = lost.map(|(pid, _)| pid.clone()).collect();
         for pid in lost {
@@ -161,5 +178,68 @@ impl Records {
     /// How many there are.
     pub fn count(&self) -> usize {
         self.kept.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GATEWAY: GatewayIndex = GatewayIndex(0);
+    const OTHER: GatewayIndex = GatewayIndex(1);
+
+    fn kept(session: u64, number: u32) -> wire::RecoveryKept {
+        let base = wire::RecoveryBase { number, ..wire::RecoveryBase::default() };
+        let record = wire::RecoveryRecord {
+            pid: "pid".into(),
+            identity: Some(wire::MovedIdentity { user: "alice".into(), ..wire::MovedIdentity::default() }),
+            bases: vec![base],
+            ..wire::RecoveryRecord::default()
+        };
+        wire::RecoveryKept { session, record: Some(record) }
+    }
+
+    fn ended(session: u64) -> wire::RecoveryEnded {
+        wire::RecoveryEnded { pid: "pid".into(), session, forget: false }
+    }
+
+    fn newest(records: &Records) -> Option<u32> {
+        let query = wire::RecoveryQuery { pid: "pid".into(), user: "alice".into() };
+        records.find(&query).and_then(number)
+    }
+
+    #[test]
+    fn a_dead_predecessor_takes_nothing_back() {
+        let mut records = Records::default();
+        assert!(records.keep(GATEWAY, kept(1, 7)));
+        assert!(records.keep(GATEWAY, kept(1, 7)), "its own again, as in a snapshot");
+        assert!(records.keep(GATEWAY, kept(2, 8)), "its client came back");
+        assert!(!records.keep(GATEWAY, kept(1, 7)), "a snapshot still has both");
+        assert!(!records.keep(GATEWAY, kept(1, 8)), "it makes a base");
+        assert!(!records.keep(OTHER, kept(2, 8)), "two at once: one of them");
+        assert!(!records.end(0, GATEWAY, &ended(1)));
+        records.expire(RECOVERY_MS);
+        assert_eq!(newest(&records), Some(8));
+        assert!(records.keep(GATEWAY, kept(2, 9)), "its successor makes a base");
+        assert_eq!(newest(&records), Some(9));
+    }
+
+    #[test]
+    fn a_record_outlives_its_session_for_a_while_and_is_taken_up_again() {
+        let mut records = Records::default();
+        assert!(records.keep(GATEWAY, kept(1, 7)));
+        assert!(records.end(1_000, GATEWAY, &ended(1)));
+        assert!(!records.end(2_000, GATEWAY, &ended(1)), "once");
+        records.expire(999 + RECOVERY_MS);
+        assert_eq!(newest(&records), Some(7));
+        assert!(records.keep(OTHER, kept(5, 8)));
+        records.expire(1_000 + RECOVERY_MS);
+        assert_eq!(newest(&records), Some(8), "a session has it");
+        records.sweep(5_000, GATEWAY, &Announced::default());
+        records.sweep(6_000, OTHER, &Announced::default());
+        assert!(records.keep(OTHER, kept(5, 8)), "its gateway was silent for a while only");
+        assert!(records.end(7_000, OTHER, &ended(5)));
+        records.expire(7_000 + RECOVERY_MS);
+        assert_eq!((newest(&records), records.count(), records.bytes), (None, 0, 0));
     }
 }

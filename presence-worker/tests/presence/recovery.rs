@@ -23,6 +23,12 @@ fn record(pid: &str, conversations: &[&str]) -> RecoveryRecord {
     }
 }
 
+/// As another session goes on with it, which begins with a base of its own.
+fn newer(mut record: RecoveryRecord) -> RecoveryRecord {
+    record.bases.iter_mut().for_each(|base| base.number += 1);
+    record
+}
+
 fn keep(session: u64, record: RecoveryRecord) -> Change {
     Change::RecoveryKept(RecoveryKept { session, record: Some(record) })
 }
@@ -98,7 +104,7 @@ fn changes_are_taken_in_order_and_once() {
 fn a_record_belongs_to_whoever_kept_it_last() {
     let mut world = World::settled();
     world.send("one", vec![keep(1, record("p", &["a"]))]);
-    world.send("two", vec![keep(8, record("p", &["a", "b"]))]);
+    world.send("two", vec![keep(8, newer(record("p", &["a", "b"])))]);
     world.send("one", vec![ended(1, true), unsubscribe(1, 6, 0)]);
     assert_eq!(conversations(&mut world), ["a", "b"]);
     world.send("two", vec![ended(7, true)]);
@@ -137,7 +143,7 @@ fn one_that_is_kept_again_stays_as_long_as_its_session() {
     let mut world = World::settled();
     world.send("crashed", vec![keep(1, record("p", &["a"]))]);
     world.pass(&["other"], 10_000);
-    world.send("other", vec![keep(5, record("p", &["a"]))]);
+    world.send("other", vec![keep(5, newer(record("p", &["a"])))]);
     world.pass(&["other"], 2 * RECOVERY_MS);
     assert_eq!(conversations(&mut world), ["a"]);
 }

@@ -815,7 +815,7 @@ pub struct RecoverySubscription {
     #[prost(bool, tag = "4")]
     pub ended: bool,
 }
-/// The session is this gateway's, whosever it was, and its record is this.
+/// The session is this gateway's, whosever it was, and its record is this: unless the record has a newer base already.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RecoveryKept {
     /// Unique for the gateway.
