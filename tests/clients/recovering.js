@@ -24,12 +24,21 @@ export class Recovering extends SocketIo {
     return bounded(new Promise((resolve) => this.socket.once("connect", resolve)), `${this.sub} again`, BACK_MS_MAX);
   }
 
+  /** Whether the library is between two transports: one that loses both then notices only when it misses pings. */
+  get isUpgrading() {
+    return this.socket.io.engine.upgrading;
+  }
+
   /**
    * Ends the connection without a goodbye, when everything has been heard that came with what is being heard: closed
-   * in between, the library would keep the rest, ask for it again, and be told it twice.
+   * in between, also by the end of an upgrade, the library keeps the rest, asks for it again, and is told it twice.
    */
   cut() {
-    setImmediate(() => this.socket.io.engine.close());
+    const { engine } = this.socket.io;
+    setImmediate(() => {
+      if (engine.upgrading) engine.once("upgrade", () => setImmediate(() => engine.close()));
+      else engine.close();
+    });
   }
 
   /** Cuts the connection, by `cut` if given, and waits until it is back; `meanwhile` it is away. */

@@ -5,7 +5,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { binary, needs } from "./carillon.js";
 import { startCutProxy } from "./cut-proxy.js";
 import { heard, recoveringOf } from "./recovering.js";
-import { bounded, holds, PATHS, SocketIo, startServer, TRANSPORTS } from "./socketio.js";
+import { holds, PATHS, SocketIo, startServer, TRANSPORTS } from "./socketio.js";
 
 const limited = { timeout: 50_000 };
 /** Far fewer than a connection may have, and enough for an offset that is long. */
@@ -129,6 +129,7 @@ describe("recovery with short pings", { timeout: 120_000, concurrency: true, ...
       const bob = await talking(t, `bob.${name}`);
       const alice = await recovering(t, `alice.${name}`, { transports, server: proxy });
       for (const conversationId of conversations) await alice.done("join_conversation", conversationId);
+      if (name === "upgrade") await alice.upgraded();
       alice.socket.on("disconnect", () => proxy.restore());
       // What it is told is lost on the way, until it misses the pings.
       const ended = alice.ended();

@@ -84,10 +84,9 @@ impl Beginning {
     async fn resumed(mut self, identity: Identity, found: Found) -> Result<(Running, Option<Joins>), Close> {
         let Found { record: before, tracker } = found;
         let (shared, namespace, outgoing) = (self.shared.clone(), self.namespace, self.outgoing.clone());
-        if self.limit > 0 {
-            // The one that it takes the place of may still be counted, on another gateway.
-            self.limit += 1;
-        }
+        // Those that it and its user's others take the place of may still be counted where they were. A client that
+        // gives the same secret again and again gets no more of it than one session for each gateway.
+        self.limit = 0;
         let joins = joins(namespace, &tracker);
         outgoing.track(Some(tracker));
         let running = self.start(identity).await?;
