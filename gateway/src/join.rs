@@ -246,18 +246,18 @@ pub async fn leave(
     };
     if last {
         let (conversation, user) = (room.conversation.to_string(), connection.user.to_string());
-        let left = wire::RoomLeft { conversation: conversation.clone(), user, disconnected };
+        let left = wire::RoomLeft { conversation, user, disconnected };
         if room.lock().hears_arrivals() {
             let left = shared.ask_presence(Change::RoomLeft(left)).await;
             if let Some(Outcome::Room(wire::RoomState { changed: true, participants, .. })) = left {
                 room.show_arrival(connection.user.as_str(), participants, false);
             }
         } else {
-            shared.tell_presence(&conversation, Change::RoomLeft(left));
+            shared.tell_presence(Change::RoomLeft(left));
         }
         if shared.audience.leave_room(room, &connection.user, disconnected) {
             let user = connection.user.to_string();
-            shared.tell_presence(&user, Change::Unwatch(wire::Unwatch { user: user.clone() }));
+            shared.tell_presence(Change::Unwatch(wire::Unwatch { user }));
         }
     }
     shared.let_go(room).await;

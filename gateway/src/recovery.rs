@@ -157,10 +157,7 @@ impl Shared {
             of_client.map(|session| session.connection.clone()).collect()
         };
         for connection in before {
-            self.directory.remove(&connection);
-            let (user, session) = (connection.user.to_string(), connection.id);
-            let ended = wire::SessionEnded { user: user.clone(), session };
-            self.tell_presence(&user, Change::SessionEnded(ended));
+            self.end_session(&connection);
             connection.signal(Signal::Close(Close::Unresponsive));
         }
     }
@@ -173,14 +170,13 @@ impl Shared {
 
     async fn store(&self, kept: Option<wire::RecoveryKept>) -> bool {
         let Some(kept) = kept else { return false };
-        self.ask_presence(Change::RecoveryKept(kept)).await == Some(Outcome::Done(true))
+        self.is_taken(Change::RecoveryKept(kept)).await
     }
 
     /// Stores the record anew, with what has changed in it or been missed of it.
     pub fn renew_recovery(&self, connection: &Connection) {
         if let Some(kept) = self.recoveries.kept(connection) {
-            let pid = kept.record.as_ref().map(|record| record.pid.clone()).unwrap_or_default();
-            self.tell_presence(&pid, Change::RecoveryKept(kept));
+            self.tell_presence(Change::RecoveryKept(kept));
         }
     }
 
@@ -213,7 +209,7 @@ impl Shared {
             place,
             subscription: Some(subscription),
         };
-        self.ask_presence(Change::RecoverySubscribed(made)).await == Some(Outcome::Done(true))
+        self.is_taken(Change::RecoverySubscribed(made)).await
     }
 
     /// A subscription ends, if the connection's are followed: what is to be announced of that.
@@ -242,8 +238,7 @@ impl Shared {
         dialect: Dialect,
     ) {
         if let Some(ended) = self.unsubscribe(connection, conversation, dialect) {
-            let pid = ended.pid.clone();
-            self.tell_presence(&pid, Change::RecoveryUnsubscribed(ended));
+            self.tell_presence(Change::RecoveryUnsubscribed(ended));
         }
     }
 
@@ -255,7 +250,7 @@ impl Shared {
         dialect: Dialect,
     ) {
         let Some(ended) = self.unsubscribe(connection, conversation, dialect) else { return };
-        if self.ask_presence(Change::RecoveryUnsubscribed(ended)).await != Some(Outcome::Done(true)) {
+        if !self.is_taken(Change::RecoveryUnsubscribed(ended)).await {
             self.renew_recovery(connection);
             tell_pending(connection);
         }
@@ -280,8 +275,8 @@ impl Shared {
     pub fn end_recovery(&self, connection: &Connection, forget: bool) {
         let ended = self.recoveries.0.lock().remove(&connection.id);
         if let Some(pid) = ended.map(|session| session.record.pid) {
-            let change = wire::RecoveryEnded { pid: pid.clone(), session: connection.id, forget };
-            self.tell_presence(&pid, Change::RecoveryEnded(change));
+            let change = wire::RecoveryEnded { pid, session: connection.id, forget };
+            self.tell_presence(Change::RecoveryEnded(change));
         }
     }
 

@@ -218,7 +218,7 @@ impl Shared {
     /// Ends what was registered for a room that has been closed.
     pub async fn forget_room(&self, room: &Arc<Room>) {
         for user in self.audience.close_room(room) {
-            self.tell_presence(&user, Change::Unwatch(wire::Unwatch { user: user.clone() }));
+            self.tell_presence(Change::Unwatch(wire::Unwatch { user }));
         }
         self.links[room.partition as usize].leave(&room.conversation).await;
     }

@@ -1,19 +1,16 @@
 // Starts the real binary for a test on a free port with an empty data directory, and stops it as an operator would.
-import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { accessSync, constants, mkdtempSync, rmSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
+import { isReady, Program } from "./program.js";
 
 const START_ATTEMPTS_MAX = 3;
 const READY_MS_MAX = 20_000;
-const POLL_MS = 50;
 // Longer than the server's own drain timeout, which is 25 s.
 const STOP_MS_MAX = 35_000;
-const LOG_CHARS_MAX = 20_000;
 
 const built = fileURLToPath(new URL("../../target/debug/carillon", import.meta.url));
 export const binary = process.env.CARILLON_BIN || built;
@@ -42,7 +39,7 @@ export async function startCarillon({ port, dataDir, environment = {} } = {}) {
   for (let attempt = 1; ; attempt += 1) {
     const server = new Carillon(port ?? (await freePort()), directory, environment);
     try {
-      await server.ready();
+      await server.ready(READY_MS_MAX);
       return server;
     } catch (error) {
       await server.kill();
@@ -52,20 +49,12 @@ export async function startCarillon({ port, dataDir, environment = {} } = {}) {
   }
 }
 
-class Carillon {
+class Carillon extends Program {
   constructor(port, dataDir, environment) {
-    Object.assign(this, { port, dataDir, environment, log: "" });
-    this.url = `http://127.0.0.1:${port}`;
+    const url = `http://127.0.0.1:${port}`;
     const argv = ["standalone", "--dev", "--listen", `127.0.0.1:${port}`, "--data-dir", dataDir];
-    const env = { ...cleanEnvironment(), ...environment };
-    this.process = spawn(binary, argv, { env, stdio: ["ignore", "pipe", "pipe"] });
-    for (const stream of [this.process.stdout, this.process.stderr]) {
-      stream.on("data", (chunk) => (this.log = (this.log + chunk).slice(-LOG_CHARS_MAX)));
-    }
-    this.ended = once(this.process, "exit").then(
-      ([code, signal]) => (this.end = code ?? signal),
-      (error) => (this.end = error.message),
-    );
+    super(binary, argv, { ...cleanEnvironment(), ...environment }, () => isReady(url));
+    Object.assign(this, { port, dataDir, environment, url });
     process.once("exit", () => this.process.kill("SIGKILL"));
   }
 
@@ -73,32 +62,14 @@ class Carillon {
     return `ws://127.0.0.1:${this.port}/ws/${encodeURIComponent(userId)}?name=${encodeURIComponent(name)}`;
   }
 
-  async ready() {
-    const deadline = Date.now() + READY_MS_MAX;
-    while (Date.now() < deadline && this.end === undefined) {
-      const response = await fetch(`${this.url}/readyz`, { signal: AbortSignal.timeout(1_000) }).catch(() => null);
-      if (response?.status === 200) return;
-      await sleep(POLL_MS);
-    }
-    const what = this.end === undefined ? `was not ready within ${READY_MS_MAX} ms` : `ended with ${this.end}`;
-    throw new Error(`carillon ${what}, it wrote:\n${this.log}`);
-  }
-
   /** SIGTERM, as an operator stops it: anything but exit code 0 in time is a failure. */
   async stop({ keepData = false } = {}) {
     this.process.kill("SIGTERM");
-    const timer = new AbortController();
-    await Promise.race([this.ended, sleep(STOP_MS_MAX, null, timer).catch(() => {})]);
-    timer.abort();
-    const { end } = this;
-    await this.kill();
-    if (!keepData) rmSync(this.dataDir, { recursive: true, force: true });
-    if (end !== 0) throw new Error(`carillon ended with ${end ?? "nothing in time"} on SIGTERM, it wrote:\n${this.log}`);
-  }
-
-  async kill() {
-    if (this.end === undefined) this.process.kill("SIGKILL");
-    await this.ended;
+    try {
+      await this.endsWell(STOP_MS_MAX);
+    } finally {
+      if (!keepData) rmSync(this.dataDir, { recursive: true, force: true });
+    }
   }
 }
 

@@ -1,22 +1,19 @@
 // Carillon as it is deployed, for tests: a nats-server and a keyspace of its own, and a process for each gateway and worker.
-import { spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { once } from "node:events";
 import { mkdtempSync, rmSync } from "node:fs";
 import { connect } from "node:net";
 import { tmpdir } from "node:os";
-import { basename, join } from "node:path";
-import { setTimeout as sleep } from "node:timers/promises";
+import { join } from "node:path";
 import { binary, freePort, needs } from "./carillon.js";
+import { isReady, Program } from "./program.js";
 import { secret } from "./tokens.js";
 
 const START_ATTEMPTS_MAX = 3;
 // Tables are created while this waits, which takes a busy database long.
 const READY_MS_MAX = 60_000;
-const POLL_MS = 50;
 // Longer than a gateway's own drain timeout, which is 25 s.
 const STOP_MS_MAX = 35_000;
-const LOG_CHARS_MAX = 20_000;
 const PARTS = { CARILLON_TEST_NATS_SERVER: "the nats-server to start", CARILLON_TEST_CASSANDRA: "the database's host:port" };
 
 /** Options for a test of a cluster: none, a visible skip where a part is not given, or a failure where none may be missing. */
@@ -55,10 +52,10 @@ class Cluster {
   async start(gateways) {
     const nats = await this.startOne((port) => {
       const argv = ["--addr", "127.0.0.1", "--port", port, "--jetstream", "--store_dir", join(this.directory, "nats")];
-      return new Program(process.env.CARILLON_TEST_NATS_SERVER, argv, {}, () => greets(port));
+      return new Program(process.env.CARILLON_TEST_NATS_SERVER, argv, environmentOf({}), () => greets(port));
     });
     this.environment.NATS_URL = `nats://127.0.0.1:${nats.port}`;
-    const migrate = new Program(binary, ["migrate"], this.environment);
+    const migrate = new Program(binary, ["migrate"], environmentOf(this.environment));
     this.programs.push(migrate);
     await migrate.endsWell(READY_MS_MAX);
     [this.workers, this.gateways] = await Promise.all([
@@ -70,7 +67,7 @@ class Cluster {
   startRole(role, listen) {
     return this.startOne((port) => {
       const argv = [role, listen, `127.0.0.1:${port}`];
-      return new Program(binary, argv, this.environment, () => isReady(`http://127.0.0.1:${port}`));
+      return new Program(binary, argv, environmentOf(this.environment), () => isReady(`http://127.0.0.1:${port}`));
     });
   }
 
@@ -81,7 +78,7 @@ class Cluster {
       Object.assign(program, { port, url: `http://127.0.0.1:${port}` });
       this.programs.push(program);
       try {
-        await program.ready();
+        await program.ready(READY_MS_MAX);
         return program;
       } catch (error) {
         // Somebody else may have taken the free port in between, and then it ends by itself.
@@ -109,51 +106,8 @@ class Cluster {
   }
 }
 
-class Program {
-  constructor(path, argv, environment, isReady) {
-    Object.assign(this, { name: `${basename(path)} ${argv[0]}`, isReady, log: "" });
-    // An environment of its own: whatever of Carillon's settings the caller has set is not for this cluster.
-    const env = { PATH: process.env.PATH, HOME: process.env.HOME, ...environment };
-    this.process = spawn(path, argv, { env, stdio: ["ignore", "pipe", "pipe"] });
-    for (const stream of [this.process.stdout, this.process.stderr]) {
-      stream.on("data", (chunk) => (this.log = (this.log + chunk).slice(-LOG_CHARS_MAX)));
-    }
-    this.ended = once(this.process, "exit").then(
-      ([code, signal]) => (this.end = code ?? signal),
-      (error) => (this.end = error.message),
-    );
-  }
-
-  async ready() {
-    const deadline = Date.now() + READY_MS_MAX;
-    while (Date.now() < deadline && this.end === undefined) {
-      if (await this.isReady()) return;
-      await sleep(POLL_MS);
-    }
-    const what = this.end === undefined ? `was not ready within ${READY_MS_MAX} ms` : `ended with ${this.end}`;
-    throw new Error(`${this.name} ${what}, it wrote:\n${this.log}`);
-  }
-
-  async endsWell(waitMsMax) {
-    const timer = new AbortController();
-    await Promise.race([this.ended, sleep(waitMsMax, null, timer).catch(() => {})]);
-    timer.abort();
-    const { end } = this;
-    await this.kill();
-    if (end !== 0) throw new Error(`${this.name} ended with ${end ?? "nothing in time"}, it wrote:\n${this.log}`);
-  }
-
-  /** SIGKILL, as a crash. */
-  async kill() {
-    if (this.end === undefined) this.process.kill("SIGKILL");
-    await this.ended;
-  }
-}
-
-async function isReady(url) {
-  const response = await fetch(`${url}/readyz`, { signal: AbortSignal.timeout(1_000) }).catch(() => null);
-  return response?.status === 200;
-}
+/** Of its own: whatever of Carillon's settings the caller has set is not for this cluster. */
+const environmentOf = (environment) => ({ PATH: process.env.PATH, HOME: process.env.HOME, ...environment });
 
 /** A nats-server sends its greeting once it has recovered its streams. */
 async function greets(port) {

@@ -1,10 +1,9 @@
 // What artillery's steps cannot say: listens to a whole room, and judges at the end what one person heard in it.
 "use strict";
 
-const ROOM = "load-room";
-const MESSAGES = 3;
+const { MESSAGES, assertNoGap, heard, nextMessage } = require("./heard.cjs");
 
-const heard = new Map(); // by virtual user
+const ROOM = "load-room";
 
 function listen(context, events, done) {
   const own = { joinedAt: null, seqs: [], sentAtMs: new Map(), acks: 0, errors: [] };
@@ -29,22 +28,13 @@ function hear(own, events, frame) {
   }
 }
 
-function nextMessage(context, events, done) {
-  const { sentAtMs } = heard.get(context.vars.$uuid);
-  const clientId = `${context.vars.$uuid}-${sentAtMs.size + 1}`;
-  sentAtMs.set(clientId, Date.now());
-  Object.assign(context.vars, { clientId, content: `message ${sentAtMs.size} of ${context.vars.$uuid}` });
-  done();
-}
-
 async function judge(context) {
   const own = heard.get(context.vars.$uuid);
   heard.delete(context.vars.$uuid);
   if (own.errors.length) throw new Error(`error frames: ${own.errors.join(", ")}`);
   if (own.joinedAt === null) throw new Error("the room was never joined");
   if (own.acks !== MESSAGES) throw new Error(`${own.acks} acks for ${MESSAGES} messages`);
-  const gap = own.seqs.findIndex((seq, index) => seq !== own.joinedAt + 1 + index);
-  if (gap >= 0) throw new Error(`seq ${own.seqs[gap]} came where ${own.joinedAt + 1 + gap} was due`);
+  assertNoGap(own.seqs, own.joinedAt);
   if (own.seqs.length < MESSAGES) throw new Error("own messages did not come back");
 }
 

@@ -1,9 +1,7 @@
 // What artillery's steps cannot say of Socket.IO: listens to a whole room, and judges at the end what one person heard in it.
 "use strict";
 
-const MESSAGES = 3;
-
-const heard = new Map(); // by virtual user
+const { MESSAGES, assertNoGap, heard, nextMessage } = require("./heard.cjs");
 
 function listen(context, events, done) {
   const own = { seqs: [], sentAtMs: new Map(), ownMessages: 0, errors: [] };
@@ -32,14 +30,6 @@ function hear(own, events, message) {
   events.emit("histogram", "chat.heard_ms", Date.now() - sentAtMs);
 }
 
-function nextMessage(context, events, done) {
-  const { sentAtMs } = heard.get(context.vars.$uuid);
-  const clientId = `${context.vars.$uuid}-${sentAtMs.size + 1}`;
-  sentAtMs.set(clientId, Date.now());
-  Object.assign(context.vars, { clientId, content: `message ${sentAtMs.size} of ${context.vars.$uuid}` });
-  done();
-}
-
 async function judge(context) {
   const own = heard.get(context.vars.$uuid);
   heard.delete(context.vars.$uuid);
@@ -49,8 +39,7 @@ async function judge(context) {
   if (own.errors.length) throw new Error(`errors: ${own.errors.join(", ")}`);
   const joinedAt = Number(context.vars.joinedAt);
   if (!Number.isInteger(joinedAt)) throw new Error("the room was never joined");
-  const gap = own.seqs.findIndex((seq, index) => seq !== joinedAt + 1 + index);
-  if (gap >= 0) throw new Error(`seq ${own.seqs[gap]} came where ${joinedAt + 1 + gap} was due`);
+  assertNoGap(own.seqs, joinedAt);
   if (own.ownMessages !== MESSAGES) throw new Error(`${own.ownMessages} of ${MESSAGES} own messages came back`);
 }
 

@@ -58,7 +58,7 @@ impl Shared {
     pub fn unwatch(&self, connection: &Connection, users: &[UserId]) {
         for user in users {
             if self.audience.unwatch(user, connection) {
-                self.tell_presence(user.as_str(), Change::Unwatch(wire::Unwatch { user: user.to_string() }));
+                self.tell_presence(Change::Unwatch(wire::Unwatch { user: user.to_string() }));
             }
         }
     }
@@ -81,12 +81,28 @@ impl Shared {
 
     /// Announces a change and waits for its result; `None` when presence is away.
     pub(crate) async fn ask_presence(&self, change: Change) -> Option<Outcome> {
-        let shard = presence_shard(subject_of(&change));
-        self.presence[shard as usize].ask(change).await
+        self.presence_of_change(&change).ask(change).await
     }
 
-    pub(crate) fn tell_presence(&self, subject: &str, change: Change) {
-        self.presence[presence_shard(subject) as usize].tell(change);
+    /// Announces a change that must be taken: whether it was.
+    pub(crate) async fn is_taken(&self, change: Change) -> bool {
+        self.ask_presence(change).await == Some(Outcome::Done(true))
+    }
+
+    /// Announces a change.
+    pub(crate) fn tell_presence(&self, change: Change) {
+        self.presence_of_change(&change).tell(change);
+    }
+
+    fn presence_of_change(&self, change: &Change) -> &ShardHandle {
+        &self.presence[presence_shard(subject_of(change)) as usize]
+    }
+
+    /// A session is not counted any more.
+    pub(crate) fn end_session(&self, connection: &Connection) {
+        self.directory.remove(connection);
+        let (user, session) = (connection.user.to_string(), connection.id);
+        self.tell_presence(Change::SessionEnded(wire::SessionEnded { user, session }));
     }
 
     /// Changes that a presence-worker pushed.
@@ -108,7 +124,7 @@ impl Shared {
         self.show(presence, self.audience.told(presence));
         if !presence.online && self.audience.forget_gone(&presence.user) {
             let user = presence.user.clone();
-            self.tell_presence(&presence.user, Change::Unwatch(wire::Unwatch { user }));
+            self.tell_presence(Change::Unwatch(wire::Unwatch { user }));
         }
     }
 
@@ -141,7 +157,7 @@ impl Shared {
                 self.becomes_visible(&room, &user);
             }
         } else if self.audience.leave_room(&room, &user, change.disconnected) {
-            self.tell_presence(user.as_str(), Change::Unwatch(wire::Unwatch { user: user.to_string() }));
+            self.tell_presence(Change::Unwatch(wire::Unwatch { user: user.to_string() }));
         }
     }
 

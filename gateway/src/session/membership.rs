@@ -6,7 +6,7 @@ use crate::dialect::Dialect;
 use crate::join::{self, Entered};
 use carillon_proto::code::Close;
 use carillon_proto::id::{ConversationId, UserId};
-use carillon_proto::wire::{self, presence_change::Body as Change};
+use carillon_proto::wire;
 use smallvec::SmallVec;
 
 impl Session {
@@ -95,9 +95,6 @@ impl Session {
         }
         let watched: Vec<UserId> = self.watched.drain().collect();
         self.shared.unwatch(&self.connection, &watched);
-        self.shared.directory.remove(&self.connection);
-        let (user, session) = (self.identity.user.to_string(), self.connection.id);
-        self.shared
-            .tell_presence(&user, Change::SessionEnded(wire::SessionEnded { user: user.clone(), session }));
+        self.shared.end_session(&self.connection);
     }
 }

@@ -165,8 +165,8 @@ impl Session {
             Command::SetStatus { status, text } => {
                 let (user, session) = (self.identity.user.to_string(), self.connection.id);
                 self.shared.directory.set_status(&self.connection, status, &text);
-                let change = wire::StatusSet { user: user.clone(), session, status: status.into(), text };
-                self.shared.tell_presence(&user, Change::StatusSet(change));
+                let change = wire::StatusSet { user, session, status: status.into(), text };
+                self.shared.tell_presence(Change::StatusSet(change));
                 self.reply(&Reply::Ack, &asked);
             }
             Command::History { conversation, from, limit } => {

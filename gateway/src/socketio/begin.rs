@@ -72,11 +72,7 @@ impl Beginning {
     async fn fresh(self, identity: Identity, ids: Option<Ids>) -> Result<Running, Close> {
         let (shared, namespace) = (self.shared.clone(), self.namespace);
         let running = self.start(identity).await?;
-        if let Some(ids) = ids {
-            // What it joins is added to the record behind this, and is not told before.
-            shared.begin_recovery(running.connection(), record(&running, namespace, ids));
-            shared.renew_recovery(running.connection());
-        }
+        recover_from_now(&shared, &running, namespace, ids);
         Ok(running)
     }
 
@@ -109,6 +105,14 @@ fn record(running: &Running, namespace: Namespace, ids: Ids) -> RecoveryRecord {
     let identity = running.session.identity.pack(running.session.profile());
     let (Ids { pid, sid }, namespace) = (ids, namespace.name().to_owned());
     RecoveryRecord { pid, sid, namespace, identity: Some(identity), bases: Vec::new() }
+}
+
+/// A session with ids can be recovered: what it joins is added to the record behind this, and is not told before.
+fn recover_from_now(shared: &Shared, running: &Running, namespace: Namespace, ids: Option<Ids>) {
+    if let Some(ids) = ids {
+        shared.begin_recovery(running.connection(), record(running, namespace, ids));
+        shared.renew_recovery(running.connection());
+    }
 }
 
 /// An identity that a record or another gateway has, while its token's time is not over.
@@ -148,10 +152,7 @@ async fn connect(
     }
     metrics::NOT_RECOVERED.inc();
     outgoing.track(ids.as_ref().map(Ids::tracker));
-    if let Some(ids) = ids {
-        shared.begin_recovery(running.connection(), record(&running, namespace, ids));
-        shared.renew_recovery(running.connection());
-    }
+    recover_from_now(&shared, &running, namespace, ids);
     Ok(Begun::New(Box::new(running), Joins::new()))
 }
 
