@@ -71,6 +71,8 @@ pub struct NatsOptions {
     pub sync_always: bool,
     /// Its place in a cluster.
     pub cluster: Option<NatsMember>,
+    /// Megabytes that its streams may take on disk together, 0: 8,192. With fewer than they need, its disk is full.
+    pub store_megabytes: u32,
 }
 
 /// A server's place in a cluster.
@@ -130,6 +132,17 @@ impl NatsServer {
         self.await_ready().await;
     }
 
+    /// Starts it again with other options, which have to be of the same cluster.
+    ///
+    /// # Panics
+    /// As [`NatsServer::start_again`].
+    pub async fn start_again_as(&mut self, options: &NatsOptions) {
+        let folder = self.folder.path();
+        fs::write(folder.join("nats.conf"), configuration(options, self.port, folder))
+            .expect("a configuration");
+        self.start_again().await;
+    }
+
     fn spawn(&mut self) {
         assert!(self.process.is_none(), "it runs already");
         let log = File::options().create(true).append(true).open(self.log_path()).expect("a log");
@@ -185,6 +198,39 @@ impl NatsServer {
         assert!(self.process.is_none(), "it runs");
         fs::remove_dir_all(self.folder.path().join("store")).expect("a store to lose");
     }
+
+    /// A copy of everything it stored, as a backup of its disk. Call it while it does not run.
+    ///
+    /// # Panics
+    /// When it runs.
+    pub fn copy_disk(&self) -> TempDir {
+        assert!(self.process.is_none(), "it runs");
+        let copy = TempDir::with_prefix("carillon-nats-copy-").expect("a temporary folder");
+        copy_folder(&self.folder.path().join("store"), &copy.path().join("store"));
+        copy
+    }
+
+    /// Puts a copy of its disk in the place of what it stores. Call it while it does not run.
+    ///
+    /// # Panics
+    /// When it runs.
+    pub fn restore_disk(&self, copy: &TempDir) {
+        self.lose_disk();
+        copy_folder(&copy.path().join("store"), &self.folder.path().join("store"));
+    }
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a folder");
+    for entry in fs::read_dir(from).expect("a folder to copy") {
+        let entry = entry.expect("an entry");
+        let to = to.join(entry.file_name());
+        if entry.file_type().expect("a type").is_dir() {
+            copy_folder(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).expect("a copy");
+        }
+    }
 }
 
 impl Drop for NatsServer {
@@ -212,7 +258,8 @@ impl NatsCluster {
         let mut servers = Vec::with_capacity(size);
         for index in 0..size {
             let member = NatsMember { index, route_ports: route_ports.clone() };
-            let mut server = NatsServer::prepare(&NatsOptions { sync_always: false, cluster: Some(member) })?;
+            let mut server =
+                NatsServer::prepare(&NatsOptions { cluster: Some(member), ..NatsOptions::default() })?;
             server.spawn();
             servers.push(server);
         }
@@ -230,9 +277,10 @@ impl NatsCluster {
 
 fn configuration(options: &NatsOptions, port: u16, folder: &Path) -> String {
     let sync_interval = if options.sync_always { "always" } else { "2m" };
+    let store_megabytes = if options.store_megabytes == 0 { 8_192 } else { options.store_megabytes };
     let mut text = format!(
         "listen: 127.0.0.1:{port}\n\
-         jetstream {{\n  store_dir: {:?}\n  max_memory_store: 64MB\n  max_file_store: 8GB\n  \
+         jetstream {{\n  store_dir: {:?}\n  max_memory_store: 64MB\n  max_file_store: {store_megabytes}MB\n  \
          sync_interval: {sync_interval}\n}}\n",
         folder.join("store")
     );
@@ -240,7 +288,7 @@ fn configuration(options: &NatsOptions, port: u16, folder: &Path) -> String {
         let routes: Vec<String> = route_ports.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
         write!(
             text,
-            "server_name: server-{index}\ncluster {{\n  name: test\n  listen: 127.0.0.1:{}\n  routes: [{}]\n}}\n",
+            "server_name: server-{index}\ncluster {{\n  name: test\n  listen: 127.0.0.1:{}\n  no_advertise: true\n  routes: [{}]\n}}\n",
             route_ports[*index],
             routes.join(", ")
         )

@@ -1,6 +1,6 @@
 //! Carillon as a process, as users run it.
 
-use crate::parts::free_port;
+use crate::parts::{Signal, free_port};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -111,13 +111,21 @@ impl Server {
         self.child.wait().expect("waited for");
     }
 
+    /// Sends it a signal: `STOP` and `CONT` for a process that is paused.
+    ///
+    /// # Panics
+    /// When it is gone.
+    pub fn signal(&self, signal: Signal) {
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal)
+            .expect("it takes signals");
+    }
+
     /// SIGTERM, and its exit status.
     ///
     /// # Panics
     /// When it does not stop.
     pub fn terminate(&mut self) -> ExitStatus {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").arg(&pid).status().expect("kill runs").success());
+        self.signal(Signal::TERM);
         let deadline = Instant::now() + STOP_TIMEOUT;
         loop {
             if let Some(status) = self.child.try_wait().expect("a child of ours") {

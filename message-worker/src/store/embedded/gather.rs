@@ -10,7 +10,7 @@ use std::time::Duration;
 /// So many jobs share a sync well enough: none waits longer.
 pub(super) const ENOUGH_JOBS: usize = 4;
 /// From the start of one sync to that of the next.
-pub(super) const INTERVAL: Duration = Duration::from_millis(3);
+pub(super) const INTERVAL: Duration = Duration::from_millis(5);
 /// Without a reason to pause, it is done all the same after so many groups, to learn.
 const TRY_EVERY: u32 = 16;
 /// Jobs that a pause must win on average, beyond the one that would have been written anyway.

@@ -1,0 +1,137 @@
+//! `faults`: runs Carillon on real parts under load, breaks it, and says what came of it.
+
+use anyhow::Context;
+use carillon_faults::deployment::Size;
+use carillon_faults::run::{Load, Outcome, Stage, kinds};
+use carillon_faults::scenarios;
+use clap::{Args, Parser, Subcommand};
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Breaks Carillon on real parts under load, and judges what its clients were told.
+///
+/// Needs nats-server (CARILLON_TEST_NATS_SERVER: the binary) and a CQL database (CARILLON_TEST_CASSANDRA: host:port);
+/// `./test parts` brings both. Exit code: 0 if nothing was lost, doubled or reordered and everything healed, else 1.
+#[derive(Parser)]
+#[command(name = "faults")]
+struct Invocation {
+    #[command(subcommand)]
+    mode: Mode,
+}
+
+#[derive(Subcommand)]
+enum Mode {
+    /// Faults drawn from a seed: kill -9, SIGTERM, SIGSTOP, cut and silent connections, of every process and of NATS.
+    Random(Random),
+    /// One fault, or all one after the other, each with what is measured of it.
+    Scenario(One),
+}
+
+#[derive(Args)]
+struct One {
+    /// Which: `list` tells them all, `all` runs them all.
+    name: String,
+}
+
+#[derive(Args)]
+struct Random {
+    /// What the faults follow from; drawn and printed if it is not given.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Faults at least.
+    #[arg(long, default_value_t = 20)]
+    faults: usize,
+    /// Messages acknowledged at least.
+    #[arg(long, default_value_t = 100_000)]
+    messages: u64,
+    /// The longest pause of a process, in milliseconds.
+    #[arg(long, default_value_t = 8_000)]
+    away_ms_max: u64,
+    /// nats-servers: 1, or 3 that form a cluster.
+    #[arg(long, default_value_t = 1)]
+    nats_servers: usize,
+    /// Clients.
+    #[arg(long, default_value_t = 60)]
+    clients: usize,
+    /// Messages a second that each client begins, at most.
+    #[arg(long, default_value_t = 25.0)]
+    rate: f64,
+    /// Writes the history to this file, a line of JSON for each thing that a client did or was told.
+    #[arg(long)]
+    history: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let invocation = Invocation::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build();
+    let ended = runtime.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(run(invocation)));
+    match ended {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(invocation: Invocation) -> anyhow::Result<bool> {
+    match invocation.mode {
+        Mode::Random(random) => random_faults(random).await,
+        Mode::Scenario(one) => scenario(&one.name).await,
+    }
+}
+
+async fn scenario(name: &str) -> anyhow::Result<bool> {
+    let all = scenarios::all();
+    if name == "list" {
+        all.iter().for_each(|scenario| println!("{:28} {}", scenario.name, scenario.about));
+        return Ok(true);
+    }
+    let wanted: Vec<_> = all.into_iter().filter(|scenario| name == "all" || scenario.name == name).collect();
+    anyhow::ensure!(!wanted.is_empty(), "there is no scenario {name}: `faults scenario list` tells them all");
+    let mut good = true;
+    for scenario in wanted {
+        eprintln!("{}: {}", scenario.name, scenario.about);
+        let mut stage =
+            Stage::set((scenario.size)(), (scenario.load)()).await?.context("parts are missing")?;
+        stage.talk();
+        (scenario.happen)(&mut stage).await?;
+        let outcome = stage.end().await?;
+        println!("{}\n{outcome}", scenario.name);
+        (scenario.figures)(&outcome).iter().for_each(|figure| println!("{figure}"));
+        good &= outcome.is_good();
+    }
+    Ok(good)
+}
+
+async fn random_faults(random: Random) -> anyhow::Result<bool> {
+    let drawn =
+        || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |now| now.as_secs());
+    let seed = random.seed.unwrap_or_else(drawn);
+    eprintln!("seed {seed}");
+    let size = Size { nats_servers: random.nats_servers, ..Size::default() };
+    let load = Load { clients: random.clients, rate: random.rate, ..Load::default() };
+    let mut stage = Stage::set(size, load).await?.context("parts are missing")?;
+    stage.talk();
+    stage.random_faults(seed, random.faults, random.messages, random.away_ms_max).await?;
+    let outcome = stage.end().await?;
+    tell(&outcome, random.history.as_ref())?;
+    println!("seed {seed}");
+    Ok(outcome.is_good())
+}
+
+fn tell(outcome: &Outcome, history: Option<&PathBuf>) -> anyhow::Result<()> {
+    if let Some(path) = history {
+        let file = std::fs::File::create(path).with_context(|| path.display().to_string())?;
+        let mut out = std::io::BufWriter::new(file);
+        carillon_history::write(&mut out, &outcome.records)?;
+        out.flush()?;
+    }
+    for (kind, count) in kinds(&outcome.faults) {
+        println!("{count:5} {kind}");
+    }
+    println!("{outcome}");
+    Ok(())
+}

@@ -1,0 +1,338 @@
+//! Clients under load: each a WebSocket that comes back when it is lost, on whichever gateway takes it.
+
+use crate::person::{Part, Person};
+use anyhow::Context;
+use carillon_history::Record;
+use futures_util::stream::{SplitSink, SplitStream};
+use futures_util::{SinkExt, StreamExt};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, sleep, timeout};
+use tokio_tungstenite::tungstenite::protocol::Message;
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+
+/// For a connection and its first frame; a gateway that is paused takes connections and says nothing.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
+/// A connection on which nothing came for so long, pings being answered every second, is given up.
+const DEAD_AFTER: Duration = Duration::from_secs(6);
+/// Between an end and the next attempt: from the least to the least and as much again.
+const RECONNECT_MS: u64 = 100;
+/// Between two looks at what is due.
+const TICK: Duration = Duration::from_millis(20);
+
+/// What the run wants of its clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Join and say nothing.
+    Gather,
+    /// Send.
+    Talk,
+    /// Nothing new; what is unanswered is sent until it is answered.
+    Settle,
+    /// Look at others' presence.
+    Look,
+    /// End.
+    Stop,
+}
+
+/// What all clients of a run share.
+pub struct Scene {
+    /// Where gateways serve WebSockets.
+    pub gateways: Vec<String>,
+    /// Begin of the history's clock.
+    pub began: Instant,
+    /// Messages begun a second by each client, at most.
+    pub rate: f64,
+    phase: watch::Sender<Phase>,
+    acknowledged: AtomicU64,
+    connected: AtomicUsize,
+    at_rest: AtomicUsize,
+    connects: AtomicU64,
+}
+
+impl Scene {
+    /// Before anybody came.
+    pub fn new(gateways: Vec<String>, rate: f64) -> Arc<Scene> {
+        Arc::new(Scene {
+            gateways,
+            began: Instant::now(),
+            rate,
+            phase: watch::Sender::new(Phase::Gather),
+            acknowledged: AtomicU64::new(0),
+            connected: AtomicUsize::new(0),
+            at_rest: AtomicUsize::new(0),
+            connects: AtomicU64::new(0),
+        })
+    }
+
+    /// Microseconds on the history's clock.
+    pub fn now_us(&self) -> u64 {
+        self.began.elapsed().as_micros() as u64
+    }
+
+    /// Tells everybody.
+    pub fn turn_to(&self, phase: Phase) {
+        self.phase.send_replace(phase);
+    }
+
+    /// Messages acknowledged so far.
+    pub fn acknowledged(&self) -> u64 {
+        self.acknowledged.load(Ordering::Relaxed)
+    }
+
+    /// Clients that have a connection.
+    pub fn connected(&self) -> usize {
+        self.connected.load(Ordering::Relaxed)
+    }
+
+    /// Clients that wait for nothing.
+    pub fn at_rest(&self) -> usize {
+        self.at_rest.load(Ordering::Relaxed)
+    }
+
+    /// Connections made so far.
+    pub fn connects(&self) -> u64 {
+        self.connects.load(Ordering::Relaxed)
+    }
+}
+
+/// The clients of a run.
+pub struct People {
+    /// What they share.
+    pub scene: Arc<Scene>,
+    count: usize,
+    tasks: JoinSet<Person>,
+}
+
+impl People {
+    /// Lets these clients come.
+    pub fn start(scene: Arc<Scene>, parts: Vec<Part>) -> People {
+        let users: Arc<[String]> = parts.iter().map(|part| part.user.clone()).collect();
+        let count = parts.len();
+        let mut tasks = JoinSet::new();
+        for (number, part) in parts.into_iter().enumerate() {
+            tasks.spawn(live(scene.clone(), number, Person::new(part), users.clone()));
+        }
+        People { scene, count, tasks }
+    }
+
+    /// How many they are.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Waits until everybody waits for nothing.
+    ///
+    /// # Errors
+    /// When that takes longer.
+    pub async fn come_to_rest(&self, within: Duration) -> anyhow::Result<()> {
+        let deadline = Instant::now() + within;
+        while self.scene.at_rest() < self.count {
+            anyhow::ensure!(
+                Instant::now() < deadline,
+                "{} of {} clients are at rest and {} connected after {within:?}",
+                self.scene.at_rest(),
+                self.count,
+                self.scene.connected()
+            );
+            sleep(TICK).await;
+        }
+        Ok(())
+    }
+
+    /// Ends everybody, and gives what they wrote down and what they still waited for.
+    ///
+    /// # Errors
+    /// When one of them panicked.
+    pub async fn stop(mut self) -> anyhow::Result<Told> {
+        self.scene.turn_to(Phase::Stop);
+        let mut told = Told::default();
+        while let Some(person) = self.tasks.join_next().await {
+            let mut person = person.context("a client panicked")?;
+            if !person.is_at_rest() {
+                told.waiting.push(person.waits_for());
+            }
+            person.disconnected(self.scene.now_us());
+            told.silences.append(&mut person.silences);
+            told.records.append(&mut person.records);
+        }
+        told.records.sort_by_key(|record| record.at_us);
+        Ok(told)
+    }
+}
+
+/// What clients wrote down.
+#[derive(Debug, Default)]
+pub struct Told {
+    /// In the order of time.
+    pub records: Vec<Record>,
+    /// Who was not at rest at the end, and why.
+    pub waiting: Vec<String>,
+    /// Messages without an answer on a live connection.
+    pub silences: Vec<String>,
+}
+
+type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+async fn live(scene: Arc<Scene>, number: usize, mut person: Person, users: Arc<[String]>) -> Person {
+    let mut random = Random(number as u64 + 1);
+    let mut gateway = number;
+    while *scene.phase.borrow() != Phase::Stop {
+        let url = format!("{}/ws/{}", scene.gateways[gateway % scene.gateways.len()], person.user());
+        if let Ok(Ok(socket)) = timeout(CONNECT_TIMEOUT, connect(&url)).await {
+            scene.connects.fetch_add(1, Ordering::Relaxed);
+            scene.connected.fetch_add(1, Ordering::Relaxed);
+            let mut visit = Visit { scene: &scene, person: &mut person, users: &users, rested: false };
+            visit.serve(socket, &mut random).await;
+            visit.rest(false);
+            scene.connected.fetch_sub(1, Ordering::Relaxed);
+            if *scene.phase.borrow() == Phase::Stop {
+                return person;
+            }
+            person.disconnected(scene.now_us());
+        }
+        gateway += 1;
+        sleep(Duration::from_millis(RECONNECT_MS + random.below(RECONNECT_MS))).await;
+    }
+    person
+}
+
+async fn connect(url: &str) -> anyhow::Result<Socket> {
+    let (mut socket, _) = connect_async(url).await?;
+    // The first frame says that the connection counts.
+    match socket.next().await {
+        Some(Ok(Message::Text(_))) => Ok(socket),
+        other => anyhow::bail!("not served: {other:?}"),
+    }
+}
+
+/// One connection of one client.
+struct Visit<'a> {
+    scene: &'a Scene,
+    person: &'a mut Person,
+    users: &'a [String],
+    rested: bool,
+}
+
+impl Visit<'_> {
+    async fn serve(&mut self, socket: Socket, random: &mut Random) {
+        let (mut out, mut frames) = socket.split();
+        let joins = self.person.connected(self.scene.now_us());
+        if say(&mut out, &joins).await.is_err() {
+            return;
+        }
+        let mut phase = self.scene.phase.subscribe();
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut last = Instant::now();
+        let (mut pinged, mut looked) = (last, false);
+        let mut allowance = random.below(1_000) as f64 / 1_000.0;
+        loop {
+            tokio::select! {
+                frame = frames.next() => {
+                    let Some(Ok(message)) = frame else { return };
+                    last = Instant::now();
+                    self.take(&message);
+                    if self.take_what_is_there(&mut frames).is_none() {
+                        return;
+                    }
+                }
+                _ = tick.tick() => {
+                    if *phase.borrow_and_update() == Phase::Talk {
+                        allowance = (allowance + self.scene.rate * TICK.as_secs_f64()).min(self.scene.rate.max(1.0));
+                        while allowance >= 1.0 && self.person.begin() {
+                            allowance -= 1.0;
+                        }
+                    }
+                }
+                _ = phase.changed() => {}
+            }
+            let mut due = self.person.due(self.scene.now_us());
+            let now = *phase.borrow();
+            if now == Phase::Look && !looked && self.person.is_at_rest() {
+                looked = true;
+                due.push(self.person.look_at(&self.some_users(random)));
+            }
+            if pinged.elapsed() > Duration::from_secs(1) {
+                pinged = Instant::now();
+                due.push(json!({"type": "ping"}));
+            }
+            self.rest(self.person.is_at_rest());
+            if now == Phase::Stop || last.elapsed() > DEAD_AFTER || say(&mut out, &due).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn take(&mut self, message: &Message) {
+        let Message::Text(text) = message else { return };
+        let Ok(frame) = serde_json::from_str::<Value>(text) else { return };
+        let before = self.person.acknowledged;
+        self.person.heard(self.scene.now_us(), &frame);
+        self.scene.acknowledged.fetch_add(self.person.acknowledged - before, Ordering::Relaxed);
+    }
+
+    /// Frames that are there already, so that a client that sends much does not look at the clock for each.
+    fn take_what_is_there(&mut self, frames: &mut SplitStream<Socket>) -> Option<()> {
+        use futures_util::FutureExt;
+        for _ in 0..64 {
+            match frames.next().now_or_never() {
+                None => break,
+                Some(Some(Ok(message))) => self.take(&message),
+                Some(_) => return None,
+            }
+        }
+        Some(())
+    }
+
+    fn rest(&mut self, at_rest: bool) {
+        if at_rest != std::mem::replace(&mut self.rested, at_rest) {
+            if at_rest {
+                self.scene.at_rest.fetch_add(1, Ordering::Relaxed);
+            } else {
+                self.scene.at_rest.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn some_users(&self, random: &mut Random) -> Vec<String> {
+        let mut users: Vec<String> =
+            (0..5).map(|_| self.users[random.below(self.users.len() as u64) as usize].clone()).collect();
+        users.sort();
+        users.dedup();
+        users
+    }
+}
+
+async fn say(out: &mut SplitSink<Socket, Message>, frames: &[Value]) -> anyhow::Result<()> {
+    if frames.is_empty() {
+        return Ok(());
+    }
+    let sending = async {
+        for frame in frames {
+            out.feed(Message::text(frame.to_string())).await?;
+        }
+        anyhow::Ok(out.flush().await?)
+    };
+    timeout(DEAD_AFTER, sending).await?
+}
+
+/// A small generator, so that a run's choices follow from its seed (SplitMix64, public domain by S. Vigna).
+#[derive(Debug, Clone)]
+pub struct Random(pub u64);
+
+impl Random {
+    /// The next number below `bound`.
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (mixed ^ (mixed >> 31)) % bound.max(1)
+    }
+}

@@ -1,0 +1,194 @@
+//! A TCP proxy that fails on demand: it cuts connections, refuses new ones, and holds bytes back in one direction or
+//! both, so that a process loses its bus or its database while both live.
+
+use socket2::SockRef;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
+
+/// Bytes that are under way in each direction of a connection.
+const BUFFER_BYTES: usize = 64 * 1024;
+/// For the server to take a connection; a local one does at once or not at all.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What the proxy does with what passes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Mode {
+    /// New connections are closed as soon as they are made.
+    pub refuse: bool,
+    /// What the client sends is held back.
+    pub stall_requests: bool,
+    /// What the server answers is held back: requests take effect, and their outcome stays unknown.
+    pub stall_answers: bool,
+}
+
+impl Mode {
+    /// Everything passes.
+    pub const PASS: Mode = Mode { refuse: false, stall_requests: false, stall_answers: false };
+    /// Nothing passes and nobody gets in, as when a cable is pulled.
+    pub const AWAY: Mode = Mode { refuse: true, stall_requests: true, stall_answers: true };
+    /// Requests arrive, answers do not.
+    pub const DEAF: Mode = Mode { refuse: false, stall_requests: false, stall_answers: true };
+}
+
+/// What all connections of a proxy follow.
+#[derive(Debug, Clone, Copy, Default)]
+struct State {
+    mode: Mode,
+    /// Rises with every cut: a connection of an earlier number ends.
+    cuts: u64,
+}
+
+/// A proxy before one server, ended with its handle.
+pub struct Proxy {
+    port: u16,
+    state: watch::Sender<State>,
+    _accepting: AbortOnDropHandle<()>,
+}
+
+impl Proxy {
+    /// Listens on a free loopback port and passes connections on to `target` (`host:port`).
+    ///
+    /// # Errors
+    /// When no port can be had.
+    pub async fn start(target: &str) -> std::io::Result<Proxy> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let port = listener.local_addr()?.port();
+        let (state, follow) = watch::channel(State::default());
+        let accepting = tokio::spawn(accept(listener, target.into(), follow));
+        Ok(Proxy { port, state, _accepting: AbortOnDropHandle::new(accepting) })
+    }
+
+    /// Where to connect to.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// From now on, for connections that stand and for new ones.
+    pub fn set(&self, mode: Mode) {
+        self.state.send_modify(|state| state.mode = mode);
+    }
+
+    /// Resets every connection that stands.
+    pub fn cut(&self) {
+        self.state.send_modify(|state| state.cuts += 1);
+    }
+}
+
+async fn accept(listener: TcpListener, target: Arc<str>, state: watch::Receiver<State>) {
+    loop {
+        let Ok((client, _)) = listener.accept().await else { continue };
+        if state.borrow().mode.refuse {
+            reset(&client);
+            continue;
+        }
+        tokio::spawn(connection(client, target.clone(), state.clone()));
+    }
+}
+
+/// The other end learns of it at once, and what it has sent last is gone.
+fn reset(stream: &TcpStream) {
+    // A stream that is broken already needs no reset.
+    drop(SockRef::from(stream).set_linger(Some(Duration::ZERO)));
+}
+
+async fn connection(client: TcpStream, target: Arc<str>, mut state: watch::Receiver<State>) {
+    let began = state.borrow_and_update().cuts;
+    let connecting = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(&*target));
+    let Ok(Ok(server)) = connecting.await else { return reset(&client) };
+    let _ = (client.set_nodelay(true), server.set_nodelay(true));
+    reset(&client);
+    reset(&server);
+    let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
+    let requests = pump(from_client, to_server, state.clone(), |mode| mode.stall_requests);
+    let answers = pump(from_server, to_client, state.clone(), |mode| mode.stall_answers);
+    tokio::select! {
+        () = requests => {}
+        () = answers => {}
+        _ = state.wait_for(|state| state.cuts != began) => {}
+    }
+}
+
+/// Passes bytes on until either end closes, and holds them back while it is told to.
+async fn pump(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut state: watch::Receiver<State>,
+    stalls: impl Fn(Mode) -> bool,
+) {
+    let mut buffer = vec![0; BUFFER_BYTES];
+    loop {
+        let Ok(read) = from.read(&mut buffer).await else { return };
+        if read == 0 || state.wait_for(|state| !stalls(state.mode)).await.is_err() {
+            return;
+        }
+        if to.write_all(&buffer[..read]).await.is_err() {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::time::timeout;
+
+    const A_WHILE: Duration = Duration::from_millis(200);
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    /// A server that answers every byte with the next one.
+    async fn successor() -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address").to_string();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    while let Ok(byte) = stream.read_u8().await {
+                        if stream.write_u8(byte + 1).await.is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+        address
+    }
+
+    async fn asks(stream: &mut TcpStream, byte: u8) -> Option<u8> {
+        stream.write_u8(byte).await.ok()?;
+        timeout(A_WHILE, stream.read_u8()).await.ok()?.ok()
+    }
+
+    #[tokio::test]
+    async fn passes_holds_back_and_passes_again() {
+        let proxy = Proxy::start(&successor().await).await.expect("a proxy");
+        let mut stream = TcpStream::connect(proxy.address()).await.expect("connected");
+        assert_eq!(asks(&mut stream, 1).await, Some(2));
+        for mode in [Mode::AWAY, Mode::DEAF, Mode { stall_requests: true, ..Mode::PASS }] {
+            proxy.set(mode);
+            assert_eq!(asks(&mut stream, 10).await, None, "{mode:?}");
+            proxy.set(Mode::PASS);
+            let late = timeout(PATIENCE, stream.read_u8()).await;
+            assert_eq!(late.expect("in time").expect("a byte"), 11, "nothing is lost");
+        }
+    }
+
+    #[tokio::test]
+    async fn cuts_what_stands_and_refuses_what_comes() {
+        let proxy = Proxy::start(&successor().await).await.expect("a proxy");
+        let mut stream = TcpStream::connect(proxy.address()).await.expect("connected");
+        assert_eq!(asks(&mut stream, 1).await, Some(2));
+        proxy.cut();
+        assert!(timeout(PATIENCE, stream.read_u8()).await.expect("in time").is_err());
+        let mut again = TcpStream::connect(proxy.address()).await.expect("connected");
+        assert_eq!(asks(&mut again, 3).await, Some(4), "a cut is no refusal");
+        proxy.set(Mode { refuse: true, ..Mode::PASS });
+        assert_eq!(asks(&mut again, 5).await, Some(6), "who is in stays in");
+        let mut refused = TcpStream::connect(proxy.address()).await.expect("the backlog takes it");
+        assert_eq!(asks(&mut refused, 7).await, None);
+    }
+}

@@ -1,0 +1,264 @@
+//! A whole run: people come, talk while faults happen, come to rest when all is healed; then what they saw is judged.
+
+use crate::deployment::{Deployment, Size};
+use crate::dump;
+use crate::people::{People, Phase, Scene, Told};
+use crate::person::Part;
+use crate::schedule::{Fault, Schedule};
+use anyhow::Context;
+use carillon_history::{Record, Report, check};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+/// For everybody to come in the beginning, on a loaded machine.
+pub const GATHER_TIMEOUT: Duration = Duration::from_secs(60);
+/// For everything to heal after the last fault: leases, the longest backoff, and what has gathered in the logs.
+pub const SETTLE_TIMEOUT: Duration = Duration::from_secs(120);
+/// Between two lines of progress.
+const PROGRESS: Duration = Duration::from_secs(5);
+/// For the last heads and presence to be told.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// What people do in a run.
+#[derive(Debug, Clone, Copy)]
+pub struct Load {
+    /// Clients; with `devices` 0 every fifth is another device of the user before.
+    pub clients: usize,
+    /// Clients that each user has, 0: one or two.
+    pub devices: usize,
+    /// Conversations.
+    pub conversations: usize,
+    /// Conversations that each client is in.
+    pub conversations_each: usize,
+    /// Messages begun a second by each client, at most.
+    pub rate: f64,
+    /// Messages that each has under way at once.
+    pub window: usize,
+}
+
+impl Default for Load {
+    fn default() -> Load {
+        Load { clients: 60, devices: 0, conversations: 40, conversations_each: 2, rate: 25.0, window: 16 }
+    }
+}
+
+impl Load {
+    /// Who is in which conversations.
+    pub fn parts(&self) -> Vec<Part> {
+        let name = |client: usize| format!("c{client}");
+        let user = |client: usize| match self.devices {
+            0 => format!("u{}", if client % 5 == 4 { client - 1 } else { client }),
+            devices => format!("u{}", client / devices),
+        };
+        (0..self.clients)
+            .map(|client| Part {
+                client: name(client),
+                user: user(client),
+                conversations: (0..self.conversations_each)
+                    .map(|nth| {
+                        conversation((client + nth * (client / self.conversations + 7)) % self.conversations)
+                    })
+                    .collect::<std::collections::BTreeSet<_>>()
+                    .into_iter()
+                    .collect(),
+                window: self.window,
+                content_bytes: 100,
+            })
+            .collect()
+    }
+
+    /// All conversations.
+    pub fn conversations(&self) -> Vec<String> {
+        (0..self.conversations).map(conversation).collect()
+    }
+}
+
+fn conversation(number: usize) -> String {
+    format!("room-{number}")
+}
+
+/// What came of a run.
+pub struct Outcome {
+    /// The judgement.
+    pub report: Report,
+    /// All of the history.
+    pub records: Vec<Record>,
+    /// What was not healed in time, and messages without an answer.
+    pub complaints: Vec<String>,
+    /// Faults, each with when it began, microseconds of the history's clock.
+    pub faults: Vec<(u64, String)>,
+}
+
+impl Outcome {
+    /// Whether nothing is wrong.
+    pub fn is_good(&self) -> bool {
+        self.report.is_good() && self.complaints.is_empty()
+    }
+}
+
+impl std::fmt::Display for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        writeln!(f, "{} faults", self.faults.len())?;
+        self.complaints.iter().try_for_each(|complaint| writeln!(f, "{complaint}"))?;
+        write!(f, "{}", self.report)
+    }
+}
+
+/// People in a deployment.
+pub struct Stage {
+    /// What runs.
+    pub deployment: Deployment,
+    /// Who talks.
+    pub people: People,
+    load: Load,
+    size: Size,
+    faults: Vec<(u64, String)>,
+}
+
+impl Stage {
+    /// Starts everything and lets people come; `None`, said aloud, where a part is missing.
+    ///
+    /// # Errors
+    /// When something does not start, or people do not get in.
+    pub async fn set(size: Size, load: Load) -> anyhow::Result<Option<Stage>> {
+        let Some(deployment) = Deployment::start(size).await? else { return Ok(None) };
+        let scene = Scene::new(deployment.gateways(), load.rate);
+        let people = People::start(scene, load.parts());
+        people.come_to_rest(GATHER_TIMEOUT).await.context("nobody has failed yet")?;
+        Ok(Some(Stage { deployment, people, load, size, faults: Vec::new() }))
+    }
+
+    /// Notes a fault, now.
+    pub fn note(&mut self, fault: impl std::fmt::Display) {
+        let at_us = self.people.scene.now_us();
+        eprintln!("{:8.3} s  {fault}", at_us as f64 / 1e6);
+        self.faults.push((at_us, fault.to_string()));
+    }
+
+    /// Lets people talk.
+    pub fn talk(&self) {
+        self.people.scene.turn_to(Phase::Talk);
+    }
+
+    /// Everything heals, everybody comes to rest, and what they saw is judged.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn end(self) -> anyhow::Result<Outcome> {
+        let Stage { deployment, people, load, faults, .. } = self;
+        deployment.heal();
+        people.scene.turn_to(Phase::Settle);
+        let mut complaints = Vec::new();
+        if let Err(error) = people.come_to_rest(SETTLE_TIMEOUT).await {
+            complaints.push(format!("not healed: {error:#}"));
+        }
+        sleep(LAST_WORDS).await;
+        people.scene.turn_to(Phase::Look);
+        sleep(LAST_WORDS).await;
+        let scene = people.scene.clone();
+        let Told { mut records, waiting, silences } = people.stop().await?;
+        complaints.extend(waiting);
+        complaints.extend(silences);
+        records.extend(dump::stored(&deployment.database, &load.conversations(), scene.now_us()).await?);
+        let report = check(&records);
+        carillon_tests::database::drop_keyspace(&deployment.database).await;
+        Ok(Outcome { report, records, complaints, faults })
+    }
+
+    /// Faults one after the other, as the seed says, until there were `faults` and `messages` are acknowledged.
+    ///
+    /// # Errors
+    /// When a process does not come back, or nothing is acknowledged for minutes.
+    pub async fn random_faults(
+        &mut self,
+        seed: u64,
+        faults: usize,
+        messages: u64,
+        away_ms_max: u64,
+    ) -> anyhow::Result<()> {
+        let mut schedule = Schedule::new(seed, self.size, away_ms_max);
+        let (mut told, mut stuck) = (Instant::now(), (0, Instant::now()));
+        while self.faults.len() < faults || self.people.scene.acknowledged() < messages {
+            let (wait_ms, fault) = schedule.next_fault();
+            sleep(Duration::from_millis(wait_ms)).await;
+            self.note(fault);
+            self.happen(fault).await?;
+            let acknowledged = self.people.scene.acknowledged();
+            if acknowledged != stuck.0 {
+                stuck = (acknowledged, Instant::now());
+            }
+            anyhow::ensure!(stuck.1.elapsed() < SETTLE_TIMEOUT, "nothing is acknowledged any more");
+            if told.elapsed() > PROGRESS {
+                told = Instant::now();
+                eprintln!("{acknowledged} of {messages} messages, {} of {faults} faults", self.faults.len());
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets one fault happen, to its end.
+    ///
+    /// # Errors
+    /// When a process does not end or come back as it should.
+    pub async fn happen(&mut self, fault: Fault) -> anyhow::Result<()> {
+        use crate::proxy::Mode;
+        let away = |away_ms| sleep(Duration::from_millis(away_ms));
+        match fault {
+            Fault::Kill { role, index, away_ms } => {
+                self.deployment.of(role)[index].kill();
+                away(away_ms).await;
+                self.deployment.of(role)[index].restart();
+            }
+            Fault::Terminate { role, index } => {
+                self.deployment.of(role)[index].terminate()?;
+                self.deployment.of(role)[index].restart();
+            }
+            Fault::Pause { role, index, away_ms } => {
+                self.deployment.of(role)[index].pause();
+                away(away_ms).await;
+                self.deployment.of(role)[index].go_on();
+            }
+            Fault::CutNats { role, index } => self.deployment.of(role)[index].cut_nats(),
+            Fault::WithoutNats { role, index, away_ms } | Fault::DeafToNats { role, index, away_ms } => {
+                let deaf = matches!(fault, Fault::DeafToNats { .. });
+                self.deployment.of(role)[index].set_nats(if deaf { Mode::DEAF } else { Mode::AWAY });
+                away(away_ms).await;
+                self.deployment.of(role)[index].set_nats(Mode::PASS);
+            }
+            Fault::WithoutDatabase { role, index, away_ms }
+            | Fault::DeafToDatabase { role, index, away_ms } => {
+                let deaf = matches!(fault, Fault::DeafToDatabase { .. });
+                let mode = if deaf { Mode::DEAF } else { Mode::AWAY };
+                let set = |node: &crate::deployment::Node, mode| {
+                    node.database.iter().for_each(|proxy| proxy.set(mode))
+                };
+                set(self.deployment.of(role)[index], mode);
+                away(away_ms).await;
+                set(self.deployment.of(role)[index], Mode::PASS);
+            }
+            Fault::KillNats { index, away_ms } => {
+                self.deployment.nats.server(index).kill();
+                away(away_ms).await;
+                self.deployment.nats.server(index).start_again().await;
+            }
+            Fault::PauseNats { index, away_ms } => {
+                let server = self.deployment.nats.server(index);
+                server.signal(carillon_tests::parts::Signal::STOP);
+                away(away_ms).await;
+                self.deployment.nats.server(index).signal(carillon_tests::parts::Signal::CONT);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How many faults of each kind there were, for people.
+pub fn kinds(faults: &[(u64, String)]) -> BTreeMap<String, usize> {
+    let mut kinds = BTreeMap::new();
+    for (_, fault) in faults {
+        let kind = fault.split(',').next().unwrap_or(fault);
+        *kinds.entry(kind.to_owned()).or_default() += 1;
+    }
+    kinds
+}

@@ -1,0 +1,263 @@
+//! Faults one at a time, each with what is measured of it.
+
+use crate::deployment::{Role, Size};
+use crate::figures::{self, Figure};
+use crate::proxy::Mode;
+use crate::run::{Load, Outcome, Stage};
+use crate::schedule::Fault;
+use futures_util::future::BoxFuture;
+use std::time::Duration;
+use tokio::time::sleep;
+
+/// A scenario.
+pub struct Scenario {
+    /// What it is called on the command line.
+    pub name: &'static str,
+    /// What happens, for people.
+    pub about: &'static str,
+    /// On what.
+    pub size: fn() -> Size,
+    /// Under which load.
+    pub load: fn() -> Load,
+    /// Lets it happen, while people talk.
+    pub happen: for<'a> fn(&'a mut Stage) -> BoxFuture<'a, anyhow::Result<()>>,
+    /// What is measured of it.
+    pub figures: fn(&Outcome) -> Vec<Figure>,
+}
+
+/// Times that a change of owners is repeated: enough for a worst case to be met.
+const ROUNDS: usize = 10;
+/// Before the first fault, for a picture of how it was.
+const CALM: Duration = Duration::from_secs(10);
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// All of them.
+pub fn all() -> Vec<Scenario> {
+    vec![
+        Scenario {
+            name: "worker-terminated",
+            about: "SIGTERM to a message-worker, ten times: its partitions are handed over",
+            size: Size::default,
+            load: Load::default,
+            happen: |stage| {
+                Box::pin(rounds(stage, |index| Fault::Terminate { role: Role::MessageWorker, index }))
+            },
+            figures: |outcome| longest_answers(outcome, "SIGTERM", 500.0),
+        },
+        Scenario {
+            name: "worker-killed",
+            about: "kill -9 of a message-worker, ten times: its leases run out",
+            size: Size::default,
+            load: Load::default,
+            happen: |stage| {
+                Box::pin(rounds(stage, |index| Fault::Kill {
+                    role: Role::MessageWorker,
+                    index,
+                    away_ms: 4_000,
+                }))
+            },
+            figures: |outcome| longest_answers(outcome, "kill -9", 3_000.0),
+        },
+        Scenario {
+            name: "worker-paused",
+            about: "SIGSTOP of a message-worker past its lease, then SIGCONT, ten times",
+            size: Size::default,
+            load: Load::default,
+            happen: |stage| {
+                Box::pin(rounds(stage, |index| Fault::Pause {
+                    role: Role::MessageWorker,
+                    index,
+                    away_ms: 5_000,
+                }))
+            },
+            figures: |outcome| longest_answers(outcome, "SIGSTOP", 3_000.0),
+        },
+        Scenario {
+            name: "gateway-killed",
+            about: "kill -9 of one of two gateways: its clients come back on the other and are caught up",
+            size: Size::default,
+            load: || Load { clients: 400, rate: 2.0, ..Load::default() },
+            happen: |stage| Box::pin(gateway_killed(stage)),
+            figures: |outcome| {
+                let (killed_us, _) = outcome.faults[0];
+                let (back_ms, clients) = figures::back_ms(&outcome.records, killed_us, killed_us + 2_000_000);
+                vec![Figure {
+                    name: format!("ms until all {clients} clients of the gateway were back and caught up"),
+                    value: back_ms,
+                    at_most: Some(10_000.0),
+                }]
+            },
+        },
+        Scenario {
+            name: "gateway-killed-at-the-limit",
+            about: "kill -9 of a gateway whose users have all the five connections that they may have",
+            size: || Size { connections_per_user: 5, ..Size::default() },
+            load: || Load { clients: 200, devices: 5, rate: 2.0, ..Load::default() },
+            happen: |stage| Box::pin(gateway_killed(stage)),
+            figures: |outcome| {
+                let (killed_us, _) = outcome.faults[0];
+                let (back_ms, clients) = figures::back_ms(&outcome.records, killed_us, killed_us + 2_000_000);
+                vec![Figure {
+                    name: format!("ms until all {clients} clients of the gateway were back"),
+                    value: back_ms,
+                    at_most: Some(10_000.0),
+                }]
+            },
+        },
+        Scenario {
+            name: "gateway-terminated",
+            about: "SIGTERM to one of two gateways: it sends its clients away, spread over its drain",
+            size: Size::default,
+            load: || Load { clients: 400, rate: 2.0, ..Load::default() },
+            happen: |stage| {
+                Box::pin(async move {
+                    sleep(CALM).await;
+                    stage.note("SIGTERM to gateway 0");
+                    stage.happen(Fault::Terminate { role: Role::Gateway, index: 0 }).await?;
+                    sleep(seconds(10)).await;
+                    Ok(())
+                })
+            },
+            figures: |outcome| {
+                let (told_us, _) = outcome.faults[0];
+                let (back_ms, clients) = figures::back_ms(&outcome.records, told_us, told_us + 30_000_000);
+                let name = format!("ms until all {clients} clients of the gateway were back and caught up");
+                vec![Figure { name, value: back_ms, at_most: None }]
+            },
+        },
+        Scenario {
+            name: "fan-out-lost",
+            about: "a gateway's connection to NATS is cut for a second under load, five times: what it missed is fetched",
+            size: Size::default,
+            load: Load::default,
+            happen: |stage| Box::pin(fan_out_lost(stage)),
+            figures: |outcome| {
+                let healed = outcome
+                    .faults
+                    .chunks(2)
+                    .map(|pair| figures::complete_ms(&outcome.records, pair[0].0, pair[1].0));
+                let value = healed.fold(0.0, f64::max);
+                let name = "ms until every member had heard what was lost, worst of five".into();
+                vec![Figure { name, value, at_most: Some(2_000.0) }]
+            },
+        },
+        Scenario {
+            name: "nats-killed",
+            about: "kill -9 of nats-server, started again at once, five times",
+            size: Size::default,
+            load: Load::default,
+            happen: |stage| Box::pin(rounds_of(stage, 5, |_| Fault::KillNats { index: 0, away_ms: 200 })),
+            figures: |outcome| longest_answers(outcome, "kill -9", 10_000.0),
+        },
+        Scenario {
+            name: "nats-away",
+            about: "nats-server is away for 30 s",
+            size: Size::default,
+            load: Load::default,
+            happen: |stage| Box::pin(away(stage, Fault::KillNats { index: 0, away_ms: 30_000 })),
+            figures: steady_again,
+        },
+        Scenario {
+            name: "database-away",
+            about: "nothing reaches the database for 60 s",
+            size: Size::default,
+            load: Load::default,
+            happen: |stage| Box::pin(database(stage, Mode::AWAY, 60)),
+            figures: steady_again,
+        },
+        Scenario {
+            name: "database-deaf",
+            about: "for 20 s the database takes every write, and nobody hears so",
+            size: Size::default,
+            load: Load::default,
+            happen: |stage| Box::pin(database(stage, Mode::DEAF, 20)),
+            figures: steady_again,
+        },
+    ]
+}
+
+async fn rounds(stage: &mut Stage, fault: impl Fn(usize) -> Fault) -> anyhow::Result<()> {
+    rounds_of(stage, ROUNDS, fault).await
+}
+
+async fn rounds_of(stage: &mut Stage, count: usize, fault: impl Fn(usize) -> Fault) -> anyhow::Result<()> {
+    sleep(seconds(3)).await;
+    for round in 0..count {
+        let fault = fault(round % Size::default().message_workers);
+        stage.note(fault);
+        stage.happen(fault).await?;
+        sleep(seconds(4)).await;
+    }
+    Ok(())
+}
+
+async fn gateway_killed(stage: &mut Stage) -> anyhow::Result<()> {
+    sleep(CALM).await;
+    let fault = Fault::Kill { role: Role::Gateway, index: 0, away_ms: 15_000 };
+    stage.note(fault);
+    stage.happen(fault).await
+}
+
+async fn fan_out_lost(stage: &mut Stage) -> anyhow::Result<()> {
+    sleep(seconds(3)).await;
+    for _ in 0..5 {
+        stage.note("NATS connections of gateway 0 cut and refused, 1000 ms");
+        stage.deployment.of(Role::Gateway)[0].set_nats(Mode { refuse: true, ..Mode::PASS });
+        stage.deployment.of(Role::Gateway)[0].cut_nats();
+        sleep(seconds(1)).await;
+        stage.deployment.of(Role::Gateway)[0].set_nats(Mode::PASS);
+        stage.note("healed");
+        sleep(seconds(5)).await;
+    }
+    Ok(())
+}
+
+async fn away(stage: &mut Stage, fault: Fault) -> anyhow::Result<()> {
+    sleep(CALM).await;
+    stage.note(fault);
+    stage.happen(fault).await?;
+    stage.note("healed");
+    sleep(seconds(30)).await;
+    Ok(())
+}
+
+async fn database(stage: &mut Stage, mode: Mode, away_s: u64) -> anyhow::Result<()> {
+    sleep(CALM).await;
+    stage.note(format!("the database is {mode:?}, {away_s} s"));
+    stage.deployment.set_database(mode);
+    sleep(seconds(away_s)).await;
+    stage.deployment.set_database(Mode::PASS);
+    stage.note("healed");
+    sleep(seconds(60)).await;
+    Ok(())
+}
+
+/// The longest that a message took that was sent around a fault.
+fn longest_answers(outcome: &Outcome, what: &str, goal_ms: f64) -> Vec<Figure> {
+    const AROUND_US: u64 = 3_500_000;
+    let mut longest: Vec<f64> = (outcome.faults.iter())
+        .map(|(at_us, _)| {
+            let took =
+                figures::answers_ms(&outcome.records, at_us.saturating_sub(200_000), at_us + AROUND_US);
+            took.last().copied().unwrap_or(0.0)
+        })
+        .collect();
+    longest.sort_by(f64::total_cmp);
+    let name = |which: &str| {
+        format!("ms that the slowest message around a {what} took, {which} of {}", longest.len())
+    };
+    vec![
+        Figure { name: name("median"), value: figures::quantile(&longest, 0.5), at_most: None },
+        Figure { name: name("p99"), value: figures::quantile(&longest, 0.99), at_most: Some(goal_ms) },
+    ]
+}
+
+fn steady_again(outcome: &Outcome) -> Vec<Figure> {
+    let [(broken_us, _), (healed_us, _)] = outcome.faults.as_slice() else { return Vec::new() };
+    let value = figures::steady_s(&outcome.records, *broken_us, *healed_us, 0.8);
+    let name = "s after healing until messages were acknowledged as steadily as before (80 %)".into();
+    vec![Figure { name, value, at_most: Some(60.0) }]
+}

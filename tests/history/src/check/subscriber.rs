@@ -1,0 +1,187 @@
+//! What each client heard of each conversation that it joined: everything above where it began, once, in order, to the
+//! end, over all its reconnects.
+
+use crate::history::{History, Map};
+use crate::record::What;
+use crate::report::{Kind, Report};
+use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
+
+/// A client in a conversation.
+struct Subscriber {
+    client: usize,
+    conversation: usize,
+    joined: bool,
+    left: bool,
+    /// The client's connection on which it last joined.
+    connection: u64,
+    /// Above this it is owed everything.
+    start: u64,
+    /// The highest that it heard, or where it began.
+    cursor: u64,
+    /// What was passed over, by the first seq: the last one, and when it was noticed.
+    missing: BTreeMap<u64, (u64, u64)>,
+    /// What came before the reply to the join.
+    early: Vec<u64>,
+}
+
+/// A seq that a subscriber heard.
+enum Heard {
+    Next,
+    Unasked,
+    Reordered,
+    Twice,
+}
+
+impl Subscriber {
+    fn new(client: usize, conversation: usize) -> Subscriber {
+        Subscriber {
+            client,
+            conversation,
+            joined: false,
+            left: false,
+            connection: 0,
+            start: 0,
+            cursor: 0,
+            missing: BTreeMap::new(),
+            early: Vec::new(),
+        }
+    }
+
+    /// Begins, or goes on, on a connection; false if it goes on from elsewhere than where it was.
+    fn join(&mut self, after_seq: Option<u64>, head: u64, connection: u64) -> bool {
+        let goes_on = self.joined && after_seq == Some(self.cursor);
+        let is_right = goes_on || !self.joined || after_seq.is_none();
+        if !goes_on {
+            self.start = after_seq.unwrap_or(head);
+            self.cursor = self.start;
+            // What it will be told again is no longer missed.
+            let start = self.start;
+            self.missing.retain(|_, (last, _)| {
+                *last = start.min(*last);
+                true
+            });
+            self.missing.retain(|first, (last, _)| first <= last);
+        }
+        self.joined = true;
+        self.left = false;
+        self.connection = connection;
+        for seq in std::mem::take(&mut self.early) {
+            if seq.checked_sub(1) == Some(self.cursor) {
+                self.cursor = seq;
+            }
+        }
+        is_right
+    }
+
+    fn hear(&mut self, seq: u64, at_us: u64) -> Heard {
+        if seq > self.cursor {
+            if seq - self.cursor > 1 {
+                self.missing.insert(self.cursor + 1, (seq - 1, at_us));
+            }
+            self.cursor = seq;
+            return Heard::Next;
+        }
+        if let Some((&first, &(last, noticed_at_us))) = self.missing.range(..=seq).next_back()
+            && seq <= last
+        {
+            self.missing.remove(&first);
+            if first < seq {
+                self.missing.insert(first, (seq - 1, noticed_at_us));
+            }
+            if seq < last {
+                self.missing.insert(seq + 1, (last, noticed_at_us));
+            }
+            return Heard::Reordered;
+        }
+        if seq <= self.start { Heard::Unasked } else { Heard::Twice }
+    }
+}
+
+pub fn check(history: &History<'_>, report: &mut Report) {
+    let mut numbers = Map::default();
+    let mut subscribers = Vec::new();
+    let mut connections = vec![0_u64; history.clients.len()];
+    for (record, place) in history.records.iter().zip(&history.places) {
+        if matches!(record.what, What::Connected { .. }) {
+            connections[place.client] += 1;
+        }
+        if !matches!(record.what, What::Joined { .. } | What::Left { .. } | What::Heard { .. }) {
+            continue;
+        }
+        let number = match numbers.entry((place.client, place.conversation)) {
+            Entry::Occupied(number) => *number.get(),
+            Entry::Vacant(vacant) => {
+                subscribers.push(Subscriber::new(place.client, place.conversation));
+                *vacant.insert(subscribers.len() - 1)
+            }
+        };
+        take(&mut subscribers[number], &record.what, record.at_us, connections[place.client], report);
+    }
+    for subscriber in &subscribers {
+        check_end(history, subscriber, report);
+    }
+}
+
+fn take(subscriber: &mut Subscriber, what: &What, at_us: u64, connection: u64, report: &mut Report) {
+    match what {
+        What::Joined { client, conversation, after_seq, head } => {
+            let cursor = subscriber.cursor;
+            if !subscriber.join(*after_seq, *head, connection) {
+                report.add(Kind::WrongCursor, || {
+                    let after_seq = after_seq.unwrap_or(*head);
+                    format!(
+                        "{conversation}: {client} joined at {at_us} us after {after_seq}, last heard {cursor}"
+                    )
+                });
+            }
+        }
+        What::Left { .. } => subscriber.left = true,
+        What::Heard { client, conversation, seq, id, .. } => {
+            let (start, cursor) = (subscriber.start, subscriber.cursor);
+            if !subscriber.joined || subscriber.connection != connection {
+                subscriber.early.push(*seq);
+                report.add(Kind::Early, || {
+                    format!("{conversation}: {client} heard at {at_us} us seq {seq} as {id}")
+                });
+                return;
+            }
+            let kind = match subscriber.hear(*seq, at_us) {
+                Heard::Next => return,
+                Heard::Unasked => Kind::Unasked,
+                Heard::Reordered => Kind::HeardReordered,
+                Heard::Twice => Kind::Twice,
+            };
+            report.add(kind, || {
+                format!(
+                    "{conversation}: {client} heard at {at_us} us seq {seq} as {id}; it began above {start} and \
+                     had come to {cursor}"
+                )
+            });
+        }
+        _ => {}
+    }
+}
+
+fn check_end(history: &History<'_>, subscriber: &Subscriber, report: &mut Report) {
+    let client = history.clients.name(subscriber.client);
+    let conversation = history.conversations.name(subscriber.conversation);
+    let stored = history.logs[subscriber.conversation].last();
+    for (&first, &(last, at_us)) in &subscriber.missing {
+        // What is not stored cannot be heard: that is a hole, or something heard that should not have been.
+        let last = last.min(stored);
+        if first <= last {
+            report.add(Kind::Missed, || {
+                format!(
+                    "{conversation}: {client} never heard seq {first} to {last}, passed over at {at_us} us"
+                )
+            });
+        }
+    }
+    if subscriber.joined && !subscriber.left && subscriber.cursor < stored {
+        report.add(Kind::Incomplete, || {
+            let cursor = subscriber.cursor;
+            format!("{conversation}: {client} heard up to seq {cursor}, last stored seq {stored}")
+        });
+    }
+}
