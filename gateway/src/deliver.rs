@@ -1,4 +1,5 @@
-//! Hears everything that workers have for this gateway, on its one subscription.
+//! Hears everything that workers have for this gateway, on one subscription, and on another, which all gateways
+//! share, that a partition has a new owner.
 
 use crate::hub::Room;
 use crate::shared::Shared;
@@ -46,6 +47,16 @@ pub async fn run(shared: Arc<Shared>, mut subscription: Subscription) {
             }
         };
         register_anew(&shared).await;
+    }
+}
+
+/// Hears of new owners until the bus ends. What is missed here, the owner's beats say again.
+pub async fn arrivals(shared: Arc<Shared>, mut subscription: Subscription) {
+    let mut touched = Vec::new();
+    while let Some(incoming) = subscription.next().await {
+        if let Incoming::Message(message) = incoming {
+            take(&shared, message.payload, &mut touched).await;
+        }
     }
 }
 

@@ -106,6 +106,8 @@ impl Gateway {
         let shared = assemble(self.settings, bus, &mut tasks)?;
         let subscription = shared.bus.subscribe(&subject::gateway(&shared.id), None).await;
         tasks.spawn(deliver::run(shared.clone(), subscription.context("no subscription to the bus")?));
+        let arrivals = shared.bus.subscribe(subject::GATEWAYS, None).await;
+        tasks.spawn(deliver::arrivals(shared.clone(), arrivals.context("no subscription to the bus")?));
         let relayed = shared.bus.subscribe(&subject::engine(&shared.id), None).await;
         let relayed = relayed.context("no subscription to the bus")?;
         let relay = engine::Relay::new(shared.id.clone(), shared.bus.clone());

@@ -65,6 +65,11 @@ async fn live(
     };
     let requests = subscribe(&subject::partition(context.partition)).await?;
     let ephemerals = subscribe(&subject::ephemeral(context.partition)).await?;
+    if (context.is_ours)()
+        && let Err(error) = context.bus.publish(subject::GATEWAYS, interest.arrival()).await
+    {
+        tracing::warn!(partition = context.partition, %error, "gateways hear of this owner by its beats only");
+    }
     let consumer = Consumer::new(context, interest, beginning);
     consumer.run(requests, ephemerals, shutdown).await
 }

@@ -22,6 +22,14 @@ pub fn engine(gateway: &GatewayId) -> String {
     format!("engine.{gateway}")
 }
 
+/// A partition's new owner says here, to every gateway, that it is there.
+pub const GATEWAYS: &str = "gateways";
+
+/// Workers of one kind say here that they have come or gone, so that the others look at once.
+pub fn lease_changed(kind: &str) -> String {
+    format!("lease.{kind}")
+}
+
 /// The owner of a presence shard answers here.
 pub fn presence(shard: u32) -> String {
     format!("pres.{shard}")

@@ -246,6 +246,14 @@ impl Interest {
         self.gateways.iter().filter(|(_, known)| known.is_known(now_ms)).map(beat).collect()
     }
 
+    /// Says to every gateway that this owner is there: those that serve a conversation of this partition register
+    /// now, and not when they miss its predecessor's beats.
+    pub(crate) fn arrival(&self) -> Bytes {
+        let (partition, epoch) = (self.partition, self.epoch);
+        let beat = wire::Beat { partition, epoch, ..wire::Beat::default() };
+        wire::ToGateway { body: Some(to_gateway::Body::Beat(beat)) }.encode_to_vec().into()
+    }
+
     /// Gateways that fell silent for too long listen no more. Their numbers stay.
     pub(crate) fn forget_silent(&mut self, now_ms: u64) {
         let silent =

@@ -5,8 +5,10 @@
 //! lease's time and a quarter. Two workers may believe in the same unit for that long: their epochs tell
 //! them apart.
 
-use crate::bus::{Bus, BusError, LEASE_MS};
+use crate::bus::{Bus, BusError, LEASE_MS, Subscription};
+use bytes::Bytes;
 use carillon_proto::id::WorkerId;
+use carillon_proto::subject;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,6 +23,8 @@ mod core;
 const LEASE: Duration = Duration::from_millis(LEASE_MS);
 /// Between two renewals.
 const ROUND: Duration = Duration::from_millis(LEASE_MS / 4);
+/// Between two looks at who is live: a worker that died is missed this soon after its lease has run out.
+const LOOK: Duration = Duration::from_millis(LEASE_MS / 16);
 /// Time for one call to the bus: two failures in a row still leave time for a third try.
 const CALL_TIMEOUT: Duration = Duration::from_millis(LEASE_MS / 4);
 /// Time for giving the lease up at the end; after that it runs out by itself.
@@ -76,6 +80,7 @@ impl Lease {
             bus,
             kind,
             worker,
+            live: Vec::new(),
             clock: clock.clone(),
             owned: publisher,
         };
@@ -108,28 +113,76 @@ struct Keeper {
     bus: Arc<dyn Bus>,
     kind: &'static str,
     worker: WorkerId,
+    /// Who was live at the last round.
+    live: Vec<WorkerId>,
     clock: Arc<Clock>,
     owned: watch::Sender<Owned>,
 }
 
 async fn keep(mut keeper: Keeper, stop: CancellationToken, _stopped: DropGuard) {
-    let mut rounds = tokio::time::interval(ROUND);
-    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let ticks = |period| {
+        let mut ticks = tokio::time::interval(period);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        ticks
+    };
+    let (mut rounds, mut looks) = (ticks(ROUND), ticks(LOOK));
+    let mut changes = None;
     loop {
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => break,
-            _ = rounds.tick() => {}
-        }
         // A renewal that is cut off here may still arrive, but before the release, on the same connection.
-        if stop.run_until_cancelled(keeper.round()).await.is_none() {
+        let worked = stop.run_until_cancelled(async {
+            if changes.is_none() {
+                changes = keeper.changes().await;
+            }
+            let due = tokio::select! {
+                biased;
+                _ = rounds.tick() => true,
+                heard = changed(&mut changes) => heard,
+                _ = looks.tick() => keeper.others_changed().await,
+            };
+            if due {
+                keeper.round().await;
+            }
+        });
+        if worked.await.is_none() {
             break;
         }
     }
     keeper.end().await;
 }
 
+/// Waits until another worker says that it has come or gone; `false` when nothing can be heard any more.
+async fn changed(changes: &mut Option<Subscription>) -> bool {
+    let Some(subscription) = changes else { return std::future::pending().await };
+    if subscription.next().await.is_some() {
+        // One look serves all who speak at once.
+        while subscription.try_next().is_some() {}
+        return true;
+    }
+    *changes = None;
+    false
+}
+
 impl Keeper {
+    /// Where workers say that they have come or gone; nothing while the bus is away, for rounds find out as well.
+    async fn changes(&self) -> Option<Subscription> {
+        let subject = subject::lease_changed(self.kind);
+        timeout(CALL_TIMEOUT, self.bus.subscribe(&subject, None)).await.ok()?.ok()
+    }
+
+    /// Whether others are live than at the last round. What follows from it needs a round, which renews as well.
+    async fn others_changed(&self) -> bool {
+        self.live().await.is_ok_and(|live| live != self.live)
+    }
+
+    /// Says that this worker has come or gone. Nobody depends on it.
+    async fn tell(&self) {
+        let subject = subject::lease_changed(self.kind);
+        let told = self.bus.publish(&subject, Bytes::new());
+        if !matches!(timeout(CALL_TIMEOUT, told).await, Ok(Ok(()))) {
+            tracing::debug!(kind = self.kind, "others hear of this worker's lease by looking");
+        }
+    }
+
     /// Renews, then reads who is live. In this order: what is taken over on this reading then carries a
     /// number above that of whoever had it before.
     async fn round(&mut self) {
@@ -140,12 +193,25 @@ impl Keeper {
             Err(error) => tracing::warn!(%error, kind = self.kind, "lease not renewed"),
         }
         self.publish();
-        let listed = self.call(self.bus.live_leases(self.kind)).await;
-        match listed {
-            Ok(live) => self.core.listed(began, self.clock.now(), &live),
+        match self.live().await {
+            Ok(live) => {
+                self.core.listed(began, self.clock.now(), &live);
+                let came = live.contains(&self.worker) && !self.live.contains(&self.worker);
+                self.live = live;
+                if came {
+                    self.tell().await;
+                }
+            }
             Err(error) => tracing::warn!(%error, kind = self.kind, "live workers unknown"),
         }
         self.publish();
+    }
+
+    /// The live workers, in order.
+    async fn live(&self) -> Result<Vec<WorkerId>, BusError> {
+        let mut live = self.call(self.bus.live_leases(self.kind)).await?;
+        live.sort();
+        Ok(live)
     }
 
     /// Ends a call in time, and when the lease runs out meanwhile, gives everything up without waiting for it.
@@ -184,7 +250,10 @@ impl Keeper {
         self.core.give_up();
         self.publish();
         match timeout(RELEASE_TIMEOUT, self.bus.release_lease(self.kind, &self.worker)).await {
-            Ok(Ok(())) => tracing::info!(kind = self.kind, "lease released"),
+            Ok(Ok(())) => {
+                tracing::info!(kind = self.kind, "lease released");
+                self.tell().await;
+            }
             Ok(Err(error)) => tracing::warn!(%error, kind = self.kind, "lease not released: it runs out"),
             Err(_) => tracing::warn!(kind = self.kind, "lease not released in time: it runs out"),
         }

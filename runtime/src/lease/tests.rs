@@ -41,6 +41,48 @@ async fn two_workers_share_and_the_one_left_takes_all() {
     assert!(first.valid());
 }
 
+/// Breaking it: without the word that is said at a release, the one left looks 125 ms later at the latest.
+#[tokio::test(start_paused = true)]
+async fn a_release_is_followed_at_once() {
+    let bus = EmbeddedBus::new(1);
+    let (first, second) = (start(&bus, "a"), start(&bus, "b"));
+    settled().await;
+    assert!(units(&first).len() < 16);
+    let began = Instant::now();
+    second.release().await;
+    first.owned().wait_for(|owned| owned.len() == 16).await.expect("the task lives");
+    assert!(began.elapsed() <= Duration::from_millis(2), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_newcomer_is_made_room_for_at_once() {
+    let bus = EmbeddedBus::new(1);
+    let first = start(&bus, "a");
+    settled().await;
+    let began = Instant::now();
+    let second = start(&bus, "b");
+    first.owned().wait_for(|owned| owned.len() < 16).await.expect("the task lives");
+    assert!(began.elapsed() <= Duration::from_millis(2), "{:?}", began.elapsed());
+    assert_eq!(units(&first).len() + units(&second).len(), 16);
+}
+
+/// Breaking it: without the looks between rounds this takes up to a quarter of a lease longer.
+#[tokio::test(start_paused = true)]
+async fn a_dead_worker_is_missed_as_soon_as_its_lease_has_run_out() {
+    let bus = EmbeddedBus::new(1);
+    let first = start(&bus, "a");
+    for phase in 0..10 {
+        sleep(Duration::from_millis(37 * phase)).await;
+        let died = Instant::now();
+        bus.renew_lease("test", &worker("b")).await.expect("taken");
+        let mut owned = first.owned();
+        owned.wait_for(|owned| owned.len() < 16).await.expect("the task lives");
+        owned.wait_for(|owned| owned.len() == 16).await.expect("the task lives");
+        let took = died.elapsed();
+        assert!(took >= LEASE && took <= LEASE + LOOK + Duration::from_millis(2), "{took:?}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn shutdown_and_dropping_the_handle_release() {
     let bus = EmbeddedBus::new(1);
