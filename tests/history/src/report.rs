@@ -54,7 +54,7 @@ kinds! {
     Unasked, "unasked", "A client heard an event at or below the seq at which it began.";
     Twice, "twice", "A client heard an event again.";
     HeardReordered, "heard reordered", "A client heard an event after one with a higher seq.";
-    Missed, "missed", "A client heard a later event and never this one.";
+    Missed, "missed", "A client heard a later event and never this one; a run of seqs counts once.";
     Incomplete, "incomplete", "A client did not hear the conversation to its end.";
     WrongCursor, "wrong cursor", "A client joined again after another seq than the last it had heard.";
     Ghost, "ghost", "A user without a connection is shown as online.";

@@ -55,7 +55,9 @@ fn run(arguments: &[String]) -> Result<ExitCode, String> {
         return Err(format!("unknown option {option}: check-history --help tells how to use it"));
     }
     if arguments.is_empty() {
-        return Err("no history given: name its files, or - for standard input (--help tells more)".to_owned());
+        return Err(
+            "no history given: name its files, or - for standard input (--help tells more)".to_owned()
+        );
     }
     let mut records = Vec::new();
     for file in arguments {

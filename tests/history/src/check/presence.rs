@@ -5,7 +5,8 @@ use crate::record::{Record, What};
 use crate::report::{Kind, Report};
 
 pub fn check(history: &History<'_>, report: &mut Report) {
-    let mut steps: Vec<usize> = (0..history.records.len()).filter(|index| concerns(history, *index)).collect();
+    let mut steps: Vec<usize> =
+        (0..history.records.len()).filter(|index| concerns(history, *index)).collect();
     steps.sort_by_key(|index| (history.records[*index].at_us, *index));
     let mut is_connected = vec![false; history.clients.len()];
     // How many of each user's clients are connected.
@@ -15,14 +16,12 @@ pub fn check(history: &History<'_>, report: &mut Report) {
         let Record { at_us, what } = &history.records[index];
         match what {
             What::Connected { .. } => {
-                if !std::mem::replace(&mut is_connected[client], true) {
-                    connected[history.user_of[client]] += 1;
-                }
+                let was_connected = std::mem::replace(&mut is_connected[client], true);
+                connected[history.user_of[client]] += u64::from(!was_connected);
             }
             What::Disconnected { .. } => {
-                if std::mem::replace(&mut is_connected[client], false) {
-                    connected[history.user_of[client]] -= 1;
-                }
+                let was_connected = std::mem::replace(&mut is_connected[client], false);
+                connected[history.user_of[client]] -= u64::from(was_connected);
             }
             What::Seen { observer, user, online } => {
                 let clients = history.users.find(user).map_or(0, |user| connected[user]);
