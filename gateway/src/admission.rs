@@ -2,6 +2,7 @@
 
 use crate::core::rate::Bucket;
 use crate::metrics;
+use carillon_proto::limits::BEGINNING_MAX;
 use carillon_runtime::settings::{Networks, Settings};
 use carillon_runtime::time::now_ms;
 use hyper::HeaderMap;
@@ -25,6 +26,8 @@ pub enum Turned {
     Address(u64),
     /// The instance has as many connections as it takes.
     Full,
+    /// As many sessions begin as can be begun at one time.
+    Busy,
 }
 
 /// Counts connections.
@@ -35,7 +38,18 @@ pub struct Admission {
     per_ip_per_minute: u32,
     connections_max: u32,
     connections: Arc<AtomicU32>,
+    beginning: Arc<AtomicU32>,
     addresses: Mutex<HashMap<IpAddr, Bucket>>,
+}
+
+/// A session that begins: identified, not yet greeted. Ends when dropped.
+#[derive(Debug)]
+pub struct Beginning(Arc<AtomicU32>);
+
+impl Drop for Beginning {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// A place among the instance's connections, given back when dropped.
@@ -59,8 +73,15 @@ impl Admission {
             per_ip_per_minute: settings.limits.connections_per_ip_per_minute,
             connections_max: settings.limits.connections,
             connections: Arc::default(),
+            beginning: Arc::default(),
             addresses: Mutex::default(),
         }
+    }
+
+    /// Counts a session that begins, so that others are turned away while many do.
+    pub fn begin(&self) -> Beginning {
+        self.beginning.fetch_add(1, Ordering::Relaxed);
+        Beginning(self.beginning.clone())
     }
 
     /// Connections now.
@@ -75,6 +96,9 @@ impl Admission {
     pub fn admit(&self, headers: &HeaderMap, peer: IpAddr) -> Result<Place, Turned> {
         if !self.origin_allowed(headers) {
             return Err(Turned::Origin);
+        }
+        if self.beginning.load(Ordering::Relaxed) >= BEGINNING_MAX {
+            return Err(Turned::Busy);
         }
         let address = self.client_address(headers, peer);
         if !address.is_loopback() && !self.trusted_proxies.contains(&address) {
@@ -150,6 +174,7 @@ mod tests {
             per_ip_per_minute: 2,
             connections_max: 3,
             connections: Arc::default(),
+            beginning: Arc::default(),
             addresses: Mutex::default(),
         }
     }
@@ -190,6 +215,18 @@ mod tests {
         assert_eq!(admission.client_address(&forwarded, address("8.8.8.8")), address("8.8.8.8"));
         assert_eq!(admission.client_address(&forwarded, address("10.0.0.1")), address("7.7.7.7"));
         assert_eq!(admission.client_address(&headers(&[]), address("10.0.0.1")), address("10.0.0.1"));
+    }
+
+    /// Breaking it: without the bound, all of a dead gateway's clients begin at once on another.
+    #[test]
+    fn while_many_begin_others_are_turned_away() {
+        let admission = admission(&[], false);
+        let (none, near) = (HeaderMap::new(), "127.0.0.1".parse().expect("an address"));
+        let mut beginning: Vec<_> = (0..BEGINNING_MAX).map(|_| admission.begin()).collect();
+        assert_eq!(admission.admit(&none, near).err(), Some(Turned::Busy));
+        assert_eq!(admission.connections(), 0, "nothing was done for it");
+        beginning.pop();
+        assert!(admission.admit(&none, near).is_ok());
     }
 
     #[test]

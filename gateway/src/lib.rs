@@ -193,6 +193,7 @@ async fn sweep(shared: Arc<Shared>) {
     loop {
         tokio::time::sleep(SWEEP_INTERVAL).await;
         shared.pending.sweep(Instant::now());
+        shared.reads.sweep();
         if directory_swept.elapsed() > DIRECTORY_SWEEP_INTERVAL {
             shared.directory.sweep(now_ms(), &shared.settings.limits);
             directory_swept = Instant::now();
@@ -224,7 +225,7 @@ async fn drain(shared: &Shared) {
 }
 
 /// A random number below `bound`; its quality matters to nobody but a load balancer.
-fn random_below(bound: u64) -> u64 {
+pub(crate) fn random_below(bound: u64) -> u64 {
     let (random, _) = uuid::Uuid::new_v4().as_u64_pair();
     random % bound.max(1)
 }

@@ -17,6 +17,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use carillon_proto::code::{ErrorCode, Failure};
 use carillon_proto::id::UserId;
+use carillon_proto::limits::BEGINNING_RETRY_MS;
 use serde::Deserialize;
 use std::sync::Arc;
 
@@ -165,11 +166,12 @@ fn upgrade(shared: Arc<Shared>, request: Request, arrival: impl FnOnce(&Shared) 
         Err(response) => return *response,
     };
     let arrival = arrival(&shared);
+    let beginning = matches!(arrival, Arrival::Identified(_)).then(|| shared.admission.begin());
     if matches!(arrival, Arrival::Refused(Refusal::Invalid | Refusal::Expired)) {
         metrics::REFUSED.inc();
     }
     upgrade::switch(request, accept, subprotocol, async move |stream, leftover| {
-        socket::serve(shared, stream, leftover, arrival).await;
+        socket::serve(shared, stream, leftover, arrival, beginning).await;
         drop(place);
     })
 }
@@ -195,6 +197,10 @@ pub fn admit(shared: &Shared, request: &Request) -> Result<Place, Box<Response>>
             Turned::Address(wait_ms) => {
                 Failure::new(ErrorCode::RateLimited, "too many connections from this address")
                     .retry_after(wait_ms)
+            }
+            Turned::Busy => {
+                let after_ms = BEGINNING_RETRY_MS + crate::random_below(BEGINNING_RETRY_MS);
+                unavailable("many clients connect to this gateway now: try again", after_ms)
             }
             Turned::Full => unavailable("this gateway has as many connections as it takes", 5_000),
         };

@@ -1,5 +1,6 @@
 //! One native WebSocket, from its upgrade to its end: authentication, and JSON frames in and out.
 
+use crate::admission::Beginning;
 use crate::application::{Application, Running, Served};
 use crate::auth::{Identity, Refusal};
 use crate::connection::{Connection, Speaks};
@@ -39,8 +40,14 @@ pub enum Arrival {
     Refused(Refusal),
 }
 
-/// Serves a connection from its upgrade to its end.
-pub async fn serve(shared: Arc<Shared>, io: TcpStream, leftover: Bytes, arrival: Arrival) {
+/// Serves a connection from its upgrade to its end. `beginning` counts it while it begins, if its upgrade did so.
+pub async fn serve(
+    shared: Arc<Shared>,
+    io: TcpStream,
+    leftover: Bytes,
+    arrival: Arrival,
+    beginning: Option<Beginning>,
+) {
     let stream = Arc::new(io);
     let mut socket = drive::socket(stream.clone(), leftover, shared.settings.limits.frame_bytes).await;
     let identified = match arrival {
@@ -49,7 +56,10 @@ pub async fn serve(shared: Arc<Shared>, io: TcpStream, leftover: Bytes, arrival:
         Arrival::Anonymous => Box::pin(first_frame(&shared, &mut socket)).await,
     };
     let ended = match identified {
-        Ok(identity) => admitted(shared, &mut socket, identity, &stream).await,
+        Ok(identity) => {
+            let beginning = beginning.unwrap_or_else(|| shared.admission.begin());
+            admitted(shared, &mut socket, identity, &stream, beginning).await
+        }
         Err(close) => close,
     };
     Box::pin(drive::end(socket, ended, &stream)).await;
@@ -105,6 +115,7 @@ async fn admitted(
     socket: &mut Socket,
     identity: Identity,
     stream: &Arc<TcpStream>,
+    beginning: Beginning,
 ) -> Option<Close> {
     let outgoing = Arc::new(Outgoing::to(stream.clone()));
     let limit = shared.settings.limits.connections_per_user;
@@ -114,6 +125,7 @@ async fn admitted(
     };
     let mut application = Native { running };
     Box::pin(application.running.session.greet()).await;
+    drop(beginning);
     let close = drive::drive(socket, &outgoing, JsonFrames::new(), &mut application).await;
     outgoing.close();
     Box::pin(application.end()).await;
@@ -242,7 +254,7 @@ impl Framing for JsonFrames {
 mod tests {
     use super::*;
 
-    fn future_bytes<A, B, C, D, F>(_: impl Fn(A, B, C, D) -> F) -> usize {
+    fn future_bytes<A, B, C, D, E, F>(_: impl Fn(A, B, C, D, E) -> F) -> usize {
         size_of::<F>()
     }
 

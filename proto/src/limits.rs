@@ -86,6 +86,16 @@ pub const DEDUP_AGE_MAX_MS: u64 = 7 * 24 * 3_600 * 1_000;
 pub const RESEND_BYTES_MAX: usize = 256 * 1024;
 /// Bytes of frames that wait for one connection; above it the connection reads on from its cursor.
 pub const OUTBOX_BYTES_MAX: usize = 256 * 1024;
+/// Sessions that a gateway begins at one time; above it handshakes are answered with 503 and a time to come back,
+/// before any work is done for them. Beginning takes about 10 ms over NATS, so that thousands get in within a second.
+pub const BEGINNING_MAX: u32 = 512;
+/// Who is turned away for that comes back after one to this many milliseconds more.
+pub const BEGINNING_RETRY_MS: u64 = 1_000;
+/// How long a page that was read for members that are behind serves others: longer than a storm of clients takes to
+/// come back after their gateway died.
+pub const PAGES_KEPT_MS: u64 = 10_000;
+/// Bytes of such pages in a gateway; above it the oldest are read again.
+pub const PAGES_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Events kept for a conversation with local members: a reconnect after a few seconds finds them.
 pub const RING_EVENTS_MAX: usize = 64;
 /// Bytes of those events.

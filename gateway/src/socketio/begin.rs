@@ -63,6 +63,7 @@ struct Beginning {
 impl Beginning {
     async fn start(self, identity: Identity) -> Result<Running, Close> {
         let speaks = Speaks::SocketIo(self.namespace);
+        let _beginning = self.shared.admission.begin();
         let mut running = start(self.shared, identity, speaks, self.outgoing, self.limit).await?;
         running.session.greet().await;
         Ok(running)

@@ -38,7 +38,7 @@ impl Default for Size {
 }
 
 /// What a process does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Role {
     /// Holds clients' connections.
     Gateway,
@@ -74,6 +74,11 @@ impl Node {
     /// Sets all proxies to NATS.
     pub fn set_nats(&self, mode: Mode) {
         self.nats.iter().for_each(|proxy| proxy.set(mode));
+    }
+
+    /// Sets its proxy to the database, if it has one.
+    pub fn set_database(&self, mode: Mode) {
+        self.database.iter().for_each(|proxy| proxy.set(mode));
     }
 
     /// Cuts its connections to NATS.
@@ -228,7 +233,7 @@ impl Deployment {
 
     /// Sets every process's proxy to the database.
     pub fn set_database(&self, mode: Mode) {
-        self.nodes.iter().filter_map(|node| node.database.as_ref()).for_each(|proxy| proxy.set(mode));
+        self.nodes.iter().for_each(|node| node.set_database(mode));
     }
 
     /// Everything passes again.

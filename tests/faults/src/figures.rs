@@ -111,6 +111,12 @@ pub fn complete_ms(records: &[Record], from_us: u64, healed_us: u64) -> f64 {
     heard.max().map_or(0.0, |last_us| ms(last_us.saturating_sub(healed_us)))
 }
 
+/// Acknowledgements in this time.
+pub fn acknowledged(records: &[Record], from_us: u64, to_us: u64) -> usize {
+    let acks = records.iter().filter(|record| matches!(record.what, What::Ack { .. }));
+    acks.filter(|record| (from_us..to_us).contains(&record.at_us)).count()
+}
+
 /// Seconds after `healed_us` from which on, for three seconds, at least `share` as many messages a second were
 /// acknowledged as on average in the ten seconds before `broken_us`.
 pub fn steady_s(records: &[Record], broken_us: u64, healed_us: u64, share: f64) -> f64 {

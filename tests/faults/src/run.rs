@@ -1,15 +1,17 @@
 //! A whole run: people come, talk while faults happen, come to rest when all is healed; then what they saw is judged.
 
-use crate::deployment::{Deployment, Size};
+use crate::deployment::{Deployment, Node, Size};
 use crate::dump;
 use crate::people::{People, Phase, Scene, Told};
 use crate::person::Part;
-use crate::schedule::{Fault, Schedule};
+use crate::proxy::Mode;
+use crate::schedule::{Fault, Schedule, What, Whom};
 use anyhow::Context;
 use carillon_history::{Record, Report, check};
+use carillon_tests::parts::{NatsServer, Signal};
 use std::collections::BTreeMap;
 use std::time::Duration;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 
 /// For everybody to come in the beginning, on a loaded machine.
 pub const GATHER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -202,55 +204,60 @@ impl Stage {
     /// # Errors
     /// When a process does not end or come back as it should.
     pub async fn happen(&mut self, fault: Fault) -> anyhow::Result<()> {
-        use crate::proxy::Mode;
-        let away = |away_ms| sleep(Duration::from_millis(away_ms));
-        match fault {
-            Fault::Kill { role, index, away_ms } => {
-                self.deployment.of(role)[index].kill();
-                away(away_ms).await;
-                self.deployment.of(role)[index].restart();
-            }
-            Fault::Terminate { role, index } => {
-                self.deployment.of(role)[index].terminate()?;
-                self.deployment.of(role)[index].restart();
-            }
-            Fault::Pause { role, index, away_ms } => {
-                self.deployment.of(role)[index].pause();
-                away(away_ms).await;
-                self.deployment.of(role)[index].go_on();
-            }
-            Fault::CutNats { role, index } => self.deployment.of(role)[index].cut_nats(),
-            Fault::WithoutNats { role, index, away_ms } | Fault::DeafToNats { role, index, away_ms } => {
-                let deaf = matches!(fault, Fault::DeafToNats { .. });
-                self.deployment.of(role)[index].set_nats(if deaf { Mode::DEAF } else { Mode::AWAY });
-                away(away_ms).await;
-                self.deployment.of(role)[index].set_nats(Mode::PASS);
-            }
-            Fault::WithoutDatabase { role, index, away_ms }
-            | Fault::DeafToDatabase { role, index, away_ms } => {
-                let deaf = matches!(fault, Fault::DeafToDatabase { .. });
-                let mode = if deaf { Mode::DEAF } else { Mode::AWAY };
-                let set = |node: &crate::deployment::Node, mode| {
-                    node.database.iter().for_each(|proxy| proxy.set(mode))
-                };
-                set(self.deployment.of(role)[index], mode);
-                away(away_ms).await;
-                set(self.deployment.of(role)[index], Mode::PASS);
-            }
-            Fault::KillNats { index, away_ms } => {
-                self.deployment.nats.server(index).kill();
-                away(away_ms).await;
-                self.deployment.nats.server(index).start_again().await;
-            }
-            Fault::PauseNats { index, away_ms } => {
-                let server = self.deployment.nats.server(index);
-                server.signal(carillon_tests::parts::Signal::STOP);
-                away(away_ms).await;
-                self.deployment.nats.server(index).signal(carillon_tests::parts::Signal::CONT);
-            }
+        let away = sleep(Duration::from_millis(fault.away_ms));
+        match fault.whom {
+            Whom::Nats(index) => nats_fault(self.deployment.nats.server(index), fault.what, away).await,
+            Whom::Node(role, index) => node_fault(self.deployment.of(role)[index], fault.what, away).await,
         }
-        Ok(())
     }
+}
+
+async fn nats_fault(server: &mut NatsServer, what: What, away: Sleep) -> anyhow::Result<()> {
+    match what {
+        What::Kill => {
+            server.kill();
+            away.await;
+            server.start_again().await;
+        }
+        What::Pause => {
+            server.signal(Signal::STOP);
+            away.await;
+            server.signal(Signal::CONT);
+        }
+        other => anyhow::bail!("{other:?} does not happen to a nats-server"),
+    }
+    Ok(())
+}
+
+async fn node_fault(node: &mut Node, what: What, away: Sleep) -> anyhow::Result<()> {
+    match what {
+        What::Kill => {
+            node.kill();
+            away.await;
+            node.restart();
+        }
+        What::Terminate => {
+            node.terminate()?;
+            node.restart();
+        }
+        What::Pause => {
+            node.pause();
+            away.await;
+            node.go_on();
+        }
+        What::CutNats => node.cut_nats(),
+        What::WithoutNats | What::DeafToNats => {
+            node.set_nats(if what == What::DeafToNats { Mode::DEAF } else { Mode::AWAY });
+            away.await;
+            node.set_nats(Mode::PASS);
+        }
+        What::WithoutDatabase | What::DeafToDatabase => {
+            node.set_database(if what == What::DeafToDatabase { Mode::DEAF } else { Mode::AWAY });
+            away.await;
+            node.set_database(Mode::PASS);
+        }
+    }
+    Ok(())
 }
 
 /// How many faults of each kind there were, for people.

@@ -4,53 +4,82 @@ use crate::deployment::{Role, Size};
 use crate::people::Random;
 use std::fmt;
 
-/// What happens to whom.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
-    /// kill -9 of a process, which is started again after so many milliseconds.
-    Kill { role: Role, index: usize, away_ms: u64 },
-    /// SIGTERM, then a new start.
-    Terminate { role: Role, index: usize },
-    /// SIGSTOP for so many milliseconds.
-    Pause { role: Role, index: usize, away_ms: u64 },
+/// What happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum What {
+    /// kill -9, and a new start when its time is over.
+    Kill,
+    /// SIGTERM, and a new start when it has ended.
+    Terminate,
+    /// SIGSTOP, and SIGCONT when its time is over.
+    Pause,
     /// Its connections to NATS are reset.
-    CutNats { role: Role, index: usize },
-    /// Nothing passes between it and NATS for so many milliseconds.
-    WithoutNats { role: Role, index: usize, away_ms: u64 },
-    /// What it sends to NATS arrives, answers and messages do not come, for so many milliseconds.
-    DeafToNats { role: Role, index: usize, away_ms: u64 },
+    CutNats,
+    /// Nothing passes between it and NATS.
+    WithoutNats,
+    /// What it sends to NATS arrives; answers and messages do not come.
+    DeafToNats,
     /// Nothing passes between it and the database.
-    WithoutDatabase { role: Role, index: usize, away_ms: u64 },
-    /// Its writes arrive in the database, and the answers do not come back.
-    DeafToDatabase { role: Role, index: usize, away_ms: u64 },
-    /// kill -9 of a nats-server, which is started again after so many milliseconds.
-    KillNats { index: usize, away_ms: u64 },
-    /// SIGSTOP of a nats-server.
-    PauseNats { index: usize, away_ms: u64 },
+    WithoutDatabase,
+    /// Its writes arrive in the database; the answers do not come back.
+    DeafToDatabase,
+}
+
+/// To whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Whom {
+    /// To the process with this number of a role.
+    Node(Role, usize),
+    /// To the nats-server with this number; it can be killed and paused.
+    Nats(usize),
+}
+
+/// What happens to whom, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fault {
+    /// What happens.
+    pub what: What,
+    /// To whom.
+    pub whom: Whom,
+    /// Milliseconds until it is over, where it takes time.
+    pub away_ms: u64,
+}
+
+impl Fault {
+    /// A fault of a process.
+    pub fn of(what: What, role: Role, index: usize, away_ms: u64) -> Fault {
+        Fault { what, whom: Whom::Node(role, index), away_ms }
+    }
+
+    /// kill -9 of the first nats-server.
+    pub fn nats_killed(away_ms: u64) -> Fault {
+        Fault { what: What::Kill, whom: Whom::Nats(0), away_ms }
+    }
+}
+
+impl fmt::Display for Whom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Whom::Node(role, index) => write!(f, "{role} {index}"),
+            Whom::Nats(index) => write!(f, "nats-server {index}"),
+        }
+    }
 }
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Fault::Kill { role, index, away_ms } => write!(f, "kill -9 of {role} {index}, {away_ms} ms"),
-            Fault::Terminate { role, index } => write!(f, "SIGTERM to {role} {index}"),
-            Fault::Pause { role, index, away_ms } => write!(f, "SIGSTOP of {role} {index}, {away_ms} ms"),
-            Fault::CutNats { role, index } => write!(f, "NATS connections of {role} {index} cut"),
-            Fault::WithoutNats { role, index, away_ms } => {
-                write!(f, "{role} {index} without NATS, {away_ms} ms")
-            }
-            Fault::DeafToNats { role, index, away_ms } => {
-                write!(f, "{role} {index} deaf to NATS, {away_ms} ms")
-            }
-            Fault::WithoutDatabase { role, index, away_ms } => {
-                write!(f, "{role} {index} without the database, {away_ms} ms")
-            }
-            Fault::DeafToDatabase { role, index, away_ms } => {
-                write!(f, "{role} {index} deaf to the database, {away_ms} ms")
-            }
-            Fault::KillNats { index, away_ms } => write!(f, "kill -9 of nats-server {index}, {away_ms} ms"),
-            Fault::PauseNats { index, away_ms } => write!(f, "SIGSTOP of nats-server {index}, {away_ms} ms"),
+        let Fault { what, whom, away_ms } = self;
+        match what {
+            What::Kill => write!(f, "kill -9 of {whom}")?,
+            What::Terminate => return write!(f, "SIGTERM to {whom}"),
+            What::Pause => write!(f, "SIGSTOP of {whom}")?,
+            What::CutNats => return write!(f, "{whom}: NATS connections cut"),
+            What::WithoutNats => write!(f, "{whom}: without NATS")?,
+            What::DeafToNats => write!(f, "{whom}: deaf to NATS")?,
+            What::WithoutDatabase => write!(f, "{whom}: without the database")?,
+            What::DeafToDatabase => write!(f, "{whom}: deaf to the database")?,
         }
+        write!(f, ", {away_ms} ms")
     }
 }
 
@@ -72,52 +101,36 @@ impl Schedule {
     pub fn next_fault(&mut self) -> (u64, Fault) {
         let wait_ms = 500 + self.random.below(2_500);
         let away_ms = self.away_ms();
-        let workers = [Role::MessageWorker, Role::MessageWorker, Role::PresenceWorker];
-        let anyone = [Role::Gateway, Role::MessageWorker, Role::MessageWorker, Role::PresenceWorker];
-        let worker = |random: &mut Random| workers[random.below(3) as usize];
         let fault = match self.random.below(16) {
-            0..=3 => {
-                let role = anyone[self.random.below(4) as usize];
-                Fault::Kill { role, index: self.index(role), away_ms: away_ms.min(3_000) }
-            }
-            4 => {
-                let role = worker(&mut self.random);
-                Fault::Terminate { role, index: self.index(role) }
-            }
-            5 | 6 => {
-                let role = anyone[self.random.below(4) as usize];
-                Fault::Pause { role, index: self.index(role), away_ms }
-            }
-            7 | 8 => {
-                let role = anyone[self.random.below(4) as usize];
-                Fault::CutNats { role, index: self.index(role) }
-            }
-            9 => {
-                let role = anyone[self.random.below(4) as usize];
-                Fault::WithoutNats { role, index: self.index(role), away_ms }
-            }
-            10 => {
-                let role = anyone[self.random.below(4) as usize];
-                Fault::DeafToNats { role, index: self.index(role), away_ms }
-            }
-            11 => {
-                let role = worker(&mut self.random);
-                Fault::WithoutDatabase { role, index: self.index(role), away_ms }
-            }
-            12 | 13 => {
-                let role = worker(&mut self.random);
-                Fault::DeafToDatabase { role, index: self.index(role), away_ms }
-            }
-            14 => {
-                let index = self.random.below(self.size.nats_servers as u64) as usize;
-                Fault::KillNats { index, away_ms: away_ms.min(5_000) }
-            }
-            _ => {
-                let index = self.random.below(self.size.nats_servers as u64) as usize;
-                Fault::PauseNats { index, away_ms: away_ms.min(5_000) }
-            }
+            0..=3 => self.of_anyone(What::Kill, away_ms.min(3_000)),
+            4 => self.of_a_worker(What::Terminate, 0),
+            5 | 6 => self.of_anyone(What::Pause, away_ms),
+            7 | 8 => self.of_anyone(What::CutNats, 0),
+            9 => self.of_anyone(What::WithoutNats, away_ms),
+            10 => self.of_anyone(What::DeafToNats, away_ms),
+            11 => self.of_a_worker(What::WithoutDatabase, away_ms),
+            12 | 13 => self.of_a_worker(What::DeafToDatabase, away_ms),
+            14 => self.of_nats(What::Kill, away_ms.min(5_000)),
+            _ => self.of_nats(What::Pause, away_ms.min(5_000)),
         };
         (wait_ms, fault)
+    }
+
+    fn of_anyone(&mut self, what: What, away_ms: u64) -> Fault {
+        let roles = [Role::Gateway, Role::MessageWorker, Role::MessageWorker, Role::PresenceWorker];
+        let role = roles[self.random.below(4) as usize];
+        Fault::of(what, role, self.index(role), away_ms)
+    }
+
+    fn of_a_worker(&mut self, what: What, away_ms: u64) -> Fault {
+        let roles = [Role::MessageWorker, Role::MessageWorker, Role::PresenceWorker];
+        let role = roles[self.random.below(3) as usize];
+        Fault::of(what, role, self.index(role), away_ms)
+    }
+
+    fn of_nats(&mut self, what: What, away_ms: u64) -> Fault {
+        let index = self.random.below(self.size.nats_servers as u64) as usize;
+        Fault { what, whom: Whom::Nats(index), away_ms }
     }
 
     /// Mostly short, sometimes as long as it gets.
@@ -155,21 +168,13 @@ mod tests {
     #[test]
     fn every_kind_comes_to_everybody_and_none_lasts_too_long() {
         let faults = drawn(1, 5_000);
-        let kinds: HashSet<_> = faults.iter().map(|(_, fault)| std::mem::discriminant(fault)).collect();
-        assert_eq!(kinds.len(), 10);
-        let killed: HashSet<String> = faults
-            .iter()
-            .filter_map(|(_, fault)| match fault {
-                Fault::Kill { role, index, .. } => Some(format!("{role} {index}")),
-                Fault::KillNats { index, .. } => Some(format!("nats-server {index}")),
-                _ => None,
-            })
-            .collect();
+        let kinds: HashSet<_> = faults.iter().map(|(_, fault)| fault.what).collect();
+        assert_eq!(kinds.len(), 8);
+        let killed = faults.iter().filter(|(_, fault)| fault.what == What::Kill);
+        let killed: HashSet<Whom> = killed.map(|(_, fault)| fault.whom).collect();
         assert_eq!(killed.len(), 2 + 3 + 2 + 3);
-        let paused = faults.iter().filter_map(|(_, fault)| match fault {
-            Fault::Pause { away_ms, .. } => Some(*away_ms),
-            _ => None,
-        });
+        let paused =
+            faults.iter().filter(|(_, fault)| fault.what == What::Pause).map(|(_, fault)| fault.away_ms);
         let (least, most) = paused.fold((u64::MAX, 0), |(least, most), ms| (ms.min(least), ms.max(most)));
         assert!(least >= 1_000 && most > 20_000 && most <= 30_000, "{least} {most}");
     }

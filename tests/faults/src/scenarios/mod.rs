@@ -4,9 +4,12 @@ use crate::deployment::{Role, Size};
 use crate::figures::{self, Figure};
 use crate::proxy::Mode;
 use crate::run::{Load, Outcome, Stage};
-use crate::schedule::Fault;
+use crate::schedule::{Fault, What};
 use futures_util::future::BoxFuture;
 use std::time::Duration;
+
+mod bus;
+
 use tokio::time::sleep;
 
 /// A scenario.
@@ -36,6 +39,13 @@ fn seconds(seconds: u64) -> Duration {
 
 /// All of them.
 pub fn all() -> Vec<Scenario> {
+    let mut all = of_processes();
+    all.extend(of_what_they_need());
+    all.extend(bus::all());
+    all
+}
+
+fn of_processes() -> Vec<Scenario> {
     vec![
         Scenario {
             name: "worker-terminated",
@@ -43,7 +53,7 @@ pub fn all() -> Vec<Scenario> {
             size: Size::default,
             load: Load::default,
             happen: |stage| {
-                Box::pin(rounds(stage, |index| Fault::Terminate { role: Role::MessageWorker, index }))
+                Box::pin(rounds(stage, |index| Fault::of(What::Terminate, Role::MessageWorker, index, 0)))
             },
             figures: |outcome| longest_answers(outcome, "SIGTERM", 500.0),
         },
@@ -53,11 +63,7 @@ pub fn all() -> Vec<Scenario> {
             size: Size::default,
             load: Load::default,
             happen: |stage| {
-                Box::pin(rounds(stage, |index| Fault::Kill {
-                    role: Role::MessageWorker,
-                    index,
-                    away_ms: 4_000,
-                }))
+                Box::pin(rounds(stage, |index| Fault::of(What::Kill, Role::MessageWorker, index, 4_000)))
             },
             figures: |outcome| longest_answers(outcome, "kill -9", 3_000.0),
         },
@@ -67,11 +73,7 @@ pub fn all() -> Vec<Scenario> {
             size: Size::default,
             load: Load::default,
             happen: |stage| {
-                Box::pin(rounds(stage, |index| Fault::Pause {
-                    role: Role::MessageWorker,
-                    index,
-                    away_ms: 5_000,
-                }))
+                Box::pin(rounds(stage, |index| Fault::of(What::Pause, Role::MessageWorker, index, 5_000)))
             },
             figures: |outcome| longest_answers(outcome, "SIGSTOP", 3_000.0),
         },
@@ -116,18 +118,23 @@ pub fn all() -> Vec<Scenario> {
                 Box::pin(async move {
                     sleep(CALM).await;
                     stage.note("SIGTERM to gateway 0");
-                    stage.happen(Fault::Terminate { role: Role::Gateway, index: 0 }).await?;
+                    stage.happen(Fault::of(What::Terminate, Role::Gateway, 0, 0)).await?;
                     sleep(seconds(10)).await;
                     Ok(())
                 })
             },
             figures: |outcome| {
                 let (told_us, _) = outcome.faults[0];
-                let (back_ms, clients) = figures::back_ms(&outcome.records, told_us, told_us + 30_000_000);
+                let (back_ms, clients) = figures::back_ms(&outcome.records, told_us, told_us + 8_000_000);
                 let name = format!("ms until all {clients} clients of the gateway were back and caught up");
                 vec![Figure { name, value: back_ms, at_most: None }]
             },
         },
+    ]
+}
+
+fn of_what_they_need() -> Vec<Scenario> {
+    vec![
         Scenario {
             name: "fan-out-lost",
             about: "a gateway's connection to NATS is cut for a second under load, five times: what it missed is fetched",
@@ -149,7 +156,7 @@ pub fn all() -> Vec<Scenario> {
             about: "kill -9 of nats-server, started again at once, five times",
             size: Size::default,
             load: Load::default,
-            happen: |stage| Box::pin(rounds_of(stage, 5, |_| Fault::KillNats { index: 0, away_ms: 200 })),
+            happen: |stage| Box::pin(rounds_of(stage, 5, |_| Fault::nats_killed(200))),
             figures: |outcome| longest_answers(outcome, "kill -9", 10_000.0),
         },
         Scenario {
@@ -157,7 +164,7 @@ pub fn all() -> Vec<Scenario> {
             about: "nats-server is away for 30 s",
             size: Size::default,
             load: Load::default,
-            happen: |stage| Box::pin(away(stage, Fault::KillNats { index: 0, away_ms: 30_000 })),
+            happen: |stage| Box::pin(away(stage, Fault::nats_killed(30_000))),
             figures: steady_again,
         },
         Scenario {
@@ -196,7 +203,7 @@ async fn rounds_of(stage: &mut Stage, count: usize, fault: impl Fn(usize) -> Fau
 
 async fn gateway_killed(stage: &mut Stage) -> anyhow::Result<()> {
     sleep(CALM).await;
-    let fault = Fault::Kill { role: Role::Gateway, index: 0, away_ms: 15_000 };
+    let fault = Fault::of(What::Kill, Role::Gateway, 0, 15_000);
     stage.note(fault);
     stage.happen(fault).await
 }
@@ -259,5 +266,13 @@ fn steady_again(outcome: &Outcome) -> Vec<Figure> {
     let [(broken_us, _), (healed_us, _)] = outcome.faults.as_slice() else { return Vec::new() };
     let value = figures::steady_s(&outcome.records, *broken_us, *healed_us, 0.8);
     let name = "s after healing until messages were acknowledged as steadily as before (80 %)".into();
-    vec![Figure { name, value, at_most: Some(60.0) }]
+    let meanwhile = figures::acknowledged(&outcome.records, *broken_us + 2_000_000, *healed_us);
+    vec![
+        Figure { name, value, at_most: Some(60.0) },
+        Figure {
+            name: "messages acknowledged from 2 s after the fault to its end".into(),
+            value: meanwhile as f64,
+            at_most: None,
+        },
+    ]
 }
