@@ -8,6 +8,10 @@ use carillon_tests::database;
 use carillon_tests::parts::{NatsCluster, NatsOptions, NatsServer, Signal, free_port};
 use carillon_tests::server::{Server, command};
 use std::fmt;
+use std::time::Duration;
+
+/// For a process to tell its metrics.
+const METRICS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How many of each role run, and on what.
 #[derive(Debug, Clone, Copy)]
@@ -94,6 +98,29 @@ impl Node {
     /// SIGCONT.
     pub fn go_on(&self) {
         self.server.signal(Signal::CONT);
+    }
+
+    /// The sum of a metric's values, 0 if it has none yet.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn metric(&self, name: &str) -> anyhow::Result<f64> {
+        let client = reqwest::Client::builder().timeout(METRICS_TIMEOUT).build()?;
+        let text = client.get(format!("{}/metrics", self.server.http())).send().await?.text().await?;
+        let values =
+            text.lines().filter(|line| line.starts_with(name)).filter_map(|line| line.rsplit(' ').next());
+        Ok(values.filter_map(|value| value.parse::<f64>().ok()).sum())
+    }
+
+    /// Resident memory of the process, MiB.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn resident_mib(&self) -> anyhow::Result<f64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.server.pid()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        let kib: f64 = line.trim().trim_end_matches(" kB").parse()?;
+        Ok(kib / 1024.0)
     }
 
     /// kill -9. The threads of the test are free for others meanwhile.

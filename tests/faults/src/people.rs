@@ -20,6 +20,8 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 /// A connection on which nothing came for so long, pings being answered every second, is given up.
 const DEAD_AFTER: Duration = Duration::from_secs(6);
+/// One who reads slowly is in no hurry.
+const DEAD_AFTER_SLOW: Duration = Duration::from_secs(60);
 /// Between an end and the next attempt: from the least to the least and as much again.
 const RECONNECT_MS: u64 = 100;
 /// Between two looks at what is due.
@@ -48,6 +50,8 @@ pub struct Scene {
     pub began: Instant,
     /// Messages begun a second by each client, at most.
     pub rate: f64,
+    /// Where the slow ones connect, and how many of the clients they are: the last ones, who say nothing.
+    pub slow: Option<(String, usize)>,
     phase: watch::Sender<Phase>,
     acknowledged: AtomicU64,
     connected: AtomicUsize,
@@ -57,11 +61,12 @@ pub struct Scene {
 
 impl Scene {
     /// Before anybody came.
-    pub fn new(gateways: Vec<String>, rate: f64) -> Arc<Scene> {
+    pub fn new(gateways: Vec<String>, rate: f64, slow: Option<(String, usize)>) -> Arc<Scene> {
         Arc::new(Scene {
             gateways,
             began: Instant::now(),
             rate,
+            slow,
             phase: watch::Sender::new(Phase::Gather),
             acknowledged: AtomicU64::new(0),
             connected: AtomicUsize::new(0),
@@ -115,8 +120,10 @@ impl People {
         let users: Arc<[String]> = parts.iter().map(|part| part.user.clone()).collect();
         let count = parts.len();
         let mut tasks = JoinSet::new();
+        let slow_from = count - scene.slow.as_ref().map_or(0, |(_, slow)| *slow);
         for (number, part) in parts.into_iter().enumerate() {
-            tasks.spawn(live(scene.clone(), number, Person::new(part), users.clone()));
+            let slow = number >= slow_from;
+            tasks.spawn(live(scene.clone(), number, slow, Person::new(part), users.clone()));
         }
         People { scene, count, tasks }
     }
@@ -179,15 +186,25 @@ pub struct Told {
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-async fn live(scene: Arc<Scene>, number: usize, mut person: Person, users: Arc<[String]>) -> Person {
+async fn live(
+    scene: Arc<Scene>,
+    number: usize,
+    slow: bool,
+    mut person: Person,
+    users: Arc<[String]>,
+) -> Person {
     let mut random = Random(number as u64 + 1);
     let mut gateway = number;
     while *scene.phase.borrow() != Phase::Stop {
-        let url = format!("{}/ws/{}", scene.gateways[gateway % scene.gateways.len()], person.user());
+        let door = match &scene.slow {
+            Some((door, _)) if slow => door,
+            _ => &scene.gateways[gateway % scene.gateways.len()],
+        };
+        let url = format!("{door}/ws/{}", person.user());
         if let Ok(Ok(socket)) = timeout(CONNECT_TIMEOUT, connect(&url)).await {
             scene.connects.fetch_add(1, Ordering::Relaxed);
             scene.connected.fetch_add(1, Ordering::Relaxed);
-            let mut visit = Visit { scene: &scene, person: &mut person, users: &users, rested: false };
+            let mut visit = Visit { scene: &scene, person: &mut person, users: &users, slow, rested: false };
             visit.serve(socket, &mut random).await;
             visit.rest(false);
             scene.connected.fetch_sub(1, Ordering::Relaxed);
@@ -216,6 +233,7 @@ struct Visit<'a> {
     scene: &'a Scene,
     person: &'a mut Person,
     users: &'a [String],
+    slow: bool,
     rested: bool,
 }
 
@@ -229,6 +247,7 @@ impl Visit<'_> {
         let mut phase = self.scene.phase.subscribe();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let dead_after = if self.slow { DEAD_AFTER_SLOW } else { DEAD_AFTER };
         let mut last = Instant::now();
         let (mut pinged, mut looked) = (last, false);
         let mut allowance = random.below(1_000) as f64 / 1_000.0;
@@ -243,7 +262,7 @@ impl Visit<'_> {
                     }
                 }
                 _ = tick.tick() => {
-                    if *phase.borrow_and_update() == Phase::Talk {
+                    if *phase.borrow_and_update() == Phase::Talk && !self.slow {
                         allowance = (allowance + self.scene.rate * TICK.as_secs_f64()).min(self.scene.rate.max(1.0));
                         while allowance >= 1.0 && self.person.begin() {
                             allowance -= 1.0;
@@ -263,7 +282,7 @@ impl Visit<'_> {
                 due.push(json!({"type": "ping"}));
             }
             self.rest(self.person.is_at_rest());
-            if now == Phase::Stop || last.elapsed() > DEAD_AFTER || say(&mut out, &due).await.is_err() {
+            if now == Phase::Stop || last.elapsed() > dead_after || say(&mut out, &due).await.is_err() {
                 return;
             }
         }

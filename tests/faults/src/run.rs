@@ -4,7 +4,7 @@ use crate::deployment::{Deployment, Node, Size};
 use crate::dump;
 use crate::people::{People, Phase, Scene, Told};
 use crate::person::Part;
-use crate::proxy::Mode;
+use crate::proxy::{Mode, Proxy};
 use crate::schedule::{Fault, Schedule, What, Whom};
 use anyhow::Context;
 use carillon_history::{Record, Report, check};
@@ -37,11 +37,24 @@ pub struct Load {
     pub rate: f64,
     /// Messages that each has under way at once.
     pub window: usize,
+    /// Bytes of a message, at least.
+    pub content_bytes: usize,
+    /// The last so many clients only listen, through a proxy of their own before the first gateway.
+    pub slow: usize,
 }
 
 impl Default for Load {
     fn default() -> Load {
-        Load { clients: 60, devices: 0, conversations: 40, conversations_each: 2, rate: 25.0, window: 16 }
+        Load {
+            clients: 60,
+            devices: 0,
+            conversations: 40,
+            conversations_each: 2,
+            rate: 25.0,
+            window: 16,
+            content_bytes: 100,
+            slow: 0,
+        }
     }
 }
 
@@ -65,7 +78,7 @@ impl Load {
                     .into_iter()
                     .collect(),
                 window: self.window,
-                content_bytes: 100,
+                content_bytes: self.content_bytes,
             })
             .collect()
     }
@@ -90,6 +103,8 @@ pub struct Outcome {
     pub complaints: Vec<String>,
     /// Faults, each with when it began, microseconds of the history's clock.
     pub faults: Vec<(u64, String)>,
+    /// What was measured while it happened.
+    pub measured: Vec<(String, f64)>,
 }
 
 impl Outcome {
@@ -113,6 +128,10 @@ pub struct Stage {
     pub deployment: Deployment,
     /// Who talks.
     pub people: People,
+    /// Between those who read slowly and the first gateway.
+    pub slow: Proxy,
+    /// What was measured while it happened: a name and a value.
+    pub measured: Vec<(String, f64)>,
     load: Load,
     size: Size,
     faults: Vec<(u64, String)>,
@@ -125,10 +144,13 @@ impl Stage {
     /// When something does not start, or people do not get in.
     pub async fn set(size: Size, load: Load) -> anyhow::Result<Option<Stage>> {
         let Some(deployment) = Deployment::start(size).await? else { return Ok(None) };
-        let scene = Scene::new(deployment.gateways(), load.rate);
+        let gateways = deployment.gateways();
+        let slow = Proxy::start(gateways[0].trim_start_matches("ws://")).await?;
+        let door = (load.slow > 0).then(|| (format!("ws://{}", slow.address()), load.slow));
+        let scene = Scene::new(gateways, load.rate, door);
         let people = People::start(scene, load.parts());
         people.come_to_rest(GATHER_TIMEOUT).await.context("nobody has failed yet")?;
-        Ok(Some(Stage { deployment, people, load, size, faults: Vec::new() }))
+        Ok(Some(Stage { deployment, people, slow, load, size, faults: Vec::new(), measured: Vec::new() }))
     }
 
     /// Notes a fault, now.
@@ -148,8 +170,9 @@ impl Stage {
     /// # Errors
     /// When the database cannot be read.
     pub async fn end(self) -> anyhow::Result<Outcome> {
-        let Stage { deployment, people, load, faults, .. } = self;
+        let Stage { deployment, people, slow, load, faults, measured, .. } = self;
         deployment.heal();
+        slow.set(Mode::PASS);
         people.scene.turn_to(Phase::Settle);
         let mut complaints = Vec::new();
         if let Err(error) = people.come_to_rest(SETTLE_TIMEOUT).await {
@@ -165,7 +188,7 @@ impl Stage {
         records.extend(dump::stored(&deployment.database, &load.conversations(), scene.now_us()).await?);
         let report = check(&records);
         carillon_tests::database::drop_keyspace(&deployment.database).await;
-        Ok(Outcome { report, records, complaints, faults })
+        Ok(Outcome { report, records, complaints, faults, measured })
     }
 
     /// Faults one after the other, as the seed says, until there were `faults` and `messages` are acknowledged.

@@ -9,6 +9,7 @@ use futures_util::future::BoxFuture;
 use std::time::Duration;
 
 mod bus;
+mod clients;
 
 use tokio::time::sleep;
 
@@ -42,6 +43,7 @@ pub fn all() -> Vec<Scenario> {
     let mut all = of_processes();
     all.extend(of_what_they_need());
     all.extend(bus::all());
+    all.extend(clients::all());
     all
 }
 
