@@ -1,6 +1,9 @@
 //! The command line, made from the list of settings.
 
+use crate::audit;
 use crate::token::Wanted;
+use carillon_message_worker::audit::{ROWS_DEFAULT, ROWS_MAX};
+use carillon_proto::id::ConversationId;
 use carillon_runtime::settings::list::{self, Setting};
 use carillon_runtime::settings::{Role, document, parse};
 use clap::builder::{PossibleValuesParser, ValueParser};
@@ -12,6 +15,11 @@ use std::time::Duration;
 
 /// A token that outlives this is a key.
 const TTL_MAX: Duration = Duration::from_secs(366 * 86_400);
+
+/// How often an audit can be repeated: each reads the logs and the newest rows anew.
+const EVERY_MIN: Duration = Duration::from_secs(1);
+/// A log is kept for ten minutes behind its checkpoint: an audit less often than daily sees too little of it.
+const EVERY_MAX: Duration = Duration::from_secs(86_400);
 
 /// What was asked for.
 #[derive(Debug)]
@@ -33,6 +41,8 @@ pub enum Task {
     Token(Wanted),
     /// Print the settings of this role.
     CheckConfig(Role),
+    /// Compare log, store and heads.
+    Audit(audit::Wanted),
 }
 
 const EXAMPLES: &str = "\
@@ -43,8 +53,10 @@ Examples:
   carillon message-worker --nats nats://nats-1:4222 --scylla scylla-1:9042
   carillon token --sub alice --name Alice  a token for a user
   carillon check-config --role gateway     what a role would run with
+  carillon audit --nats nats://nats-1:4222 --scylla scylla-1:9042
+                                           whether anything acknowledged is missing
 
-Exit codes: 0, 1 (failed while running), 64 (wrong usage or configuration).
+Exit codes: 0, 1 (failed while running, or an audit found something), 64 (wrong usage or configuration).
 All settings: docs/configuration.md, or the end of `carillon gateway --help`.";
 
 /// The command line of this process, read.
@@ -57,6 +69,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
     let (name, given) = matches.subcommand().unwrap_or(("", &matches));
     let task = match name {
         "token" => Task::Token(wanted(given)),
+        "audit" => Task::Audit(audited(given)),
         "check-config" => {
             Task::CheckConfig(given.get_one::<String>("role").map_or(Role::Standalone, |name| role(name)))
         }
@@ -110,6 +123,7 @@ pub fn command() -> Command {
             "Bring the database's schema up to date, and end; safe to run again",
             "carillon migrate --scylla scylla-1:9042",
         ))
+        .subcommand(audit_command())
         .subcommand(token_command())
         .subcommand(check_command())
 }
@@ -136,6 +150,40 @@ fn token_command() -> Command {
         )
         .after_help(
             "Example:\n  carillon token --sub alice --name Alice --ttl 8h --conversations lobby,team:*",
+        );
+    with_settings(command)
+}
+
+fn audit_command() -> Command {
+    let conversation = Arg::new("conversation")
+        .long("conversation")
+        .value_name("id")
+        .action(ArgAction::Append)
+        .value_parser(|text: &str| ConversationId::parse(text))
+        .help("Look at this conversation too, besides those that the logs have commands of; may be repeated");
+    let rows = Arg::new("rows")
+        .long("rows")
+        .value_name("number")
+        .value_parser(|text: &str| parse::number(text, 1, ROWS_MAX as u64).map(|rows| rows as usize))
+        .help(format!(
+            "The newest rows of each conversation that are read besides those that the logs have commands of, 1 to {ROWS_MAX} [{ROWS_DEFAULT}]"
+        ));
+    let json = Arg::new("json")
+        .long("json")
+        .action(ArgAction::SetTrue)
+        .help("Print the report as one JSON object in one line");
+    let every = Arg::new("every")
+        .long("every")
+        .value_name("time")
+        .value_parser(|text: &str| parse::duration(text, EVERY_MIN, EVERY_MAX))
+        .help("Go on until SIGTERM, at intervals such as 60s, with /metrics where --admin-listen says");
+    let command = Command::new("audit")
+        .about("Compare logs, rows and heads of a live system, and print what is missing, twice or out of order")
+        .args([conversation, rows, json, every])
+        .after_help(
+            "No row and no entry is written. Exit codes: 0 (nothing was found), 1 (something was, or could not be read), 64.\n\n\
+             Examples:\n  carillon audit --nats nats://nats-1:4222 --scylla scylla-1:9042\n  \
+             carillon audit --every 60s --admin-listen 0.0.0.0:9000",
         );
     with_settings(command)
 }
@@ -205,6 +253,15 @@ fn wanted(given: &ArgMatches) -> Wanted {
     }
 }
 
+fn audited(given: &ArgMatches) -> audit::Wanted {
+    audit::Wanted {
+        conversations: given.get_many("conversation").map(|all| all.cloned().collect()).unwrap_or_default(),
+        rows: given.get_one("rows").copied().unwrap_or(ROWS_DEFAULT),
+        json: given.get_flag("json"),
+        every: given.get_one("every").copied(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -255,6 +312,22 @@ mod tests {
             panic!("no token")
         };
         assert_eq!((wanted.ttl, wanted.conversations), (Duration::from_secs(3_600), None));
+    }
+
+    #[test]
+    fn an_audit_is_asked_for_with_all_it_can_be_told() {
+        let line = "carillon audit --conversation a --conversation b --rows 500 --json --every 60s --nats nats://a:1";
+        let invocation = parsed(line).expect("valid");
+        assert_eq!(invocation.flags, [("nats".to_owned(), "nats://a:1".to_owned())]);
+        let Task::Audit(wanted) = invocation.task else { panic!("no audit") };
+        let conversations: Vec<&str> = wanted.conversations.iter().map(ConversationId::as_str).collect();
+        assert_eq!((conversations, wanted.rows), (vec!["a", "b"], 500));
+        assert_eq!((wanted.json, wanted.every), (true, Some(Duration::from_secs(60))));
+        let Task::Audit(wanted) = parsed("carillon audit").expect("valid").task else { panic!("no audit") };
+        assert_eq!((wanted.rows, wanted.json, wanted.every), (ROWS_DEFAULT, false, None));
+        for wrong in ["--rows 0", "--rows 100001", "--every 0s", "--every x", "--conversation a/b"] {
+            assert!(parsed(&format!("carillon audit {wrong}")).expect_err(wrong).use_stderr());
+        }
     }
 
     #[test]

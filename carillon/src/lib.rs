@@ -4,6 +4,7 @@ use carillon_runtime::settings::Refused;
 use std::fmt;
 use std::process::ExitCode;
 
+pub mod audit;
 pub mod check_config;
 pub mod cli;
 pub mod connect;

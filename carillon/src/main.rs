@@ -1,10 +1,11 @@
 //! The binary: settings, then telemetry, then the role until it is told to stop, then an exit code.
 
-use carillon::{Failure, check_config, cli, limits, memory, roles, signals, token};
+use carillon::{Failure, audit, check_config, cli, limits, memory, roles, signals, token};
 use carillon_runtime::settings::{Role, Settings, Sources, load};
 use carillon_runtime::telemetry;
 use std::process::ExitCode;
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -34,6 +35,13 @@ fn run(invocation: cli::Invocation) -> Result<(), Failure> {
             let settings = load::load(Role::Token, &sources)?.with_secret(Role::Token)?;
             token::print(&settings, &wanted)
         }
+        cli::Task::Audit(wanted) => {
+            let settings = load::load(Role::Audit, &sources)?.with_secret(Role::Audit)?;
+            audit::check(&settings, &wanted)?;
+            within(Role::Audit, settings, async |settings, shutdown| {
+                audit::run(settings, wanted, shutdown).await
+            })
+        }
         cli::Task::Run(role) => serve(role, load::load(role, &sources)?.with_secret(role)?),
     }
 }
@@ -41,12 +49,21 @@ fn run(invocation: cli::Invocation) -> Result<(), Failure> {
 fn serve(role: Role, settings: Settings) -> Result<(), Failure> {
     limits::keep_pages_small();
     let open_files = limits::raise_open_files();
+    within(role, settings, async |settings, shutdown| roles::run(role, settings, open_files, shutdown).await)
+}
+
+/// Does the work in a runtime with telemetry; the token is cancelled by the first signal.
+fn within(
+    role: Role,
+    settings: Settings,
+    work: impl AsyncFnOnce(Settings, CancellationToken) -> anyhow::Result<()>,
+) -> Result<(), Failure> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().on_thread_park(memory::tidy).build();
     let runtime = runtime.map_err(anyhow::Error::new)?;
     let done = runtime.block_on(async {
         let telemetry = telemetry::init(&settings, role.as_str())?;
-        let done = roles::run(role, settings, open_files, signals::shutdown()?).await;
+        let done = work(settings, signals::shutdown()?).await;
         telemetry.shutdown().await;
         done
     });

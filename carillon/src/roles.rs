@@ -46,6 +46,7 @@ pub async fn run(
         Role::PresenceWorker => presence_worker(settings, shutdown).await,
         Role::Migrate => connect::migrate(&settings).await,
         Role::Token => anyhow::bail!("a token is printed, not run"),
+        Role::Audit => anyhow::bail!("an audit is told what to look at"),
     }
 }
 
@@ -112,7 +113,7 @@ async fn presence_worker(settings: Settings, shutdown: CancellationToken) -> any
 }
 
 /// Waits for the end: being told to stop, or a part's failure.
-async fn until(mut parts: Parts, shutdown: CancellationToken) -> anyhow::Result<()> {
+pub(crate) async fn until(mut parts: Parts, shutdown: CancellationToken) -> anyhow::Result<()> {
     tokio::select! {
         () = shutdown.cancelled() => parts.stop().await,
         error = parts.failed() => failed(error, Parts::stop(parts)).await,
@@ -128,7 +129,7 @@ async fn failed(error: anyhow::Error, stop: impl Future<Output = anyhow::Result<
 }
 
 /// What `begin` comes to, unless `shutdown` comes first.
-async fn unless<T>(
+pub(crate) async fn unless<T>(
     shutdown: &CancellationToken,
     begin: impl Future<Output = anyhow::Result<T>>,
 ) -> anyhow::Result<Option<T>> {

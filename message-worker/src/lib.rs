@@ -4,6 +4,7 @@
 //!
 //! `core/` is pure; what is around it moves bytes. One task works one partition, so nothing here is locked.
 
+pub mod audit;
 mod backoff;
 mod commit;
 mod consume;

@@ -1,8 +1,8 @@
 //! What a message-worker counts.
 
 use prometheus::{
-    IntCounter, IntCounterVec, IntGaugeVec, register_int_counter, register_int_counter_vec,
-    register_int_gauge_vec,
+    IntCounter, IntCounterVec, IntGauge, IntGaugeVec, register_int_counter, register_int_counter_vec,
+    register_int_gauge, register_int_gauge_vec,
 };
 use std::sync::LazyLock;
 
@@ -67,6 +67,43 @@ pub(crate) static CONVERSATIONS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
         &["partition"]
     )
     .expect("registered once, under a valid name")
+});
+
+/// What the last look of an auditor came to. They appear once it has looked.
+pub(crate) struct Audit {
+    /// By kind, in the order of [`crate::audit::Kind::ALL`]. Worth an alarm above 0.
+    pub(crate) found: [IntGauge; 6],
+    pub(crate) conversations: IntGauge,
+    pub(crate) rows: IntGauge,
+    pub(crate) entries: IntGauge,
+    pub(crate) pending: IntGauge,
+    pub(crate) last_run_timestamp_seconds: IntGauge,
+    /// 1: everything was read, and nothing found.
+    pub(crate) last_run_ok: IntGauge,
+}
+
+/// See [`Audit`].
+pub(crate) static AUDIT: LazyLock<Audit> = LazyLock::new(|| {
+    let gauge = |name, help| register_int_gauge!(name, help).expect("registered once, under a valid name");
+    Audit {
+        found: [
+            gauge("carillon_audit_missing", "commands that were worked and have no row"),
+            gauge("carillon_audit_duplicate", "sends that stand in two rows"),
+            gauge("carillon_audit_out_of_order", "rows that stand before what their commands came after"),
+            gauge("carillon_audit_holes", "gaps between rows of a conversation"),
+            gauge("carillon_audit_heads_ahead", "heads above the last row"),
+            gauge("carillon_audit_foreign_rows", "rows that are not what the log's command makes"),
+        ],
+        conversations: gauge("carillon_audit_conversations", "conversations that were looked at"),
+        rows: gauge("carillon_audit_rows", "rows that were read"),
+        entries: gauge("carillon_audit_entries", "entries of the log that were compared"),
+        pending: gauge("carillon_audit_pending", "entries of the log above the checkpoints"),
+        last_run_timestamp_seconds: gauge(
+            "carillon_audit_last_run_timestamp_seconds",
+            "when the last look ended, seconds since 1970",
+        ),
+        last_run_ok: gauge("carillon_audit_last_run_ok", "1 if all was read and nothing found, else 0"),
+    }
 });
 
 /// A partition is no longer worked here.

@@ -2,6 +2,8 @@
 //! randomness, no configuration and no I/O in here.
 
 pub(crate) mod apply;
+pub(crate) mod audit;
+pub(crate) mod audit_log;
 pub(crate) mod batch;
 pub(crate) mod cache;
 pub(crate) mod conversation;

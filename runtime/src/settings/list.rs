@@ -207,11 +207,11 @@ fn listen_default(role: Role) -> Option<&'static str> {
 }
 
 fn nats_default(role: Role) -> Option<&'static str> {
-    (role != Role::Standalone).then_some("nats://127.0.0.1:4222")
+    (!role.is_embedded()).then_some("nats://127.0.0.1:4222")
 }
 
 fn scylla_default(role: Role) -> Option<&'static str> {
-    (role != Role::Standalone).then_some("127.0.0.1:9042")
+    (!role.is_embedded()).then_some("127.0.0.1:9042")
 }
 
 /// Bytes that a client's frame may have at most: what it holds must fit a log entry beside its headers.

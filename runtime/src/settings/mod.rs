@@ -34,17 +34,20 @@ pub enum Role {
     Migrate,
     /// Prints a token, and ends.
     Token,
+    /// Compares logs, rows and heads of a system, once or again and again.
+    Audit,
 }
 
 impl Role {
     /// All roles, in the order of the help.
-    pub const ALL: [Role; 6] = [
+    pub const ALL: [Role; 7] = [
         Self::Standalone,
         Self::Gateway,
         Self::MessageWorker,
         Self::PresenceWorker,
         Self::Migrate,
         Self::Token,
+        Self::Audit,
     ];
 
     /// The subcommand's name.
@@ -56,12 +59,19 @@ impl Role {
             Self::PresenceWorker => "presence-worker",
             Self::Migrate => "migrate",
             Self::Token => "token",
+            Self::Audit => "audit",
         }
     }
 
     /// Whether clients connect to it.
     pub fn serves_clients(self) -> bool {
         matches!(self, Self::Standalone | Self::Gateway)
+    }
+
+    /// Whether it has a bus and a store of its own, unless the settings name others. An audit looks at a system from
+    /// outside: there is none to look at unless it is named.
+    pub fn is_embedded(self) -> bool {
+        matches!(self, Self::Standalone | Self::Audit)
     }
 
     /// Whether it checks or signs tokens, and so cannot do without the secret.

@@ -73,6 +73,7 @@ fn defaults_differ_by_role_where_the_protocol_says_so() {
     };
     let embedded = ("127.0.0.1:8000".to_owned(), None, None, Vec::new());
     assert_eq!(of(Role::Standalone), embedded);
+    assert_eq!(of(Role::Audit), embedded, "what is audited has to be named");
     let nats = Some("nats://127.0.0.1:4222".to_owned());
     let scylla = vec!["127.0.0.1:9042".to_owned()];
     assert_eq!(of(Role::Gateway), ("0.0.0.0:8000".to_owned(), None, nats.clone(), scylla.clone()));

@@ -25,7 +25,7 @@ pub(super) static ADDRESSES: Group = Group {
             takes: "address",
             default: ByRole {
                 of: worker_admin,
-                said: "gateways: the same as listen; workers: 127.0.0.1:9000",
+                said: "gateways: the same as listen; workers: 127.0.0.1:9000; audit: nowhere",
             },
             help: "where probes and metrics are served",
             slot: One {
@@ -143,7 +143,7 @@ pub(super) static BUS_AND_STORE: Group = Group {
             aliases: &["NATS_URL"],
             default: ByRole {
                 of: nats_default,
-                said: "standalone: the embedded bus; others: nats://127.0.0.1:4222",
+                said: "standalone: the embedded bus; audit: none; others: nats://127.0.0.1:4222",
             },
             secret: Secret::UserInfo,
             help: "the NATS servers, with JetStream",
@@ -172,7 +172,7 @@ pub(super) static BUS_AND_STORE: Group = Group {
             aliases: &["SCYLLA_NODES"],
             default: ByRole {
                 of: scylla_default,
-                said: "standalone: the embedded store; others: 127.0.0.1:9042",
+                said: "standalone: the embedded store; audit: none; others: 127.0.0.1:9042",
             },
             help: "nodes of ScyllaDB to begin with, or of another database that speaks CQL",
             slot: One {

@@ -1,0 +1,150 @@
+//! `carillon audit`: compares logs, rows and heads of a live system from outside, once or at intervals.
+
+use crate::connect::{self, AnyStore};
+use crate::parts::Parts;
+use crate::roles::{self, Needs};
+use carillon_message_worker::audit::{Auditor, NAMED_MAX, Options, Report, disagrees};
+use carillon_proto::id::ConversationId;
+use carillon_runtime::settings::{Refused, Role, Settings};
+use std::io::Write;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+/// An audit writes nothing, so it is cut off at once.
+const STOP_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What the audit shall look at, and how it tells.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted {
+    /// Conversations besides those that the logs have commands of.
+    pub conversations: Vec<ConversationId>,
+    /// The newest rows of each conversation that are read.
+    pub rows: usize,
+    /// One JSON object instead of lines.
+    pub json: bool,
+    /// Again at this interval, until it is told to stop.
+    pub every: Option<Duration>,
+}
+
+/// Whether there is something to audit, before anything is opened.
+///
+/// # Errors
+/// When the settings name no bus and no database, or too many conversations are named.
+pub fn check(settings: &Settings, wanted: &Wanted) -> Result<(), Refused> {
+    if settings.nats_url.is_none() || settings.scylla_nodes.is_empty() {
+        let why = "a standalone process keeps its log in its own memory, so there is nothing to compare from outside";
+        return Err(Refused(vec![format!("an audit needs both --nats and --scylla: {why}")]));
+    }
+    if wanted.conversations.len() > NAMED_MAX {
+        return Err(Refused(vec![format!("name at most {NAMED_MAX} conversations")]));
+    }
+    Ok(())
+}
+
+/// Audits once, or until `shutdown`.
+///
+/// # Errors
+/// When bus or database cannot be used. Of a single audit: when it found something, or could not read everything,
+/// which it has printed then.
+pub async fn run(settings: Settings, wanted: Wanted, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let needs = Arc::new(Needs::default());
+    let mut parts = Parts::default();
+    if wanted.every.is_some() {
+        roles::serve_probes(&mut parts, &settings, Role::Audit, &needs, &shutdown).await?;
+    }
+    let begun = roles::unless(&shutdown, begin(&settings, &wanted, &needs)).await?;
+    match (begun, wanted.every) {
+        (Some(auditor), Some(every)) => {
+            parts.start("audit", STOP_TIMEOUT, |stop| repeat(auditor, every, wanted.json, stop));
+            roles::until(parts, shutdown).await
+        }
+        (Some(auditor), None) => {
+            let looked = roles::unless(&shutdown, async { Ok(auditor.run().await) }).await?;
+            looked.map_or_else(
+                || anyhow::bail!("stopped before everything was read"),
+                |report| tell(&report, wanted.json),
+            )
+        }
+        (None, Some(_)) => parts.stop().await,
+        (None, None) => anyhow::bail!("stopped before anything was read"),
+    }
+}
+
+async fn begin(settings: &Settings, wanted: &Wanted, needs: &Needs) -> anyhow::Result<Auditor> {
+    let store = connect::messages(settings).await?;
+    // Before the bus, which makes the logs of all partitions that it is told of.
+    if let Some(reason) = disagrees(&*store, settings.partitions).await? {
+        anyhow::bail!("{reason}");
+    }
+    let bus = connect::bus(settings, &roles::worker_id()?).await?;
+    needs.bus.get_or_init(|| bus.clone());
+    needs.store.get_or_init(|| AnyStore::Messages(store.clone()));
+    let (rows, conversations) = (wanted.rows, wanted.conversations.clone());
+    Ok(Auditor::new(bus, store, Options { partitions: settings.partitions, rows, conversations }))
+}
+
+/// A single audit's report, with its table.
+fn tell(report: &Report, json: bool) -> anyhow::Result<()> {
+    say(&if json { report.json() } else { format!("{}{report}", report.table()) });
+    let total = &report.total;
+    if report.is_ok() {
+        return Ok(());
+    }
+    anyhow::bail!("the audit found {}, and could not read {}", total.findings(), total.unread)
+}
+
+async fn repeat(
+    auditor: Auditor,
+    every: Duration,
+    json: bool,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let mut tick = tokio::time::interval(every);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let looking = async {
+        loop {
+            tick.tick().await;
+            let report = auditor.run().await;
+            report.export();
+            say(&if json { report.json() } else { report.to_string() });
+        }
+    };
+    tokio::select! {
+        () = looking => Ok(()),
+        () = stop.cancelled() => Ok(()),
+    }
+}
+
+fn say(text: &str) {
+    // Nobody is left to tell when the pipe is closed; the exit code and the metrics still do.
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_nothing_to_audit_in_a_process_of_its_own() {
+        let named = || {
+            let mut settings = Settings::defaults(Role::Audit);
+            settings.nats_url = Some("nats://127.0.0.1:4222".into());
+            settings.scylla_nodes = vec!["127.0.0.1:9042".into()];
+            settings
+        };
+        assert_eq!(check(&named(), &Wanted::default()), Ok(()));
+        let without: [fn(&mut Settings); 2] =
+            [|settings| settings.nats_url = None, |settings| settings.scylla_nodes.clear()];
+        for change in without {
+            let mut settings = named();
+            change(&mut settings);
+            let Refused(said) = check(&settings, &Wanted::default()).expect_err("refused");
+            assert!(said.len() == 1 && said[0].contains("nothing to compare from outside"), "{said:?}");
+        }
+        let room = ConversationId::parse("room").expect("valid");
+        let many = Wanted { conversations: vec![room; NAMED_MAX + 1], ..Wanted::default() };
+        assert!(check(&named(), &many).is_err());
+    }
+}

@@ -1,0 +1,241 @@
+//! Audits a partition: where its worker stands, what its log holds of that, and the conversations met there.
+
+use super::Auditor;
+use super::conversation::Looked;
+use super::report::PartitionReport;
+use crate::core::audit::{Finding, Key};
+use crate::core::audit_log::Log;
+use crate::ground::Landmark;
+use crate::store::{PartitionState, StoreError};
+use carillon_proto::id::ConversationId;
+use carillon_runtime::bus::{BusError, LogBounds};
+use futures_util::stream::{self, StreamExt as _};
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+/// Conversations that are read at once: enough to hide a QUORUM read's latency, few enough not to be a load.
+const READS_MAX: usize = 8;
+/// Entries asked for at a time.
+const ENTRIES_MAX: usize = 256;
+/// An entry that is there and does not come within this time will not.
+const ENTRY_TIMEOUT: Duration = Duration::from_secs(10);
+/// A partition whose ground moves more often than this while it is read is not audited this time.
+const ATTEMPTS_MAX: u32 = 3;
+/// Between two lines about how far it has come.
+const PROGRESS_EVERY: Duration = Duration::from_secs(1);
+
+/// Why a partition was not audited.
+#[derive(Debug)]
+enum Unread {
+    /// Its ground moved: read again from the beginning.
+    Moved(&'static str),
+    /// It cannot be read, or not compared.
+    For(String),
+}
+
+impl From<StoreError> for Unread {
+    fn from(error: StoreError) -> Self {
+        Self::For(error.to_string())
+    }
+}
+
+impl From<BusError> for Unread {
+    fn from(error: BusError) -> Self {
+        match error {
+            BusError::Broken(_) => Self::Moved("the log moved on while it was read"),
+            other => Self::For(other.to_string()),
+        }
+    }
+}
+
+impl Unread {
+    fn reason(self) -> String {
+        match self {
+            Self::Moved(reason) => reason.to_owned(),
+            Self::For(reason) => reason,
+        }
+    }
+}
+
+/// Conversations that looked wrong, and how. Of those that could not be read nothing is known yet.
+type Suspects = HashMap<ConversationId, HashSet<Key>>;
+
+impl Auditor {
+    /// Audits a partition, again if its ground moves meanwhile.
+    pub(super) async fn partition(&self, partition: u32) -> PartitionReport {
+        let mut attempt = 1;
+        loop {
+            let mut report = PartitionReport::new(partition);
+            match self.attempt(partition, &mut report).await {
+                Ok(()) => return report,
+                Err(Unread::Moved(reason)) if attempt < ATTEMPTS_MAX => {
+                    tracing::info!(partition, reason, "reading the partition again");
+                    tokio::time::sleep(self.before_another_look).await;
+                    attempt += 1;
+                }
+                Err(unread) => {
+                    let mut report = PartitionReport::new(partition);
+                    report.unread(format!("partition {partition}: {}", unread.reason()));
+                    return report;
+                }
+            }
+        }
+    }
+
+    async fn attempt(&self, partition: u32, report: &mut PartitionReport) -> Result<(), Unread> {
+        let state = self.store.partition(partition).await?;
+        let Some(life) = state.incarnation else {
+            let LogBounds { first, last } = self.bus.log_bounds(partition).await?;
+            report.counts.pending = (last + 1).saturating_sub(first);
+            return Ok(());
+        };
+        report.incarnation = Some(life.number);
+        let log = self.read_log(partition, &state, report).await?;
+        let counted = log.counted;
+        if counted.elsewhere > 0 {
+            let advice = "set partitions to what all other roles have";
+            return Err(Unread::For(format!("its log has commands of other partitions: {advice}")));
+        }
+        report.counts.entries = log.entries();
+        report.counts.entries_left_out = log.entries_left_out();
+        report.counts.commands = counted.commands;
+        report.counts.commands_left_out = counted.left_out;
+        let mut ids: Vec<ConversationId> = log.conversations().cloned().collect();
+        ids.sort_unstable();
+        let mut suspects = self.look(&log, ids, report).await;
+        while !suspects.is_empty() {
+            tokio::time::sleep(self.before_another_look).await;
+            if self.store.partition(partition).await?.incarnation != Some(life) {
+                return Err(Unread::Moved("another life of the log has begun"));
+            }
+            suspects = self.look_again(&log, suspects, report).await;
+        }
+        Ok(())
+    }
+
+    /// Reads what the log holds of what was worked.
+    async fn read_log(
+        &self,
+        partition: u32,
+        state: &PartitionState,
+        report: &mut PartitionReport,
+    ) -> Result<Log, Unread> {
+        let Some(life) = state.incarnation else { return Err(Unread::Moved("the partition has no life")) };
+        let checkpoint = state.checkpoint.filter(|checkpoint| checkpoint.position.incarnation == life.number);
+        let worked = checkpoint.map_or(life.first_sequence - 1, |checkpoint| checkpoint.position.sequence);
+        let skips = self.store.skips(partition, life.number).await?.into_iter().collect();
+        if let Some(checkpoint) = checkpoint {
+            let landmark = Landmark { sequence: worked, tag: checkpoint.tag };
+            self.recognise(partition, landmark).await?;
+        }
+        let bounds = self.bus.log_bounds(partition).await?;
+        report.checkpoint = checkpoint.map(|checkpoint| checkpoint.position.sequence);
+        report.counts.pending = bounds.last.saturating_sub(worked.max(bounds.first.saturating_sub(1)));
+        let from = bounds.first.max(life.first_sequence);
+        let of = (partition, self.options.partitions);
+        let mut log = Log::new(of, life, skips, (from, worked), &self.named(partition));
+        if log.wanted().is_none() {
+            return Ok(log);
+        }
+        let mut reader = self.bus.read_log(partition, from).await?;
+        let mut progress = Progress::new(partition);
+        while log.wanted().is_some() {
+            let next = tokio::time::timeout(ENTRY_TIMEOUT, reader.next(ENTRIES_MAX)).await;
+            let entries = next.map_err(|_| Unread::Moved("the log has stopped yielding entries"))??;
+            for entry in entries {
+                match log.wanted() {
+                    Some(sequence) if sequence == entry.sequence => log.take(&entry),
+                    Some(_) => return Err(Unread::Moved("the log moved on while it was read")),
+                    None => break,
+                }
+            }
+            progress.tell("entries", log.entries());
+        }
+        Ok(log)
+    }
+
+    /// The log must be the one that the checkpoint speaks of.
+    async fn recognise(&self, partition: u32, landmark: Landmark) -> Result<(), Unread> {
+        let Landmark { sequence, tag } = landmark;
+        match self.bus.log_entry(partition, sequence).await? {
+            Some(entry) if entry.tag == tag => Ok(()),
+            Some(_) => {
+                Err(Unread::Moved("the log is not the one that was worked: its worker begins another life"))
+            }
+            None if self.bus.log_bounds(partition).await?.last < sequence => {
+                Err(Unread::Moved("the log ends below the checkpoint: its worker begins another life"))
+            }
+            None => Err(Unread::Moved("the log begins above the checkpoint")),
+        }
+    }
+
+    /// The first look, at all of them.
+    async fn look(&self, log: &Log, ids: Vec<ConversationId>, report: &mut PartitionReport) -> Suspects {
+        let mut suspects = Suspects::new();
+        let mut progress = Progress::new(log.partition);
+        let mut looks = stream::iter(ids).map(|id| self.conversation(log, id)).buffer_unordered(READS_MAX);
+        while let Some(Looked { id, judged, rows, is_cut }) = looks.next().await {
+            report.counts.conversations += 1;
+            report.counts.conversations_cut += u64::from(is_cut);
+            report.counts.rows += rows;
+            progress.tell("conversations", report.counts.conversations);
+            match judged {
+                Ok(judged) => {
+                    report.counts.rows_above_head += judged.above_head;
+                    report.counts.unjudged += judged.unjudged;
+                    if !judged.findings.is_empty() {
+                        suspects.insert(id, judged.findings.iter().map(Finding::key).collect());
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(conversation = %id, %error, "cannot be read, trying again");
+                    suspects.insert(id, HashSet::new());
+                }
+            }
+        }
+        suspects
+    }
+
+    /// Looks at what looked wrong: what was found before and is found now counts. Returns what could only be read
+    /// now, and looks wrong.
+    async fn look_again(&self, log: &Log, before: Suspects, report: &mut PartitionReport) -> Suspects {
+        let mut suspects = Suspects::new();
+        let mut ids: Vec<ConversationId> = before.keys().cloned().collect();
+        ids.sort_unstable();
+        let mut looks = stream::iter(ids).map(|id| self.conversation(log, id)).buffered(READS_MAX);
+        while let Some(Looked { id, judged, .. }) = looks.next().await {
+            let known = before.get(&id).filter(|known| !known.is_empty());
+            match (judged, known) {
+                (Ok(judged), Some(known)) => {
+                    let same = |finding: &Finding| known.contains(&finding.key());
+                    judged.findings.into_iter().filter(same).for_each(|finding| report.found(finding));
+                }
+                (Ok(judged), None) if judged.findings.is_empty() => {}
+                (Ok(judged), None) => {
+                    suspects.insert(id, judged.findings.iter().map(Finding::key).collect());
+                }
+                (Err(error), _) => report.unread(format!("conversation {id}: {error}")),
+            }
+        }
+        suspects
+    }
+}
+
+/// Tells how far it has come, once it has taken longer than a second.
+struct Progress {
+    partition: u32,
+    told: Instant,
+}
+
+impl Progress {
+    fn new(partition: u32) -> Progress {
+        Progress { partition, told: Instant::now() }
+    }
+
+    fn tell(&mut self, what: &'static str, count: u64) {
+        if self.told.elapsed() >= PROGRESS_EVERY {
+            self.told = Instant::now();
+            tracing::info!(partition = self.partition, "{count} {what} read");
+        }
+    }
+}
