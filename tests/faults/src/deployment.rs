@@ -8,6 +8,7 @@ use carillon_tests::database;
 use carillon_tests::parts::{NatsCluster, NatsOptions, NatsServer, Signal, free_port};
 use carillon_tests::server::{Server, command};
 use std::fmt;
+use std::path::Path;
 use std::time::Duration;
 
 /// For a process to tell its metrics.
@@ -72,6 +73,8 @@ pub struct Node {
     pub nats: Vec<Proxy>,
     /// Between it and the database.
     pub database: Option<Proxy>,
+    /// What it printed in earlier lives.
+    earlier: String,
 }
 
 impl Node {
@@ -140,6 +143,7 @@ impl Node {
 
     /// Starts it again, until it is ready.
     pub fn restart(&mut self) {
+        self.earlier.push_str(&self.server.output());
         tokio::task::block_in_place(|| self.server.restart());
     }
 }
@@ -245,7 +249,7 @@ impl Deployment {
         let pairs: Vec<(&str, &str)> =
             environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
         let server = tokio::task::block_in_place(|| Server::start(port, arguments, &pairs));
-        Ok(Node { role, server, nats, database })
+        Ok(Node { role, server, nats, database, earlier: String::new() })
     }
 
     /// The processes of a role.
@@ -261,6 +265,20 @@ impl Deployment {
     /// Sets every process's proxy to the database.
     pub fn set_database(&self, mode: Mode) {
         self.nodes.iter().for_each(|node| node.set_database(mode));
+    }
+
+    /// Writes what each process printed to a file of its own.
+    ///
+    /// # Errors
+    /// When the folder cannot be written to.
+    pub fn write_logs(&self, folder: &Path) -> anyhow::Result<()> {
+        std::fs::create_dir_all(folder)?;
+        for (number, node) in self.nodes.iter().enumerate() {
+            let path = folder.join(format!("{number}-{}.log", node.role));
+            std::fs::write(&path, format!("{}{}", node.earlier, node.server.output()))
+                .with_context(|| path.display().to_string())?;
+        }
+        Ok(())
     }
 
     /// Everything passes again.

@@ -6,7 +6,7 @@ use carillon_faults::run::{Load, Outcome, Stage, kinds};
 use carillon_faults::scenarios;
 use clap::{Args, Parser, Subcommand};
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Breaks Carillon on real parts under load, and judges what its clients were told.
@@ -18,6 +18,9 @@ use std::process::ExitCode;
 struct Invocation {
     #[command(subcommand)]
     mode: Mode,
+    /// Writes what every process printed to files in this folder.
+    #[arg(long, global = true)]
+    logs: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]
@@ -78,12 +81,12 @@ fn main() -> ExitCode {
 
 async fn run(invocation: Invocation) -> anyhow::Result<bool> {
     match invocation.mode {
-        Mode::Random(random) => random_faults(random).await,
-        Mode::Scenario(one) => scenario(&one.name).await,
+        Mode::Random(random) => random_faults(random, invocation.logs.as_deref()).await,
+        Mode::Scenario(one) => scenario(&one.name, invocation.logs.as_deref()).await,
     }
 }
 
-async fn scenario(name: &str) -> anyhow::Result<bool> {
+async fn scenario(name: &str, logs: Option<&Path>) -> anyhow::Result<bool> {
     let all = scenarios::all();
     if name == "list" {
         all.iter().for_each(|scenario| println!("{:28} {}", scenario.name, scenario.about));
@@ -98,7 +101,7 @@ async fn scenario(name: &str) -> anyhow::Result<bool> {
             Stage::set((scenario.size)(), (scenario.load)()).await?.context("parts are missing")?;
         stage.talk();
         (scenario.happen)(&mut stage).await?;
-        let outcome = stage.end().await?;
+        let outcome = stage.end(logs).await?;
         println!("{}\n{outcome}", scenario.name);
         (scenario.figures)(&outcome).iter().for_each(|figure| println!("{figure}"));
         good &= outcome.is_good();
@@ -106,7 +109,7 @@ async fn scenario(name: &str) -> anyhow::Result<bool> {
     Ok(good)
 }
 
-async fn random_faults(random: Random) -> anyhow::Result<bool> {
+async fn random_faults(random: Random, logs: Option<&Path>) -> anyhow::Result<bool> {
     let drawn =
         || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |now| now.as_secs());
     let seed = random.seed.unwrap_or_else(drawn);
@@ -116,7 +119,7 @@ async fn random_faults(random: Random) -> anyhow::Result<bool> {
     let mut stage = Stage::set(size, load).await?.context("parts are missing")?;
     stage.talk();
     stage.random_faults(seed, random.faults, random.messages, random.away_ms_max).await?;
-    let outcome = stage.end().await?;
+    let outcome = stage.end(logs).await?;
     tell(&outcome, random.history.as_ref())?;
     println!("seed {seed}");
     Ok(outcome.is_good())

@@ -10,6 +10,7 @@ use anyhow::Context;
 use carillon_history::{Record, Report, check};
 use carillon_tests::parts::{NatsServer, Signal};
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep};
 
@@ -165,11 +166,12 @@ impl Stage {
         self.people.scene.turn_to(Phase::Talk);
     }
 
-    /// Everything heals, everybody comes to rest, and what they saw is judged.
+    /// Everything heals, everybody comes to rest, and what they saw is judged. What the processes printed goes to
+    /// files in `logs`.
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub async fn end(self) -> anyhow::Result<Outcome> {
+    pub async fn end(self, logs: Option<&Path>) -> anyhow::Result<Outcome> {
         let Stage { deployment, people, slow, load, faults, measured, .. } = self;
         deployment.heal();
         slow.set(Mode::PASS);
@@ -187,6 +189,9 @@ impl Stage {
         complaints.extend(silences);
         records.extend(dump::stored(&deployment.database, &load.conversations(), scene.now_us()).await?);
         let report = check(&records);
+        if let Some(folder) = logs {
+            deployment.write_logs(folder)?;
+        }
         carillon_tests::database::drop_keyspace(&deployment.database).await;
         Ok(Outcome { report, records, complaints, faults, measured })
     }

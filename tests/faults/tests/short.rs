@@ -28,7 +28,7 @@ async fn nothing_acknowledged_is_lost_doubled_or_reordered() {
     };
     stage.talk();
     stage.random_faults(seed, FAULTS, MESSAGES, AWAY_MS_MAX).await.expect("everything comes back");
-    let outcome = stage.end().await.expect("a judgement");
+    let outcome = stage.end(None).await.expect("a judgement");
     eprintln!("{outcome}");
     assert!(outcome.is_good(), "seed {seed}: {outcome}");
     assert!(outcome.report.counts.acknowledged >= MESSAGES && outcome.faults.len() >= FAULTS);

@@ -244,7 +244,8 @@ async fn more_bytes_than_a_pull_request_takes_are_read_whole() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn existing_streams_are_updated_and_keep_their_entries() {
-    let Some(server) = NatsServer::start(NatsOptions { sync_always: true, ..NatsOptions::default() }).await else {
+    let Some(server) = NatsServer::start(NatsOptions { sync_always: true, ..NatsOptions::default() }).await
+    else {
         return;
     };
     let jetstream = jetstream(&server).await;
