@@ -51,8 +51,9 @@ pub async fn bus(settings: &Settings, name: &WorkerId) -> anyhow::Result<Arc<dyn
 pub async fn messages(settings: &Settings) -> anyhow::Result<Arc<dyn Store>> {
     let config = DatabaseConfig::from(settings);
     let store = patiently("database", async || Ok(ScyllaStore::connect(&config).await?)).await?;
-    match store.durability_report().await {
-        Ok(warnings) => warnings.iter().for_each(|warning| tracing::warn!("{warning}")),
+    match store.durability().await {
+        Ok(durability) if durability.warnings.is_empty() => tracing::info!("{durability}"),
+        Ok(durability) => tracing::warn!("{durability}"),
         Err(error) => tracing::warn!(%error, "how durable the database is cannot be told"),
     }
     Ok(store)

@@ -20,7 +20,7 @@ mod migrate;
 mod report;
 
 pub use migrate::{migrate, schema_version};
-pub use report::durability_report;
+pub use report::{Durability, durability};
 
 /// Until one connection to one node is given up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);

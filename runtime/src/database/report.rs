@@ -9,21 +9,42 @@ use super::{DatabaseError, is_scylla};
 /// Copies of a row from which the loss of one node, with what it had not written to disk, loses nothing.
 const COPIES_SAFE: u32 = 3;
 
-/// What weakens the promise that an acknowledged message stays, a line each; empty when nothing does.
+/// How durably the database keeps what it acknowledges, as far as it tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Durability {
+    /// How many copies of a row there are, how they get to disk, and what the end of a node could cost.
+    pub summary: String,
+    /// What weakens the promise that an acknowledged message stays, a line each; empty when nothing does.
+    pub warnings: Vec<String>,
+}
+
+impl std::fmt::Display for Durability {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.summary)?;
+        self.warnings.iter().try_for_each(|warning| write!(f, "; {warning}"))
+    }
+}
+
+/// What the database says of how durable it is.
 ///
 /// The promise presumes three copies in different failure domains, or a commit log that is synced before a
 /// write is answered. Nothing is refused for want of either.
 ///
 /// # Errors
 /// When the database cannot be read.
-pub async fn durability_report(session: &Session, keyspace: &str) -> Result<Vec<String>, DatabaseError> {
+pub async fn durability(session: &Session, keyspace: &str) -> Result<Durability, DatabaseError> {
     let cql = "SELECT durable_writes, replication FROM system_schema.keyspaces WHERE keyspace_name = ?";
     let refused = |reason: &dyn std::fmt::Display| DatabaseError::refused(cql, &reason.to_string());
     let result = session.query_unpaged(cql, (keyspace,)).await.map_err(|error| refused(&error))?;
     let rows = result.into_rows_result().map_err(|error| refused(&error))?;
     let row = rows.maybe_first_row::<(bool, HashMap<String, String>)>().map_err(|error| refused(&error))?;
-    let Some((durable_writes, replication)) = row else { return Ok(Vec::new()) };
-    Ok(judge(keyspace, durable_writes, copies(&replication), &commitlog_sync(session).await))
+    let Some((durable_writes, replication)) = row else {
+        let summary = format!("the database does not tell how it keeps keyspace {keyspace}");
+        return Ok(Durability { summary, warnings: Vec::new() });
+    };
+    let (copies, sync) = (copies(&replication), commitlog_sync(session).await);
+    let warnings = judge(keyspace, durable_writes, copies, &sync);
+    Ok(Durability { summary: summary(copies, &sync), warnings })
 }
 
 /// Copies in the data center that has the fewest.
@@ -49,6 +70,25 @@ async fn commitlog_sync(session: &Session) -> Sync {
     let value =
         result.into_rows_result().ok().and_then(|rows| rows.maybe_first_row::<(String,)>().ok().flatten());
     value.map_or(Sync::Unknown, |(value,)| Sync::Said(value.trim_matches('"').to_owned()))
+}
+
+fn summary(copies: u32, sync: &Sync) -> String {
+    let (name, synced) = match sync {
+        Sync::Said(sync) => (sync.as_str(), sync == "batch" || sync == "group"),
+        Sync::Unknown => ("not told", false),
+    };
+    let cost = match (copies >= COPIES_SAFE, synced) {
+        (_, true) => "the crash of an operating system costs nothing that was acknowledged",
+        (true, false) => {
+            "the crash of one operating system costs nothing that was acknowledged, of all that keep a row at once the \
+             last seconds of it"
+        }
+        (false, false) => {
+            "the crash of an operating system may cost acknowledged messages of the last seconds"
+        }
+    };
+    let rows = if copies == 1 { "1 copy" } else { &format!("{copies} copies") };
+    format!("database: {rows} of each row, commitlog_sync {name}: {cost}")
 }
 
 fn judge(keyspace: &str, durable_writes: bool, copies: u32, sync: &Sync) -> Vec<String> {
@@ -92,6 +132,26 @@ mod tests {
         assert!(judge("k", true, 1, &said("batch"))[0].contains("1 of the 3 copies"));
         assert!(judge("k", true, 2, &said("periodic"))[0].contains("commitlog_sync periodic"));
         assert!(judge("k", true, 1, &Sync::Unknown)[0].contains("does not tell"));
+    }
+
+    #[test]
+    fn what_a_crash_could_cost_is_said() {
+        let said = |sync: &str| Sync::Said(sync.into());
+        let table = [
+            (
+                1,
+                said("batch"),
+                "1 copy of each row, commitlog_sync batch: the crash of an operating system costs nothing",
+            ),
+            (3, said("group"), "an operating system costs nothing"),
+            (3, said("periodic"), "of all that keep a row at once the last seconds"),
+            (1, said("periodic"), "may cost acknowledged messages"),
+            (2, Sync::Unknown, "commitlog_sync not told: the crash of an operating system may cost"),
+        ];
+        for (copies, sync, expected) in table {
+            let summary = summary(copies, &sync);
+            assert!(summary.contains(expected), "{summary}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The CQL database itself: migrations, what is said when something is missing, and what it says of itself.
 
 use carillon_message_worker::store::scylla::ScyllaStore;
-use carillon_runtime::database::{DatabaseConfig, DatabaseError, connect, durability_report, migrate};
+use carillon_runtime::database::{DatabaseConfig, DatabaseError, connect, durability, migrate};
 use carillon_tests::database::{drop_keyspace, keyspace, new_keyspace, run, session};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -55,7 +55,9 @@ async fn a_missing_keyspace_is_one_clear_line() {
 async fn the_database_reports_how_durable_it_is() {
     let Some(config) = keyspace().await else { return };
     let session = connect(&config.nodes, &config.keyspace).await.expect("connected");
-    let lines = durability_report(&session, &config.keyspace).await.expect("read");
+    let durability = durability(&session, &config.keyspace).await.expect("read");
+    assert!(durability.summary.contains("1 copy of each row, commitlog_sync "), "{durability}");
+    let lines = durability.warnings;
     // Tests keep one copy; how the log is synced is the test database's choice.
     assert_eq!(lines.len(), 1, "{lines:?}");
     assert!(lines[0].contains("keeps 1 of the 3 copies"), "{lines:?}");

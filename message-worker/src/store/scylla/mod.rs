@@ -12,7 +12,7 @@ use bytes::Bytes;
 use carillon_proto::id::{ConversationId, Tag, UserId};
 use carillon_proto::position::{Incarnation, Position};
 use carillon_runtime::database::{
-    DatabaseConfig, DatabaseError, applied, connect, durability_report, one_line,
+    DatabaseConfig, DatabaseError, Durability, applied, connect, durability, one_line,
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
 use scylla::client::session::Session;
@@ -55,12 +55,12 @@ impl ScyllaStore {
         Ok(Arc::new(ScyllaStore { session, statements, keyspace: config.keyspace.clone() }))
     }
 
-    /// What weakens the promise that an acknowledged message stays, a line each.
+    /// How durably the database keeps what it acknowledges.
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub async fn durability_report(&self) -> Result<Vec<String>, DatabaseError> {
-        durability_report(&self.session, &self.keyspace).await
+    pub async fn durability(&self) -> Result<Durability, DatabaseError> {
+        durability(&self.session, &self.keyspace).await
     }
 
     async fn write(

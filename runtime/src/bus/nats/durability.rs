@@ -20,10 +20,16 @@ impl std::fmt::Display for Durability {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "nats server {}, {} {} of each log, sync_interval not visible to clients",
+            "nats server {}, {} {} of each log, sync_interval not visible to clients: if it is not \"always\", the crash of \
+             {} costs commands of up to two minutes that nobody acknowledged yet; acknowledged messages are in the database",
             self.server_version,
             self.replicas,
-            if self.replicas == 1 { "copy" } else { "copies" }
+            if self.replicas == 1 { "copy" } else { "copies" },
+            if self.replicas == 1 {
+                "its operating system"
+            } else {
+                "the operating systems of most copies at once"
+            }
         )?;
         self.warnings.iter().try_for_each(|warning| write!(f, "; {warning}"))
     }
