@@ -78,6 +78,8 @@ pub(crate) struct Consumer<'a> {
     /// Conversations being loaded.
     pub(crate) loading: HashSet<ConversationId>,
     pub(crate) ending: bool,
+    /// The process is about to stop, and was not told yet that everything gathered here is written.
+    leaving: bool,
     pub(crate) ledger: Ledger,
     reader: Option<Box<dyn LogReader>>,
     queue: Queue,
@@ -109,6 +111,7 @@ impl<'a> Consumer<'a> {
             flush: Flush::new(from - 1, context.exclusive),
             loading: HashSet::new(),
             ending: false,
+            leaving: false,
             ledger,
             reader: None,
             queue: Queue::default(),
@@ -146,9 +149,10 @@ impl<'a> Consumer<'a> {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let deadline = tokio::time::sleep(Duration::MAX);
         tokio::pin!(deadline);
+        let mut begun_to_leave = false;
         loop {
             self.advance();
-            if self.ending && matches!(self.stage, Stage::Idle) && self.flush.is_done() {
+            if self.has_ended() {
                 return Ok(());
             }
             let room = self.queue.room();
@@ -158,6 +162,10 @@ impl<'a> Consumer<'a> {
                 incoming = requests.next() => self.request(incoming)?,
                 incoming = ephemerals.next() => self.ephemeral(incoming).await?,
                 _ = tick.tick() => self.tick().await,
+                () = self.context.leaving.begun(), if !begun_to_leave => {
+                    begun_to_leave = true;
+                    self.leave();
+                }
                 () = shutdown.cancelled(), if !self.ending => {
                     self.end();
                     deadline.as_mut().reset(tokio::time::Instant::now() + Duration::from_millis(STOP_MS_MAX));
@@ -208,6 +216,7 @@ impl<'a> Consumer<'a> {
             Done::Flushed => {
                 self.flush.done();
                 self.purge();
+                self.gathered();
             }
             Done::Purged => self.purging = false,
             Done::Checked(landmark, held) => {
@@ -321,6 +330,28 @@ impl<'a> Consumer<'a> {
                 Done::Purged
             });
         }
+    }
+
+    /// Writes what has gathered, and works on meanwhile.
+    fn leave(&mut self) {
+        self.leaving = true;
+        if self.flush.is_done() {
+            self.gathered();
+        }
+        self.flush.demand();
+    }
+
+    fn gathered(&mut self) {
+        if std::mem::take(&mut self.leaving) {
+            self.context.leaving.gathered();
+        }
+    }
+
+    /// A successor works what is above the checkpoint again, to the same rows, and should not wait for it to be
+    /// written; the log of one process alone ends with it.
+    fn has_ended(&self) -> bool {
+        let written = !self.context.exclusive || self.flush.is_done();
+        self.ending && matches!(self.stage, Stage::Idle) && written
     }
 
     /// Begins nothing more. What was read and not applied stays in the log.

@@ -1,13 +1,15 @@
 //! What every part of a partition's worker is given.
 
 use crate::core::cache::Room;
-use crate::limits::CONVERSATIONS_BYTES_MAX;
+use crate::limits::{CONVERSATIONS_BYTES_MAX, LEAVE_MS_MAX};
 use carillon_proto::limits::{CONVERSATION_IDLE_MS, CONVERSATIONS_IN_MEMORY_MAX};
 use carillon_runtime::bus::Bus;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use crate::store::Store;
 
@@ -28,6 +30,42 @@ pub(crate) struct Context {
     pub(crate) sharing: Arc<AtomicUsize>,
     /// Turns at the store, for reading on behalf of the log and of registrations.
     pub(crate) reads: Arc<Semaphore>,
+    /// When the process is about to stop.
+    pub(crate) leaving: Leaving,
+}
+
+/// How a process that is told to stop gets everything written that has gathered, while all its partitions are still
+/// worked: successors then find little to do again, and no partition waits for another one's writes.
+#[derive(Clone)]
+pub(crate) struct Leaving {
+    begun: CancellationToken,
+    gathered: Arc<Semaphore>,
+}
+
+impl Leaving {
+    pub(crate) fn new() -> Leaving {
+        Leaving { begun: CancellationToken::new(), gathered: Arc::new(Semaphore::new(0)) }
+    }
+
+    /// Waits until the process is about to stop.
+    pub(crate) async fn begun(&self) {
+        self.begun.cancelled().await;
+    }
+
+    /// What a partition had gathered until then is written.
+    pub(crate) fn gathered(&self) {
+        self.gathered.add_permits(1);
+    }
+
+    /// Asks so many partitions to write, and waits until they have, or for a second.
+    pub(crate) async fn begin(&self, partitions: usize) {
+        self.begun.cancel();
+        let partitions = u32::try_from(partitions).unwrap_or(u32::MAX);
+        let all = self.gathered.acquire_many(partitions);
+        if tokio::time::timeout(Duration::from_millis(LEAVE_MS_MAX), all).await.is_err() {
+            tracing::warn!("the store is slow: successors work again what was not written");
+        }
+    }
 }
 
 impl Context {

@@ -68,6 +68,9 @@ pub(crate) const ACQUAINTANCE_CONVERSATIONS_MAX: usize = 1_000;
 pub(crate) const RETRY_AFTER_MS: u64 = 500;
 /// Between beats, checks of the log's ground, and writing of projections, heads and checkpoint.
 pub(crate) const TICK_MS: u64 = 1_000;
+/// How long a process that is told to stop works on while what has gathered is written: a database that takes longer
+/// holds up its successors, too.
+pub(crate) const LEAVE_MS_MAX: u64 = 1_000;
 /// How long a stopping partition takes to finish its group and write its checkpoint: below the time that a
 /// drain is given.
 pub(crate) const STOP_MS_MAX: u64 = 5_000;

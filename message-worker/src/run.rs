@@ -1,6 +1,6 @@
 //! The message-worker: works the partitions that its lease gives it, and answers reads.
 
-use crate::context::Context;
+use crate::context::{Context, Leaving};
 use crate::limits::STORE_READS_MAX;
 use crate::store::Store;
 use crate::{partition, query};
@@ -55,6 +55,7 @@ pub async fn run(
         begun: BTreeSet::new(),
         sharing: Arc::new(AtomicUsize::new(0)),
         reads: Arc::new(Semaphore::new(STORE_READS_MAX)),
+        leaving: Leaving::new(),
     };
     let reads = CancellationToken::new();
     let queries = AbortOnDropHandle::new(tokio::spawn(query::serve(bus, store, reads.clone())));
@@ -86,6 +87,7 @@ struct Worker {
     begun: BTreeSet<u32>,
     sharing: Arc<AtomicUsize>,
     reads: Arc<Semaphore>,
+    leaving: Leaving,
 }
 
 impl Worker {
@@ -133,6 +135,7 @@ impl Worker {
             is_ours: Arc::new(is_ours),
             sharing: self.sharing.clone(),
             reads: self.reads.clone(),
+            leaving: self.leaving.clone(),
         };
         let made_anew = self.config.exclusive && self.begun.insert(partition);
         let stop = CancellationToken::new();
@@ -146,6 +149,7 @@ impl Worker {
 
     /// Lets all partitions finish what was begun.
     async fn stop(&mut self) {
+        self.leaving.begin(self.running.len()).await;
         self.running.values().for_each(|running| running.stop.cancel());
         while self.tasks.join_next().await.is_some() {}
     }

@@ -2,7 +2,7 @@
 
 use super::bus::TestBus;
 use super::memory::MemoryStore;
-use crate::context::Context;
+use crate::context::{Context, Leaving};
 use crate::partition;
 use bytes::Bytes;
 use carillon_proto::id::{ConversationId, GatewayId, Tag};
@@ -42,6 +42,7 @@ pub(super) struct World {
 /// A worker of the partition.
 pub(super) struct Working {
     pub(super) ours: Arc<AtomicBool>,
+    leaving: Leaving,
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
@@ -64,6 +65,7 @@ impl World {
     pub(super) fn work(&self, epoch: u64) -> Working {
         let ours = Arc::new(AtomicBool::new(true));
         let valid = ours.clone();
+        let leaving = Leaving::new();
         let context = Context {
             partition: self.partition,
             partitions: self.partitions,
@@ -73,10 +75,11 @@ impl World {
             is_ours: Arc::new(move || valid.load(Ordering::SeqCst)),
             sharing: Arc::new(AtomicUsize::new(self.sharing)),
             reads: Arc::new(tokio::sync::Semaphore::new(64)),
+            leaving: leaving.clone(),
         };
         let stop = CancellationToken::new();
         let task = tokio::spawn(partition::work(context, epoch, self.exclusive, stop.clone()));
-        Working { ours, stop, task }
+        Working { ours, leaving, stop, task }
     }
 
     /// Publishes an entry.
@@ -133,6 +136,7 @@ impl World {
 impl Working {
     /// Ends it in good order.
     pub(super) async fn stop(self) {
+        self.leaving.begin(1).await;
         self.stop.cancel();
         timeout(PATIENCE, self.task).await.expect("it ends").expect("it does not panic");
     }

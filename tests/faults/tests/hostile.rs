@@ -13,7 +13,8 @@ const GREEDY: usize = 3;
 
 /// A conversation in each partition.
 fn one_in_each_partition() -> Vec<String> {
-    let id = |number: usize| carillon_proto::id::ConversationId::parse(&format!("h-{number}")).expect("valid");
+    let id =
+        |number: usize| carillon_proto::id::ConversationId::parse(&format!("h-{number}")).expect("valid");
     let mut found = vec![None; PARTITIONS as usize];
     for number in 0.. {
         let id = id(number);
@@ -91,7 +92,8 @@ async fn poisoned(deployment: &mut Deployment, conversations: &[String]) {
         reader.send(json!({"type": "history", "conversation_id": conversation, "after_seq": 0})).await;
         let page = reader.expect("history").await;
         let events = page["events"].as_array().expect("events");
-        let contents: Vec<_> = events.iter().map(|event| event["message"]["content"].as_str().expect("text")).collect();
+        let contents: Vec<_> =
+            events.iter().map(|event| event["message"]["content"].as_str().expect("text")).collect();
         assert_eq!(contents, ["before", "after-poison", "after-poison-and-a-restart"], "{conversation}");
     }
 }
@@ -110,7 +112,10 @@ async fn client_ids_of_others(deployment: &Deployment) {
                        "reply_to": first["id"], "client_id": "r", "ref": "r"});
     bob.send(reply).await;
     let answer = bob.expect_where(|frame| frame["ref"] == "r").await;
-    assert!(answer["type"] == "message_ack" || answer["code"].is_string(), "an answer, whatever it is: {answer}");
+    assert!(
+        answer["type"] == "message_ack" || answer["code"].is_string(),
+        "an answer, whatever it is: {answer}"
+    );
 }
 
 async fn cursors_from_anywhere(deployment: &Deployment) {
