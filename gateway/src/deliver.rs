@@ -9,7 +9,8 @@ use carillon_runtime::bus::{Incoming, Subscription};
 use carillon_runtime::metrics::{Stage, observe};
 use prost::Message;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// Between two tries to subscribe, when the bus is away.
 const RETRY_DELAY: Duration = Duration::from_millis(500);

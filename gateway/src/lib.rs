@@ -51,8 +51,9 @@ use carillon_runtime::settings::{Access, Settings};
 use carillon_runtime::time::now_ms;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// How often late outcomes are looked for.
@@ -101,9 +102,39 @@ impl Gateway {
     pub async fn run(self, bus: Arc<dyn Bus>, shutdown: CancellationToken) -> anyhow::Result<()> {
         let listener =
             tokio::net::TcpListener::from_std(self.listener).context("the listener cannot be used")?;
-        warn_of_unserved(&self.settings);
+        let heart = Heart::begin(self.settings, bus).await?;
+        let shared = heart.shared();
+        let stop_accepting = CancellationToken::new();
+        let http_connections = listen::http_connections(shared.settings.limits.connections);
+        let router = routes::router(shared.clone());
+        let accepting =
+            tokio::spawn(listen::serve(listener, router, http_connections, stop_accepting.clone()));
+        tracing::info!(gateway = %shared.id, "the gateway serves");
+        shutdown.cancelled().await;
+        heart.drain().await;
+        stop_accepting.cancel();
+        let _ = accepting.await;
+        heart.end().await;
+        Ok(())
+    }
+}
+
+/// A gateway behind its port: what serves sessions, wherever they come from. Dropping it ends it at once, as a
+/// crash would.
+pub struct Heart {
+    shared: Arc<Shared>,
+    tasks: JoinSet<()>,
+}
+
+impl Heart {
+    /// Puts a gateway's parts together and starts what is behind them. Sessions begin with [`socket::start`].
+    ///
+    /// # Errors
+    /// When the bus is away.
+    pub async fn begin(settings: Settings, bus: Arc<dyn Bus>) -> anyhow::Result<Heart> {
+        warn_of_unserved(&settings);
         let mut tasks = JoinSet::new();
-        let shared = assemble(self.settings, bus, &mut tasks)?;
+        let shared = assemble(settings, bus, &mut tasks)?;
         let subscription = shared.bus.subscribe(&subject::gateway(&shared.id), None).await;
         tasks.spawn(deliver::run(shared.clone(), subscription.context("no subscription to the bus")?));
         let arrivals = shared.bus.subscribe(subject::GATEWAYS, None).await;
@@ -114,19 +145,23 @@ impl Gateway {
         tasks.spawn(engine::relayed::serve(shared.polling.clone(), relay, relayed));
         tasks.spawn(ephemeral::end_typing(shared.clone()));
         tasks.spawn(sweep(shared.clone()));
-        let stop_accepting = CancellationToken::new();
-        let http_connections = listen::http_connections(shared.settings.limits.connections);
-        let router = routes::router(shared.clone());
-        let accepting =
-            tokio::spawn(listen::serve(listener, router, http_connections, stop_accepting.clone()));
-        tracing::info!(gateway = %shared.id, "the gateway serves");
-        shutdown.cancelled().await;
-        drain(&shared).await;
-        stop_accepting.cancel();
-        let _ = accepting.await;
+        Ok(Heart { shared, tasks })
+    }
+
+    /// What its sessions share.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Tells every client to come back elsewhere, and closes them within `drain_timeout`.
+    pub async fn drain(&self) {
+        drain(&self.shared).await;
+    }
+
+    /// Lets the last announcements leave, then ends.
+    pub async fn end(mut self) {
         tokio::time::sleep(LAST_WORDS).await;
-        tasks.shutdown().await;
-        Ok(())
+        self.tasks.shutdown().await;
     }
 }
 

@@ -11,8 +11,9 @@ use prost::Message;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 /// Asks that wait for a partition's task; above it a join is `unavailable`. As many as connections that an
 /// instance takes by default, since each asks one at a time.

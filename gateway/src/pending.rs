@@ -13,8 +13,9 @@ use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 /// How long an outcome is awaited. Above the database's own retries within a group, below a person's
 /// patience; then `timeout` says that it is unknown.

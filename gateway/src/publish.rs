@@ -10,8 +10,9 @@ use carillon_runtime::bus::BusError;
 use carillon_runtime::metrics::{Stage, observe};
 use prost::Message;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 /// Between two repeats of a publish whose outcome is unknown.
 const REPEAT_DELAY: Duration = Duration::from_millis(200);

@@ -123,8 +123,8 @@ async fn admitted(
         Ok(running) => running,
         Err(close) => return Some(close),
     };
-    let mut application = Native { running };
-    Box::pin(application.running.session.greet()).await;
+    let mut application = Native::new(running);
+    Box::pin(application.greet()).await;
     drop(beginning);
     let close = drive::drive(socket, &outgoing, JsonFrames::new(), &mut application).await;
     outgoing.close();
@@ -159,8 +159,20 @@ pub async fn start(
 }
 
 /// A session that speaks the native vocabulary.
-struct Native {
+pub struct Native {
     running: Running,
+}
+
+impl Native {
+    /// A session that has been begun by [`start`].
+    pub fn new(running: Running) -> Native {
+        Native { running }
+    }
+
+    /// Says who is online, which is the first thing that a client hears.
+    pub async fn greet(&mut self) {
+        self.running.session.greet().await;
+    }
 }
 
 impl Application for Native {
@@ -224,7 +236,7 @@ struct JsonFrames {
 
 impl JsonFrames {
     fn new() -> JsonFrames {
-        JsonFrames { keepalive: Keepalive::new(NATIVE, std::time::Instant::now()) }
+        JsonFrames { keepalive: Keepalive::new(NATIVE, Instant::now().into_std()) }
     }
 }
 
@@ -234,7 +246,7 @@ impl Framing for JsonFrames {
     }
 
     fn heard(&mut self) {
-        self.keepalive.heard(std::time::Instant::now());
+        self.keepalive.heard(Instant::now().into_std());
     }
 
     fn deaf(&mut self) {
@@ -246,7 +258,7 @@ impl Framing for JsonFrames {
     }
 
     fn due(&mut self) -> (Due, Bytes) {
-        (self.keepalive.due(std::time::Instant::now()), frame::PING)
+        (self.keepalive.due(Instant::now().into_std()), frame::PING)
     }
 }
 

@@ -6,7 +6,7 @@ use crate::consume::{Consumer, Done, Stage};
 use crate::context::{Context, StartOver};
 use crate::fanout;
 use crate::group::Group;
-use crate::store::{EventRow, Projection, Store};
+use crate::store::{EventRow, Projection};
 use carillon_runtime::metrics::{Stage as Latency, observe};
 use carillon_runtime::time::now_ms;
 use std::time::Instant;
@@ -20,7 +20,9 @@ impl Consumer<'_> {
         let (context, rows) = (self.context.clone(), results.rows.clone());
         let participants = results.participants.clone();
         self.job(async move {
-            append(&*context.store, &rows).await;
+            if !append(&context, &rows).await {
+                return Done::Lost;
+            }
             let participants = participants.is_empty() || project(&context, participants, rows).await;
             Done::Committed { participants }
         });
@@ -60,15 +62,27 @@ impl Consumer<'_> {
     }
 }
 
-/// Writes rows until the store says so. A group's rows become visible one by one, and whether a creation precedes
-/// the event at seq 1 cannot be told from that: creations come first.
-async fn append(store: &dyn Store, rows: &[EventRow]) {
+/// Writes rows until the store says so; `false` when the partition is no longer ours, which is asked before each
+/// attempt: one that stood still past its lease may hold commands that the log has forgotten since, and must not write
+/// over what its successor made of the log as it is now.
+///
+/// A group's rows become visible one by one, and whether a creation precedes the event at seq 1 cannot be told from
+/// that: creations come first.
+async fn append(context: &Context, rows: &[EventRow]) -> bool {
     let (creations, others): (Vec<_>, Vec<_>) = rows.iter().cloned().partition(|row| row.seq == 0);
     for rows in [creations, others] {
-        if !rows.is_empty() {
-            until_done("append", || store.append(rows.clone())).await;
+        let attempt = || async {
+            if (context.is_ours)() {
+                context.store.append(rows.clone()).await.map(|()| true)
+            } else {
+                Ok(false)
+            }
+        };
+        if !rows.is_empty() && !until_done("append", attempt).await {
+            return false;
         }
     }
+    true
 }
 
 /// Writes who participates, so that lists show it as soon as it is acknowledged. One attempt: no ack waits for a

@@ -44,6 +44,8 @@ pub(crate) enum Done {
     Committed {
         participants: bool,
     },
+    /// The rows are not written, for the partition is somebody else's.
+    Lost,
     Flushed,
     Purged,
     Checked(Landmark, Result<bool, BusError>),
@@ -213,6 +215,7 @@ impl<'a> Consumer<'a> {
             Done::First(id, need, event) => self.first(id, need, event.as_deref()),
             Done::Skipped(position) => self.skipped(position),
             Done::Committed { participants } => return self.committed(participants).await,
+            Done::Lost => return Err(StartOver::because("the lease ran out before the rows were written")),
             Done::Flushed => {
                 self.flush.done();
                 self.purge();

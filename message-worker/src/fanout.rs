@@ -4,7 +4,8 @@ use crate::core::interest::Outgoing;
 use crate::metrics;
 use carillon_proto::subject;
 use carillon_runtime::bus::Bus;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// A bus that is away may take its time with every message; the rest is left to the beat, by which gateways see
 /// what they missed.

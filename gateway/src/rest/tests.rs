@@ -346,7 +346,7 @@ async fn an_outcome_that_does_not_come_is_unknown() {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
         let after = crate::pending::OUTCOME_TIMEOUT + std::time::Duration::from_secs(1);
-        api.shared.pending.sweep(std::time::Instant::now() + after);
+        api.shared.pending.sweep(tokio::time::Instant::now() + after);
     };
     let (answer, ()) = tokio::join!(send, late);
     assert_eq!(answer.error(), (504, "timeout".into()));

@@ -32,8 +32,8 @@ struct Shared {
     arrived: Notify,
 }
 
-/// The end that is filled. Dropping it ends the mailbox: what waits is still read.
-pub(crate) struct Filler(Arc<Shared>);
+/// The end of a subscription that is filled. Dropping it ends the subscription: what waits is still read.
+pub struct Filler(Arc<Shared>);
 
 /// The end that is read. Dropping it discards what waits.
 pub(crate) struct Mailbox(Arc<Shared>);
@@ -72,7 +72,7 @@ impl State {
 
 impl Filler {
     /// Adds a message; one that has no room is replaced by a mark.
-    pub(crate) fn push(&self, message: Message) {
+    pub fn push(&self, message: Message) {
         let incoming = Incoming::Message(message);
         let bytes = size_bytes(&incoming);
         {
@@ -91,7 +91,7 @@ impl Filler {
     }
 
     /// Says that messages may be missing here.
-    pub(crate) fn lost(&self) {
+    pub fn lost(&self) {
         self.0.state.lock().mark_lost();
         self.0.arrived.notify_one();
     }

@@ -13,6 +13,8 @@ pub mod embedded;
 mod mailbox;
 pub mod nats;
 
+pub use mailbox::Filler;
+
 /// What can go wrong on the bus.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BusError {
@@ -110,6 +112,13 @@ pub struct Subscription {
 }
 
 impl Subscription {
+    /// A subscription that whoever has the [`Filler`] fills, for a bus that is made elsewhere. `feed` is dropped
+    /// with the subscription.
+    pub fn fed(feed: impl std::any::Any + Send) -> (Filler, Subscription) {
+        let (filler, mailbox) = mailbox::mailbox();
+        (filler, Subscription { mailbox, _feed: Box::new(feed) })
+    }
+
     /// The next message; `None` when the bus has ended. Cancelling loses nothing.
     pub async fn next(&mut self) -> Option<Incoming> {
         self.mailbox.next().await

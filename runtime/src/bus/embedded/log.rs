@@ -8,9 +8,10 @@ use carillon_proto::id::Tag;
 use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::coop::consume_budget;
+use tokio::time::Instant;
 
 /// Bytes of one log: a second of a partition's traffic at the highest rate one process is built for. Above
 /// it appends are refused until the worker purges what it has checkpointed.

@@ -1,0 +1,98 @@
+//! Many runs, each in a process of its own, so that nothing is left of one in the next.
+
+use anyhow::Context;
+use carillon_sim::scenario::Scenario;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// A run that takes longer has hung: it spins without its clock going on.
+const RUN_TIMEOUT: Duration = Duration::from_secs(120);
+/// Between two looks at a run.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// Begins the line in which a run says how often what happened.
+pub(crate) const COUNTS: &str = "happened: ";
+
+/// The arguments of each run.
+pub(crate) type Runs = Vec<Vec<String>>;
+
+pub(crate) fn seeds(seeds: Range<u64>, stale: bool) -> Runs {
+    let flags = if stale { vec!["--stale".to_owned()] } else { Vec::new() };
+    let run = |seed: u64| [vec!["--seed".into(), seed.to_string()], flags.clone()].concat();
+    seeds.map(run).collect()
+}
+
+pub(crate) fn scenarios() -> Runs {
+    let is_open = |scenario| Scenario::OPEN.iter().any(|(open, _)| open == scenario);
+    let closed = Scenario::ALL.iter().filter(|(_, scenario)| !is_open(scenario));
+    closed.map(|(name, _)| vec!["--scenario".into(), (*name).into()]).collect()
+}
+
+/// Runs all of these, `jobs` at a time; whether all went well.
+pub(crate) fn run(runs: Runs, jobs: usize) -> anyhow::Result<bool> {
+    let (began, count) = (Instant::now(), runs.len());
+    let (waiting, failed) = (Mutex::new(runs.into_iter()), AtomicU64::new(0));
+    let happened = Mutex::new(BTreeMap::new());
+    let program = std::env::current_exe().context("this program cannot find itself")?;
+    std::thread::scope(|scope| {
+        for _ in 0..jobs.max(1) {
+            scope.spawn(|| {
+                while let Some(arguments) = waiting.lock().ok().and_then(|mut runs| runs.next()) {
+                    let (went_well, told) = one(Command::new(&program).args(&arguments));
+                    if let Ok(mut happened) = happened.lock() {
+                        add(&mut happened, &told);
+                    }
+                    if !went_well {
+                        failed.fetch_add(1, Ordering::Relaxed);
+                        println!("{told}of: sim {}\n", arguments.join(" "));
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner();
+    let happened = happened.into_inner().unwrap_or_default();
+    let happened: Vec<_> = happened.iter().map(|(what, count)| format!("{count} {what}")).collect();
+    println!("in all {}", happened.join(", "));
+    println!("{count} runs, {failed} failed, in {:.1} s", began.elapsed().as_secs_f64());
+    Ok(failed == 0)
+}
+
+/// Adds up how often what happened.
+fn add(happened: &mut BTreeMap<String, u64>, told: &str) {
+    let counts = told.lines().filter_map(|line| line.strip_prefix(COUNTS)).flat_map(|line| line.split(", "));
+    for (count, what) in counts.filter_map(|one| one.split_once(' ')) {
+        *happened.entry(what.to_owned()).or_default() += count.parse::<u64>().unwrap_or(0);
+    }
+}
+
+/// Whether a run went well, and what it said.
+fn one(command: &mut Command) -> (bool, String) {
+    let spawned = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let ended = spawned.and_then(|child| within(child, RUN_TIMEOUT)).and_then(Child::wait_with_output);
+    match ended {
+        Ok(output) => {
+            let told = [output.stdout, output.stderr].map(|told| String::from_utf8_lossy(&told).into_owned());
+            (output.status.success(), told.concat())
+        }
+        Err(error) => (false, format!("{error}\n")),
+    }
+}
+
+/// Waits for a process, and kills one that takes too long. What it prints fits into a pipe unless it traces.
+fn within(mut child: Child, timeout: Duration) -> std::io::Result<Child> {
+    let began = Instant::now();
+    while matches!(child.try_wait(), Ok(None)) {
+        if began.elapsed() > timeout {
+            // One that has ended meanwhile needs no killing.
+            let _ = child.kill();
+            return Err(std::io::Error::other(format!("the run hung for {timeout:?}")));
+        }
+        std::thread::park_timeout(LOOK);
+    }
+    Ok(child)
+}

@@ -1,0 +1,280 @@
+//! The processes of a run, and what is done to them: started, stopped, killed, paused, cut off.
+
+use crate::door::{self, Came, FRAMES_MAX};
+use crate::gate::{Cut, Gate};
+use crate::node::Node;
+use crate::world::World;
+use carillon_gateway::Heart;
+use carillon_gateway::shared::Shared;
+use carillon_proto::id::{UserId, WorkerId};
+use carillon_runtime::settings::{Access, Limits, Role, Settings};
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+/// How long a process may take to stop in good order before it is killed, as a supervisor does.
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+/// Between a user's last connection and their being offline.
+pub const GRACE: Duration = Duration::from_secs(2);
+
+/// What a process does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// Clients connect to it.
+    Gateway,
+    /// It works partitions.
+    Message,
+    /// It works presence.
+    Presence,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Gateway => "gateway",
+            Self::Message => "message",
+            Self::Presence => "presence",
+        }
+    }
+}
+
+/// A process by its kind and number.
+pub type Place = (Kind, usize);
+
+/// A gateway's life, as clients find it.
+struct Entrance {
+    shared: Arc<Shared>,
+    connections: JoinSet<()>,
+}
+
+/// One life of a process.
+struct Life {
+    gate: Arc<Gate>,
+    shutdown: CancellationToken,
+    task: JoinHandle<()>,
+    entrance: Arc<Mutex<Option<Entrance>>>,
+}
+
+/// All processes.
+pub struct Cluster {
+    world: Arc<World>,
+    settings: Settings,
+    places: Vec<(Place, Mutex<Option<Life>>)>,
+    lives: AtomicU64,
+}
+
+fn settings(partitions: u32) -> Settings {
+    let mut settings = Settings::defaults(Role::Standalone);
+    settings.dev = true;
+    settings.partitions = partitions;
+    settings.access_default = Access::Open;
+    settings.presence_grace = GRACE;
+    settings.drain_timeout = Duration::from_secs(2);
+    // Of the bounds on clients only that of connections is under test.
+    settings.limits = Limits { messages_per_minute: 0, operations_per_minute: 0, ..settings.limits };
+    settings
+}
+
+/// A client's end of a connection.
+pub struct Line {
+    /// Frames to the server.
+    pub to: mpsc::Sender<String>,
+    /// What the server says.
+    pub from: mpsc::Receiver<Came>,
+}
+
+impl Cluster {
+    /// Processes of these numbers, none of which runs.
+    pub fn new(world: Arc<World>, gateways: usize, workers: usize, presence: usize) -> Arc<Cluster> {
+        let partitions = world.logs.len() as u32;
+        let kinds = [(Kind::Gateway, gateways), (Kind::Message, workers), (Kind::Presence, presence)];
+        let places = kinds.iter().flat_map(|(kind, count)| (0..*count).map(|number| (*kind, number)));
+        let places = places.map(|place| (place, Mutex::new(None))).collect();
+        Arc::new(Cluster { world, settings: settings(partitions), places, lives: AtomicU64::new(0) })
+    }
+
+    /// Every process.
+    pub fn places(&self) -> Vec<Place> {
+        self.places.iter().map(|(place, _)| *place).collect()
+    }
+
+    /// Processes of a kind.
+    pub fn count(&self, kind: Kind) -> usize {
+        self.places.iter().filter(|((of, _), _)| *of == kind).count()
+    }
+
+    fn slot(&self, place: Place) -> Option<&Mutex<Option<Life>>> {
+        self.places.iter().find(|(there, _)| *there == place).map(|(_, slot)| slot)
+    }
+
+    /// How a process that runs is connected with the world.
+    pub fn gate(&self, place: Place) -> Option<Arc<Gate>> {
+        self.slot(place)?.lock().as_ref().map(|life| life.gate.clone())
+    }
+
+    /// Starts a process that does not run.
+    pub fn start(&self, place: Place) {
+        let Some(slot) = self.slot(place) else { return };
+        let mut slot = slot.lock();
+        if slot.is_some() {
+            return;
+        }
+        let number = self.lives.fetch_add(1, Ordering::Relaxed) + 1;
+        let name = format!("{}-{}-{number}", place.0.name(), place.1);
+        self.world.note(format_args!("{name} starts"));
+        let gate = Arc::new(Gate::new(name, number));
+        let node = Node { world: self.world.clone(), gate: gate.clone() };
+        let (shutdown, entrance) = (CancellationToken::new(), Arc::<Mutex<Option<Entrance>>>::default());
+        let task = match place.0 {
+            Kind::Gateway => {
+                tokio::spawn(gateway(node, self.settings.clone(), entrance.clone(), shutdown.clone()))
+            }
+            Kind::Message => tokio::spawn(message_worker(node, self.settings.partitions, shutdown.clone())),
+            Kind::Presence => tokio::spawn(presence_worker(node, shutdown.clone())),
+        };
+        *slot = Some(Life { gate, shutdown, task, entrance });
+    }
+
+    fn take(&self, place: Place) -> Option<Life> {
+        self.slot(place)?.lock().take()
+    }
+
+    /// Ends a process at once.
+    pub fn kill(&self, place: Place) {
+        if let Some(life) = self.take(place) {
+            self.world.note(format_args!("{} is killed", life.gate.name));
+            self.world.count("processes killed");
+            self.end(life);
+        }
+    }
+
+    fn end(&self, life: Life) {
+        life.gate.kill();
+        life.task.abort();
+        drop(life.entrance.lock().take());
+        self.world.subjects.lock().forget(life.gate.life);
+    }
+
+    /// Lets a process end in good order; returns when it has ended.
+    pub async fn stop(&self, place: Place) {
+        let Some(mut life) = self.take(place) else { return };
+        self.world.note(format_args!("{} is told to stop", life.gate.name));
+        self.world.count("processes stopped");
+        life.shutdown.cancel();
+        let stopped = timeout(STOP_TIMEOUT, &mut life.task).await;
+        let name = &life.gate.name;
+        self.world.note(format_args!("{name} has stopped {}", if stopped.is_ok() { "well" } else { "late" }));
+        self.end(life);
+    }
+
+    /// Lets a process stand still for a while.
+    pub async fn pause(&self, place: Place, pause: Duration) {
+        let Some(gate) = self.gate(place) else { return };
+        self.world.note(format_args!("{} stands still for {pause:?}", gate.name));
+        self.world.count("processes paused");
+        gate.pause();
+        sleep(pause).await;
+        self.world.note(format_args!("{} goes on", gate.name));
+        gate.resume();
+    }
+
+    /// Cuts a process off for a while.
+    pub async fn cut(&self, place: Place, cut: Cut, time: Duration) {
+        let Some(gate) = self.gate(place) else { return };
+        self.world.note(format_args!("{} is cut off from the {cut:?} for {time:?}", gate.name));
+        self.world.count("processes cut off");
+        gate.set_cut(cut, true);
+        sleep(time).await;
+        self.world.note(format_args!("{} reaches the {cut:?} again", gate.name));
+        gate.set_cut(cut, false);
+        if cut == Cut::Bus {
+            self.world.subjects.lock().lost(gate.life);
+        }
+    }
+
+    /// Everything runs and reaches everything.
+    pub fn heal(&self) {
+        for place in self.places() {
+            if let Some(gate) = self.gate(place) {
+                gate.set_cut(Cut::Store, false);
+                if gate.is_cut(Cut::Bus) {
+                    gate.set_cut(Cut::Bus, false);
+                    self.world.subjects.lock().lost(gate.life);
+                }
+                if gate.is_paused() {
+                    gate.resume();
+                }
+            }
+            self.start(place);
+        }
+    }
+
+    /// Connects with a gateway; `None` when it does not serve.
+    pub fn connect(&self, gateway: usize, user: &UserId) -> Option<Line> {
+        let slot = self.slot((Kind::Gateway, gateway))?.lock();
+        let life = slot.as_ref()?;
+        let mut entrance = life.entrance.lock();
+        let Entrance { shared, connections } = entrance.as_mut()?;
+        if shared.draining.is_cancelled() {
+            return None;
+        }
+        let (to, frames) = mpsc::channel(FRAMES_MAX);
+        let (client, from) = mpsc::channel(FRAMES_MAX);
+        let served = door::serve(shared.clone(), life.gate.clone(), user.clone(), frames, client);
+        connections.spawn(served);
+        Some(Line { to, from })
+    }
+}
+
+async fn gateway(
+    node: Node,
+    settings: Settings,
+    entrance: Arc<Mutex<Option<Entrance>>>,
+    shutdown: CancellationToken,
+) {
+    // A gateway that cannot begin ends, and is started again by who runs it.
+    let heart = loop {
+        match Heart::begin(settings.clone(), Arc::new(node.clone())).await {
+            Ok(heart) => break heart,
+            Err(error) => node.note(format_args!("does not begin: {error:#}")),
+        }
+    };
+    node.note(format_args!("serves as {}", heart.shared().id));
+    *entrance.lock() = Some(Entrance { shared: heart.shared().clone(), connections: JoinSet::new() });
+    shutdown.cancelled().await;
+    heart.drain().await;
+    // Connections end by themselves when they are told to.
+    while entrance.lock().as_mut().is_some_and(|open| {
+        while open.connections.try_join_next().is_some() {}
+        !open.connections.is_empty()
+    }) {
+        sleep(Duration::from_millis(20)).await;
+    }
+    heart.end().await;
+}
+
+fn worker_id(node: &Node) -> WorkerId {
+    // Names of lives consist of letters, digits and dashes.
+    WorkerId::parse(&node.gate.name).unwrap_or_else(|error| unreachable!("{error}"))
+}
+
+async fn message_worker(node: Node, partitions: u32, shutdown: CancellationToken) {
+    let config = carillon_message_worker::Config { worker: worker_id(&node), partitions, exclusive: false };
+    let (bus, store) = (Arc::new(node.clone()), Arc::new(node.clone()));
+    if let Err(error) = carillon_message_worker::run(config, bus, store, shutdown).await {
+        node.world.violation(format_args!("{} failed: {error:#}", node.gate.name));
+    }
+}
+
+async fn presence_worker(node: Node, shutdown: CancellationToken) {
+    let config = carillon_presence_worker::Config { worker: worker_id(&node), grace: GRACE };
+    let (bus, store) = (Arc::new(node.clone()), Arc::new(node.clone()));
+    if let Err(error) = carillon_presence_worker::run(config, bus, store, shutdown).await {
+        node.world.violation(format_args!("{} failed: {error:#}", node.gate.name));
+    }
+}

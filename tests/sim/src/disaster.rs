@@ -1,0 +1,195 @@
+//! What befalls a run besides its weather, one thing at a time, many under way at once.
+
+use crate::client::Client;
+use crate::cluster::{Cluster, Kind, Place};
+use crate::gate::{Cut, Gate};
+use crate::random::Random;
+use crate::world::{Blackout, World};
+use carillon_proto::subject;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+/// How long writes stray before their worker stands still: less than the second between two checkpoints.
+const STRAYING: Duration = Duration::from_millis(900);
+/// How late they arrive at most, milliseconds.
+const LATE_MS: u64 = 8_000;
+/// How long it stands still: another one takes over, waits, and works what is new.
+const STANDING_STILL: Duration = Duration::from_secs(7);
+
+/// Draws disasters.
+pub struct Disasters {
+    world: Arc<World>,
+    cluster: Arc<Cluster>,
+    clients: Vec<Arc<Client>>,
+    random: Random,
+    /// Workers may go stale, too.
+    stale: bool,
+}
+
+impl Disasters {
+    /// Disasters for these.
+    pub fn new(
+        world: Arc<World>,
+        cluster: Arc<Cluster>,
+        clients: Vec<Arc<Client>>,
+        stale: bool,
+    ) -> Disasters {
+        let random = world.dice(Random::fork);
+        Disasters { world, cluster, clients, random, stale }
+    }
+
+    /// One after another, so far apart on average, until it is dropped.
+    pub async fn run(mut self, every: Duration) {
+        loop {
+            let pause_ms = self.random.between(1..=2 * every.as_millis() as u64);
+            sleep(Duration::from_millis(pause_ms)).await;
+            self.strike();
+        }
+    }
+
+    fn place(&mut self) -> Option<Place> {
+        let places = self.cluster.places();
+        self.random.pick(&places).copied()
+    }
+
+    fn seconds(&mut self, most: u64) -> Duration {
+        Duration::from_millis(self.random.between(200..=most * 1_000))
+    }
+
+    fn strike(&mut self) {
+        let Some(place) = self.place() else { return };
+        let cluster = self.cluster.clone();
+        match self.random.below(100) {
+            0..=19 => {
+                let away = self.seconds(10);
+                cluster.kill(place);
+                tokio::spawn(async move {
+                    sleep(away).await;
+                    cluster.start(place);
+                });
+            }
+            20..=29 => drop(tokio::spawn(async move {
+                cluster.stop(place).await;
+                cluster.start(place);
+            })),
+            30..=39 => {
+                let pause = self.seconds(30);
+                tokio::spawn(async move { cluster.pause(place, pause).await });
+            }
+            40..=54 => {
+                let cut =
+                    if place.0 == Kind::Message && self.random.chance(5_000) { Cut::Store } else { Cut::Bus };
+                let time = self.seconds(15);
+                tokio::spawn(async move { cluster.cut(place, cut, time).await });
+            }
+            55..=57 => {
+                let away = self.seconds(60);
+                self.world.note(format_args!("the store is away for {away:?}"));
+                *self.world.store_away_until.lock() = Some(Instant::now() + away);
+            }
+            58..=70 => self.forget(),
+            71..=74 if self.stale => self.let_go_stale(),
+            71..=74 => self.forget(),
+            75..=87 => self.cut_clients(),
+            _ => self.black_out(),
+        }
+    }
+
+    /// A log loses its tail, or everything, or more than once in a row.
+    fn forget(&mut self) {
+        let partition = self.random.below(self.world.logs.len() as u64) as usize;
+        let times = if self.random.chance(1_500) { self.random.between(2..=5) } else { 1 };
+        let (world, mut random) = (self.world.clone(), self.random.fork());
+        tokio::spawn(async move {
+            for _ in 0..times {
+                let most = if random.chance(3_000) { 200 } else { 8 };
+                let lost = random.between(1..=most);
+                let anew = random.chance(2_000);
+                forget(&world, partition, if anew { None } else { Some(lost) });
+                sleep(Duration::from_millis(random.between(50..=6_000))).await;
+            }
+        });
+    }
+
+    fn let_go_stale(&mut self) {
+        let number = self.random.below(self.cluster.count(Kind::Message) as u64) as usize;
+        let (world, cluster, more) = (self.world.clone(), self.cluster.clone(), self.random.between(0..=16));
+        tokio::spawn(async move { go_stale(&world, &cluster, (Kind::Message, number), more).await });
+    }
+
+    fn cut_clients(&mut self) {
+        let count = self.random.between(1..=self.clients.len() as u64);
+        for _ in 0..count {
+            if let Some(client) = self.random.pick(&self.clients) {
+                self.world.note(format_args!("{} is cut off", client.plan.name));
+                client.cut();
+            }
+        }
+        // Now and then one goes for good; the rest of its messages is never sent.
+        if self.random.chance(700)
+            && let Some(client) = self.random.pick(&self.clients)
+        {
+            self.world.note(format_args!("{} leaves", client.plan.name));
+            client.leave();
+        }
+    }
+
+    fn black_out(&mut self) {
+        let (outcomes_only, time) = (self.random.chance(5_000), self.seconds(4));
+        self.world.note(format_args!("fan-out is lost for {time:?}, outcomes only: {outcomes_only}"));
+        *self.world.blackout.lock() = Some(Blackout { until: Instant::now() + time, outcomes_only });
+    }
+}
+
+/// A log forgets so many of its newest entries, or is made anew.
+pub fn forget(world: &World, partition: usize, lost: Option<u64>) {
+    world.count("losses of logs");
+    let (before, after) = {
+        let mut log = world.logs[partition].lock();
+        let before = log.bounds();
+        match lost {
+            Some(lost) => log.roll_back(before.last.saturating_sub(lost)),
+            None => log.recreate(),
+        }
+        (before, log.bounds())
+    };
+    world.note(format_args!("log {partition} forgets: it held {before:?}, and holds {after:?}"));
+    world.grown[partition].notify_waiters();
+}
+
+/// The partitions that a worker owns, or has owned and does not know better.
+pub fn owned(world: &World, gate: &Gate) -> Vec<usize> {
+    let hears =
+        |partition: &usize| world.subjects.lock().hears(gate.life, &subject::partition(*partition as u32));
+    (0..world.logs.len()).filter(hears).collect()
+}
+
+/// What a worker writes strays; it stands still, its logs forget what the strays were made from and so many entries
+/// more, and another worker goes on; then the strays arrive, and the worker goes on, too.
+pub async fn go_stale(world: &World, cluster: &Cluster, place: Place, more: u64) {
+    let Some(gate) = cluster.gate(place) else { return };
+    let last = |partition: usize| world.logs[partition].lock().bounds().last;
+    let owned = owned(world, &gate);
+    let worked: Vec<u64> = owned.iter().map(|partition| last(*partition)).collect();
+    let usual = {
+        let mut weather = world.weather.lock();
+        (
+            std::mem::replace(&mut weather.write_strays, 10_000),
+            std::mem::replace(&mut weather.straying_ms, LATE_MS),
+        )
+    };
+    sleep(STRAYING).await;
+    {
+        let mut weather = world.weather.lock();
+        (weather.write_strays, weather.straying_ms) = usual;
+    }
+    gate.pause();
+    world.note(format_args!("{} stands still with what it has read", gate.name));
+    for (partition, worked) in owned.into_iter().zip(worked) {
+        forget(world, partition, Some(last(partition).saturating_sub(worked) + more));
+    }
+    sleep(STANDING_STILL).await;
+    world.note(format_args!("{} goes on", gate.name));
+    gate.resume();
+}

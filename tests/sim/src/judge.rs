@@ -1,0 +1,139 @@
+//! The end of a run: whether everything comes to rest, and whether what clients were told is true.
+
+use crate::client::{Client, Life, Plan, State, wait_for};
+use crate::cluster::{Cluster, GRACE, Kind};
+use crate::profile::user;
+use crate::world::World;
+use carillon_history::{Record, Report, What, check};
+use carillon_message_worker::store::EventRow;
+use carillon_proto::id::{MessageId, given_client_id};
+use carillon_proto::wire::{self, event::Kind as Body};
+use prost::Message as _;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+/// Virtual time in which everything has to come to rest once the faults have ceased: a client that sends again waits
+/// for ten seconds each time, and is refused at most once for each disaster that was under way.
+const REST: Duration = Duration::from_secs(180);
+/// For presence to settle: a gateway that is gone is silent for three beats, and its users are offline a grace later.
+const PRESENCE_SETTLES: Duration = Duration::from_secs(8);
+/// The user as whom heads are asked for.
+const AUDITOR: u64 = 1_000;
+
+/// Waits until everybody has heard everything and been told what became of their messages, then looks at who is online
+/// and what the heads are. Returns what did not come about.
+pub async fn rest(world: &Arc<World>, cluster: &Arc<Cluster>, clients: &[Arc<Client>]) -> Vec<String> {
+    clients.iter().for_each(|client| client.be_quiet());
+    let deadline = Instant::now() + REST;
+    let mut faults = Vec::new();
+    for client in clients.iter().filter(|client| !client.has_left()) {
+        if !wait_for(client, deadline, |state| waits_for(world, client, state).is_empty()).await {
+            let waits = waits_for(world, client, &client.state.lock());
+            faults.push(format!("not healed: {} waits for {}", client.plan.name, waits.join(", ")));
+        }
+    }
+    world.note(format_args!("everything has come to rest, or has not in time"));
+    faults.extend(see(world, clients).await);
+    faults.extend(ask_heads(world, cluster, clients).await);
+    faults
+}
+
+/// What a client still waits for.
+fn waits_for(world: &World, client: &Client, state: &State) -> Vec<String> {
+    let mut waits: Vec<String> =
+        state.unanswered().into_iter().map(|client_id| format!("the ack of {client_id}")).collect();
+    for conversation in &client.plan.conversations {
+        let last_seq = world.tables.lock().last_seq(conversation);
+        match state.cursors.get(conversation) {
+            _ if !state.joined.contains(conversation) => waits.push(format!("joining {conversation}")),
+            Some(cursor) if *cursor < last_seq => {
+                waits.push(format!("{conversation} above {cursor}, which has {last_seq}"));
+            }
+            _ => {}
+        }
+    }
+    waits
+}
+
+/// Everybody looks who is online.
+async fn see(world: &World, clients: &[Arc<Client>]) -> Vec<String> {
+    sleep(GRACE + PRESENCE_SETTLES).await;
+    let users: BTreeSet<String> = clients.iter().map(|client| client.plan.user.to_string()).collect();
+    let mut faults = Vec::new();
+    for client in clients.iter().filter(|client| !client.has_left()) {
+        client.state.lock().ask(users.iter().cloned().collect());
+        let deadline = Instant::now() + Duration::from_secs(15);
+        if !wait_for(client, deadline, |state| state.online.len() == users.len()).await {
+            faults.push(format!("not healed: {} is not told who is online", client.plan.name));
+        }
+        let online = client.state.lock().online.clone();
+        for (user, online) in online {
+            world.record(What::Seen { observer: client.plan.name.clone(), user, online });
+        }
+    }
+    faults
+}
+
+/// Somebody new joins every conversation through every gateway, and is told its head.
+async fn ask_heads(world: &Arc<World>, cluster: &Arc<Cluster>, clients: &[Arc<Client>]) -> Vec<String> {
+    let mut faults = Vec::new();
+    for gateway in 0..cluster.count(Kind::Gateway) {
+        let conversations = conversations(clients);
+        let auditor = Client::new(Plan {
+            name: format!("auditor-{gateway}"),
+            user: user(AUDITOR + gateway as u64),
+            conversations: conversations.iter().cloned().collect(),
+            messages: 0,
+            pause_ms: 1,
+            burst: 1,
+            dawdles: false,
+            gateway,
+        });
+        let life = tokio::spawn(Life::new(auditor.clone(), world.clone(), cluster.clone()).run());
+        let deadline = Instant::now() + Duration::from_secs(40);
+        if !wait_for(&auditor, deadline, |state| state.joined.len() == conversations.len()).await {
+            faults.push(format!("not healed: gateway {gateway} does not let an auditor join"));
+        }
+        let heads: BTreeMap<String, u64> = auditor.state.lock().cursors.clone();
+        life.abort();
+        for (conversation, head) in heads {
+            world.record(What::Head { conversation, head });
+        }
+    }
+    faults
+}
+
+fn conversations(clients: &[Arc<Client>]) -> BTreeSet<String> {
+    clients.iter().flat_map(|client| client.plan.conversations.iter().cloned()).collect()
+}
+
+/// Writes down what is stored, and judges the whole history.
+pub fn judge(world: &World, clients: &[Arc<Client>]) -> (Vec<Record>, Report) {
+    for conversation in conversations(clients) {
+        let rows = world.tables.lock().events_after(&conversation, 0, usize::MAX);
+        for row in &rows {
+            match stored(row) {
+                Some(what) => world.record(what),
+                None => world.violation(format_args!("row {} of {conversation} is no message", row.seq)),
+            }
+        }
+    }
+    let history = world.history();
+    let report = check(&history);
+    (history, report)
+}
+
+fn stored(row: &EventRow) -> Option<What> {
+    let event = wire::Event::decode(row.blob.clone()).ok()?;
+    let Some(Body::Message(message)) = event.kind else { return None };
+    Some(What::Stored {
+        conversation: row.conversation.to_string(),
+        seq: event.seq,
+        id: MessageId::from_slice(&event.id).to_string(),
+        sender: event.actor,
+        client_id: given_client_id(&event.client_id)?.to_owned(),
+        content: message.content,
+    })
+}

@@ -1,0 +1,106 @@
+//! What a seed makes of a run: its sizes, its weather, and which disasters befall it how often.
+
+use crate::client::Plan;
+use crate::random::Random;
+use crate::weather::Weather;
+use carillon_proto::id::UserId;
+use std::fmt;
+use std::time::Duration;
+
+/// Partitions of every run: few enough that conversations share them, enough that workers do.
+pub const PARTITIONS: u32 = 4;
+
+/// A run's sizes and faults.
+#[derive(Debug, Clone)]
+pub struct Profile {
+    /// For people.
+    pub name: &'static str,
+    /// Gateways.
+    pub gateways: usize,
+    /// Message-workers.
+    pub workers: usize,
+    /// Presence-workers.
+    pub presence: usize,
+    /// Clients.
+    pub clients: Vec<Plan>,
+    /// What goes wrong by itself.
+    pub weather: Weather,
+    /// Between two disasters, on average; `None`: never.
+    pub disasters_every: Option<Duration>,
+    /// How long clients talk and disasters happen.
+    pub time: Duration,
+}
+
+impl Profile {
+    /// What this seed makes of a run.
+    pub fn drawn(random: &mut Random) -> Profile {
+        let (name, strength, disasters_ms) = match random.below(10) {
+            0 => ("calm", 0, None),
+            1..=3 => ("breezy", 25, Some(4_000)),
+            4..=7 => ("rough", 60, Some(2_000)),
+            _ => ("hostile", 100, Some(1_200)),
+        };
+        let gateways = random.between(2..=3) as usize;
+        Profile {
+            name,
+            gateways,
+            workers: random.between(2..=3) as usize,
+            presence: 2,
+            clients: clients(random, gateways),
+            weather: if strength == 0 { Weather::calm() } else { Weather::drawn(random, strength) },
+            disasters_every: disasters_ms.map(Duration::from_millis),
+            time: Duration::from_secs(random.between(20..=60)),
+        }
+    }
+}
+
+/// A conversation's name by its number.
+pub fn conversation(number: u64) -> String {
+    format!("room-{number}")
+}
+
+/// A user by their number.
+pub fn user(number: u64) -> UserId {
+    // A word, a dash and a number make a user's id.
+    UserId::parse(&format!("user-{number}")).unwrap_or_else(|error| unreachable!("{error}"))
+}
+
+fn clients(random: &mut Random, gateways: usize) -> Vec<Plan> {
+    let conversations = random.between(1..=8);
+    let (count, users) = (random.between(4..=10), random.between(3..=8));
+    let plan = |number: u64| {
+        let mut joined: Vec<u64> = (0..conversations).collect();
+        random.shuffle(&mut joined);
+        joined.truncate(random.between(1..=4) as usize);
+        Plan {
+            name: format!("c{number}"),
+            user: user(number % users),
+            conversations: joined.into_iter().map(conversation).collect(),
+            messages: random.between(20..=80),
+            pause_ms: random.between(200..=3_000),
+            burst: random.between(1..=6),
+            dawdles: random.below(4) == 0,
+            gateway: random.below(gateways as u64) as usize,
+        }
+    };
+    (0..count).map(plan).collect()
+}
+
+impl fmt::Display for Profile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let messages: u64 = self.clients.iter().map(|client| client.messages).sum();
+        write!(
+            f,
+            "{}: {} gateways, {} message-workers, {} presence-workers, {} clients, {messages} messages, {:?}, \
+             disasters every {:?}, {:?}",
+            self.name,
+            self.gateways,
+            self.workers,
+            self.presence,
+            self.clients.len(),
+            self.time,
+            self.disasters_every,
+            self.weather
+        )
+    }
+}

@@ -1,0 +1,156 @@
+//! One run: its world, its processes and clients, its disasters, and the judgement at the end.
+
+use crate::client::{Client, Life};
+use crate::cluster::Cluster;
+use crate::disaster::Disasters;
+use crate::judge;
+use crate::profile::{PARTITIONS, Profile};
+use crate::random::Random;
+use crate::scenario::Scenario;
+use crate::weather::Weather;
+use crate::world::World;
+use carillon_history::Record;
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+/// When every run begins, milliseconds since 1970: 2025-01-01.
+const EPOCH_MS: u64 = 1_735_689_600_000;
+
+/// What is to be run.
+#[derive(Debug, Clone)]
+pub struct Order {
+    /// All randomness follows from it.
+    pub seed: u64,
+    /// A scripted run instead of one drawn from the seed.
+    pub scenario: Option<Scenario>,
+    /// Former owners' writes may arrive long after others took over.
+    pub stale: bool,
+    /// Every line is printed.
+    pub prints: bool,
+}
+
+/// What came of a run.
+#[derive(Debug)]
+pub struct Outcome {
+    /// What was run.
+    pub profile: Profile,
+    /// What is wrong, a line each; nothing if all is well.
+    pub faults: Vec<String>,
+    /// What the checker said.
+    pub report: String,
+    /// Everything that clients did and were told, and what is stored.
+    pub history: Vec<Record>,
+    /// How often what happened.
+    pub counts: BTreeMap<&'static str, u64>,
+    /// A hash of everything that happened.
+    pub hash: u64,
+    /// Lines of the trace.
+    pub lines: u64,
+    /// Virtual time that it took.
+    pub took: Duration,
+}
+
+impl Outcome {
+    /// Whether all is well.
+    pub fn is_good(&self) -> bool {
+        self.faults.is_empty()
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.profile)?;
+        self.faults.iter().try_for_each(|fault| writeln!(f, "  {fault}"))?;
+        write!(f, "{}", self.report)
+    }
+}
+
+thread_local! {
+    /// When the run of this thread began.
+    static BEGAN: std::cell::Cell<Option<Instant>> = const { std::cell::Cell::new(None) };
+}
+
+/// The wall clock of a run: it starts at a fixed date and goes with the virtual time.
+fn virtual_ms() -> u64 {
+    BEGAN.get().map_or(EPOCH_MS, |began| EPOCH_MS + began.elapsed().as_millis() as u64)
+}
+
+/// Runs one run to its end, on this thread. At most one in a process, so that nothing in its statics is left from
+/// another one.
+///
+/// # Errors
+/// When there was one before in this process, or no runtime can be had.
+pub fn run(order: &Order) -> anyhow::Result<Outcome> {
+    carillon_runtime::time::install(virtual_ms)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
+    let outcome = runtime.block_on(live(order));
+    // Tasks that wait for ever are not waited for.
+    runtime.shutdown_background();
+    Ok(outcome)
+}
+
+async fn live(order: &Order) -> Outcome {
+    let began = Instant::now();
+    BEGAN.set(Some(began));
+    let mut random = Random::new(order.seed);
+    let profile = match order.scenario {
+        Some(scenario) => scenario.profile(),
+        None => Profile::drawn(&mut random),
+    };
+    let world = World::new(random.number(), PARTITIONS, profile.weather.clone(), order.prints);
+    note_entropy(&world);
+    tokio::spawn(world.network.clone().run());
+    let cluster = Cluster::new(world.clone(), profile.gateways, profile.workers, profile.presence);
+    cluster.heal();
+    let clients: Vec<_> = profile.clients.iter().cloned().map(Client::new).collect();
+    for client in &clients {
+        tokio::spawn(Life::new(client.clone(), world.clone(), cluster.clone()).run());
+    }
+    let script = order.scenario.map(|scenario| scenario.script(&world, &cluster, &clients));
+    let disasters = profile.disasters_every.map(|every| {
+        let disasters = Disasters::new(world.clone(), cluster.clone(), clients.clone(), order.stale);
+        tokio::spawn(disasters.run(every))
+    });
+    sleep(profile.time).await;
+    if let Some(script) = script
+        && let Err(error) = script.await
+    {
+        world.violation(format_args!("the script failed: {error}"));
+    }
+    if let Some(disasters) = disasters {
+        disasters.abort();
+    }
+    calm_down(&world, &cluster).await;
+    let mut faults = judge::rest(&world, &cluster, &clients).await;
+    let (history, report) = judge::judge(&world, &clients);
+    faults.extend(world.violations());
+    faults.extend(
+        report.violations.iter().map(|violation| format!("{:?}: {}", violation.kind, violation.detail)),
+    );
+    let counts = world.counts();
+    faults.extend(order.scenario.into_iter().flat_map(|scenario| scenario.missed(&counts)));
+    let ((hash, lines), report, took) = (world.trace.digest(), report.to_string(), began.elapsed());
+    Outcome { profile, faults, report, history, counts, hash, lines, took }
+}
+
+/// The trace begins with what every other source of randomness gives, so that one which does not follow from the
+/// seed is seen at once.
+fn note_entropy(world: &World) {
+    let order: Vec<u32> = (0..8).collect::<HashSet<u32>>().into_iter().collect();
+    world.note(format_args!("hash tables have the order {order:?}, an id is {}", uuid::Uuid::new_v4()));
+}
+
+/// Faults cease and everything heals. Twice: what was under way may have hit something once more.
+async fn calm_down(world: &Arc<World>, cluster: &Arc<Cluster>) {
+    world.note(format_args!("everything heals"));
+    let tags_kept_ms = world.weather.lock().tags_kept_ms;
+    *world.weather.lock() = Weather { tags_kept_ms, ..Weather::calm() };
+    *world.blackout.lock() = None;
+    *world.store_away_until.lock() = None;
+    cluster.heal();
+    sleep(Duration::from_secs(35)).await;
+    cluster.heal();
+}

@@ -1,0 +1,319 @@
+//! Scripted runs: what has to be seen once for certain, and not only when a seed comes upon it.
+
+use crate::client::{Client, Plan};
+use crate::cluster::{Cluster, Kind, Place};
+use crate::disaster::{forget, go_stale, owned};
+use crate::gate::Cut;
+use crate::profile::{Profile, conversation, user};
+use crate::weather::Weather;
+use crate::world::{Blackout, World};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+
+/// A scripted run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scenario {
+    /// Nothing goes wrong.
+    Calm,
+    /// The same client id twice in one entry: a connection breaks before its acks and all is sent again while the log
+    /// does not take anything.
+    TwiceInOneEntry,
+    /// A log loses its tail while its worker lives.
+    Rollback,
+    /// A log loses its tail, and grows past the checkpoint again before anybody looks.
+    RollbackAndGrowth,
+    /// A worker stands still between a row and its head, while others send on.
+    PauseBeforeHead,
+    /// Answers to joins come behind the first events.
+    LateJoins,
+    /// Only batches that carry acks are lost.
+    AcksLost,
+    /// A gateway is killed whose user has all the connections that are allowed.
+    KilledAtTheLimit,
+    /// Seven lives of the logs in a row.
+    SevenLives,
+    /// The store is away for a minute.
+    StoreAway,
+    /// Every process is killed at once, more than once.
+    AllKilled,
+    /// What a worker writes strays; it stands still, the log forgets what the strays were made from, and another one
+    /// works what comes instead; then the strays arrive, and the first one goes on.
+    StaleWriter,
+    /// The same, and the log forgets more, to below the checkpoint, and grows past it again before the other one looks.
+    StaleWriterAndGrowth,
+    /// A worker stands still; another one takes over, and what it has worked the log forgets, down to where the first
+    /// one stands; the log takes other entries there, and the first one reads on.
+    ResumedReader,
+}
+
+impl Scenario {
+    /// All of them, by name.
+    pub const ALL: [(&'static str, Scenario); 14] = [
+        ("calm", Self::Calm),
+        ("twice-in-one-entry", Self::TwiceInOneEntry),
+        ("rollback", Self::Rollback),
+        ("rollback-and-growth", Self::RollbackAndGrowth),
+        ("pause-before-head", Self::PauseBeforeHead),
+        ("late-joins", Self::LateJoins),
+        ("acks-lost", Self::AcksLost),
+        ("killed-at-the-limit", Self::KilledAtTheLimit),
+        ("seven-lives", Self::SevenLives),
+        ("store-away", Self::StoreAway),
+        ("all-killed", Self::AllKilled),
+        ("stale-writer", Self::StaleWriter),
+        ("stale-writer-and-growth", Self::StaleWriterAndGrowth),
+        ("resumed-reader", Self::ResumedReader),
+    ];
+
+    /// Those in which Carillon does not do yet what it promises: what a former owner writes long after another one took
+    /// over, from a log that is not the same any more, meets rows of the same life. Each with a seed that shows it.
+    pub const OPEN: [(Scenario, u64); 1] = [(Self::StaleWriter, 0)];
+
+    /// The scenario of this name.
+    pub fn named(name: &str) -> Option<Scenario> {
+        Self::ALL.iter().find(|(known, _)| *known == name).map(|(_, scenario)| *scenario)
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(_, scenario)| *scenario == self).map_or("", |(name, _)| name)
+    }
+
+    fn plan(self, number: u64, user_number: u64) -> Plan {
+        // Long enough that every life has its messages.
+        let (messages, pause_ms) = match self {
+            Self::SevenLives => (80, 3_000),
+            Self::StaleWriter | Self::StaleWriterAndGrowth | Self::ResumedReader => (250, 900),
+            _ => (40, 600),
+        };
+        Plan {
+            name: format!("c{number}"),
+            user: user(user_number),
+            conversations: (0..3).map(conversation).collect(),
+            messages,
+            pause_ms,
+            burst: 5,
+            dawdles: false,
+            gateway: number as usize % 2,
+        }
+    }
+
+    /// What has to happen in it, at least so often: a script that misses what it is for has failed.
+    fn meant_for(self) -> &'static [(&'static str, u64)] {
+        match self {
+            Self::Calm => &[("acks", 240)],
+            Self::TwiceInOneEntry => &[("entries with an id twice", 3)],
+            Self::Rollback | Self::RollbackAndGrowth => &[("losses of logs", 8), ("new lives of logs", 2)],
+            Self::PauseBeforeHead => &[("processes paused", 2), ("processes killed", 2)],
+            Self::LateJoins => &[("late answers to gateways", 8)],
+            Self::AcksLost => &[("batches with acks lost", 5)],
+            Self::KilledAtTheLimit => &[("connections refused", 1)],
+            Self::SevenLives => &[("new lives of logs", 14)],
+            Self::StoreAway => &[("refusals", 20)],
+            Self::AllKilled => &[("processes killed", 18)],
+            Self::StaleWriter | Self::ResumedReader => &[("losses of logs", 4)],
+            Self::StaleWriterAndGrowth => &[("losses of logs", 4), ("new lives of logs", 2)],
+        }
+    }
+
+    /// What should have happened in it and did not.
+    pub fn missed(self, counts: &BTreeMap<&'static str, u64>) -> Vec<String> {
+        let count = |what| counts.get(what).copied().unwrap_or(0);
+        let missed = self.meant_for().iter().filter(|(what, least)| count(*what) < *least);
+        missed.map(|(what, least)| format!("missed: {} {what}, not {least}", count(*what))).collect()
+    }
+
+    /// Its sizes and weather.
+    pub fn profile(self) -> Profile {
+        let users = if self == Self::KilledAtTheLimit { 1 } else { 3 };
+        let clients = if self == Self::KilledAtTheLimit { 5 } else { 6 };
+        let calm = Weather::calm();
+        let weather = match self {
+            Self::TwiceInOneEntry => Weather { append_lost: 5_000, ..calm },
+            Self::LateJoins => Weather { answer_late: 6_000, ..calm },
+            _ => calm,
+        };
+        Profile {
+            name: "scripted",
+            // All of a client's attempts meet in one queue where there is one gateway.
+            gateways: if self == Self::TwiceInOneEntry { 1 } else { 2 },
+            workers: 2,
+            presence: 2,
+            clients: (0..clients).map(|number| self.plan(number, number % users)).collect(),
+            weather,
+            disasters_every: None,
+            time: Duration::from_secs(8),
+        }
+    }
+
+    /// What happens in it, from its beginning on.
+    pub fn script(
+        self,
+        world: &Arc<World>,
+        cluster: &Arc<Cluster>,
+        clients: &[Arc<Client>],
+    ) -> JoinHandle<()> {
+        let script = Script { world: world.clone(), cluster: cluster.clone(), clients: clients.to_vec() };
+        tokio::spawn(async move {
+            sleep(Duration::from_secs(5)).await;
+            script.play(self).await;
+        })
+    }
+}
+
+struct Script {
+    world: Arc<World>,
+    cluster: Arc<Cluster>,
+    clients: Vec<Arc<Client>>,
+}
+
+impl Script {
+    fn partitions(&self) -> std::ops::Range<usize> {
+        0..self.world.logs.len()
+    }
+
+    fn workers(&self) -> Vec<Place> {
+        (0..self.cluster.count(Kind::Message)).map(|number| (Kind::Message, number)).collect()
+    }
+
+    async fn play(&self, scenario: Scenario) {
+        match scenario {
+            Scenario::Calm => {}
+            Scenario::TwiceInOneEntry => self.twice_in_one_entry().await,
+            Scenario::Rollback => self.roll_back(3, Duration::from_secs(3)).await,
+            Scenario::RollbackAndGrowth => self.roll_back_and_grow().await,
+            Scenario::PauseBeforeHead => self.pause_before_head().await,
+            Scenario::LateJoins => self.cut_clients_often().await,
+            Scenario::AcksLost => self.lose_acks().await,
+            Scenario::KilledAtTheLimit => self.kill_at_the_limit().await,
+            Scenario::SevenLives => self.live_seven_times().await,
+            Scenario::StoreAway => self.lose_the_store().await,
+            Scenario::AllKilled => self.kill_all().await,
+            Scenario::ResumedReader => self.resume_readers().await,
+            Scenario::StaleWriter => self.go_stale(0..=2).await,
+            Scenario::StaleWriterAndGrowth => self.go_stale(6..=8).await,
+        }
+    }
+
+    async fn twice_in_one_entry(&self) {
+        for _ in 0..8 {
+            sleep(Duration::from_millis(900)).await;
+            self.clients.iter().for_each(|client| client.cut());
+        }
+    }
+
+    async fn roll_back(&self, lost: u64, pause: Duration) {
+        for _ in 0..3 {
+            self.partitions().for_each(|partition| forget(&self.world, partition, Some(lost)));
+            sleep(pause).await;
+        }
+    }
+
+    /// The workers see nothing of their logs while these are rolled back to before the checkpoint and grow again.
+    async fn roll_back_and_grow(&self) {
+        for _ in 0..2 {
+            let workers = self.workers();
+            let cuts =
+                workers.iter().map(|place| self.cluster.cut(*place, Cut::Bus, Duration::from_millis(1_500)));
+            let growth = async {
+                self.partitions().for_each(|partition| forget(&self.world, partition, Some(12)));
+                sleep(Duration::from_millis(1_400)).await;
+            };
+            tokio::join!(futures_util::future::join_all(cuts), growth);
+            sleep(Duration::from_secs(8)).await;
+        }
+    }
+
+    async fn pause_before_head(&self) {
+        for place in self.workers() {
+            // The rows of what is in flight are written, and nothing after them.
+            self.cluster.pause(place, Duration::from_secs(6)).await;
+            sleep(Duration::from_secs(2)).await;
+        }
+        for place in self.workers() {
+            self.cluster.kill(place);
+            sleep(Duration::from_secs(1)).await;
+            self.cluster.start(place);
+            sleep(Duration::from_secs(4)).await;
+        }
+    }
+
+    async fn cut_clients_often(&self) {
+        for _ in 0..8 {
+            sleep(Duration::from_millis(1_500)).await;
+            self.clients.iter().for_each(|client| client.cut());
+        }
+    }
+
+    async fn lose_acks(&self) {
+        for _ in 0..3 {
+            let until = Instant::now() + Duration::from_millis(1_200);
+            *self.world.blackout.lock() = Some(Blackout { until, outcomes_only: true });
+            sleep(Duration::from_secs(3)).await;
+        }
+    }
+
+    async fn kill_at_the_limit(&self) {
+        for number in 0..2 {
+            self.cluster.kill((Kind::Gateway, number));
+            sleep(Duration::from_secs(10)).await;
+            self.cluster.start((Kind::Gateway, number));
+            sleep(Duration::from_secs(5)).await;
+        }
+    }
+
+    async fn live_seven_times(&self) {
+        for life in 0..7 {
+            let lost = if life % 3 == 2 { None } else { Some(2 + life) };
+            self.partitions().for_each(|partition| forget(&self.world, partition, lost));
+            sleep(Duration::from_secs(7)).await;
+        }
+    }
+
+    async fn lose_the_store(&self) {
+        *self.world.store_away_until.lock() = Some(Instant::now() + Duration::from_secs(60));
+        sleep(Duration::from_secs(65)).await;
+    }
+
+    /// Each of the workers in turn; every time the logs forget one entry more.
+    async fn go_stale(&self, more: std::ops::RangeInclusive<u64>) {
+        for more in more {
+            for place in self.workers() {
+                go_stale(&self.world, &self.cluster, place, more).await;
+                sleep(Duration::from_secs(8)).await;
+            }
+        }
+    }
+
+    /// Each of the workers in turn, twice.
+    async fn resume_readers(&self) {
+        for place in [self.workers(), self.workers()].concat() {
+            let Some(gate) = self.cluster.gate(place) else { continue };
+            let last = |partition: usize| self.world.logs[partition].lock().bounds().last;
+            let owned = owned(&self.world, &gate);
+            gate.pause();
+            self.world.note(format_args!("{} stands still", gate.name));
+            let read: Vec<u64> = owned.iter().map(|partition| last(*partition)).collect();
+            sleep(Duration::from_secs(6)).await;
+            for (partition, read) in owned.into_iter().zip(read) {
+                forget(&self.world, partition, Some(last(partition).saturating_sub(read)));
+            }
+            sleep(Duration::from_millis(900)).await;
+            self.world.note(format_args!("{} goes on", gate.name));
+            gate.resume();
+            sleep(Duration::from_secs(8)).await;
+        }
+    }
+
+    async fn kill_all(&self) {
+        for _ in 0..3 {
+            self.cluster.places().into_iter().for_each(|place| self.cluster.kill(place));
+            sleep(Duration::from_secs(3)).await;
+            self.cluster.heal();
+            sleep(Duration::from_secs(6)).await;
+        }
+    }
+}

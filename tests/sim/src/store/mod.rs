@@ -1,0 +1,240 @@
+//! The simulated store, as one process sees it: rows are written one by one in any order, a failed write may have been
+//! done, and of two writes to a cell the one with the higher timestamp wins, whatever the order.
+
+use crate::gate::Cut;
+use crate::node::{Node, TimedOut};
+use crate::world::World;
+use async_trait::async_trait;
+use carillon_message_worker::store::{
+    Checkpoint, EventRow, LoadedConversation, PartitionState, Projection, SentRow, Store, StoreError,
+};
+use carillon_proto::id::{ConversationId, UserId};
+use carillon_proto::position::{Incarnation, Position};
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+mod tables;
+mod users;
+
+pub use tables::Tables;
+
+impl From<TimedOut> for StoreError {
+    fn from(_: TimedOut) -> StoreError {
+        StoreError("no answer".into())
+    }
+}
+
+/// What becomes of a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Done,
+    Lost,
+    Lied,
+    Half,
+    Strays,
+}
+
+impl Node {
+    fn write_fate(&self) -> Fate {
+        let world = &self.world;
+        if world.strikes(|weather| weather.write_lost) {
+            Fate::Lost
+        } else if world.strikes(|weather| weather.write_lied) {
+            Fate::Lied
+        } else if world.strikes(|weather| weather.write_strays) {
+            Fate::Strays
+        } else if world.strikes(|weather| weather.write_half) {
+            Fate::Half
+        } else {
+            Fate::Done
+        }
+    }
+
+    async fn maybe_slow(&self) {
+        if self.world.strikes(|weather| weather.store_slow) {
+            let slow_ms = self.world.dice(|random| random.below(2_000));
+            sleep(Duration::from_millis(slow_ms)).await;
+        }
+    }
+
+    /// Writes cells, each by itself.
+    async fn write<C: Send + 'static>(
+        &self,
+        what: &str,
+        mut cells: Vec<C>,
+        write: impl Fn(&World, C) + Clone + Send + 'static,
+    ) -> Result<(), StoreError> {
+        self.way(Cut::Store).await?;
+        self.maybe_slow().await;
+        let (fate, count) = (self.write_fate(), cells.len());
+        self.world.dice(|random| random.shuffle(&mut cells));
+        match fate {
+            Fate::Lost => cells.clear(),
+            Fate::Half => cells.truncate(self.world.dice(|random| random.below(count as u64)) as usize),
+            Fate::Done | Fate::Lied | Fate::Strays => {}
+        }
+        if fate == Fate::Strays {
+            self.note(format_args!("writes {what}: {count} cells, {fate:?}"));
+            self.stray(cells, write);
+            return Err(self.no_answer().await.into());
+        }
+        let done = cells.into_iter().map(|cell| {
+            let (world, write) = (self.world.clone(), write.clone());
+            self.world.network.remote(self.world.latency(), move || write(&world, cell))
+        });
+        futures_util::future::join_all(done).await;
+        if fate != Fate::Done {
+            self.note(format_args!("writes {what}: {count} cells, {fate:?}"));
+            self.world.count("writes that failed or lied");
+            return Err(StoreError(format!("{what}: {fate:?}")));
+        }
+        self.way(Cut::Store).await?;
+        self.note(format_args!("writes {what}: {count} cells"));
+        Ok(())
+    }
+
+    /// Writes cells much later, each by itself.
+    fn stray<C: Send + 'static>(&self, cells: Vec<C>, write: impl Fn(&World, C) + Clone + Send + 'static) {
+        self.world.count("writes that strayed");
+        let most_ms = self.world.weather.lock().straying_ms;
+        for cell in cells {
+            let after_ms = self.world.dice(|random| random.between(500..=most_ms));
+            let (world, write) = (self.world.clone(), write.clone());
+            self.world
+                .network
+                .at(Instant::now() + Duration::from_millis(after_ms), move || write(&world, cell));
+        }
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        what: &str,
+        read: impl FnOnce(&Tables) -> T + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.way(Cut::Store).await?;
+        self.maybe_slow().await;
+        if self.world.strikes(|weather| weather.read_failed) {
+            self.note(format_args!("reads {what}: failed"));
+            return Err(StoreError(format!("{what}: not now")));
+        }
+        let world = self.world.clone();
+        let read = move || read(&world.tables.lock());
+        let rows = self.world.network.remote(self.world.latency(), read).await;
+        self.way(Cut::Store).await?;
+        self.note(format_args!("reads {what}"));
+        Ok(rows)
+    }
+}
+
+#[async_trait]
+impl Store for Node {
+    async fn append(&self, rows: Vec<EventRow>) -> Result<(), StoreError> {
+        self.write("rows", rows, |world, row| world.write_event(row)).await
+    }
+
+    async fn events_after(
+        &self,
+        conversation: &ConversationId,
+        after_seq: u64,
+        limit: usize,
+    ) -> Result<Vec<EventRow>, StoreError> {
+        let id = conversation.to_string();
+        self.read("events", move |tables| tables.events_after(&id, after_seq, limit)).await
+    }
+
+    async fn events_before(
+        &self,
+        conversation: &ConversationId,
+        before_seq: u64,
+        limit: usize,
+    ) -> Result<Vec<EventRow>, StoreError> {
+        let id = conversation.to_string();
+        self.read("events", move |tables| tables.events_before(&id, before_seq, limit)).await
+    }
+
+    async fn event(&self, conversation: &ConversationId, seq: u64) -> Result<Option<EventRow>, StoreError> {
+        let id = conversation.to_string();
+        self.read("event", move |tables| tables.event(&id, seq)).await
+    }
+
+    async fn project(&self, projections: Vec<Projection>) -> Result<(), StoreError> {
+        self.write("projections", projections, |world, cell| world.tables.lock().project(cell)).await
+    }
+
+    async fn load(&self, conversation: &ConversationId) -> Result<LoadedConversation, StoreError> {
+        let id = conversation.to_string();
+        let head = self.read("head", move |tables| tables.head(&id)).await?;
+        let id = conversation.to_string();
+        let participants = self.read("participants", move |tables| tables.participants_of(&id)).await?;
+        Ok(LoadedConversation { head, participants })
+    }
+
+    async fn sent(
+        &self,
+        conversation: &ConversationId,
+        sender: &UserId,
+        limit: usize,
+    ) -> Result<Vec<SentRow>, StoreError> {
+        let (id, sender) = (conversation.to_string(), sender.to_string());
+        self.read("sent", move |tables| tables.sent_by(&id, &sender, limit)).await
+    }
+
+    async fn conversations_of(
+        &self,
+        user: &UserId,
+        cursor: Option<&ConversationId>,
+        limit: usize,
+    ) -> Result<Vec<ConversationId>, StoreError> {
+        let (user, cursor) = (user.to_string(), cursor.map(ToString::to_string));
+        self.read("conversations", move |tables| tables.conversations_of(&user, cursor.as_deref(), limit))
+            .await
+    }
+
+    async fn partition(&self, partition: u32) -> Result<PartitionState, StoreError> {
+        self.read("partition", move |tables| tables.partition(partition)).await
+    }
+
+    async fn begin_incarnation(
+        &self,
+        partition: u32,
+        previous: Option<Incarnation>,
+        next: Incarnation,
+    ) -> Result<Incarnation, StoreError> {
+        self.way(Cut::Store).await?;
+        let fate = self.write_fate();
+        // A lightweight transaction is decided at once or not at all: none strays.
+        if matches!(fate, Fate::Lost | Fate::Strays) {
+            return Err(self.no_answer().await.into());
+        }
+        let world = self.world.clone();
+        let begin = move || world.begin_incarnation(partition, previous, next);
+        let in_force = self.world.network.remote(self.world.latency(), begin).await;
+        self.note(format_args!(
+            "begins life {} of {partition}: in force {in_force:?}, {fate:?}",
+            next.number
+        ));
+        if fate != Fate::Done {
+            return Err(self.no_answer().await.into());
+        }
+        self.way(Cut::Store).await?;
+        Ok(in_force)
+    }
+
+    async fn checkpoint(&self, partition: u32, checkpoint: Checkpoint) -> Result<(), StoreError> {
+        let write = move |world: &World, one| world.tables.lock().checkpoint(partition, one);
+        self.write("checkpoint", vec![checkpoint], write).await
+    }
+
+    async fn record_skip(&self, partition: u32, position: Position, _: &str) -> Result<(), StoreError> {
+        let write = move |world: &World, one| world.tables.lock().skip(partition, one);
+        self.write("skip", vec![position], write).await
+    }
+
+    async fn skips(&self, partition: u32, incarnation: u32) -> Result<Vec<Position>, StoreError> {
+        self.read("skips", move |tables| tables.skips_of(partition, incarnation)).await
+    }
+
+    async fn healthy(&self) -> bool {
+        !self.gate.is_cut(Cut::Store) && !self.world.store_is_away()
+    }
+}

@@ -1,0 +1,204 @@
+//! What is stored: tables whose cells know their write timestamps.
+
+use crate::world::World;
+use bytes::Bytes;
+use carillon_message_worker::store::{Checkpoint, EventRow, PartitionState, Projection, SentRow};
+use carillon_proto::id::{ConversationId, UserId};
+use carillon_proto::position::{Incarnation, Position};
+use std::collections::{BTreeMap, BTreeSet};
+
+type RowKey = (String, u64);
+
+/// Everything that is stored.
+#[derive(Default)]
+pub struct Tables {
+    events: BTreeMap<RowKey, EventRow>,
+    heads: BTreeMap<String, (i64, Bytes)>,
+    participants: BTreeMap<(String, String), (i64, bool)>,
+    sent: BTreeMap<(String, String), BTreeMap<i64, SentRow>>,
+    incarnations: BTreeMap<u32, Incarnation>,
+    checkpoints: BTreeMap<u32, Checkpoint>,
+    skips: BTreeMap<u32, BTreeSet<Position>>,
+    /// Rows as they were when a client was told that they are there: they never change.
+    acknowledged: BTreeMap<RowKey, EventRow>,
+}
+
+/// What a write did to a row that must not be.
+enum Damage {
+    /// Two writers wrote different bytes with one timestamp: which of them wins is anybody's guess.
+    Torn,
+    /// A client had been told that it is there.
+    Acknowledged,
+}
+
+impl World {
+    /// Writes a row, and says what must not be.
+    pub fn write_event(&self, row: EventRow) {
+        let (conversation, seq, position) = (row.conversation.clone(), row.seq, row.position);
+        self.note(format_args!("row {conversation} {seq} from {position:?} at {}", row.timestamp_us));
+        match self.tables.lock().write_event(row) {
+            Some(Damage::Torn) => self.violation(format_args!(
+                "row {seq} of {conversation} was written twice with one timestamp and different bytes ({position:?})"
+            )),
+            Some(Damage::Acknowledged) => self.violation(format_args!(
+                "row {seq} of {conversation} was acknowledged and is written over from {position:?}"
+            )),
+            None => {}
+        }
+    }
+
+    /// Begins a life of a log, if the one before still is in force.
+    pub(super) fn begin_incarnation(
+        &self,
+        partition: u32,
+        previous: Option<Incarnation>,
+        next: Incarnation,
+    ) -> Incarnation {
+        let in_force = self.tables.lock().begin_incarnation(partition, previous, next);
+        if in_force == next && previous.is_some() {
+            self.count("new lives of logs");
+        }
+        in_force
+    }
+
+    /// A client was told that this is stored.
+    pub fn acknowledged(&self, conversation: &str, seq: u64) {
+        let tables = &mut *self.tables.lock();
+        let key = (conversation.to_owned(), seq);
+        match tables.events.get(&key) {
+            Some(row) => {
+                tables.acknowledged.entry(key).or_insert_with(|| row.clone());
+            }
+            None => self.violation(format_args!(
+                "row {seq} of {conversation} is acknowledged and nowhere in the store"
+            )),
+        }
+    }
+}
+
+impl Tables {
+    fn write_event(&mut self, row: EventRow) -> Option<Damage> {
+        let key = (row.conversation.to_string(), row.seq);
+        if let Some(there) = self.events.get(&key) {
+            if there.timestamp_us > row.timestamp_us || *there == row {
+                return None;
+            }
+            if there.timestamp_us == row.timestamp_us {
+                return Some(Damage::Torn);
+            }
+        }
+        let damaged = self.acknowledged.get(&key).is_some_and(|acknowledged| *acknowledged != row);
+        self.events.insert(key, row);
+        damaged.then_some(Damage::Acknowledged)
+    }
+
+    pub(super) fn project(&mut self, projection: Projection) {
+        match projection {
+            Projection::Head { conversation, timestamp_us, blob } => {
+                let there = self.heads.entry(conversation.to_string()).or_insert((i64::MIN, Bytes::new()));
+                if there.0 <= timestamp_us {
+                    *there = (timestamp_us, blob);
+                }
+            }
+            Projection::Participant { conversation, user, timestamp_us, present } => {
+                let key = (conversation.to_string(), user.to_string());
+                let there = self.participants.entry(key).or_insert((i64::MIN, present));
+                if there.0 <= timestamp_us {
+                    *there = (timestamp_us, present);
+                }
+            }
+            Projection::Sent { conversation, sender, timestamp_us, time_ms, client_id, seq } => {
+                let key = (conversation.to_string(), sender.to_string());
+                let row = SentRow { client_id, seq, time_ms };
+                self.sent.entry(key).or_default().insert(timestamp_us, row);
+            }
+        }
+    }
+
+    fn begin_incarnation(
+        &mut self,
+        partition: u32,
+        previous: Option<Incarnation>,
+        next: Incarnation,
+    ) -> Incarnation {
+        if self.incarnations.get(&partition).copied() == previous {
+            self.incarnations.insert(partition, next);
+        }
+        self.incarnations.get(&partition).copied().unwrap_or(next)
+    }
+
+    pub(super) fn checkpoint(&mut self, partition: u32, checkpoint: Checkpoint) {
+        let there = self.checkpoints.entry(partition).or_insert(checkpoint);
+        if there.timestamp_us <= checkpoint.timestamp_us {
+            *there = checkpoint;
+        }
+    }
+
+    pub(super) fn skip(&mut self, partition: u32, position: Position) {
+        self.skips.entry(partition).or_default().insert(position);
+    }
+
+    pub(super) fn skips_of(&self, partition: u32, incarnation: u32) -> Vec<Position> {
+        let skips = self.skips.get(&partition).into_iter().flatten();
+        skips.filter(|position| position.incarnation == incarnation).copied().collect()
+    }
+
+    /// In which life a partition is, and where.
+    pub fn partition(&self, partition: u32) -> PartitionState {
+        PartitionState {
+            incarnation: self.incarnations.get(&partition).copied(),
+            checkpoint: self.checkpoints.get(&partition).copied(),
+        }
+    }
+
+    /// Rows above, without a gap.
+    pub fn events_after(&self, conversation: &str, after_seq: u64, limit: usize) -> Vec<EventRow> {
+        let row = |seq| self.event(conversation, seq);
+        (after_seq + 1..).map_while(row).take(limit).collect()
+    }
+
+    pub(super) fn events_before(&self, conversation: &str, before_seq: u64, limit: usize) -> Vec<EventRow> {
+        let id = || conversation.to_owned();
+        let rows = self.events.range((id(), 1)..(id(), before_seq.max(1)));
+        let mut rows: Vec<EventRow> = rows.rev().take(limit).map(|(_, row)| row.clone()).collect();
+        rows.reverse();
+        rows
+    }
+
+    pub(super) fn event(&self, conversation: &str, seq: u64) -> Option<EventRow> {
+        self.events.get(&(conversation.to_owned(), seq)).cloned()
+    }
+
+    pub(super) fn head(&self, conversation: &str) -> Option<Bytes> {
+        self.heads.get(conversation).map(|(_, blob)| blob.clone())
+    }
+
+    pub(super) fn participants_of(&self, conversation: &str) -> Vec<UserId> {
+        let id = || conversation.to_owned();
+        let cells = self.participants.range((id(), String::new())..);
+        let ours = cells.take_while(|((of, _), _)| of == conversation).filter(|(_, (_, present))| *present);
+        ours.filter_map(|((_, user), _)| UserId::parse(user).ok()).collect()
+    }
+
+    pub(super) fn sent_by(&self, conversation: &str, sender: &str, limit: usize) -> Vec<SentRow> {
+        let rows = self.sent.get(&(conversation.to_owned(), sender.to_owned()));
+        rows.map(|rows| rows.values().rev().take(limit).cloned().collect()).unwrap_or_default()
+    }
+
+    pub(super) fn conversations_of(
+        &self,
+        user: &str,
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Vec<ConversationId> {
+        let cells = self.participants.iter().filter(|((_, of), (_, present))| of == user && *present);
+        let above = cells.filter(|((id, _), _)| cursor.is_none_or(|cursor| id.as_str() > cursor));
+        above.filter_map(|((id, _), _)| ConversationId::parse(id).ok()).take(limit).collect()
+    }
+
+    /// The last seq of a conversation's rows, without a gap.
+    pub fn last_seq(&self, conversation: &str) -> u64 {
+        let there = |seq: &u64| self.events.contains_key(&(conversation.to_owned(), *seq));
+        (1..).take_while(there).last().unwrap_or(0)
+    }
+}

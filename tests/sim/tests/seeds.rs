@@ -1,0 +1,79 @@
+//! Carillon in simulations: as many seeds as `CARILLON_SIM_SEEDS` says (200 without it), every scripted run, and
+//! whether a seed gives the same run again.
+
+use carillon_sim::scenario::Scenario;
+use std::process::{Command, Output};
+
+/// Seeds in every test run.
+const SEEDS: u64 = 200;
+
+fn sim(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_sim")).args(arguments).output().expect("the simulator runs")
+}
+
+fn told(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+#[test]
+fn what_clients_are_told_is_true_whatever_fails() {
+    let seeds = std::env::var("CARILLON_SIM_SEEDS").ok();
+    let seeds = seeds.map_or(SEEDS, |seeds| seeds.parse().expect("CARILLON_SIM_SEEDS is a number"));
+    let output = sim(&["--seeds", &format!("0..{seeds}")]);
+    assert!(output.status.success(), "{}", told(&output));
+}
+
+#[test]
+fn every_scripted_run_goes_well() {
+    let output = sim(&["--scenarios"]);
+    assert!(output.status.success(), "{}", told(&output));
+}
+
+/// When this fails, something was mended: take the scenario off the list of open ones.
+#[test]
+fn what_is_known_to_go_wrong_is_still_seen() {
+    for (scenario, seed) in Scenario::OPEN {
+        let output = sim(&["--scenario", scenario.name(), "--seed", &seed.to_string()]);
+        assert_eq!(output.status.code(), Some(1), "{}: {}", scenario.name(), told(&output));
+    }
+}
+
+/// The line that says how a run went, without how long it took in real time.
+fn hash(seed: &str) -> String {
+    let told = told(&sim(&["--seed", seed]));
+    let hash = told.lines().find_map(|line| line.rsplit_once("hash "));
+    hash.unwrap_or_else(|| panic!("no hash in {told}")).1.to_owned()
+}
+
+#[test]
+fn a_seed_gives_the_same_run_again_and_another_one_another() {
+    let seeds = ["3", "7", "13", "28"];
+    let hashes = seeds.map(hash);
+    assert_eq!(hashes, seeds.map(hash));
+    let distinct = hashes.iter().collect::<std::collections::BTreeSet<_>>();
+    assert_eq!(distinct.len(), seeds.len(), "{hashes:?}");
+}
+
+/// Which hash tables have which order, and which ids are made, follows from the seed, too: it is the first line.
+#[test]
+fn the_systems_randomness_follows_from_the_seed() {
+    let first = |seed| {
+        let output = sim(&["--seed", seed, "--trace"]);
+        String::from_utf8_lossy(&output.stdout).lines().next().expect("a line").to_owned()
+    };
+    let line = first("5");
+    assert!(line.contains("hash tables have the order"), "{line}");
+    assert_eq!(line, first("5"));
+    assert_ne!(line, first("6"));
+}
+
+#[test]
+fn what_it_is_asked_wrongly_it_explains() {
+    for wrong in [&["--seeds", "5..5"][..], &["--scenario", "none"], &["--seed", "1", "--seeds", "0..2"], &[]]
+    {
+        let output = sim(wrong);
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}: {}", told(&output));
+    }
+    let help = told(&sim(&["--help"]));
+    assert!(help.contains("--seed 42 --trace") && help.contains("seven-lives"), "{help}");
+}
