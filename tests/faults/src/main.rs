@@ -1,4 +1,4 @@
-//! `faults`: runs Carillon on real parts under load, breaks it, and says what came of it.
+//! `carillon-faults`: runs Carillon on real parts under load, breaks it, and says what came of it.
 
 use anyhow::Context;
 use carillon_faults::deployment::Size;
@@ -14,7 +14,7 @@ use std::process::ExitCode;
 /// Needs nats-server (CARILLON_TEST_NATS_SERVER: the binary) and a CQL database (CARILLON_TEST_CASSANDRA: host:port);
 /// `./test parts` brings both. Exit code: 0 if nothing was lost, doubled or reordered and everything healed, else 1.
 #[derive(Parser)]
-#[command(name = "faults")]
+#[command(name = "carillon-faults")]
 struct Invocation {
     #[command(subcommand)]
     mode: Mode,
@@ -93,7 +93,10 @@ async fn scenario(name: &str, logs: Option<&Path>) -> anyhow::Result<bool> {
         return Ok(true);
     }
     let wanted: Vec<_> = all.into_iter().filter(|scenario| name == "all" || scenario.name == name).collect();
-    anyhow::ensure!(!wanted.is_empty(), "there is no scenario {name}: `faults scenario list` tells them all");
+    anyhow::ensure!(
+        !wanted.is_empty(),
+        "there is no scenario {name}: `carillon-faults scenario list` tells them all"
+    );
     let mut good = true;
     for scenario in wanted {
         eprintln!("{}: {}", scenario.name, scenario.about);
