@@ -108,11 +108,23 @@ impl Node {
     /// # Errors
     /// When it does not answer.
     pub async fn metric(&self, name: &str) -> anyhow::Result<f64> {
-        let client = reqwest::Client::builder().timeout(METRICS_TIMEOUT).build()?;
-        let text = client.get(format!("{}/metrics", self.server.http())).send().await?.text().await?;
+        let text = self.metrics().await?;
         let values =
             text.lines().filter(|line| line.starts_with(name)).filter_map(|line| line.rsplit(' ').next());
         Ok(values.filter_map(|value| value.parse::<f64>().ok()).sum())
+    }
+
+    /// How many values a metric has, one for each set of labels.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn series(&self, name: &str) -> anyhow::Result<usize> {
+        Ok(self.metrics().await?.lines().filter(|line| line.starts_with(name)).count())
+    }
+
+    async fn metrics(&self) -> anyhow::Result<String> {
+        let client = reqwest::Client::builder().timeout(METRICS_TIMEOUT).build()?;
+        Ok(client.get(format!("{}/metrics", self.server.http())).send().await?.text().await?)
     }
 
     /// Resident memory of the process, MiB.
@@ -279,6 +291,14 @@ impl Deployment {
                 .with_context(|| path.display().to_string())?;
         }
         Ok(())
+    }
+
+    /// Resident memory of all processes, MiB.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn resident_mib(&self) -> anyhow::Result<f64> {
+        self.nodes.iter().map(Node::resident_mib).sum()
     }
 
     /// Everything passes again.

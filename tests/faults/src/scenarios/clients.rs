@@ -1,6 +1,6 @@
 //! What clients do to a gateway: all of them come back at once, or some read slowly.
 
-use super::{CALM, Scenario, seconds};
+use super::{CALM, Scenario, measured, seconds};
 use crate::deployment::{Role, Size};
 use crate::figures::{self, Figure};
 use crate::proxy::Mode;
@@ -38,10 +38,6 @@ pub(super) fn all() -> Vec<Scenario> {
             figures: |outcome| measured(outcome).collect(),
         },
     ]
-}
-
-fn measured(outcome: &Outcome) -> impl Iterator<Item = Figure> {
-    outcome.measured.iter().map(|(name, value)| Figure { name: name.clone(), value: *value, at_most: None })
 }
 
 async fn storm(stage: &mut Stage) -> anyhow::Result<()> {

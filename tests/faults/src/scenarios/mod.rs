@@ -83,6 +83,18 @@ fn of_processes() -> Vec<Scenario> {
             figures: |outcome| longest_answers(outcome, "SIGSTOP", 3_000.0),
         },
         Scenario {
+            name: "worker-added",
+            about: "a third message-worker comes: a share of the partitions moves to it",
+            size: || Size { message_workers: 2, ..Size::default() },
+            load: EASY,
+            happen: |stage| Box::pin(worker_added(stage)),
+            figures: |outcome| {
+                let mut figures = longest_answers(outcome, "new worker's coming", 500.0);
+                figures.extend(measured(outcome));
+                figures
+            },
+        },
+        Scenario {
             name: "gateway-killed",
             about: "kill -9 of one of two gateways: its clients come back on the other and are caught up",
             size: Size::default,
@@ -206,6 +218,20 @@ async fn rounds_of(stage: &mut Stage, count: usize, fault: impl Fn(usize) -> Fau
     Ok(())
 }
 
+async fn worker_added(stage: &mut Stage) -> anyhow::Result<()> {
+    sleep(CALM).await;
+    stage.note("one more message-worker");
+    let node = stage.deployment.node(Role::MessageWorker).await?;
+    sleep(seconds(5)).await;
+    let partitions = node.series("carillon_partition_lag_ms").await?;
+    stage.measured.push((
+        format!("partitions of {} that the third worker has", carillon_proto::limits::PARTITIONS),
+        partitions as f64,
+    ));
+    stage.deployment.nodes.push(node);
+    Ok(())
+}
+
 async fn gateway_killed(stage: &mut Stage) -> anyhow::Result<()> {
     sleep(CALM).await;
     let fault = Fault::of(What::Kill, Role::Gateway, 0, 15_000);
@@ -239,11 +265,21 @@ async fn away(stage: &mut Stage, fault: Fault) -> anyhow::Result<()> {
 async fn database(stage: &mut Stage, mode: Mode, away_s: u64) -> anyhow::Result<()> {
     sleep(CALM).await;
     stage.note(format!("the database is {mode:?}, {away_s} s"));
+    let before_mib = stage.deployment.resident_mib()?;
     stage.deployment.set_database(mode);
-    sleep(seconds(away_s)).await;
+    let mut most_mib = before_mib;
+    for _ in 0..away_s {
+        sleep(seconds(1)).await;
+        most_mib = most_mib.max(stage.deployment.resident_mib()?);
+    }
     stage.deployment.set_database(Mode::PASS);
     stage.note("healed");
     sleep(seconds(60)).await;
+    let processes = stage.deployment.nodes.len();
+    stage.measured.push((
+        format!("MiB that all {processes} processes grew by at most meanwhile"),
+        most_mib - before_mib,
+    ));
     Ok(())
 }
 
@@ -267,17 +303,19 @@ fn longest_answers(outcome: &Outcome, what: &str, goal_ms: f64) -> Vec<Figure> {
     ]
 }
 
+/// What was measured while it happened.
+fn measured(outcome: &Outcome) -> impl Iterator<Item = Figure> {
+    outcome.measured.iter().map(|(name, value)| Figure { name: name.clone(), value: *value, at_most: None })
+}
+
 fn steady_again(outcome: &Outcome) -> Vec<Figure> {
     let [(broken_us, _), (healed_us, _)] = outcome.faults.as_slice() else { return Vec::new() };
     let value = figures::steady_s(&outcome.records, *broken_us, *healed_us, 0.8);
     let name = "s after healing until messages were acknowledged as steadily as before (80 %)".into();
+    let mut figures: Vec<Figure> = measured(outcome).collect();
     let meanwhile = figures::acknowledged(&outcome.records, *broken_us + 2_000_000, *healed_us);
-    vec![
-        Figure { name, value, at_most: Some(60.0) },
-        Figure {
-            name: "messages acknowledged from 2 s after the fault to its end".into(),
-            value: meanwhile as f64,
-            at_most: None,
-        },
-    ]
+    figures.push(Figure { name, value, at_most: Some(60.0) });
+    let name = "messages acknowledged from 2 s after the fault to its end".into();
+    figures.push(Figure { name, value: meanwhile as f64, at_most: None });
+    figures
 }
