@@ -24,6 +24,7 @@ mod prepare;
 mod query;
 mod register;
 mod run;
+mod seal;
 pub mod store;
 
 pub use run::{Config, run};

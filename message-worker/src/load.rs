@@ -1,5 +1,5 @@
 //! Loading a conversation: participants and head, then the rows above the head, folded. State is always that of
-//! the last contiguous row.
+//! the last contiguous row, and rows that a seal ([`crate::seal`]) does not count are not there.
 
 use crate::backoff::Backoff;
 use crate::context::{Context, StartOver};
@@ -7,9 +7,11 @@ use crate::core::conversation::Conversation;
 use crate::core::projection;
 use crate::ground::{self, Landmark};
 use crate::limits::{LOAD_ROWS_FIRST, LOAD_ROWS_MAX};
-use crate::store::{EventRow, Projection, Store, StoreError};
+use crate::metrics;
+use crate::seal;
+use crate::store::{EventRow, Projection, Seal, Store, StoreError};
 use carillon_proto::id::{ConversationId, Tag};
-use carillon_proto::position::Position;
+use carillon_proto::position::{Incarnation, Position};
 use carillon_proto::wire;
 use prost::Message as _;
 use std::sync::Arc;
@@ -21,10 +23,22 @@ pub(crate) struct Loaded {
     pub(crate) conversation: Conversation,
     /// What follows from rows above the head, and may not have been written.
     pub(crate) projections: Vec<Projection>,
-    /// Rows were found above the head.
+    /// There is more than the stored head says.
     pub(crate) above_head: bool,
+    /// How far the rows of each life reach that are known of: that of the head, and those of rows above it. Ascending.
+    reach: Vec<Reach>,
+    /// Rows that this does not count are not there.
+    seal: Option<Seal>,
     /// The tag of the newest row, if it was read.
     tag: Option<Tag>,
+}
+
+/// How far a conversation reaches with the rows of lives up to this one.
+#[derive(Debug, Clone, Copy)]
+struct Reach {
+    incarnation: u32,
+    created: bool,
+    seq: u64,
 }
 
 /// Why a conversation could not be loaded.
@@ -42,16 +56,35 @@ impl From<StoreError> for LoadError {
     }
 }
 
+impl From<StartOver> for LoadError {
+    fn from(start_over: StartOver) -> Self {
+        Self::StartOver(start_over)
+    }
+}
+
 /// The conversation as far as its rows are contiguous. Each read may see more than the one before, never less: the
 /// creation is written before the first event and read after it.
 pub(crate) async fn conversation(store: &dyn Store, id: &ConversationId) -> Result<Loaded, StoreError> {
+    sealed(store, id, None).await
+}
+
+/// The same without what `seal`, or a later one that the head knows of, does not count.
+pub(crate) async fn sealed(
+    store: &dyn Store,
+    id: &ConversationId,
+    seal: Option<Seal>,
+) -> Result<Loaded, StoreError> {
     let from_head = store.load(id).await?;
-    let has_head = from_head.head.is_some();
-    let conversation = match from_head.head {
-        Some(blob) => of_head(id, &blob, from_head.participants)?,
+    let head = from_head.head.map(|blob| decode_head(id, &blob)).transpose()?;
+    let head = head.filter(|head| seal.is_none_or(|seal| is_counted(head, seal)));
+    let has_head = head.is_some();
+    let conversation = match head {
+        Some(head) => of_head(id, head, from_head.participants)?,
+        // All rows are folded, and what participants know beyond them may stem from rows that do not count.
+        None if seal.is_some() => Conversation::new(id.clone(), Vec::new()),
         None => Conversation::new(id.clone(), from_head.participants),
     };
-    let mut loaded = Loaded { conversation, projections: Vec::new(), above_head: false, tag: None };
+    let mut loaded = Loaded::new(conversation, seal);
     let mut limit = LOAD_ROWS_FIRST;
     let mut rows = store.events_after(id, loaded.conversation.seq(), limit).await?;
     if !has_head && let Some(creation) = store.event(id, 0).await? {
@@ -72,27 +105,96 @@ pub(crate) async fn conversation(store: &dyn Store, id: &ConversationId) -> Resu
 }
 
 impl Loaded {
+    fn new(conversation: Conversation, seal: Option<Seal>) -> Loaded {
+        let seal = seal.into_iter().chain(conversation.seal()).max_by_key(|seal| seal.incarnation);
+        let mut loaded = Loaded {
+            conversation,
+            projections: Vec::new(),
+            above_head: false,
+            reach: Vec::new(),
+            seal,
+            tag: None,
+        };
+        loaded.note_reach();
+        loaded
+    }
+
     /// Folds a row if it is the next.
     fn fold(&mut self, row: &EventRow) -> Result<bool, StoreError> {
         let event = Arc::new(decode(row)?);
+        if self.seal.is_some_and(|seal| !seal.counts(row.position.incarnation, row.seq)) {
+            return Ok(false);
+        }
         if !self.conversation.is_followed_by(&event) {
+            if self.conversation.is_at_end(&event) {
+                metrics::ROWS_OUT_OF_ORDER.inc();
+                let (conversation, seq, position) = (row.conversation.as_str(), row.seq, row.position);
+                tracing::error!(
+                    conversation,
+                    seq,
+                    ?position,
+                    before = ?self.conversation.position(),
+                    "a row is out of order: the conversation ends before it"
+                );
+            }
             return Ok(false);
         }
         self.conversation.fold(&event, row.timestamp_us);
         self.projections.extend(projection::of_event(&row.conversation, &event, row.timestamp_us));
         self.above_head = true;
         self.tag = Some(row.tag);
+        self.note_reach();
         Ok(true)
     }
+
+    /// Takes note of how far the newest row's life reaches. Lives only rise from row to row.
+    fn note_reach(&mut self) {
+        let Some(Position { incarnation, .. }) = self.conversation.position() else { return };
+        let (created, seq) = (self.conversation.is_created(), self.conversation.seq());
+        self.reach.pop_if(|reach| reach.incarnation == incarnation);
+        self.reach.push(Reach { incarnation, created, seq });
+    }
+
+    /// Whether it goes back to a state of this life: what earlier lives left has been decided.
+    pub(crate) fn is_of(&self, incarnation: u32) -> bool {
+        self.conversation.seal().is_some_and(|seal| seal.incarnation == incarnation)
+            || self.begins_in().is_some_and(|begins_in| begins_in == incarnation)
+    }
+
+    /// The life of the oldest state that was loaded.
+    fn begins_in(&self) -> Option<u32> {
+        self.reach.first().map(|reach| reach.incarnation)
+    }
+
+    /// The seal that counts just those rows of lives before this one that are here.
+    pub(crate) fn seal_in(&self, incarnation: u32) -> Seal {
+        let earlier = self.reach.iter().rfind(|reach| reach.incarnation < incarnation);
+        let (created, seq) = earlier.map_or((false, 0), |reach| (reach.created, reach.seq));
+        Seal { incarnation, created, seq }
+    }
+
+    /// Its seal is decided, and goes into the next head.
+    pub(crate) fn sealed(&mut self, seal: Seal, timestamp_us: i64) {
+        self.conversation.sealed(seal, timestamp_us);
+        self.above_head |= self.conversation.exists();
+    }
+}
+
+fn decode_head(id: &ConversationId, blob: &[u8]) -> Result<wire::Head, StoreError> {
+    wire::Head::decode(blob).map_err(|error| StoreError(format!("the head of {id} does not decode: {error}")))
+}
+
+/// Whether a head was made of rows that count. One that a worker of an earlier life wrote may know more.
+fn is_counted(head: &wire::Head, seal: Seal) -> bool {
+    let incarnation = head.position.map_or(0, |position| position.incarnation);
+    incarnation >= seal.incarnation || (head.created == seal.created && seal.counts(incarnation, head.seq))
 }
 
 fn of_head(
     id: &ConversationId,
-    blob: &[u8],
+    head: wire::Head,
     participants: Vec<carillon_proto::id::UserId>,
 ) -> Result<Conversation, StoreError> {
-    let head = wire::Head::decode(blob)
-        .map_err(|error| StoreError(format!("the head of {id} does not decode: {error}")))?;
     Conversation::of_head(id.clone(), head, participants).ok_or_else(|| {
         StoreError(format!("the head of {id} was written by a newer version: upgrade this worker"))
     })
@@ -109,16 +211,19 @@ pub(crate) fn decode(row: &EventRow) -> Result<wire::Event, StoreError> {
 /// written by a worker that is ahead or has crashed, or comes from a log that is no more: the log decides.
 pub(crate) async fn for_applying(
     context: &Context,
-    incarnation: u32,
+    life: Incarnation,
     applied: u64,
     id: &ConversationId,
 ) -> Result<Loaded, LoadError> {
-    let loaded = conversation(&*context.store, id).await?;
+    let incarnation = life.number;
+    let mut loaded = conversation(&*context.store, id).await?;
+    // The only process there is has no former owners whose writes could be late.
+    if !context.exclusive {
+        loaded = seal::once(&*context.store, life, id, loaded).await?;
+    }
     let Some(position) = loaded.conversation.position() else { return Ok(loaded) };
     if position.incarnation > incarnation {
-        return Err(LoadError::StartOver(StartOver::because(
-            "another worker has begun a later life of the log",
-        )));
+        return Err(seal::later_life().into());
     }
     let ahead = position.incarnation == incarnation && position.sequence > applied;
     if ahead && !is_of_this_log(context, &loaded, position).await? {

@@ -43,6 +43,15 @@ pub(crate) static INCARNATIONS: LazyLock<IntCounter> = LazyLock::new(|| {
         .expect("registered once, under a valid name")
 });
 
+/// Rows whose position does not lie above that of the row before, at which loading a conversation ends. Worth an alarm.
+pub(crate) static ROWS_OUT_OF_ORDER: LazyLock<IntCounter> = LazyLock::new(|| {
+    register_int_counter!(
+        "carillon_rows_out_of_order_total",
+        "rows at which loading a conversation ended because they are out of order"
+    )
+    .expect("registered once, under a valid name")
+});
+
 /// Reads by what became of them: `answered`, `failed`, `refused`.
 pub(crate) static READS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     register_int_counter_vec!("carillon_reads_total", "reads by what became of them", &["outcome"])

@@ -8,7 +8,7 @@ use crate::core::interest::Interest;
 use crate::ground::Landmark;
 use crate::group::Ledger;
 use crate::metrics;
-use crate::store::{Checkpoint, PartitionState};
+use crate::store::Checkpoint;
 use carillon_proto::position::Incarnation;
 use carillon_proto::subject;
 use carillon_runtime::bus::LEASE_MS;
@@ -81,7 +81,7 @@ async fn begin(context: &Context, made_anew: bool, forgotten: Option<u32>) -> Be
         let found = find(context, made_anew, forgotten).await;
         let (previous, next) = match incarnation::decide(&found) {
             Start::Continue { incarnation, from } => {
-                return beginning(context, &found.state, incarnation, from).await;
+                return beginning(context, found.state.checkpoint, incarnation, from).await;
             }
             Start::First(next) => (None, next),
             Start::Renew { reason, .. } if !waited => {
@@ -109,8 +109,8 @@ async fn begin(context: &Context, made_anew: bool, forgotten: Option<u32>) -> Be
         let begun = context.store.begin_incarnation(context.partition, previous, next).await;
         match begun {
             Ok(in_force) if in_force == next => {
-                mark(context, next).await;
-                return beginning(context, &found.state, next, next.first_sequence).await;
+                let checkpoint = mark(context, next).await;
+                return beginning(context, checkpoint, next, next.first_sequence).await;
             }
             Ok(_) => {}
             Err(error) => {
@@ -141,26 +141,32 @@ async fn find(context: &Context, made_anew: bool, forgotten: Option<u32>) -> Fou
 }
 
 /// Checkpoints a new life at the entry before its first, so that its log is recognised before anything is worked.
-async fn mark(context: &Context, life: Incarnation) {
+/// `None` if the log holds no such entry.
+async fn mark(context: &Context, life: Incarnation) -> Option<Checkpoint> {
     let before = life.first_sequence - 1;
     if before == 0 {
-        return;
+        return None;
     }
     let read = || context.bus.log_entry(context.partition, before);
-    let Some(entry) = until_done("log_entry", read).await else { return };
+    let entry = until_done("log_entry", read).await?;
     let timestamp_us = incarnation::checkpoint_before_us(life);
     let checkpoint = Checkpoint { position: life.position(before, 0), tag: entry.tag, timestamp_us };
     until_done("checkpoint", || context.store.checkpoint(context.partition, checkpoint)).await;
+    Some(checkpoint)
 }
 
-async fn beginning(context: &Context, state: &PartitionState, life: Incarnation, from: u64) -> Beginning {
+async fn beginning(
+    context: &Context,
+    checkpoint: Option<Checkpoint>,
+    life: Incarnation,
+    from: u64,
+) -> Beginning {
     let partition = context.partition;
     let skips = until_done("skips", || context.store.skips(partition, life.number)).await;
     let at_checkpoint = |checkpoint: &Checkpoint| {
         checkpoint.position.incarnation == life.number && checkpoint.position.sequence + 1 == from
     };
-    let landmark = state
-        .checkpoint
+    let landmark = checkpoint
         .filter(at_checkpoint)
         .map(|checkpoint| Landmark { sequence: checkpoint.position.sequence, tag: checkpoint.tag });
     let skips = skips.into_iter().collect();

@@ -59,13 +59,13 @@ impl Consumer<'_> {
         }
         if self.loading.insert(id.clone()) {
             let (context, id) = (self.context.clone(), id.clone());
-            let (incarnation, applied) = (self.ledger.incarnation.number, self.applied);
+            let (life, applied) = (self.ledger.incarnation, self.applied);
             self.job(async move {
                 if !delay.is_zero() {
                     tokio::time::sleep(delay).await;
                 }
                 let _turn = context.reads.acquire().await;
-                let loaded = load::for_applying(&context, incarnation, applied, &id).await;
+                let loaded = load::for_applying(&context, life, applied, &id).await;
                 Done::Loaded(id, Box::new(loaded))
             });
         }

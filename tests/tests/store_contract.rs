@@ -12,6 +12,8 @@ mod events;
 mod full_disk;
 #[path = "store_contract/partitions.rs"]
 mod partitions;
+#[path = "store_contract/seals.rs"]
+mod seals;
 #[path = "store_contract/users.rs"]
 mod users;
 
@@ -174,6 +176,11 @@ contract! {
     conversations::participants_are_listed_ascending,
     conversations::sent_ids_come_newest_first,
     conversations::sent_ids_of_others_are_apart,
+    seals::the_first_seal_decides,
+    seals::what_a_seal_does_not_count_is_not_there,
+    seals::rows_that_are_written_while_it_is_sealed_are_not_there,
+    seals::a_creation_counts_if_the_seal_says_so,
+    seals::reopening_keeps_seals,
     partitions::a_partition_starts_empty,
     partitions::checkpoints_never_move_back,
     partitions::one_of_many_begins_a_life,

@@ -3,7 +3,7 @@
 //! Two workers that folded the same rows hold the same state, whatever they loaded it from.
 
 use super::dedup::{Behind, First, Hit, Sender};
-use crate::store::SentRow;
+use crate::store::{Seal, SentRow};
 use carillon_proto::id::{ConversationId, UserId};
 use carillon_proto::position::Position;
 use carillon_proto::wire::{self, event::Kind};
@@ -48,6 +48,8 @@ pub(crate) struct Conversation {
     pub(super) participants: BTreeSet<UserId>,
     senders: HashMap<UserId, Sender>,
     remembered: usize,
+    /// Which rows of earlier lives it was folded from, once that was decided.
+    seal: Option<Seal>,
     /// The store had nothing of this conversation when it was loaded, so nobody has sent anything before.
     new: bool,
 }
@@ -72,6 +74,7 @@ impl Conversation {
             participants: participants.into_iter().collect(),
             senders: HashMap::new(),
             remembered: 0,
+            seal: None,
             new: false,
         }
     }
@@ -94,6 +97,7 @@ impl Conversation {
             created_ms: head.created_ms,
             last_message: head.last_message.map(Arc::new),
             messages: head.messages,
+            seal: head.seal.map(Seal::from),
             ..Conversation::new(id, participants)
         })
     }
@@ -119,7 +123,25 @@ impl Conversation {
             created_ms: self.created_ms,
             last_message: self.last_message.as_deref().cloned(),
             messages: self.messages,
+            seal: self.seal.map(Into::into),
         }
+    }
+
+    /// Which rows of earlier lives of the log count, if that is decided.
+    pub(crate) fn seal(&self) -> Option<Seal> {
+        self.seal
+    }
+
+    /// It is decided which rows of earlier lives count. `timestamp_us` lies between theirs and those of this life, so
+    /// that a head written with it takes the place of all that earlier lives wrote or will write.
+    pub(crate) fn sealed(&mut self, seal: Seal, timestamp_us: i64) {
+        self.seal = Some(seal);
+        self.timestamp_us = self.timestamp_us.max(timestamp_us);
+    }
+
+    /// Whether it was created; if not, it began with a message.
+    pub(crate) fn is_created(&self) -> bool {
+        self.created
     }
 
     /// The conversation's id.
@@ -137,7 +159,7 @@ impl Conversation {
         self.position
     }
 
-    /// The write timestamp of the newest event's row; of one that came with the head, 0.
+    /// The write timestamp of the newest event's row, or of the seal; of an event that came with the head, 0.
     pub(crate) fn timestamp_us(&self) -> i64 {
         self.timestamp_us
     }
@@ -152,11 +174,15 @@ impl Conversation {
         self.position.is_some()
     }
 
-    /// Whether a row is the next of this conversation. A row that is not stems from a life of the log that
-    /// has been superseded here: its position lies below.
+    /// Whether a row has the seq that comes next.
+    pub(crate) fn is_at_end(&self, event: &wire::Event) -> bool {
+        event.seq == self.seq + 1 || (event.seq == 0 && !self.exists())
+    }
+
+    /// Whether a row is the next of this conversation. One that comes next by its seq, and whose position does not lie
+    /// above, was written by a worker that had folded other rows: never to happen, and reported where it is seen.
     pub(crate) fn is_followed_by(&self, event: &wire::Event) -> bool {
-        let next_seq = event.seq == self.seq + 1 || (event.seq == 0 && !self.exists());
-        next_seq && event.position.map(Position::from) > self.position
+        self.is_at_end(event) && event.position.map(Position::from) > self.position
     }
 
     /// Takes the next row in.

@@ -2,7 +2,8 @@
 
 use super::bus::TestBus;
 use super::harness::{Gateway, LIFE, World, conversations_of, until};
-use super::memory::{Call, Fault, MemoryStore, Tables};
+use super::memory::{Call, Fault, MemoryStore};
+use super::tables::Tables;
 use crate::audit::{Auditor, Kind, Options, Report};
 use crate::store::{EventRow, PartitionState};
 use bytes::Bytes;

@@ -2,7 +2,8 @@
 
 use super::bus::TestBus;
 use super::harness::{A_WHILE, Gateway, LIFE, World, told, until};
-use super::memory::{Call, MemoryStore, Tables};
+use super::memory::{Call, MemoryStore};
+use super::tables::Tables;
 use crate::store::PartitionState;
 use carillon_proto::limits::DEDUP_CLIENT_IDS_MAX;
 use carillon_proto::wire::{self, Authority, command::Body};

@@ -1,16 +1,16 @@
 //! A store in memory that keeps the trait's promises and no more: writes may fail with or without having been
 //! done, may wait, and may stop in the middle as in a crash.
 
+use super::tables::Tables;
 use crate::store::{
-    Checkpoint, EventRow, LoadedConversation, PartitionState, Projection, SentRow, Store, StoreError,
+    Checkpoint, EventRow, LoadedConversation, PartitionState, Projection, Seal, SentRow, Store, StoreError,
 };
 use async_trait::async_trait;
-use bytes::Bytes;
 use carillon_proto::id::{ConversationId, UserId};
 use carillon_proto::partition::stable_hash;
 use carillon_proto::position::{Incarnation, Position};
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use tokio::sync::watch;
 
@@ -21,6 +21,7 @@ pub(super) enum Call {
     Project,
     Checkpoint,
     Skip,
+    Seal,
     Load,
     Read,
 }
@@ -34,17 +35,6 @@ pub(super) enum Fault {
     Lied,
     /// The first half was done.
     Half,
-}
-
-/// Everything that is stored, comparable.
-#[derive(Debug, Default, Clone, PartialEq)]
-pub(super) struct Tables {
-    pub(super) events: BTreeMap<(String, u64), EventRow>,
-    pub(super) heads: BTreeMap<String, (i64, Bytes)>,
-    pub(super) participants: BTreeMap<(String, String), (i64, bool)>,
-    pub(super) sent: BTreeMap<(String, String), BTreeMap<i64, SentRow>>,
-    pub(super) partitions: BTreeMap<u32, PartitionState>,
-    pub(super) skips: BTreeMap<u32, BTreeSet<Position>>,
 }
 
 #[derive(Default)]
@@ -214,34 +204,7 @@ impl MemoryStore {
 }
 
 fn write_event(state: &mut State, row: EventRow) {
-    let key = (row.conversation.as_str().to_owned(), row.seq);
-    match state.tables.events.get(&key) {
-        Some(there) if there.timestamp_us > row.timestamp_us => {}
-        Some(there) if there.timestamp_us == row.timestamp_us && *there != row => state.torn.push(row),
-        _ => drop(state.tables.events.insert(key, row)),
-    }
-}
-
-fn write_projection(tables: &mut Tables, projection: Projection) {
-    match projection {
-        Projection::Head { conversation, timestamp_us, blob } => {
-            let there = tables.heads.entry(conversation.as_str().into()).or_insert((i64::MIN, Bytes::new()));
-            if there.0 <= timestamp_us {
-                *there = (timestamp_us, blob);
-            }
-        }
-        Projection::Participant { conversation, user, timestamp_us, present } => {
-            let key = (conversation.as_str().into(), user.as_str().into());
-            let there = tables.participants.entry(key).or_insert((i64::MIN, present));
-            if there.0 <= timestamp_us {
-                *there = (timestamp_us, present);
-            }
-        }
-        Projection::Sent { conversation, sender, timestamp_us, time_ms, client_id, seq } => {
-            let key = (conversation.as_str().into(), sender.as_str().into());
-            tables.sent.entry(key).or_default().insert(timestamp_us, SentRow { client_id, seq, time_ms });
-        }
-    }
+    state.torn.extend(state.tables.write_event(row));
 }
 
 #[async_trait]
@@ -287,8 +250,23 @@ impl Store for MemoryStore {
             .await
     }
 
+    async fn seal(
+        &self,
+        conversation: &ConversationId,
+        previous: Option<Seal>,
+        next: Seal,
+        timestamp_us: i64,
+    ) -> Result<Seal, StoreError> {
+        let (mut in_force, id) = (next, conversation.as_str());
+        self.write(Call::Seal, vec![next], |state, next| {
+            in_force = state.tables.seal(id, previous, next, timestamp_us);
+        })
+        .await?;
+        Ok(in_force)
+    }
+
     async fn project(&self, projections: Vec<Projection>) -> Result<(), StoreError> {
-        self.write(Call::Project, projections, |state, cell| write_projection(&mut state.tables, cell)).await
+        self.write(Call::Project, projections, |state, cell| state.tables.project(cell)).await
     }
 
     async fn load(&self, conversation: &ConversationId) -> Result<LoadedConversation, StoreError> {
@@ -301,7 +279,8 @@ impl Store for MemoryStore {
             .read(Call::Load, |tables| tables.heads.get(conversation.as_str()).map(|(_, blob)| blob.clone()));
         let head = head.await;
         // Not at one moment, but in the order that the trait promises.
-        let participants = self.read(Call::Read, |tables| participants(tables, conversation.as_str())).await;
+        let participants =
+            self.read(Call::Read, |tables| tables.participants_of(conversation.as_str())).await;
         self.state.lock().loading -= 1;
         Ok(LoadedConversation { head: head?, participants: participants? })
     }
@@ -390,9 +369,4 @@ impl Store for MemoryStore {
     async fn healthy(&self) -> bool {
         true
     }
-}
-
-fn participants(tables: &Tables, conversation: &str) -> Vec<UserId> {
-    let here = tables.participants.iter().filter(|((id, _), (_, present))| *present && id == conversation);
-    here.map(|((_, user), _)| UserId::parse(user).expect("stored")).collect()
 }

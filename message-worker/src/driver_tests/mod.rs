@@ -11,3 +11,5 @@ mod log_tests;
 mod memory;
 mod query_tests;
 mod run_tests;
+mod seal_tests;
+mod tables;

@@ -8,9 +8,16 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use carillon_proto::id::{ConversationId, Tag, UserId};
 use carillon_proto::position::{Incarnation, Position};
+use carillon_proto::wire;
+
+use crate::limits::GROUP_COMMANDS_MAX;
 
 pub mod embedded;
 pub mod scylla;
+
+/// Rows above those that a seal counts that it keeps from being there. An earlier life's workers can have written no
+/// more: each writes a group after the one before is there for all, and a group has no more commands.
+pub const SEALED_ROWS_MAX: u64 = GROUP_COMMANDS_MAX as u64;
 
 /// Something went wrong. Of a write, the outcome is unknown: the same write, with the same timestamp, again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -115,6 +122,37 @@ pub struct Checkpoint {
     pub timestamp_us: i64,
 }
 
+/// Which rows of earlier lives of the log count in a conversation. Decided once in a life, before anything is applied
+/// in it, so that all who load the conversation in that life fold the same rows, whatever lands later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seal {
+    /// The life that decided it.
+    pub incarnation: u32,
+    /// Whether the creation, the row at seq 0, is one of them.
+    pub created: bool,
+    /// The last of them; 0 where there is none above the creation.
+    pub seq: u64,
+}
+
+impl Seal {
+    /// Whether a row counts that a life wrote at a seq.
+    pub fn counts(&self, incarnation: u32, seq: u64) -> bool {
+        incarnation >= self.incarnation || if seq == 0 { self.created } else { seq <= self.seq }
+    }
+}
+
+impl From<Seal> for wire::Seal {
+    fn from(Seal { incarnation, created, seq }: Seal) -> Self {
+        wire::Seal { incarnation, created, seq }
+    }
+}
+
+impl From<wire::Seal> for Seal {
+    fn from(wire::Seal { incarnation, created, seq }: wire::Seal) -> Self {
+        Seal { incarnation, created, seq }
+    }
+}
+
 /// The store of conversations.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
@@ -153,6 +191,24 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// When the store cannot be read.
     async fn event(&self, conversation: &ConversationId, seq: u64) -> Result<Option<EventRow>, StoreError>;
+
+    /// Seals a conversation, if the seal in force still is `previous`, or if there is none; returns the one in force,
+    /// which is another worker's if that came first (lightweight transaction).
+    ///
+    /// When that is of `next`'s life, rows that it does not count, with write timestamps below `timestamp_us`, are not
+    /// there from now on, whether they were written before or will be: the creation, and those up to
+    /// [`SEALED_ROWS_MAX`] above it. `timestamp_us` lies above all earlier lives' and below all of `next`'s own. Durable
+    /// when it returns.
+    ///
+    /// # Errors
+    /// Outcome unknown: load and seal again.
+    async fn seal(
+        &self,
+        conversation: &ConversationId,
+        previous: Option<Seal>,
+        next: Seal,
+        timestamp_us: i64,
+    ) -> Result<Seal, StoreError>;
 
     /// Writes projections, in order; deletions carry timestamps too. Not yet durable when it returns in the
     /// embedded store, but never durable later than a checkpoint or rows that are written after it.

@@ -175,6 +175,22 @@ pub struct Head {
     /// Messages up to and including `seq`.
     #[prost(uint64, tag = "12")]
     pub messages: u64,
+    /// Which rows of earlier lives of the log count, once that is decided.
+    #[prost(message, optional, tag = "13")]
+    pub seal: ::core::option::Option<Seal>,
+}
+/// Which rows of earlier lives of the log a conversation has.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Seal {
+    /// The life that decided it.
+    #[prost(uint32, tag = "1")]
+    pub incarnation: u32,
+    /// Whether the creation, the row at seq 0, is one of them.
+    #[prost(bool, tag = "2")]
+    pub created: bool,
+    /// The last of them.
+    #[prost(uint64, tag = "3")]
+    pub seq: u64,
 }
 /// How far a partition's worker has come: everything up to here has rows, projections and fan-out.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

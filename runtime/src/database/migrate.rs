@@ -21,9 +21,10 @@ use crate::time::now_ms;
 
 /// Every migration, in order; the first has version 1. None is ever changed: what is to be different goes
 /// into a new one.
-const MIGRATIONS: [(&str, &str); 2] = [
+const MIGRATIONS: [(&str, &str); 3] = [
     ("0001_conversations", include_str!("../../migrations/0001_conversations.cql")),
     ("0002_users", include_str!("../../migrations/0002_users.cql")),
+    ("0003_seals", include_str!("../../migrations/0003_seals.cql")),
 ];
 
 /// Schema changes flush tables on every node.

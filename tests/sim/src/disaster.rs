@@ -16,6 +16,9 @@ const STRAYING: Duration = Duration::from_millis(900);
 const LATE_MS: u64 = 8_000;
 /// How long it stands still: another one takes over, waits, and works what is new.
 const STANDING_STILL: Duration = Duration::from_secs(7);
+/// Entries that a log forgets so that another life of it begins, whatever was checkpointed: what strays then is of a life
+/// that is over.
+const BELOW_CHECKPOINT: u64 = 1_000;
 
 /// Draws disasters.
 pub struct Disasters {
@@ -23,7 +26,7 @@ pub struct Disasters {
     cluster: Arc<Cluster>,
     clients: Vec<Arc<Client>>,
     random: Random,
-    /// Workers may go stale, too.
+    /// Workers may go stale while their logs live on.
     stale: bool,
 }
 
@@ -89,8 +92,12 @@ impl Disasters {
                 *self.world.store_away_until.lock() = Some(Instant::now() + away);
             }
             58..=70 => self.forget(),
-            71..=74 if self.stale => self.let_go_stale(),
-            71..=74 => self.forget(),
+            71..=74 if self.stale => {
+                let more = self.random.between(0..=16);
+                self.let_go_stale(more);
+            }
+            71..=72 => self.let_go_stale(BELOW_CHECKPOINT),
+            73..=74 => self.forget(),
             75..=87 => self.cut_clients(),
             _ => self.black_out(),
         }
@@ -112,9 +119,9 @@ impl Disasters {
         });
     }
 
-    fn let_go_stale(&mut self) {
+    fn let_go_stale(&mut self, more: u64) {
         let number = self.random.below(self.cluster.count(Kind::Message) as u64) as usize;
-        let (world, cluster, more) = (self.world.clone(), self.cluster.clone(), self.random.between(0..=16));
+        let (world, cluster) = (self.world.clone(), self.cluster.clone());
         tokio::spawn(async move { go_stale(&world, &cluster, (Kind::Message, number), more).await });
     }
 

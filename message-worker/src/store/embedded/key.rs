@@ -4,7 +4,7 @@
 //! neighbouring pages. Ids are length-prefixed where something follows them and bare where they end a key,
 //! so that lists come out ascending by id. A value starts with the write timestamp by which rows win.
 
-use crate::store::{Checkpoint, EventRow, Projection, SentRow};
+use crate::store::{Checkpoint, EventRow, Projection, Seal, SentRow};
 use bytes::{BufMut, Bytes};
 use carillon_proto::id::{ConversationId, Tag, UserId};
 use carillon_proto::position::{Incarnation, Position};
@@ -15,6 +15,7 @@ const PARTITION: u8 = 3;
 
 // Events come last in a conversation: what walks over all else can leap over them.
 const HEAD: u8 = b'h';
+const SEAL: u8 = b'l';
 const PARTICIPANT: u8 = b'p';
 const SENT: u8 = b's';
 const EVENT: u8 = b't';
@@ -63,6 +64,11 @@ pub(super) fn events_end(conversation: &ConversationId) -> Vec<u8> {
 
 pub(super) fn head(conversation: &ConversationId) -> Vec<u8> {
     with_id(CONVERSATION, conversation.as_str(), HEAD)
+}
+
+/// Which rows of earlier lives count.
+pub(super) fn seal(conversation: &ConversationId) -> Vec<u8> {
+    with_id(CONVERSATION, conversation.as_str(), SEAL)
 }
 
 /// All participants of a conversation start with this; the user's id follows.
@@ -167,6 +173,17 @@ impl Rows {
         self.put(&key, row.timestamp_us, &[&mark, &row.tag.0, &row.blob]);
     }
 
+    /// An event is not there, unless it was written with a higher timestamp: its value ends with that.
+    pub(super) fn put_no_event(&mut self, conversation: &ConversationId, seq: u64, timestamp_us: i64) {
+        self.put(&event(conversation, seq), timestamp_us, &[]);
+    }
+
+    pub(super) fn put_seal(&mut self, conversation: &ConversationId, mark: &Seal) {
+        let body = [&mark.incarnation.to_be_bytes()[..], &[u8::from(mark.created)], &mark.seq.to_be_bytes()];
+        // One in a life, and lives have rising numbers.
+        self.put(&seal(conversation), i64::from(mark.incarnation), &body);
+    }
+
     pub(super) fn put_projection(&mut self, projection: &Projection) {
         match projection {
             Projection::Head { conversation, timestamp_us, blob } => {
@@ -262,6 +279,7 @@ pub(super) fn read_seq(key: &[u8]) -> Option<u64> {
     key.last_chunk().map(|bytes| u64::from_be_bytes(*bytes))
 }
 
+/// The row; `None` if the value says that it is not there.
 pub(super) fn read_event(conversation: &ConversationId, key: &[u8], value: &[u8]) -> Option<EventRow> {
     let mut reader = Reader(value);
     Some(EventRow {
@@ -302,6 +320,12 @@ pub(super) fn read_checkpoint(value: &[u8]) -> Option<Checkpoint> {
 pub(super) fn read_incarnation(value: &[u8]) -> Option<Incarnation> {
     let mut reader = Reader(value.get(TIMESTAMP_BYTES..)?);
     Some(Incarnation { number: reader.u32()?, first_sequence: reader.u64()?, base_us: reader.i64()? })
+}
+
+pub(super) fn read_seal(value: &[u8]) -> Option<Seal> {
+    let mut reader = Reader(value.get(TIMESTAMP_BYTES..)?);
+    let (incarnation, [created]) = (reader.u32()?, reader.take()?);
+    Some(Seal { incarnation, created: created != 0, seq: reader.u64()? })
 }
 
 pub(super) fn read_skip(incarnation: u32, key: &[u8]) -> Option<Position> {

@@ -21,7 +21,7 @@ use carillon_proto::position::{Incarnation, Position};
 use tokio::sync::{Semaphore, oneshot};
 
 use super::{
-    Checkpoint, EventRow, LoadedConversation, PartitionState, Projection, SentRow, Store, StoreError,
+    Checkpoint, EventRow, LoadedConversation, PartitionState, Projection, Seal, SentRow, Store, StoreError,
 };
 use journal::{Journal, JournalError};
 use key::Rows;
@@ -36,6 +36,7 @@ mod gather;
 mod journal;
 mod key;
 mod overlay;
+mod seals;
 mod shared;
 mod sweep;
 mod table;
@@ -79,6 +80,8 @@ pub enum OpenError {
 pub struct EmbeddedStore {
     shared: Arc<Shared>,
     room: Arc<Semaphore>,
+    /// One seal is decided at a time.
+    sealing: Arc<tokio::sync::Mutex<()>>,
     threads: Option<Threads>,
 }
 
@@ -113,16 +116,12 @@ impl EmbeddedStore {
             flusher: spawn("store-flusher", move || flusher::run(&for_flusher, sweep)).map_err(refused)?,
         };
         let room = Arc::new(Semaphore::new(QUEUE_BYTES_MAX));
-        Ok(Arc::new(EmbeddedStore { shared, room, threads: Some(threads) }))
+        Ok(Arc::new(EmbeddedStore { shared, room, sealing: Arc::default(), threads: Some(threads) }))
     }
 
     /// Makes rows durable.
     async fn write(&self, rows: Bytes) -> Result<(), StoreError> {
-        let share = rows.len().clamp(1, QUEUE_BYTES_MAX) as u32;
-        let room = Arc::clone(&self.room).acquire_many_owned(share).await.map_err(|_| closed())?;
-        let (done, outcome) = oneshot::channel();
-        self.shared.submit(Job::Write { rows, done, _room: room });
-        outcome.await.unwrap_or_else(|_| Err(closed()))
+        write(&self.shared, &self.room, rows).await
     }
 
     /// Shows rows at once, and makes them durable soon; waits for that if too much waits already.
@@ -149,6 +148,15 @@ impl EmbeddedStore {
             Err(error) => Err(StoreError(format!("reading was cut off: {error}"))),
         }
     }
+}
+
+/// Makes rows durable, once there is room for them in the queue.
+async fn write(shared: &Shared, room: &Arc<Semaphore>, rows: Bytes) -> Result<(), StoreError> {
+    let share = rows.len().clamp(1, QUEUE_BYTES_MAX) as u32;
+    let room = Arc::clone(room).acquire_many_owned(share).await.map_err(|_| closed())?;
+    let (done, outcome) = oneshot::channel();
+    shared.submit(Job::Write { rows, done, _room: room });
+    outcome.await.unwrap_or_else(|_| Err(closed()))
 }
 
 fn spawn<T: Send + 'static>(
@@ -259,23 +267,23 @@ impl Store for EmbeddedStore {
         limit: usize,
     ) -> Result<Vec<EventRow>, StoreError> {
         let conversation = conversation.clone();
-        self.read(limit, move |shared| {
-            let range = key::event(&conversation, 1)..key::event(&conversation, before_seq);
-            let mut rows = Vec::new();
-            shared.scan(range, true, limit, |key, value| {
-                rows.extend(key::read_event(&conversation, key, value));
-                true
-            })?;
-            rows.reverse();
-            Ok(rows)
-        })
-        .await
+        self.read(limit, move |shared| seals::newest_events(shared, &conversation, before_seq, limit)).await
     }
 
     async fn event(&self, conversation: &ConversationId, seq: u64) -> Result<Option<EventRow>, StoreError> {
         let key = key::event(conversation, seq);
         let value = self.shared.get(&key)?;
         Ok(value.and_then(|value| key::read_event(conversation, &key, &value)))
+    }
+
+    async fn seal(
+        &self,
+        conversation: &ConversationId,
+        previous: Option<Seal>,
+        next: Seal,
+        timestamp_us: i64,
+    ) -> Result<Seal, StoreError> {
+        self.seal_rows(conversation.clone(), previous, next, timestamp_us).await
     }
 
     async fn project(&self, projections: Vec<Projection>) -> Result<(), StoreError> {

@@ -14,7 +14,7 @@ use super::{CONCURRENCY_MAX, ScyllaStore, failed};
 use crate::store::{EventRow, StoreError};
 
 /// Rows of a conversation in one partition: 100 MB at 10 KB each, where the databases begin to warn.
-const BUCKET_ROWS: u64 = 10_000;
+pub(super) const BUCKET_ROWS: u64 = 10_000;
 /// Rows in one batch, and bytes: a batch lies in one partition, so it is one mutation, of a size that does not
 /// hold up others (ScyllaDB warns above 128 KiB).
 const BATCH_ROWS_MAX: usize = 64;

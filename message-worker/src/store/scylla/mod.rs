@@ -2,7 +2,7 @@
 //!
 //! Rows and projections are written at QUORUM with the timestamp of their log position, deletions too, so that
 //! repeating a write, or two workers writing the same, changes nothing. Lightweight transactions touch the
-//! table of incarnations alone. A batch never leaves its partition; everything else is single statements, some
+//! tables of incarnations and seals alone. A batch never leaves its partition; everything else is single statements, some
 //! of them at a time.
 
 use std::sync::Arc;
@@ -22,11 +22,12 @@ use scylla::serialize::row::SerializeRow;
 use scylla::statement::prepared::PreparedStatement;
 
 use super::{
-    Checkpoint, EventRow, LoadedConversation, PartitionState, Projection, SentRow, Store, StoreError,
+    Checkpoint, EventRow, LoadedConversation, PartitionState, Projection, Seal, SentRow, Store, StoreError,
 };
 use statements::Statements;
 
 mod events;
+mod seals;
 mod statements;
 
 /// Statements of one call that are under way at once: enough to keep a few shards busy, too few to be a burst.
@@ -189,6 +190,16 @@ impl Store for ScyllaStore {
         let values = (conversation.as_str(), events::bucket(seq), events::bigint(seq));
         let rows = self.select_events(conversation, &self.statements.event, values).await?;
         Ok(rows.into_iter().next())
+    }
+
+    async fn seal(
+        &self,
+        conversation: &ConversationId,
+        previous: Option<Seal>,
+        next: Seal,
+        timestamp_us: i64,
+    ) -> Result<Seal, StoreError> {
+        self.seal_rows(conversation, previous, next, timestamp_us).await
     }
 
     async fn project(&self, projections: Vec<Projection>) -> Result<(), StoreError> {

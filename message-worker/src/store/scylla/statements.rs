@@ -69,6 +69,16 @@ statements! {
     /// Serial: it sees what an undecided transaction comes to.
     incarnation: "SELECT number, first_sequence, base_us FROM incarnations WHERE id = ?";
 
+    /// Lightweight transaction.
+    insert_seal: "INSERT INTO seals (conversation, incarnation, created, seq) VALUES (?, ?, ?, ?) IF NOT EXISTS";
+    /// Lightweight transaction.
+    update_seal: "UPDATE seals SET incarnation = ?, created = ?, seq = ? WHERE conversation = ? \
+        IF incarnation = ? AND created = ? AND seq = ?";
+    /// Serial: it sees what an undecided transaction comes to.
+    seal: "SELECT incarnation, created, seq FROM seals WHERE conversation = ?";
+    delete_events_above: "DELETE FROM events USING TIMESTAMP ? WHERE conversation = ? AND bucket = ? AND seq > ?";
+    delete_event: "DELETE FROM events USING TIMESTAMP ? WHERE conversation = ? AND bucket = ? AND seq = ?";
+
     insert_skip: "INSERT INTO skips (id, incarnation, sequence, command_index, reason) VALUES (?, ?, ?, ?, ?)";
     skips: "SELECT sequence, command_index FROM skips WHERE id = ? AND incarnation = ?";
 }
@@ -79,5 +89,8 @@ impl Statements {
         self.insert_incarnation.set_is_idempotent(false);
         self.update_incarnation.set_is_idempotent(false);
         self.incarnation.set_consistency(Consistency::Serial);
+        self.insert_seal.set_is_idempotent(false);
+        self.update_seal.set_is_idempotent(false);
+        self.seal.set_consistency(Consistency::Serial);
     }
 }

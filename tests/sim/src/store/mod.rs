@@ -6,13 +6,14 @@ use crate::node::{Node, TimedOut};
 use crate::world::World;
 use async_trait::async_trait;
 use carillon_message_worker::store::{
-    Checkpoint, EventRow, LoadedConversation, PartitionState, Projection, SentRow, Store, StoreError,
+    Checkpoint, EventRow, LoadedConversation, PartitionState, Projection, Seal, SentRow, Store, StoreError,
 };
 use carillon_proto::id::{ConversationId, UserId};
 use carillon_proto::position::{Incarnation, Position};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
+mod seals;
 mod tables;
 mod users;
 
@@ -155,6 +156,16 @@ impl Store for Node {
     async fn event(&self, conversation: &ConversationId, seq: u64) -> Result<Option<EventRow>, StoreError> {
         let id = conversation.to_string();
         self.read("event", move |tables| tables.event(&id, seq)).await
+    }
+
+    async fn seal(
+        &self,
+        conversation: &ConversationId,
+        previous: Option<Seal>,
+        next: Seal,
+        timestamp_us: i64,
+    ) -> Result<Seal, StoreError> {
+        self.seal_rows(conversation, previous, next, timestamp_us).await
     }
 
     async fn project(&self, projections: Vec<Projection>) -> Result<(), StoreError> {

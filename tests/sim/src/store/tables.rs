@@ -1,5 +1,6 @@
 //! What is stored: tables whose cells know their write timestamps.
 
+use super::seals::Seals;
 use crate::world::World;
 use bytes::Bytes;
 use carillon_message_worker::store::{Checkpoint, EventRow, PartitionState, Projection, SentRow};
@@ -12,15 +13,16 @@ type RowKey = (String, u64);
 /// Everything that is stored.
 #[derive(Default)]
 pub struct Tables {
-    events: BTreeMap<RowKey, EventRow>,
+    pub(super) events: BTreeMap<RowKey, EventRow>,
     heads: BTreeMap<String, (i64, Bytes)>,
     participants: BTreeMap<(String, String), (i64, bool)>,
     sent: BTreeMap<(String, String), BTreeMap<i64, SentRow>>,
     incarnations: BTreeMap<u32, Incarnation>,
     checkpoints: BTreeMap<u32, Checkpoint>,
     skips: BTreeMap<u32, BTreeSet<Position>>,
+    pub(super) seals: Seals,
     /// Rows as they were when a client was told that they are there: they never change.
-    acknowledged: BTreeMap<RowKey, EventRow>,
+    pub(super) acknowledged: BTreeMap<RowKey, EventRow>,
 }
 
 /// What a write did to a row that must not be.
@@ -79,6 +81,9 @@ impl World {
 impl Tables {
     fn write_event(&mut self, row: EventRow) -> Option<Damage> {
         let key = (row.conversation.to_string(), row.seq);
+        if self.seals.shut_out(&key, row.timestamp_us) {
+            return None;
+        }
         if let Some(there) = self.events.get(&key) {
             if there.timestamp_us > row.timestamp_us || *there == row {
                 return None;

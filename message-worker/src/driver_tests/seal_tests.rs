@@ -1,0 +1,242 @@
+//! What a life of the log that is over wrote lands when another one has begun.
+
+use super::bus::TestBus;
+use super::harness::{LIFE, World, until};
+use super::memory::{Call, MemoryStore};
+use crate::metrics;
+use crate::store::{EventRow, PartitionState, Projection, Seal, Store as _};
+use carillon_proto::id::{ConversationId, Tag};
+use carillon_proto::position::{Incarnation, Position};
+use carillon_proto::wire::{self, event::Kind};
+use prost::Message as _;
+use std::sync::atomic::Ordering;
+
+/// The life after [`LIFE`]; its log was made anew.
+const LATER: Incarnation =
+    Incarnation { number: 2, first_sequence: 1, base_us: LIFE.base_us + 1_000_000_000 };
+
+/// A partition in its second life, with an empty log.
+fn later(store: &MemoryStore) -> World {
+    let world = World::of(TestBus::new(1), store.twin());
+    world.store.change(|tables| {
+        let state = PartitionState { incarnation: Some(LATER), checkpoint: None };
+        tables.partitions.insert(0, state);
+    });
+    world
+}
+
+/// Another process at the same log and store.
+fn beside(world: &World) -> World {
+    World::of(world.bus.clone(), world.store.twin())
+}
+
+fn room() -> ConversationId {
+    ConversationId::parse("room").expect("valid")
+}
+
+fn kind(content: &str) -> Kind {
+    Kind::Message(wire::SendMessage { content: content.into(), ..wire::SendMessage::default() })
+}
+
+/// A row that a life makes of its entry at `sequence`.
+fn row(life: Incarnation, sequence: u64, seq: u64, kind: Kind) -> EventRow {
+    let position = life.position(sequence, 0);
+    let event = wire::Event {
+        conversation: "room".into(),
+        seq,
+        position: Some(position.into()),
+        actor: "ann".into(),
+        client_id: format!("~early-{sequence}"),
+        kind: Some(kind),
+        ..wire::Event::default()
+    };
+    EventRow {
+        conversation: room(),
+        seq,
+        position,
+        tag: Tag([9; 16]),
+        timestamp_us: life.timestamp_us(sequence, 0),
+        blob: event.encode_to_vec().into(),
+    }
+}
+
+fn rows(world: &World) -> Vec<(u64, u32, String)> {
+    let life = |seq: u64| world.store.tables().events[&("room".to_owned(), seq)].position.incarnation;
+    world.contents("room").into_iter().map(|(seq, content)| (seq, life(seq), content)).collect()
+}
+
+/// Guards the seal: without it the second worker finds the late row at seq 2 and writes at seq 3 what the first one
+/// writes at seq 2, both from the same entry.
+#[tokio::test]
+async fn a_late_row_of_an_earlier_life_does_not_come_between_two_workers() {
+    let store = MemoryStore::new();
+    store.append(vec![row(LIFE, 1, 1, kind("m1"))]).await.expect("written");
+    let first = later(&store);
+    let mut gateway = first.gateway("gw-1").await;
+    first.store.hold(Call::Append);
+    let slow = first.work(1);
+    let appended = store.count(Call::Append);
+    first.publish(vec![gateway.send(2, "room", "m2")]).await;
+    until(|| store.count(Call::Append) > appended).await;
+    store.append(vec![row(LIFE, 2, 2, kind("late"))]).await.expect("written");
+
+    let second = beside(&first);
+    let working = second.work(2);
+    assert_eq!(gateway.outcome(2).await, "seq 2");
+    slow.ours.store(false, Ordering::SeqCst);
+    first.store.release(Call::Append);
+    second.publish(vec![gateway.send(3, "room", "m3")]).await;
+    assert_eq!(gateway.outcome(3).await, "seq 3");
+    working.stop().await;
+    slow.stop().await;
+    assert_eq!(rows(&first), [(1, 1, "m1".into()), (2, 2, "m2".into()), (3, 2, "m3".into())]);
+    assert_eq!(store.torn(), []);
+}
+
+/// Guards who comes later in a life from sealing at what it has loaded: what the first one found counts for all.
+#[tokio::test]
+async fn what_was_there_before_the_seal_counts() {
+    let store = MemoryStore::new();
+    store.append(vec![row(LIFE, 1, 1, kind("m1")), row(LIFE, 2, 2, kind("in time"))]).await.expect("written");
+    let world = later(&store);
+    let mut gateway = world.gateway("gw-1").await;
+    let working = world.work(1);
+    assert_eq!(gateway.register(&["room"]).await, [("room".into(), 2)]);
+    store.append(vec![row(LIFE, 3, 3, kind("late"))]).await.expect("written");
+    working.kill().await;
+    let other = beside(&world);
+    let working = other.work(2);
+    assert_eq!(gateway.register(&["room"]).await, [("room".into(), 2)], "joins agree with what is applied");
+    other.publish(vec![gateway.send(3, "room", "m3")]).await;
+    assert_eq!(gateway.outcome(3).await, "seq 3");
+    working.stop().await;
+    assert_eq!(rows(&world)[2], (3, 2, "m3".into()));
+}
+
+/// Guards seq 0: a conversation that began with a message stays without the creation that comes late.
+#[tokio::test]
+async fn a_late_creation_is_shut_out() {
+    let store = MemoryStore::new();
+    let world = later(&store);
+    let mut gateway = world.gateway("gw-1").await;
+    let working = world.work(1);
+    // Nothing at all was there when it was sealed.
+    assert_eq!(gateway.register(&["room"]).await, [("room".into(), 0)]);
+    working.kill().await;
+    let created = Kind::Created(wire::CreateConversation::default());
+    store.append(vec![row(LIFE, 1, 0, created)]).await.expect("written");
+    let other = beside(&world);
+    let working = other.work(2);
+    other.publish(vec![gateway.send(1, "room", "m1")]).await;
+    assert_eq!(gateway.outcome(1).await, "seq 1", "ann need not participate");
+    working.stop().await;
+    assert_eq!(rows(&world), [(1, 2, "m1".into())]);
+}
+
+/// Guards the state beneath the rows: a head that a worker of the earlier life wrote when it had seen the late row is
+/// written later than the seal. The rows below it are folded instead.
+#[tokio::test]
+async fn a_late_head_of_an_earlier_life_is_not_believed() {
+    let store = MemoryStore::new();
+    store.append(vec![row(LIFE, 1, 1, kind("m1"))]).await.expect("written");
+    let sealed = Seal { incarnation: LATER.number, created: false, seq: 1 };
+    assert_eq!(store.seal(&room(), None, sealed, LATER.base_us - 1).await.expect("sealed"), sealed);
+    let position = Some(LIFE.position(2, 0).into());
+    let head = wire::Head { seq: 2, position, messages: 2, ..wire::Head::default() };
+    let (blob, timestamp_us) = (head.encode_to_vec().into(), LIFE.timestamp_us(2, 0));
+    store
+        .project(vec![Projection::Head { conversation: room(), timestamp_us, blob }])
+        .await
+        .expect("written");
+    let world = later(&store);
+    let mut gateway = world.gateway("gw-1").await;
+    let working = world.work(1);
+    assert_eq!(gateway.register(&["room"]).await, [("room".into(), 1)]);
+    world.publish(vec![gateway.send(2, "room", "m2")]).await;
+    assert_eq!(gateway.outcome(2).await, "seq 2");
+    working.stop_when(&world, 1).await;
+    let (_, head) = store.tables().heads["room"].clone();
+    let head = wire::Head::decode(head).expect("decodes");
+    assert_eq!((head.seq, head.messages, head.seal), (2, 2, Some(sealed.into())));
+}
+
+/// Guards each seal against the one before: what an earlier life had shut out does not count in a later one, even if it
+/// is still there because nobody has come to delete it.
+#[tokio::test]
+async fn an_earlier_seal_is_kept_by_the_next_life() {
+    let store = MemoryStore::new();
+    store.append(vec![row(LIFE, 1, 1, kind("m1")), row(LIFE, 2, 2, kind("late"))]).await.expect("written");
+    let before = Seal { incarnation: 2, created: false, seq: 1 };
+    store.change(|tables| tables.seals.extend([("room".into(), before)]));
+    let last = Incarnation { number: 3, base_us: LATER.base_us + 1_000_000_000, ..LATER };
+    let world = later(&store);
+    store.change(|tables| tables.partitions.get_mut(&0).expect("there").incarnation = Some(last));
+    let mut gateway = world.gateway("gw-1").await;
+    let working = world.work(1);
+    world.publish(vec![gateway.send(2, "room", "m2")]).await;
+    assert_eq!(gateway.outcome(2).await, "seq 2");
+    working.stop().await;
+    assert_eq!(store.tables().seals["room"], Seal { incarnation: 3, ..before });
+}
+
+/// Guards the cost: once in a life, however often a conversation is loaded, and never in the first life or where one
+/// process has everything.
+#[tokio::test]
+async fn a_conversation_is_sealed_once_in_a_life() {
+    let store = MemoryStore::new();
+    store.append(vec![row(LIFE, 1, 1, kind("m1"))]).await.expect("written");
+    let mut world = later(&store);
+    for n in 2..=4 {
+        let mut gateway = world.gateway(&format!("gw-{n}")).await;
+        let working = world.work(n);
+        assert_eq!(gateway.register(&["room"]).await, [("room".into(), 1)]);
+        until(|| store.tables().heads.contains_key("room")).await;
+        working.stop().await;
+        assert_eq!(store.count(Call::Seal), 1);
+        world = beside(&world);
+    }
+    let exclusive = World { exclusive: true, ..later(&MemoryStore::new()) };
+    let first = World::new();
+    for world in [exclusive, first] {
+        let mut gateway = world.gateway("gw-1").await;
+        let working = world.work(1);
+        world.publish(vec![gateway.send(1, "room", "m1")]).await;
+        assert_eq!(gateway.outcome(1).await, "seq 1");
+        working.stop().await;
+        assert_eq!(world.store.count(Call::Seal), 0);
+    }
+}
+
+/// Guards people against a conversation that ends for no reason that anybody could see.
+#[tokio::test]
+async fn a_row_out_of_order_is_reported() {
+    let world = World::new();
+    let damaged = EventRow { position: Position::default(), ..row(LIFE, 1, 2, kind("again")) };
+    world.store.append(vec![row(LIFE, 1, 1, kind("m1")), damaged]).await.expect("written");
+    let reported = metrics::ROWS_OUT_OF_ORDER.get();
+    let mut gateway = world.gateway("gw-1").await;
+    world.publish(vec![gateway.send(1, "other", "x")]).await;
+    let working = world.work(1);
+    assert_eq!(gateway.register(&["room"]).await, [("room".into(), 1)]);
+    assert!(metrics::ROWS_OUT_OF_ORDER.get() > reported);
+    working.stop().await;
+}
+
+/// Guards the landmark of a life that has worked nothing yet: without the one that was checkpointed when it began,
+/// nobody looks at the log before its first entry comes.
+#[tokio::test]
+async fn a_life_is_recognised_by_its_log_from_the_beginning() {
+    let world = World::new();
+    let mut gateway = world.gateway("gw-1").await;
+    world.publish(vec![gateway.send(1, "room", "never acknowledged")]).await;
+    let lost = crate::store::Checkpoint { position: LIFE.position(5, 0), tag: Tag([5; 16]), timestamp_us: 1 };
+    world.store.change(|tables| tables.partitions.get_mut(&0).expect("there").checkpoint = Some(lost));
+    let life = |world: &World| world.store.tables().partitions[&0].incarnation.map_or(0, |life| life.number);
+    let working = world.work(1);
+    world.worked(&mut gateway).await;
+    assert_eq!(life(&world), 2);
+    world.bus.forgetful.store(true, Ordering::SeqCst);
+    until(|| life(&world) == 3).await;
+    world.bus.forgetful.store(false, Ordering::SeqCst);
+    working.stop().await;
+}

@@ -1,0 +1,55 @@
+//! A life of the log seals what came before: before anything is applied to a conversation in it, it is decided which
+//! rows of earlier lives count (`docs/decisions/0010-a-life-seals-what-came-before.md`).
+//!
+//! A write of an earlier life whose outcome is unknown may land at any time. Whoever loads the conversation then would
+//! fold other rows than who loaded it before, and two workers of one life would write different rows at one seq. Rows
+//! that were acknowledged are never shut out: their owner acknowledged them while its lease was valid, and another life
+//! begins two leases after that at the earliest, so whoever loads first finds them at QUORUM.
+
+use crate::context::StartOver;
+use crate::core::incarnation::checkpoint_before_us;
+use crate::load::{self, LoadError, Loaded};
+use crate::store::Store;
+use carillon_proto::id::ConversationId;
+use carillon_proto::position::Incarnation;
+
+/// A conversation as all see it who load it in this life. A head of this life, or one that knows its seal, was written
+/// by somebody who had been here; everything else is sealed at what was loaded, unless that has been done already.
+pub(crate) async fn once(
+    store: &dyn Store,
+    life: Incarnation,
+    id: &ConversationId,
+    mut loaded: Loaded,
+) -> Result<Loaded, LoadError> {
+    // Nothing comes before the first life.
+    if life.number <= 1 || loaded.is_of(life.number) {
+        return Ok(loaded);
+    }
+    let timestamp_us = checkpoint_before_us(life);
+    let mut previous = loaded.conversation.seal();
+    loop {
+        let known = previous.map_or(0, |seal| seal.incarnation);
+        let position = loaded.conversation.position();
+        if known.max(position.map_or(0, |position| position.incarnation)) > life.number {
+            return Err(later_life().into());
+        }
+        let next = loaded.seal_in(life.number);
+        let in_force = store.seal(id, previous, next, timestamp_us).await?;
+        if in_force != next {
+            loaded = load::sealed(store, id, Some(in_force)).await?;
+        }
+        if in_force.incarnation == life.number {
+            if loaded.seal_in(life.number) != in_force {
+                tracing::error!(conversation = %id, ?in_force, "rows that were sealed are not there any more");
+            }
+            loaded.sealed(in_force, timestamp_us);
+            return Ok(loaded);
+        }
+        previous = Some(in_force);
+    }
+}
+
+/// Work in this life is over.
+pub(crate) fn later_life() -> StartOver {
+    StartOver::because("another worker has begun a later life of the log")
+}
