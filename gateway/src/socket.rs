@@ -30,6 +30,10 @@ use tokio_tungstenite::tungstenite::protocol::Message;
 /// For a first frame with a token (protocol §8).
 const AUTHENTICATION_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Before a user who has too many connections is refused, it is looked once more: a session that just moves to another
+/// gateway stands twice for a moment, and one whose client comes back may be on its way out.
+const SECOND_LOOK_DELAY: Duration = Duration::from_millis(500);
+
 /// How a connection arrived.
 pub enum Arrival {
     /// With an identity.
@@ -149,7 +153,12 @@ pub async fn start(
     let connection = Connection::new(id, identity.user.clone(), identity.name.clone(), speaks, outgoing);
     let connection = Arc::new(connection);
     shared.directory.add(&connection, profile.clone());
-    if shared.start_session(profile, id, limit).await == Admission::TooMany {
+    let mut admission = shared.start_session(profile.clone(), id, limit).await;
+    if admission == Admission::TooMany {
+        tokio::time::sleep(SECOND_LOOK_DELAY).await;
+        admission = shared.start_session(profile, id, limit).await;
+    }
+    if admission == Admission::TooMany {
         shared.directory.remove(&connection);
         metrics::REFUSED.inc();
         return Err(Close::TooManyConnections);

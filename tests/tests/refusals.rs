@@ -36,6 +36,26 @@ async fn the_sixth_connection_of_a_user_is_refused_and_the_others_stay() {
     Client::user(&server.ws(), "alice").await;
 }
 
+/// Breaking it: without the second look, who comes back before the connection that it lost is missed is refused, as is
+/// another one while a session moves from one gateway to another.
+#[tokio::test]
+async fn a_connection_that_ends_makes_room_for_the_one_that_takes_its_place() {
+    let (server, _data) = standalone(&[]);
+    let mut five = Vec::new();
+    for _ in 0..5 {
+        five.push(Client::user(&server.ws(), "alice").await);
+    }
+    let base = server.ws();
+    let coming = Client::user(&base, "alice");
+    let going = async {
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        five.pop().expect("a client").cut();
+    };
+    let (mut came, ()) = tokio::join!(coming, going);
+    came.send(json!({"type": "ping"})).await;
+    assert_eq!(came.next().await["type"], "pong");
+}
+
 #[tokio::test]
 async fn tokens_are_taken_in_every_place_and_refused_with_a_reason() {
     let (server, _data) = standalone(&[("AUTH_SECRET", SECRET)]);
