@@ -32,7 +32,7 @@ const AUTHENTICATION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Before a user who has too many connections is refused, it is looked once more: a session that just moves to another
 /// gateway stands twice for a moment, and one whose client comes back may be on its way out.
-const SECOND_LOOK_DELAY: Duration = Duration::from_millis(500);
+const SECOND_LOOK_DELAY: Duration = Duration::from_millis(250);
 
 /// How a connection arrived.
 pub enum Arrival {

@@ -48,7 +48,7 @@ async fn a_connection_that_ends_makes_room_for_the_one_that_takes_its_place() {
     let base = server.ws();
     let coming = Client::user(&base, "alice");
     let going = async {
-        tokio::time::sleep(Duration::from_millis(150)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
         five.pop().expect("a client").cut();
     };
     let (mut came, ()) = tokio::join!(coming, going);
