@@ -169,9 +169,10 @@ impl Keeper {
         timeout(CALL_TIMEOUT, self.bus.subscribe(&subject, None)).await.ok()?.ok()
     }
 
-    /// Whether others are live than at the last round. What follows from it needs a round, which renews as well.
+    /// Whether others are live than at the last round. What follows from it needs a round, which renews as well. A look
+    /// that takes longer than until the next one is given up: no renewal waits for it.
     async fn others_changed(&self) -> bool {
-        self.live().await.is_ok_and(|live| live != self.live)
+        timeout(LOOK, self.live()).await.is_ok_and(|listed| listed.is_ok_and(|live| live != self.live))
     }
 
     /// Says that this worker has come or gone. Nobody depends on it.
