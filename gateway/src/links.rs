@@ -296,10 +296,12 @@ impl Owner {
                 return;
             }
         }
-        self.resync().await;
+        let finished = self.resync().await;
+        self.link.resynced(finished);
     }
 
-    async fn resync(&mut self) {
+    /// Whether everything was registered, and its heads are known.
+    async fn resync(&mut self) -> bool {
         crate::metrics::RESYNCS.inc();
         let interest: Vec<ConversationId> = self.link.interest().cloned().collect();
         let mut replace = true;
@@ -324,11 +326,12 @@ impl Owner {
                 wire::partition_request::Body::Register(wire::Register { replace, add, remove: Vec::new() });
             replace = false;
             let reply = self.request(body, Instant::now() + JOIN_TIMEOUT).await;
-            let Some(wire::partition_reply::Body::Registered(registered)) = reply else { return };
+            let Some(wire::partition_reply::Body::Registered(registered)) = reply else { return false };
             for listened in registered.conversations {
                 self.shared.announce(&listened.conversation, listened.head).await;
             }
         }
+        true
     }
 
     /// Asks the owner, again and again until `deadline`; each try has a counter of its own.

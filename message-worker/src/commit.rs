@@ -18,9 +18,12 @@ impl Consumer<'_> {
         let results = group.apply(&mut self.cache, now_ms());
         observe(Latency::Apply, began.elapsed());
         let (context, rows) = (self.context.clone(), results.rows.clone());
-        let participants = results.participants.clone();
+        let (participants, tenancy) = (results.participants.clone(), self.tenancy.clone());
         self.job(async move {
             if !append(&context, &rows).await {
+                return Done::Lost;
+            }
+            if !tenancy.is_valid() && !until_done("tenure", || tenancy.confirm()).await {
                 return Done::Lost;
             }
             let participants = participants.is_empty() || project(&context, participants, rows).await;
@@ -34,7 +37,7 @@ impl Consumer<'_> {
         let Stage::Committing(results) = std::mem::replace(&mut self.stage, Stage::Idle) else {
             return Ok(());
         };
-        if !(self.context.is_ours)() {
+        if !(self.context.is_ours)() || !self.tenancy.is_valid() {
             return Err(StartOver::because("the lease ran out before the acks"));
         }
         observe(Latency::Commit, results.applied.elapsed());

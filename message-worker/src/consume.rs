@@ -13,7 +13,8 @@ use crate::limits::{STOP_MS_MAX, TICK_MS};
 use crate::load::{LoadError, Loaded};
 use crate::metrics;
 use crate::register::Registrations;
-use crate::store::SentRow;
+use crate::store::{SentRow, StoreError};
+use crate::tenure::{self, Tenancy};
 use carillon_proto::id::{ConversationId, GatewayId, UserId};
 use carillon_proto::position::Position;
 use carillon_proto::wire;
@@ -24,6 +25,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use prost::Message as _;
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -49,6 +51,8 @@ pub(crate) enum Done {
     Flushed,
     Purged,
     Checked(Landmark, Result<bool, BusError>),
+    /// Whether the partition still is ours.
+    Confirmed(Result<bool, StoreError>),
     Reader(Result<Box<dyn LogReader>, StartOver>),
 }
 
@@ -64,10 +68,18 @@ pub(crate) enum Stage {
 #[derive(Debug)]
 pub(crate) struct Beginning {
     pub(crate) ledger: Ledger,
+    pub(crate) tenancy: Arc<Tenancy>,
     /// The first entry to work.
     pub(crate) from: u64,
     /// The entry before, if the log is recognised by it.
     pub(crate) landmark: Option<Landmark>,
+}
+
+/// How work on a partition came to its end.
+pub(crate) struct Ended {
+    pub(crate) result: Result<(), StartOver>,
+    /// No row is under way any more.
+    pub(crate) all_written: bool,
 }
 
 /// Works a partition's log from one beginning on.
@@ -83,6 +95,8 @@ pub(crate) struct Consumer<'a> {
     /// The process is about to stop, and was not told yet that everything gathered here is written.
     leaving: bool,
     pub(crate) ledger: Ledger,
+    pub(crate) tenancy: Arc<Tenancy>,
+    confirming: bool,
     reader: Option<Box<dyn LogReader>>,
     queue: Queue,
     pub(crate) stage: Stage,
@@ -104,7 +118,7 @@ impl<'a> Consumer<'a> {
         interest: &'a mut Interest,
         beginning: Beginning,
     ) -> Consumer<'a> {
-        let Beginning { ledger, from, landmark } = beginning;
+        let Beginning { ledger, tenancy, from, landmark } = beginning;
         let mut consumer = Consumer {
             context,
             interest,
@@ -115,6 +129,8 @@ impl<'a> Consumer<'a> {
             ending: false,
             leaving: false,
             ledger,
+            tenancy,
+            confirming: false,
             reader: None,
             queue: Queue::default(),
             stage: Stage::Idle,
@@ -135,10 +151,10 @@ impl<'a> Consumer<'a> {
         requests: Subscription,
         ephemerals: Subscription,
         shutdown: &CancellationToken,
-    ) -> Result<(), StartOver> {
-        let ended = self.turn(requests, ephemerals, shutdown).await;
+    ) -> Ended {
+        let result = self.turn(requests, ephemerals, shutdown).await;
         self.refuse_all();
-        ended
+        Ended { result, all_written: !matches!(self.stage, Stage::Committing(_)) }
     }
 
     async fn turn(
@@ -149,6 +165,8 @@ impl<'a> Consumer<'a> {
     ) -> Result<(), StartOver> {
         let mut tick = tokio::time::interval(Duration::from_millis(TICK_MS));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut confirm = tokio::time::interval(tenure::CONFIRM);
+        confirm.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let deadline = tokio::time::sleep(Duration::MAX);
         tokio::pin!(deadline);
         let mut begun_to_leave = false;
@@ -164,6 +182,7 @@ impl<'a> Consumer<'a> {
                 incoming = requests.next() => self.request(incoming)?,
                 incoming = ephemerals.next() => self.ephemeral(incoming).await?,
                 _ = tick.tick() => self.tick().await,
+                _ = confirm.tick(), if self.tenancy.is_contested() && !self.confirming => self.confirm(),
                 () = self.context.leaving.begun(), if !begun_to_leave => {
                     begun_to_leave = true;
                     self.leave();
@@ -233,6 +252,12 @@ impl<'a> Consumer<'a> {
                     return Err(ground::forgotten(self.ledger.incarnation.number));
                 }
             }
+            Done::Confirmed(confirmed) => {
+                self.confirming = false;
+                if confirmed == Ok(false) {
+                    return Err(StartOver::because("another worker has taken the partition"));
+                }
+            }
             Done::Reader(reader) => self.reader = Some(reader?),
         }
         Ok(())
@@ -300,6 +325,12 @@ impl<'a> Consumer<'a> {
         let partition = self.context.partition.to_string();
         metrics::LAG_MS.with_label_values(&[&partition]).set(lag_ms as i64);
         metrics::CONVERSATIONS.with_label_values(&[&partition]).set(self.cache.len() as i64);
+    }
+
+    fn confirm(&mut self) {
+        self.confirming = true;
+        let tenancy = self.tenancy.clone();
+        self.job(async move { Done::Confirmed(tenancy.confirm().await) });
     }
 
     /// Age of the oldest entry whose results have not left.

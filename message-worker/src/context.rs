@@ -2,6 +2,7 @@
 
 use crate::core::cache::Room;
 use crate::limits::{CONVERSATIONS_BYTES_MAX, LEAVE_MS_MAX};
+use carillon_proto::id::WorkerId;
 use carillon_proto::limits::{CONVERSATION_IDLE_MS, CONVERSATIONS_IN_MEMORY_MAX};
 use carillon_runtime::bus::Bus;
 use std::fmt;
@@ -20,6 +21,8 @@ pub(crate) struct Context {
     pub(crate) partition: u32,
     /// Of how many.
     pub(crate) partitions: u32,
+    /// Who works it.
+    pub(crate) worker: WorkerId,
     /// The log belongs to this process alone.
     pub(crate) exclusive: bool,
     pub(crate) bus: Arc<dyn Bus>,

@@ -107,8 +107,6 @@ pub(crate) struct Group {
     pub(crate) needs: VecDeque<Need>,
     /// What is being read for it.
     pub(crate) awaited: HashSet<Need>,
-    /// Conversations that were loaded again because another worker was ahead.
-    pub(crate) reloaded: HashSet<ConversationId>,
 }
 
 /// What an applied group writes and sends.
@@ -155,7 +153,6 @@ impl Group {
             bytes: 0,
             needs: VecDeque::new(),
             awaited: HashSet::new(),
-            reloaded: HashSet::new(),
         }
     }
 

@@ -26,5 +26,6 @@ mod register;
 mod run;
 mod seal;
 pub mod store;
+mod tenure;
 
 pub use run::{Config, run};

@@ -71,6 +71,18 @@ pub(crate) const TICK_MS: u64 = 1_000;
 /// How long a process that is told to stop works on while what has gathered is written: a database that takes longer
 /// holds up its successors, too.
 pub(crate) const LEAVE_MS_MAX: u64 = 1_000;
+/// How long who takes a partition over waits for a former owner that is alive to give it back, which takes as long as a
+/// group's write.
+pub(crate) const HAND_OVER_MS_MAX: u64 = 1_000;
+/// Between two looks at whether it has.
+pub(crate) const HAND_OVER_POLL_MS: u64 = 10;
+/// How long an owner acknowledges after it has read that the partition still is its own. Whoever displaces it waits as
+/// long, so it is a part of how long a partition stands still after a crash.
+pub(crate) const TENURE_MS: u64 = 500;
+/// Between two such readings: a database that is slow for a moment holds up no acknowledgement.
+pub(crate) const CONFIRM_MS: u64 = 150;
+/// How long a stopping partition tries to say so.
+pub(crate) const GIVE_BACK_MS_MAX: u64 = 1_000;
 /// How long a stopping partition takes to finish its group and write its checkpoint: below the time that a
 /// drain is given.
 pub(crate) const STOP_MS_MAX: u64 = 5_000;

@@ -225,10 +225,12 @@ pub(crate) async fn for_applying(
     if position.incarnation > incarnation {
         return Err(seal::later_life().into());
     }
-    let ahead = position.incarnation == incarnation && position.sequence > applied;
-    if ahead && !is_of_this_log(context, &loaded, position).await? {
-        let reason = "the log never held what a row was made from";
-        return Err(LoadError::StartOver(StartOver { reason, forgotten: Some(incarnation) }));
+    if life.stands_on(position) && position.sequence > applied {
+        if !is_of_this_log(context, &loaded, position).await? {
+            let reason = "the log never held what a row was made from";
+            return Err(LoadError::StartOver(StartOver { reason, forgotten: Some(incarnation) }));
+        }
+        loaded.conversation.worked_to(life, position);
     }
     Ok(loaded)
 }

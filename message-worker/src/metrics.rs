@@ -43,6 +43,16 @@ pub(crate) static INCARNATIONS: LazyLock<IntCounter> = LazyLock::new(|| {
         .expect("registered once, under a valid name")
 });
 
+/// Partitions that were taken over from an owner that did not say that its writes were there: it was killed, or stood
+/// still.
+pub(crate) static TAKEOVERS: LazyLock<IntCounter> = LazyLock::new(|| {
+    register_int_counter!(
+        "carillon_takeovers_total",
+        "partitions taken over from owners that did not hand them over"
+    )
+    .expect("registered once, under a valid name")
+});
+
 /// Rows whose position does not lie above that of the row before, at which loading a conversation ends. Worth an alarm.
 pub(crate) static ROWS_OUT_OF_ORDER: LazyLock<IntCounter> = LazyLock::new(|| {
     register_int_counter!(

@@ -1,23 +1,30 @@
 //! A partition's ownership: where its work begins, and its beginning again when the ground has moved.
 
 use crate::backoff::{Backoff, until_done};
-use crate::consume::{Beginning, Consumer};
+use crate::consume::{Beginning, Consumer, Ended};
 use crate::context::{Context, StartOver};
 use crate::core::incarnation::{self, Found, Start};
 use crate::core::interest::Interest;
 use crate::ground::Landmark;
 use crate::group::Ledger;
 use crate::metrics;
-use crate::store::Checkpoint;
+use crate::store::{Checkpoint, Holder, Tenure};
+use crate::tenure::{self, Tenancy};
 use carillon_proto::position::Incarnation;
 use carillon_proto::subject;
-use carillon_runtime::bus::LEASE_MS;
+use carillon_runtime::bus::{LEASE_MS, Subscription};
 use carillon_runtime::time::now_ms;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// Another worker's lease has run out twice when this is over: nobody acknowledges in the old life any more.
+/// What was published to a log before it forgot, and what gateways repeat of that, arrives while this lasts, and is passed
+/// over: later, it would come behind what its senders have sent since.
 const BEFORE_ANOTHER_LIFE: Duration = Duration::from_millis(2 * LEASE_MS);
+
+/// Between two looks at whether the lease is ours again; a task whose lease is not is stopped in a moment.
+const UNTIL_STOPPED: Duration = Duration::from_millis(10);
 
 /// Works a partition until `shutdown`. `made_anew`: its log was made with this process.
 pub(crate) async fn work(context: Context, epoch: u64, mut made_anew: bool, shutdown: CancellationToken) {
@@ -26,8 +33,13 @@ pub(crate) async fn work(context: Context, epoch: u64, mut made_anew: bool, shut
     let mut interest = Interest::new(partition, epoch);
     let mut forgotten = None;
     let mut backoff = Backoff::new();
-    while !shutdown.is_cancelled() {
-        let lived = live(&context, &mut interest, made_anew, forgotten, &shutdown).await;
+    for beginning in 0.. {
+        if shutdown.is_cancelled() {
+            break;
+        }
+        let holder = Holder::new(&context.worker, epoch, beginning);
+        let wanted = Wanted { epoch, holder: (!context.exclusive).then_some(holder), made_anew, forgotten };
+        let lived = live(&context, wanted, &mut interest, &shutdown).await;
         let Err(StartOver { reason, forgotten: life }) = lived else { break };
         if !shutdown.is_cancelled() {
             tracing::warn!(partition, reason, "starting over");
@@ -44,85 +56,164 @@ pub(crate) async fn work(context: Context, epoch: u64, mut made_anew: bool, shut
     tracing::debug!(partition, epoch, "no longer working a partition");
 }
 
+/// What a beginning is to come to.
+struct Wanted {
+    /// Of the lease.
+    epoch: u64,
+    /// Who takes the partition; nobody has to where it belongs to this process.
+    holder: Option<Holder>,
+    made_anew: bool,
+    /// A life that is known to be over.
+    forgotten: Option<u32>,
+}
+
+impl Wanted {
+    /// The tenure to follow `previous`. Epochs rise with it, whatever number a lease had when it was taken: an owner
+    /// that was displaced for a moment may come back with its old one.
+    fn tenure(&self, previous: Option<&Tenure>, incarnation: Incarnation) -> Tenure {
+        let epoch = previous.map_or(0, |previous| previous.epoch);
+        let holds = |previous: &Tenure| self.holder.is_none() || previous.holder == self.holder;
+        let epoch = if previous.is_some_and(holds) { epoch } else { self.epoch.max(epoch + 1) };
+        Tenure { incarnation, epoch, holder: self.holder.clone() }
+    }
+}
+
 /// From one beginning to its end.
 async fn live(
     context: &Context,
+    wanted: Wanted,
     interest: &mut Interest,
-    made_anew: bool,
-    forgotten: Option<u32>,
     shutdown: &CancellationToken,
 ) -> Result<(), StartOver> {
     let beginning = tokio::select! {
-        beginning = begin(context, made_anew, forgotten) => beginning,
+        beginning = begin(context, &wanted) => beginning,
         () = shutdown.cancelled() => return Ok(()),
     };
-    let subscribe = async |subject: &str| {
-        let subscribed = context.bus.subscribe(subject, None).await;
-        subscribed.map_err(|error| {
-            tracing::warn!(subject, %error, "cannot subscribe");
-            StartOver::because("the bus cannot be reached")
-        })
+    let tenancy = beginning.tenancy.clone();
+    if tenancy.is_contested() {
+        *interest = Interest::new(context.partition, tenancy.epoch());
+    }
+    let Ended { result, all_written } = consume(context, interest, beginning, shutdown).await;
+    if all_written {
+        tenancy.give_back().await;
+    }
+    result
+}
+
+async fn consume(
+    context: &Context,
+    interest: &mut Interest,
+    beginning: Beginning,
+    shutdown: &CancellationToken,
+) -> Ended {
+    let subscribed = async {
+        let requests = subscribe(context, &subject::partition(context.partition)).await?;
+        Ok((requests, subscribe(context, &subject::ephemeral(context.partition)).await?))
     };
-    let requests = subscribe(&subject::partition(context.partition)).await?;
-    let ephemerals = subscribe(&subject::ephemeral(context.partition)).await?;
+    let (requests, ephemerals) = match subscribed.await {
+        Ok(subscriptions) => subscriptions,
+        Err(start_over) => return Ended { result: Err(start_over), all_written: true },
+    };
     if (context.is_ours)()
         && let Err(error) = context.bus.publish(subject::GATEWAYS, interest.arrival()).await
     {
         tracing::warn!(partition = context.partition, %error, "gateways hear of this owner by its beats only");
     }
-    let consumer = Consumer::new(context, interest, beginning);
-    consumer.run(requests, ephemerals, shutdown).await
+    Consumer::new(context, interest, beginning).run(requests, ephemerals, shutdown).await
 }
 
-/// Finds out where work begins, and begins another life of the log where it has to.
-async fn begin(context: &Context, made_anew: bool, forgotten: Option<u32>) -> Beginning {
-    let mut waited = context.exclusive;
+async fn subscribe(context: &Context, subject: &str) -> Result<Subscription, StartOver> {
+    context.bus.subscribe(subject, None).await.map_err(|error| {
+        tracing::warn!(subject, %error, "cannot subscribe");
+        StartOver::because("the bus cannot be reached")
+    })
+}
+
+/// Finds out where work begins, takes the partition, and begins another life of the log where it has to.
+async fn begin(context: &Context, wanted: &Wanted) -> Beginning {
+    let partition = context.partition;
+    let (mut waited, mut waited_for, mut displaced) = (context.exclusive, None, false);
     loop {
-        let found = find(context, made_anew, forgotten).await;
-        let (previous, next) = match incarnation::decide(&found) {
-            Start::Continue { incarnation, from } => {
-                return beginning(context, found.state.checkpoint, incarnation, from).await;
-            }
-            Start::First(next) => (None, next),
-            Start::Renew { reason, .. } if !waited => {
-                tracing::error!(
-                    partition = context.partition,
-                    reason,
-                    "the log forgot, waiting for others to notice"
-                );
-                tokio::time::sleep(BEFORE_ANOTHER_LIFE).await;
-                waited = true;
-                continue;
-            }
-            Start::Renew { previous, next, reason } => {
-                let (partition, number) = (context.partition, next.number);
-                // A log in memory is made anew at every start of its process.
-                if context.exclusive {
-                    tracing::debug!(partition, reason, number, "another life of the log");
-                } else {
-                    tracing::warn!(partition, reason, number, "another life of the log");
-                }
-                metrics::INCARNATIONS.inc();
-                (Some(previous), next)
-            }
+        // The lease has run out: whoever owns the partition next takes it.
+        if !(context.is_ours)() {
+            tokio::time::sleep(UNTIL_STOPPED).await;
+            continue;
+        }
+        let found = find(context, wanted).await;
+        let previous = found.state.tenure.clone();
+        let start = incarnation::decide(&found);
+        if matches!(start, Start::TakeOver(_)) && waited_for != previous {
+            tenure::wait_for_hand_over(context, previous.as_ref()).await;
+            waited_for = previous;
+            continue;
+        }
+        if let (Start::Renew { reason, .. }, false) = (start, waited) {
+            tracing::error!(partition, reason, "the log forgot, waiting for what is on its way to it");
+            tokio::time::sleep(BEFORE_ANOTHER_LIFE).await;
+            waited = true;
+            continue;
+        }
+        let (incarnation, from) = note(context, start);
+        let began = Instant::now();
+        let next = wanted.tenure(previous.as_ref(), incarnation);
+        let in_force = if previous.as_ref() == Some(&next) {
+            Ok(next.clone())
+        } else {
+            let holder = previous.as_ref().and_then(|previous| previous.holder.as_ref());
+            displaced |= holder.is_some_and(|holder| tenure::is_other(context, holder));
+            context.store.change_tenure(partition, previous, next.clone()).await
         };
-        let begun = context.store.begin_incarnation(context.partition, previous, next).await;
-        match begun {
+        match in_force {
             Ok(in_force) if in_force == next => {
-                let checkpoint = mark(context, next).await;
-                return beginning(context, checkpoint, next, next.first_sequence).await;
+                if displaced {
+                    tenure::wait_for_silence().await;
+                }
+                let known = found.state.checkpoint.filter(|known| incarnation.stands_on(known.position));
+                let checkpoint = match known {
+                    Some(known) => Some(known),
+                    None => mark(context, incarnation).await,
+                };
+                return beginning(context, checkpoint, Tenancy::new(context, next, began), from).await;
             }
             Ok(_) => {}
             Err(error) => {
                 // The outcome is unknown: what is there is read again.
-                tracing::warn!(partition = context.partition, %error, "a life of the log was not begun");
+                tracing::warn!(partition, %error, "the partition was not taken");
                 Backoff::new().wait().await;
             }
         }
     }
 }
 
-async fn find(context: &Context, made_anew: bool, forgotten: Option<u32>) -> Found {
+/// Tells people how work begins; the life in which it does, and the first entry to work.
+fn note(context: &Context, start: Start) -> (Incarnation, u64) {
+    let partition = context.partition;
+    match start {
+        Start::Continue { incarnation, from } => (incarnation, from),
+        Start::First(next) => (next, next.first_sequence),
+        Start::TakeOver(next) => {
+            tracing::info!(
+                partition,
+                next.number,
+                "its former owner may still be writing: another life of the log"
+            );
+            metrics::TAKEOVERS.inc();
+            (next, next.first_sequence)
+        }
+        Start::Renew { next, reason } => {
+            // A log in memory is made anew at every start of its process.
+            if context.exclusive {
+                tracing::debug!(partition, reason, next.number, "another life of the log");
+            } else {
+                tracing::warn!(partition, reason, next.number, "another life of the log");
+            }
+            metrics::INCARNATIONS.inc();
+            (next, next.first_sequence)
+        }
+    }
+}
+
+async fn find(context: &Context, wanted: &Wanted) -> Found {
     let partition = context.partition;
     let state = until_done("partition", || context.store.partition(partition)).await;
     let bounds = until_done("log_bounds", || context.bus.log_bounds(partition)).await;
@@ -134,10 +225,13 @@ async fn find(context: &Context, made_anew: bool, forgotten: Option<u32>) -> Fou
         }
         None => None,
     };
-    let number = state.incarnation.map(|incarnation| incarnation.number);
-    let forgotten = forgotten.is_some() && forgotten == number;
+    let number = state.incarnation().map(|incarnation| incarnation.number);
+    let forgotten = wanted.forgotten.is_some() && wanted.forgotten == number;
+    let held_by = state.tenure.as_ref().and_then(|tenure| tenure.holder.as_ref());
+    let held = held_by.is_some() && held_by != wanted.holder.as_ref();
+    let made_anew = wanted.made_anew;
     let now_us = i64::try_from(now_ms() * 1_000).unwrap_or(i64::MAX);
-    Found { state, bounds, tag_at_checkpoint, made_anew, forgotten, now_us }
+    Found { state, bounds, tag_at_checkpoint, made_anew, forgotten, held, now_us }
 }
 
 /// Checkpoints a new life at the entry before its first, so that its log is recognised before anything is worked.
@@ -158,13 +252,13 @@ async fn mark(context: &Context, life: Incarnation) -> Option<Checkpoint> {
 async fn beginning(
     context: &Context,
     checkpoint: Option<Checkpoint>,
-    life: Incarnation,
+    tenancy: Arc<Tenancy>,
     from: u64,
 ) -> Beginning {
-    let partition = context.partition;
+    let (partition, life) = (context.partition, tenancy.life());
     let skips = until_done("skips", || context.store.skips(partition, life.number)).await;
     let at_checkpoint = |checkpoint: &Checkpoint| {
-        checkpoint.position.incarnation == life.number && checkpoint.position.sequence + 1 == from
+        life.stands_on(checkpoint.position) && checkpoint.position.sequence + 1 == from
     };
     let landmark = checkpoint
         .filter(at_checkpoint)
@@ -172,5 +266,5 @@ async fn beginning(
     let skips = skips.into_iter().collect();
     let ledger = Ledger { partition, partitions: context.partitions, incarnation: life, skips };
     tracing::debug!(partition, incarnation = life.number, from, "the log is read");
-    Beginning { ledger, from, landmark }
+    Beginning { ledger, tenancy, from, landmark }
 }

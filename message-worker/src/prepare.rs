@@ -147,13 +147,8 @@ impl Consumer<'_> {
     pub(crate) fn sender(&mut self, id: ConversationId, instance: u64, sender: UserId, rows: Vec<SentRow>) {
         let need = Need::Of(id.clone(), conversation::Need::Sender(sender.clone()));
         self.arrived(&need);
-        let Stage::Preparing(group) = &mut self.stage else { return };
-        let Some(slot) = self.cache.note(&id).filter(|slot| slot.instance == instance) else { return };
-        let last_word = group.reloaded.contains(&id);
-        if slot.conversation.learn(sender, rows, last_word).is_err() {
-            // Another worker is far ahead: its rows are read before anything is decided.
-            group.reloaded.insert(id.clone());
-            drop(self.cache.remove(&id));
+        if let Some(slot) = self.cache.note(&id).filter(|slot| slot.instance == instance) {
+            slot.conversation.learn(sender, rows);
         }
     }
 

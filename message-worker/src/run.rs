@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 /// The kind of worker, among those that hold leases.
-const KIND: &str = "message-worker";
+pub(crate) const KIND: &str = "message-worker";
 
 /// What a message-worker is told.
 #[derive(Debug, Clone)]
@@ -129,6 +129,7 @@ impl Worker {
         let context = Context {
             partition,
             partitions: self.config.partitions,
+            worker: self.config.worker.clone(),
             exclusive: self.config.exclusive,
             bus: self.bus.clone(),
             store: self.store.clone(),

@@ -185,6 +185,7 @@ contract! {
     partitions::checkpoints_never_move_back,
     partitions::one_of_many_begins_a_life,
     partitions::a_life_begins_only_after_the_one_it_knows,
+    partitions::a_life_is_held_by_one_at_a_time,
     partitions::skips_are_kept_by_life,
     partitions::a_store_in_use_is_healthy,
     users::rows_are_read_back_whole,

@@ -37,6 +37,8 @@ pub struct Link {
     /// The interest changed since the last beat, so that its hash proves nothing.
     changed: bool,
     mismatches: u32,
+    /// Not everything was registered the last time, or its heads were not told.
+    unfinished: bool,
     heard_ms: u64,
     lag_ms: u64,
     counter: u64,
@@ -139,13 +141,20 @@ impl Link {
         (number >= expected).then_some(Repair::Resend { epoch, from: expected })
     }
 
-    /// Once a second: an owner that has fallen silent while something is served here is looked for anew.
+    /// Everything was registered anew and its heads were told, or not. An owner knows what it was asked to register
+    /// before it has the heads, so that its beats do not say that these were missed.
+    pub fn resynced(&mut self, finished: bool) {
+        self.unfinished = !finished;
+    }
+
+    /// Once a second: an owner that has fallen silent while something is served here is looked for anew, and one that did
+    /// not tell all heads is asked again.
     pub fn tick(&mut self, now_ms: u64) -> Option<Repair> {
         if self.interest.is_empty() {
-            self.heard_ms = now_ms;
+            (self.heard_ms, self.unfinished) = (now_ms, false);
             return None;
         }
-        if now_ms.saturating_sub(self.heard_ms) < SILENCE_MS {
+        if now_ms.saturating_sub(self.heard_ms) < SILENCE_MS && !self.unfinished {
             return None;
         }
         self.heard_ms = now_ms;
@@ -217,6 +226,23 @@ mod tests {
         assert_eq!(link.tick(14_000), None);
         link.remove(&conversation("a"));
         assert_eq!(link.hash, 0);
+    }
+
+    #[test]
+    fn an_owner_that_did_not_tell_all_heads_is_asked_again() {
+        let mut link = Link::default();
+        link.add(&conversation("a"));
+        link.beat(1_000, 7, 0, stable_hash("a"), 0);
+        assert_eq!(link.tick(1_500), None);
+        link.resynced(false);
+        assert_eq!(link.beat(2_000, 7, 0, stable_hash("a"), 0), None, "it has the registration");
+        assert_eq!(link.tick(2_500), Some(Repair::Resync));
+        assert_eq!(link.tick(3_500), Some(Repair::Resync));
+        link.resynced(true);
+        assert_eq!(link.tick(4_500), None);
+        link.resynced(false);
+        link.remove(&conversation("a"));
+        assert_eq!(link.tick(5_500), None, "nothing is served here");
     }
 
     #[test]

@@ -63,18 +63,18 @@ async fn read(
         let page = store.events_before(id, below, wanted.min(PAGE_ROWS)).await?;
         let Some(lowest) = page.first() else { break };
         (below, count) = (lowest.seq, count + page.len());
-        let is_enough = first.is_none_or(|first| lowest.position <= first) || count >= ROWS_MAX;
+        let is_enough = first.is_none_or(|first| log.here(lowest.position) <= first) || count >= ROWS_MAX;
         is_cut = below > 1 && count >= rows_max && is_enough;
-        pages.push(slim(&page));
+        pages.push(slim(&page, log));
     }
     let mut rows: Vec<Row> = pages.into_iter().rev().flatten().collect();
-    let creation = store.event(id, 0).await?.map(|row| Row::of(&row));
+    let creation = store.event(id, 0).await?.map(|row| Row::of(&row, log));
     let mut above = 0;
     while above < rows_max {
         let after_seq = head_seq + above as u64;
         let page = store.events_after(id, after_seq, PAGE_ROWS).await?;
         above += page.len();
-        rows.extend(slim(&page));
+        rows.extend(slim(&page, log));
         if page.len() < PAGE_ROWS {
             break;
         }
@@ -82,8 +82,8 @@ async fn read(
     Ok(Stored { id: id.clone(), head, participants: loaded.participants, creation, rows, is_cut })
 }
 
-fn slim(rows: &[EventRow]) -> Vec<Row> {
-    rows.iter().map(Row::of).collect()
+fn slim(rows: &[EventRow], log: &Log) -> Vec<Row> {
+    rows.iter().map(|row| Row::of(row, log)).collect()
 }
 
 /// Judges; and where rows were left out, once more, knowing what repeats an event below those that were read.
@@ -120,7 +120,7 @@ async fn repeats(store: &dyn Store, stored: &Stored, log: &Log) -> Result<HashSe
             let event = load::decode(&row)?;
             let is_theirs = event.actor == command.actor && event.client_id == command.client_id;
             let is_young = at.time_ms.saturating_sub(event.time_ms) <= DEDUP_AGE_MAX_MS;
-            if is_theirs && is_young && row.position < position {
+            if is_theirs && is_young && log.here(row.position) < position {
                 repeats.insert(position);
             }
         }

@@ -87,11 +87,11 @@ pub async fn disagrees(
     partitions: u32,
 ) -> Result<Option<String>, crate::store::StoreError> {
     let last = partitions.saturating_sub(1);
-    if store.partition(partitions).await?.incarnation.is_some() {
+    if store.partition(partitions).await?.tenure.is_some() {
         let advice = "set partitions to what the workers have";
         return Ok(Some(format!("the workers have more partitions than {partitions}: {advice}")));
     }
-    if store.partition(last).await?.incarnation.is_none() {
+    if store.partition(last).await?.tenure.is_none() {
         let advice = "set partitions to what the workers have, and start them first";
         return Ok(Some(format!("no worker has ever worked partition {last}: {advice}")));
     }

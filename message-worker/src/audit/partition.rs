@@ -84,7 +84,7 @@ impl Auditor {
 
     async fn attempt(&self, partition: u32, report: &mut PartitionReport) -> Result<(), Unread> {
         let state = self.store.partition(partition).await?;
-        let Some(life) = state.incarnation else {
+        let Some(life) = state.incarnation() else {
             let LogBounds { first, last } = self.bus.log_bounds(partition).await?;
             report.counts.pending = (last + 1).saturating_sub(first);
             return Ok(());
@@ -105,7 +105,7 @@ impl Auditor {
         let mut suspects = self.look(&log, ids, report).await;
         while !suspects.is_empty() {
             tokio::time::sleep(self.before_another_look).await;
-            if self.store.partition(partition).await?.incarnation != Some(life) {
+            if self.store.partition(partition).await?.incarnation() != Some(life) {
                 return Err(Unread::Moved("another life of the log has begun"));
             }
             suspects = self.look_again(&log, suspects, report).await;
@@ -120,10 +120,14 @@ impl Auditor {
         state: &PartitionState,
         report: &mut PartitionReport,
     ) -> Result<Log, Unread> {
-        let Some(life) = state.incarnation else { return Err(Unread::Moved("the partition has no life")) };
-        let checkpoint = state.checkpoint.filter(|checkpoint| checkpoint.position.incarnation == life.number);
-        let worked = checkpoint.map_or(life.first_sequence - 1, |checkpoint| checkpoint.position.sequence);
-        let skips = self.store.skips(partition, life.number).await?.into_iter().collect();
+        let Some(life) = state.incarnation() else { return Err(Unread::Moved("the partition has no life")) };
+        let checkpoint = state.checkpoint.filter(|checkpoint| life.stands_on(checkpoint.position));
+        let worked =
+            checkpoint.map_or(life.ground.first_sequence - 1, |checkpoint| checkpoint.position.sequence);
+        let mut skips = HashSet::new();
+        for number in life.ground.incarnation..=life.number {
+            skips.extend(self.store.skips(partition, number).await?);
+        }
         if let Some(checkpoint) = checkpoint {
             let landmark = Landmark { sequence: worked, tag: checkpoint.tag };
             self.recognise(partition, landmark).await?;
@@ -131,7 +135,7 @@ impl Auditor {
         let bounds = self.bus.log_bounds(partition).await?;
         report.checkpoint = checkpoint.map(|checkpoint| checkpoint.position.sequence);
         report.counts.pending = bounds.last.saturating_sub(worked.max(bounds.first.saturating_sub(1)));
-        let from = bounds.first.max(life.first_sequence);
+        let from = bounds.first.max(life.ground.first_sequence);
         let of = (partition, self.options.partitions);
         let mut log = Log::new(of, life, skips, (from, worked), &self.named(partition));
         if log.wanted().is_none() {

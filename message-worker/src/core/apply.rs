@@ -58,7 +58,7 @@ impl Conversation {
             Hit::Known(first) => Some(first),
             Hit::None | Hit::Claimed { .. } => None,
         };
-        if Some(at.position) <= self.position {
+        if Some(at.position) <= self.position.max(self.worked_to) {
             return Applied { outcome: self.replayed(at.position, hit), ..Applied::default() };
         }
         if let Some(first) = hit {
@@ -226,8 +226,8 @@ impl Conversation {
     /// The outcome of a command that was applied before. One that became an event is told so again; of one that
     /// was refused then, the state that refused it is gone, and its sender's own timeout stands.
     fn replayed(&self, position: Position, hit: Option<First>) -> Option<outcome::Body> {
-        let first = hit.filter(|first| first.position <= position)?;
-        Some(self.accepted(first, first.position < position))
+        let (first, met) = hit.map(|first| (first, self.as_met(first.position)))?;
+        (met <= position).then(|| self.accepted(first, met < position))
     }
 }
 

@@ -97,7 +97,10 @@ impl Finding {
 #[derive(Debug, Clone)]
 pub(crate) struct Row {
     pub(crate) seq: u64,
+    /// In the life that is audited, where it is of the same log.
     pub(crate) position: Position,
+    /// The life that wrote it.
+    incarnation: u32,
     tag: Tag,
     timestamp_us: i64,
     event: Option<Arc<wire::Event>>,
@@ -106,8 +109,8 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    /// Reads a row.
-    pub(crate) fn of(row: &EventRow) -> Row {
+    /// Reads a row, to be laid beside `log`.
+    pub(crate) fn of(row: &EventRow, log: &Log) -> Row {
         let event = wire::Event::decode(row.blob.clone()).ok();
         let contradiction = match &event {
             Some(event) => contradiction(row, event),
@@ -120,8 +123,9 @@ impl Row {
             (event.id, event.traceparent) = (Bytes::new(), String::new());
             Arc::new(event)
         };
-        let EventRow { seq, position, tag, timestamp_us, .. } = *row;
-        Row { seq, position, tag, timestamp_us, event: event.map(slim), contradiction }
+        let EventRow { seq, position: Position { incarnation, .. }, tag, timestamp_us, .. } = *row;
+        let position = log.here(row.position);
+        Row { seq, position, incarnation, tag, timestamp_us, event: event.map(slim), contradiction }
     }
 }
 
@@ -360,8 +364,8 @@ impl<'a> Walk<'a> {
         if incarnation > log.life().number {
             return Some("the row is of a life of the log that never began");
         }
-        let due_us = log.life().timestamp_us(sequence, index);
-        let is_due = !log.is_of_this_life(row.position) || row.timestamp_us == due_us;
+        let life = log.life();
+        let is_due = row.incarnation != life.number || row.timestamp_us == life.timestamp_us(sequence, index);
         (!is_due).then_some("the row's timestamp does not follow from its position")
     }
 }

@@ -178,19 +178,26 @@ impl Log {
         Some((At { position: self.position(slot), timestamp_us, time_ms: held.time_ms }, command))
     }
 
-    /// Whether a row at this position is of this life, and was there when the checkpoint was written.
-    pub(crate) fn is_settled(&self, position: Position) -> bool {
-        self.is_of_this_life(position) && position.sequence <= self.checkpoint
+    /// The position that the life which is audited gives to what stands where a row says, if the log has not forgotten
+    /// anything since that was written; of an earlier log, what the row says.
+    pub(crate) fn here(&self, written: Position) -> Position {
+        let is_here = self.life.stands_on(written) && written.sequence >= self.life.ground.first_sequence;
+        if is_here { self.life.position(written.sequence, written.index) } else { written }
     }
 
-    /// Whether a position is of the life that is audited.
-    pub(crate) fn is_of_this_life(&self, position: Position) -> bool {
-        position.incarnation == self.life.number && position.sequence >= self.life.first_sequence
+    /// Whether a row at this position is of this log, and was there when the checkpoint was written.
+    pub(crate) fn is_settled(&self, position: Position) -> bool {
+        self.is_of_this_log(position) && position.sequence <= self.checkpoint
+    }
+
+    /// Whether a position is one that [`Log::here`] gives.
+    fn is_of_this_log(&self, position: Position) -> bool {
+        position.incarnation == self.life.number && position.sequence >= self.life.ground.first_sequence
     }
 
     /// What the log says of a position of a conversation that is followed.
     pub(crate) fn said(&self, conversation: &ConversationId, position: Position) -> Said {
-        let held = self.is_of_this_life(position).then(|| self.held(position.sequence)).flatten();
+        let held = self.is_of_this_log(position).then(|| self.held(position.sequence)).flatten();
         let (Some(held), Some(slots)) = (held, self.conversations.get(conversation)) else {
             return Said::Nothing;
         };

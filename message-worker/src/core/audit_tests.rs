@@ -8,7 +8,7 @@ use carillon_proto::wire::{Authority, command::Body};
 use carillon_runtime::bus::LogEntry;
 use proptest::prelude::*;
 
-const LIFE: Incarnation = Incarnation { number: 2, first_sequence: 5, base_us: 1_000_000 };
+const LIFE: Incarnation = Incarnation::new(2, 5, 1_000_000);
 const COMMANDS_PER_ENTRY: usize = 3;
 
 fn id() -> ConversationId {
@@ -95,7 +95,11 @@ impl Worked {
         };
         let head_seq = head.as_ref().map_or(0, |head| head.seq);
         let of = |keep: &dyn Fn(u64) -> bool| {
-            self.rows.iter().filter(|row| keep(row.seq)).map(Row::of).collect::<Vec<_>>()
+            self.rows
+                .iter()
+                .filter(|row| keep(row.seq))
+                .map(|row| Row::of(row, &self.log))
+                .collect::<Vec<_>>()
         };
         let creation = of(&|seq| seq == 0).pop();
         let mut rows = of(&|seq| seq > 0 && seq <= head_seq);
@@ -234,11 +238,11 @@ fn what_is_not_held_or_of_another_life_is_not_claimed() {
     worked.log = Log::new((0, 1), LIFE, HashSet::new(), (LIFE.first_sequence + 2, 6), &[id()]);
     assert_eq!(told(&judge(&worked.whole(), &worked.log, &HashSet::new())), []);
     // A life later: timestamps of the one before are not known.
-    let later = Incarnation { number: 3, first_sequence: 7, base_us: 9_000_000 };
+    let later = Incarnation::new(3, 7, 9_000_000);
     worked.log = Log::new((0, 1), later, HashSet::new(), (7, 6), &[id()]);
     assert_eq!(told(&judge(&worked.whole(), &worked.log, &HashSet::new())), []);
     // A life earlier: nobody can have written them.
-    let earlier = Incarnation { number: 1, ..later };
+    let earlier = Incarnation::new(1, 7, 9_000_000);
     worked.log = Log::new((0, 1), earlier, HashSet::new(), (7, 6), &[id()]);
     let judged = judge(&worked.whole(), &worked.log, &HashSet::new());
     assert!(judged.findings.len() == 6 && judged.findings.iter().all(|it| it.kind == Kind::ForeignRow));

@@ -2,10 +2,10 @@
 //!
 //! Two workers that folded the same rows hold the same state, whatever they loaded it from.
 
-use super::dedup::{Behind, First, Hit, Sender};
+use super::dedup::{First, Hit, Sender};
 use crate::store::{Seal, SentRow};
 use carillon_proto::id::{ConversationId, UserId};
-use carillon_proto::position::Position;
+use carillon_proto::position::{Incarnation, Position};
 use carillon_proto::wire::{self, event::Kind};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -35,6 +35,10 @@ pub(crate) struct Conversation {
     pub(super) id: ConversationId,
     pub(super) seq: u64,
     pub(super) position: Option<Position>,
+    /// Commands up to here were applied by a former owner: what they came to is in the rows.
+    pub(super) worked_to: Option<Position>,
+    /// The first life in which sequences meant what they mean in that position.
+    ground: u32,
     pub(super) timestamp_us: i64,
     pub(super) time_ms: u64,
     pub(super) created: bool,
@@ -61,6 +65,8 @@ impl Conversation {
             id,
             seq: 0,
             position: None,
+            worked_to: None,
+            ground: u32::MAX,
             timestamp_us: 0,
             time_ms: 0,
             created: false,
@@ -137,6 +143,23 @@ impl Conversation {
     pub(crate) fn sealed(&mut self, seal: Seal, timestamp_us: i64) {
         self.seal = Some(seal);
         self.timestamp_us = self.timestamp_us.max(timestamp_us);
+    }
+
+    /// The log still holds what the newest row was made from, at this position of a life on the same ground: that command
+    /// and all before it are not applied again.
+    pub(crate) fn worked_to(&mut self, life: Incarnation, Position { sequence, index, .. }: Position) {
+        self.worked_to = Some(life.position(sequence, index));
+        self.ground = life.ground.incarnation;
+    }
+
+    /// A position of an earlier life as that life gives it in which a former owner's commands are met again.
+    pub(super) fn as_met(&self, written: Position) -> Position {
+        match self.worked_to {
+            Some(Position { incarnation, .. }) if written.incarnation >= self.ground => {
+                Position { incarnation, ..written }
+            }
+            _ => written,
+        }
     }
 
     /// Whether it was created; if not, it began with a message.
@@ -270,19 +293,13 @@ impl Conversation {
         }
     }
 
-    /// Takes a sender's rows in; `last_word`: as far as this conversation's state reaches.
-    pub(crate) fn learn(
-        &mut self,
-        sender: UserId,
-        rows: Vec<SentRow>,
-        last_word: bool,
-    ) -> Result<(), Behind> {
+    /// Takes a sender's rows in.
+    pub(crate) fn learn(&mut self, sender: UserId, rows: Vec<SentRow>) {
         let seq = self.seq;
         let known = self.senders.entry(sender).or_default();
         let before = known.len();
-        let learnt = known.learn(rows, seq, last_word);
+        known.learn(rows, seq);
         self.remembered = self.remembered + known.len() - before;
-        learnt
     }
 
     /// Takes in what the event that a claim pointed to really is.

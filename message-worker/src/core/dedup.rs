@@ -31,11 +31,6 @@ pub(crate) enum Hit {
     Known(First),
 }
 
-/// So many of the store's rows lie above this conversation's state that those below it may be missing: another
-/// worker is far ahead.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Behind;
-
 #[derive(Debug)]
 struct Entry {
     client_id: Box<str>,
@@ -98,12 +93,8 @@ impl Sender {
     }
 
     /// The store's newest [`DEDUP_CLIENT_IDS_MAX`] rows of this sender, newest first, where the conversation's head
-    /// is `head_seq`. What lies above that another worker wrote, which is ahead: it counts when this one gets there.
-    pub(crate) fn learn(&mut self, rows: Vec<SentRow>, head_seq: u64, last_word: bool) -> Result<(), Behind> {
-        let whole = rows.len() < DEDUP_CLIENT_IDS_MAX || rows.iter().all(|row| row.seq <= head_seq);
-        if !whole && !last_word {
-            return Err(Behind);
-        }
+    /// is `head_seq`. What lies above that came from rows that do not count.
+    pub(crate) fn learn(&mut self, rows: Vec<SentRow>, head_seq: u64) {
         let folded = std::mem::take(self);
         let mut claims: Vec<SentRow> = rows.into_iter().filter(|row| row.seq <= head_seq).collect();
         claims.sort_by_key(|row| row.seq);
@@ -117,7 +108,6 @@ impl Sender {
             self.forget_oldest();
         }
         self.complete = true;
-        Ok(())
     }
 
     /// What the event that a claim pointed to really is.
@@ -204,7 +194,7 @@ mod tests {
     fn the_stores_rows_are_claims_below_what_was_folded() {
         let mut sender = Sender::default();
         sender.remember("c3", first(3, 1_000));
-        sender.learn(vec![row("c3", 3), row("c2", 2), row("c1", 1)], 3, false).expect("not behind");
+        sender.learn(vec![row("c3", 3), row("c2", 2), row("c1", 1)], 3);
         assert!(sender.is_complete());
         assert_eq!(sender.hit("c3", 1_000), Hit::Known(first(3, 1_000)));
         assert_eq!(sender.hit("c2", 1_000), Hit::Claimed { seq: 2 });
@@ -217,21 +207,10 @@ mod tests {
     }
 
     #[test]
-    fn rows_above_the_head_do_not_count_and_must_not_hide_those_below() {
+    fn rows_above_the_head_do_not_count() {
         let mut sender = Sender::default();
-        sender.learn(vec![row("c9", 9), row("c1", 1)], 3, false).expect("all of them");
+        sender.learn(vec![row("c9", 9), row("c1", 1)], 3);
         assert_eq!(sender.hit("c9", 1_000), Hit::None);
         assert_eq!(sender.hit("c1", 1_000), Hit::Claimed { seq: 1 });
-
-        let full =
-            || (4..4 + DEDUP_CLIENT_IDS_MAX as u64).rev().map(|seq| row(&format!("c{seq}"), seq)).collect();
-        let mut sender = Sender::default();
-        assert_eq!(sender.learn(full(), 4, false), Err(Behind));
-        assert!(!sender.is_complete());
-        sender.learn(full(), 4, true).expect("the last word");
-        assert_eq!((sender.hit("c4", 1_000), sender.hit("c5", 1_000)), (Hit::Claimed { seq: 4 }, Hit::None));
-        let mut sender = Sender::default();
-        sender.learn(full(), 2_000, false).expect("all below the head");
-        assert_eq!(sender.len(), DEDUP_CLIENT_IDS_MAX);
     }
 }

@@ -21,6 +21,8 @@ pub(crate) struct Found {
     pub(crate) made_anew: bool,
     /// A row's tag was not the log's at its sequence.
     pub(crate) forgotten: bool,
+    /// Another owner has not said that everything it began to write is there.
+    pub(crate) held: bool,
     /// The wall clock, microseconds since 1970.
     pub(crate) now_us: i64,
 }
@@ -37,11 +39,12 @@ pub(crate) enum Start {
     },
     /// With the first life; nobody has worked this log.
     First(Incarnation),
+    /// With another life on the same ground, from the entry at its first sequence on: whatever its former owner still
+    /// has under way is written with timestamps below this life's.
+    TakeOver(Incarnation),
     /// With another life: the log is not what it was.
     Renew {
-        /// The life that is over.
-        previous: Incarnation,
-        /// The one that begins.
+        /// The life that begins.
         next: Incarnation,
         /// For people.
         reason: &'static str,
@@ -51,17 +54,21 @@ pub(crate) enum Start {
 /// Decides how work begins.
 pub(crate) fn decide(found: &Found) -> Start {
     let Found { state, bounds, tag_at_checkpoint, .. } = found;
-    let Some(incarnation) = state.incarnation else {
-        let first_sequence = bounds.first.max(1);
-        return Start::First(Incarnation { first_sequence, ..Incarnation::first(found.now_us) });
+    let Some(incarnation) = state.incarnation() else {
+        let Incarnation { number, base_us, .. } = Incarnation::first(found.now_us);
+        return Start::First(Incarnation::new(number, bounds.first.max(1), base_us));
     };
-    let renew = |reason| Start::Renew { previous: incarnation, next: next_life(found, incarnation), reason };
+    let renew = |reason| Start::Renew { next: next_life(found, incarnation), reason };
+    let go_on = |from| match found.held {
+        true => Start::TakeOver(incarnation.taken_over(from, base_us_after(found, incarnation))),
+        false => Start::Continue { incarnation, from },
+    };
     if found.forgotten {
         return renew("a row's tag is not the log's");
     }
-    match state.checkpoint.filter(|checkpoint| checkpoint.position.incarnation == incarnation.number) {
+    match state.checkpoint.filter(|checkpoint| incarnation.stands_on(checkpoint.position)) {
         Some(checkpoint) if *tag_at_checkpoint == Some(checkpoint.tag) => {
-            Start::Continue { incarnation, from: checkpoint.position.sequence + 1 }
+            go_on(checkpoint.position.sequence + 1)
         }
         _ if found.made_anew => renew("the log was made anew with this process"),
         Some(checkpoint) if checkpoint.position.sequence > bounds.last => {
@@ -69,29 +76,33 @@ pub(crate) fn decide(found: &Found) -> Start {
         }
         Some(_) if tag_at_checkpoint.is_some() => renew("the checkpoint's entry is another one"),
         Some(_) => renew("the log begins above the checkpoint"),
-        // This life has no checkpoint yet. Rows that it may have are held against the log when they are loaded.
+        // There is no checkpoint on this ground yet. Rows that it may have are held against the log when they are loaded.
         None if bounds.last + 1 < incarnation.first_sequence => {
             renew("the log ends below this life's beginning")
         }
         None if bounds.first > incarnation.first_sequence => {
             renew("the log begins above this life's beginning")
         }
-        None => Start::Continue { incarnation, from: incarnation.first_sequence },
+        None => go_on(incarnation.first_sequence),
     }
 }
 
 /// How far above its checkpoint a worker can have written: to the bound, and two groups that began below it.
 const WRITTEN_ABOVE_CHECKPOINT_MAX: u64 = ENTRIES_ABOVE_CHECKPOINT_MAX + 2 * QUEUE_ENTRIES_MAX as u64;
 
-/// The life after `previous`. Its timestamps lie above whatever the previous one can have written.
+/// The life after `previous`, of a log that forgot something.
 fn next_life(found: &Found, previous: Incarnation) -> Incarnation {
-    let worked = found.state.checkpoint.map_or(0, |checkpoint| checkpoint.position.sequence);
-    let from = worked.max(previous.first_sequence);
-    let above_all_earlier = previous.timestamp_us(from + WRITTEN_ABOVE_CHECKPOINT_MAX + 2, 0);
-    let next = previous.next(found.bounds.last, found.now_us.max(above_all_earlier));
+    let next = previous.next(found.bounds.last, base_us_after(found, previous));
     // A log of this process holds nothing that an earlier life acknowledged or will not acknowledge.
     let first_sequence = if found.made_anew { found.bounds.first.max(1) } else { next.first_sequence };
-    Incarnation { first_sequence, ..next }
+    Incarnation::new(next.number, first_sequence, next.base_us)
+}
+
+/// Where timestamps begin that lie above whatever `previous` can have written.
+fn base_us_after(found: &Found, previous: Incarnation) -> i64 {
+    let worked = found.state.checkpoint.map_or(0, |checkpoint| checkpoint.position.sequence);
+    let from = worked.max(previous.first_sequence);
+    found.now_us.max(previous.timestamp_us(from + WRITTEN_ABOVE_CHECKPOINT_MAX + 2, 0))
 }
 
 /// The write timestamp of a checkpoint at the entry before a life's first: above all earlier lives', below
@@ -105,10 +116,10 @@ const _: () = assert!(TIMESTAMPS_PER_ENTRY > 1, "a life's base less one lies abo
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Checkpoint;
+    use crate::store::{Checkpoint, Tenure};
 
     const TAG: Tag = Tag([7; 16]);
-    const LIFE: Incarnation = Incarnation { number: 4, first_sequence: 100, base_us: 1_000_000 };
+    const LIFE: Incarnation = Incarnation::new(4, 100, 1_000_000);
 
     fn checkpoint(incarnation: u32, sequence: u64) -> Checkpoint {
         let position = carillon_proto::position::Position { incarnation, sequence, index: 2 };
@@ -116,9 +127,21 @@ mod tests {
     }
 
     fn found(first: u64, last: u64, checkpoint: Option<Checkpoint>, tag_at_checkpoint: Option<Tag>) -> Found {
-        let state = PartitionState { incarnation: Some(LIFE), checkpoint };
+        found_in(LIFE, first, last, checkpoint, tag_at_checkpoint)
+    }
+
+    fn found_in(
+        incarnation: Incarnation,
+        first: u64,
+        last: u64,
+        checkpoint: Option<Checkpoint>,
+        tag_at_checkpoint: Option<Tag>,
+    ) -> Found {
+        let state =
+            PartitionState { tenure: Some(Tenure { incarnation, epoch: 0, holder: None }), checkpoint };
         let bounds = LogBounds { first, last };
-        Found { state, bounds, tag_at_checkpoint, made_anew: false, forgotten: false, now_us: 5_000_000 }
+        let (made_anew, forgotten, held) = (false, false, false);
+        Found { state, bounds, tag_at_checkpoint, made_anew, forgotten, held, now_us: 5_000_000 }
     }
 
     #[test]
@@ -129,6 +152,42 @@ mod tests {
         // Nothing was checkpointed in this life; the one before says nothing about it.
         assert_eq!(decide(&found(90, 150, Some(checkpoint(3, 98)), None)), at(100));
         assert_eq!(decide(&found(100, 99, None, None)), at(100));
+    }
+
+    #[test]
+    fn who_takes_over_from_one_that_may_be_writing_begins_another_life_on_the_same_ground() {
+        let taken = LIFE.taken_over(130, 9_000_000);
+        let cases = [
+            ("checkpointed", found(90, 150, Some(checkpoint(4, 120)), Some(TAG)), 121),
+            ("nothing checkpointed", found(90, 150, Some(checkpoint(3, 98)), None), 100),
+            (
+                "taken over before, and nothing checkpointed since",
+                { found_in(taken, 90, 150, Some(checkpoint(4, 129)), Some(TAG)) },
+                130,
+            ),
+            (
+                "a former owner went on for a moment",
+                { found_in(taken, 90, 150, Some(checkpoint(4, 133)), Some(TAG)) },
+                134,
+            ),
+        ];
+        for (what, found, from) in cases {
+            let life = found.state.incarnation().expect("there is one");
+            assert_eq!(decide(&found), Start::Continue { incarnation: life, from }, "{what}: given back");
+            let Start::TakeOver(next) = decide(&Found { held: true, ..found.clone() }) else {
+                panic!("{what}: no other life")
+            };
+            let expected = (life.number + 1, from, LIFE.ground);
+            assert_eq!((next.number, next.first_sequence, next.ground), expected, "{what}");
+            let written_max = life.timestamp_us(from - 1 + WRITTEN_ABOVE_CHECKPOINT_MAX, 255);
+            assert!(checkpoint_before_us(next) > written_max, "{what}: timestamps");
+            // Whoever held it, the log decides.
+            let forgot = Found { held: true, forgotten: true, ..found };
+            assert!(
+                matches!(decide(&forgot), Start::Renew { next, .. } if next.ground != LIFE.ground),
+                "{what}"
+            );
+        }
     }
 
     #[test]
@@ -147,8 +206,9 @@ mod tests {
             ("of this process", made_anew, 100),
         ];
         for (what, found, first_sequence) in cases {
-            let Start::Renew { previous, next, .. } = decide(&found) else { panic!("{what}: goes on") };
-            assert_eq!((previous, next.number, next.first_sequence), (LIFE, 5, first_sequence), "{what}");
+            let Start::Renew { next, .. } = decide(&found) else { panic!("{what}: goes on") };
+            assert_eq!((next.number, next.first_sequence), (5, first_sequence), "{what}");
+            assert_eq!(next.ground, Incarnation::new(5, first_sequence, 0).ground, "{what}");
         }
     }
 
@@ -168,23 +228,19 @@ mod tests {
 
     #[test]
     fn the_first_life_begins_with_what_the_log_holds() {
-        let nothing = PartitionState { incarnation: None, checkpoint: None };
-        let unworked = Found { state: nothing, ..found(5, 9, None, None) };
-        let first = Incarnation { number: 1, first_sequence: 5, base_us: 5_000_000 };
-        assert_eq!(decide(&unworked), Start::First(first));
+        let unworked = Found { state: PartitionState::default(), ..found(5, 9, None, None) };
+        assert_eq!(decide(&unworked), Start::First(Incarnation::new(1, 5, 5_000_000)));
     }
 
     #[test]
     fn timestamps_lie_above_everything_earlier_however_fast_the_log_grew() {
         // Written faster than 3,906 entries a second, so that timestamps ran ahead of the clock; then made anew.
         let worked = checkpoint(4, 90_000_000);
-        let Start::Renew { previous, next, .. } = decide(&found(1, 0, Some(worked), None)) else {
-            panic!("goes on")
-        };
+        let Start::Renew { next, .. } = decide(&found(1, 0, Some(worked), None)) else { panic!("goes on") };
         let above_checkpoint = 90_000_000 + WRITTEN_ABOVE_CHECKPOINT_MAX;
-        assert!(checkpoint_before_us(next) > previous.timestamp_us(above_checkpoint, 255));
+        assert!(checkpoint_before_us(next) > LIFE.timestamp_us(above_checkpoint, 255));
         // A life without a checkpoint can have been worked as far above its beginning.
-        let Start::Renew { previous, next, .. } = decide(&found(1, 0, None, None)) else { panic!("goes on") };
-        assert!(checkpoint_before_us(next) > previous.timestamp_us(100 + WRITTEN_ABOVE_CHECKPOINT_MAX, 255));
+        let Start::Renew { next, .. } = decide(&found(1, 0, None, None)) else { panic!("goes on") };
+        assert!(checkpoint_before_us(next) > LIFE.timestamp_us(100 + WRITTEN_ABOVE_CHECKPOINT_MAX, 255));
     }
 }

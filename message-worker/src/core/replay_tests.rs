@@ -6,6 +6,7 @@ use crate::core::conversation::Need;
 use crate::store::SentRow;
 use carillon_proto::id::ConversationId;
 use carillon_proto::limits::DEDUP_CLIENT_IDS_MAX;
+use carillon_proto::position::Incarnation;
 use proptest::prelude::*;
 
 const USERS: [&str; 4] = ["ann", "bob", "eve", ""];
@@ -99,7 +100,7 @@ impl Rows {
                 Need::Sender(sender) => {
                     let theirs = self.sent.iter().rev().filter(|(name, _)| *name == sender.as_str());
                     let rows = theirs.map(|(_, row)| row.clone()).take(DEDUP_CLIENT_IDS_MAX).collect();
-                    conversation.learn(sender, rows, false).expect("nobody is ahead");
+                    conversation.learn(sender, rows);
                 }
                 Need::First { sender, client_id, seq } => {
                     let event =
@@ -124,6 +125,27 @@ fn run(commands: &[(u64, wire::Command)]) -> (Rows, Vec<Applied>, Conversation) 
         all.push(applied);
     }
     (rows, all, conversation)
+}
+
+/// Without what tells one life of the log from another.
+fn in_one_life(event: &wire::Event) -> wire::Event {
+    let position = event.position.map(|position| wire::Position { incarnation: 1, ..position });
+    wire::Event { position, id: Bytes::new(), ..event.clone() }
+}
+
+fn head_in_one_life(conversation: &Conversation) -> wire::Head {
+    let head = conversation.head();
+    let position = head.position.map(|position| wire::Position { incarnation: 1, ..position });
+    wire::Head { position, last_message: head.last_message.as_ref().map(in_one_life), ..head }
+}
+
+fn told_in_one_life(outcome: Option<&outcome::Body>) -> Option<outcome::Body> {
+    outcome.map(|outcome| match outcome {
+        outcome::Body::Accepted(accepted) => {
+            outcome::Body::Accepted(wire::Accepted { id: Bytes::new(), ..accepted.clone() })
+        }
+        other => other.clone(),
+    })
 }
 
 fn bytes(rows: &[(Arc<wire::Event>, i64)]) -> Vec<(Vec<u8>, i64)> {
@@ -214,6 +236,52 @@ proptest! {
         }
         prop_assert_eq!(bytes(&made), bytes(&whole.events[written..]));
         prop_assert_eq!(replayed.head().encode_to_vec(), conversation.head().encode_to_vec());
+        prop_assert_eq!(replayed.participants(), conversation.participants());
+    }
+
+    /// The same where whoever takes over begins a life of its own on the same ground: all that tells its rows and
+    /// answers from those of an uninterrupted run is the number of the life, and what follows from that.
+    #[test]
+    fn replay_in_a_life_of_its_own_makes_what_was_missing(
+        commands in commands(),
+        cuts in (0.0..=1.0f64, 0.0..=1.0f64, 0.0..=1.0f64),
+    ) {
+        let (whole, applied, conversation) = run(&commands);
+        let part = |of: usize, cut: f64| (of as f64 * cut) as usize;
+        let written = part(whole.events.len(), cuts.0);
+        let headed = part(written, cuts.1);
+        let mut crashed = Rows { events: whole.events[..written].to_vec(), sent: Vec::new() };
+        for (event, timestamp_us) in &whole.events[..headed] {
+            crashed.project(&projection::of_event(conversation.id(), event, *timestamp_us));
+        }
+        let head_position = headed.checked_sub(1).and_then(|nth| whole.events[nth].0.position).map(Position::from);
+        let placed = placed(&commands);
+        let below_head = placed.iter().take_while(|(at, _)| Some(at.position) <= head_position).count();
+        let checkpoint = part(below_head, cuts.2);
+
+        let first = placed.get(checkpoint).map_or(1, |(at, _)| at.position.sequence);
+        let life = Incarnation::new(1, 1, 1_000_000).taken_over(first, 900_000_000);
+        let mut replayed = crashed.load(headed);
+        if let Some(position) = replayed.position() {
+            replayed.worked_to(life, position);
+        }
+        let mut made = Vec::new();
+        for (nth, (at, command)) in placed.iter().enumerate().skip(checkpoint) {
+            let Position { sequence, index, .. } = at.position;
+            let timestamp_us = life.timestamp_us(sequence, index);
+            let at = At { position: life.position(sequence, index), timestamp_us, time_ms: at.time_ms };
+            crashed.prepare(&mut replayed, at, command);
+            let again = replayed.apply(at, command);
+            if again.outcome.is_some() {
+                let told = |outcome| told_in_one_life(outcome);
+                prop_assert_eq!(told(again.outcome.as_ref()), told(applied[nth].outcome.as_ref()));
+            }
+            made.extend(again.row);
+        }
+        let made: Vec<_> = made.iter().map(|event| in_one_life(event)).collect();
+        let missing: Vec<_> = whole.events[written..].iter().map(|(event, _)| in_one_life(event)).collect();
+        prop_assert_eq!(made, missing);
+        prop_assert_eq!(head_in_one_life(&replayed), head_in_one_life(&conversation));
         prop_assert_eq!(replayed.participants(), conversation.participants());
     }
 }

@@ -1,14 +1,14 @@
 //! The auditor beside a worker: a good system gives nothing, however busy; each kind of damage to the tables is found.
 
 use super::bus::TestBus;
-use super::harness::{Gateway, LIFE, World, conversations_of, until};
+use super::harness::{Gateway, LIFE, World, conversations_of, free, until};
 use super::memory::{Call, Fault, MemoryStore};
 use super::tables::Tables;
 use crate::audit::{Auditor, Kind, Options, Report};
-use crate::store::{EventRow, PartitionState};
+use crate::store::EventRow;
 use bytes::Bytes;
 use carillon_proto::id::{ConversationId, MessageId, Tag};
-use carillon_proto::position::{Incarnation, Position};
+use carillon_proto::position::Position;
 use carillon_proto::wire::{self, Authority, command::Body};
 use carillon_runtime::bus::Bus as _;
 use prost::Message as _;
@@ -299,7 +299,7 @@ async fn what_looks_wrong_is_looked_at_again_before_it_counts() {
     // Another life of the log begins: it claims nothing of the one before, whose rows stay.
     let another = between_looks(|tables, _| {
         let next = LIFE.next(MESSAGES + 1, LIFE.base_us);
-        tables.partitions.get_mut(&0).expect("worked").incarnation = Some(next);
+        tables.partitions.get_mut(&0).expect("worked").tenure = free(next).tenure;
     });
     let report = another.await;
     assert_eq!((found(&report), report.partitions[0].incarnation), (vec!["hole 4".to_owned()], Some(2)));
@@ -323,7 +323,7 @@ async fn what_cannot_be_read_is_said() {
 #[tokio::test]
 async fn poison_is_explained_and_another_number_of_partitions_is_not() {
     let (bus, store) = (TestBus::new(2), MemoryStore::new());
-    let state = PartitionState { incarnation: Some(LIFE), checkpoint: None };
+    let state = free(LIFE);
     store.change(|tables| tables.partitions.extend([(0, state)]));
     let world = World { partitions: 2, ..World::of(bus, store) };
     let mut gateway = world.gateway("gw-1").await;
@@ -342,8 +342,7 @@ async fn poison_is_explained_and_another_number_of_partitions_is_not() {
 
     let disagrees = |partitions| crate::audit::disagrees(&*world.store, partitions);
     assert!(disagrees(2).await.expect("read").is_some_and(|said| said.contains("ever worked partition 1")));
-    let began = Incarnation { number: 1, ..LIFE };
-    let state = PartitionState { incarnation: Some(began), checkpoint: None };
+    let state = free(LIFE);
     world.store.change(|tables| tables.partitions.extend([(1, state)]));
     assert_eq!(disagrees(2).await.expect("read"), None);
     assert!(disagrees(1).await.expect("read").is_some_and(|said| said.contains("more partitions than 1")));

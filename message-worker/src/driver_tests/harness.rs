@@ -4,8 +4,9 @@ use super::bus::TestBus;
 use super::memory::MemoryStore;
 use crate::context::{Context, Leaving};
 use crate::partition;
+use crate::store::{PartitionState, Tenure};
 use bytes::Bytes;
-use carillon_proto::id::{ConversationId, GatewayId, Tag};
+use carillon_proto::id::{ConversationId, GatewayId, Tag, WorkerId};
 use carillon_proto::position::Incarnation;
 use carillon_proto::subject;
 use carillon_proto::wire::{
@@ -27,7 +28,12 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(super) const A_WHILE: Duration = Duration::from_millis(150);
 
 /// The life in which tests begin, so that runs can be compared.
-pub(super) const LIFE: Incarnation = Incarnation { number: 1, first_sequence: 1, base_us: 1_000_000_000 };
+pub(super) const LIFE: Incarnation = Incarnation::new(1, 1, 1_000_000_000);
+
+/// A partition in this life that nobody works.
+pub(super) fn free(incarnation: Incarnation) -> PartitionState {
+    PartitionState { tenure: Some(Tenure { incarnation, epoch: 0, holder: None }), checkpoint: None }
+}
 
 /// One partition.
 pub(super) struct World {
@@ -52,7 +58,7 @@ impl World {
     pub(super) fn new() -> World {
         let world = World::of(TestBus::new(1), MemoryStore::new());
         world.store.change(|tables| {
-            let state = crate::store::PartitionState { incarnation: Some(LIFE), checkpoint: None };
+            let state = free(LIFE);
             tables.partitions.insert(0, state);
         });
         world
@@ -69,6 +75,7 @@ impl World {
         let context = Context {
             partition: self.partition,
             partitions: self.partitions,
+            worker: WorkerId::parse(&format!("worker-{epoch}")).expect("valid"),
             exclusive: self.exclusive,
             bus: self.bus.clone(),
             store: self.store.clone(),

@@ -4,11 +4,12 @@
 use super::tables::Tables;
 use crate::store::{
     Checkpoint, EventRow, LoadedConversation, PartitionState, Projection, Seal, SentRow, Store, StoreError,
+    Tenure,
 };
 use async_trait::async_trait;
 use carillon_proto::id::{ConversationId, UserId};
 use carillon_proto::partition::stable_hash;
-use carillon_proto::position::{Incarnation, Position};
+use carillon_proto::position::Position;
 use parking_lot::Mutex;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -321,29 +322,30 @@ impl Store for MemoryStore {
     }
 
     async fn partition(&self, partition: u32) -> Result<PartitionState, StoreError> {
-        let nothing = PartitionState { incarnation: None, checkpoint: None };
-        self.read(Call::Read, |tables| tables.partitions.get(&partition).cloned().unwrap_or(nothing)).await
+        self.read(Call::Read, |tables| tables.partitions.get(&partition).cloned().unwrap_or_default()).await
     }
 
-    async fn begin_incarnation(
+    async fn tenure(&self, partition: u32) -> Result<Option<Tenure>, StoreError> {
+        self.partition(partition).await.map(|state| state.tenure)
+    }
+
+    async fn change_tenure(
         &self,
         partition: u32,
-        previous: Option<Incarnation>,
-        next: Incarnation,
-    ) -> Result<Incarnation, StoreError> {
+        previous: Option<Tenure>,
+        next: Tenure,
+    ) -> Result<Tenure, StoreError> {
         let tables = &mut self.state.lock().tables;
-        let nothing = PartitionState { incarnation: None, checkpoint: None };
-        let state = tables.partitions.entry(partition).or_insert(nothing);
-        if state.incarnation == previous {
-            state.incarnation = Some(next);
+        let state = tables.partitions.entry(partition).or_default();
+        if state.tenure == previous {
+            state.tenure = Some(next.clone());
         }
-        Ok(state.incarnation.unwrap_or(next))
+        Ok(state.tenure.clone().unwrap_or(next))
     }
 
     async fn checkpoint(&self, partition: u32, checkpoint: Checkpoint) -> Result<(), StoreError> {
         self.write(Call::Checkpoint, vec![checkpoint], |state, checkpoint| {
-            let nothing = PartitionState { incarnation: None, checkpoint: None };
-            let there = state.tables.partitions.entry(partition).or_insert(nothing);
+            let there = state.tables.partitions.entry(partition).or_default();
             if there.checkpoint.is_none_or(|there| there.timestamp_us <= checkpoint.timestamp_us) {
                 there.checkpoint = Some(checkpoint);
             }

@@ -6,7 +6,7 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use carillon_proto::id::{ConversationId, Tag, UserId};
+use carillon_proto::id::{ConversationId, Tag, UserId, WorkerId};
 use carillon_proto::position::{Incarnation, Position};
 use carillon_proto::wire;
 
@@ -103,12 +103,57 @@ pub struct LoadedConversation {
 }
 
 /// Where a partition's worker stands, and in which life of the log.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PartitionState {
-    /// The log's current life.
-    pub incarnation: Option<Incarnation>,
+    /// The log's current life, and who works in it.
+    pub tenure: Option<Tenure>,
     /// The last checkpoint.
     pub checkpoint: Option<Checkpoint>,
+}
+
+impl PartitionState {
+    /// The log's current life.
+    pub fn incarnation(&self) -> Option<Incarnation> {
+        self.tenure.as_ref().map(|tenure| tenure.incarnation)
+    }
+}
+
+/// A life of a partition's log, and who may have writes under way in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tenure {
+    /// The life.
+    pub incarnation: Incarnation,
+    /// Rises whenever somebody takes the partition; gateways listen to the highest.
+    pub epoch: u64,
+    /// Whoever took it, and has not said that everything it began to write is there. Nobody, where a log belongs to one
+    /// process and dies with it.
+    pub holder: Option<Holder>,
+}
+
+/// A worker's one time of working a partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder(String);
+
+impl Holder {
+    /// The `beginning`th time that a worker begins with this lease.
+    pub fn new(worker: &WorkerId, lease: u64, beginning: u64) -> Holder {
+        Holder(format!("{worker}/{lease}/{beginning}"))
+    }
+
+    /// As it was stored.
+    pub fn stored(stored: String) -> Holder {
+        Holder(stored)
+    }
+
+    /// As it is stored.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The worker's id.
+    pub fn worker(&self) -> &str {
+        self.0.split('/').next().unwrap_or_default()
+    }
 }
 
 /// Everything up to this position has its rows, projections and fan-out.
@@ -251,17 +296,23 @@ pub trait Store: Send + Sync + 'static {
     /// When the store cannot be read.
     async fn partition(&self, partition: u32) -> Result<PartitionState, StoreError>;
 
-    /// Begins a life of the log, if the current one is still `previous`; returns the one in force, which is
-    /// another worker's if that came first (lightweight transaction).
+    /// In which life a partition's log is, and who works in it: what the last change came to, whoever made it.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    async fn tenure(&self, partition: u32) -> Result<Option<Tenure>, StoreError>;
+
+    /// Begins a life of the log, takes the present one, or gives it back, if what is in force is still `previous`;
+    /// returns what is in force then, which is another worker's if that came first (lightweight transaction).
     ///
     /// # Errors
     /// Outcome unknown: read again.
-    async fn begin_incarnation(
+    async fn change_tenure(
         &self,
         partition: u32,
-        previous: Option<Incarnation>,
-        next: Incarnation,
-    ) -> Result<Incarnation, StoreError>;
+        previous: Option<Tenure>,
+        next: Tenure,
+    ) -> Result<Tenure, StoreError>;
 
     /// Records how far a partition's worker has come. Never moves back within an incarnation.
     ///

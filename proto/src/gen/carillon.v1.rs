@@ -200,17 +200,6 @@ pub struct Checkpoint {
     #[prost(bytes = "bytes", tag = "2")]
     pub tag: ::prost::bytes::Bytes,
 }
-/// A life of a partition's log between two losses.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Incarnation {
-    #[prost(uint32, tag = "1")]
-    pub number: u32,
-    #[prost(uint64, tag = "2")]
-    pub first_sequence: u64,
-    /// Write timestamps are this + 256 x (sequence - first_sequence) + index, in microseconds.
-    #[prost(int64, tag = "3")]
-    pub base_us: i64,
-}
 /// What entitles the actor to the command. Decided by the gateway from configuration, so that applying
 /// a command depends on nothing but the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]

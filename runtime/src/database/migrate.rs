@@ -21,10 +21,11 @@ use crate::time::now_ms;
 
 /// Every migration, in order; the first has version 1. None is ever changed: what is to be different goes
 /// into a new one.
-const MIGRATIONS: [(&str, &str); 3] = [
+const MIGRATIONS: [(&str, &str); 4] = [
     ("0001_conversations", include_str!("../../migrations/0001_conversations.cql")),
     ("0002_users", include_str!("../../migrations/0002_users.cql")),
     ("0003_seals", include_str!("../../migrations/0003_seals.cql")),
+    ("0004_tenures", include_str!("../../migrations/0004_tenures.cql")),
 ];
 
 /// Schema changes flush tables on every node.
@@ -151,13 +152,24 @@ impl<'a> Migration<'a> {
             }
             for statement in statements(text) {
                 self.renew_lock().await?;
-                self.run(&statement, ()).await?;
+                if !self.is_done(&statement).await? {
+                    self.run(&statement, ()).await?;
+                }
             }
             let record = "INSERT INTO schema_migrations (version, name, applied_ms) VALUES (?, ?, ?)";
             self.run(record, (version, name, now_ms() as i64)).await?;
             done.push(format!("applied {name}"));
         }
         Ok(())
+    }
+
+    /// Whether a statement adds a column that is there. ScyllaDB has no `IF NOT EXISTS` for columns.
+    async fn is_done(&self, statement: &str) -> Result<bool, DatabaseError> {
+        let Some((table, column)) = added_column(statement) else { return Ok(false) };
+        let known = "SELECT column_name FROM system_schema.columns \
+            WHERE keyspace_name = ? AND table_name = ? AND column_name = ?";
+        let result = self.run(known, (self.keyspace, table, column)).await?;
+        Ok(result.into_rows_result().is_ok_and(|rows| rows.rows_num() > 0))
     }
 
     async fn lock(&self) -> Result<(), DatabaseError> {
@@ -198,6 +210,15 @@ fn statements(text: &str) -> Vec<String> {
     code.split(';').map(str::trim).filter(|statement| !statement.is_empty()).map(str::to_owned).collect()
 }
 
+/// The table and the column, of a statement that adds one.
+fn added_column(statement: &str) -> Option<(&str, &str)> {
+    let words: Vec<&str> = statement.split_whitespace().collect();
+    match words[..] {
+        ["ALTER", "TABLE", table, "ADD", column, _type] => Some((table, column)),
+        _ => None,
+    }
+}
+
 fn first_line(cql: &str) -> &str {
     cql.lines().next().unwrap_or(cql).trim_end_matches([' ', '('])
 }
@@ -219,7 +240,8 @@ mod tests {
             let statements = statements(text);
             assert!(!statements.is_empty(), "{name}");
             for statement in statements {
-                assert!(statement.contains("IF NOT EXISTS"), "{name}: {statement}");
+                let is_checked = statement.contains("IF NOT EXISTS") || added_column(&statement).is_some();
+                assert!(is_checked, "{name}: {statement}");
             }
         }
     }

@@ -1,5 +1,6 @@
 //! What befalls a run besides its weather, one thing at a time, many under way at once.
 
+use crate::bus::Leases;
 use crate::client::Client;
 use crate::cluster::{Cluster, Kind, Place};
 use crate::gate::{Cut, Gate};
@@ -20,26 +21,22 @@ const STANDING_STILL: Duration = Duration::from_secs(7);
 /// that is over.
 const BELOW_CHECKPOINT: u64 = 1_000;
 
+/// Between a renewal and the end of a lease that runs out at once.
+const LAPSE: Duration = Duration::from_millis(20);
+
 /// Draws disasters.
 pub struct Disasters {
     world: Arc<World>,
     cluster: Arc<Cluster>,
     clients: Vec<Arc<Client>>,
     random: Random,
-    /// Workers may go stale while their logs live on.
-    stale: bool,
 }
 
 impl Disasters {
     /// Disasters for these.
-    pub fn new(
-        world: Arc<World>,
-        cluster: Arc<Cluster>,
-        clients: Vec<Arc<Client>>,
-        stale: bool,
-    ) -> Disasters {
+    pub fn new(world: Arc<World>, cluster: Arc<Cluster>, clients: Vec<Arc<Client>>) -> Disasters {
         let random = world.dice(Random::fork);
-        Disasters { world, cluster, clients, random, stale }
+        Disasters { world, cluster, clients, random }
     }
 
     /// One after another, so far apart on average, until it is dropped.
@@ -92,13 +89,16 @@ impl Disasters {
                 *self.world.store_away_until.lock() = Some(Instant::now() + away);
             }
             58..=70 => self.forget(),
-            71..=74 if self.stale => {
-                let more = self.random.between(0..=16);
+            71..=73 => {
+                let more =
+                    if self.random.chance(3_000) { BELOW_CHECKPOINT } else { self.random.between(0..=16) };
                 self.let_go_stale(more);
             }
-            71..=72 => self.let_go_stale(BELOW_CHECKPOINT),
-            73..=74 => self.forget(),
-            75..=87 => self.cut_clients(),
+            74..=76 => {
+                let (world, time) = (self.world.clone(), self.seconds(4));
+                tokio::spawn(async move { lapse(&world, time).await });
+            }
+            77..=87 => self.cut_clients(),
             _ => self.black_out(),
         }
     }
@@ -163,6 +163,18 @@ pub fn forget(world: &World, partition: usize, lost: Option<u64>) {
     };
     world.note(format_args!("log {partition} forgets: it held {before:?}, and holds {after:?}"));
     world.grown[partition].notify_waiters();
+}
+
+/// The bus forgets all leases as soon as they are renewed, as one whose clock runs fast: others take over from owners
+/// that believe in theirs.
+pub async fn lapse(world: &World, time: Duration) {
+    world.count("lapses of leases");
+    world.note(format_args!("leases run out at once, as far as the bus knows, for {time:?}"));
+    let until = Instant::now() + time;
+    while Instant::now() < until {
+        world.leases.lock().values_mut().for_each(Leases::lapse);
+        sleep(LAPSE).await;
+    }
 }
 
 /// The partitions that a worker owns, or has owned and does not know better.

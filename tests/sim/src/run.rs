@@ -26,8 +26,6 @@ pub struct Order {
     pub seed: u64,
     /// A scripted run instead of one drawn from the seed.
     pub scenario: Option<Scenario>,
-    /// Former owners' writes may arrive long after others took over.
-    pub stale: bool,
     /// Every line is printed.
     pub prints: bool,
 }
@@ -111,7 +109,7 @@ async fn live(order: &Order) -> Outcome {
     }
     let script = order.scenario.map(|scenario| scenario.script(&world, &cluster, &clients));
     let disasters = profile.disasters_every.map(|every| {
-        let disasters = Disasters::new(world.clone(), cluster.clone(), clients.clone(), order.stale);
+        let disasters = Disasters::new(world.clone(), cluster.clone(), clients.clone());
         tokio::spawn(disasters.run(every))
     });
     sleep(profile.time).await;

@@ -1,8 +1,8 @@
 //! Partitions: checkpoints, the lives of a log, and what every replay passes over.
 
 use super::{Place, unique_partition};
-use carillon_message_worker::store::{Checkpoint, PartitionState, Store};
-use carillon_proto::id::Tag;
+use carillon_message_worker::store::{Checkpoint, Holder, PartitionState, Store, Tenure};
+use carillon_proto::id::{Tag, WorkerId};
 use carillon_proto::position::{Incarnation, Position};
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ fn checkpoint(sequence: u64) -> Checkpoint {
 pub async fn a_partition_starts_empty(place: Place) {
     let (store, partition) = (place.open().await, unique_partition());
     let state = store.partition(partition).await.expect("read");
-    assert_eq!(state, PartitionState { incarnation: None, checkpoint: None });
+    assert_eq!(state, PartitionState::default());
     assert_eq!(store.skips(partition, 1).await.expect("read"), []);
 }
 
@@ -34,24 +34,28 @@ pub async fn checkpoints_never_move_back(place: Place) {
     assert_eq!(store.partition(partition).await.expect("read").checkpoint, Some(reborn));
 }
 
+fn holder(number: u64) -> Option<Holder> {
+    Some(Holder::new(&WorkerId::parse("worker-1").expect("valid"), 7, number))
+}
+
 /// Lets several begin a life after `previous` at once and returns the one that all were told.
-async fn race(store: &Arc<dyn Store>, partition: u32, previous: Option<Incarnation>) -> Incarnation {
-    let number = previous.map_or(1, |previous| previous.number + 1);
-    let wishes: Vec<_> = (1..=8)
-        .map(|wish| Incarnation {
-            number,
-            first_sequence: u64::from(number) * 100 + wish,
-            base_us: wish as i64,
-        })
-        .collect();
+async fn race(store: &Arc<dyn Store>, partition: u32, previous: Option<&Tenure>) -> Tenure {
+    let number = previous.map_or(1, |previous| previous.incarnation.number + 1);
+    let wish = |wish: u64| Tenure {
+        incarnation: Incarnation::new(number, u64::from(number) * 100 + wish, wish as i64),
+        epoch: wish % 3,
+        holder: holder(wish).filter(|_| wish != 4),
+    };
+    let wishes: Vec<Tenure> = (1..=8).map(wish).collect();
     let begun: Vec<_> = wishes
         .iter()
         .map(|wish| {
-            let (store, wish) = (Arc::clone(store), *wish);
+            let (store, previous, wish) = (Arc::clone(store), previous.cloned(), wish.clone());
             tokio::spawn(async move {
                 // An unknown outcome is asked again, as a worker does.
                 for _ in 0..20 {
-                    if let Ok(begun) = store.begin_incarnation(partition, previous, wish).await {
+                    let begun = store.change_tenure(partition, previous.clone(), wish.clone()).await;
+                    if let Ok(begun) = begun {
                         return begun;
                     }
                 }
@@ -65,34 +69,64 @@ async fn race(store: &Arc<dyn Store>, partition: u32, previous: Option<Incarnati
     }
     assert!(told.iter().all(|life| *life == told[0]), "one winner: {told:?}");
     assert!(wishes.contains(&told[0]), "{told:?}");
-    assert_eq!(store.partition(partition).await.expect("read").incarnation, Some(told[0]));
-    told[0]
+    assert_eq!(store.partition(partition).await.expect("read").tenure.as_ref(), Some(&told[0]));
+    told.swap_remove(0)
 }
 
 pub async fn one_of_many_begins_a_life(place: Place) {
     let (store, partition) = (place.open().await, unique_partition());
     let mut life = None;
     for _ in 0..3 {
-        life = Some(race(&store, partition, life).await);
+        life = Some(race(&store, partition, life.as_ref()).await);
     }
     drop(store);
-    assert_eq!(place.open().await.partition(partition).await.expect("read").incarnation, life);
+    assert_eq!(place.open().await.partition(partition).await.expect("read").tenure, life);
 }
 
 pub async fn a_life_begins_only_after_the_one_it_knows(place: Place) {
     let (store, partition) = (place.open().await, unique_partition());
-    let first = Incarnation::first(1_000);
-    let second = first.next(50, 2_000);
-    let other = Incarnation { base_us: 1, ..second };
-    let begin =
-        async |previous, next| store.begin_incarnation(partition, previous, next).await.expect("an outcome");
-    assert_eq!(begin(None, first).await, first);
-    assert_eq!(begin(None, first).await, first, "asked again after an unknown outcome");
-    assert_eq!(begin(None, other).await, first, "too late");
-    assert_eq!(begin(Some(other), second).await, first, "knows another one");
-    assert_eq!(begin(Some(first), second).await, second);
-    assert_eq!(begin(Some(first), other).await, second, "too late");
-    assert_eq!(store.partition(partition).await.expect("read").incarnation, Some(second));
+    let free = |incarnation| Tenure { incarnation, epoch: 0, holder: None };
+    let first = free(Incarnation::first(1_000));
+    let second = free(first.incarnation.next(50, 2_000));
+    let other = free(Incarnation { base_us: 1, ..second.incarnation });
+    let begin = async |previous: Option<&Tenure>, next: &Tenure| {
+        let begun = store.change_tenure(partition, previous.cloned(), next.clone()).await;
+        begun.expect("an outcome")
+    };
+    assert_eq!(begin(None, &first).await, first);
+    assert_eq!(begin(None, &first).await, first, "asked again after an unknown outcome");
+    assert_eq!(begin(None, &other).await, first, "too late");
+    assert_eq!(begin(Some(&other), &second).await, first, "knows another one");
+    assert_eq!(begin(Some(&first), &second).await, second);
+    assert_eq!(begin(Some(&first), &other).await, second, "too late");
+    assert_eq!(store.partition(partition).await.expect("read").tenure, Some(second));
+}
+
+pub async fn a_life_is_held_by_one_at_a_time(place: Place) {
+    let (store, partition) = (place.open().await, unique_partition());
+    let life = Incarnation::new(3, 40, 1_000);
+    let held = |incarnation, number| Tenure { incarnation, epoch: number, holder: holder(number) };
+    let free = Tenure { incarnation: life, epoch: 1, holder: None };
+    let change = async |previous: &Tenure, next: &Tenure| {
+        let changed = store.change_tenure(partition, Some(previous.clone()), next.clone()).await;
+        changed.expect("an outcome")
+    };
+    let begun = store.change_tenure(partition, None, held(life, 1)).await.expect("an outcome");
+    assert_eq!(begun, held(life, 1));
+    assert_eq!(change(&free, &held(life, 2)).await, held(life, 1), "it is not free");
+    assert_eq!(change(&held(life, 2), &free).await, held(life, 1), "only its holder gives it back");
+    assert_eq!(change(&held(life, 1), &free).await, free);
+    assert_eq!(change(&held(life, 1), &free).await, free, "asked again after an unknown outcome");
+    let earlier = Tenure { epoch: 0, ..free.clone() };
+    assert_eq!(change(&earlier, &held(life, 2)).await, free, "it was taken and given back since");
+    assert_eq!(change(&free, &held(life, 2)).await, held(life, 2));
+    assert_eq!(change(&held(life, 1), &free).await, held(life, 2), "the former holder is late");
+    let taken = life.taken_over(60, 9_000);
+    assert_eq!(change(&held(life, 2), &held(taken, 3)).await, held(taken, 3));
+    assert_eq!(change(&held(life, 2), &free).await, held(taken, 3), "that life is over");
+    let state = store.partition(partition).await.expect("read");
+    assert_eq!(state.tenure, Some(held(taken, 3)));
+    assert_eq!(state.incarnation().map(|life| life.ground), Some(life.ground), "it is kept");
 }
 
 pub async fn skips_are_kept_by_life(place: Place) {

@@ -4,10 +4,10 @@
 //! neighbouring pages. Ids are length-prefixed where something follows them and bare where they end a key,
 //! so that lists come out ascending by id. A value starts with the write timestamp by which rows win.
 
-use crate::store::{Checkpoint, EventRow, Projection, Seal, SentRow};
+use crate::store::{Checkpoint, EventRow, Holder, Projection, Seal, SentRow, Tenure};
 use bytes::{BufMut, Bytes};
 use carillon_proto::id::{ConversationId, Tag, UserId};
-use carillon_proto::position::{Incarnation, Position};
+use carillon_proto::position::{Ground, Incarnation, Position};
 
 const CONVERSATION: u8 = 1;
 const USER: u8 = 2;
@@ -210,9 +210,17 @@ impl Rows {
         self.put(&checkpoint(number), mark.timestamp_us, &[&position_bytes(mark.position), &mark.tag.0]);
     }
 
-    pub(super) fn put_incarnation(&mut self, number: u32, life: &Incarnation) {
-        let body =
-            [&life.number.to_be_bytes()[..], &life.first_sequence.to_be_bytes(), &life.base_us.to_be_bytes()];
+    pub(super) fn put_tenure(&mut self, number: u32, tenure: &Tenure) {
+        let Tenure { incarnation: life, epoch, holder } = tenure;
+        let body = [
+            &life.number.to_be_bytes()[..],
+            &life.first_sequence.to_be_bytes(),
+            &life.base_us.to_be_bytes(),
+            &life.ground.incarnation.to_be_bytes(),
+            &life.ground.first_sequence.to_be_bytes(),
+            &epoch.to_be_bytes(),
+            holder.as_ref().map_or("", Holder::as_str).as_bytes(),
+        ];
         // Numbers rise with every life, whatever the clock says.
         self.put(&incarnation(number), i64::from(life.number), &body);
     }
@@ -317,9 +325,16 @@ pub(super) fn read_checkpoint(value: &[u8]) -> Option<Checkpoint> {
     Some(Checkpoint { position: reader.position()?, tag: Tag(reader.take()?), timestamp_us })
 }
 
-pub(super) fn read_incarnation(value: &[u8]) -> Option<Incarnation> {
+pub(super) fn read_tenure(value: &[u8]) -> Option<Tenure> {
     let mut reader = Reader(value.get(TIMESTAMP_BYTES..)?);
-    Some(Incarnation { number: reader.u32()?, first_sequence: reader.u64()?, base_us: reader.i64()? })
+    let life = Incarnation::new(reader.u32()?, reader.u64()?, reader.i64()?);
+    // Lives were stored without their ground before there were any that share it.
+    let ground =
+        reader.u32().and_then(|incarnation| Some(Ground { incarnation, first_sequence: reader.u64()? }));
+    let incarnation = Incarnation { ground: ground.unwrap_or(life.ground), ..life };
+    let epoch = reader.u64().unwrap_or(0);
+    let holder = String::from_utf8_lossy(reader.0).into_owned();
+    Some(Tenure { incarnation, epoch, holder: (!holder.is_empty()).then(|| Holder::stored(holder)) })
 }
 
 pub(super) fn read_seal(value: &[u8]) -> Option<Seal> {

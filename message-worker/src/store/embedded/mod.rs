@@ -17,11 +17,12 @@ use std::thread::JoinHandle;
 use async_trait::async_trait;
 use bytes::Bytes;
 use carillon_proto::id::{ConversationId, UserId};
-use carillon_proto::position::{Incarnation, Position};
+use carillon_proto::position::Position;
 use tokio::sync::{Semaphore, oneshot};
 
 use super::{
     Checkpoint, EventRow, LoadedConversation, PartitionState, Projection, Seal, SentRow, Store, StoreError,
+    Tenure,
 };
 use journal::{Journal, JournalError};
 use key::Rows;
@@ -337,22 +338,24 @@ impl Store for EmbeddedStore {
     }
 
     async fn partition(&self, partition: u32) -> Result<PartitionState, StoreError> {
-        let incarnation = self.shared.get(&key::incarnation(partition))?;
+        let tenure = self.tenure(partition).await?;
         let checkpoint = self.shared.get(&key::checkpoint(partition))?;
-        Ok(PartitionState {
-            incarnation: incarnation.as_deref().and_then(key::read_incarnation),
-            checkpoint: checkpoint.as_deref().and_then(key::read_checkpoint),
-        })
+        Ok(PartitionState { tenure, checkpoint: checkpoint.as_deref().and_then(key::read_checkpoint) })
     }
 
-    async fn begin_incarnation(
+    async fn tenure(&self, partition: u32) -> Result<Option<Tenure>, StoreError> {
+        let tenure = self.shared.get(&key::incarnation(partition))?;
+        Ok(tenure.as_deref().and_then(key::read_tenure))
+    }
+
+    async fn change_tenure(
         &self,
         partition: u32,
-        previous: Option<Incarnation>,
-        next: Incarnation,
-    ) -> Result<Incarnation, StoreError> {
+        previous: Option<Tenure>,
+        next: Tenure,
+    ) -> Result<Tenure, StoreError> {
         let (done, outcome) = oneshot::channel();
-        self.shared.submit(Job::Begin { partition, previous, next, done });
+        self.shared.submit(Job::Change { partition, previous, next, done });
         outcome.await.unwrap_or_else(|_| Err(closed()))
     }
 

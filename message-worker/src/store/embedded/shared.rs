@@ -6,14 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use carillon_proto::position::Incarnation;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::overlay::Overlay;
 use super::table::Table;
 use super::{gather, key};
-use crate::store::StoreError;
+use crate::store::{StoreError, Tenure};
 
 /// Bytes of a generation at which it is carried over into the table: about 7,000 messages, enough for a page
 /// to take several rows at once.
@@ -30,12 +29,12 @@ pub(super) const GENERATION_AGE_MAX: Duration = Duration::from_secs(5);
 pub(super) enum Job {
     /// Rows to write.
     Write { rows: Bytes, done: oneshot::Sender<Result<(), StoreError>>, _room: OwnedSemaphorePermit },
-    /// A life of the log to begin.
-    Begin {
+    /// A life of the log to begin, to take or to give back.
+    Change {
         partition: u32,
-        previous: Option<Incarnation>,
-        next: Incarnation,
-        done: oneshot::Sender<Result<Incarnation, StoreError>>,
+        previous: Option<Tenure>,
+        next: Tenure,
+        done: oneshot::Sender<Result<Tenure, StoreError>>,
     },
 }
 
@@ -45,7 +44,7 @@ impl Job {
         // Whoever asked may have stopped waiting.
         match self {
             Job::Write { done, .. } => drop(done.send(Err(error.clone()))),
-            Job::Begin { done, .. } => drop(done.send(Err(error.clone()))),
+            Job::Change { done, .. } => drop(done.send(Err(error.clone()))),
         }
     }
 }

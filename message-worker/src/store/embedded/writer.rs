@@ -4,14 +4,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use carillon_proto::position::Incarnation;
 use parking_lot::MutexGuard;
 
 use super::gather::{self, Gather};
 use super::journal::Journal;
 use super::key::{self, Rows};
 use super::shared::{Job, Lazy, Shared, State, closed};
-use crate::store::StoreError;
+use crate::store::{StoreError, Tenure};
 
 /// Bytes of one group: what one sync makes durable, and what is copied on the way.
 const GROUP_BYTES_MAX: usize = 1024 * 1024;
@@ -107,8 +106,8 @@ impl Writer {
 
     /// Writes a group, shows it and answers.
     fn commit(&mut self, group: Group) {
-        if let Some(Job::Begin { .. }) = group.jobs.first() {
-            return self.begin(group);
+        if let Some(Job::Change { .. }) = group.jobs.first() {
+            return self.change(group);
         }
         let Group { lazy, jobs } = group;
         self.sync_began = Instant::now();
@@ -123,43 +122,44 @@ impl Writer {
             match (&outcome, job) {
                 (Ok(()), Job::Write { done, .. }) => drop(done.send(Ok(()))),
                 (Err(error), job) => job.fail(error),
-                (Ok(()), Job::Begin { .. }) => {}
+                (Ok(()), Job::Change { .. }) => {}
             }
         }
     }
 
-    /// Begins a life of the log if the one in force is what the job says; its group holds nothing else.
-    fn begin(&mut self, mut group: Group) {
-        let Some(Job::Begin { partition, previous, next, done }) = group.jobs.pop() else { return };
-        let outcome = self.try_begin(group.lazy, partition, previous, next);
+    /// Changes who works in which life of the log if what is in force is what the job says; its group holds nothing
+    /// else.
+    fn change(&mut self, mut group: Group) {
+        let Some(Job::Change { partition, previous, next, done }) = group.jobs.pop() else { return };
+        let outcome = self.try_change(group.lazy, partition, previous, next);
         // Whoever asked may have stopped waiting.
         drop(done.send(outcome));
     }
 
-    fn try_begin(
+    fn try_change(
         &mut self,
         lazy: Lazy,
         partition: u32,
-        previous: Option<Incarnation>,
-        next: Incarnation,
-    ) -> Result<Incarnation, StoreError> {
+        previous: Option<Tenure>,
+        next: Tenure,
+    ) -> Result<Tenure, StoreError> {
         let stored = self.shared.get(&key::incarnation(partition));
         let mut rows = Rows::default();
-        let begins =
-            matches!(&stored, Ok(stored) if stored.as_deref().and_then(key::read_incarnation) == previous);
-        if begins {
-            rows.put_incarnation(partition, &next);
+        let changes =
+            matches!(&stored, Ok(stored) if stored.as_deref().and_then(key::read_tenure) == previous);
+        if changes {
+            rows.put_tenure(partition, &next);
         }
         let rows = rows.into_bytes();
         let written = self.journal.write(lazy.rows.iter().chain([&rows]));
         let mut state = self.shared.state.lock();
         settle(&mut state, written, lazy)?;
-        if begins {
+        if changes {
             state.show(&rows);
         }
         drop(state);
-        let in_force = stored?.as_deref().and_then(key::read_incarnation);
-        Ok(if begins { next } else { in_force.unwrap_or(next) })
+        let in_force = stored?.as_deref().and_then(key::read_tenure);
+        Ok(if changes { next } else { in_force.unwrap_or(next) })
     }
 
     /// Gives the flusher what is left, before both end.
@@ -179,7 +179,7 @@ impl Writer {
 fn rows_of(jobs: &[Job]) -> impl Iterator<Item = &Bytes> + Clone {
     jobs.iter().filter_map(|job| match job {
         Job::Write { rows, .. } => Some(rows),
-        Job::Begin { .. } => None,
+        Job::Change { .. } => None,
     })
 }
 
@@ -190,8 +190,8 @@ fn take_group(state: &mut State) -> Group {
     let mut jobs = Vec::new();
     while let Some(job) = state.jobs.front() {
         match job {
-            Job::Begin { .. } if !jobs.is_empty() => break,
-            Job::Begin { .. } => {
+            Job::Change { .. } if !jobs.is_empty() => break,
+            Job::Change { .. } => {
                 jobs.extend(state.jobs.pop_front());
                 break;
             }

@@ -10,10 +10,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use carillon_proto::id::{ConversationId, Tag, UserId};
-use carillon_proto::position::{Incarnation, Position};
-use carillon_runtime::database::{
-    DatabaseConfig, DatabaseError, Durability, applied, connect, durability, one_line,
-};
+use carillon_proto::position::Position;
+use carillon_runtime::database::{DatabaseConfig, DatabaseError, Durability, connect, durability, one_line};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use scylla::client::session::Session;
 use scylla::deserialize::row::DeserializeRow;
@@ -23,12 +21,14 @@ use scylla::statement::prepared::PreparedStatement;
 
 use super::{
     Checkpoint, EventRow, LoadedConversation, PartitionState, Projection, Seal, SentRow, Store, StoreError,
+    Tenure,
 };
 use statements::Statements;
 
 mod events;
 mod seals;
 mod statements;
+mod tenures;
 
 /// Statements of one call that are under way at once: enough to keep a few shards busy, too few to be a burst.
 const CONCURRENCY_MAX: usize = 32;
@@ -84,15 +84,6 @@ impl ScyllaStore {
     async fn read_head(&self, conversation: &ConversationId) -> Result<Option<Bytes>, StoreError> {
         let rows = self.select(&self.statements.head, (conversation.as_str(),)).await?;
         Ok(first::<(&[u8],)>(&rows)?.map(|(blob,)| Bytes::copy_from_slice(blob)))
-    }
-
-    async fn read_incarnation(&self, partition: u32) -> Result<Option<Incarnation>, StoreError> {
-        let rows = self.select(&self.statements.incarnation, (partition as i32,)).await?;
-        Ok(first::<(i32, i64, i64)>(&rows)?.map(|(number, first_sequence, base_us)| Incarnation {
-            number: number as u32,
-            first_sequence: first_sequence as u64,
-            base_us,
-        }))
     }
 
     async fn read_checkpoint(&self, partition: u32) -> Result<Option<Checkpoint>, StoreError> {
@@ -251,35 +242,25 @@ impl Store for ScyllaStore {
     }
 
     async fn partition(&self, partition: u32) -> Result<PartitionState, StoreError> {
-        let incarnation = self.read_incarnation(partition).await?;
+        let tenure = self.read_tenure(partition).await?;
         let checkpoint = self.read_checkpoint(partition).await?;
-        Ok(PartitionState { incarnation, checkpoint })
+        Ok(PartitionState { tenure, checkpoint })
     }
 
-    async fn begin_incarnation(
+    async fn tenure(&self, partition: u32) -> Result<Option<Tenure>, StoreError> {
+        self.read_tenure(partition).await
+    }
+
+    async fn change_tenure(
         &self,
         partition: u32,
-        previous: Option<Incarnation>,
-        next: Incarnation,
-    ) -> Result<Incarnation, StoreError> {
-        let (number, first_sequence, base_us) =
-            (next.number as i32, next.first_sequence as i64, next.base_us);
-        let id = partition as i32;
-        let outcome = match previous {
-            None => {
-                let values = (id, number, first_sequence, base_us);
-                self.session.execute_unpaged(&self.statements.insert_incarnation, values).await
-            }
-            Some(previous) => {
-                let known = (previous.number as i32, previous.first_sequence as i64, previous.base_us);
-                let values = (number, first_sequence, base_us, id, known.0, known.1, known.2);
-                self.session.execute_unpaged(&self.statements.update_incarnation, values).await
-            }
-        };
-        if applied(outcome.map_err(|error| failed(&error))?) {
+        previous: Option<Tenure>,
+        next: Tenure,
+    ) -> Result<Tenure, StoreError> {
+        if self.try_change(partition, previous.as_ref(), &next).await? {
             return Ok(next);
         }
-        let in_force = self.read_incarnation(partition).await?;
+        let in_force = self.read_tenure(partition).await?;
         in_force.ok_or_else(|| {
             StoreError(format!("partition {partition} has no incarnation, not even {previous:?}"))
         })

@@ -61,13 +61,17 @@ statements! {
     checkpoint: "SELECT incarnation, sequence, command_index, tag, timestamp_us FROM partitions WHERE id = ?";
 
     /// Lightweight transaction.
-    insert_incarnation: "INSERT INTO incarnations (id, number, first_sequence, base_us) VALUES (?, ?, ?, ?) \
+    insert_tenure: "INSERT INTO incarnations \
+        (number, first_sequence, base_us, ground, ground_sequence, epoch, holder, id) \
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?) \
         IF NOT EXISTS";
     /// Lightweight transaction.
-    update_incarnation: "UPDATE incarnations SET number = ?, first_sequence = ?, base_us = ? WHERE id = ? \
-        IF number = ? AND first_sequence = ? AND base_us = ?";
+    update_tenure: "UPDATE incarnations \
+        SET number = ?, first_sequence = ?, base_us = ?, ground = ?, ground_sequence = ?, epoch = ?, holder = ? \
+        WHERE id = ? IF number = ? AND first_sequence = ? AND base_us = ? AND epoch = ? AND holder = ?";
     /// Serial: it sees what an undecided transaction comes to.
-    incarnation: "SELECT number, first_sequence, base_us FROM incarnations WHERE id = ?";
+    tenure: "SELECT number, first_sequence, base_us, ground, ground_sequence, epoch, holder FROM incarnations \
+        WHERE id = ?";
 
     /// Lightweight transaction.
     insert_seal: "INSERT INTO seals (conversation, incarnation, created, seq) VALUES (?, ?, ?, ?) IF NOT EXISTS";
@@ -86,9 +90,9 @@ statements! {
 impl Statements {
     fn mark_transactions(&mut self) {
         // The driver must not repeat these by itself: an own success would come back as a refusal.
-        self.insert_incarnation.set_is_idempotent(false);
-        self.update_incarnation.set_is_idempotent(false);
-        self.incarnation.set_consistency(Consistency::Serial);
+        self.insert_tenure.set_is_idempotent(false);
+        self.update_tenure.set_is_idempotent(false);
+        self.tenure.set_consistency(Consistency::Serial);
         self.insert_seal.set_is_idempotent(false);
         self.update_seal.set_is_idempotent(false);
         self.seal.set_consistency(Consistency::Serial);

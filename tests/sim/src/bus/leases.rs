@@ -28,6 +28,11 @@ impl Leases {
         self.run_out.keys().cloned().collect()
     }
 
+    /// All have run out.
+    pub fn lapse(&mut self) {
+        self.run_out.clear();
+    }
+
     /// Gives a lease up.
     pub fn release(&mut self, worker: &WorkerId) {
         self.run_out.remove(worker);

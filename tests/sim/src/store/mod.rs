@@ -7,9 +7,10 @@ use crate::world::World;
 use async_trait::async_trait;
 use carillon_message_worker::store::{
     Checkpoint, EventRow, LoadedConversation, PartitionState, Projection, Seal, SentRow, Store, StoreError,
+    Tenure,
 };
 use carillon_proto::id::{ConversationId, UserId};
-use carillon_proto::position::{Incarnation, Position};
+use carillon_proto::position::Position;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -205,12 +206,16 @@ impl Store for Node {
         self.read("partition", move |tables| tables.partition(partition)).await
     }
 
-    async fn begin_incarnation(
+    async fn tenure(&self, partition: u32) -> Result<Option<Tenure>, StoreError> {
+        self.read("tenure", move |tables| tables.partition(partition).tenure).await
+    }
+
+    async fn change_tenure(
         &self,
         partition: u32,
-        previous: Option<Incarnation>,
-        next: Incarnation,
-    ) -> Result<Incarnation, StoreError> {
+        previous: Option<Tenure>,
+        next: Tenure,
+    ) -> Result<Tenure, StoreError> {
         self.way(Cut::Store).await?;
         let fate = self.write_fate();
         // A lightweight transaction is decided at once or not at all: none strays.
@@ -218,11 +223,12 @@ impl Store for Node {
             return Err(self.no_answer().await.into());
         }
         let world = self.world.clone();
-        let begin = move || world.begin_incarnation(partition, previous, next);
-        let in_force = self.world.network.remote(self.world.latency(), begin).await;
+        let wanted = next.clone();
+        let change = move || world.change_tenure(partition, previous, wanted);
+        let in_force = self.world.network.remote(self.world.latency(), change).await;
         self.note(format_args!(
-            "begins life {} of {partition}: in force {in_force:?}, {fate:?}",
-            next.number
+            "wants {partition} in life {} by {:?}: in force {in_force:?}, {fate:?}",
+            next.incarnation.number, next.holder
         ));
         if fate != Fate::Done {
             return Err(self.no_answer().await.into());

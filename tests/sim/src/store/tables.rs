@@ -3,9 +3,9 @@
 use super::seals::Seals;
 use crate::world::World;
 use bytes::Bytes;
-use carillon_message_worker::store::{Checkpoint, EventRow, PartitionState, Projection, SentRow};
+use carillon_message_worker::store::{Checkpoint, EventRow, PartitionState, Projection, SentRow, Tenure};
 use carillon_proto::id::{ConversationId, UserId};
-use carillon_proto::position::{Incarnation, Position};
+use carillon_proto::position::Position;
 use std::collections::{BTreeMap, BTreeSet};
 
 type RowKey = (String, u64);
@@ -17,7 +17,7 @@ pub struct Tables {
     heads: BTreeMap<String, (i64, Bytes)>,
     participants: BTreeMap<(String, String), (i64, bool)>,
     sent: BTreeMap<(String, String), BTreeMap<i64, SentRow>>,
-    incarnations: BTreeMap<u32, Incarnation>,
+    tenures: BTreeMap<u32, Tenure>,
     checkpoints: BTreeMap<u32, Checkpoint>,
     skips: BTreeMap<u32, BTreeSet<Position>>,
     pub(super) seals: Seals,
@@ -49,16 +49,13 @@ impl World {
         }
     }
 
-    /// Begins a life of a log, if the one before still is in force.
-    pub(super) fn begin_incarnation(
-        &self,
-        partition: u32,
-        previous: Option<Incarnation>,
-        next: Incarnation,
-    ) -> Incarnation {
-        let in_force = self.tables.lock().begin_incarnation(partition, previous, next);
-        if in_force == next && previous.is_some() {
-            self.count("new lives of logs");
+    /// Changes who works in which life of a log, if the one before still is in force.
+    pub(super) fn change_tenure(&self, partition: u32, previous: Option<Tenure>, next: Tenure) -> Tenure {
+        let known = previous.as_ref().map(|previous| previous.incarnation);
+        let in_force = self.tables.lock().change_tenure(partition, previous, next.clone());
+        if let Some(known) = known.filter(|known| in_force == next && *known != next.incarnation) {
+            let is_same_log = known.ground == next.incarnation.ground;
+            self.count(if is_same_log { "take-overs" } else { "new lives of logs" });
         }
         in_force
     }
@@ -120,16 +117,11 @@ impl Tables {
         }
     }
 
-    fn begin_incarnation(
-        &mut self,
-        partition: u32,
-        previous: Option<Incarnation>,
-        next: Incarnation,
-    ) -> Incarnation {
-        if self.incarnations.get(&partition).copied() == previous {
-            self.incarnations.insert(partition, next);
+    fn change_tenure(&mut self, partition: u32, previous: Option<Tenure>, next: Tenure) -> Tenure {
+        if self.tenures.get(&partition) == previous.as_ref() {
+            self.tenures.insert(partition, next.clone());
         }
-        self.incarnations.get(&partition).copied().unwrap_or(next)
+        self.tenures.get(&partition).cloned().unwrap_or(next)
     }
 
     pub(super) fn checkpoint(&mut self, partition: u32, checkpoint: Checkpoint) {
@@ -151,7 +143,7 @@ impl Tables {
     /// In which life a partition is, and where.
     pub fn partition(&self, partition: u32) -> PartitionState {
         PartitionState {
-            incarnation: self.incarnations.get(&partition).copied(),
+            tenure: self.tenures.get(&partition).cloned(),
             checkpoint: self.checkpoints.get(&partition).copied(),
         }
     }

@@ -36,7 +36,6 @@ struct Arguments {
     seeds: Option<Range<u64>>,
     scenario: Option<Scenario>,
     scenarios: bool,
-    stale: bool,
     trace: bool,
     log: Option<String>,
     history: Option<PathBuf>,
@@ -56,7 +55,6 @@ fn understood() -> clap::Command {
         .arg(value("seeds", "FROM..TO", "Many runs, each in its own process").value_parser(range))
         .arg(value("scenario", "NAME", "A scripted run, in this process").value_parser(scenarios))
         .arg(flag("scenarios", "All scripted runs that have to go well, each in its own process"))
-        .arg(flag("stale", "Lets writes of former owners arrive long after others took over, which Carillon does not bear yet"))
         .arg(flag("trace", "Prints every line of what happened"))
         .arg(value("log", "FILTER", "Prints what the services log, on standard error: a level, or a filter"))
         .arg(
@@ -79,7 +77,6 @@ impl Arguments {
             seeds: matches.remove_one("seeds"),
             scenario: scenario.as_deref().and_then(Scenario::named),
             scenarios: matches.get_flag("scenarios"),
-            stale: matches.get_flag("stale"),
             trace: matches.get_flag("trace"),
             log: matches.remove_one("log"),
             history: matches.remove_one("history"),
@@ -98,7 +95,7 @@ fn range(text: &str) -> Result<Range<u64>, String> {
 fn main() -> ExitCode {
     let arguments = Arguments::of(&mut understood().get_matches());
     let all_is_well = match (&arguments.seeds, arguments.scenarios) {
-        (Some(seeds), _) => many::run(many::seeds(seeds.clone(), arguments.stale), arguments.jobs),
+        (Some(seeds), _) => many::run(many::seeds(seeds.clone()), arguments.jobs),
         (None, true) => many::run(many::scenarios(), arguments.jobs),
         (None, false) => one(&arguments),
     };
@@ -116,7 +113,6 @@ fn main() -> ExitCode {
 fn command(order: &Order) -> String {
     match order.scenario {
         Some(scenario) => format!("sim --scenario {} --seed {}", scenario.name(), order.seed),
-        None if order.stale => format!("sim --stale --seed {}", order.seed),
         None => format!("sim --seed {}", order.seed),
     }
 }
@@ -127,7 +123,7 @@ fn one(arguments: &Arguments) -> anyhow::Result<bool> {
     if let Some(filter) = &arguments.log {
         show::logs(filter)?;
     }
-    let order = Order { seed, scenario: arguments.scenario, stale: arguments.stale, prints: arguments.trace };
+    let order = Order { seed, scenario: arguments.scenario, prints: arguments.trace };
     let began = Instant::now();
     let mut outcome = alone(&order)?;
     outcome.faults.extend(show::panicked());

@@ -1,0 +1,72 @@
+//! Lives of logs and who works in them, in CQL: lightweight transactions on one row for each partition.
+
+use super::{ScyllaStore, failed, first};
+use crate::store::{Holder, StoreError, Tenure};
+use carillon_proto::position::{Ground, Incarnation};
+use carillon_runtime::database::applied;
+
+/// number, first_sequence, base_us, ground, ground_sequence, epoch, holder. Columns of later migrations may be empty.
+type Stored = (i32, i64, i64, Option<i32>, Option<i64>, Option<i64>, Option<String>);
+
+impl ScyllaStore {
+    pub(super) async fn read_tenure(&self, partition: u32) -> Result<Option<Tenure>, StoreError> {
+        let rows = self.select(&self.statements.tenure, (partition as i32,)).await?;
+        Ok(first::<Stored>(&rows)?.map(of_stored))
+    }
+
+    /// Whether the row was `previous` and is `next` now.
+    pub(super) async fn try_change(
+        &self,
+        partition: u32,
+        previous: Option<&Tenure>,
+        next: &Tenure,
+    ) -> Result<bool, StoreError> {
+        let (id, life) = (partition as i32, next.incarnation);
+        let (number, first_sequence, base_us, epoch) = identity(next);
+        let ground = (life.ground.incarnation as i32, life.ground.first_sequence as i64);
+        let holder = next.holder.as_ref().map(Holder::as_str);
+        let outcome = match previous {
+            None => {
+                let values = (number, first_sequence, base_us, ground.0, ground.1, epoch, holder, id);
+                self.session.execute_unpaged(&self.statements.insert_tenure, values).await
+            }
+            Some(previous) => {
+                let known = identity(previous);
+                let known_holder = previous.holder.as_ref().map(Holder::as_str);
+                let values = (
+                    number,
+                    first_sequence,
+                    base_us,
+                    ground.0,
+                    ground.1,
+                    epoch,
+                    holder,
+                    id,
+                    known.0,
+                    known.1,
+                    known.2,
+                    known.3,
+                    known_holder,
+                );
+                self.session.execute_unpaged(&self.statements.update_tenure, values).await
+            }
+        };
+        Ok(applied(outcome.map_err(|error| failed(&error))?))
+    }
+}
+
+fn identity(tenure: &Tenure) -> (i32, i64, i64, Option<i64>) {
+    let Incarnation { number, first_sequence, base_us, .. } = tenure.incarnation;
+    let epoch = (tenure.epoch > 0).then_some(tenure.epoch as i64);
+    (number as i32, first_sequence as i64, base_us, epoch)
+}
+
+fn of_stored((number, first_sequence, base_us, ground, ground_sequence, epoch, holder): Stored) -> Tenure {
+    let life = Incarnation::new(number as u32, first_sequence as u64, base_us);
+    let ground = ground.zip(ground_sequence).map(|(incarnation, first_sequence)| Ground {
+        incarnation: incarnation as u32,
+        first_sequence: first_sequence as u64,
+    });
+    let incarnation = Incarnation { ground: ground.unwrap_or(life.ground), ..life };
+    Tenure { incarnation, epoch: epoch.unwrap_or(0) as u64, holder: holder.map(Holder::stored) }
+}
