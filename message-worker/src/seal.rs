@@ -3,8 +3,8 @@
 //!
 //! A write of an earlier life whose outcome is unknown may land at any time. Whoever loads the conversation then would
 //! fold other rows than who loaded it before, and two workers of one life would write different rows at one seq. Rows
-//! that were acknowledged are never shut out: their owner acknowledged them while its lease was valid, and another life
-//! begins two leases after that at the earliest, so whoever loads first finds them at QUORUM.
+//! that were acknowledged are never shut out: whoever begins another life waits until the former owner acknowledges
+//! nothing any more ([`crate::tenure`]), so who loads first finds them at QUORUM.
 
 use crate::context::StartOver;
 use crate::core::incarnation::checkpoint_before_us;
