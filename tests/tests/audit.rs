@@ -126,7 +126,7 @@ async fn a_row_that_is_gone_is_found_and_a_good_system_gives_nothing() {
     let output = system.audit(&[]);
     let said = text(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("missing: conversation one, seq 12, position 1."), "{said}");
+    assert!(said.contains("missing: conversation one, seq 12, position 2."), "{said}");
     assert!(said.contains("\nacknowledged-but-missing 1, duplicate 0, out of order 0, holes 1,"), "{said}");
     assert!(text(&output.stderr).contains("the audit found 2, and could not read 0"));
     it_goes_on_and_counts(&system).await;

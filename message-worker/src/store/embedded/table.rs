@@ -20,8 +20,9 @@ use crate::store::StoreError;
 pub(super) const FILE: &str = "messages.redb";
 const ROWS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("rows");
 
-/// Pages kept in memory. Recent rows are in the overlay, and the kernel caches the file as well.
-const CACHE_BYTES: usize = 16 * 1024 * 1024;
+/// Pages kept in memory: the upper levels of the tree. Recent rows are in the overlay, and the kernel caches the file as
+/// well, and gives its cache back when memory is short, which this one never does.
+const CACHE_BYTES: usize = 4 * 1024 * 1024;
 
 /// The table, opened anew when it has failed.
 pub(super) struct Table {
