@@ -11,7 +11,6 @@ use crate::ground::{self, Landmark};
 use crate::group::{Group, Ledger, Queue, Results};
 use crate::limits::{STOP_MS_MAX, TICK_MS};
 use crate::load::{LoadError, Loaded};
-use crate::metrics;
 use crate::register::Registrations;
 use crate::store::{SentRow, StoreError};
 use crate::tenure::{self, Tenancy};
@@ -96,19 +95,19 @@ pub(crate) struct Consumer<'a> {
     leaving: bool,
     pub(crate) ledger: Ledger,
     pub(crate) tenancy: Arc<Tenancy>,
-    confirming: bool,
+    pub(crate) confirming: bool,
     reader: Option<Box<dyn LogReader>>,
-    queue: Queue,
+    pub(crate) queue: Queue,
     pub(crate) stage: Stage,
     jobs: FuturesUnordered<BoxFuture<'static, Done>>,
     /// The last entry read.
-    landmark: Option<Landmark>,
+    pub(crate) landmark: Option<Landmark>,
     /// The entry to read next.
     next: u64,
     /// The last entry whose group is done.
     pub(crate) applied: u64,
-    checking: bool,
-    purging: bool,
+    pub(crate) checking: bool,
+    pub(crate) purging: bool,
 }
 
 impl<'a> Consumer<'a> {
@@ -305,65 +304,6 @@ impl<'a> Consumer<'a> {
             fanout::publish(&*self.context.bus, self.interest.ephemeral(&batch)).await;
         }
         Ok(())
-    }
-
-    async fn tick(&mut self) {
-        let now_ms = now_ms();
-        let lag_ms = self.lag_ms(now_ms);
-        if (self.context.is_ours)() {
-            fanout::publish(&*self.context.bus, self.interest.beats(now_ms, lag_ms)).await;
-        }
-        self.interest.forget_silent(now_ms);
-        self.flush.demand();
-        if let (Some(landmark), false) = (self.landmark, self.checking) {
-            self.checking = true;
-            let context = self.context.clone();
-            self.job(async move { Done::Checked(landmark, ground::holds(&context, landmark).await) });
-        }
-        self.trim();
-        self.purge();
-        let partition = self.context.partition.to_string();
-        metrics::LAG_MS.with_label_values(&[&partition]).set(lag_ms as i64);
-        metrics::CONVERSATIONS.with_label_values(&[&partition]).set(self.cache.len() as i64);
-    }
-
-    fn confirm(&mut self) {
-        self.confirming = true;
-        let tenancy = self.tenancy.clone();
-        self.job(async move { Done::Confirmed(tenancy.confirm().await) });
-    }
-
-    /// Age of the oldest entry whose results have not left.
-    fn lag_ms(&self, now_ms: u64) -> u64 {
-        let oldest = match &self.stage {
-            Stage::Idle => self.queue.oldest_time_ms(),
-            Stage::Preparing(group) => Some(group.time_ms),
-            Stage::Committing(results) => Some(results.time_ms),
-        };
-        oldest.map_or(0, |time_ms| now_ms.saturating_sub(time_ms))
-    }
-
-    pub(crate) fn trim(&mut self) {
-        let stage = &self.stage;
-        let needed = |id: &ConversationId| matches!(stage, Stage::Preparing(group) if group.involves(id));
-        let heads = self.cache.trim(now_ms(), self.context.room(), needed);
-        heads.iter().for_each(|conversation| self.flush.keep_head(conversation));
-    }
-
-    fn purge(&mut self) {
-        if self.purging {
-            return;
-        }
-        if let Some(below) = self.flush.purge_below(now_ms()) {
-            self.purging = true;
-            let context = self.context.clone();
-            self.job(async move {
-                if let Err(error) = context.bus.purge_log(context.partition, below).await {
-                    tracing::warn!(partition = context.partition, %error, "the log was not purged, later");
-                }
-                Done::Purged
-            });
-        }
     }
 
     /// Writes what has gathered, and works on meanwhile.

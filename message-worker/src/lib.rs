@@ -27,5 +27,6 @@ mod run;
 mod seal;
 pub mod store;
 mod tenure;
+mod upkeep;
 
 pub use run::{Config, run};

@@ -152,6 +152,36 @@ fn bytes(rows: &[(Arc<wire::Event>, i64)]) -> Vec<(Vec<u8>, i64)> {
     rows.iter().map(|(event, timestamp_us)| (event.encode_to_vec(), *timestamp_us)).collect()
 }
 
+/// A worker that died with some rows written, the projections of fewer, a head over still fewer, and a checkpoint below
+/// that.
+struct Crash {
+    /// How many rows.
+    written: usize,
+    /// The rows that the head covers.
+    headed: usize,
+    /// The command to begin with.
+    checkpoint: usize,
+    rows: Rows,
+}
+
+impl Crash {
+    fn of(whole: &Rows, placed: &[(At, &wire::Command)], cuts: (f64, f64, f64)) -> Crash {
+        let part = |of: usize, cut: f64| (of as f64 * cut) as usize;
+        let written = part(whole.events.len(), cuts.0);
+        let headed = part(written, cuts.1);
+        let mut rows = Rows { events: whole.events[..written].to_vec(), sent: Vec::new() };
+        // Everything below the head is projected. What lies above may be or not; here it is not.
+        let id = ConversationId::parse("room").expect("valid");
+        for (event, timestamp_us) in &whole.events[..headed] {
+            rows.project(&projection::of_event(&id, event, *timestamp_us));
+        }
+        let nth = headed.checked_sub(1);
+        let head = nth.and_then(|nth| whole.events[nth].0.position).map(Position::from);
+        let below_head = placed.iter().take_while(|(at, _)| Some(at.position) <= head).count();
+        Crash { written, headed, checkpoint: part(below_head, cuts.2), rows }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
@@ -205,18 +235,8 @@ proptest! {
         cuts in (0.0..=1.0f64, 0.0..=1.0f64, 0.0..=1.0f64),
     ) {
         let (whole, applied, conversation) = run(&commands);
-        let part = |of: usize, cut: f64| (of as f64 * cut) as usize;
-        let written = part(whole.events.len(), cuts.0);
-        let headed = part(written, cuts.1);
-        let mut crashed = Rows { events: whole.events[..written].to_vec(), sent: Vec::new() };
-        // Everything below the head is projected. What lies above may be or not; here it is not.
-        for (event, timestamp_us) in &whole.events[..headed] {
-            crashed.project(&projection::of_event(conversation.id(), event, *timestamp_us));
-        }
-        let head_position = headed.checked_sub(1).and_then(|nth| whole.events[nth].0.position).map(Position::from);
         let placed = placed(&commands);
-        let below_head = placed.iter().take_while(|(at, _)| Some(at.position) <= head_position).count();
-        let checkpoint = part(below_head, cuts.2);
+        let Crash { written, headed, checkpoint, rows: crashed } = Crash::of(&whole, &placed, cuts);
 
         let mut replayed = crashed.load(headed);
         let mut made = Vec::new();
@@ -247,17 +267,8 @@ proptest! {
         cuts in (0.0..=1.0f64, 0.0..=1.0f64, 0.0..=1.0f64),
     ) {
         let (whole, applied, conversation) = run(&commands);
-        let part = |of: usize, cut: f64| (of as f64 * cut) as usize;
-        let written = part(whole.events.len(), cuts.0);
-        let headed = part(written, cuts.1);
-        let mut crashed = Rows { events: whole.events[..written].to_vec(), sent: Vec::new() };
-        for (event, timestamp_us) in &whole.events[..headed] {
-            crashed.project(&projection::of_event(conversation.id(), event, *timestamp_us));
-        }
-        let head_position = headed.checked_sub(1).and_then(|nth| whole.events[nth].0.position).map(Position::from);
         let placed = placed(&commands);
-        let below_head = placed.iter().take_while(|(at, _)| Some(at.position) <= head_position).count();
-        let checkpoint = part(below_head, cuts.2);
+        let Crash { written, headed, checkpoint, rows: crashed } = Crash::of(&whole, &placed, cuts);
 
         let first = placed.get(checkpoint).map_or(1, |(at, _)| at.position.sequence);
         let life = Incarnation::new(1, 1, 1_000_000).taken_over(first, 900_000_000);

@@ -1,0 +1,74 @@
+//! What a partition's owner does by the clock: beats, looks at the ground and at its own tenure, and what may leave memory
+//! and log.
+
+use crate::consume::{Consumer, Done, Stage};
+use crate::fanout;
+use crate::ground;
+use crate::metrics;
+use carillon_proto::id::ConversationId;
+use carillon_runtime::time::now_ms;
+
+impl Consumer<'_> {
+    /// Once a second.
+    pub(crate) async fn tick(&mut self) {
+        let now_ms = now_ms();
+        let lag_ms = self.lag_ms(now_ms);
+        if (self.context.is_ours)() {
+            fanout::publish(&*self.context.bus, self.interest.beats(now_ms, lag_ms)).await;
+        }
+        self.interest.forget_silent(now_ms);
+        self.flush.demand();
+        if let (Some(landmark), false) = (self.landmark, self.checking) {
+            self.checking = true;
+            let context = self.context.clone();
+            self.job(async move { Done::Checked(landmark, ground::holds(&context, landmark).await) });
+        }
+        self.trim();
+        self.purge();
+        let partition = self.context.partition.to_string();
+        metrics::LAG_MS.with_label_values(&[&partition]).set(lag_ms as i64);
+        metrics::CONVERSATIONS.with_label_values(&[&partition]).set(self.cache.len() as i64);
+    }
+
+    /// Reads whether the partition still is ours.
+    pub(crate) fn confirm(&mut self) {
+        self.confirming = true;
+        let tenancy = self.tenancy.clone();
+        self.job(async move { Done::Confirmed(tenancy.confirm().await) });
+    }
+
+    /// Age of the oldest entry whose results have not left.
+    fn lag_ms(&self, now_ms: u64) -> u64 {
+        let oldest = match &self.stage {
+            Stage::Idle => self.queue.oldest_time_ms(),
+            Stage::Preparing(group) => Some(group.time_ms),
+            Stage::Committing(results) => Some(results.time_ms),
+        };
+        oldest.map_or(0, |time_ms| now_ms.saturating_sub(time_ms))
+    }
+
+    /// Lets conversations leave memory that are idle or too many.
+    pub(crate) fn trim(&mut self) {
+        let stage = &self.stage;
+        let needed = |id: &ConversationId| matches!(stage, Stage::Preparing(group) if group.involves(id));
+        let heads = self.cache.trim(now_ms(), self.context.room(), needed);
+        heads.iter().for_each(|conversation| self.flush.keep_head(conversation));
+    }
+
+    /// Lets the log forget what it was kept for long enough.
+    pub(crate) fn purge(&mut self) {
+        if self.purging {
+            return;
+        }
+        if let Some(below) = self.flush.purge_below(now_ms()) {
+            self.purging = true;
+            let context = self.context.clone();
+            self.job(async move {
+                if let Err(error) = context.bus.purge_log(context.partition, below).await {
+                    tracing::warn!(partition = context.partition, %error, "the log was not purged, later");
+                }
+                Done::Purged
+            });
+        }
+    }
+}
