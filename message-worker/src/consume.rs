@@ -233,7 +233,7 @@ impl<'a> Consumer<'a> {
             Done::First(id, need, event) => self.first(id, need, event.as_deref()),
             Done::Skipped(position) => self.skipped(position),
             Done::Committed { participants } => return self.committed(participants).await,
-            Done::Lost => return Err(StartOver::because("the lease ran out before the rows were written")),
+            Done::Lost => return Err(StartOver::because("the lease or the tenure was lost before the acks")),
             Done::Flushed => {
                 self.flush.done();
                 self.purge();

@@ -74,8 +74,8 @@ pub(crate) const LEAVE_MS_MAX: u64 = 1_000;
 /// How long who takes a partition over waits for a former owner that is alive to give it back, which takes as long as a
 /// group's write.
 pub(crate) const HAND_OVER_MS_MAX: u64 = 1_000;
-/// Between two looks at whether it has.
-pub(crate) const HAND_OVER_POLL_MS: u64 = 10;
+/// Between two looks at whether it has: a serial read is in the way of the transaction that it waits for.
+pub(crate) const HAND_OVER_POLL_MS: u64 = 40;
 /// How long an owner acknowledges after it has read that the partition still is its own. Whoever displaces it waits as
 /// long, so it is a part of how long a partition stands still after a crash.
 pub(crate) const TENURE_MS: u64 = 500;

@@ -208,7 +208,7 @@ pub(crate) fn decode(row: &EventRow) -> Result<wire::Event, StoreError> {
 }
 
 /// Loads a conversation for applying commands to it. What lies above `applied`, the last entry worked, was
-/// written by a worker that is ahead or has crashed, or comes from a log that is no more: the log decides.
+/// written by a former owner, or comes from a log that is no more: the log decides.
 pub(crate) async fn for_applying(
     context: &Context,
     life: Incarnation,

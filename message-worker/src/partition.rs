@@ -26,6 +26,9 @@ const BEFORE_ANOTHER_LIFE: Duration = Duration::from_millis(2 * LEASE_MS);
 /// Between two looks at whether the lease is ours again; a task whose lease is not is stopped in a moment.
 const UNTIL_STOPPED: Duration = Duration::from_millis(10);
 
+/// A beginning that has lasted so long went well: the next one is not put off by those before.
+const WELL_AGAIN: Duration = Duration::from_secs(10);
+
 /// Works a partition until `shutdown`. `made_anew`: its log was made with this process.
 pub(crate) async fn work(context: Context, epoch: u64, mut made_anew: bool, shutdown: CancellationToken) {
     let partition = context.partition;
@@ -39,7 +42,11 @@ pub(crate) async fn work(context: Context, epoch: u64, mut made_anew: bool, shut
         }
         let holder = Holder::new(&context.worker, epoch, beginning);
         let wanted = Wanted { epoch, holder: (!context.exclusive).then_some(holder), made_anew, forgotten };
+        let began = Instant::now();
         let lived = live(&context, wanted, &mut interest, &shutdown).await;
+        if began.elapsed() >= WELL_AGAIN {
+            backoff = Backoff::new();
+        }
         let Err(StartOver { reason, forgotten: life }) = lived else { break };
         if !shutdown.is_cancelled() {
             tracing::warn!(partition, reason, "starting over");
@@ -139,6 +146,7 @@ async fn begin(context: &Context, wanted: &Wanted) -> Beginning {
             tokio::time::sleep(UNTIL_STOPPED).await;
             continue;
         }
+        let began = Instant::now();
         let found = find(context, wanted).await;
         let previous = found.state.tenure.clone();
         let start = incarnation::decide(&found);
@@ -153,18 +161,18 @@ async fn begin(context: &Context, wanted: &Wanted) -> Beginning {
             waited = true;
             continue;
         }
-        let (incarnation, from) = note(context, start);
-        let began = Instant::now();
+        let (incarnation, from) = start.place();
         let next = wanted.tenure(previous.as_ref(), incarnation);
         let in_force = if previous.as_ref() == Some(&next) {
             Ok(next.clone())
         } else {
-            let holder = previous.as_ref().and_then(|previous| previous.holder.as_ref());
-            displaced |= holder.is_some_and(|holder| tenure::is_other(context, holder));
+            // This worker's own earlier task, too: it may have displaced another one and ended before that was silent.
+            displaced |= previous.as_ref().is_some_and(|previous| previous.holder.is_some());
             context.store.change_tenure(partition, previous, next.clone()).await
         };
         match in_force {
             Ok(in_force) if in_force == next => {
+                tell(context, start);
                 if displaced {
                     tenure::wait_for_silence().await;
                 }
@@ -185,20 +193,15 @@ async fn begin(context: &Context, wanted: &Wanted) -> Beginning {
     }
 }
 
-/// Tells people how work begins; the life in which it does, and the first entry to work.
-fn note(context: &Context, start: Start) -> (Incarnation, u64) {
+/// Tells people of a life that has begun.
+fn tell(context: &Context, start: Start) {
     let partition = context.partition;
     match start {
-        Start::Continue { incarnation, from } => (incarnation, from),
-        Start::First(next) => (next, next.first_sequence),
+        Start::Continue { .. } | Start::First(_) => {}
         Start::TakeOver(next) => {
-            tracing::info!(
-                partition,
-                next.number,
-                "its former owner may still be writing: another life of the log"
-            );
+            let reason = "its former owner may still be writing";
+            tracing::info!(partition, reason, next.number, "another life of the log");
             metrics::TAKEOVERS.inc();
-            (next, next.first_sequence)
         }
         Start::Renew { next, reason } => {
             // A log in memory is made anew at every start of its process.
@@ -208,7 +211,6 @@ fn note(context: &Context, start: Start) -> (Incarnation, u64) {
                 tracing::warn!(partition, reason, next.number, "another life of the log");
             }
             metrics::INCARNATIONS.inc();
-            (next, next.first_sequence)
         }
     }
 }

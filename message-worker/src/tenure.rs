@@ -21,7 +21,7 @@ pub(crate) const CONFIRM: Duration = Duration::from_millis(CONFIRM_MS);
 /// An eighth more than an owner acknowledges: clocks do not run at one pace.
 const AFTER_DISPLACING: Duration = Duration::from_millis(TENURE_MS + TENURE_MS / 8);
 /// Polls of the store between two looks at the leases, which cost more.
-const POLLS_PER_LOOK: u32 = 10;
+const POLLS_PER_LOOK: u32 = 3;
 
 /// A life that an owner took, and how long it may acknowledge in it.
 pub(crate) struct Tenancy {
@@ -118,8 +118,8 @@ pub(crate) async fn wait_for_silence() {
     sleep(AFTER_DISPLACING).await;
 }
 
-/// Whether a holder is another worker. This one's task before this one has ended.
-pub(crate) fn is_other(context: &Context, holder: &Holder) -> bool {
+/// Whether a holder is another worker. This one's task before this one has ended, and gives nothing back any more.
+fn is_other(context: &Context, holder: &Holder) -> bool {
     holder.worker() != context.worker.as_str()
 }
 

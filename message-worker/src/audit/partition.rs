@@ -126,7 +126,8 @@ impl Auditor {
             checkpoint.map_or(life.ground.first_sequence - 1, |checkpoint| checkpoint.position.sequence);
         let mut skips = HashSet::new();
         for number in life.ground.incarnation..=life.number {
-            skips.extend(self.store.skips(partition, number).await?);
+            let skipped = self.store.skips(partition, number).await?;
+            skips.extend(skipped.into_iter().map(|at| life.position(at.sequence, at.index)));
         }
         if let Some(checkpoint) = checkpoint {
             let landmark = Landmark { sequence: worked, tag: checkpoint.tag };

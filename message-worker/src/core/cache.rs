@@ -108,7 +108,7 @@ impl Cache {
     }
 
     /// Drops a conversation from memory.
-    pub(crate) fn remove(&mut self, id: &ConversationId) -> Option<Slot> {
+    fn remove(&mut self, id: &ConversationId) -> Option<Slot> {
         let slot = self.slots.remove(id)?;
         self.order.remove(&slot.used);
         self.bytes -= slot.weight_bytes;

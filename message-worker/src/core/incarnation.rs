@@ -51,6 +51,18 @@ pub(crate) enum Start {
     },
 }
 
+impl Start {
+    /// The life in which work begins, and the first entry to work.
+    pub(crate) fn place(&self) -> (Incarnation, u64) {
+        match *self {
+            Start::Continue { incarnation, from } => (incarnation, from),
+            Start::First(next) | Start::TakeOver(next) | Start::Renew { next, .. } => {
+                (next, next.first_sequence)
+            }
+        }
+    }
+}
+
 /// Decides how work begins.
 pub(crate) fn decide(found: &Found) -> Start {
     let Found { state, bounds, tag_at_checkpoint, .. } = found;
@@ -100,7 +112,8 @@ fn next_life(found: &Found, previous: Incarnation) -> Incarnation {
 
 /// Where timestamps begin that lie above whatever `previous` can have written.
 fn base_us_after(found: &Found, previous: Incarnation) -> i64 {
-    let worked = found.state.checkpoint.map_or(0, |checkpoint| checkpoint.position.sequence);
+    let checkpoint = found.state.checkpoint.filter(|checkpoint| previous.stands_on(checkpoint.position));
+    let worked = checkpoint.map_or(0, |checkpoint| checkpoint.position.sequence);
     let from = worked.max(previous.first_sequence);
     found.now_us.max(previous.timestamp_us(from + WRITTEN_ABOVE_CHECKPOINT_MAX + 2, 0))
 }

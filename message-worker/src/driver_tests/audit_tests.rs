@@ -336,6 +336,11 @@ async fn poison_is_explained_and_another_number_of_partitions_is_not() {
     let report = audit(&world).await;
     assert!(report.is_ok(), "{report}");
     assert_eq!((report.total.entries, report.total.commands), (2, 1));
+    // What a former owner passed over stays passed over for whoever takes over on the same ground.
+    let taken = LIFE.taken_over(last + 1, LIFE.base_us + 1_000_000_000);
+    world.store.change(|tables| tables.partitions.get_mut(&0).expect("worked").tenure = free(taken).tenure);
+    let report = audit(&world).await;
+    assert!(report.is_ok() && report.total.commands == 1, "{report}");
     world.store.change(|tables| tables.skips.clear());
     let report = audit(&world).await;
     assert!(report.unread[0].contains("set partitions to what all other roles have"), "{report}");

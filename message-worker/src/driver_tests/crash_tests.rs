@@ -4,6 +4,7 @@ use super::bus::TestBus;
 use super::harness::{A_WHILE, Gateway, LIFE, World, free, told, until};
 use super::memory::{Call, MemoryStore};
 use super::tables::Tables;
+use crate::limits::TENURE_MS;
 use carillon_proto::wire::{self, Authority, command::Body};
 use futures_util::future::join_all;
 use prost::Message as _;
@@ -68,6 +69,9 @@ async fn filled(seed: u64) -> (World, Gateway) {
     }
     (world, gateway)
 }
+
+/// Longer than a reading of its tenure is good for an owner.
+const LATE: Duration = Duration::from_millis(TENURE_MS + TENURE_MS / 5);
 
 const ENTRIES: u64 = 6;
 const COMMANDS: usize = ENTRIES as usize * 8;
@@ -185,6 +189,31 @@ async fn displace(round: u64, golden: &(Tables, Told)) {
 async fn who_displaces_another_makes_the_same() {
     let golden = undisturbed().await;
     join_all((1..60).map(|round| displace(round, &golden))).await;
+}
+
+/// Guards acks from a store whose readings take longer than one is good for: they are late, and the owner stays. Where it
+/// is asked once more when the acks leave, it starts over, and so does every owner after it.
+#[tokio::test]
+async fn a_slow_store_makes_acks_late_and_nothing_else() {
+    let world = World::new();
+    let mut gateway = world.gateway("gw-1").await;
+    let working = world.work(1);
+    world.worked(&mut gateway).await;
+    world.store.hold(Call::Append);
+    let appended = world.store.count(Call::Append);
+    world.publish(vec![gateway.send(1, "room", "m1")]).await;
+    until(|| world.store.count(Call::Append) > appended).await;
+    world.store.hold(Call::Read);
+    tokio::time::sleep(2 * LATE).await;
+    world.store.release(Call::Append);
+    tokio::time::sleep(LATE).await;
+    assert!(gateway.outcomes.is_empty(), "nobody knows whose the partition is");
+    world.store.release(Call::Read);
+    assert_eq!(gateway.outcome(1).await, "seq 1");
+    gateway.hear_for(A_WHILE).await;
+    assert_eq!(gateway.batches.iter().map(|batch| batch.epoch).collect::<Vec<_>>(), [1]);
+    assert_eq!(gateway.outcomes[&1].len(), 1);
+    working.stop().await;
 }
 
 /// Guards the tenure as the fence: an owner that believes in its lease while another one works acknowledges nothing,

@@ -49,11 +49,13 @@ pub enum Scenario {
     ResumedReader,
     /// The bus forgets all leases again and again, and others take over from owners that believe in theirs.
     LapsedLeases,
+    /// The store takes up to two seconds for most of what it is asked: longer than an owner's tenure is good for.
+    SlowStore,
 }
 
 impl Scenario {
     /// All of them, by name.
-    pub const ALL: [(&'static str, Scenario); 15] = [
+    pub const ALL: [(&'static str, Scenario); 16] = [
         ("calm", Self::Calm),
         ("twice-in-one-entry", Self::TwiceInOneEntry),
         ("rollback", Self::Rollback),
@@ -69,6 +71,7 @@ impl Scenario {
         ("stale-writer-and-growth", Self::StaleWriterAndGrowth),
         ("resumed-reader", Self::ResumedReader),
         ("lapsed-leases", Self::LapsedLeases),
+        ("slow-store", Self::SlowStore),
     ];
 
     /// The scenario of this name.
@@ -103,7 +106,7 @@ impl Scenario {
     /// What has to happen in it, at least so often: a script that misses what it is for has failed.
     fn meant_for(self) -> &'static [(&'static str, u64)] {
         match self {
-            Self::Calm => &[("acks", 240)],
+            Self::Calm | Self::SlowStore => &[("acks", 240)],
             Self::TwiceInOneEntry => &[("entries with an id twice", 3)],
             Self::Rollback | Self::RollbackAndGrowth => &[("losses of logs", 8), ("new lives of logs", 2)],
             Self::PauseBeforeHead => &[("processes paused", 2), ("processes killed", 2)],
@@ -136,6 +139,7 @@ impl Scenario {
         let weather = match self {
             Self::TwiceInOneEntry => Weather { append_lost: 5_000, ..calm },
             Self::LateJoins => Weather { answer_late: 6_000, ..calm },
+            Self::SlowStore => Weather { store_slow: 8_000, ..calm },
             _ => calm,
         };
         Profile {
@@ -147,7 +151,7 @@ impl Scenario {
             clients: (0..clients).map(|number| self.plan(number, number % users)).collect(),
             weather,
             disasters_every: None,
-            time: Duration::from_secs(8),
+            time: Duration::from_secs(if self == Self::SlowStore { 60 } else { 8 }),
         }
     }
 
@@ -183,7 +187,7 @@ impl Script {
 
     async fn play(&self, scenario: Scenario) {
         match scenario {
-            Scenario::Calm => {}
+            Scenario::Calm | Scenario::SlowStore => {}
             Scenario::TwiceInOneEntry => self.twice_in_one_entry().await,
             Scenario::Rollback => self.roll_back(3, Duration::from_secs(3)).await,
             Scenario::RollbackAndGrowth => self.roll_back_and_grow().await,

@@ -1,7 +1,7 @@
 //! The store on ScyllaDB, in CQL that Apache Cassandra 5 takes too.
 //!
 //! Rows and projections are written at QUORUM with the timestamp of their log position, deletions too, so that
-//! repeating a write, or two workers writing the same, changes nothing. Lightweight transactions touch the
+//! repeating a write changes nothing. Lightweight transactions touch the
 //! tables of incarnations and seals alone. A batch never leaves its partition; everything else is single statements, some
 //! of them at a time.
 
