@@ -184,6 +184,29 @@ async fn displace(round: u64, golden: &(Tables, Told)) {
     assert_same(&format!("in round {round}"), &world, &gateway, golden);
 }
 
+async fn stand_still(round: u64, golden: &(Tables, Told)) {
+    let (world, mut gateway) = filled(round).await;
+    let twin = World::of(world.bus.clone(), world.store.twin());
+    // Of the first's groups, which create, add and remove participants, rows are there; nothing that follows from them.
+    world.store.hold(Call::Project);
+    let one = world.work(1);
+    until(|| world.store.count(Call::Project) > 0).await;
+    one.ours.store(false, Ordering::SeqCst);
+    twin.work(2).stop_when(&twin, ENTRIES).await;
+    world.store.release(Call::Project);
+    one.stop().await;
+    gateway.hear_for(Duration::ZERO).await;
+    assert_same(&format!("in round {round}, after standing still"), &world, &gateway, golden);
+}
+
+/// Guards heads and participants from an owner that stood still between rows and what follows from them, while another
+/// one changed who participates: what it writes when it goes on lies below.
+#[tokio::test]
+async fn who_stood_still_between_row_and_head_changes_nothing() {
+    let golden = undisturbed().await;
+    join_all((1..30).map(|round| stand_still(round, &golden))).await;
+}
+
 /// Guards the taking over from an owner that still writes, however their steps interleave.
 #[tokio::test]
 async fn who_displaces_another_makes_the_same() {
