@@ -35,6 +35,8 @@ const LOCK_SECONDS: u32 = 60;
 const _: () = assert!(LOCK_SECONDS as u64 > STATEMENT_TIMEOUT.as_secs());
 /// Between two attempts at the lock.
 const LOCK_RETRY: Duration = Duration::from_millis(250);
+/// Attempts at a keyspace that is being made.
+const KEYSPACE_ATTEMPTS: u32 = 20;
 /// Attempts: until a killed migration's lock has run out for certain.
 const LOCK_ATTEMPTS: u32 = 400;
 const _: () = assert!(LOCK_RETRY.as_millis() * LOCK_ATTEMPTS as u128 > LOCK_SECONDS as u128 * 1_000);
@@ -49,7 +51,7 @@ pub async fn migrate(config: &DatabaseConfig) -> Result<Vec<String>, DatabaseErr
     let migration = Migration::new(&session, &config.keyspace)?;
     let mut done = Vec::new();
     done.extend(migration.create_keyspace(config.replication).await?);
-    use_keyspace(&session, &config.nodes, &config.keyspace).await?;
+    use_new_keyspace(&session, config).await?;
     migration.run("CREATE TABLE IF NOT EXISTS schema_lock (name text PRIMARY KEY, holder text)", ()).await?;
     migration
         .run("CREATE TABLE IF NOT EXISTS schema_migrations (version int PRIMARY KEY, name text, applied_ms bigint)", ())
@@ -58,6 +60,17 @@ pub async fn migrate(config: &DatabaseConfig) -> Result<Vec<String>, DatabaseErr
     let outcome = migration.apply_missing(&mut done).await;
     migration.unlock().await;
     outcome.map(|()| done)
+}
+
+/// Uses a keyspace that another migration may be making: it is listed a moment before it can be used.
+async fn use_new_keyspace(session: &Session, config: &DatabaseConfig) -> Result<(), DatabaseError> {
+    for _ in 0..KEYSPACE_ATTEMPTS {
+        match use_keyspace(session, &config.nodes, &config.keyspace).await {
+            Err(DatabaseError::KeyspaceMissing { .. }) => tokio::time::sleep(LOCK_RETRY).await,
+            used => return used,
+        }
+    }
+    use_keyspace(session, &config.nodes, &config.keyspace).await
 }
 
 /// The version of a keyspace's schema; 0 before the first migration.
