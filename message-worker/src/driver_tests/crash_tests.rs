@@ -214,6 +214,14 @@ async fn who_displaces_another_makes_the_same() {
     join_all((1..60).map(|round| displace(round, &golden))).await;
 }
 
+/// Publishes request 1, and returns while its row is being written.
+async fn hold_the_first_row(world: &World, gateway: &Gateway) {
+    world.store.hold(Call::Append);
+    let appended = world.store.count(Call::Append);
+    world.publish(vec![gateway.send(1, "room", "m1")]).await;
+    until(|| world.store.count(Call::Append) > appended).await;
+}
+
 /// Guards acks from a store whose readings take longer than one is good for: they are late, and the owner stays. Where it
 /// is asked once more when the acks leave, it starts over, and so does every owner after it.
 #[tokio::test]
@@ -222,10 +230,7 @@ async fn a_slow_store_makes_acks_late_and_nothing_else() {
     let mut gateway = world.gateway("gw-1").await;
     let working = world.work(1);
     world.worked(&mut gateway).await;
-    world.store.hold(Call::Append);
-    let appended = world.store.count(Call::Append);
-    world.publish(vec![gateway.send(1, "room", "m1")]).await;
-    until(|| world.store.count(Call::Append) > appended).await;
+    hold_the_first_row(&world, &gateway).await;
     world.store.hold(Call::Read);
     tokio::time::sleep(2 * LATE).await;
     world.store.release(Call::Append);
@@ -248,10 +253,7 @@ async fn who_was_displaced_acknowledges_nothing() {
     let mut gateway = world.gateway("gw-1").await;
     let one = world.work(1);
     world.worked(&mut gateway).await;
-    world.store.hold(Call::Append);
-    let appended = world.store.count(Call::Append);
-    world.publish(vec![gateway.send(1, "room", "m1")]).await;
-    until(|| world.store.count(Call::Append) > appended).await;
+    hold_the_first_row(&world, &gateway).await;
     // It does not hear that it was displaced either.
     world.store.hold(Call::Read);
     let other = twin.work(2);
