@@ -86,11 +86,11 @@ impl Directory {
         }
     }
 
-    /// What is known of a connection's user.
-    pub fn profile(&self, connection: &Connection) -> Option<Profile> {
+    /// A connection as presence knows it.
+    pub fn session(&self, connection: &Connection) -> Option<LocalSession> {
         let users = self.0.lock();
         let sessions = &users.get(&connection.user)?.sessions;
-        sessions.iter().find(|session| session.connection.id == connection.id).map(|s| s.profile.clone())
+        sessions.iter().find(|session| session.connection.id == connection.id).cloned()
     }
 
     /// A session has ended.

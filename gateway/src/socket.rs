@@ -8,7 +8,7 @@ use crate::core::keepalive::{Due, Keepalive, NATIVE};
 use crate::dialect::Asked;
 use crate::drive::{self, Framing, Socket, Understood};
 use crate::outgoing::Outgoing;
-use crate::presence::Admission;
+use crate::presence::{Admission, Claim};
 use crate::session::Session;
 use crate::shared::Shared;
 use crate::{frame, metrics};
@@ -30,8 +30,8 @@ use tokio_tungstenite::tungstenite::protocol::Message;
 /// For a first frame with a token (protocol §8).
 const AUTHENTICATION_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Before a user who has too many connections is refused, it is looked once more: a session that just moves to another
-/// gateway stands twice for a moment, and one whose client comes back may be on its way out.
+/// Before a user who has too many connections is refused, it is looked once more: a session whose client comes back
+/// may be on its way out.
 const SECOND_LOOK_DELAY: Duration = Duration::from_millis(250);
 
 /// How a connection arrived.
@@ -122,8 +122,8 @@ async fn admitted(
     beginning: Beginning,
 ) -> Option<Close> {
     let outgoing = Arc::new(Outgoing::to(stream.clone()));
-    let limit = shared.settings.limits.connections_per_user;
-    let running = match Box::pin(start(shared, identity, Speaks::Native, outgoing.clone(), limit)).await {
+    let claim = Claim { limit: shared.settings.limits.connections_per_user, moved_from: None };
+    let running = match Box::pin(start(shared, identity, Speaks::Native, outgoing.clone(), claim)).await {
         Ok(running) => running,
         Err(close) => return Some(close),
     };
@@ -136,7 +136,7 @@ async fn admitted(
     close
 }
 
-/// Counts a connection in and begins its session; `limit` bounds the user's connections, 0: not.
+/// Counts a connection in and begins its session.
 ///
 /// # Errors
 /// When the user has as many connections as allowed.
@@ -145,7 +145,7 @@ pub async fn start(
     mut identity: Identity,
     speaks: Speaks,
     outgoing: Arc<Outgoing>,
-    limit: u32,
+    claim: Claim,
 ) -> Result<Running, Close> {
     // The directory keeps it: once is enough.
     let profile = std::mem::take(&mut identity.profile);
@@ -153,10 +153,10 @@ pub async fn start(
     let connection = Connection::new(id, identity.user.clone(), identity.name.clone(), speaks, outgoing);
     let connection = Arc::new(connection);
     shared.directory.add(&connection, profile.clone());
-    let mut admission = shared.start_session(profile.clone(), id, limit).await;
+    let mut admission = shared.start_session(profile.clone(), id, claim.clone()).await;
     if admission == Admission::TooMany {
         tokio::time::sleep(SECOND_LOOK_DELAY).await;
-        admission = shared.start_session(profile, id, limit).await;
+        admission = shared.start_session(profile, id, claim).await;
     }
     if admission == Admission::TooMany {
         shared.directory.remove(&connection);

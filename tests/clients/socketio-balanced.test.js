@@ -6,9 +6,13 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { needsCluster, startCluster } from "./cluster.js";
 import { startRoundRobinProxy } from "./round-robin-proxy.js";
 import { bounded, PATHS, SocketIo, TRANSPORTS } from "./socketio.js";
+import { token } from "./tokens.js";
 
 const limited = { timeout: 90_000 };
 const GATEWAYS = 3;
+// The default of limits.connections_per_user.
+const CONNECTIONS_PER_USER = 5;
+const STOP_MS_MAX = 35_000;
 const SESSION_UNKNOWN = '{"code":1,"message":"Session ID unknown"}';
 // A gateway waits up to 5 s for one that died without a word, on behalf of a client that polls; then socket.io-client
 // tries again after 1 s, give or take a half, and doubles that.
@@ -194,6 +198,40 @@ describe("three gateways behind a balancer without sticky sessions", { timeout: 
     const away = upgrades.filter(({ sid, server }) => homeOf(sid) !== server);
     assert.ok(away.length > 0, "every WebSocket came to the gateway of its session");
     t.diagnostic(`${away.length} of ${upgrades.length} WebSockets came to another gateway than their session's; ${said.length} messages`);
+  });
+
+  test("a session that moves is counted once: its user is let in up to the limit, and no further", limited, async (t) => {
+    const { proxy, make } = await balanced(t, { upgradeDelayMs: 100 });
+    const clients = numbered(CONNECTIONS_PER_USER, "many").map(() => make("many"));
+    for (const [index, client] of clients.entries()) {
+      await client.connect();
+      // Each says a word more than the last one before its WebSocket comes, and so each gateway gets one.
+      for (let count = 0; count <= index; count += 1) await client.done("presence_update", { status: "dnd" });
+      await client.upgraded();
+    }
+    const upgrades = proxy.passed.filter(({ isUpgrade }) => isUpgrade);
+    const away = upgrades.filter(({ sid, server }) => homeOf(sid) !== server);
+    assert.ok(away.length > 0, "every WebSocket came to the gateway of its session");
+    const { data } = await make("many").refused();
+    assert.deepEqual(data, { code: "too_many_connections" });
+    clients.pop().close();
+    clients.push(await make("many").connect());
+
+    // Another presence-worker learns from the gateways alone what was said before the move.
+    for (const client of clients) if (!away.some(({ sid }) => sid === sidOf(client))) client.close();
+    const before = cluster.workers.pop();
+    cluster.workers.push(await cluster.startRole("presence-worker", "--admin-listen"));
+    before.process.kill("SIGTERM");
+    await before.endsWell(STOP_MS_MAX);
+    const ask = async () => {
+      const answer = await fetch(`${proxy.url}/api/presence?ids=many`, { headers: { authorization: `Bearer ${token("many")}` } });
+      return (await answer.json()).users.many.status;
+    };
+    let status;
+    const asking = (async () => {
+      while ((status = await ask()) !== "dnd") await sleep(50);
+    })();
+    await bounded(asking, () => `the status that was set, not ${status}`);
   });
 
   // The last one: it leaves a gateway less.

@@ -111,6 +111,7 @@ pub async fn run<S: Service>(
         Ended::Taken => {
             outgoing.close();
             drop(requests);
+            polling.application.let_go();
             // The other gateway joins before this one leaves: nobody sees the user go.
             tokio::time::sleep(HANDOVER).await;
             polling.application.end().await;

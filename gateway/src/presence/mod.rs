@@ -18,6 +18,15 @@ use carillon_proto::wire::{self, presence_change::Body as Change, presence_resul
 use std::collections::HashSet;
 use std::sync::Arc;
 
+/// By what right a session is counted in.
+#[derive(Debug, Clone, Default)]
+pub struct Claim {
+    /// Connections that its user may have; 0: any number.
+    pub limit: u32,
+    /// Where it is counted until now, and is not any more.
+    pub moved_from: Option<wire::SessionPlace>,
+}
+
 /// What presence said to a session that starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Admission {
@@ -29,10 +38,11 @@ pub enum Admission {
 
 impl Shared {
     /// Announces a session. Without presence, a connection is admitted.
-    pub async fn start_session(&self, profile: wire::Profile, session: u64, limit: u32) -> Admission {
-        let user = profile.user.clone();
+    pub async fn start_session(&self, profile: wire::Profile, session: u64, claim: Claim) -> Admission {
+        let (user, profile) = (profile.user.clone(), Some(profile));
+        let Claim { limit, moved_from } = claim;
         let change =
-            Change::SessionStarted(wire::SessionStarted { user, session, profile: Some(profile), limit });
+            Change::SessionStarted(wire::SessionStarted { user, session, profile, limit, moved_from });
         match self.ask_presence(change).await {
             Some(Outcome::Done(false)) => Admission::TooMany,
             _ => Admission::Admitted,
@@ -224,7 +234,7 @@ impl Shared {
                 user: user.clone(),
                 session,
                 profile,
-                limit: 0,
+                ..wire::SessionStarted::default()
             }));
             if let Some((status, text)) = local.status {
                 add(Change::StatusSet(wire::StatusSet { user, session, status: status.into(), text }));

@@ -28,7 +28,7 @@ impl Session {
 
     /// What is known of the user.
     pub fn profile(&self) -> wire::Profile {
-        self.shared.directory.profile(&self.connection).unwrap_or_default()
+        self.shared.directory.session(&self.connection).map(|session| session.profile).unwrap_or_default()
     }
 
     /// Takes note of what came of [`Work`].

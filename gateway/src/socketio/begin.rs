@@ -9,6 +9,7 @@ use crate::core::tracker::Tracker;
 use crate::dialect::{Asked, Dialect, Namespace};
 use crate::metrics;
 use crate::outgoing::Outgoing;
+use crate::presence::Claim;
 use crate::recovery::{Found, Ids, Return};
 use crate::shared::Shared;
 use crate::socket::start;
@@ -17,7 +18,7 @@ use carillon_proto::command::Command;
 use carillon_proto::dialect::socketio::packet;
 use carillon_proto::dialect::socketio::vocabulary::{self, Verb};
 use carillon_proto::event::Reply;
-use carillon_proto::wire::RecoveryRecord;
+use carillon_proto::wire::{RecoveryRecord, SessionPlace, StatusSet};
 use carillon_runtime::time::now_ms;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -48,6 +49,17 @@ pub(super) enum Begun {
     Nobody,
 }
 
+/// A session as it comes from another gateway.
+pub(super) struct Arrival {
+    pub identity: Identity,
+    /// What it had joined.
+    pub joins: Joins,
+    /// What it can be recovered by.
+    pub found: Option<Found>,
+    /// How its user wants to be seen, where it said so.
+    pub status: Option<StatusSet>,
+}
+
 /// A beginning that takes its time.
 pub(super) type Starting = BoxFuture<'static, Result<Begun, Close>>;
 
@@ -56,15 +68,14 @@ struct Beginning {
     shared: Arc<Shared>,
     outgoing: Arc<Outgoing>,
     namespace: Namespace,
-    /// Connections that the user may have; 0: any number.
-    limit: u32,
+    claim: Claim,
 }
 
 impl Beginning {
     async fn start(self, identity: Identity) -> Result<Running, Close> {
         let speaks = Speaks::SocketIo(self.namespace);
         let _beginning = self.shared.admission.begin();
-        let mut running = start(self.shared, identity, speaks, self.outgoing, self.limit).await?;
+        let mut running = start(self.shared, identity, speaks, self.outgoing, self.claim).await?;
         running.session.greet().await;
         Ok(running)
     }
@@ -83,7 +94,7 @@ impl Beginning {
         let (shared, namespace, outgoing) = (self.shared.clone(), self.namespace, self.outgoing.clone());
         // Those that it and its user's others take the place of may still be counted where they were. A client that
         // gives the same secret again and again gets no more of it than one session for each gateway.
-        self.limit = 0;
+        self.claim.limit = 0;
         let joins = joins(namespace, &tracker);
         outgoing.track(Some(tracker));
         let running = self.start(identity).await?;
@@ -158,17 +169,22 @@ async fn connect(
 }
 
 /// A session that moves here, with what it had joined.
-async fn arrive(
-    beginning: Beginning,
-    identity: Identity,
-    joins: Joins,
-    found: Option<Found>,
-) -> Result<Begun, Close> {
-    let Some(found) = found else {
-        return Ok(Begun::New(Box::new(beginning.fresh(identity, None).await?), joins));
-    };
+async fn arrive(beginning: Beginning, arrival: Arrival) -> Result<Begun, Close> {
+    let Arrival { identity, joins, found, status } = arrival;
     let shared = beginning.shared.clone();
+    // Presence has its status from before; it is announced to the next that serves the user.
+    let keep_status = |running: &Running| {
+        if let Some(set) = status {
+            shared.directory.set_status(running.connection(), set.status(), &set.text);
+        }
+    };
+    let Some(found) = found else {
+        let running = beginning.fresh(identity, None).await?;
+        keep_status(&running);
+        return Ok(Begun::New(Box::new(running), joins));
+    };
     let (running, reached) = beginning.resumed(identity, found).await?;
+    keep_status(&running);
     if reached.is_none() {
         // Its client has heard its ids already: it can be recovered when the record is stored.
         shared.renew_recovery(running.connection());
@@ -224,8 +240,8 @@ impl Client {
     }
 
     fn beginning(&self, namespace: Namespace) -> Beginning {
-        let limit = self.shared.settings.limits.connections_per_user;
-        Beginning { shared: self.shared.clone(), outgoing: self.outgoing.clone(), namespace, limit }
+        let claim = Claim { limit: self.shared.settings.limits.connections_per_user, moved_from: None };
+        Beginning { shared: self.shared.clone(), outgoing: self.outgoing.clone(), namespace, claim }
     }
 
     /// A client that had connected has said who it is.
@@ -246,16 +262,9 @@ impl Client {
     }
 
     /// A client comes from another gateway.
-    pub(super) fn arrives(
-        &mut self,
-        namespace: Namespace,
-        identity: Identity,
-        joins: Joins,
-        found: Option<Found>,
-    ) {
-        // It is still counted where it came from.
-        let beginning = Beginning { limit: 0, ..self.beginning(namespace) };
-        let starting = arrive(beginning, identity, joins, found).boxed();
+    pub(super) fn arrives(&mut self, namespace: Namespace, arrival: Arrival, counted: Option<SessionPlace>) {
+        let claim = Claim { limit: 0, moved_from: counted };
+        let starting = arrive(Beginning { claim, ..self.beginning(namespace) }, arrival).boxed();
         self.state = State::Starting { namespace, begins: Begins::Moved, starting };
     }
 

@@ -1,6 +1,6 @@
 //! A client on its way between gateways: what is written down where it leaves, and read where it arrives.
 
-use super::begin::Joins;
+use super::begin::{Arrival, Joins};
 use super::client::{AUTHENTICATION_TIMEOUT, Client, Path, State};
 use crate::auth::Identity;
 use crate::core::tracker::Tracker;
@@ -12,7 +12,7 @@ use carillon_proto::command::Command;
 use carillon_proto::dialect::socketio::offset::Offset;
 use carillon_proto::dialect::socketio::vocabulary::Vocabulary;
 use carillon_proto::id::ConversationId;
-use carillon_proto::wire::{MovedClient, MovedSubscription, RecoveryRecord};
+use carillon_proto::wire::{MovedClient, MovedSubscription, RecoveryRecord, SessionPlace, StatusSet};
 use std::sync::Arc;
 use tokio::time::Instant;
 
@@ -38,7 +38,9 @@ impl Client {
                         Some(Found { record, tracker })
                     }
                 };
-                client.arrives(namespace, Identity::moved(identity)?, joins, found);
+                let identity = Identity::moved(identity)?;
+                let arrival = Arrival { identity, joins, found, status: moved.status };
+                client.arrives(namespace, arrival, moved.counted);
             }
             None => {
                 let until = Instant::now() + AUTHENTICATION_TIMEOUT;
@@ -65,7 +67,13 @@ impl Client {
             State::Running { running, .. } if !running.is_settled() => return None,
             State::Running { running, .. } => {
                 let session = &running.session;
-                moved.identity = Some(session.identity.pack(session.profile()));
+                let local = self.shared.directory.session(&session.connection);
+                let (profile, status) = local.map(|local| (local.profile, local.status)).unwrap_or_default();
+                moved.identity = Some(session.identity.pack(profile));
+                let (user, id) = (session.connection.user.to_string(), session.connection.id);
+                moved.counted = Some(SessionPlace { gateway: self.shared.id.to_string(), session: id });
+                moved.status =
+                    status.map(|(status, text)| StatusSet { user, session: id, status: status.into(), text });
                 if let Some((record, offset)) = self.shared.moved_recovery(&session.connection) {
                     (moved.recovery, moved.offset) = (Some(record), offset);
                 }

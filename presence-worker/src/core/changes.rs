@@ -125,14 +125,18 @@ impl Shard {
         let limit = if started.limit == 0 { usize::MAX } else { started.limit as usize };
         let session = started.session;
         let gateways = &self.gateways;
+        let moved_from = started.moved_from.as_ref();
+        let from = moved_from.and_then(|place| Some((gateways.index(&place.gateway)?, place.session)));
         let is_live = |other| gateways.is_live(other, now.steady_ms);
         let is_known = |roster: &Roster| roster.has_session(&started.user, gateway, session);
         match mode {
             Mode::Known => is_known(&self.roster),
             Mode::Untaken => is_known(&self.roster) || self.roster.would_admit(&started.user, limit, is_live),
-            Mode::Live => self.roster.start(gateway, started, Admission::Below(limit), is_live).is_some(),
+            Mode::Live => {
+                self.roster.start(gateway, started, from, Admission::Below(limit), is_live).is_some()
+            }
             Mode::Snapshot => {
-                let Some(user) = self.roster.start(gateway, started, Admission::Always, is_live) else {
+                let Some(user) = self.roster.start(gateway, started, from, Admission::Always, is_live) else {
                     return false;
                 };
                 self.announce(gateway, |announced| announced.add_session(&user, session));

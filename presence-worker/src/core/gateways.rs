@@ -152,8 +152,12 @@ impl Gateways {
 
     /// The gateway of this name.
     pub fn find(&mut self, id: &GatewayId) -> Option<&mut Gateway> {
-        let index = *self.by_id.get(id)?;
-        self.get_mut(index)
+        self.get_mut(self.index(id.as_str())?)
+    }
+
+    /// The index of the gateway of this name.
+    pub fn index(&self, id: &str) -> Option<GatewayIndex> {
+        self.by_id.get(id).copied()
     }
 
     /// Whether a gateway was heard lately.

@@ -82,17 +82,22 @@ impl Roster {
         }
     }
 
-    /// A session starts: `None` if it is refused, else the user. Knowing it already is fine.
+    /// A session starts: `None` if it is refused, else the user. Knowing it already is fine. One that goes on from
+    /// another, which is known, takes its place.
     pub fn start(
         &mut self,
         gateway: GatewayIndex,
         started: wire::SessionStarted,
+        from: Option<(GatewayIndex, u64)>,
         admission: Admission,
         is_live: impl Fn(GatewayIndex) -> bool,
     ) -> Option<UserId> {
         let id = self.open(&started.user)?;
         let user = self.users.get_mut(&id)?;
         if user.has_session(gateway, started.session) {
+            return Some(id);
+        }
+        if from.is_some_and(|from| user.move_session(from, (gateway, started.session))) {
             return Some(id);
         }
         let admitted = match admission {

@@ -147,6 +147,12 @@ impl User {
         self.sessions.push(Session { id, gateway, wish: None });
     }
 
+    /// A session goes on as another one; returns whether it was known.
+    pub fn move_session(&mut self, from: (GatewayIndex, u64), to: (GatewayIndex, u64)) -> bool {
+        let known = self.sessions.iter_mut().find(|one| (one.gateway, one.id) == from);
+        known.map(|session| (session.gateway, session.id) = to).is_some()
+    }
+
     /// Takes a profile; returns whether it must be written to the store.
     pub fn set_profile(&mut self, profile: wire::Profile) -> bool {
         let profile = wire::Profile { user: String::new(), ..profile };

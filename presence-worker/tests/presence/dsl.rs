@@ -31,6 +31,17 @@ pub fn limited(user: &str, session: u64, limit: u32) -> Change {
         session,
         profile: Some(profile(user)),
         limit,
+        moved_from: None,
+    })
+}
+
+/// A session that goes on from one of another gateway.
+pub fn moved(user: &str, session: u64, gateway: &str, before: u64) -> Change {
+    Change::SessionStarted(wire::SessionStarted {
+        user: user.into(),
+        session,
+        moved_from: Some(wire::SessionPlace { gateway: gateway.into(), session: before }),
+        ..Default::default()
     })
 }
 

@@ -36,8 +36,12 @@ fn a_profile_is_written_when_it_differs_from_the_row() {
     assert_eq!(save(&mut world), [], "once");
 
     let renamed = wire::Profile { name: "Ann".into(), ..profile("ann") };
-    let session =
-        wire::SessionStarted { user: "ann".into(), session: 2, profile: Some(renamed.clone()), limit: 0 };
+    let session = wire::SessionStarted {
+        user: "ann".into(),
+        session: 2,
+        profile: Some(renamed.clone()),
+        ..Default::default()
+    };
     world.send("one", vec![Change::SessionStarted(session)]);
     assert_eq!(save(&mut world), [Record { user: user("ann"), profile: renamed, last_seen_ms: 5 }]);
 }

@@ -1,7 +1,7 @@
 //! Sessions: the first and the last, the grace between them and being offline, and how many there may be.
 
 use crate::dsl::*;
-use carillon_proto::wire::presence_result::Body as Outcome;
+use carillon_proto::wire::{Status, presence_result::Body as Outcome};
 
 const YES: Outcome = Outcome::Done(true);
 const NO: Outcome = Outcome::Done(false);
@@ -62,6 +62,41 @@ fn a_reload_within_one_batch_is_no_news() {
     world.send("friends", vec![watch("ann")]);
     world.send("one", vec![start("ann", 1), end("ann", 1), start("ann", 2)]);
     assert_eq!(world.told_of_users("friends").len(), 1);
+}
+
+/// A moved session is counted twice until its old gateway lets go, if it does not take its own place: the limit of 5
+/// refused a user's third client that upgraded at another gateway.
+#[test]
+fn a_session_that_moves_takes_its_own_place() {
+    let mut world = World::settled();
+    world.send("friends", vec![watch("ann")]);
+    world.send("one", vec![limited("ann", 1, 2), set("ann", 1, Status::Away, "lunch")]);
+    let seen = world.told_of_users("friends");
+    assert_eq!(seen.len(), 1);
+
+    assert_eq!(world.send("two", vec![moved("ann", 7, "one", 1)]), [YES]);
+    assert_eq!(world.send("three", vec![limited("ann", 1, 2)]), [YES], "one session is counted");
+    assert_eq!(world.send("three", vec![limited("ann", 2, 2)]), [NO], "and is not lost");
+    assert_eq!(world.send("one", vec![end("ann", 1)]), [YES]);
+    assert_eq!(world.send("three", vec![limited("ann", 2, 2)]), [NO], "its old gateway lets go of nothing");
+    assert_eq!(world.presence("ann").status(), Status::Away, "what it said of itself goes with it");
+
+    world.send("three", vec![end("ann", 1)]);
+    world.pass(&["friends", "one", "two", "three"], 10_000);
+    assert_eq!(world.told_of_users("friends"), [], "nobody saw any of that");
+    world.send("two", vec![end("ann", 7)]);
+    world.pass(&["friends", "one", "two", "three"], 10_000);
+    assert_eq!(world.told_of_users("friends").len(), 1, "it ends where it went");
+}
+
+#[test]
+fn a_session_that_moves_from_where_nobody_knows_it_begins() {
+    for before in [moved("ann", 1, "nowhere", 1), moved("ann", 1, "one", 9)] {
+        let mut world = World::settled();
+        world.send("one", vec![start("bob", 9)]);
+        assert_eq!(world.send("two", vec![before]), [YES]);
+        assert!(world.presence("ann").online && world.presence("bob").online);
+    }
 }
 
 #[test]

@@ -598,6 +598,17 @@ pub struct SessionStarted {
     /// Sessions a user may have; 0: any number.
     #[prost(uint32, tag = "4")]
     pub limit: u32,
+    /// The session that this one goes on from: where it is still counted, this one takes its place, status and all.
+    #[prost(message, optional, tag = "5")]
+    pub moved_from: ::core::option::Option<SessionPlace>,
+}
+/// A session of a gateway.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SessionPlace {
+    #[prost(string, tag = "1")]
+    pub gateway: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub session: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SessionEnded {
@@ -989,6 +1000,12 @@ pub struct MovedClient {
     /// It asked for recovery when it asked for a session.
     #[prost(bool, tag = "6")]
     pub recovers: bool,
+    /// Where it is still counted; absent: not authenticated.
+    #[prost(message, optional, tag = "7")]
+    pub counted: ::core::option::Option<SessionPlace>,
+    /// How its user wants to be seen, where this session said so.
+    #[prost(message, optional, tag = "8")]
+    pub status: ::core::option::Option<StatusSet>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MovedIdentity {
