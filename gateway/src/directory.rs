@@ -5,6 +5,7 @@ use crate::core::rate::Bucket;
 use carillon_proto::id::UserId;
 use carillon_proto::partition::presence_shard;
 use carillon_proto::wire::{Profile, Status};
+use carillon_runtime::collections::Spare;
 use carillon_runtime::settings::Limits;
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -141,8 +142,6 @@ impl Directory {
     pub fn sweep(&self, now_ms: u64, limits: &Limits) {
         let mut users = self.0.lock();
         users.retain(|_, local| !local.is_forgettable(now_ms, limits));
-        if users.capacity() > 1_024 && users.len() * 8 < users.capacity() {
-            users.shrink_to_fit();
-        }
+        users.give_spare_back();
     }
 }

@@ -10,6 +10,7 @@ use carillon_proto::id::{ConversationId, UserId};
 use carillon_proto::limits::FANOUT_CHUNK;
 use carillon_proto::partition;
 use carillon_proto::wire::{self, event::Kind};
+use carillon_runtime::collections::Spare;
 use parking_lot::{Mutex, MutexGuard};
 use prost::Message;
 use std::collections::HashMap;
@@ -202,9 +203,7 @@ impl Hub {
         }
         state.closed = true;
         rooms.remove(&room.conversation);
-        if rooms.capacity() > 1_024 && rooms.len() * 8 < rooms.capacity() {
-            rooms.shrink_to_fit();
-        }
+        rooms.give_spare_back();
         true
     }
 

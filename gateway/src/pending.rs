@@ -8,6 +8,7 @@ use carillon_proto::code::{ErrorCode, Failure};
 use carillon_proto::event::Reply;
 use carillon_proto::id::{ConversationId, MessageId};
 use carillon_proto::wire;
+use carillon_runtime::collections::Spare;
 use carillon_runtime::metrics::{Stage, observe};
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -86,9 +87,7 @@ impl PendingCommands {
             let requests: Vec<u64> =
                 waiting.iter().filter(|(_, p)| late(p)).map(|(request, _)| *request).collect();
             let taken = requests.iter().filter_map(|request| waiting.remove(request)).collect();
-            if waiting.capacity() > 4_096 && waiting.len() * 8 < waiting.capacity() {
-                waiting.shrink_to_fit();
-            }
+            waiting.give_spare_back();
             taken
         };
         for pending in late {

@@ -81,6 +81,16 @@ pub(crate) struct Ended {
     pub(crate) all_written: bool,
 }
 
+/// How far a process is that is about to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leave {
+    NotAsked,
+    /// What had gathered here is being written.
+    Writing,
+    /// It is written, and the process knows.
+    Told,
+}
+
 /// Works a partition's log from one beginning on.
 pub(crate) struct Consumer<'a> {
     pub(crate) context: &'a Context,
@@ -91,8 +101,7 @@ pub(crate) struct Consumer<'a> {
     /// Conversations being loaded.
     pub(crate) loading: HashSet<ConversationId>,
     pub(crate) ending: bool,
-    /// The process is about to stop, and was not told yet that everything gathered here is written.
-    leaving: bool,
+    leave: Leave,
     pub(crate) ledger: Ledger,
     pub(crate) tenancy: Arc<Tenancy>,
     pub(crate) confirming: bool,
@@ -126,7 +135,7 @@ impl<'a> Consumer<'a> {
             flush: Flush::new(from - 1, context.exclusive),
             loading: HashSet::new(),
             ending: false,
-            leaving: false,
+            leave: Leave::NotAsked,
             ledger,
             tenancy,
             confirming: false,
@@ -168,7 +177,6 @@ impl<'a> Consumer<'a> {
         confirm.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let deadline = tokio::time::sleep(Duration::MAX);
         tokio::pin!(deadline);
-        let mut begun_to_leave = false;
         loop {
             self.advance();
             if self.has_ended() {
@@ -182,10 +190,7 @@ impl<'a> Consumer<'a> {
                 incoming = ephemerals.next() => self.ephemeral(incoming).await?,
                 _ = tick.tick() => self.tick().await,
                 _ = confirm.tick(), if self.tenancy.is_contested() && !self.confirming => self.confirm(),
-                () = self.context.leaving.begun(), if !begun_to_leave => {
-                    begun_to_leave = true;
-                    self.leave();
-                }
+                () = self.context.leaving.begun(), if self.leave == Leave::NotAsked => self.leave(),
                 () = shutdown.cancelled(), if !self.ending => {
                     self.end();
                     deadline.as_mut().reset(tokio::time::Instant::now() + Duration::from_millis(STOP_MS_MAX));
@@ -308,7 +313,7 @@ impl<'a> Consumer<'a> {
 
     /// Writes what has gathered, and works on meanwhile.
     fn leave(&mut self) {
-        self.leaving = true;
+        self.leave = Leave::Writing;
         if self.flush.is_done() {
             self.gathered();
         }
@@ -316,7 +321,8 @@ impl<'a> Consumer<'a> {
     }
 
     fn gathered(&mut self) {
-        if std::mem::take(&mut self.leaving) {
+        if self.leave == Leave::Writing {
+            self.leave = Leave::Told;
             self.context.leaving.gathered();
         }
     }

@@ -11,6 +11,7 @@ use carillon_proto::id::{ConversationId, GatewayId};
 use carillon_proto::partition;
 use carillon_proto::wire::{self, partition_reply, partition_request};
 use carillon_runtime::bus::{Incoming, ReplyHandle};
+use carillon_runtime::collections::Spare;
 use carillon_runtime::time::now_ms;
 use prost::Message as _;
 use std::collections::{HashMap, VecDeque};
@@ -229,10 +230,8 @@ impl Registrations {
 
     /// A storm's memory is given back.
     fn shrink(&mut self) {
-        if self.waiting.capacity() > 4 * self.waiting.len() + 64 {
-            self.waiting.shrink_to(2 * self.waiting.len());
-            self.queue.shrink_to(2 * self.queue.len());
-        }
+        self.waiting.give_spare_back();
+        self.queue.give_spare_back();
     }
 }
 

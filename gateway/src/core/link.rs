@@ -6,6 +6,7 @@
 
 use carillon_proto::id::ConversationId;
 use carillon_proto::partition::stable_hash;
+use carillon_runtime::collections::Spare;
 use std::collections::HashSet;
 
 /// Beats come once a second; after this long without one the owner is taken for new.
@@ -62,9 +63,7 @@ impl Link {
             self.hash ^= stable_hash(conversation.as_str());
             self.changed = true;
         }
-        if self.interest.capacity() > 64 && self.interest.len() * 8 < self.interest.capacity() {
-            self.interest.shrink_to_fit();
-        }
+        self.interest.give_spare_back();
         was
     }
 

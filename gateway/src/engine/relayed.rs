@@ -10,6 +10,7 @@ use carillon_proto::wire::{
     RelayPost, RelayReply, RelayRequest, relay_reply::Body as Reply, relay_request::Body,
 };
 use carillon_runtime::bus::{Incoming, Subscription};
+use carillon_runtime::collections::Spare;
 use parking_lot::Mutex;
 use prost::Message;
 use std::collections::HashMap;
@@ -93,9 +94,7 @@ impl Polls {
         let fresh = |held: &Held| now.saturating_duration_since(held.touched) < FORGOTTEN_AFTER;
         self.held.retain(|_, held| matches!(held.poll, Poll::Asked) || fresh(held));
         self.bytes = self.held.values().map(Held::bytes).sum();
-        if self.held.capacity() > 1_024 && self.held.len() * 8 < self.held.capacity() {
-            self.held.shrink_to_fit();
-        }
+        self.held.give_spare_back();
     }
 }
 

@@ -5,6 +5,7 @@ use super::request::Refusal;
 use axum::body::HttpBody;
 use axum::extract::Request;
 use carillon_proto::wire::MovedSession;
+use carillon_runtime::collections::Spare;
 use futures_util::StreamExt;
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -94,9 +95,7 @@ impl Sessions {
     pub(super) fn forget(&self, sid: &str) {
         let mut sessions = self.polling.lock();
         sessions.remove(sid);
-        if sessions.capacity() > 1_024 && sessions.len() * 8 < sessions.capacity() {
-            sessions.shrink_to_fit();
-        }
+        sessions.give_spare_back();
     }
 }
 

@@ -6,6 +6,7 @@ use crate::hub::{Room, Seen};
 use carillon_proto::id::UserId;
 use carillon_proto::partition::presence_shard;
 use carillon_proto::wire::UserPresence;
+use carillon_runtime::collections::Spare;
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -80,9 +81,7 @@ impl Audience {
         let gone = seen.is_empty();
         if gone {
             users.remove(user);
-            if users.capacity() > 1_024 && users.len() * 8 < users.capacity() {
-                users.shrink_to_fit();
-            }
+            users.give_spare_back();
         }
         gone
     }

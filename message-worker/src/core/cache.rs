@@ -2,6 +2,7 @@
 
 use super::conversation::Conversation;
 use carillon_proto::id::ConversationId;
+use carillon_runtime::collections::Spare;
 use std::collections::{BTreeMap, HashMap};
 
 /// A conversation in memory.
@@ -139,9 +140,7 @@ impl Cache {
         }
         let removed = leaving.iter().filter_map(|id| self.remove(id));
         let dirty = removed.filter(|slot| slot.dirty).map(|slot| slot.conversation).collect();
-        if self.slots.capacity() > 4 * self.slots.len() + 64 {
-            self.slots.shrink_to(2 * self.slots.len());
-        }
+        self.slots.give_spare_back();
         dirty
     }
 }

@@ -12,6 +12,7 @@ use carillon_proto::id::{ConversationId, GatewayId};
 use carillon_proto::limits::RESEND_BYTES_MAX;
 use carillon_proto::partition::stable_hash;
 use carillon_proto::wire::{self, to_gateway};
+use carillon_runtime::collections::Spare;
 use prost::Message as _;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
@@ -272,9 +273,7 @@ impl Interest {
                 known.registered = false;
             }
         }
-        if self.listeners.capacity() > 4 * self.listeners.len() + 64 {
-            self.listeners.shrink_to(2 * self.listeners.len());
-        }
+        self.listeners.give_spare_back();
     }
 
     fn clear(&mut self, gateway: &GatewayId) {
@@ -289,9 +288,7 @@ impl Interest {
         let Some(known) = self.gateways.get_mut(gateway) else { return };
         if known.conversations.remove(conversation) {
             known.hash ^= stable_hash(conversation.as_str());
-            if known.conversations.capacity() > 4 * known.conversations.len() + 64 {
-                known.conversations.shrink_to(2 * known.conversations.len());
-            }
+            known.conversations.give_spare_back();
             self.registered -= 1;
             self.unlist(gateway, conversation);
         }

@@ -10,6 +10,7 @@ use crate::limits::{ROOM_SEARCHED_USERS_MAX, ROOM_USERS_MAX, ROOMS_MAX};
 use carillon_proto::id::{ConversationId, UserId};
 use carillon_proto::limits::PRESENCE_PARTICIPANTS_MAX;
 use carillon_proto::wire;
+use carillon_runtime::collections::Spare;
 use smallvec::SmallVec;
 use std::collections::HashMap;
 
@@ -82,9 +83,7 @@ impl Room {
                 self.orders = None;
             }
         }
-        if self.members.capacity() > 64 && self.members.len() * 4 < self.members.capacity() {
-            self.members.shrink_to(self.members.len() * 2);
-        }
+        self.members.give_spare_back();
     }
 
     fn tell(&self, change: &wire::RoomChange, except: Option<GatewayIndex>, pushes: &mut Pushes) {
@@ -161,9 +160,7 @@ impl Rooms {
     fn close_if_empty(&mut self, conversation: &ConversationId) {
         if self.rooms.get(conversation).is_some_and(|room| room.members.is_empty()) {
             self.rooms.remove(conversation);
-            if self.rooms.capacity() > 1_024 && self.rooms.len() * 8 < self.rooms.capacity() {
-                self.rooms.shrink_to(self.rooms.len() * 2);
-            }
+            self.rooms.give_spare_back();
         }
     }
 
@@ -265,7 +262,7 @@ fn sweep_room(
         let orders = room.members.iter().map(|member| (member.user.clone(), member.order));
         room.orders = Some(orders.collect());
     }
-    room.members.shrink_to(room.members.len() * 2);
+    room.members.give_spare_back();
     let stay = room.participants() + gone.len() as u32;
     for (index, (place, user)) in gone.into_iter().enumerate() {
         let participants = stay - index as u32 - 1;

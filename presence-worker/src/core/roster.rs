@@ -9,6 +9,7 @@ use crate::limits::{SESSIONS_PER_USER_MAX, USERS_MAX};
 use carillon_proto::event::unknown_presence;
 use carillon_proto::id::UserId;
 use carillon_proto::wire;
+use carillon_runtime::collections::Spare;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 /// How a session is taken.
@@ -272,9 +273,7 @@ impl Roster {
     fn release(&mut self, id: &UserId) {
         if self.users.get_mut(id).is_some_and(User::rest) {
             self.users.remove(id);
-            if self.users.capacity() > 1_024 && self.users.len() * 8 < self.users.capacity() {
-                self.users.shrink_to(self.users.len() * 2);
-            }
+            self.users.give_spare_back();
         }
     }
 

@@ -16,7 +16,7 @@ use super::{StoreError, UserRow, UserStore};
 const FILE: &str = "presence.redb";
 const USERS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("users");
 /// Users are read rarely: their presence is in memory while they are here.
-const CACHE_BYTES: usize = 2 * 1024 * 1024;
+const CACHE_BYTES: usize = 512 * 1024;
 
 /// Why the store could not be opened.
 #[derive(Debug, thiserror::Error)]

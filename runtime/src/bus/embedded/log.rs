@@ -8,21 +8,18 @@ use carillon_proto::id::Tag;
 use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::coop::consume_budget;
-use tokio::time::Instant;
 
 /// Bytes of one log: a second of a partition's traffic at the highest rate one process is built for. Above
 /// it appends are refused until the worker purges what it has checkpointed.
 pub(super) const LOG_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// What an entry takes beside its payload.
 const ENTRY_OVERHEAD_BYTES: usize = 96;
-/// How long a repeated tag is recognised, as long as JetStream does.
-const TAG_AGE_MAX: Duration = Duration::from_secs(120);
-/// Tags remembered, whatever their age. An append to this log has no unknown outcome, so that nobody
-/// repeats one for long: this is more than a log holds of entries with a payload of 1 KiB.
-const TAGS_MAX: usize = 8_192;
+/// Tags by which a repeated append is recognised. One here has no unknown outcome, and a gateway has one under way
+/// in each log: what is remembered is what a burst of anybody's repeats can ask for, not minutes of traffic, which
+/// would be 0.7 MiB of each log.
+const TAGS_MAX: usize = 512;
 
 #[derive(Default)]
 struct State {
@@ -31,7 +28,8 @@ struct State {
     bytes: usize,
     time_ms: u64,
     sequences: HashMap<Tag, u64>,
-    recent: VecDeque<(Instant, Tag)>,
+    /// The tags in `sequences`, oldest first.
+    recent: VecDeque<Tag>,
 }
 
 /// A log: appended to by anyone, read by any number of readers.
@@ -55,19 +53,17 @@ impl State {
         (first..=last).contains(&sequence).then(|| (sequence - first) as usize)
     }
 
-    fn forget_old_tags(&mut self, now: Instant) {
-        while let Some((at, tag)) = self.recent.front() {
-            if self.recent.len() < TAGS_MAX && now.duration_since(*at) < TAG_AGE_MAX {
-                break;
-            }
-            self.sequences.remove(tag);
-            self.recent.pop_front();
+    fn remember(&mut self, tag: Tag, sequence: u64) {
+        if self.recent.len() == TAGS_MAX
+            && let Some(oldest) = self.recent.pop_front()
+        {
+            self.sequences.remove(&oldest);
         }
+        self.sequences.insert(tag, sequence);
+        self.recent.push_back(tag);
     }
 
     fn append(&mut self, tag: Tag, payload: Bytes) -> Result<u64, BusError> {
-        let now = Instant::now();
-        self.forget_old_tags(now);
         if let Some(sequence) = self.sequences.get(&tag) {
             return Ok(*sequence);
         }
@@ -81,8 +77,7 @@ impl State {
         (self.last, self.time_ms) = (entry.sequence, time_ms);
         self.bytes += bytes;
         self.entries.push_back(entry);
-        self.sequences.insert(tag, self.last);
-        self.recent.push_back((now, tag));
+        self.remember(tag, self.last);
         Ok(self.last)
     }
 }
@@ -192,8 +187,7 @@ mod tests {
         assert_eq!(log.entry(1).expect("held").time_ms, u64::MAX);
         assert_eq!(log.state.lock().recent.len(), TAGS_MAX);
         assert_eq!(log.state.lock().sequences.len(), TAGS_MAX);
-        let later = Instant::now() + TAG_AGE_MAX;
-        log.state.lock().forget_old_tags(later);
-        assert_eq!(log.append(tag(9), Bytes::new()), Ok(TAGS_MAX as u64 + 2));
+        assert_eq!(log.append(tag(2), Bytes::new()), Ok(2), "the oldest that is remembered");
+        assert_eq!(log.append(tag(1), Bytes::new()), Ok(TAGS_MAX as u64 + 2), "and one that is not any more");
     }
 }
