@@ -133,8 +133,9 @@ impl Subscription {
 /// The bus. Every call has its own timeout inside and ends within seconds.
 #[async_trait]
 pub trait Bus: Send + Sync + 'static {
-    /// Appends an entry to a partition's log and returns its sequence. The same tag again within two
-    /// minutes is the same entry: its sequence is returned and nothing is added.
+    /// Appends an entry to a partition's log and returns its sequence. The same tag again is the same entry, within
+    /// two minutes, or 512 entries in one process, where no outcome is unknown: its sequence is returned and nothing
+    /// is added.
     ///
     /// # Errors
     /// [`BusError::Unavailable`] when it was refused (log full, no server), [`BusError::Timeout`] when it is
