@@ -92,9 +92,15 @@ async fn live(
     interest: &mut Interest,
     shutdown: &CancellationToken,
 ) -> Result<(), StartOver> {
+    let mut taken = None;
     let beginning = tokio::select! {
-        beginning = begin(context, &wanted) => beginning,
-        () = shutdown.cancelled() => return Ok(()),
+        beginning = begin(context, &wanted, &mut taken) => beginning,
+        () = shutdown.cancelled() => {
+            if let Some(tenancy) = taken {
+                tenancy.give_back().await;
+            }
+            return Ok(());
+        }
     };
     let tenancy = beginning.tenancy.clone();
     if tenancy.is_contested() {
@@ -136,8 +142,9 @@ async fn subscribe(context: &Context, subject: &str) -> Result<Subscription, Sta
     })
 }
 
-/// Finds out where work begins, takes the partition, and begins another life of the log where it has to.
-async fn begin(context: &Context, wanted: &Wanted) -> Beginning {
+/// Finds out where work begins, takes the partition, and begins another life of the log where it has to. `taken` is what
+/// must be given back if that is broken off.
+async fn begin(context: &Context, wanted: &Wanted, taken: &mut Option<Arc<Tenancy>>) -> Beginning {
     let partition = context.partition;
     let (mut waited, mut waited_for, mut displaced) = (context.exclusive, None, false);
     loop {
@@ -174,14 +181,17 @@ async fn begin(context: &Context, wanted: &Wanted) -> Beginning {
             Ok(in_force) if in_force == next => {
                 tell(context, start);
                 if displaced {
+                    // Broken off here it keeps the partition: who comes next owes the same silence.
                     tenure::wait_for_silence().await;
                 }
+                let tenancy = Tenancy::new(context, next, began);
+                *taken = Some(tenancy.clone());
                 let known = found.state.checkpoint.filter(|known| incarnation.stands_on(known.position));
                 let checkpoint = match known {
                     Some(known) => Some(known),
                     None => mark(context, incarnation).await,
                 };
-                return beginning(context, checkpoint, Tenancy::new(context, next, began), from).await;
+                return beginning(context, checkpoint, tenancy, from).await;
             }
             Ok(_) => {}
             Err(error) => {

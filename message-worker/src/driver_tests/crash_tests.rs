@@ -5,6 +5,7 @@ use super::harness::{A_WHILE, Gateway, LIFE, World, free, told, until};
 use super::memory::{Call, MemoryStore};
 use super::tables::Tables;
 use crate::limits::TENURE_MS;
+use carillon_proto::position::Incarnation;
 use carillon_proto::wire::{self, Authority, command::Body};
 use futures_util::future::join_all;
 use prost::Message as _;
@@ -267,4 +268,31 @@ async fn who_was_displaced_acknowledges_nothing() {
     assert_eq!(world.store.torn(), []);
     one.kill().await;
     other.kill().await;
+}
+
+/// Guards the giving back of what was taken and not worked yet: without it the next owner waits for a hand-over that
+/// does not come, and begins another life.
+#[tokio::test]
+async fn who_is_stopped_while_it_begins_gives_the_partition_back() {
+    let world = World::new();
+    let first = world.publish(Vec::new()).await;
+    let life = Incarnation::new(1, first + 1, 1_000_000_000);
+    world.store.change(|tables| {
+        tables.partitions.insert(0, free(life));
+    });
+    world.store.hold(Call::Checkpoint);
+    let begins = world.work(1);
+    until(|| world.store.count(Call::Checkpoint) > 0).await;
+    let held = || world.store.tables().partitions[&0].tenure.clone().expect("one").holder;
+    assert!(held().is_some());
+    begins.stop().await;
+    assert_eq!(held(), None);
+    world.store.release(Call::Checkpoint);
+
+    let mut gateway = world.gateway("gw-1").await;
+    let working = world.work(2);
+    world.publish(vec![gateway.send(1, "room", "m1")]).await;
+    assert_eq!(gateway.outcome(1).await, "seq 1");
+    assert_eq!(world.store.tables().events[&("room".to_owned(), 1)].position.incarnation, 1, "the same life");
+    working.stop().await;
 }
