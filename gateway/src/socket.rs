@@ -122,7 +122,7 @@ async fn admitted(
     beginning: Beginning,
 ) -> Option<Close> {
     let outgoing = Arc::new(Outgoing::to(stream.clone()));
-    let claim = Claim { limit: shared.settings.limits.connections_per_user, moved_from: None };
+    let claim = shared.new_claim();
     let running = match Box::pin(start(shared, identity, Speaks::Native, outgoing.clone(), claim)).await {
         Ok(running) => running,
         Err(close) => return Some(close),

@@ -37,6 +37,11 @@ pub enum Admission {
 }
 
 impl Shared {
+    /// By what right a connection that is new is counted in.
+    pub fn new_claim(&self) -> Claim {
+        Claim { limit: self.settings.limits.connections_per_user, moved_from: None }
+    }
+
     /// Announces a session. Without presence, a connection is admitted.
     pub async fn start_session(&self, profile: wire::Profile, session: u64, claim: Claim) -> Admission {
         let (user, profile) = (profile.user.clone(), Some(profile));

@@ -240,8 +240,8 @@ impl Client {
     }
 
     fn beginning(&self, namespace: Namespace) -> Beginning {
-        let claim = Claim { limit: self.shared.settings.limits.connections_per_user, moved_from: None };
-        Beginning { shared: self.shared.clone(), outgoing: self.outgoing.clone(), namespace, claim }
+        let (shared, outgoing, claim) = (self.shared.clone(), self.outgoing.clone(), self.shared.new_claim());
+        Beginning { shared, outgoing, namespace, claim }
     }
 
     /// A client that had connected has said who it is.

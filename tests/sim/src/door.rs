@@ -38,9 +38,9 @@ pub async fn serve(
 ) {
     gate.running().await;
     let outgoing = Arc::new(Outgoing::default());
-    let limit = shared.settings.limits.connections_per_user;
     let identity = Identity::unverified(user, None);
-    let running = match start(shared, identity, Speaks::Native, outgoing.clone(), limit).await {
+    let claim = shared.new_claim();
+    let running = match start(shared, identity, Speaks::Native, outgoing.clone(), claim).await {
         Ok(running) => running,
         Err(close) => return drop(client.send(Came::Closed(close)).await),
     };
