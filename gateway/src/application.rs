@@ -67,8 +67,6 @@ pub trait Served: Send + 'static {
     fn pack(&self) -> Option<Bytes> {
         None
     }
-    /// Another gateway has what was packed: from now on, this one only keeps the places until those there are taken.
-    fn let_go(&self) {}
     /// The connection has ended.
     fn end(self) -> impl Future<Output = ()> + Send;
 }

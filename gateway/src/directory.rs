@@ -4,7 +4,7 @@ use crate::connection::Connection;
 use crate::core::rate::Bucket;
 use carillon_proto::id::UserId;
 use carillon_proto::partition::presence_shard;
-use carillon_proto::wire::{Profile, Status};
+use carillon_proto::wire::{Profile, SessionPlace, SessionStarted, Status};
 use carillon_runtime::collections::Spare;
 use carillon_runtime::settings::Limits;
 use parking_lot::Mutex;
@@ -44,6 +44,25 @@ pub struct LocalSession {
     pub profile: Profile,
     /// What its user set, and a line under the name.
     pub status: Option<(Status, String)>,
+    /// Where it was before.
+    pub moved_from: Option<SessionPlace>,
+}
+
+impl LocalSession {
+    /// As it is announced.
+    pub fn started(&self, limit: u32) -> SessionStarted {
+        let status = self.status.as_ref().map(|(status, _)| (*status).into());
+        let text = self.status.as_ref().map(|(_, text)| text.clone()).unwrap_or_default();
+        SessionStarted {
+            user: self.connection.user.to_string(),
+            session: self.connection.id,
+            profile: Some(self.profile.clone()),
+            limit,
+            moved_from: self.moved_from.clone(),
+            status,
+            text,
+        }
+    }
 }
 
 #[derive(Default)]
@@ -69,12 +88,8 @@ pub struct Directory(Mutex<HashMap<UserId, LocalUser>>);
 
 impl Directory {
     /// A session starts.
-    pub fn add(&self, connection: &Arc<Connection>, profile: Profile) {
-        self.0.lock().entry(connection.user.clone()).or_default().sessions.push(LocalSession {
-            connection: connection.clone(),
-            profile,
-            status: None,
-        });
+    pub fn add(&self, session: LocalSession) {
+        self.0.lock().entry(session.connection.user.clone()).or_default().sessions.push(session);
     }
 
     /// A session's user set how they want to be seen.

@@ -6,9 +6,10 @@ use crate::auth::{Identity, Refusal};
 use crate::connection::{Connection, Speaks};
 use crate::core::keepalive::{Due, Keepalive, NATIVE};
 use crate::dialect::Asked;
+use crate::directory::LocalSession;
 use crate::drive::{self, Framing, Socket, Understood};
 use crate::outgoing::Outgoing;
-use crate::presence::{Admission, Claim};
+use crate::presence::Admission;
 use crate::session::Session;
 use crate::shared::Shared;
 use crate::{frame, metrics};
@@ -17,6 +18,7 @@ use carillon_proto::code::{Close, ErrorCode, Failure};
 use carillon_proto::command::Command;
 use carillon_proto::dialect::native;
 use carillon_proto::event::Reply;
+use carillon_proto::wire::{SessionPlace, Status};
 use carillon_runtime::time::now_ms;
 use futures_util::{SinkExt, StreamExt};
 use std::sync::Arc;
@@ -122,7 +124,7 @@ async fn admitted(
     beginning: Beginning,
 ) -> Option<Close> {
     let outgoing = Arc::new(Outgoing::to(stream.clone()));
-    let claim = shared.new_claim();
+    let claim = Claim::new(&shared);
     let running = match Box::pin(start(shared, identity, Speaks::Native, outgoing.clone(), claim)).await {
         Ok(running) => running,
         Err(close) => return Some(close),
@@ -134,6 +136,23 @@ async fn admitted(
     outgoing.close();
     Box::pin(application.end()).await;
     close
+}
+
+/// By what right a connection is counted in, and what it brings along.
+pub struct Claim {
+    /// Connections that its user may have; 0: any number.
+    pub limit: u32,
+    /// Where it is counted until now.
+    pub moved_from: Option<SessionPlace>,
+    /// How its user wants to be seen, and a line under the name, where it has said so.
+    pub status: Option<(Status, String)>,
+}
+
+impl Claim {
+    /// Of a connection that is new.
+    pub fn new(shared: &Shared) -> Claim {
+        Claim { limit: shared.settings.limits.connections_per_user, moved_from: None, status: None }
+    }
 }
 
 /// Counts a connection in and begins its session.
@@ -152,14 +171,14 @@ pub async fn start(
     let id = shared.next_connection.fetch_add(1, Ordering::Relaxed) + 1;
     let connection = Connection::new(id, identity.user.clone(), identity.name.clone(), speaks, outgoing);
     let connection = Arc::new(connection);
-    shared.directory.add(&connection, profile.clone());
-    let mut admission = shared.start_session(profile.clone(), id, claim.clone()).await;
+    let Claim { limit, moved_from, status } = claim;
+    let session = LocalSession { connection: connection.clone(), profile, status, moved_from };
+    let mut admission = shared.start_session(session.clone(), limit).await;
     if admission == Admission::TooMany {
         tokio::time::sleep(SECOND_LOOK_DELAY).await;
-        admission = shared.start_session(profile, id, claim).await;
+        admission = shared.start_session(session, limit).await;
     }
     if admission == Admission::TooMany {
-        shared.directory.remove(&connection);
         metrics::REFUSED.inc();
         return Err(Close::TooManyConnections);
     }

@@ -81,16 +81,6 @@ pub(crate) struct Ended {
     pub(crate) all_written: bool,
 }
 
-/// How far a process is that is about to stop.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Leave {
-    NotAsked,
-    /// What had gathered here is being written.
-    Writing,
-    /// It is written, and the process knows.
-    Told,
-}
-
 /// Works a partition's log from one beginning on.
 pub(crate) struct Consumer<'a> {
     pub(crate) context: &'a Context,
@@ -101,7 +91,8 @@ pub(crate) struct Consumer<'a> {
     /// Conversations being loaded.
     pub(crate) loading: HashSet<ConversationId>,
     pub(crate) ending: bool,
-    leave: Leave,
+    /// The process is about to stop, and waits for what has gathered here.
+    leaving: bool,
     pub(crate) ledger: Ledger,
     pub(crate) tenancy: Arc<Tenancy>,
     pub(crate) confirming: bool,
@@ -135,7 +126,7 @@ impl<'a> Consumer<'a> {
             flush: Flush::new(from - 1, context.exclusive),
             loading: HashSet::new(),
             ending: false,
-            leave: Leave::NotAsked,
+            leaving: false,
             ledger,
             tenancy,
             confirming: false,
@@ -190,7 +181,7 @@ impl<'a> Consumer<'a> {
                 incoming = ephemerals.next() => self.ephemeral(incoming).await?,
                 _ = tick.tick() => self.tick().await,
                 _ = confirm.tick(), if self.tenancy.is_contested() && !self.confirming => self.confirm(),
-                () = self.context.leaving.begun(), if self.leave == Leave::NotAsked => self.leave(),
+                () = self.context.leaving.begun(), if !self.leaving => self.leave(),
                 () = shutdown.cancelled(), if !self.ending => {
                     self.end();
                     deadline.as_mut().reset(tokio::time::Instant::now() + Duration::from_millis(STOP_MS_MAX));
@@ -313,7 +304,7 @@ impl<'a> Consumer<'a> {
 
     /// Writes what has gathered, and works on meanwhile.
     fn leave(&mut self) {
-        self.leave = Leave::Writing;
+        self.leaving = true;
         if self.flush.is_done() {
             self.gathered();
         }
@@ -321,8 +312,7 @@ impl<'a> Consumer<'a> {
     }
 
     fn gathered(&mut self) {
-        if self.leave == Leave::Writing {
-            self.leave = Leave::Told;
+        if self.leaving {
             self.context.leaving.gathered();
         }
     }

@@ -7,7 +7,7 @@ use carillon_proto::limits::{CONVERSATION_IDLE_MS, CONVERSATIONS_IN_MEMORY_MAX};
 use carillon_runtime::bus::Bus;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -43,11 +43,22 @@ pub(crate) struct Context {
 pub(crate) struct Leaving {
     begun: CancellationToken,
     gathered: Arc<Semaphore>,
+    /// This partition has said so.
+    told: Arc<AtomicBool>,
 }
 
 impl Leaving {
     pub(crate) fn new() -> Leaving {
-        Leaving { begun: CancellationToken::new(), gathered: Arc::new(Semaphore::new(0)) }
+        Leaving {
+            begun: CancellationToken::new(),
+            gathered: Arc::new(Semaphore::new(0)),
+            told: Arc::default(),
+        }
+    }
+
+    /// For one partition more.
+    pub(crate) fn of_partition(&self) -> Leaving {
+        Leaving { told: Arc::default(), ..self.clone() }
     }
 
     /// Waits until the process is about to stop.
@@ -55,19 +66,30 @@ impl Leaving {
         self.begun.cancelled().await;
     }
 
-    /// What a partition had gathered until then is written.
+    /// What a partition had gathered until then is written. It says so once, however often it begins.
     pub(crate) fn gathered(&self) {
-        self.gathered.add_permits(1);
+        if !self.told.swap(true, Ordering::Relaxed) {
+            self.gathered.add_permits(1);
+        }
     }
 
-    /// Asks so many partitions to write, and waits until they have, or for a second.
-    pub(crate) async fn begin(&self, partitions: usize) {
+    /// Waits for something while nothing has gathered: nobody is to wait for that.
+    pub(crate) async fn idle<T>(&self, wait: impl Future<Output = T>) -> T {
+        tokio::pin!(wait);
+        tokio::select! {
+            biased;
+            done = &mut wait => return done,
+            () = self.begun() => self.gathered(),
+        }
+        wait.await
+    }
+
+    /// Asks so many partitions to write, and waits until they have, or for a second: whether they have.
+    pub(crate) async fn begin(&self, partitions: usize) -> bool {
         self.begun.cancel();
         let partitions = u32::try_from(partitions).unwrap_or(u32::MAX);
         let all = self.gathered.acquire_many(partitions);
-        if tokio::time::timeout(Duration::from_millis(LEAVE_MS_MAX), all).await.is_err() {
-            tracing::warn!("the store is slow: successors work again what was not written");
-        }
+        tokio::time::timeout(Duration::from_millis(LEAVE_MS_MAX), all).await.is_ok()
     }
 }
 

@@ -55,7 +55,7 @@ pub(crate) async fn work(context: Context, epoch: u64, mut made_anew: bool, shut
         made_anew = false;
         interest.forget_registrations();
         tokio::select! {
-            () = backoff.wait() => {}
+            () = context.leaving.idle(backoff.wait()) => {}
             () = shutdown.cancelled() => {}
         }
     }
@@ -94,7 +94,7 @@ async fn live(
 ) -> Result<(), StartOver> {
     let mut taken = None;
     let beginning = tokio::select! {
-        beginning = begin(context, &wanted, &mut taken) => beginning,
+        beginning = context.leaving.idle(begin(context, &wanted, &mut taken)) => beginning,
         () = shutdown.cancelled() => {
             if let Some(tenancy) = taken {
                 tenancy.give_back().await;
@@ -108,7 +108,7 @@ async fn live(
     }
     let Ended { result, all_written } = consume(context, interest, beginning, shutdown).await;
     if all_written {
-        tenancy.give_back().await;
+        context.leaving.idle(tenancy.give_back()).await;
     }
     result
 }
@@ -185,6 +185,8 @@ async fn begin(context: &Context, wanted: &Wanted, taken: &mut Option<Arc<Tenanc
                     tenure::wait_for_silence().await;
                 }
                 let tenancy = Tenancy::new(context, next, began);
+                // What may still be under way when that is given back is the checkpoint below: it lies under all that
+                // the life writes, and a successor writes the same one.
                 *taken = Some(tenancy.clone());
                 let known = found.state.checkpoint.filter(|known| incarnation.stands_on(known.position));
                 let checkpoint = match known {

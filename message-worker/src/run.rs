@@ -136,7 +136,7 @@ impl Worker {
             is_ours: Arc::new(is_ours),
             sharing: self.sharing.clone(),
             reads: self.reads.clone(),
-            leaving: self.leaving.clone(),
+            leaving: self.leaving.of_partition(),
         };
         let made_anew = self.config.exclusive && self.begun.insert(partition);
         let stop = CancellationToken::new();
@@ -150,7 +150,9 @@ impl Worker {
 
     /// Lets all partitions finish what was begun.
     async fn stop(&mut self) {
-        self.leaving.begin(self.running.len()).await;
+        if !self.leaving.begin(self.running.len()).await {
+            tracing::warn!("the store is slow: successors work again what was not written");
+        }
         self.running.values().for_each(|running| running.stop.cancel());
         while self.tasks.join_next().await.is_some() {}
     }

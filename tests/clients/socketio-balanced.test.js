@@ -214,11 +214,13 @@ describe("three gateways behind a balancer without sticky sessions", { timeout: 
     assert.ok(away.length > 0, "every WebSocket came to the gateway of its session");
     const { data } = await make("many").refused();
     assert.deepEqual(data, { code: "too_many_connections" });
+    const moved = clients.findIndex((client) => away.some(({ sid }) => sid === sidOf(client)));
+    const [mover] = clients.splice(moved, 1);
     clients.pop().close();
     clients.push(await make("many").connect());
 
     // Another presence-worker learns from the gateways alone what was said before the move.
-    for (const client of clients) if (!away.some(({ sid }) => sid === sidOf(client))) client.close();
+    for (const client of clients) client.close();
     const before = cluster.workers.pop();
     cluster.workers.push(await cluster.startRole("presence-worker", "--admin-listen"));
     before.process.kill("SIGTERM");
@@ -232,6 +234,7 @@ describe("three gateways behind a balancer without sticky sessions", { timeout: 
       while ((status = await ask()) !== "dnd") await sleep(50);
     })();
     await bounded(asking, () => `the status that was set, not ${status}`);
+    assert.equal(mover.socket.connected, true);
   });
 
   // The last one: it leaves a gateway less.

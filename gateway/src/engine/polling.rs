@@ -111,7 +111,6 @@ pub async fn run<S: Service>(
         Ended::Taken => {
             outgoing.close();
             drop(requests);
-            polling.application.let_go();
             // The other gateway joins before this one leaves: nobody sees the user go.
             tokio::time::sleep(HANDOVER).await;
             polling.application.end().await;

@@ -9,6 +9,7 @@ pub use shard::{ShardHandle, ShardTask, shard};
 use crate::connection::{Connection, Speaks};
 use crate::core::outbox::Urgency;
 use crate::dialect;
+use crate::directory::LocalSession;
 use crate::hub::{Room, Seen};
 use crate::shared::Shared;
 use bytes::Bytes;
@@ -17,15 +18,6 @@ use carillon_proto::partition::presence_shard;
 use carillon_proto::wire::{self, presence_change::Body as Change, presence_result::Body as Outcome};
 use std::collections::HashSet;
 use std::sync::Arc;
-
-/// By what right a session is counted in.
-#[derive(Debug, Clone, Default)]
-pub struct Claim {
-    /// Connections that its user may have; 0: any number.
-    pub limit: u32,
-    /// Where it is counted until now, and is not any more.
-    pub moved_from: Option<wire::SessionPlace>,
-}
 
 /// What presence said to a session that starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,19 +29,18 @@ pub enum Admission {
 }
 
 impl Shared {
-    /// By what right a connection that is new is counted in.
-    pub fn new_claim(&self) -> Claim {
-        Claim { limit: self.settings.limits.connections_per_user, moved_from: None }
-    }
-
-    /// Announces a session. Without presence, a connection is admitted.
-    pub async fn start_session(&self, profile: wire::Profile, session: u64, claim: Claim) -> Admission {
-        let (user, profile) = (profile.user.clone(), Some(profile));
-        let Claim { limit, moved_from } = claim;
-        let change =
-            Change::SessionStarted(wire::SessionStarted { user, session, profile, limit, moved_from });
-        match self.ask_presence(change).await {
-            Some(Outcome::Done(false)) => Admission::TooMany,
+    /// Announces a session, which is counted until [`Shared::end_session`] unless there are too many: `limit` is what
+    /// its user may have, 0 any number. Without presence, a connection is admitted.
+    pub async fn start_session(&self, session: LocalSession, limit: u32) -> Admission {
+        let started = Change::SessionStarted(session.started(limit));
+        let connection = session.connection.clone();
+        self.directory.add(session);
+        match self.ask_presence(started).await {
+            Some(Outcome::Done(false)) => {
+                // A snapshot may have told of it meanwhile.
+                self.end_session(&connection);
+                Admission::TooMany
+            }
             _ => Admission::Admitted,
         }
     }
@@ -233,17 +224,7 @@ impl Shared {
         let mut changes = Vec::new();
         let mut add = |body| changes.push(wire::PresenceChange { body: Some(body) });
         for local in self.directory.sessions(shard) {
-            let (user, session) = (local.profile.user.clone(), local.connection.id);
-            let profile = Some(local.profile);
-            add(Change::SessionStarted(wire::SessionStarted {
-                user: user.clone(),
-                session,
-                profile,
-                ..wire::SessionStarted::default()
-            }));
-            if let Some((status, text)) = local.status {
-                add(Change::StatusSet(wire::StatusSet { user, session, status: status.into(), text }));
-            }
+            add(Change::SessionStarted(local.started(0)));
         }
         for kept in self.recoveries.of_shard(shard) {
             add(Change::RecoveryKept(kept));

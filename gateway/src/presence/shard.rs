@@ -163,14 +163,13 @@ impl ShardTask {
     }
 }
 
-/// Cuts a snapshot into parts of at most [`ENTRY_BYTES_MAX`], at least one; a session's status stays with it.
+/// Cuts a snapshot into parts of at most [`ENTRY_BYTES_MAX`], at least one.
 fn cut(changes: Vec<wire::PresenceChange>) -> Vec<Vec<wire::PresenceChange>> {
     let mut parts = vec![Vec::new()];
     let mut bytes = 0;
     for change in changes {
         bytes += change.encoded_len();
-        let opens = !matches!(change.body, Some(Change::StatusSet(_)));
-        if bytes > ENTRY_BYTES_MAX && opens {
+        if bytes > ENTRY_BYTES_MAX {
             parts.push(Vec::new());
             bytes = change.encoded_len();
         }

@@ -9,16 +9,15 @@ use crate::core::tracker::Tracker;
 use crate::dialect::{Asked, Dialect, Namespace};
 use crate::metrics;
 use crate::outgoing::Outgoing;
-use crate::presence::Claim;
 use crate::recovery::{Found, Ids, Return};
 use crate::shared::Shared;
-use crate::socket::start;
+use crate::socket::{Claim, start};
 use carillon_proto::code::{Close, ErrorCode, Failure};
 use carillon_proto::command::Command;
 use carillon_proto::dialect::socketio::packet;
 use carillon_proto::dialect::socketio::vocabulary::{self, Verb};
 use carillon_proto::event::Reply;
-use carillon_proto::wire::{RecoveryRecord, SessionPlace, StatusSet};
+use carillon_proto::wire::RecoveryRecord;
 use carillon_runtime::time::now_ms;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -56,8 +55,6 @@ pub(super) struct Arrival {
     pub joins: Joins,
     /// What it can be recovered by.
     pub found: Option<Found>,
-    /// How its user wants to be seen, where it said so.
-    pub status: Option<StatusSet>,
 }
 
 /// A beginning that takes its time.
@@ -170,21 +167,12 @@ async fn connect(
 
 /// A session that moves here, with what it had joined.
 async fn arrive(beginning: Beginning, arrival: Arrival) -> Result<Begun, Close> {
-    let Arrival { identity, joins, found, status } = arrival;
-    let shared = beginning.shared.clone();
-    // Presence has its status from before; it is announced to the next that serves the user.
-    let keep_status = |running: &Running| {
-        if let Some(set) = status {
-            shared.directory.set_status(running.connection(), set.status(), &set.text);
-        }
-    };
+    let Arrival { identity, joins, found } = arrival;
     let Some(found) = found else {
-        let running = beginning.fresh(identity, None).await?;
-        keep_status(&running);
-        return Ok(Begun::New(Box::new(running), joins));
+        return Ok(Begun::New(Box::new(beginning.fresh(identity, None).await?), joins));
     };
+    let shared = beginning.shared.clone();
     let (running, reached) = beginning.resumed(identity, found).await?;
-    keep_status(&running);
     if reached.is_none() {
         // Its client has heard its ids already: it can be recovered when the record is stored.
         shared.renew_recovery(running.connection());
@@ -240,7 +228,8 @@ impl Client {
     }
 
     fn beginning(&self, namespace: Namespace) -> Beginning {
-        let (shared, outgoing, claim) = (self.shared.clone(), self.outgoing.clone(), self.shared.new_claim());
+        let (shared, outgoing, claim) =
+            (self.shared.clone(), self.outgoing.clone(), Claim::new(&self.shared));
         Beginning { shared, outgoing, namespace, claim }
     }
 
@@ -262,8 +251,7 @@ impl Client {
     }
 
     /// A client comes from another gateway.
-    pub(super) fn arrives(&mut self, namespace: Namespace, arrival: Arrival, counted: Option<SessionPlace>) {
-        let claim = Claim { limit: 0, moved_from: counted };
+    pub(super) fn arrives(&mut self, namespace: Namespace, arrival: Arrival, claim: Claim) {
         let starting = arrive(Beginning { claim, ..self.beginning(namespace) }, arrival).boxed();
         self.state = State::Starting { namespace, begins: Begins::Moved, starting };
     }

@@ -318,13 +318,6 @@ impl Served for Client {
         self.packed().map(|moved| moved.encode_to_vec().into())
     }
 
-    fn let_go(&self) {
-        // It is announced by the other gateway alone; what was announced before is taken back at the end.
-        if let State::Running { running, .. } = &self.state {
-            self.shared.directory.remove(running.connection());
-        }
-    }
-
     async fn end(self) {
         match self.state {
             State::Running { running, .. } => running.end().await,

@@ -137,10 +137,6 @@ impl<S: Sockets> Served for Packets<S> {
         if self.assembly.is_waiting() { None } else { self.sockets.pack() }
     }
 
-    fn let_go(&self) {
-        self.sockets.let_go();
-    }
-
     async fn end(self) {
         self.sockets.end().await;
     }

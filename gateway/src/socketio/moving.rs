@@ -8,11 +8,12 @@ use crate::dialect::{Asked, Dialect, Namespace};
 use crate::outgoing::Outgoing;
 use crate::recovery::{Found, Ids};
 use crate::shared::Shared;
+use crate::socket::Claim;
 use carillon_proto::command::Command;
 use carillon_proto::dialect::socketio::offset::Offset;
 use carillon_proto::dialect::socketio::vocabulary::Vocabulary;
 use carillon_proto::id::ConversationId;
-use carillon_proto::wire::{MovedClient, MovedSubscription, RecoveryRecord, SessionPlace, StatusSet};
+use carillon_proto::wire::{MovedClient, MovedSubscription, RecoveryRecord, SessionPlace};
 use std::sync::Arc;
 use tokio::time::Instant;
 
@@ -27,6 +28,7 @@ impl Client {
         let mut client = Client::new(shared, outgoing, path, moved.recovers);
         let Some(name) = &moved.namespace else { return Some(client) };
         let namespace = Namespace::parse(name)?;
+        let status = moved.status.is_some().then(|| (moved.status(), moved.text.clone()));
         match moved.identity {
             Some(identity) => {
                 let joins = moved.subscriptions.iter().map(|subscription| rejoin(namespace, subscription));
@@ -38,9 +40,9 @@ impl Client {
                         Some(Found { record, tracker })
                     }
                 };
-                let identity = Identity::moved(identity)?;
-                let arrival = Arrival { identity, joins, found, status: moved.status };
-                client.arrives(namespace, arrival, moved.counted);
+                let arrival = Arrival { identity: Identity::moved(identity)?, joins, found };
+                let claim = Claim { limit: 0, moved_from: moved.counted, status };
+                client.arrives(namespace, arrival, claim);
             }
             None => {
                 let until = Instant::now() + AUTHENTICATION_TIMEOUT;
@@ -70,10 +72,11 @@ impl Client {
                 let local = self.shared.directory.session(&session.connection);
                 let (profile, status) = local.map(|local| (local.profile, local.status)).unwrap_or_default();
                 moved.identity = Some(session.identity.pack(profile));
-                let (user, id) = (session.connection.user.to_string(), session.connection.id);
-                moved.counted = Some(SessionPlace { gateway: self.shared.id.to_string(), session: id });
-                moved.status =
-                    status.map(|(status, text)| StatusSet { user, session: id, status: status.into(), text });
+                let (gateway, id) = (self.shared.id.to_string(), session.connection.id);
+                moved.counted = Some(SessionPlace { gateway, session: id });
+                if let Some((status, text)) = status {
+                    (moved.status, moved.text) = (Some(status.into()), text);
+                }
                 if let Some((record, offset)) = self.shared.moved_recovery(&session.connection) {
                     (moved.recovery, moved.offset) = (Some(record), offset);
                 }

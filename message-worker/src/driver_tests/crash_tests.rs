@@ -5,6 +5,7 @@ use super::harness::{A_WHILE, Gateway, LIFE, World, free, told, until};
 use super::memory::{Call, MemoryStore};
 use super::tables::Tables;
 use crate::limits::TENURE_MS;
+use crate::store::Holder;
 use carillon_proto::position::Incarnation;
 use carillon_proto::wire::{self, Authority, command::Body};
 use futures_util::future::join_all;
@@ -271,7 +272,7 @@ async fn who_was_displaced_acknowledges_nothing() {
 }
 
 /// Guards the giving back of what was taken and not worked yet: without it the next owner waits for a hand-over that
-/// does not come, and begins another life.
+/// does not come, and begins another life. Nor does the process wait for such a partition when it stops.
 #[tokio::test]
 async fn who_is_stopped_while_it_begins_gives_the_partition_back() {
     let world = World::new();
@@ -283,10 +284,10 @@ async fn who_is_stopped_while_it_begins_gives_the_partition_back() {
     world.store.hold(Call::Checkpoint);
     let begins = world.work(1);
     until(|| world.store.count(Call::Checkpoint) > 0).await;
-    let held = || world.store.tables().partitions[&0].tenure.clone().expect("one").holder;
-    assert!(held().is_some());
+    assert!(holder(&world).is_some());
+    assert!(begins.leaves().await, "it has gathered nothing");
     begins.stop().await;
-    assert_eq!(held(), None);
+    assert_eq!(holder(&world), None);
     world.store.release(Call::Checkpoint);
 
     let mut gateway = world.gateway("gw-1").await;
@@ -295,4 +296,25 @@ async fn who_is_stopped_while_it_begins_gives_the_partition_back() {
     assert_eq!(gateway.outcome(1).await, "seq 1");
     assert_eq!(world.store.tables().events[&("room".to_owned(), 1)].position.incarnation, 1, "the same life");
     working.stop().await;
+}
+
+/// Guards the silence after displacing a holder, which may still acknowledge: who is stopped in it keeps what it took,
+/// or the next owner would find nobody whose silence to wait for.
+#[tokio::test]
+async fn who_is_stopped_in_the_silence_gives_nothing_back() {
+    let world = World::new();
+    let mut gateway = world.gateway("gw-1").await;
+    let displaced = world.work(1);
+    world.worked(&mut gateway).await;
+    let before = holder(&world);
+    let begins = world.work(2);
+    until(|| holder(&world) != before).await;
+    begins.stop().await;
+    let kept = holder(&world).expect("kept");
+    assert_eq!(kept.worker(), "worker-2");
+    displaced.kill().await;
+}
+
+fn holder(world: &World) -> Option<Holder> {
+    world.store.tables().partitions[&0].tenure.clone().and_then(|tenure| tenure.holder)
 }

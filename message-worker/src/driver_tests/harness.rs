@@ -141,6 +141,11 @@ impl World {
 }
 
 impl Working {
+    /// The process is about to stop: whether that need not wait for what this one has gathered.
+    pub(super) async fn leaves(&self) -> bool {
+        self.leaving.begin(1).await
+    }
+
     /// Ends it in good order.
     pub(super) async fn stop(self) {
         self.leaving.begin(1).await;

@@ -124,19 +124,17 @@ impl Shard {
     ) -> bool {
         let limit = if started.limit == 0 { usize::MAX } else { started.limit as usize };
         let session = started.session;
-        let gateways = &self.gateways;
-        let moved_from = started.moved_from.as_ref();
-        let from = moved_from.and_then(|place| Some((gateways.index(&place.gateway)?, place.session)));
-        let is_live = |other| gateways.is_live(other, now.steady_ms);
         let is_known = |roster: &Roster| roster.has_session(&started.user, gateway, session);
+        let (gateways, roster) = (&self.gateways, &mut self.roster);
         match mode {
-            Mode::Known => is_known(&self.roster),
-            Mode::Untaken => is_known(&self.roster) || self.roster.would_admit(&started.user, limit, is_live),
-            Mode::Live => {
-                self.roster.start(gateway, started, from, Admission::Below(limit), is_live).is_some()
+            Mode::Known => is_known(roster),
+            Mode::Untaken => {
+                let is_live = |other| gateways.is_live(other, now.steady_ms);
+                is_known(roster) || roster.would_admit(&started.user, limit, is_live)
             }
+            Mode::Live => roster.start(gateways, now, gateway, started, Admission::Below(limit)).is_some(),
             Mode::Snapshot => {
-                let Some(user) = self.roster.start(gateway, started, from, Admission::Always, is_live) else {
+                let Some(user) = roster.start(gateways, now, gateway, started, Admission::Always) else {
                     return false;
                 };
                 self.announce(gateway, |announced| announced.add_session(&user, session));
@@ -155,7 +153,7 @@ impl Shard {
 
     fn set_status(&mut self, gateway: GatewayIndex, mode: Mode, set: wire::StatusSet) -> bool {
         if mode.takes() {
-            self.roster.set_status(gateway, set, mode == Mode::Snapshot);
+            self.roster.set_status(gateway, set);
         }
         true
     }

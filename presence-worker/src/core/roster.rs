@@ -2,13 +2,13 @@
 
 use super::Moment;
 use super::announced::Announced;
-use super::gateways::GatewayIndex;
+use super::gateways::{GatewayIndex, Gateways};
 use super::user::{Record, RowState, User, View};
 use super::watch::Pushes;
 use crate::limits::{SESSIONS_PER_USER_MAX, USERS_MAX};
 use carillon_proto::event::unknown_presence;
 use carillon_proto::id::UserId;
-use carillon_proto::wire;
+use carillon_proto::wire::{self, Status};
 use carillon_runtime::collections::Spare;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
@@ -83,35 +83,51 @@ impl Roster {
         }
     }
 
-    /// A session starts: `None` if it is refused, else the user. Knowing it already is fine. One that goes on from
-    /// another, which is known, takes its place.
+    /// A session starts: `None` if it is refused, else the user. Knowing it already is fine, also elsewhere: one that
+    /// goes on from another takes its place, in whatever order the two are announced.
     pub fn start(
         &mut self,
+        gateways: &Gateways,
+        now: Moment,
         gateway: GatewayIndex,
-        started: wire::SessionStarted,
-        from: Option<(GatewayIndex, u64)>,
+        mut started: wire::SessionStarted,
         admission: Admission,
-        is_live: impl Fn(GatewayIndex) -> bool,
     ) -> Option<UserId> {
         let id = self.open(&started.user)?;
         let user = self.users.get_mut(&id)?;
-        if user.has_session(gateway, started.session) {
+        let name = gateways.get(gateway).map_or("", |known| known.id.as_str());
+        if user.has_moved(name, started.session) {
             return Some(id);
         }
-        if from.is_some_and(|from| user.move_session(from, (gateway, started.session))) {
-            return Some(id);
+        let place = (gateway, started.session);
+        let from = started.moved_from.as_ref();
+        let from = from.and_then(|from| Some((gateways.index(&from.gateway)?, from)));
+        let known =
+            user.has_session(place.0, place.1) || from.is_some_and(|from| user.move_session(from, place));
+        let status = started.status.is_some().then(|| (started.status(), std::mem::take(&mut started.text)));
+        if !known {
+            let is_live = |other| gateways.is_live(other, now.steady_ms);
+            let admitted = match admission {
+                Admission::Always => true,
+                Admission::Below(limit) => user.sessions_where(is_live) < limit,
+            };
+            if !admitted || user.sessions() >= SESSIONS_PER_USER_MAX {
+                return None;
+            }
+            self.add(&id, gateway, started);
         }
-        let admitted = match admission {
-            Admission::Always => true,
-            Admission::Below(limit) => user.sessions_where(is_live) < limit,
-        };
-        if !admitted || user.sessions() >= SESSIONS_PER_USER_MAX {
-            return None;
+        if let Some((status, text)) = status {
+            self.wish(&id, place, status, text, true);
         }
+        Some(id)
+    }
+
+    fn add(&mut self, id: &UserId, gateway: GatewayIndex, started: wire::SessionStarted) {
+        let Some(user) = self.users.get_mut(id) else { return };
         if let Some(at_ms) = user.offline_at_ms {
             self.graces.remove(&(at_ms, id.clone()));
         }
-        user.add_session(gateway, started.session);
+        user.add_session(gateway, started.session, started.moved_from);
         self.sessions += 1;
         let bare = started.profile.is_none() && user.profile().is_none();
         if bare && !user.row.loading {
@@ -120,9 +136,15 @@ impl Roster {
             self.to_load.push_back(id.clone());
         }
         if started.profile.is_some_and(|profile| user.set_profile(profile)) {
-            self.mark_unsaved(&id);
+            self.mark_unsaved(id);
         }
-        Some(id)
+    }
+
+    fn wish(&mut self, id: &UserId, session: (GatewayIndex, u64), status: Status, text: String, again: bool) {
+        self.wishes += 1;
+        if let Some(user) = self.users.get_mut(id) {
+            user.set_wish(session, self.wishes, status, text, again);
+        }
     }
 
     /// Whether a session would be admitted, or is known.
@@ -163,16 +185,13 @@ impl Roster {
         }
     }
 
-    /// A session says how its user wants to be seen; `again` if this is only repeated in a snapshot.
-    pub fn set_status(&mut self, gateway: GatewayIndex, set: wire::StatusSet, again: bool) {
-        if !self.has_session(&set.user, gateway, set.session) {
-            return;
-        }
-        let status = set.status();
-        let Some(id) = self.open(&set.user) else { return };
-        self.wishes += 1;
-        if let Some(user) = self.users.get_mut(&id) {
-            user.set_wish((gateway, set.session), self.wishes, status, set.text, again);
+    /// A session says how its user wants to be seen.
+    pub fn set_status(&mut self, gateway: GatewayIndex, set: wire::StatusSet) {
+        if self.has_session(&set.user, gateway, set.session)
+            && let Some(id) = self.open(&set.user)
+        {
+            let status = set.status();
+            self.wish(&id, (gateway, set.session), status, set.text, false);
         }
     }
 

@@ -40,6 +40,8 @@ struct Session {
     id: u64,
     gateway: GatewayIndex,
     wish: Option<Box<Wish>>,
+    /// Where it was before, whose gateway may still announce it there.
+    moved_from: Option<Box<wire::SessionPlace>>,
 }
 
 /// How others see a user.
@@ -142,15 +144,31 @@ impl User {
     }
 
     /// Adds a session that is not known yet.
-    pub fn add_session(&mut self, gateway: GatewayIndex, id: u64) {
+    pub fn add_session(&mut self, gateway: GatewayIndex, id: u64, moved_from: Option<wire::SessionPlace>) {
         self.offline_at_ms = None;
-        self.sessions.push(Session { id, gateway, wish: None });
+        self.sessions.push(Session { id, gateway, wish: None, moved_from: moved_from.map(Box::new) });
     }
 
-    /// A session goes on as another one; returns whether it was known.
-    pub fn move_session(&mut self, from: (GatewayIndex, u64), to: (GatewayIndex, u64)) -> bool {
-        let known = self.sessions.iter_mut().find(|one| (one.gateway, one.id) == from);
-        known.map(|session| (session.gateway, session.id) = to).is_some()
+    /// A session goes on as another one, which may be announced where it was for a while; returns whether it was known.
+    pub fn move_session(
+        &mut self,
+        from: (GatewayIndex, &wire::SessionPlace),
+        to: (GatewayIndex, u64),
+    ) -> bool {
+        let (gateway, place) = from;
+        let mut sessions = self.sessions.iter_mut();
+        let known = sessions.find(|one| one.gateway == gateway && one.id == place.session);
+        let moved = |session: &mut Session| {
+            (session.gateway, session.id) = to;
+            session.moved_from = Some(Box::new(place.clone()));
+        };
+        known.map(moved).is_some()
+    }
+
+    /// Whether a session that was there goes on at another gateway.
+    pub fn has_moved(&self, gateway: &str, id: u64) -> bool {
+        let from = |place: &wire::SessionPlace| place.session == id && place.gateway == gateway;
+        self.sessions.iter().any(|session| session.moved_from.as_deref().is_some_and(from))
     }
 
     /// Takes a profile; returns whether it must be written to the store.
@@ -180,7 +198,7 @@ impl User {
         before - self.sessions.len()
     }
 
-    /// A session says how the user wants to be seen. Saying the same again in a snapshot is not saying it later.
+    /// A session says how the user wants to be seen. Repeating the same with the session is not saying it later.
     pub fn set_wish(
         &mut self,
         session: (GatewayIndex, u64),

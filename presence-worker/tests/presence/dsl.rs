@@ -31,18 +31,25 @@ pub fn limited(user: &str, session: u64, limit: u32) -> Change {
         session,
         profile: Some(profile(user)),
         limit,
-        moved_from: None,
+        ..Default::default()
+    })
+}
+
+/// A session as it stands in a snapshot: with its status, and where it was before.
+pub fn told(user: &str, session: u64, status: Option<Status>, before: Option<(&str, u64)>) -> Change {
+    Change::SessionStarted(wire::SessionStarted {
+        user: user.into(),
+        session,
+        profile: Some(profile(user)),
+        status: status.map(Into::into),
+        moved_from: before.map(|(gateway, session)| wire::SessionPlace { gateway: gateway.into(), session }),
+        ..Default::default()
     })
 }
 
 /// A session that goes on from one of another gateway.
 pub fn moved(user: &str, session: u64, gateway: &str, before: u64) -> Change {
-    Change::SessionStarted(wire::SessionStarted {
-        user: user.into(),
-        session,
-        moved_from: Some(wire::SessionPlace { gateway: gateway.into(), session: before }),
-        ..Default::default()
-    })
+    told(user, session, None, Some((gateway, before)))
 }
 
 pub fn end(user: &str, session: u64) -> Change {

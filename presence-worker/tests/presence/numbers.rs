@@ -145,9 +145,9 @@ fn repeating_a_status_in_a_snapshot_is_not_setting_it_again() {
     let mut world = World::settled();
     world.send("one", vec![start("ann", 1), set("ann", 1, Status::Away, "")]);
     world.send("two", vec![start("ann", 1), set("ann", 1, Status::Dnd, "")]);
-    world.hand_over(snapshot("one", 2, vec![start("ann", 1), set("ann", 1, Status::Away, "")]), Vec::new());
+    world.hand_over(snapshot("one", 2, vec![told("ann", 1, Some(Status::Away), None)]), Vec::new());
     assert_eq!(world.presence("ann").status(), Status::Dnd);
-    world.hand_over(snapshot("one", 3, vec![start("ann", 1), set("ann", 1, Status::Active, "")]), Vec::new());
+    world.hand_over(snapshot("one", 3, vec![told("ann", 1, Some(Status::Active), None)]), Vec::new());
     assert_eq!(world.presence("ann").status(), Status::Active, "this is another one, whose batch was lost");
 }
 

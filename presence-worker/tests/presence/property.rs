@@ -19,6 +19,9 @@ enum Step {
     Start(usize, usize),
     End(usize, usize),
     Set(usize, usize, Status),
+    /// A session goes on at another gateway; its own announces it until it lets go of what has left.
+    Move(usize, usize, usize),
+    LetGo(usize),
     Watch(usize, usize),
     Unwatch(usize, usize),
     Join(usize, usize, usize),
@@ -38,11 +41,20 @@ enum Step {
     NewOwner,
 }
 
+/// A session as its gateway announces it.
+#[derive(Default, Clone)]
+struct Local {
+    status: Option<Status>,
+    before: Option<(String, u64)>,
+    /// It goes on elsewhere.
+    has_left: bool,
+}
+
 /// A gateway: what it announces, and what it was told.
 #[derive(Default)]
 struct Announcer {
     name: String,
-    sessions: BTreeMap<(&'static str, u64), Option<Status>>,
+    sessions: BTreeMap<(&'static str, u64), Local>,
     watches: BTreeSet<&'static str>,
     rooms: BTreeSet<(&'static str, &'static str)>,
     pending: Vec<Change>,
@@ -53,17 +65,38 @@ struct Announcer {
     participants: BTreeMap<String, ((u64, u64), u32)>,
 }
 
+impl Local {
+    fn announced(&self, user: &str, session: u64) -> Change {
+        let before = self.before.as_ref().map(|(gateway, session)| (gateway.as_str(), *session));
+        told(user, session, self.status, before)
+    }
+}
+
 impl Announcer {
+    fn present(&self) -> impl Iterator<Item = (&(&'static str, u64), &Local)> {
+        self.sessions.iter().filter(|(_, local)| !local.has_left)
+    }
+
     fn nth_session(&self, nth: usize) -> Option<(&'static str, u64)> {
-        self.sessions.keys().nth(nth % self.sessions.len().max(1)).copied()
+        self.present().map(|(session, _)| *session).nth(nth % self.present().count().max(1))
+    }
+
+    fn start(&mut self, user: &'static str, local: Local) {
+        self.sessions_ever += 1;
+        self.pending.push(local.announced(user, self.sessions_ever));
+        self.sessions.insert((user, self.sessions_ever), local);
+    }
+
+    fn let_go(&mut self, of: impl Fn(&(String, u64)) -> bool) {
+        let name = self.name.clone();
+        let goes = |(_, id): &(_, u64), local: &mut Local| local.has_left && of(&(name.clone(), *id));
+        let left = self.sessions.extract_if(.., goes);
+        self.pending.extend(left.map(|((user, session), _)| end(user, session)));
     }
 
     fn everything(&self) -> Vec<Change> {
         let mut changes = Vec::new();
-        for ((user, session), status) in &self.sessions {
-            changes.push(start(user, *session));
-            changes.extend(status.map(|status| set(user, *session, status, "")));
-        }
+        changes.extend(self.sessions.iter().map(|((user, session), local)| local.announced(user, *session)));
         changes.extend(self.watches.iter().map(|user| watch(user)));
         changes.extend(self.rooms.iter().map(|(room, user)| join(room, user)));
         changes
@@ -228,8 +261,22 @@ impl Model {
                 self.shard = Shard::new(self.now(), self.epoch, GRACE_MS);
                 self.under_way.clear();
             }
+            Step::Move(gateway, nth, to) => self.go_on(gateway, nth, to),
+            Step::LetGo(gateway) => self.gateways[gateway].let_go(|_| true),
             _ => self.announce(step),
         }
+    }
+
+    fn go_on(&mut self, gateway: usize, nth: usize, to: usize) {
+        let from = &mut self.gateways[gateway];
+        let Some((user, session)) = from.nth_session(nth).filter(|_| gateway != to) else { return };
+        let before = Some((from.name.clone(), session));
+        // It has a WebSocket there, and moves no more.
+        let local = from.sessions.get_mut(&(user, session)).filter(|local| local.before.is_none());
+        let Some(local) = local else { return };
+        local.has_left = true;
+        let status = local.status;
+        self.gateways[to].start(user, Local { status, before, has_left: false });
     }
 
     fn announce(&mut self, step: &Step) {
@@ -246,16 +293,17 @@ impl Model {
         let announcer = &mut self.gateways[gateway];
         let change = match *step {
             Step::Start(_, user) => {
-                announcer.sessions_ever += 1;
-                announcer.sessions.insert((USERS[user], announcer.sessions_ever), None);
-                Some(start(USERS[user], announcer.sessions_ever))
+                announcer.start(USERS[user], Local::default());
+                None
             }
             Step::End(_, nth) => announcer.nth_session(nth).map(|(user, session)| {
                 announcer.sessions.remove(&(user, session));
                 end(user, session)
             }),
             Step::Set(_, nth, status) => announcer.nth_session(nth).map(|(user, session)| {
-                announcer.sessions.insert((user, session), Some(status));
+                if let Some(local) = announcer.sessions.get_mut(&(user, session)) {
+                    local.status = Some(status);
+                }
                 set(user, session, status, "")
             }),
             Step::Watch(_, user) => {
@@ -282,6 +330,9 @@ impl Model {
 
     /// Everything arrives from now on, and enough time passes for every grace.
     fn come_to_rest(&mut self) {
+        let sessions = self.gateways.iter().flat_map(Announcer::present);
+        let before: BTreeSet<_> = sessions.filter_map(|(_, local)| local.before.clone()).collect();
+        self.gateways.iter_mut().for_each(|gateway| gateway.let_go(|left| !before.contains(left)));
         for _ in 0..3 {
             for gateway in 0..GATEWAYS {
                 self.deliver(gateway);
@@ -298,12 +349,14 @@ impl Model {
     }
 
     fn check(&mut self, same_owner: bool) {
+        let sessions = self.gateways.iter().flat_map(Announcer::present).count();
+        assert_eq!(self.shard.census().sessions, sessions);
         for name in USERS {
             let asked = self.ask(query(name));
             let presence = presence_of(Some(&asked));
-            let sessions = self.gateways.iter().flat_map(|gateway| &gateway.sessions);
+            let sessions = self.gateways.iter().flat_map(Announcer::present);
             let statuses: Vec<_> =
-                sessions.filter(|((user, _), _)| *user == name).map(|(_, status)| *status).collect();
+                sessions.filter(|((user, _), _)| *user == name).map(|(_, local)| local.status).collect();
             assert_eq!(presence.online, !statuses.is_empty(), "{name}");
             let set: Vec<_> = statuses.into_iter().flatten().collect();
             assert!(
@@ -344,6 +397,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         8 => (gateway.clone(), user.clone()).prop_map(|(gateway, user)| Step::Start(gateway, user)),
         8 => (gateway.clone(), 0..9_usize).prop_map(|(gateway, nth)| Step::End(gateway, nth)),
         4 => (gateway.clone(), 0..9_usize, status).prop_map(|(gateway, nth, status)| Step::Set(gateway, nth, status)),
+        8 => (gateway.clone(), 0..9_usize, gateway.clone()).prop_map(|(from, nth, to)| Step::Move(from, nth, to)),
+        3 => gateway.clone().prop_map(Step::LetGo),
         6 => (gateway.clone(), user.clone()).prop_map(|(gateway, user)| Step::Watch(gateway, user)),
         2 => (gateway.clone(), user.clone()).prop_map(|(gateway, user)| Step::Unwatch(gateway, user)),
         8 => (gateway.clone(), room.clone(), user.clone()).prop_map(|(gateway, room, user)| Step::Join(gateway, room, user)),

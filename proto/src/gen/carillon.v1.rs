@@ -534,8 +534,7 @@ pub struct PresenceRequest {
     /// message: the number of its last part; the parts after the first are numbered on, without `snapshot`.
     #[prost(uint64, tag = "3")]
     pub last_number: u64,
-    /// Replaces everything this gateway has announced to this shard, once its last part has come. A session's
-    /// status stands in the same part as the session.
+    /// Replaces everything this gateway has announced to this shard, once its last part has come.
     #[prost(bool, tag = "4")]
     pub snapshot: bool,
     #[prost(message, repeated, tag = "5")]
@@ -598,9 +597,15 @@ pub struct SessionStarted {
     /// Sessions a user may have; 0: any number.
     #[prost(uint32, tag = "4")]
     pub limit: u32,
-    /// The session that this one goes on from: where it is still counted, this one takes its place, status and all.
+    /// The session of another gateway that this one goes on from: it takes its place, status and all. Said as long as the
+    /// session lasts, for the other gateway announces its own until it has let go of everything.
     #[prost(message, optional, tag = "5")]
     pub moved_from: ::core::option::Option<SessionPlace>,
+    /// How its user wants to be seen, and a line under the name, where it has said so.
+    #[prost(enumeration = "Status", optional, tag = "6")]
+    pub status: ::core::option::Option<i32>,
+    #[prost(string, tag = "7")]
+    pub text: ::prost::alloc::string::String,
 }
 /// A session of a gateway.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1003,9 +1008,11 @@ pub struct MovedClient {
     /// Where it is still counted; absent: not authenticated.
     #[prost(message, optional, tag = "7")]
     pub counted: ::core::option::Option<SessionPlace>,
-    /// How its user wants to be seen, where this session said so.
-    #[prost(message, optional, tag = "8")]
-    pub status: ::core::option::Option<StatusSet>,
+    /// How its user wants to be seen, and a line under the name, where it has said so.
+    #[prost(enumeration = "Status", optional, tag = "8")]
+    pub status: ::core::option::Option<i32>,
+    #[prost(string, tag = "9")]
+    pub text: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MovedIdentity {

@@ -8,7 +8,7 @@ use carillon_gateway::connection::Speaks;
 use carillon_gateway::frame::{self, Body};
 use carillon_gateway::outgoing::Outgoing;
 use carillon_gateway::shared::Shared;
-use carillon_gateway::socket::{Native, start};
+use carillon_gateway::socket::{Claim, Native, start};
 use carillon_proto::code::Close;
 use carillon_proto::id::UserId;
 use std::future::poll_fn;
@@ -39,7 +39,7 @@ pub async fn serve(
     gate.running().await;
     let outgoing = Arc::new(Outgoing::default());
     let identity = Identity::unverified(user, None);
-    let claim = shared.new_claim();
+    let claim = Claim::new(&shared);
     let running = match start(shared, identity, Speaks::Native, outgoing.clone(), claim).await {
         Ok(running) => running,
         Err(close) => return drop(client.send(Came::Closed(close)).await),

@@ -1,6 +1,7 @@
 //! One partition's log in memory.
 
 use crate::bus::{BusError, LogBounds, LogEntry, LogReader};
+use crate::collections::Spare;
 use crate::time::now_ms;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -104,6 +105,7 @@ impl Log {
             let purged = state.entries.pop_front().map_or(0, |entry| size_bytes(&entry));
             state.bytes -= purged;
         }
+        state.entries.give_spare_back();
     }
 }
 
