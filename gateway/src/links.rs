@@ -167,20 +167,18 @@ impl LinkTask {
                         None => return,
                     },
                     _ = tick.tick() => {
-                        if let Some(repair) = owner.link.tick(now_ms()) {
-                            owner.repair(repair).await;
-                        }
+                        owner.link.tick(now_ms());
+                        owner.repair().await;
                         continue;
                     }
                 },
             };
             let mut change = Change::default();
-            let mut repair = None;
             let mut next = Some(first);
             while let Some(ask) = next.take().or_else(|| self.asks.try_recv().ok()) {
                 match change.take(ask) {
                     Ok(None) => {}
-                    Ok(Some(ask)) => repair = stronger(repair, owner.heard(ask)),
+                    Ok(Some(ask)) => owner.heard(ask),
                     Err(ask) => {
                         held_back = Some(ask);
                         break;
@@ -194,17 +192,8 @@ impl LinkTask {
             if !change.is_empty() {
                 owner.register(change).await;
             }
-            if let Some(repair) = repair {
-                owner.repair(repair).await;
-            }
+            owner.repair().await;
         }
-    }
-}
-
-fn stronger(one: Option<Repair>, other: Option<Repair>) -> Option<Repair> {
-    match (one, other) {
-        (Some(Repair::Resync), _) | (_, Some(Repair::Resync)) => Some(Repair::Resync),
-        (first, second) => first.or(second),
     }
 }
 
@@ -215,14 +204,14 @@ struct Owner {
 }
 
 impl Owner {
-    fn heard(&mut self, ask: Ask) -> Option<Repair> {
+    fn heard(&mut self, ask: Ask) {
         match ask {
             Ask::Batch { epoch, number } => self.link.batch(epoch, number),
             Ask::Beat(beat) => {
                 self.link.beat(now_ms(), beat.epoch, beat.number, beat.interest_hash, beat.lag_ms)
             }
-            Ask::Lost => Some(Repair::Resync),
-            Ask::Join { .. } | Ask::Leave(_) => None,
+            Ask::Lost => self.link.lost(),
+            Ask::Join { .. } | Ask::Leave(_) => {}
         }
     }
 
@@ -279,25 +268,35 @@ impl Owner {
         }
     }
 
-    async fn repair(&mut self, repair: Repair) {
-        if let Repair::Resend { epoch, from } = repair {
-            let body = wire::partition_request::Body::Resend(wire::Resend { epoch, from });
-            let reply = self.request(body, Instant::now() + REQUEST_TIMEOUT).await;
-            if let Some(wire::partition_reply::Body::Resent(resent)) = reply
-                && !resent.batches.is_empty()
-            {
-                let mut touched = Vec::new();
-                for batch in resent.batches {
-                    self.shared.take_batch(batch, &mut touched);
-                }
-                for room in touched {
-                    room.flush().await;
-                }
-                return;
+    async fn repair(&mut self) {
+        let Some(Repair { resend, mut resync }) = self.link.repair() else { return };
+        if let Some(from) = resend {
+            let epoch = self.link.epoch();
+            match self.resend(epoch, from).await {
+                Some(whole) => resync |= !whole,
+                None => self.link.unanswered(epoch, from),
             }
         }
-        let finished = self.resync().await;
-        self.link.resynced(finished);
+        if resync {
+            let finished = self.resync().await;
+            self.link.resynced(finished);
+        }
+    }
+
+    /// Takes batches that were missed: whether the owner still had all of them, `None` if it did not answer.
+    async fn resend(&mut self, epoch: u64, from: u64) -> Option<bool> {
+        let body = wire::partition_request::Body::Resend(wire::Resend { epoch, from });
+        let reply = self.request(body, Instant::now() + REQUEST_TIMEOUT).await?;
+        let wire::partition_reply::Body::Resent(resent) = reply else { return Some(false) };
+        let whole = !resent.batches.is_empty();
+        let mut touched = Vec::new();
+        for batch in resent.batches {
+            self.shared.take_batch(batch, &mut touched);
+        }
+        for room in touched {
+            room.flush().await;
+        }
+        Some(whole)
     }
 
     /// Whether everything was registered, and its heads are known.

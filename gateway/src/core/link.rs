@@ -16,16 +16,12 @@ pub const LAG_MAX_MS: u64 = 10_000;
 
 /// What to do about the owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Repair {
-    /// Ask for the batches from this number on.
-    Resend {
-        /// Of the owner whose batches they are.
-        epoch: u64,
-        /// The first missing one.
-        from: u64,
-    },
+pub struct Repair {
+    /// Ask for the batches from this number on. Outcomes are in them alone: what is read of a conversation anew does not
+    /// tell a sender what became of a command.
+    pub resend: Option<u64>,
     /// Register everything again, with the heads that are known.
-    Resync,
+    pub resync: bool,
 }
 
 /// One gateway's view of one partition's owner.
@@ -38,6 +34,12 @@ pub struct Link {
     /// The interest changed since the last beat, so that its hash proves nothing.
     changed: bool,
     mismatches: u32,
+    /// The first batch that did not come, and has not been asked for.
+    missing: Option<u64>,
+    /// The first one that was asked for in vain.
+    unanswered: Option<u64>,
+    /// Everything is to be registered anew.
+    resync: bool,
     /// Not everything was registered the last time, or its heads were not told.
     unfinished: bool,
     heard_ms: u64,
@@ -83,61 +85,74 @@ impl Link {
         (self.lag_ms > LAG_MAX_MS).then_some(self.lag_ms)
     }
 
+    /// The owner's number.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    fn begin(&mut self, epoch: u64) {
+        (self.epoch, self.received, self.mismatches) = (epoch, 0, 0);
+        (self.missing, self.unanswered) = (None, None);
+    }
+
+    fn received(&mut self, number: u64, missing_up_to: u64) {
+        if missing_up_to > self.received {
+            self.missing.get_or_insert(self.received + 1);
+        }
+        self.received = self.received.max(number);
+    }
+
     /// A reply came: whether it counts, which one of an owner before does not.
     pub fn replied(&mut self, epoch: u64) -> bool {
         if epoch > self.epoch {
-            (self.epoch, self.received) = (epoch, 0);
-            self.mismatches = 0;
+            self.begin(epoch);
         }
         epoch == self.epoch
     }
 
     /// A batch came.
-    pub fn batch(&mut self, epoch: u64, number: u64) -> Option<Repair> {
+    pub fn batch(&mut self, epoch: u64, number: u64) {
         if epoch < self.epoch {
-            return None;
+            return;
         }
         if epoch > self.epoch {
-            let known_before = self.epoch != 0;
-            (self.epoch, self.received) = (epoch, number);
-            return (known_before || number > 1).then_some(Repair::Resync);
+            self.resync |= self.epoch != 0 || number > 1;
+            self.begin(epoch);
         }
-        let expected = self.received + 1;
-        self.received = self.received.max(number);
-        (number > expected).then_some(Repair::Resend { epoch, from: expected })
+        self.received(number, number.saturating_sub(1));
     }
 
     /// A beat came.
-    pub fn beat(
-        &mut self,
-        now_ms: u64,
-        epoch: u64,
-        number: u64,
-        interest_hash: u64,
-        lag_ms: u64,
-    ) -> Option<Repair> {
+    pub fn beat(&mut self, now_ms: u64, epoch: u64, number: u64, interest_hash: u64, lag_ms: u64) {
         if epoch < self.epoch {
-            return None;
+            return;
         }
         (self.heard_ms, self.lag_ms) = (now_ms, lag_ms);
         if epoch > self.epoch {
-            (self.epoch, self.received) = (epoch, number);
-            return (!self.interest.is_empty()).then_some(Repair::Resync);
-        }
-        let settled = !std::mem::take(&mut self.changed);
-        if interest_hash == self.hash || !settled {
-            self.mismatches = 0;
+            self.begin(epoch);
+            self.resync |= !self.interest.is_empty();
         } else {
-            self.mismatches += 1;
+            let settled = !std::mem::take(&mut self.changed);
+            let differs = interest_hash != self.hash && settled;
+            self.mismatches = if differs { self.mismatches + 1 } else { 0 };
         }
         if self.mismatches >= 2 {
             self.mismatches = 0;
-            self.received = self.received.max(number);
-            return Some(Repair::Resync);
+            self.resync = true;
         }
-        let expected = self.received + 1;
-        self.received = self.received.max(number);
-        (number >= expected).then_some(Repair::Resend { epoch, from: expected })
+        self.received(number, number);
+    }
+
+    /// Messages may have been lost, whichever.
+    pub fn lost(&mut self) {
+        self.resync = true;
+    }
+
+    /// Nobody answered for the batches of this owner: they are asked for again with the next tick.
+    pub fn unanswered(&mut self, epoch: u64, from: u64) {
+        if epoch == self.epoch {
+            self.unanswered = Some(self.unanswered.map_or(from, |other| other.min(from)));
+        }
     }
 
     /// Everything was registered anew and its heads were told, or not. An owner knows what it was asked to register
@@ -147,17 +162,23 @@ impl Link {
     }
 
     /// Once a second: an owner that has fallen silent while something is served here is looked for anew, and one that did
-    /// not tell all heads is asked again.
-    pub fn tick(&mut self, now_ms: u64) -> Option<Repair> {
+    /// not tell all heads, or did not answer, is asked again.
+    pub fn tick(&mut self, now_ms: u64) {
+        if let Some(from) = self.unanswered.take() {
+            self.missing = Some(self.missing.map_or(from, |other| other.min(from)));
+        }
         if self.interest.is_empty() {
             (self.heard_ms, self.unfinished) = (now_ms, false);
-            return None;
+        } else if now_ms.saturating_sub(self.heard_ms) >= SILENCE_MS || self.unfinished {
+            self.heard_ms = now_ms;
+            self.resync = true;
         }
-        if now_ms.saturating_sub(self.heard_ms) < SILENCE_MS && !self.unfinished {
-            return None;
-        }
-        self.heard_ms = now_ms;
-        Some(Repair::Resync)
+    }
+
+    /// What is to be done now.
+    pub fn repair(&mut self) -> Option<Repair> {
+        let repair = Repair { resend: self.missing.take(), resync: std::mem::take(&mut self.resync) };
+        (repair.resend.is_some() || repair.resync).then_some(repair)
     }
 }
 
@@ -169,14 +190,29 @@ mod tests {
         ConversationId::parse(text).expect("valid")
     }
 
+    fn resend(from: u64) -> Option<Repair> {
+        Some(Repair { resend: Some(from), resync: false })
+    }
+
+    fn tick(link: &mut Link, now_ms: u64) -> Option<Repair> {
+        link.tick(now_ms);
+        link.repair()
+    }
+
+    const RESYNC: Option<Repair> = Some(Repair { resend: None, resync: true });
+
     #[test]
     fn a_missing_batch_is_asked_for_once() {
         let mut link = Link::default();
         assert!(link.replied(7));
-        assert_eq!(link.batch(7, 1), None);
-        assert_eq!(link.batch(7, 4), Some(Repair::Resend { epoch: 7, from: 2 }));
-        assert_eq!(link.batch(7, 3), None, "the resent ones come late and are welcome");
-        assert_eq!(link.batch(7, 5), None);
+        link.batch(7, 1);
+        assert_eq!(link.repair(), None);
+        link.batch(7, 4);
+        assert_eq!(link.repair(), resend(2));
+        link.batch(7, 3);
+        assert_eq!(link.repair(), None, "the resent ones come late and are welcome");
+        link.batch(7, 5);
+        assert_eq!(link.repair(), None);
     }
 
     /// Breaking it: without the comparison with the beat's number, a lost last batch is never missed.
@@ -185,8 +221,47 @@ mod tests {
         let mut link = Link::default();
         link.replied(7);
         link.batch(7, 1);
-        assert_eq!(link.beat(0, 7, 3, 0, 0), Some(Repair::Resend { epoch: 7, from: 2 }));
-        assert_eq!(link.beat(0, 7, 3, 0, 0), None);
+        link.beat(0, 7, 3, 0, 0);
+        assert_eq!(link.repair(), resend(2));
+        link.beat(0, 7, 3, 0, 0);
+        assert_eq!(link.repair(), None);
+    }
+
+    /// Acknowledgements are in batches alone: who only registers anew leaves senders to their timeout.
+    #[test]
+    fn batches_are_asked_for_even_where_everything_is_registered_anew() {
+        let mut link = Link::default();
+        link.replied(7);
+        link.batch(7, 1);
+        link.lost();
+        link.batch(7, 4);
+        assert_eq!(link.repair(), Some(Repair { resend: Some(2), resync: true }));
+        link.batch(9, 3);
+        assert_eq!(link.repair(), Some(Repair { resend: Some(1), resync: true }), "a new owner's first ones");
+        link.batch(9, 6);
+        link.replied(11);
+        assert_eq!(link.repair(), None, "those of an owner before are nobody's any more");
+    }
+
+    #[test]
+    fn batches_that_were_asked_for_in_vain_are_asked_for_again() {
+        let mut link = Link::default();
+        link.replied(7);
+        link.batch(7, 3);
+        assert_eq!(link.repair(), resend(1));
+        link.unanswered(7, 1);
+        link.batch(7, 4);
+        assert_eq!(link.repair(), None, "not at once");
+        link.batch(7, 6);
+        link.tick(1_000);
+        assert_eq!(link.repair(), resend(1));
+        link.unanswered(7, 1);
+        link.replied(9);
+        link.tick(2_000);
+        assert_eq!(link.repair(), None, "the owner is another one");
+        link.unanswered(7, 1);
+        link.tick(3_000);
+        assert_eq!(link.repair(), None);
     }
 
     #[test]
@@ -194,10 +269,12 @@ mod tests {
         let mut link = Link::default();
         link.replied(7);
         link.add(&conversation("a"));
-        assert_eq!(link.beat(0, 7, 0, 1, 0), None, "the registration may be on its way");
-        assert_eq!(link.beat(0, 7, 0, 1, 0), None);
-        assert_eq!(link.beat(0, 7, 0, 1, 0), Some(Repair::Resync));
-        assert_eq!(link.beat(0, 7, 0, stable_hash("a"), 0), None);
+        for expected in [None, None, RESYNC] {
+            link.beat(0, 7, 0, 1, 0);
+            assert_eq!(link.repair(), expected, "the registration may be on its way");
+        }
+        link.beat(0, 7, 0, stable_hash("a"), 0);
+        assert_eq!(link.repair(), None);
     }
 
     #[test]
@@ -205,24 +282,28 @@ mod tests {
         let mut link = Link::default();
         link.add(&conversation("a"));
         assert!(link.replied(7));
-        assert_eq!(link.beat(0, 9, 5, 0, 0), Some(Repair::Resync));
+        link.beat(0, 9, 0, 0, 0);
+        assert_eq!(link.repair(), RESYNC);
         assert!(!link.replied(7));
-        assert_eq!(link.batch(7, 99), None);
-        assert_eq!(link.beat(0, 7, 99, 0, 99_000), None);
+        link.batch(7, 99);
+        link.beat(0, 7, 99, 0, 99_000);
+        assert_eq!(link.repair(), None);
         assert_eq!(link.overloaded(), None);
-        assert_eq!(link.batch(9, 6), None);
-        assert_eq!(link.batch(11, 1), Some(Repair::Resync));
+        link.batch(9, 1);
+        assert_eq!(link.repair(), None);
+        link.batch(11, 1);
+        assert_eq!(link.repair(), RESYNC);
     }
 
     #[test]
     fn silence_is_a_reason_to_ask_only_with_interest() {
         let mut link = Link::default();
-        assert_eq!(link.tick(0), None);
-        assert_eq!(link.tick(10_000), None);
+        assert_eq!(tick(&mut link, 0), None);
+        assert_eq!(tick(&mut link, 10_000), None);
         link.add(&conversation("a"));
-        assert_eq!(link.tick(12_999), None);
-        assert_eq!(link.tick(13_000), Some(Repair::Resync));
-        assert_eq!(link.tick(14_000), None);
+        assert_eq!(tick(&mut link, 12_999), None);
+        assert_eq!(tick(&mut link, 13_000), RESYNC);
+        assert_eq!(tick(&mut link, 14_000), None);
         link.remove(&conversation("a"));
         assert_eq!(link.hash, 0);
     }
@@ -232,16 +313,18 @@ mod tests {
         let mut link = Link::default();
         link.add(&conversation("a"));
         link.beat(1_000, 7, 0, stable_hash("a"), 0);
-        assert_eq!(link.tick(1_500), None);
+        assert_eq!(link.repair(), RESYNC, "it is new");
+        assert_eq!(tick(&mut link, 1_500), None);
         link.resynced(false);
-        assert_eq!(link.beat(2_000, 7, 0, stable_hash("a"), 0), None, "it has the registration");
-        assert_eq!(link.tick(2_500), Some(Repair::Resync));
-        assert_eq!(link.tick(3_500), Some(Repair::Resync));
+        link.beat(2_000, 7, 0, stable_hash("a"), 0);
+        assert_eq!(link.repair(), None, "it has the registration");
+        assert_eq!(tick(&mut link, 2_500), RESYNC);
+        assert_eq!(tick(&mut link, 3_500), RESYNC);
         link.resynced(true);
-        assert_eq!(link.tick(4_500), None);
+        assert_eq!(tick(&mut link, 4_500), None);
         link.resynced(false);
         link.remove(&conversation("a"));
-        assert_eq!(link.tick(5_500), None, "nothing is served here");
+        assert_eq!(tick(&mut link, 5_500), None, "nothing is served here");
     }
 
     #[test]
