@@ -3,7 +3,7 @@
 use crate::Failure;
 use carillon_proto::id::UserId;
 use carillon_runtime::settings::{Refused, Settings};
-use carillon_runtime::time::now_ms;
+use carillon_runtime::time::wall_ms;
 use jsonwebtoken::{EncodingKey, Header, encode};
 use serde::Serialize;
 use std::time::Duration;
@@ -48,8 +48,9 @@ struct Claims<'a> {
 ///
 /// # Errors
 /// When there is no secret, or `sub` is no user id.
+#[expect(clippy::disallowed_methods, reason = "a token says in the wall clock's time when it ends")]
 pub fn print(settings: &Settings, wanted: &Wanted) -> Result<(), Failure> {
-    println!("{}", sign(settings, wanted, now_ms() / 1_000)?);
+    println!("{}", sign(settings, wanted, wall_ms() / 1_000)?);
     Ok(())
 }
 
@@ -78,6 +79,7 @@ pub fn sign(settings: &Settings, wanted: &Wanted, now: u64) -> Result<String, Fa
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a token says in the wall clock's time when it ends")]
 mod tests {
     use super::*;
     use carillon_runtime::settings::Role;
@@ -104,7 +106,7 @@ mod tests {
             conversations: Some(vec!["a".into(), "b*".into()]),
             ..Wanted::default()
         };
-        let now = now_ms() / 1_000;
+        let now = wall_ms() / 1_000;
         let token = sign(&settings(), &wanted, now).expect("signed");
         assert_eq!(decode_header(&token).expect("header").alg, Algorithm::HS256);
         let expected = serde_json::json!({
@@ -119,7 +121,7 @@ mod tests {
         settings.auth.issuer = Some("carillon".into());
         settings.auth.audience = Some("chat".into());
         let wanted = Wanted { sub: "alice".into(), ttl: Duration::from_secs(60), ..Wanted::default() };
-        let token = sign(&settings, &wanted, now_ms() / 1_000).expect("signed");
+        let token = sign(&settings, &wanted, wall_ms() / 1_000).expect("signed");
         let mut validation = Validation::new(Algorithm::HS256);
         validation.set_issuer(&["carillon"]);
         validation.set_audience(&["chat"]);

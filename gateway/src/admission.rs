@@ -4,7 +4,7 @@ use crate::core::rate::Bucket;
 use crate::metrics;
 use carillon_proto::limits::BEGINNING_MAX;
 use carillon_runtime::settings::{Networks, Settings};
-use carillon_runtime::time::now_ms;
+use carillon_runtime::time::steady_ms;
 use hyper::HeaderMap;
 use hyper::header::{HOST, ORIGIN};
 use parking_lot::Mutex;
@@ -147,7 +147,7 @@ impl Admission {
     }
 
     fn take(&self, address: IpAddr) -> Result<(), u64> {
-        let now_ms = now_ms();
+        let now_ms = steady_ms();
         let mut addresses = self.addresses.lock();
         if addresses.len() >= ADDRESSES_MAX {
             addresses.retain(|_, bucket| !bucket.is_full(now_ms, self.per_ip_per_minute));

@@ -7,7 +7,6 @@ use bytes::Bytes;
 use carillon_proto::code::Close;
 use carillon_proto::command::Command;
 use carillon_proto::event::Reply;
-use carillon_runtime::time::now_ms;
 use futures_util::FutureExt;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -83,8 +82,8 @@ pub struct Running {
     restoring: VecDeque<(Command, Asked)>,
     /// The token's end that was announced.
     expiry_told: Option<u64>,
-    /// The token's end as `deadline` knows it.
-    expires_ms: Option<u64>,
+    /// The token's end as `deadline` knows it, by the steady clock.
+    ends_ms: Option<u64>,
     deadline: Option<Instant>,
 }
 
@@ -97,7 +96,7 @@ impl Running {
             page: None,
             restoring: VecDeque::new(),
             expiry_told: None,
-            expires_ms: None,
+            ends_ms: None,
             deadline: None,
         };
         running.set_deadline();
@@ -106,10 +105,10 @@ impl Running {
 
     /// When the token must be looked at: when its end is to be announced, and at its end.
     fn set_deadline(&mut self) {
-        self.expires_ms = self.session.identity.expires_ms;
-        self.deadline = self.expires_ms.map(|expires_ms| {
-            let left_ms = expires_ms.saturating_sub(now_ms());
-            let told = self.expiry_told == Some(expires_ms);
+        let identity = &self.session.identity;
+        self.ends_ms = identity.ends_ms();
+        let told = self.expiry_told == identity.expires_ms;
+        self.deadline = identity.left_ms().map(|left_ms| {
             let until_ms = if told { left_ms } else { left_ms.saturating_sub(EXPIRY_NOTICE_MS) };
             Instant::now() + Duration::from_millis(until_ms + 1)
         });
@@ -128,7 +127,7 @@ impl Running {
     /// Begins what a command asks for. Short work, like a join of a conversation that is known, is often done at
     /// once.
     pub fn begin(&mut self, work: Option<Work>) {
-        if self.session.identity.expires_ms != self.expires_ms {
+        if self.session.identity.ends_ms() != self.ends_ms {
             self.set_deadline();
         }
         self.work = work;
@@ -214,12 +213,14 @@ impl Running {
     /// # Errors
     /// When the token's time is over.
     pub fn due(&mut self) -> Result<(), Close> {
-        let Some(expires_ms) = self.session.identity.expires_ms else { return Ok(()) };
-        let now_ms = now_ms();
-        if now_ms >= expires_ms {
+        let identity = &self.session.identity;
+        let (Some(expires_ms), Some(left_ms)) = (identity.expires_ms, identity.left_ms()) else {
+            return Ok(());
+        };
+        if left_ms == 0 {
             return Err(Close::TokenExpired);
         }
-        if now_ms + EXPIRY_NOTICE_MS >= expires_ms && self.expiry_told != Some(expires_ms) {
+        if left_ms <= EXPIRY_NOTICE_MS && self.expiry_told != Some(expires_ms) {
             self.expiry_told = Some(expires_ms);
             crate::session::tell(&self.session.connection, &Reply::TokenExpiring { expires_ms });
         }

@@ -1,10 +1,12 @@
 //! Tokens to identities: HS256 with the current and the previous secret.
 
+use crate::wall;
 use carillon_proto::code::{Close, ErrorCode, Failure};
 use carillon_proto::id::UserId;
 use carillon_proto::limits::NAME_LENGTH_MAX;
 use carillon_proto::wire::{MovedIdentity, Profile};
 use carillon_runtime::settings::Auth;
+use carillon_runtime::time::steady_ms;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode};
 use serde::Deserialize;
@@ -28,6 +30,9 @@ pub struct Identity {
     pub conversations: Arc<[String]>,
     /// When the token's time is over, milliseconds since 1970; `None` without a token.
     pub expires_ms: Option<u64>,
+    /// The same by the steady clock, as the two stood when the token was verified: a wall clock that is set later
+    /// neither ends nor prolongs a session.
+    ends_ms: Option<u64>,
     /// Of a token that was exchanged for another one: when that one's time is over.
     pub session_expires_ms: Option<u64>,
 }
@@ -43,6 +48,7 @@ impl Identity {
             profile,
             conversations: Arc::new([]),
             expires_ms: None,
+            ends_ms: None,
             session_expires_ms: None,
         }
     }
@@ -69,9 +75,27 @@ impl Identity {
             profile: moved.profile.unwrap_or_default(),
             conversations: moved.conversations.into(),
             expires_ms: moved.expires_ms,
+            ends_ms: moved.expires_ms.map(steadily),
             session_expires_ms: moved.session_expires_ms,
         })
     }
+}
+
+impl Identity {
+    /// Milliseconds for which the token lasts yet; `None` without a token.
+    pub fn left_ms(&self) -> Option<u64> {
+        self.ends_ms.map(|ends_ms| ends_ms.saturating_sub(steady_ms()))
+    }
+
+    /// When the token's time is over, by the steady clock.
+    pub fn ends_ms(&self) -> Option<u64> {
+        self.ends_ms
+    }
+}
+
+/// A time of the wall clock by the steady one, as the two stand now.
+fn steadily(wall_ms: u64) -> u64 {
+    steady_ms().saturating_add(wall_ms.saturating_sub(wall::token_ms()))
 }
 
 /// A name as it is shown: without control characters, and cut.
@@ -178,7 +202,8 @@ fn identity(claims: Claims) -> Result<Identity, Refusal> {
     let conversations = claims.conversations.unwrap_or_default().into();
     let expires_ms = Some(claims.exp.saturating_mul(1_000));
     let session_expires_ms = claims.session_exp.map(|seconds| seconds.saturating_mul(1_000));
-    Ok(Identity { user, name, profile, conversations, expires_ms, session_expires_ms })
+    let ends_ms = expires_ms.map(steadily);
+    Ok(Identity { user, name, profile, conversations, expires_ms, ends_ms, session_expires_ms })
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ fn token(secret: &str, algorithm: Algorithm, claims: &Value) -> String {
 }
 
 fn soon() -> u64 {
-    carillon_runtime::time::now_ms() / 1_000 + 60
+    crate::wall::token_ms() / 1_000 + 60
 }
 
 #[test]

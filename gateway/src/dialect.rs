@@ -2,13 +2,13 @@
 //! asked decides how it is answered.
 
 use crate::frame;
+use crate::wall;
 use bytes::Bytes;
 use carillon_proto::dialect::native;
 use carillon_proto::dialect::socketio::packet;
 use carillon_proto::dialect::socketio::vocabulary::{self, Verb, Vocabulary};
 use carillon_proto::event::Reply;
 use carillon_proto::wire;
-use carillon_runtime::time::now_ms;
 
 /// The namespaces that are served: the main one, and its alias (protocol §3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -150,10 +150,12 @@ impl Asked {
     /// The frames of the answer; none where there is nothing to say.
     pub fn answer(&self, reply: &Reply) -> Bytes {
         match self {
-            Self::Native { reference } => frame::text(&native::reply(reply, reference.as_deref(), now_ms())),
+            Self::Native { reference } => {
+                frame::text(&native::reply(reply, reference.as_deref(), wall::shown_ms()))
+            }
             Self::Silently(_) => Bytes::new(),
             Self::Event { vocabulary, namespace, verb, ack } => {
-                let mut answer = vocabulary::answer(*vocabulary, *verb, reply, now_ms());
+                let mut answer = vocabulary::answer(*vocabulary, *verb, reply, wall::shown_ms());
                 if let (Reply::Error(failure), None) = (reply, ack) {
                     answer.events.push(vocabulary::refusal_event(*vocabulary, *verb, failure));
                 }
@@ -171,7 +173,7 @@ impl Asked {
 /// The frame of a change of somebody's presence, for a native client or one of this namespace.
 pub fn presence(namespace: Option<Namespace>, user: &wire::UserPresence) -> Bytes {
     match namespace {
-        None => frame::text(&native::presence(user, now_ms())),
-        Some(namespace) => packets(namespace, &[vocabulary::presence(user, now_ms())]),
+        None => frame::text(&native::presence(user, wall::shown_ms())),
+        Some(namespace) => packets(namespace, &[vocabulary::presence(user, wall::shown_ms())]),
     }
 }

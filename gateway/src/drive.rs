@@ -13,7 +13,7 @@ use crate::outgoing::{Flushed, Outgoing};
 use crate::stream::SharedStream;
 use bytes::Bytes;
 use carillon_proto::code::Close;
-use carillon_runtime::time::now_ms;
+use carillon_runtime::time::steady_ms;
 use futures_util::{SinkExt, StreamExt};
 use socket2::SockRef;
 use std::future::poll_fn;
@@ -216,7 +216,7 @@ impl<F: Framing, A: Application> Driver<'_, F, A> {
                 self.application.binary(bytes).map_err(Some)?;
             }
             Some(Ok(Message::Ping(_))) => {
-                let allowed = self.pings.take(now_ms(), CLIENT_PINGS_PER_MINUTE).is_ok();
+                let allowed = self.pings.take(steady_ms(), CLIENT_PINGS_PER_MINUTE).is_ok();
                 return if allowed { Ok(Answer::Pong) } else { Err(Some(Close::ProtocolError)) };
             }
             Some(Ok(Message::Pong(_) | Message::Frame(_))) => {}

@@ -4,11 +4,12 @@
 use crate::connection::Connection;
 use crate::hub::Room;
 use crate::shared::Shared;
+use crate::wall;
 use carillon_proto::id::{ConversationId, UserId};
 use carillon_proto::limits::TYPING_MS;
 use carillon_proto::wire::{self, ephemeral::Kind};
 use carillon_proto::{partition, subject};
-use carillon_runtime::time::now_ms;
+use carillon_runtime::time::steady_ms;
 use parking_lot::Mutex;
 use prost::Message;
 use std::cmp::Reverse;
@@ -94,7 +95,7 @@ impl Shared {
     /// Notes a start; whether it is to be shown.
     fn note_typing(&self, room: &Room, user: &str, user_name: &str) -> bool {
         let Ok(user) = UserId::parse(user) else { return false };
-        let now_ms = now_ms();
+        let now_ms = steady_ms();
         let (first, shown) = {
             let mut state = room.lock();
             let first = state.typists.ends_ms(user.as_str()).is_none();
@@ -112,7 +113,7 @@ fn typing_event(room: &Room, user: &str, user_name: &str, typing: bool) -> wire:
         conversation: room.conversation.to_string(),
         user: user.into(),
         user_name: user_name.into(),
-        time_ms: now_ms(),
+        time_ms: wall::shown_ms(),
         kind: Some(Kind::Typing(typing)),
     }
 }
@@ -157,7 +158,7 @@ impl TypingEnds {
 /// Ends typing that nobody renewed, on every gateway that shows it, so that a typist's gateway may die.
 pub async fn end_typing(shared: Arc<Shared>) {
     loop {
-        match shared.typing_ends.pop(now_ms()) {
+        match shared.typing_ends.pop(steady_ms()) {
             Ok((conversation, user)) => end_if_due(&shared, conversation, user),
             Err(Some(wait_ms)) => {
                 let sleep = tokio::time::sleep(Duration::from_millis(wait_ms));
@@ -172,7 +173,7 @@ fn end_if_due(shared: &Shared, conversation: ConversationId, user: UserId) {
     let Some(room) = shared.hub.room(conversation.as_str()) else { return };
     let ends_ms = room.lock().typists.ends_ms(user.as_str());
     match ends_ms {
-        Some(ends_ms) if ends_ms > now_ms() => shared.typing_ends.push(ends_ms, conversation, user),
+        Some(ends_ms) if ends_ms > steady_ms() => shared.typing_ends.push(ends_ms, conversation, user),
         Some(_) => {
             let name = room.lock().typists.stop(user.as_str()).unwrap_or_default();
             show(&room, &typing_event(&room, user.as_str(), &name, false), None);

@@ -36,6 +36,7 @@ pub mod socket;
 pub mod socketio;
 pub mod stream;
 pub mod upgrade;
+pub mod wall;
 pub mod writer;
 
 use crate::connection::Signal;
@@ -48,7 +49,7 @@ use carillon_proto::limits::PRESENCE_SHARDS;
 use carillon_proto::subject;
 use carillon_runtime::bus::Bus;
 use carillon_runtime::settings::{Access, Settings};
-use carillon_runtime::time::now_ms;
+use carillon_runtime::time::steady_ms;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -230,7 +231,7 @@ async fn sweep(shared: Arc<Shared>) {
         shared.pending.sweep(Instant::now());
         shared.reads.sweep();
         if directory_swept.elapsed() > DIRECTORY_SWEEP_INTERVAL {
-            shared.directory.sweep(now_ms(), &shared.settings.limits);
+            shared.directory.sweep(steady_ms(), &shared.settings.limits);
             directory_swept = Instant::now();
         }
     }

@@ -6,7 +6,7 @@ use carillon_proto::code::{ErrorCode, Failure};
 use carillon_proto::id::{ConversationId, UserId};
 use carillon_proto::limits::ENTRY_COMMANDS_MAX;
 use carillon_proto::{subject, wire};
-use carillon_runtime::time::now_ms;
+use carillon_runtime::time::steady_ms;
 use prost::Message;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -167,7 +167,7 @@ impl LinkTask {
                         None => return,
                     },
                     _ = tick.tick() => {
-                        owner.link.tick(now_ms());
+                        owner.link.tick(steady_ms());
                         owner.repair().await;
                         continue;
                     }
@@ -208,7 +208,7 @@ impl Owner {
         match ask {
             Ask::Batch { epoch, number } => self.link.batch(epoch, number),
             Ask::Beat(beat) => {
-                self.link.beat(now_ms(), beat.epoch, beat.number, beat.interest_hash, beat.lag_ms)
+                self.link.beat(steady_ms(), beat.epoch, beat.number, beat.interest_hash, beat.lag_ms)
             }
             Ask::Lost => self.link.lost(),
             Ask::Join { .. } | Ask::Leave(_) => {}

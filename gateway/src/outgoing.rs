@@ -8,7 +8,7 @@ use crate::frame;
 use crate::writer::Writer;
 use bytes::Bytes;
 use carillon_proto::limits::{ENGINEIO_ANSWER_BYTES_MAX, ENGINEIO_ANSWER_PACKETS_MAX};
-use carillon_runtime::time::now_ms;
+use carillon_runtime::time::steady_ms;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -69,7 +69,7 @@ impl Outgoing {
         let State { outbox, tracker, .. } = &mut *self.state.lock();
         match tracker {
             None => outbox.offer(frame, urgency),
-            Some(tracker) => outbox.offer(&tracker.stamp(frame, now_ms()), urgency),
+            Some(tracker) => outbox.offer(&tracker.stamp(frame, steady_ms()), urgency),
         }
     }
 
@@ -78,7 +78,7 @@ impl Outgoing {
     pub fn queue_event(&self, frames: &Bytes, urgency: Urgency, place: u32, seq: u64) -> bool {
         let State { outbox, tracker, .. } = &mut *self.state.lock();
         let Some(tracker) = tracker else { return outbox.offer(frames, urgency).is_some() };
-        let (stamped, before) = tracker.stamp_event(place, seq, frames, now_ms());
+        let (stamped, before) = tracker.stamp_event(place, seq, frames, steady_ms());
         let taken = stamped.is_empty() || outbox.offer(&stamped, urgency).is_some();
         if !taken {
             tracker.take_back(&before);

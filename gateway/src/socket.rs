@@ -12,14 +12,13 @@ use crate::outgoing::Outgoing;
 use crate::presence::Admission;
 use crate::session::Session;
 use crate::shared::Shared;
-use crate::{frame, metrics};
+use crate::{frame, metrics, wall};
 use bytes::Bytes;
 use carillon_proto::code::{Close, ErrorCode, Failure};
 use carillon_proto::command::Command;
 use carillon_proto::dialect::native;
 use carillon_proto::event::Reply;
 use carillon_proto::wire::{SessionPlace, Status};
-use carillon_runtime::time::now_ms;
 use futures_util::{SinkExt, StreamExt};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -95,17 +94,17 @@ async fn first_frame(shared: &Shared, socket: &mut Socket) -> Result<Identity, O
                 let identity = shared.verifier.verify(&token).map_err(|refusal| Some(refusal.close()))?;
                 let expires_ms = identity.expires_ms.unwrap_or(u64::MAX);
                 let reply = Reply::Authenticated { user: identity.user.clone(), expires_ms };
-                let text = native::reply(&reply, reference.as_deref(), now_ms());
+                let text = native::reply(&reply, reference.as_deref(), wall::shown_ms());
                 socket.send(Message::text(text)).await.map_err(|_| None)?;
                 return Ok(identity);
             }
             Ok(native::Frame { reference, .. }) => {
                 let message = "authenticate first: send {\"type\":\"authenticate\",\"token\":…}";
                 let failure = Failure::new(ErrorCode::Unauthorized, message);
-                native::reply(&Reply::Error(failure), reference.as_deref(), now_ms())
+                native::reply(&Reply::Error(failure), reference.as_deref(), wall::shown_ms())
             }
             Err(refused) => {
-                native::reply(&Reply::Error(refused.failure), refused.reference.as_deref(), now_ms())
+                native::reply(&Reply::Error(refused.failure), refused.reference.as_deref(), wall::shown_ms())
             }
         };
         metrics::ERRORS.inc();

@@ -8,14 +8,14 @@ use crate::fanout;
 use crate::group::Group;
 use crate::store::{EventRow, Projection};
 use carillon_runtime::metrics::{Stage as Latency, observe};
-use carillon_runtime::time::now_ms;
+use carillon_runtime::time::steady_ms;
 use std::time::Instant;
 
 impl Consumer<'_> {
     /// Applies a group and begins to write its rows.
     pub(crate) fn commit(&mut self, group: Group) -> Stage {
         let began = Instant::now();
-        let results = group.apply(&mut self.cache, now_ms());
+        let results = group.apply(&mut self.cache, steady_ms());
         observe(Latency::Apply, began.elapsed());
         let (context, rows) = (self.context.clone(), results.rows.clone());
         let (participants, tenancy) = (results.participants.clone(), self.tenancy.clone());

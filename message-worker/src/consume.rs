@@ -19,7 +19,7 @@ use carillon_proto::position::Position;
 use carillon_proto::wire;
 use carillon_runtime::bus::{BusError, Incoming, LogEntry, LogReader, Subscription};
 use carillon_runtime::metrics::{Stage as Latency, observe};
-use carillon_runtime::time::now_ms;
+use carillon_runtime::time::{steady_ms, wall_ms};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use prost::Message as _;
@@ -213,7 +213,7 @@ impl<'a> Consumer<'a> {
 
     fn begin_group(&mut self) {
         let Some(group) = Group::take(&mut self.queue, &self.ledger) else { return };
-        let now_ms = now_ms();
+        let now_ms = steady_ms();
         group.gateways.iter().for_each(|gateway| self.interest.heard(gateway, now_ms));
         self.stage = Stage::Preparing(group);
     }
@@ -258,8 +258,9 @@ impl<'a> Consumer<'a> {
         Ok(())
     }
 
+    #[expect(clippy::disallowed_methods, reason = "the log's entries have the wall clock's time")]
     fn entries(&mut self, entries: Result<Vec<LogEntry>, BusError>) {
-        let now_ms = now_ms();
+        let now_ms = wall_ms();
         match entries {
             Ok(entries) => {
                 for entry in entries {
@@ -294,7 +295,7 @@ impl<'a> Consumer<'a> {
         };
         let Ok(batch) = wire::EphemeralBatch::decode(message.payload) else { return Ok(()) };
         if let Ok(gateway) = GatewayId::parse(&batch.gateway) {
-            self.interest.heard(&gateway, now_ms());
+            self.interest.heard(&gateway, steady_ms());
         }
         if (self.context.is_ours)() {
             fanout::publish(&*self.context.bus, self.interest.ephemeral(&batch)).await;

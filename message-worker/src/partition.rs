@@ -13,7 +13,7 @@ use crate::tenure::{self, Tenancy};
 use carillon_proto::position::Incarnation;
 use carillon_proto::subject;
 use carillon_runtime::bus::{LEASE_MS, Subscription};
-use carillon_runtime::time::now_ms;
+use carillon_runtime::time::wall_ms;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -227,6 +227,10 @@ fn tell(context: &Context, start: Start) {
     }
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the timestamps of a life's rows are stored, and begin at the wall clock's time"
+)]
 async fn find(context: &Context, wanted: &Wanted) -> Found {
     let partition = context.partition;
     let state = until_done("partition", || context.store.partition(partition)).await;
@@ -244,7 +248,7 @@ async fn find(context: &Context, wanted: &Wanted) -> Found {
     let held_by = state.tenure.as_ref().and_then(|tenure| tenure.holder.as_ref());
     let held = held_by.is_some() && held_by != wanted.holder.as_ref();
     let made_anew = wanted.made_anew;
-    let now_us = i64::try_from(now_ms() * 1_000).unwrap_or(i64::MAX);
+    let now_us = i64::try_from(wall_ms() * 1_000).unwrap_or(i64::MAX);
     Found { state, bounds, tag_at_checkpoint, made_anew, forgotten, held, now_us }
 }
 

@@ -13,7 +13,7 @@ use carillon_proto::id::{ConversationId, UserId};
 use carillon_proto::limits::DEDUP_CLIENT_IDS_MAX;
 use carillon_proto::position::Position;
 use carillon_proto::wire;
-use carillon_runtime::time::now_ms;
+use carillon_runtime::time::steady_ms;
 use std::time::Duration;
 
 /// Before a conversation that could not be loaded is tried again.
@@ -123,7 +123,7 @@ impl Consumer<'_> {
         match loaded {
             Ok(loaded) => {
                 let known = !loaded.above_head || self.flush.has_head(&loaded.conversation);
-                self.cache.insert(loaded.conversation, now_ms());
+                self.cache.insert(loaded.conversation, steady_ms());
                 if !known {
                     self.flush.project(loaded.projections);
                     self.flush.touch(&mut self.cache, &id);

@@ -12,7 +12,7 @@ use carillon_proto::partition;
 use carillon_proto::wire::{self, partition_reply, partition_request};
 use carillon_runtime::bus::{Incoming, ReplyHandle};
 use carillon_runtime::collections::Spare;
-use carillon_runtime::time::now_ms;
+use carillon_runtime::time::steady_ms;
 use prost::Message as _;
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -93,7 +93,7 @@ impl Consumer<'_> {
         if self.ending || !(self.context.is_ours)() {
             return Err((reply, unavailable("the partition moves to another worker")));
         }
-        if self.interest.admit(&gateway, counter, now_ms()).is_err() {
+        if self.interest.admit(&gateway, counter, steady_ms()).is_err() {
             return Err((
                 reply,
                 Failure::new(ErrorCode::Conflict, "a later request has come before this one"),

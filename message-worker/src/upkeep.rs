@@ -6,13 +6,13 @@ use crate::fanout;
 use crate::ground;
 use crate::metrics;
 use carillon_proto::id::ConversationId;
-use carillon_runtime::time::now_ms;
+use carillon_runtime::time::{steady_ms, wall_ms};
 
 impl Consumer<'_> {
     /// Once a second.
     pub(crate) async fn tick(&mut self) {
-        let now_ms = now_ms();
-        let lag_ms = self.lag_ms(now_ms);
+        let now_ms = steady_ms();
+        let lag_ms = self.lag_ms();
         if (self.context.is_ours)() {
             fanout::publish(&*self.context.bus, self.interest.beats(now_ms, lag_ms)).await;
         }
@@ -38,29 +38,31 @@ impl Consumer<'_> {
     }
 
     /// Age of the oldest entry whose results have not left.
-    fn lag_ms(&self, now_ms: u64) -> u64 {
+    #[expect(clippy::disallowed_methods, reason = "the log's entries have the wall clock's time")]
+    fn lag_ms(&self) -> u64 {
         let oldest = match &self.stage {
             Stage::Idle => self.queue.oldest_time_ms(),
             Stage::Preparing(group) => Some(group.time_ms),
             Stage::Committing(results) => Some(results.time_ms),
         };
-        oldest.map_or(0, |time_ms| now_ms.saturating_sub(time_ms))
+        oldest.map_or(0, |time_ms| wall_ms().saturating_sub(time_ms))
     }
 
     /// Lets conversations leave memory that are idle or too many.
     pub(crate) fn trim(&mut self) {
         let stage = &self.stage;
         let needed = |id: &ConversationId| matches!(stage, Stage::Preparing(group) if group.involves(id));
-        let heads = self.cache.trim(now_ms(), self.context.room(), needed);
+        let heads = self.cache.trim(steady_ms(), self.context.room(), needed);
         heads.iter().for_each(|conversation| self.flush.keep_head(conversation));
     }
 
     /// Lets the log forget what it was kept for long enough.
+    #[expect(clippy::disallowed_methods, reason = "the log's entries have the wall clock's time")]
     pub(crate) fn purge(&mut self) {
         if self.purging {
             return;
         }
-        if let Some(below) = self.flush.purge_below(now_ms()) {
+        if let Some(below) = self.flush.purge_below(wall_ms()) {
             self.purging = true;
             let context = self.context.clone();
             self.job(async move {

@@ -10,7 +10,7 @@ use crate::query::Rows;
 use carillon_proto::id::UserId;
 use carillon_proto::{subject, wire};
 use carillon_runtime::bus::{Bus, Incoming, Message, ReplyHandle, Subscription};
-use carillon_runtime::time::now_ms;
+use carillon_runtime::time::wall_ms;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesOrdered, FuturesUnordered, StreamExt};
 use prost::Message as _;
@@ -82,6 +82,11 @@ enum Done {
     Saved(Vec<UserId>, bool),
 }
 
+#[expect(clippy::disallowed_methods, reason = "people are shown when others were last seen")]
+fn moment(started: Instant) -> Moment {
+    Moment { steady_ms: started.elapsed().as_millis() as u64, wall_ms: wall_ms() }
+}
+
 struct Worker<'a> {
     assignment: &'a Assignment,
     shard: Shard,
@@ -99,7 +104,7 @@ struct Worker<'a> {
 impl<'a> Worker<'a> {
     fn new(assignment: &'a Assignment, fanout: Arc<Fanout>) -> Worker<'a> {
         let started = Instant::now();
-        let now = Moment { steady_ms: 0, wall_ms: now_ms() };
+        let now = moment(started);
         Worker {
             assignment,
             shard: Shard::new(now, assignment.epoch, assignment.grace.as_millis() as u64),
@@ -114,7 +119,7 @@ impl<'a> Worker<'a> {
     }
 
     fn now(&self) -> Moment {
-        Moment { steady_ms: self.started.elapsed().as_millis() as u64, wall_ms: now_ms() }
+        moment(self.started)
     }
 
     /// The regular tick, or what is due before it.

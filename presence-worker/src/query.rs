@@ -69,8 +69,9 @@ fn record(row: UserRow) -> Record {
     Record { user, profile: wire::Profile { user: String::new(), name, email, role, picture }, last_seen_ms }
 }
 
+#[expect(clippy::disallowed_methods, reason = "the time is stored")]
 fn row(record: Record) -> UserRow {
     let wire::Profile { name, email, role, picture, .. } = record.profile;
     let (user, last_seen_ms) = (record.user, record.last_seen_ms);
-    UserRow { user, name, email, role, picture, last_seen_ms, updated_ms: carillon_runtime::time::now_ms() }
+    UserRow { user, name, email, role, picture, last_seen_ms, updated_ms: carillon_runtime::time::wall_ms() }
 }

@@ -53,13 +53,21 @@ pub fn part(what: &str, variable: &str) -> Option<String> {
     {
         return Some(value);
     }
+    missing(what, &format!("set {variable}"))
+}
+
+/// Skips the test for want of a part, and says so, or fails if `CARILLON_TEST_REQUIRE_PARTS` is 1.
+///
+/// # Panics
+/// When parts are required.
+pub fn missing<T>(what: &str, remedy: &str) -> Option<T> {
     assert!(
         std::env::var("CARILLON_TEST_REQUIRE_PARTS").as_deref() != Ok("1"),
-        "no {what}: set {variable}, or unset CARILLON_TEST_REQUIRE_PARTS"
+        "no {what}: {remedy}, or unset CARILLON_TEST_REQUIRE_PARTS"
     );
     let thread = std::thread::current();
     // Not by a macro: the test harness would keep what it prints to itself.
-    let line = format!("SKIPPED {}: no {what} (set {variable})\n", thread.name().unwrap_or("a test"));
+    let line = format!("SKIPPED {}: no {what} ({remedy})\n", thread.name().unwrap_or("a test"));
     drop(std::io::stderr().write_all(line.as_bytes()));
     None
 }

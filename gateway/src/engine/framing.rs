@@ -6,7 +6,7 @@ use bytes::Bytes;
 use carillon_proto::code::Close;
 use carillon_proto::dialect::socketio::engine::Packet;
 use std::borrow::Cow;
-use std::time::Instant;
+use tokio::time::Instant;
 
 /// A heartbeat, `2` in a text frame.
 pub const PING: Bytes = Bytes::from_static(&[0x81, 1, b'2']);
@@ -22,7 +22,7 @@ pub struct EnginePackets {
 impl EnginePackets {
     /// Packets of at most so many bytes, 0: any.
     pub fn new(pings: Pings, packet_bytes_max: usize) -> EnginePackets {
-        EnginePackets { keepalive: Keepalive::new(pings, Instant::now()), packet_bytes_max }
+        EnginePackets { keepalive: Keepalive::new(pings, Instant::now().into_std()), packet_bytes_max }
     }
 }
 
@@ -49,14 +49,14 @@ impl Framing for EnginePackets {
     fn heard(&mut self) {}
 
     fn deaf(&mut self) {
-        self.keepalive.heard(Instant::now());
+        self.keepalive.heard(Instant::now().into_std());
     }
 
-    fn deadline(&self) -> tokio::time::Instant {
-        tokio::time::Instant::from_std(self.keepalive.next())
+    fn deadline(&self) -> Instant {
+        Instant::from_std(self.keepalive.next())
     }
 
     fn due(&mut self) -> (Due, Bytes) {
-        (self.keepalive.due(Instant::now()), PING)
+        (self.keepalive.due(Instant::now().into_std()), PING)
     }
 }

@@ -19,9 +19,10 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::protocol::Message;
 
 /// For what is under way in a session to be done, before it moves to another gateway.
@@ -94,7 +95,7 @@ pub async fn run<S: Service>(
         config,
         outgoing: &outgoing,
         application: engine.service.open(&outgoing, place),
-        keepalive: Keepalive::new(config.pings, Instant::now()),
+        keepalive: Keepalive::new(config.pings, Instant::now().into_std()),
         poll: None,
         posted: VecDeque::new(),
         posting: None,
@@ -209,14 +210,13 @@ impl<A: Application> Polling<'_, A> {
         }
     }
 
-    fn deadline(&self) -> tokio::time::Instant {
-        let mut deadline = self.keepalive.next();
+    fn deadline(&self) -> Instant {
+        let mut deadline = Instant::from_std(self.keepalive.next());
         let probe = self.probe.as_ref().map(|probe| probe.deadline);
         let taker = self.taker.as_ref().map(|(_, until)| *until);
         for other in [probe, taker, self.probed_elsewhere].into_iter().flatten() {
             deadline = deadline.min(other);
         }
-        let deadline = tokio::time::Instant::from_std(deadline);
         self.application.deadline().map_or(deadline, |other| other.min(deadline))
     }
 
@@ -232,7 +232,7 @@ impl<A: Application> Polling<'_, A> {
         if self.taker.as_ref().is_some_and(|(_, until)| *until <= now) {
             self.taker = None;
         }
-        match self.keepalive.due(now) {
+        match self.keepalive.due(now.into_std()) {
             Due::Nothing => Ok(()),
             Due::Ping => {
                 // Before what waits: behind many answers' worth it would come too late to be answered in time.
@@ -321,7 +321,7 @@ impl<A: Application> Polling<'_, A> {
             match posted {
                 Posted::Text(text) => self.application.text(&text).map_err(|_| Over::Dropped)?,
                 Posted::Binary(bytes) => self.application.binary(bytes.into()).map_err(|_| Over::Dropped)?,
-                Posted::Pong => self.keepalive.heard(Instant::now()),
+                Posted::Pong => self.keepalive.heard(Instant::now().into_std()),
                 Posted::Close => return Err(Over::Closed),
             }
         }

@@ -15,8 +15,9 @@ use parking_lot::Mutex;
 use prost::Message;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{Semaphore, oneshot};
+use tokio::time::Instant;
 
 /// A poll that nobody has asked for again for so long is given up, and with it its session.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(10);

@@ -7,8 +7,8 @@ use axum::response::Json;
 use carillon_proto::wire::{self, read_request};
 use serde::Serialize;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-use tokio::time::timeout;
+use std::time::Duration;
+use tokio::time::{Instant, timeout};
 use utoipa::ToSchema;
 
 /// What takes longer is not healthy.

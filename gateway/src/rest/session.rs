@@ -5,13 +5,13 @@ use super::caller::session;
 use super::refusal::Refusals;
 use crate::auth::{Identity, Refusal};
 use crate::shared::Shared;
+use crate::wall;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Json;
 use carillon_proto::code::{ErrorCode, Failure};
 use carillon_proto::timestamp::rfc3339;
 use carillon_runtime::settings::Auth;
-use carillon_runtime::time::now_ms;
 use jsonwebtoken::{EncodingKey, Header, encode};
 use serde::Serialize;
 use std::sync::Arc;
@@ -63,7 +63,7 @@ pub(super) async fn websocket_token(
     headers: HeaderMap,
 ) -> Result<Json<WebSocketToken>, Refused> {
     let identity = session(&shared, &headers)?;
-    let token = exchange(&identity, &shared.settings.auth, now_ms() / 1_000)?;
+    let token = exchange(&identity, &shared.settings.auth, wall::token_ms() / 1_000)?;
     Ok(Json(WebSocketToken { token, expires_in: TOKEN_SECONDS }))
 }
 
@@ -149,7 +149,7 @@ mod tests {
     }
 
     fn identity(session_seconds: u64) -> Identity {
-        let exp = now_ms() / 1_000 + session_seconds;
+        let exp = wall::token_ms() / 1_000 + session_seconds;
         let claims = json!({
             "sub": "ann", "exp": exp, "iss": "here", "email": "a@x.org", "conversations": ["a*"]
         });
@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn an_exchanged_token_is_the_same_user_for_an_hour() {
-        let now = now_ms() / 1_000;
+        let now = wall::token_ms() / 1_000;
         let token = exchange(&identity(60), &auth(), now).expect("a token");
         let exchanged = Verifier::new(&auth()).verify(&token).expect("valid here");
         assert_eq!(exchanged.user.as_str(), "ann");
@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn exchanging_again_does_not_outlast_the_session() {
-        let now = now_ms() / 1_000;
+        let now = wall::token_ms() / 1_000;
         let first = exchange(&identity(60), &auth(), now).expect("a token");
         let first = Verifier::new(&auth()).verify(&first).expect("valid");
         let second = exchange(&first, &auth(), now + 50).expect("the session lasts");

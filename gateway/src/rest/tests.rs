@@ -88,7 +88,7 @@ impl Api {
 }
 
 pub(super) fn bearer(seconds: i64) -> String {
-    let exp = carillon_runtime::time::now_ms() as i64 / 1_000 + seconds;
+    let exp = crate::wall::token_ms() as i64 / 1_000 + seconds;
     let key = jsonwebtoken::EncodingKey::from_secret(SECRET.as_bytes());
     let claims = json!({"sub": "ann", "exp": exp});
     format!("Bearer {}", jsonwebtoken::encode(&Default::default(), &claims, &key).expect("a token"))

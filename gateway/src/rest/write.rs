@@ -7,7 +7,7 @@ use crate::shared::Shared;
 use carillon_proto::code::{ErrorCode, Failure};
 use carillon_proto::id::{ConversationId, UserId};
 use carillon_proto::wire::{self, command::Body};
-use carillon_runtime::time::now_ms;
+use carillon_runtime::time::steady_ms;
 
 /// A command in the making.
 pub struct Write<'a> {
@@ -50,7 +50,7 @@ impl Shared {
     /// Takes one action from a user's allowance; a backend has no limit.
     pub(super) fn allow(&self, user: Option<&UserId>, action: Action) -> Result<(), Failure> {
         let Some(user) = user else { return Ok(()) };
-        self.directory.take(user, action, &self.settings.limits, now_ms()).map_err(|wait_ms| {
+        self.directory.take(user, action, &self.settings.limits, steady_ms()).map_err(|wait_ms| {
             Failure::new(ErrorCode::RateLimited, "too many in a minute: slow down").retry_after(wait_ms)
         })
     }

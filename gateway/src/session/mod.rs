@@ -20,6 +20,7 @@ use crate::metrics;
 use crate::pending::Sender;
 use crate::reads::Page;
 use crate::shared::Shared;
+use crate::wall;
 use carillon_proto::code::{ErrorCode, Failure};
 use carillon_proto::command::{Command, HistoryFrom, Send};
 use carillon_proto::dialect::socketio::vocabulary::{Verb, Vocabulary};
@@ -27,7 +28,7 @@ use carillon_proto::event::Reply;
 use carillon_proto::id::{ConversationId, MADE_CLIENT_ID_PREFIX, UserId};
 use carillon_proto::limits::JOINED_CONVERSATIONS_MAX;
 use carillon_proto::wire::{self, Authority, presence_change::Body as Change};
-use carillon_runtime::time::now_ms;
+use carillon_runtime::time::steady_ms;
 use smallvec::SmallVec;
 use std::collections::{HashMap, HashSet};
 use std::pin::Pin;
@@ -86,7 +87,7 @@ pub struct Session {
     joined: HashMap<ConversationId, Joined>,
     watched: HashSet<UserId>,
     behind: Vec<Arc<Room>>,
-    typing_refused_ms: u64,
+    typing_refused_ms: Option<u64>,
     /// The client left by itself, and does not come back for what it misses.
     pub said_goodbye: bool,
 }
@@ -101,7 +102,7 @@ impl Session {
             joined: HashMap::new(),
             watched: HashSet::new(),
             behind: Vec::new(),
-            typing_refused_ms: 0,
+            typing_refused_ms: None,
             said_goodbye: false,
         }
     }
@@ -116,7 +117,7 @@ impl Session {
         let settings = &self.shared.settings;
         // A client that has not answered a ping for so long is gone, and one that has, has heard what was before it.
         let heard_within_ms = (settings.ping_interval + settings.ping_timeout).as_millis() as u64;
-        let wants = |tracker: &mut Tracker| tracker.wants_base(now_ms(), heard_within_ms);
+        let wants = |tracker: &mut Tracker| tracker.wants_base(steady_ms(), heard_within_ms);
         self.connection.outgoing.tracked(wants).filter(|wants| *wants)?;
         let (shared, connection) = (self.shared.clone(), self.connection.clone());
         Some(Box::pin(async move {
@@ -201,7 +202,7 @@ impl Session {
 
     fn allow(&self, action: Action) -> Result<(), Failure> {
         let limits = &self.shared.settings.limits;
-        self.shared.directory.take(&self.identity.user, action, limits, now_ms()).map_err(|wait_ms| {
+        self.shared.directory.take(&self.identity.user, action, limits, steady_ms()).map_err(|wait_ms| {
             Failure::new(ErrorCode::RateLimited, "too many in a minute: slow down").retry_after(wait_ms)
         })
     }
@@ -211,11 +212,11 @@ impl Session {
         match self.allow(action) {
             Ok(()) => Ok(true),
             Err(failure) => {
-                let now_ms = now_ms();
-                if now_ms < self.typing_refused_ms + 60_000 {
+                let now_ms = steady_ms();
+                if self.typing_refused_ms.is_some_and(|refused_ms| now_ms < refused_ms + 60_000) {
                     return Ok(false);
                 }
-                self.typing_refused_ms = now_ms;
+                self.typing_refused_ms = Some(now_ms);
                 Err(failure)
             }
         }
@@ -353,7 +354,7 @@ impl Session {
             conversation: conversation.to_string(),
             user: self.identity.user.to_string(),
             user_name: self.identity.name.to_string(),
-            time_ms: now_ms(),
+            time_ms: wall::shown_ms(),
             kind: Some(kind),
         };
         self.shared.send_ephemeral(&joined.room, event, self.connection.id);

@@ -18,7 +18,6 @@ use carillon_proto::dialect::socketio::packet;
 use carillon_proto::dialect::socketio::vocabulary::{self, Verb};
 use carillon_proto::event::Reply;
 use carillon_proto::wire::RecoveryRecord;
-use carillon_runtime::time::now_ms;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use serde_json::value::RawValue;
@@ -126,7 +125,7 @@ fn recover_from_now(shared: &Shared, running: &Running, namespace: Namespace, id
 
 /// An identity that a record or another gateway has, while its token's time is not over.
 fn still_valid(identity: &Identity) -> bool {
-    identity.expires_ms.is_none_or(|expires_ms| now_ms() < expires_ms)
+    identity.left_ms().is_none_or(|left_ms| left_ms > 0)
 }
 
 /// The session of a client that connects, with what it had before if it comes back and that is known.

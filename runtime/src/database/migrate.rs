@@ -17,7 +17,7 @@ use scylla::statement::{Consistency, SerialConsistency, Statement};
 use super::{
     DatabaseConfig, DatabaseError, applied, check_keyspace, connect_anywhere, is_scylla, use_keyspace,
 };
-use crate::time::now_ms;
+use crate::time::wall_ms;
 
 /// Every migration, in order; the first has version 1. None is ever changed: what is to be different goes
 /// into a new one.
@@ -157,6 +157,7 @@ impl<'a> Migration<'a> {
         Ok(Some(format!("created keyspace {}, replication factor {copies}", self.keyspace)))
     }
 
+    #[expect(clippy::disallowed_methods, reason = "when a migration was applied is stored")]
     async fn apply_missing(&self, done: &mut Vec<String>) -> Result<(), DatabaseError> {
         let found = schema_version(self.session, self.keyspace).await?;
         for (version, (name, text)) in (1..).zip(MIGRATIONS) {
@@ -170,7 +171,7 @@ impl<'a> Migration<'a> {
                 }
             }
             let record = "INSERT INTO schema_migrations (version, name, applied_ms) VALUES (?, ?, ?)";
-            self.run(record, (version, name, now_ms() as i64)).await?;
+            self.run(record, (version, name, wall_ms() as i64)).await?;
             done.push(format!("applied {name}"));
         }
         Ok(())

@@ -112,6 +112,7 @@ async fn scenario(name: &str, logs: Option<&Path>) -> anyhow::Result<bool> {
     Ok(good)
 }
 
+#[expect(clippy::disallowed_methods, reason = "a seed that nobody chose is drawn from the time")]
 async fn random_faults(random: Random, logs: Option<&Path>) -> anyhow::Result<bool> {
     let drawn =
         || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |now| now.as_secs());

@@ -4,7 +4,7 @@ use crate::{append_all, bytes, eventually, next_one, random_tag, read_some};
 use bytes::Bytes;
 use carillon_proto::limits::BUS_MESSAGE_BYTES_MAX;
 use carillon_runtime::bus::{Bus, BusError, LogBounds};
-use carillon_runtime::time::now_ms;
+use carillon_runtime::time::wall_ms;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,9 +14,10 @@ fn payloads(count: u64) -> impl Iterator<Item = String> {
     (1..=count).map(|number| format!("entry {number}"))
 }
 
+#[expect(clippy::disallowed_methods, reason = "entries have the wall clock's time")]
 pub async fn appends_get_contiguous_sequences(bus: Arc<dyn Bus>) {
     assert_eq!(bus.log_bounds(1).await, Ok(LogBounds { first: 1, last: 0 }));
-    let began_ms = now_ms();
+    let began_ms = wall_ms();
     assert_eq!(append_all(&*bus, 1, payloads(50)).await, (1..=50).collect::<Vec<_>>());
     assert_eq!(bus.log_bounds(1).await, Ok(LogBounds { first: 1, last: 50 }));
     assert_eq!(bus.log_bounds(2).await, Ok(LogBounds { first: 1, last: 0 }), "another partition");
@@ -26,7 +27,7 @@ pub async fn appends_get_contiguous_sequences(bus: Arc<dyn Bus>) {
     assert!(entries.iter().map(|entry| entry.sequence).eq(1..=50));
     assert!(entries.iter().zip(payloads(50)).all(|(entry, payload)| entry.payload == bytes(payload)));
     assert!(entries.is_sorted_by_key(|entry| entry.time_ms));
-    assert!(entries.iter().all(|entry| (began_ms..=now_ms()).contains(&entry.time_ms)));
+    assert!(entries.iter().all(|entry| (began_ms..=wall_ms()).contains(&entry.time_ms)));
     let mut again = bus.read_log(1, 1).await.expect("a reader");
     assert_eq!(read_some(&mut *again, 50, 7).await, entries, "the same at every reading");
 }

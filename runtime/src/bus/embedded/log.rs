@@ -2,7 +2,7 @@
 
 use crate::bus::{BusError, LogBounds, LogEntry, LogReader};
 use crate::collections::Spare;
-use crate::time::now_ms;
+use crate::time::wall_ms;
 use async_trait::async_trait;
 use bytes::Bytes;
 use carillon_proto::id::Tag;
@@ -64,12 +64,16 @@ impl State {
         self.recent.push_back(tag);
     }
 
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the time of an entry is stored, and shown with its messages"
+    )]
     fn append(&mut self, tag: Tag, payload: Bytes) -> Result<u64, BusError> {
         if let Some(sequence) = self.sequences.get(&tag) {
             return Ok(*sequence);
         }
         // A clock that is set back must not make a later entry look older.
-        let time_ms = self.time_ms.max(now_ms());
+        let time_ms = self.time_ms.max(wall_ms());
         let entry = LogEntry { sequence: self.last + 1, tag, time_ms, payload };
         let bytes = size_bytes(&entry);
         if self.bytes + bytes > LOG_BYTES_MAX {

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use carillon_proto::id::Tag;
 use carillon_runtime::bus::{LogBounds, LogEntry};
-use carillon_runtime::time::now_ms;
+use carillon_runtime::time::wall_ms;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -27,6 +27,10 @@ pub struct Log {
 
 impl Log {
     /// Takes an entry, unless its tag was taken within this time, at most [`TAGS_KEPT`].
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the time of an entry is stored, and shown with its messages"
+    )]
     pub fn append(&mut self, tag: Tag, payload: Bytes, tags_kept: Duration) -> u64 {
         let now = Instant::now();
         self.tags.retain(|_, (_, at)| now.duration_since(*at) < TAGS_KEPT);
@@ -35,7 +39,7 @@ impl Log {
         {
             return *sequence;
         }
-        self.time_ms = self.time_ms.max(now_ms());
+        self.time_ms = self.time_ms.max(wall_ms());
         self.last += 1;
         self.entries.push_back(LogEntry { sequence: self.last, tag, time_ms: self.time_ms, payload });
         self.tags.insert(tag.0, (self.last, now));
