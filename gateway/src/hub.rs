@@ -160,6 +160,8 @@ pub struct Fetch {
     pub room: Arc<Room>,
     /// The last seq it has.
     pub after_seq: u64,
+    /// The last one that it misses, which is committed.
+    pub up_to_seq: u64,
 }
 
 /// All rooms of this gateway.
@@ -278,8 +280,8 @@ fn carry_out(room: &Arc<Room>, state: &mut RoomState, wants: Wants) -> Option<Fe
             member.connection.signal(Signal::Behind(room.clone()));
         }
     }
-    let (after_seq, _) = wants.fetch?;
-    Some(Fetch { room: room.clone(), after_seq })
+    let (after_seq, up_to_seq) = wants.fetch?;
+    Some(Fetch { room: room.clone(), after_seq, up_to_seq })
 }
 
 /// A message from the typist ends the typing (protocol §2).

@@ -66,23 +66,29 @@ impl SharedReads {
 }
 
 impl Shared {
-    /// The events above `after_seq`, read once for all who ask for the same within seconds.
-    pub async fn page_after(self: Arc<Self>, conversation: ConversationId, after_seq: u64) -> Page {
+    /// The events above `after_seq`, read once for all who ask for the same within seconds, up to what was known to be
+    /// committed for the first of them: whoever wants more asks for what comes after.
+    pub async fn page_after(
+        self: Arc<Self>,
+        conversation: ConversationId,
+        after_seq: u64,
+        up_to_seq: u64,
+    ) -> Page {
         let key = (conversation, after_seq);
         let page = {
             let mut reads = self.reads.0.lock();
             reads.sweep(Instant::now());
-            reads.pages.entry(key.clone()).or_insert_with(|| read_page(self.clone(), key)).clone()
+            reads.pages.entry(key.clone()).or_insert_with(|| read_page(self.clone(), key, up_to_seq)).clone()
         };
         page.await
     }
 }
 
 /// Reads in a task of its own: whoever asked first may be gone before it is done.
-fn read_page(shared: Arc<Shared>, key: Key) -> SharedFuture<BoxFuture<'static, Page>> {
+fn read_page(shared: Arc<Shared>, key: Key, up_to_seq: u64) -> SharedFuture<BoxFuture<'static, Page>> {
     let reading = tokio::spawn(async move {
         crate::metrics::CATCH_UP_READS.inc();
-        let events = shared.read_after(key.0.as_str(), key.1).await;
+        let events = shared.read_after(key.0.as_str(), key.1, up_to_seq).await;
         let page: Page = events.map(|events| Arc::new(events.into_iter().map(Encoded::new).collect()));
         shared.reads.0.lock().read(Instant::now(), key, &page);
         page

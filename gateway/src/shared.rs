@@ -132,18 +132,28 @@ impl Shared {
         }
     }
 
-    /// Events above `after_seq`, for topics and members that miss them.
+    /// Events above `after_seq`, for topics and members that miss them, up to one that is known to be committed: a row
+    /// above may be one that will never count.
     ///
     /// # Errors
     /// As [`Shared::read`].
-    pub async fn read_after(&self, conversation: &str, after_seq: u64) -> Result<Vec<wire::Event>, Failure> {
+    pub async fn read_after(
+        &self,
+        conversation: &str,
+        after_seq: u64,
+        up_to_seq: u64,
+    ) -> Result<Vec<wire::Event>, Failure> {
         let page = wire::ReadEvents {
             conversation: conversation.into(),
             after_seq: Some(after_seq),
+            up_to_seq: Some(up_to_seq),
             limit: HISTORY_LIMIT_MAX,
             ..Default::default()
         };
-        self.read_events(page).await.map(|events| events.events)
+        let mut events = self.read_events(page).await?.events;
+        // A worker of an earlier version knows no bound.
+        events.retain(|event| event.seq <= up_to_seq);
+        Ok(events)
     }
 
     /// Hands a batch's events to their rooms and its outcomes to who awaits them.
@@ -183,12 +193,13 @@ impl Shared {
         let (Some(mut fetch), Some(shared)) = (fetch, self.this.upgrade()) else { return };
         tokio::spawn(async move {
             loop {
-                let Fetch { room, after_seq } = fetch;
+                let Fetch { room, after_seq, up_to_seq } = fetch;
                 if shared.hub.abandon_fetch(&room) {
                     return shared.let_go(&room).await;
                 }
                 metrics::FETCHES.inc();
-                let events = match shared.read_after(room.conversation.as_str(), after_seq).await {
+                let read = shared.read_after(room.conversation.as_str(), after_seq, up_to_seq).await;
+                let events = match read {
                     Ok(events) => events,
                     Err(failure) => {
                         tracing::debug!(conversation = %room.conversation, %failure, "missed events not fetched yet");

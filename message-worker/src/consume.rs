@@ -10,7 +10,7 @@ use crate::flush::Flush;
 use crate::ground::{self, Landmark};
 use crate::group::{Group, Ledger, Queue, Results};
 use crate::limits::{STOP_MS_MAX, TICK_MS};
-use crate::load::{LoadError, Loaded};
+use crate::load::{LoadError, Loaded, Purpose};
 use crate::register::Registrations;
 use crate::store::{SentRow, StoreError};
 use crate::tenure::{self, Tenancy};
@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 /// What a job brings back.
 pub(crate) enum Done {
-    Loaded(ConversationId, Box<Result<Loaded, LoadError>>),
+    Loaded(ConversationId, Purpose, Box<Result<Loaded, LoadError>>),
     Sender {
         id: ConversationId,
         /// Of the loading that asked.
@@ -224,7 +224,7 @@ impl<'a> Consumer<'a> {
 
     async fn done(&mut self, done: Done) -> Result<(), StartOver> {
         match done {
-            Done::Loaded(id, loaded) => return self.loaded(id, *loaded),
+            Done::Loaded(id, purpose, loaded) => return self.loaded(id, purpose, *loaded),
             Done::Sender { id, instance, sender, rows } => self.sender(id, instance, sender, rows),
             Done::First(id, need, event) => self.first(id, need, event.as_deref()),
             Done::Skipped(position) => self.skipped(position),

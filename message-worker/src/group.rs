@@ -220,7 +220,7 @@ impl Group {
             .map(|at| Need::Skip(*at))
             .collect();
         for Placed { at, conversation, command, .. } in &self.placed {
-            match cache.get(conversation) {
+            match cache.get(conversation).filter(|slot| slot.decided) {
                 Some(slot) => {
                     let need = slot.conversation.need(command, at.time_ms);
                     missing.extend(need.map(|need| Need::Of(conversation.clone(), need)));

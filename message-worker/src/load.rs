@@ -25,6 +25,8 @@ pub(crate) struct Loaded {
     pub(crate) projections: Vec<Projection>,
     /// There is more than the stored head says.
     pub(crate) above_head: bool,
+    /// What earlier lives left is decided.
+    pub(crate) decided: bool,
     /// How far the rows of each life reach that are known of: that of the head, and those of rows above it. Ascending.
     reach: Vec<Reach>,
     /// Rows that this does not count are not there.
@@ -39,6 +41,15 @@ struct Reach {
     incarnation: u32,
     created: bool,
     seq: u64,
+}
+
+/// What a conversation is loaded for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Commands are applied to it: what earlier lives left is decided first.
+    Applying,
+    /// Somebody wants to know how far it reaches and who participates: nothing is written unless that hangs on it.
+    Showing,
 }
 
 /// Why a conversation could not be loaded.
@@ -111,6 +122,7 @@ impl Loaded {
             conversation,
             projections: Vec::new(),
             above_head: false,
+            decided: false,
             reach: Vec::new(),
             seal,
             tag: None,
@@ -155,10 +167,30 @@ impl Loaded {
         self.reach.push(Reach { incarnation, created, seq });
     }
 
-    /// Whether it goes back to a state of this life: what earlier lives left has been decided.
-    pub(crate) fn is_of(&self, incarnation: u32) -> bool {
-        self.conversation.seal().is_some_and(|seal| seal.incarnation == incarnation)
+    /// Whether what earlier lives left has been decided: nothing comes before the first, and a state of this life was made
+    /// by somebody who had been here.
+    pub(crate) fn is_decided_in(&self, incarnation: u32) -> bool {
+        incarnation <= 1
+            || self.conversation.seal().is_some_and(|seal| seal.incarnation == incarnation)
             || self.begins_in().is_some_and(|begins_in| begins_in == incarnation)
+    }
+
+    /// Whether a row that an earlier life left above the head is the newest: it counts if it was there when that was
+    /// decided, and nobody has decided yet, as far as is known here.
+    pub(crate) fn is_in_doubt_in(&self, incarnation: u32) -> bool {
+        let newest = self.conversation.position().map_or(0, |position| position.incarnation);
+        self.above_head && newest < incarnation && self.seal.is_none_or(|seal| seal.incarnation < incarnation)
+    }
+
+    /// The latest life that left anything here.
+    pub(crate) fn latest_life(&self) -> u32 {
+        let position = self.conversation.position().map_or(0, |position| position.incarnation);
+        self.seal.map_or(0, |seal| seal.incarnation).max(position)
+    }
+
+    /// The seal that it was held against.
+    pub(crate) fn seal(&self) -> Option<Seal> {
+        self.seal
     }
 
     /// The life of the oldest state that was loaded.
@@ -177,6 +209,7 @@ impl Loaded {
     pub(crate) fn sealed(&mut self, seal: Seal, timestamp_us: i64) {
         self.conversation.sealed(seal, timestamp_us);
         self.above_head |= self.conversation.exists();
+        self.decided = true;
     }
 }
 
@@ -207,24 +240,32 @@ pub(crate) fn decode(row: &EventRow) -> Result<wire::Event, StoreError> {
     })
 }
 
-/// Loads a conversation for applying commands to it. What lies above `applied`, the last entry worked, was
-/// written by a former owner, or comes from a log that is no more: the log decides.
-pub(crate) async fn for_applying(
+/// Loads a conversation for its partition's owner. What lies above `applied`, the last entry worked, was written by a
+/// former owner, or comes from a log that is no more: the log decides.
+pub(crate) async fn by_owner(
     context: &Context,
     life: Incarnation,
     applied: u64,
     id: &ConversationId,
+    purpose: Purpose,
 ) -> Result<Loaded, LoadError> {
-    let incarnation = life.number;
-    let mut loaded = conversation(&*context.store, id).await?;
+    let (incarnation, store) = (life.number, &*context.store);
+    let mut loaded = conversation(store, id).await?;
     // The only process there is has no former owners whose writes could be late.
-    if !context.exclusive {
-        loaded = seal::once(&*context.store, life, id, loaded).await?;
+    if context.exclusive {
+        loaded.decided = true;
+    } else {
+        if purpose == Purpose::Showing {
+            loaded = seal::known(store, life, id, loaded).await?;
+        }
+        if purpose == Purpose::Applying || loaded.is_in_doubt_in(incarnation) {
+            loaded = seal::once(store, life, id, loaded).await?;
+        }
     }
-    let Some(position) = loaded.conversation.position() else { return Ok(loaded) };
-    if position.incarnation > incarnation {
+    if loaded.latest_life() > incarnation {
         return Err(seal::later_life().into());
     }
+    let Some(position) = loaded.conversation.position() else { return Ok(loaded) };
     if life.stands_on(position) && position.sequence > applied {
         if !is_of_this_log(context, &loaded, position).await? {
             let reason = "the log never held what a row was made from";

@@ -6,7 +6,7 @@ use crate::context::StartOver;
 use crate::core::conversation;
 use crate::group::{Group, Need};
 use crate::limits::GROUP_READS_MAX;
-use crate::load::{self, LoadError, Loaded};
+use crate::load::{self, LoadError, Loaded, Purpose};
 use crate::metrics;
 use crate::store::SentRow;
 use carillon_proto::id::{ConversationId, UserId};
@@ -45,16 +45,20 @@ impl Consumer<'_> {
     /// Whether there is something to wait for.
     fn ask(&mut self, need: &Need, group: &Group) -> bool {
         match need.clone() {
-            Need::Conversation(id) => self.load(&id, Duration::ZERO),
+            Need::Conversation(id) => self.load(&id, Purpose::Applying, Duration::ZERO),
             Need::Of(id, conversation::Need::Sender(sender)) => self.ask_sender(id, sender),
             Need::Of(id, need @ conversation::Need::First { .. }) => self.ask_first(id, need),
             Need::Skip(position) => self.record_skip(position, group.poison(&position)),
         }
     }
 
-    /// Loads a conversation unless it is there; whether there is something to wait for.
-    pub(crate) fn load(&mut self, id: &ConversationId, delay: Duration) -> bool {
-        if self.cache.contains(id) {
+    /// Loads a conversation unless it is there as it is needed; whether there is something to wait for.
+    pub(crate) fn load(&mut self, id: &ConversationId, purpose: Purpose, delay: Duration) -> bool {
+        let there = match purpose {
+            Purpose::Applying => self.cache.is_decided(id),
+            Purpose::Showing => self.cache.contains(id),
+        };
+        if there {
             return false;
         }
         if self.loading.insert(id.clone()) {
@@ -65,8 +69,8 @@ impl Consumer<'_> {
                     tokio::time::sleep(delay).await;
                 }
                 let _turn = context.reads.acquire().await;
-                let loaded = load::for_applying(&context, life, applied, &id).await;
-                Done::Loaded(id, Box::new(loaded))
+                let loaded = load::by_owner(&context, life, applied, &id, purpose).await;
+                Done::Loaded(id, purpose, Box::new(loaded))
             });
         }
         true
@@ -117,30 +121,40 @@ impl Consumer<'_> {
     pub(crate) fn loaded(
         &mut self,
         id: ConversationId,
+        purpose: Purpose,
         loaded: Result<Loaded, LoadError>,
     ) -> Result<(), StartOver> {
         self.loading.remove(&id);
         match loaded {
             Ok(loaded) => {
-                let known = !loaded.above_head || self.flush.has_head(&loaded.conversation);
-                self.cache.insert(loaded.conversation, steady_ms());
-                if !known {
-                    self.flush.project(loaded.projections);
-                    self.flush.touch(&mut self.cache, &id);
+                self.answer_loaded(&loaded.conversation);
+                // What does not exist takes no place from what does, however often somebody asks for it.
+                if purpose == Purpose::Applying || loaded.conversation.exists() {
+                    self.keep(loaded);
                 }
-                self.answer_loaded(&id);
                 self.arrived(&Need::Conversation(id));
             }
             Err(LoadError::Store(error)) => {
                 tracing::warn!(partition = self.context.partition, conversation = %id, %error, "loading failed");
                 self.refuse_loaded(&id);
                 if matches!(&self.stage, Stage::Preparing(group) if group.involves(&id)) {
-                    self.load(&id, LOAD_AGAIN);
+                    self.load(&id, Purpose::Applying, LOAD_AGAIN);
                 }
             }
             Err(LoadError::StartOver(start_over)) => return Err(start_over),
         }
         Ok(())
+    }
+
+    /// Takes a conversation into memory.
+    fn keep(&mut self, loaded: Loaded) {
+        let id = loaded.conversation.id().clone();
+        let known = !loaded.above_head || self.flush.has_head(&loaded.conversation);
+        self.cache.insert(loaded.conversation, loaded.decided, steady_ms());
+        if !known {
+            self.flush.project(loaded.projections);
+            self.flush.touch(&mut self.cache, &id);
+        }
     }
 
     /// A sender's rows have come, for the conversation as it was loaded when they were asked for.

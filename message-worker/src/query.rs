@@ -1,21 +1,24 @@
 //! Reads: history, conversations and acquaintances, answered from the store alone, so that any worker can.
 
 use crate::backoff::Backoff;
+use crate::core::conversation::Conversation;
 use crate::core::page;
 use crate::limits::{
     ACQUAINTANCE_CONVERSATIONS_MAX, LIST_READS_MAX, PAGE_BYTES_MAX, READS_MAX, RETRY_AFTER_MS,
 };
-use crate::load;
+use crate::load::{self, LoadError};
 use crate::metrics;
+use crate::seal;
 use crate::store::{EventRow, Store, StoreError};
+use crate::tenure;
 use bytes::Bytes;
 use carillon_proto::code::{ErrorCode, Failure};
 use carillon_proto::id::{ConversationId, InvalidId, UserId};
 use carillon_proto::limits::{
     HISTORY_LIMIT_DEFAULT, HISTORY_LIMIT_MAX, PRESENCE_PARTICIPANTS_MAX, VISIBLE_USERS_MAX,
 };
-use carillon_proto::subject;
 use carillon_proto::wire::{self, read_reply, read_request};
+use carillon_proto::{partition, subject};
 use carillon_runtime::bus::{Bus, Incoming, Message, Subscription};
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use prost::Message as _;
@@ -24,14 +27,27 @@ use std::sync::Arc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+/// Lives of a log that may begin while one conversation is read; each takes seconds.
+const JUDGEMENTS_MAX: u32 = 3;
+
+/// What reads are answered from.
+pub(crate) struct Reads {
+    pub(crate) store: Arc<dyn Store>,
+    /// Partitions of the command log.
+    pub(crate) partitions: u32,
+    /// The log belongs to this process alone.
+    pub(crate) exclusive: bool,
+}
+
 /// Answers reads until `shutdown`, one task each.
-pub(crate) async fn serve(bus: Arc<dyn Bus>, store: Arc<dyn Store>, shutdown: CancellationToken) {
+pub(crate) async fn serve(bus: Arc<dyn Bus>, source: Reads, shutdown: CancellationToken) {
+    let source = Arc::new(source);
     let mut backoff = Backoff::new();
     let mut reads = JoinSet::new();
     loop {
         tokio::select! {
             subscribed = bus.subscribe(subject::READ, Some(subject::READ_GROUP)) => match subscribed {
-                Ok(subscription) => hear(subscription, &store, &mut reads, &shutdown).await,
+                Ok(subscription) => hear(subscription, &source, &mut reads, &shutdown).await,
                 Err(error) => tracing::warn!(%error, "reads cannot be heard, trying again"),
             },
             () = shutdown.cancelled() => {}
@@ -47,14 +63,14 @@ pub(crate) async fn serve(bus: Arc<dyn Bus>, store: Arc<dyn Store>, shutdown: Ca
 
 async fn hear(
     mut subscription: Subscription,
-    store: &Arc<dyn Store>,
+    source: &Arc<Reads>,
     reads: &mut JoinSet<()>,
     shutdown: &CancellationToken,
 ) {
     loop {
         tokio::select! {
             incoming = subscription.next() => match incoming {
-                Some(Incoming::Message(message)) => take(message, store, reads),
+                Some(Incoming::Message(message)) => take(message, source, reads),
                 // Who asked hears nothing and asks again.
                 Some(Incoming::Lost) => {}
                 None => return,
@@ -65,28 +81,30 @@ async fn hear(
     }
 }
 
-fn take(message: Message, store: &Arc<dyn Store>, reads: &mut JoinSet<()>) {
+fn take(message: Message, source: &Arc<Reads>, reads: &mut JoinSet<()>) {
     let Some(reply) = message.reply else { return };
     if reads.len() >= READS_MAX {
         metrics::READS.with_label_values(&["refused"]).inc();
         let busy = Failure::new(ErrorCode::Unavailable, "too many reads at once").retry_after(RETRY_AFTER_MS);
         return reply.send(encode(read_reply::Body::Failure(busy.into())));
     }
-    let store = store.clone();
-    reads.spawn(async move { reply.send(answer(&*store, message.payload).await) });
+    let source = source.clone();
+    reads.spawn(async move { reply.send(answer(&source, message.payload).await) });
 }
 
 /// The answer to a `carillon.v1.ReadRequest`.
-async fn answer(store: &dyn Store, payload: Bytes) -> Bytes {
+async fn answer(source: &Reads, payload: Bytes) -> Bytes {
     use read_request::Body;
     let body = wire::ReadRequest::decode(payload).ok().and_then(|request| request.body);
     let read = match body {
-        Some(Body::Events(read)) => events(store, read).await.map(read_reply::Body::Events),
-        Some(Body::Conversation(read)) => conversation(store, read).await.map(read_reply::Body::Conversation),
-        Some(Body::Conversations(read)) => {
-            conversations(store, read).await.map(read_reply::Body::Conversations)
+        Some(Body::Events(read)) => events(source, read).await.map(read_reply::Body::Events),
+        Some(Body::Conversation(read)) => {
+            conversation(source, read).await.map(read_reply::Body::Conversation)
         }
-        Some(Body::Acquaintances(read)) => acquaintances(store, read).await.map(read_reply::Body::Users),
+        Some(Body::Conversations(read)) => {
+            conversations(source, read).await.map(read_reply::Body::Conversations)
+        }
+        Some(Body::Acquaintances(read)) => acquaintances(source, read).await.map(read_reply::Body::Users),
         None => Err(Refused(Failure::invalid_payload("unknown read: upgrade workers before gateways"))),
     };
     let outcome = if read.is_ok() { "answered" } else { "failed" };
@@ -116,45 +134,65 @@ impl From<InvalidId> for Refused {
     }
 }
 
-async fn events(store: &dyn Store, read: wire::ReadEvents) -> Result<wire::Events, Refused> {
+impl Reads {
+    /// A conversation as far as it certainly reaches: nobody will decide that a row of it does not count.
+    ///
+    /// A row of the present life counts, if it is there without a gap: whoever begins a later one has not begun to look
+    /// when that life is read behind it, and finds it. What an earlier life left above the head may be shut out by whoever
+    /// seals the conversation, who may have looked before that row came. So it is sealed here, as the owner would
+    /// (`docs/decisions/0010-a-life-seals-what-came-before.md`).
+    async fn committed(&self, id: &ConversationId) -> Result<Conversation, Refused> {
+        let store = &*self.store;
+        for _ in 0..JUDGEMENTS_MAX {
+            let loaded = load::conversation(store, id).await?;
+            // No write of this process is late, and its rows are shown when they are durable.
+            if self.exclusive {
+                return Ok(loaded.conversation);
+            }
+            let partition = partition::of_conversation(id, self.partitions);
+            let Some(life) = store.life(partition).await? else { return Ok(loaded.conversation) };
+            let loaded = seal::known(store, life, id, loaded).await?;
+            if !loaded.is_in_doubt_in(life.number) {
+                return Ok(loaded.conversation);
+            }
+            tenure::wait_for_silence().await;
+            let loaded = load::conversation(store, id).await?;
+            match seal::once(store, life, id, loaded).await {
+                Ok(sealed) => return Ok(sealed.conversation),
+                Err(LoadError::Store(error)) => return Err(error.into()),
+                // Another life has begun meanwhile.
+                Err(LoadError::StartOver(_)) => {}
+            }
+        }
+        Err(StoreError("the partition changes hands too often".into()).into())
+    }
+}
+
+async fn events(source: &Reads, read: wire::ReadEvents) -> Result<wire::Events, Refused> {
     let id = ConversationId::parse(&read.conversation)?;
-    if !read.check.is_empty() {
-        let loaded = load::conversation(store, &id).await?;
-        if !loaded.conversation.participants().contains(read.check.as_str()) {
+    let mut up_to = read.up_to_seq;
+    if up_to.is_none() || !read.check.is_empty() {
+        let committed = source.committed(&id).await?;
+        if !read.check.is_empty() && !committed.participants().contains(read.check.as_str()) {
             return Err(Refused(Failure::forbidden()));
         }
+        up_to.get_or_insert(committed.seq());
     }
-    let limit = limit(read.limit) as usize;
+    let (up_to, limit) = (up_to.unwrap_or(0), limit(read.limit) as usize);
     let page = match read.after_seq {
         Some(after) => {
-            let rows = store.events_after(&id, after.saturating_sub(1), limit + 2).await?;
+            let mut rows = source.store.events_after(&id, after.saturating_sub(1), limit + 2).await?;
+            rows.retain(|row| row.seq <= up_to);
             page::oldest(decode(rows)?, after, limit, PAGE_BYTES_MAX)
         }
         None => {
-            let rows = newest(store, &id, read.before_seq.unwrap_or(0), limit + 1).await?;
+            let below = read.before_seq.filter(|before| *before > 0).unwrap_or(u64::MAX);
+            let below = below.min(up_to.saturating_add(1));
+            let rows = source.store.events_before(&id, below, limit + 1).await?;
             page::newest(decode(rows)?, limit, PAGE_BYTES_MAX)
         }
     };
     Ok(wire::Events { events: page.items, has_more: page.has_more })
-}
-
-/// The newest rows below `before`, or below what was committed last. A row that a group in flight has written
-/// above a gap is not yet part of the conversation, and one that a former life left there never will be.
-async fn newest(
-    store: &dyn Store,
-    id: &ConversationId,
-    before: u64,
-    limit: usize,
-) -> Result<Vec<EventRow>, StoreError> {
-    if before > 0 {
-        let rows = store.events_before(id, before, limit).await?;
-        let adjoining = rows.last().is_some_and(|row| row.seq + 1 == before);
-        if adjoining || before == 1 {
-            return Ok(rows);
-        }
-    }
-    let head = load::conversation(store, id).await?.conversation.seq();
-    store.events_before(id, head + 1, limit).await
 }
 
 fn decode(rows: Vec<EventRow>) -> Result<Vec<wire::Event>, StoreError> {
@@ -162,11 +200,11 @@ fn decode(rows: Vec<EventRow>) -> Result<Vec<wire::Event>, StoreError> {
 }
 
 async fn conversation(
-    store: &dyn Store,
+    source: &Reads,
     read: wire::ReadConversation,
 ) -> Result<wire::ConversationInfo, Refused> {
     let id = ConversationId::parse(&read.conversation)?;
-    let loaded = load::conversation(store, &id).await?.conversation;
+    let loaded = source.committed(&id).await?;
     if !read.check.is_empty() && !loaded.participants().contains(read.check.as_str()) {
         return Err(Refused(Failure::forbidden()));
     }
@@ -177,20 +215,20 @@ async fn conversation(
 }
 
 async fn conversations(
-    store: &dyn Store,
+    source: &Reads,
     read: wire::ReadConversations,
 ) -> Result<wire::Conversations, Refused> {
     let user = UserId::parse(&read.user)?;
     let cursor = if read.cursor.is_empty() { None } else { Some(ConversationId::parse(&read.cursor)?) };
     let limit = limit(read.limit) as usize;
-    let ids = store.conversations_of(&user, cursor.as_ref(), limit).await?;
+    let ids = source.store.conversations_of(&user, cursor.as_ref(), limit).await?;
     let has_more = ids.len() == limit;
     let infos: Vec<(ConversationId, Option<wire::ConversationInfo>)> = stream::iter(ids)
         .map(|id| async {
-            let loaded = load::conversation(store, &id).await?.conversation;
+            let loaded = source.committed(&id).await?;
             // The list follows the rows, which may know of a removal that the projection does not yet.
             let info = loaded.participants().contains(&user).then(|| page::info(&loaded, PAGE_BYTES_MAX / 4));
-            Ok::<_, StoreError>((id, info))
+            Ok::<_, Refused>((id, info))
         })
         .buffered(LIST_READS_MAX)
         .try_collect()
@@ -198,10 +236,11 @@ async fn conversations(
     Ok(page::list(infos, has_more, PAGE_BYTES_MAX))
 }
 
-async fn acquaintances(store: &dyn Store, read: wire::ReadAcquaintances) -> Result<wire::Users, Refused> {
+async fn acquaintances(source: &Reads, read: wire::ReadAcquaintances) -> Result<wire::Users, Refused> {
     let user = UserId::parse(&read.user)?;
-    let ids = store.conversations_of(&user, None, ACQUAINTANCE_CONVERSATIONS_MAX).await?;
-    let mut loads = stream::iter(ids).map(|id| async move { store.load(&id).await }).buffered(LIST_READS_MAX);
+    let ids = source.store.conversations_of(&user, None, ACQUAINTANCE_CONVERSATIONS_MAX).await?;
+    let mut loads =
+        stream::iter(ids).map(|id| async move { source.store.load(&id).await }).buffered(LIST_READS_MAX);
     let mut users = BTreeSet::new();
     while let Some(loaded) = loads.try_next().await? {
         if loaded.participants.len() > PRESENCE_PARTICIPANTS_MAX {

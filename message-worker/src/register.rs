@@ -3,9 +3,10 @@
 
 use crate::consume::Consumer;
 use crate::context::StartOver;
-use crate::core::cache::Slot;
+use crate::core::conversation::Conversation;
 use crate::core::interest::Refusal;
 use crate::limits::{REGISTRATION_READS_MAX, REGISTRATIONS_PENDING_MAX, RETRY_AFTER_MS};
+use crate::load::Purpose;
 use carillon_proto::code::{ErrorCode, Failure};
 use carillon_proto::id::{ConversationId, GatewayId};
 use carillon_proto::partition;
@@ -49,15 +50,15 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn answer(&self, slot: &Slot) -> Option<wire::Listened> {
-        let participants = slot.conversation.participants();
+    /// Of a conversation, and how far it is committed.
+    fn answer(&self, conversation: &Conversation, head: u64) -> Option<wire::Listened> {
+        let participants = conversation.participants();
         let refused: Vec<String> =
             self.check.iter().filter(|user| !participants.contains(user.as_str())).cloned().collect();
-        let head = slot.committed_seq;
         if refused.is_empty() && self.known_head.is_some_and(|known| head <= known) {
             return None;
         }
-        Some(wire::Listened { conversation: slot.conversation.id().as_str().to_owned(), head, refused })
+        Some(wire::Listened { conversation: conversation.id().as_str().to_owned(), head, refused })
     }
 }
 
@@ -136,7 +137,7 @@ impl Consumer<'_> {
             let known_head = replace.then_some(interest.known_head);
             let wanted = Wanted { known_head, check: interest.check };
             match self.cache.get(&conversation) {
-                Some(slot) => pending.listened.extend(wanted.answer(slot)),
+                Some(slot) => pending.listened.extend(wanted.answer(&slot.conversation, slot.committed_seq)),
                 None => {
                     pending.missing += 1;
                     self.registrations.wait(conversation, Waiting { registration, wanted });
@@ -161,17 +162,17 @@ impl Consumer<'_> {
             && let Some(conversation) = self.registrations.queue.pop_front()
         {
             if self.registrations.waiting.contains_key(&conversation) {
-                self.load(&conversation, Duration::ZERO);
+                self.load(&conversation, Purpose::Showing, Duration::ZERO);
             }
         }
     }
 
-    /// A conversation was loaded: who waits for it is told.
-    pub(crate) fn answer_loaded(&mut self, conversation: &ConversationId) {
+    /// A conversation was loaded, and is committed as far as it reaches: who waits for it is told.
+    pub(crate) fn answer_loaded(&mut self, conversation: &Conversation) {
         for Waiting { registration, wanted } in
-            self.registrations.waiting.remove(conversation).unwrap_or_default()
+            self.registrations.waiting.remove(conversation.id()).unwrap_or_default()
         {
-            let listened = self.cache.get(conversation).and_then(|slot| wanted.answer(slot));
+            let listened = wanted.answer(conversation, conversation.seq());
             if let Some(pending) = self.registrations.pending.get_mut(&registration) {
                 pending.missing -= 1;
                 pending.listened.extend(listened);

@@ -58,7 +58,9 @@ pub async fn run(
         leaving: Leaving::new(),
     };
     let reads = CancellationToken::new();
-    let queries = AbortOnDropHandle::new(tokio::spawn(query::serve(bus, store, reads.clone())));
+    let (partitions, exclusive) = (worker.config.partitions, worker.config.exclusive);
+    let source = query::Reads { store, partitions, exclusive };
+    let queries = AbortOnDropHandle::new(tokio::spawn(query::serve(bus, source, reads.clone())));
     let worked = worker.work(&shutdown).await;
     worker.stop().await;
     reads.cancel();

@@ -9,7 +9,7 @@
 use crate::context::StartOver;
 use crate::core::incarnation::checkpoint_before_us;
 use crate::load::{self, LoadError, Loaded};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use carillon_proto::id::ConversationId;
 use carillon_proto::position::Incarnation;
 
@@ -21,8 +21,8 @@ pub(crate) async fn once(
     id: &ConversationId,
     mut loaded: Loaded,
 ) -> Result<Loaded, LoadError> {
-    // Nothing comes before the first life.
-    if life.number <= 1 || loaded.is_of(life.number) {
+    if loaded.is_decided_in(life.number) {
+        loaded.decided = true;
         return Ok(loaded);
     }
     let timestamp_us = checkpoint_before_us(life);
@@ -47,6 +47,26 @@ pub(crate) async fn once(
         }
         previous = Some(in_force);
     }
+}
+
+/// A conversation as far as it is known without writing anything which rows of earlier lives count. Whether that is all
+/// that it comes to says [`Loaded::is_in_doubt_in`].
+pub(crate) async fn known(
+    store: &dyn Store,
+    life: Incarnation,
+    id: &ConversationId,
+    mut loaded: Loaded,
+) -> Result<Loaded, StoreError> {
+    loaded.decided = loaded.is_decided_in(life.number);
+    if loaded.decided {
+        return Ok(loaded);
+    }
+    let known = store.known_seal(id).await?;
+    let held_against = loaded.seal().map_or(0, |seal| seal.incarnation);
+    if known.is_some_and(|seal| seal.incarnation > held_against) {
+        loaded = load::sealed(store, id, known).await?;
+    }
+    Ok(loaded)
 }
 
 /// Work in this life is over.

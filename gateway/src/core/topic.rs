@@ -51,8 +51,13 @@ pub enum CatchUp<E> {
     Live,
     /// These, from the ring; the cursor is past them.
     Events(Vec<Arc<E>>),
-    /// Events above this seq, from the store; call [`Topic::caught_up_to`] when they are queued.
-    Read(u64),
+    /// Events from the store, when they are queued to be told to [`Topic::caught_up_to`].
+    Read {
+        /// Above this seq.
+        after_seq: u64,
+        /// Up to the topic's head, which is committed.
+        up_to_seq: u64,
+    },
 }
 
 /// A conversation's state in one gateway.
@@ -130,10 +135,14 @@ impl<H: Hearer<E>, E: Event> Topic<H, E> {
     }
 
     /// What a fetch brought, ascending; nothing when it failed. Another one is wanted if there is still a gap.
+    ///
+    /// What lies above everything that a worker has told is not served, whoever read it: a row that is not committed may
+    /// yet be another one, and then this topic would never hear that.
     pub fn fetched(&mut self, events: Vec<Arc<E>>) -> Wants {
         self.fetching = false;
         let mut wants = Wants::default();
-        for event in events {
+        let told = self.early.last_key_value().map_or(0, |(seq, _)| *seq).max(self.announced);
+        for event in events.into_iter().take_while(|event| event.seq() <= told) {
             if self.head.is_some_and(|head| event.seq() == head + 1) {
                 self.accept(event, &mut wants);
             }
@@ -262,7 +271,7 @@ impl<H: Hearer<E>, E: Event> Topic<H, E> {
             return CatchUp::Live;
         }
         if oldest.is_none_or(|oldest| oldest > member.cursor + 1) {
-            return CatchUp::Read(member.cursor);
+            return CatchUp::Read { after_seq: member.cursor, up_to_seq: head };
         }
         let mut served = Vec::new();
         for event in ring.iter().filter(|event| event.seq() > member.cursor) {

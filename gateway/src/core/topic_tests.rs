@@ -81,6 +81,20 @@ fn a_gap_is_fetched_once_before_the_topic_moves_on() {
     assert_eq!(ear.heard(), [6, 7, 8, 9]);
 }
 
+/// Before, members heard 7, which nobody had said to be committed, and never what became seq 7.
+#[test]
+fn what_nobody_has_told_is_not_served() {
+    let mut topic = Topic::default();
+    topic.announce(5);
+    let ear = Ear::with_room(99);
+    topic.join(ear.clone(), 5);
+    assert_eq!(topic.announce(6).fetch, Some((5, 6)));
+    assert_eq!(topic.fetched(events(6, 7)), Wants::default());
+    assert_eq!((ear.heard(), topic.head()), (vec![6], Some(6)));
+    topic.deliver(Numbered::new(7));
+    assert_eq!(ear.heard(), [6, 7]);
+}
+
 #[test]
 fn events_that_come_before_the_head_is_known_wait() {
     let mut topic = Topic::<Ear, Numbered>::default();
@@ -124,7 +138,7 @@ fn what_the_ring_has_forgotten_is_read_from_the_store() {
     let late = Ear::with_room(999);
     let (slot, behind) = topic.join(late.clone(), 10);
     assert!(behind);
-    assert!(matches!(topic.catch_up(slot), CatchUp::Read(10)));
+    assert!(matches!(topic.catch_up(slot), CatchUp::Read { after_seq: 10, up_to_seq: 100 }));
     for event in events(11, 60) {
         assert!(late.hear(&event));
     }
@@ -190,9 +204,9 @@ proptest! {
                 match topic.catch_up(slot) {
                     CatchUp::Live => break,
                     CatchUp::Events(_) => {}
-                    CatchUp::Read(after) => {
-                        for event in events(after + 1, 60) { ear.hear(&event); }
-                        topic.caught_up_to(slot, 60);
+                    CatchUp::Read { after_seq, up_to_seq } => {
+                        for event in events(after_seq + 1, up_to_seq) { ear.hear(&event); }
+                        topic.caught_up_to(slot, up_to_seq);
                     }
                 }
             }

@@ -139,7 +139,9 @@ impl Page<'_> {
             HistoryFrom::Head => (None, Some(0)),
         };
         let (conversation, check) = (self.conversation.to_string(), self.check.clone());
-        self.shared.read_events(wire::ReadEvents { conversation, after_seq, before_seq, limit, check }).await
+        let read =
+            wire::ReadEvents { conversation, after_seq, before_seq, limit, check, ..Default::default() };
+        self.shared.read_events(read).await
     }
 }
 
@@ -238,6 +240,8 @@ async fn first(
     let read = wire::ReadEvents {
         conversation: conversation.to_string(),
         after_seq: Some(seq.saturating_sub(1)),
+        // It was accepted, so it is committed.
+        up_to_seq: Some(seq),
         limit: 1,
         check,
         ..Default::default()

@@ -30,9 +30,10 @@ impl Session {
                 CatchUp::Live => drop(self.behind.pop()),
                 CatchUp::Events(served) if served.is_empty() => return None,
                 CatchUp::Events(_) => {}
-                CatchUp::Read(after_seq) => {
+                CatchUp::Read { after_seq, up_to_seq } => {
                     let (dialect, slot) = place;
-                    let read = self.shared.clone().page_after(room.conversation.clone(), after_seq);
+                    let shared = self.shared.clone();
+                    let read = shared.page_after(room.conversation.clone(), after_seq, up_to_seq);
                     return Some(Box::pin(async move {
                         let page = read.await;
                         if page.as_ref().map_or(true, |events| events.is_empty()) {

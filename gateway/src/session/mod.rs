@@ -383,6 +383,7 @@ impl Session {
             } else {
                 String::new()
             },
+            ..Default::default()
         };
         // The page before seq 0 is empty; on the bus, 0 asks for the newest.
         let nothing_before = from == HistoryFrom::Before(0);

@@ -12,6 +12,8 @@ pub(crate) struct Slot {
     pub(crate) conversation: Conversation,
     /// Seq of the newest event whose row is committed.
     pub(crate) committed_seq: u64,
+    /// What earlier lives of the log left of it is decided: commands may be applied to it.
+    pub(crate) decided: bool,
     /// A group that changed it is not written yet.
     pub(crate) uncommitted: bool,
     /// Its head waits to be written.
@@ -55,8 +57,13 @@ impl Cache {
         self.slots.contains_key(id)
     }
 
-    /// Takes a loaded conversation in.
-    pub(crate) fn insert(&mut self, conversation: Conversation, now_ms: u64) {
+    /// Whether commands may be applied to the conversation as it is in memory.
+    pub(crate) fn is_decided(&self, id: &ConversationId) -> bool {
+        self.get(id).is_some_and(|slot| slot.decided)
+    }
+
+    /// Takes a loaded conversation in, in the place of one to which nothing could be applied.
+    pub(crate) fn insert(&mut self, conversation: Conversation, decided: bool, now_ms: u64) {
         let id = conversation.id().clone();
         self.remove(&id);
         self.uses += 1;
@@ -67,6 +74,7 @@ impl Cache {
         let slot = Slot {
             conversation,
             committed_seq,
+            decided,
             uncommitted: false,
             dirty: false,
             instance: self.uses,
@@ -158,7 +166,7 @@ mod tests {
     fn cache(names: &[&str]) -> Cache {
         let mut cache = Cache::default();
         for name in names {
-            cache.insert(Conversation::new(id(name), Vec::new()), 0);
+            cache.insert(Conversation::new(id(name), Vec::new()), true, 0);
         }
         cache
     }

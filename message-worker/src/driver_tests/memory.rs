@@ -266,6 +266,10 @@ impl Store for MemoryStore {
         Ok(in_force)
     }
 
+    async fn known_seal(&self, conversation: &ConversationId) -> Result<Option<Seal>, StoreError> {
+        self.read(Call::Read, |tables| tables.seals.get(conversation.as_str()).copied()).await
+    }
+
     async fn project(&self, projections: Vec<Projection>) -> Result<(), StoreError> {
         self.write(Call::Project, projections, |state, cell| state.tables.project(cell)).await
     }

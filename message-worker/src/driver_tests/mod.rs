@@ -5,6 +5,7 @@ mod audit_tests;
 mod bus;
 mod commit_tests;
 mod crash_tests;
+mod fence_tests;
 mod gateway_tests;
 mod harness;
 mod log_tests;

@@ -1,12 +1,13 @@
 //! Reads, answered from the store alone.
 
 use super::harness::{World, content};
-use super::memory::{Call, Fault};
+use super::memory::{Call, Fault, MemoryStore};
 use crate::query;
 use carillon_proto::subject;
 use carillon_proto::wire::{self, command::Body, read_reply, read_request};
 use carillon_runtime::bus::Bus as _;
 use prost::Message as _;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -14,6 +15,11 @@ struct Reading {
     world: World,
     stop: CancellationToken,
     task: tokio::task::JoinHandle<()>,
+}
+
+/// Another worker that reads: partition 0 is the only one.
+pub(super) fn source(store: Arc<MemoryStore>) -> query::Reads {
+    query::Reads { store, partitions: 1, exclusive: false }
 }
 
 /// `room` of ann and bob with ten messages; `open` with one; `hall` of ann and eve.
@@ -36,7 +42,7 @@ async fn reading() -> Reading {
     gateway.outcome(10).await;
     working.stop().await;
     let stop = CancellationToken::new();
-    let task = tokio::spawn(query::serve(world.bus.clone(), world.store.clone(), stop.clone()));
+    let task = tokio::spawn(query::serve(world.bus.clone(), source(world.store.clone()), stop.clone()));
     Reading { world, stop, task }
 }
 

@@ -12,10 +12,10 @@ use prost::Message as _;
 use std::sync::atomic::Ordering;
 
 /// The life after [`LIFE`]; its log was made anew.
-const LATER: Incarnation = Incarnation::new(2, 1, LIFE.base_us + 1_000_000_000);
+pub(super) const LATER: Incarnation = Incarnation::new(2, 1, LIFE.base_us + 1_000_000_000);
 
 /// A partition in its second life, with an empty log.
-fn later(store: &MemoryStore) -> World {
+pub(super) fn later(store: &MemoryStore) -> World {
     let world = World::of(TestBus::new(1), store.twin());
     world.store.change(|tables| {
         let state = free(LATER);
@@ -29,16 +29,16 @@ fn beside(world: &World) -> World {
     World::of(world.bus.clone(), world.store.twin())
 }
 
-fn room() -> ConversationId {
+pub(super) fn room() -> ConversationId {
     ConversationId::parse("room").expect("valid")
 }
 
-fn kind(content: &str) -> Kind {
+pub(super) fn kind(content: &str) -> Kind {
     Kind::Message(wire::SendMessage { content: content.into(), ..wire::SendMessage::default() })
 }
 
 /// A row that a life makes of its entry at `sequence`.
-fn row(life: Incarnation, sequence: u64, seq: u64, kind: Kind) -> EventRow {
+pub(super) fn row(life: Incarnation, sequence: u64, seq: u64, kind: Kind) -> EventRow {
     let position = life.position(sequence, 0);
     let event = wire::Event {
         conversation: "room".into(),
@@ -120,8 +120,11 @@ async fn a_late_creation_is_shut_out() {
     let world = later(&store);
     let mut gateway = world.gateway("gw-1").await;
     let working = world.work(1);
-    // Nothing at all was there when it was sealed.
-    assert_eq!(gateway.register(&["room"]).await, [("room".into(), 0)]);
+    // Nothing at all was there when it was sealed, for a command that was refused.
+    let forbidden =
+        wire::Command { authority: wire::Authority::Participant.into(), ..gateway.send(9, "room", "no") };
+    world.publish(vec![forbidden]).await;
+    assert_eq!(gateway.outcome(9).await, "forbidden");
     working.stop().await;
     let created = Kind::Created(wire::CreateConversation::default());
     store.append(vec![row(LIFE, 1, 0, created)]).await.expect("written");

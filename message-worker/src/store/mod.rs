@@ -255,6 +255,13 @@ pub trait Store: Send + Sync + 'static {
         timestamp_us: i64,
     ) -> Result<Seal, StoreError>;
 
+    /// The seal of a conversation, no older than any that [`Store::seal`] has returned before this began. It is in the
+    /// way of no transaction.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    async fn known_seal(&self, conversation: &ConversationId) -> Result<Option<Seal>, StoreError>;
+
     /// Writes projections, in order; deletions carry timestamps too. Not yet durable when it returns in the
     /// embedded store, but never durable later than a checkpoint or rows that are written after it.
     ///
@@ -301,6 +308,15 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// When the store cannot be read.
     async fn tenure(&self, partition: u32) -> Result<Option<Tenure>, StoreError>;
+
+    /// In which life a partition's log is: none older than any that [`Store::change_tenure`] has returned before this
+    /// began. Unlike [`Store::tenure`] it is in the way of no transaction, so everybody who reads may ask.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    async fn life(&self, partition: u32) -> Result<Option<Incarnation>, StoreError> {
+        Ok(self.tenure(partition).await?.map(|tenure| tenure.incarnation))
+    }
 
     /// Begins a life of the log, takes the present one, or gives it back, if what is in force is still `previous`;
     /// returns what is in force then, which is another worker's if that came first (lightweight transaction).

@@ -448,6 +448,10 @@ pub struct ReadEvents {
     /// When set, this user must be a stored participant.
     #[prost(string, tag = "5")]
     pub check: ::prost::alloc::string::String,
+    /// Nothing above this seq, which the asker knows to be committed. Without it the worker finds out itself how far the
+    /// conversation is certain to reach.
+    #[prost(uint64, optional, tag = "6")]
+    pub up_to_seq: ::core::option::Option<u64>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReadConversation {

@@ -56,6 +56,8 @@ async fn race(store: &Arc<dyn Store>, partition: u32, previous: Option<&Tenure>)
                 for _ in 0..20 {
                     let begun = store.change_tenure(partition, previous.clone(), wish.clone()).await;
                     if let Ok(begun) = begun {
+                        let life = store.life(partition).await.expect("read");
+                        assert!(life.is_some_and(|life| life.number >= begun.incarnation.number));
                         return begun;
                     }
                 }

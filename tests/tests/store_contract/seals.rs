@@ -49,6 +49,7 @@ async fn assert_holds(store: &Arc<dyn Store>, room: &ConversationId, after: u64,
 pub async fn the_first_seal_decides(place: Place) {
     let (store, room) = (place.open().await, conversation(&unique("room")));
     let mut previous = None;
+    assert_eq!(store.known_seal(&room).await.expect("read"), None);
     for incarnation in 2..5 {
         let wishes: Vec<_> =
             (1..=8).map(|wish| seal(incarnation, u64::from(incarnation) * 100 + wish)).collect();
@@ -69,6 +70,7 @@ pub async fn the_first_seal_decides(place: Place) {
         assert_eq!(decide(&store, &room, previous, decided).await, decided, "after an unknown outcome");
         assert_eq!(decide(&store, &room, None, seal(9, 9)).await, decided, "who knows of none");
         assert_eq!(decide(&store, &room, Some(seal(9, 8)), seal(9, 9)).await, decided, "who knows another");
+        assert_eq!(store.known_seal(&room).await.expect("read"), Some(decided));
         previous = Some(decided);
     }
     drop(store);

@@ -287,6 +287,11 @@ impl Store for EmbeddedStore {
         self.seal_rows(conversation.clone(), previous, next, timestamp_us).await
     }
 
+    async fn known_seal(&self, conversation: &ConversationId) -> Result<Option<Seal>, StoreError> {
+        let seal = self.shared.get(&key::seal(conversation))?;
+        Ok(seal.as_deref().and_then(key::read_seal))
+    }
+
     async fn project(&self, projections: Vec<Projection>) -> Result<(), StoreError> {
         let mut rows = Rows::default();
         projections.iter().for_each(|projection| rows.put_projection(projection));

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use carillon_proto::id::{ConversationId, Tag, UserId};
-use carillon_proto::position::Position;
+use carillon_proto::position::{Incarnation, Position};
 use carillon_runtime::database::{DatabaseConfig, DatabaseError, Durability, connect, durability, one_line};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use scylla::client::session::Session;
@@ -193,6 +193,10 @@ impl Store for ScyllaStore {
         self.seal_rows(conversation, previous, next, timestamp_us).await
     }
 
+    async fn known_seal(&self, conversation: &ConversationId) -> Result<Option<Seal>, StoreError> {
+        self.read_seal(&self.statements.known_seal, conversation.as_str()).await
+    }
+
     async fn project(&self, projections: Vec<Projection>) -> Result<(), StoreError> {
         // Their order does not matter here: of two writes to one row the higher timestamp wins.
         let writes = projections.into_iter().map(|projection| self.write_projection(projection));
@@ -249,6 +253,11 @@ impl Store for ScyllaStore {
 
     async fn tenure(&self, partition: u32) -> Result<Option<Tenure>, StoreError> {
         self.read_tenure(partition).await
+    }
+
+    async fn life(&self, partition: u32) -> Result<Option<Incarnation>, StoreError> {
+        let tenure = self.select_tenure(&self.statements.life, partition).await?;
+        Ok(tenure.map(|tenure| tenure.incarnation))
     }
 
     async fn change_tenure(

@@ -7,6 +7,7 @@ use super::events::{BUCKET_ROWS, bigint, bucket};
 use super::{ScyllaStore, failed, first};
 use crate::store::{SEALED_ROWS_MAX, Seal, StoreError};
 use carillon_runtime::database::applied;
+use scylla::statement::prepared::PreparedStatement;
 
 // What lies above a seal begins in its bucket and ends in the next.
 const _: () = assert!(SEALED_ROWS_MAX <= BUCKET_ROWS);
@@ -37,13 +38,26 @@ impl ScyllaStore {
             if self.try_seal(conversation, previous, next).await? {
                 return Ok(next);
             }
-            let rows = self.select(&self.statements.seal, (conversation,)).await?;
-            if let Some((incarnation, created, seq)) = first::<(i32, bool, i64)>(&rows)? {
-                return Ok(Seal { incarnation: incarnation as u32, created, seq: seq as u64 });
+            if let Some(in_force) = self.read_seal(&self.statements.seal, conversation).await? {
+                return Ok(in_force);
             }
             // A head knows of a seal that the database has lost.
             previous = None;
         }
+    }
+
+    pub(super) async fn read_seal(
+        &self,
+        statement: &PreparedStatement,
+        conversation: &str,
+    ) -> Result<Option<Seal>, StoreError> {
+        let rows = self.select(statement, (conversation,)).await?;
+        let seal = first::<(i32, bool, i64)>(&rows)?;
+        Ok(seal.map(|(incarnation, created, seq)| Seal {
+            incarnation: incarnation as u32,
+            created,
+            seq: seq as u64,
+        }))
     }
 
     async fn try_seal(

@@ -73,6 +73,10 @@ statements! {
     tenure: "SELECT number, first_sequence, base_us, ground, ground_sequence, epoch, holder FROM incarnations \
         WHERE id = ?";
 
+    /// At QUORUM: it sees every transaction that has been answered, and is in the way of none.
+    life: "SELECT number, first_sequence, base_us, ground, ground_sequence, epoch, holder FROM incarnations \
+        WHERE id = ?";
+
     /// Lightweight transaction.
     insert_seal: "INSERT INTO seals (conversation, incarnation, created, seq) VALUES (?, ?, ?, ?) IF NOT EXISTS";
     /// Lightweight transaction.
@@ -80,6 +84,8 @@ statements! {
         IF incarnation = ? AND created = ? AND seq = ?";
     /// Serial: it sees what an undecided transaction comes to.
     seal: "SELECT incarnation, created, seq FROM seals WHERE conversation = ?";
+    /// At QUORUM: it sees every transaction that has been answered, and is in the way of none.
+    known_seal: "SELECT incarnation, created, seq FROM seals WHERE conversation = ?";
     delete_events_above: "DELETE FROM events USING TIMESTAMP ? WHERE conversation = ? AND bucket = ? AND seq > ?";
     delete_event: "DELETE FROM events USING TIMESTAMP ? WHERE conversation = ? AND bucket = ? AND seq = ?";
 

@@ -4,13 +4,22 @@ use super::{ScyllaStore, failed, first};
 use crate::store::{Holder, StoreError, Tenure};
 use carillon_proto::position::{Ground, Incarnation};
 use carillon_runtime::database::applied;
+use scylla::statement::prepared::PreparedStatement;
 
 /// number, first_sequence, base_us, ground, ground_sequence, epoch, holder. Columns of later migrations may be empty.
 type Stored = (i32, i64, i64, Option<i32>, Option<i64>, Option<i64>, Option<String>);
 
 impl ScyllaStore {
     pub(super) async fn read_tenure(&self, partition: u32) -> Result<Option<Tenure>, StoreError> {
-        let rows = self.select(&self.statements.tenure, (partition as i32,)).await?;
+        self.select_tenure(&self.statements.tenure, partition).await
+    }
+
+    pub(super) async fn select_tenure(
+        &self,
+        statement: &PreparedStatement,
+        partition: u32,
+    ) -> Result<Option<Tenure>, StoreError> {
+        let rows = self.select(statement, (partition as i32,)).await?;
         Ok(first::<Stored>(&rows)?.map(of_stored))
     }
 

@@ -169,6 +169,11 @@ impl Store for Node {
         self.seal_rows(conversation, previous, next, timestamp_us).await
     }
 
+    async fn known_seal(&self, conversation: &ConversationId) -> Result<Option<Seal>, StoreError> {
+        let id = conversation.to_string();
+        self.read("seal", move |tables| tables.seals.known(&id)).await
+    }
+
     async fn project(&self, projections: Vec<Projection>) -> Result<(), StoreError> {
         self.write("projections", projections, |world, cell| world.tables.lock().project(cell)).await
     }

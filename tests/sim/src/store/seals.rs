@@ -30,6 +30,11 @@ impl Deletion {
 }
 
 impl Seals {
+    /// The seal in force.
+    pub(super) fn known(&self, conversation: &str) -> Option<Seal> {
+        self.in_force.get(conversation).copied()
+    }
+
     /// Whether a row has been deleted before it was written.
     pub(super) fn shut_out(&self, (conversation, seq): &(String, u64), timestamp_us: i64) -> bool {
         let deletions = self.deletions.get(conversation).into_iter().flatten();
