@@ -103,20 +103,21 @@ impl Gateway {
     pub async fn run(self, bus: Arc<dyn Bus>, shutdown: CancellationToken) -> anyhow::Result<()> {
         let listener =
             tokio::net::TcpListener::from_std(self.listener).context("the listener cannot be used")?;
-        let heart = Heart::begin(self.settings, bus).await?;
-        let shared = heart.shared();
+        let mut heart = Heart::begin(self.settings, bus).await?;
+        let shared = heart.shared().clone();
         let stop_accepting = CancellationToken::new();
         let http_connections = listen::http_connections(shared.settings.limits.connections);
         let router = routes::router(shared.clone());
-        let accepting =
-            tokio::spawn(listen::serve(listener, router, http_connections, stop_accepting.clone()));
+        heart.tasks.spawn(listen::serve(listener, router, http_connections, stop_accepting.clone()));
         tracing::info!(gateway = %shared.id, "the gateway serves");
-        shutdown.cancelled().await;
+        let served = tokio::select! {
+            () = shutdown.cancelled() => Ok(()),
+            error = heart.failed() => Err(error),
+        };
         heart.drain().await;
         stop_accepting.cancel();
-        let _ = accepting.await;
         heart.end().await;
-        Ok(())
+        served
     }
 }
 
@@ -152,6 +153,19 @@ impl Heart {
     /// What its sessions share.
     pub fn shared(&self) -> &Arc<Shared> {
         &self.shared
+    }
+
+    /// Waits until one of its tasks panics: without it, conversations would go deaf and nobody would know.
+    pub async fn failed(&mut self) -> anyhow::Error {
+        loop {
+            match self.tasks.join_next().await {
+                Some(Err(error)) if error.is_panic() => {
+                    return anyhow::Error::new(error).context("a task of the gateway panicked");
+                }
+                Some(_) => {}
+                None => std::future::pending().await,
+            }
+        }
     }
 
     /// Tells every client to come back elsewhere, and closes them within `drain_timeout`.

@@ -91,6 +91,8 @@ pub(crate) struct Consumer<'a> {
     /// Conversations being loaded.
     pub(crate) loading: HashSet<ConversationId>,
     pub(crate) ending: bool,
+    /// Another worker has taken the partition, as far as is known here.
+    displaced: bool,
     /// The process is about to stop, and waits for what has gathered here.
     leaving: bool,
     pub(crate) ledger: Ledger,
@@ -126,6 +128,7 @@ impl<'a> Consumer<'a> {
             flush: Flush::new(from - 1, context.exclusive),
             loading: HashSet::new(),
             ending: false,
+            displaced: false,
             leaving: false,
             ledger,
             tenancy,
@@ -152,16 +155,19 @@ impl<'a> Consumer<'a> {
         shutdown: &CancellationToken,
     ) -> Ended {
         let result = self.turn(requests, ephemerals, shutdown).await;
-        self.refuse_all();
+        if self.speaks() {
+            self.refuse_all();
+        }
         Ended { result, all_written: !matches!(self.stage, Stage::Committing(_)) }
     }
 
     async fn turn(
         &mut self,
-        mut requests: Subscription,
+        requests: Subscription,
         mut ephemerals: Subscription,
         shutdown: &CancellationToken,
     ) -> Result<(), StartOver> {
+        let mut requests = Some(requests);
         let mut tick = tokio::time::interval(Duration::from_millis(TICK_MS));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut confirm = tokio::time::interval(tenure::CONFIRM);
@@ -177,13 +183,16 @@ impl<'a> Consumer<'a> {
             tokio::select! {
                 entries = read(&mut self.reader, room) => self.entries(entries),
                 Some(done) = self.jobs.next() => self.done(done).await?,
-                incoming = requests.next() => self.request(incoming)?,
+                incoming = heard(&mut requests) => self.request(incoming)?,
                 incoming = ephemerals.next() => self.ephemeral(incoming).await?,
                 _ = tick.tick() => self.tick().await,
                 _ = confirm.tick(), if self.tenancy.is_contested() && !self.confirming => self.confirm(),
                 () = self.context.leaving.begun(), if !self.leaving => self.leave(),
                 () = shutdown.cancelled(), if !self.ending => {
                     self.end();
+                    // Whoever asks from now on is answered by a successor, as soon as there is one.
+                    let waiting = requests.take();
+                    waiting.into_iter().try_for_each(|requests| self.refuse_waiting(requests))?;
                     deadline.as_mut().reset(tokio::time::Instant::now() + Duration::from_millis(STOP_MS_MAX));
                 }
                 () = &mut deadline, if self.ending => return Ok(()),
@@ -229,7 +238,10 @@ impl<'a> Consumer<'a> {
             Done::First(id, need, event) => self.first(id, need, event.as_deref()),
             Done::Skipped(position) => self.skipped(position),
             Done::Committed { participants } => return self.committed(participants).await,
-            Done::Lost => return Err(StartOver::because("the lease or the tenure was lost before the acks")),
+            Done::Lost => {
+                self.displaced = true;
+                return Err(StartOver::because("the lease or the tenure was lost before the acks"));
+            }
             Done::Flushed => {
                 self.flush.done();
                 self.purge();
@@ -250,6 +262,7 @@ impl<'a> Consumer<'a> {
             Done::Confirmed(confirmed) => {
                 self.confirming = false;
                 if confirmed == Ok(false) {
+                    self.displaced = true;
                     return Err(StartOver::because("another worker has taken the partition"));
                 }
             }
@@ -325,6 +338,12 @@ impl<'a> Consumer<'a> {
         self.ending && matches!(self.stage, Stage::Idle) && written
     }
 
+    /// Whether this worker may answer for the partition. If not, whoever may answers who asks, and a refusal from here
+    /// would come first.
+    pub(crate) fn speaks(&self) -> bool {
+        !self.displaced && (self.context.is_ours)()
+    }
+
     /// Begins nothing more. What was read and not applied stays in the log.
     fn end(&mut self) {
         self.ending = true;
@@ -335,6 +354,13 @@ impl<'a> Consumer<'a> {
         }
         self.refuse_all();
         self.flush.demand();
+    }
+}
+
+async fn heard(requests: &mut Option<Subscription>) -> Option<Incoming> {
+    match requests {
+        Some(requests) => requests.next().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -37,6 +37,15 @@ pub(crate) static POISON: LazyLock<IntCounter> = LazyLock::new(|| {
     .expect("registered once, under a valid name")
 });
 
+/// Tasks of partitions that panicked and were begun again. Worth an alarm.
+pub(crate) static PANICS: LazyLock<IntCounter> = LazyLock::new(|| {
+    register_int_counter!(
+        "carillon_partition_panics_total",
+        "tasks of partitions that panicked and were begun again"
+    )
+    .expect("registered once, under a valid name")
+});
+
 /// Lives of logs that were begun because a log had forgotten. Worth an alarm.
 pub(crate) static INCARNATIONS: LazyLock<IntCounter> = LazyLock::new(|| {
     register_int_counter!("carillon_incarnations_total", "lives of logs begun because a log had forgotten")

@@ -9,15 +9,17 @@ use crate::ground::Landmark;
 use crate::group::Ledger;
 use crate::metrics;
 use crate::store::{Checkpoint, Holder, Tenure};
-use crate::tenure::{self, Tenancy};
+use crate::tenure::{self, Reading, Tenancy};
 use carillon_proto::position::Incarnation;
 use carillon_proto::subject;
 use carillon_runtime::bus::{LEASE_MS, Subscription};
 use carillon_runtime::time::wall_ms;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 /// What was published to a log before it forgot, and what gateways repeat of that, arrives while this lasts, and is passed
 /// over: later, it would come behind what its senders have sent since.
@@ -29,17 +31,43 @@ const UNTIL_STOPPED: Duration = Duration::from_millis(10);
 /// A beginning that has lasted so long went well: the next one is not put off by those before.
 const WELL_AGAIN: Duration = Duration::from_secs(10);
 
-/// Works a partition until `shutdown`. `made_anew`: its log was made with this process.
-pub(crate) async fn work(context: Context, epoch: u64, mut made_anew: bool, shutdown: CancellationToken) {
+/// Works a partition until `shutdown`, and begins again when the work panicked: other partitions go on, and who comes next
+/// would meet the same. `made_anew`: its log was made with this process.
+pub(crate) async fn work(context: Context, epoch: u64, made_anew: bool, shutdown: CancellationToken) {
+    let (partition, mut backoff) = (context.partition, Backoff::new());
+    // Each beginning is another holder: of one that panicked, writes may be under way.
+    let beginnings = Arc::new(AtomicU64::new(0));
+    loop {
+        let made_anew = made_anew && beginnings.load(Ordering::Relaxed) == 0;
+        let began = Instant::now();
+        let work = until_shutdown(context.clone(), epoch, made_anew, beginnings.clone(), shutdown.clone());
+        let Err(error) = AbortOnDropHandle::new(tokio::spawn(work)).await else { return };
+        metrics::PANICS.inc();
+        tracing::error!(partition, %error, "a partition's task panicked: starting over");
+        if began.elapsed() >= WELL_AGAIN {
+            backoff = Backoff::new();
+        }
+        tokio::select! {
+            () = context.leaving.idle(backoff.wait()) => {}
+            () = shutdown.cancelled() => return,
+        }
+    }
+}
+
+pub(crate) async fn until_shutdown(
+    context: Context,
+    epoch: u64,
+    mut made_anew: bool,
+    beginnings: Arc<AtomicU64>,
+    shutdown: CancellationToken,
+) {
     let partition = context.partition;
     tracing::debug!(partition, epoch, "working a partition");
     let mut interest = Interest::new(partition, epoch);
     let mut forgotten = None;
     let mut backoff = Backoff::new();
-    for beginning in 0.. {
-        if shutdown.is_cancelled() {
-            break;
-        }
+    while !shutdown.is_cancelled() {
+        let beginning = beginnings.fetch_add(1, Ordering::Relaxed);
         let holder = Holder::new(&context.worker, epoch, beginning);
         let wanted = Wanted { epoch, holder: (!context.exclusive).then_some(holder), made_anew, forgotten };
         let began = Instant::now();
@@ -153,7 +181,7 @@ async fn begin(context: &Context, wanted: &Wanted, taken: &mut Option<Arc<Tenanc
             tokio::time::sleep(UNTIL_STOPPED).await;
             continue;
         }
-        let began = Instant::now();
+        let read = Reading::now();
         let found = find(context, wanted).await;
         let previous = found.state.tenure.clone();
         let start = incarnation::decide(&found);
@@ -184,7 +212,7 @@ async fn begin(context: &Context, wanted: &Wanted, taken: &mut Option<Arc<Tenanc
                     // Broken off here it keeps the partition: who comes next owes the same silence.
                     tenure::wait_for_silence().await;
                 }
-                let tenancy = Tenancy::new(context, next, began);
+                let tenancy = Tenancy::new(context, next, read);
                 // What may still be under way when that is given back is the checkpoint below: it lies under all that
                 // the life writes, and a successor writes the same one.
                 *taken = Some(tenancy.clone());

@@ -11,7 +11,7 @@ use carillon_proto::code::{ErrorCode, Failure};
 use carillon_proto::id::{ConversationId, GatewayId};
 use carillon_proto::partition;
 use carillon_proto::wire::{self, partition_reply, partition_request};
-use carillon_runtime::bus::{Incoming, ReplyHandle};
+use carillon_runtime::bus::{Incoming, ReplyHandle, Subscription};
 use carillon_runtime::collections::Spare;
 use carillon_runtime::time::steady_ms;
 use prost::Message as _;
@@ -71,13 +71,21 @@ impl Consumer<'_> {
             Some(Incoming::Lost) => return Ok(()),
             None => return Err(StartOver::because("the bus has ended")),
         };
-        let Some(reply) = message.reply else { return Ok(()) };
+        let Some(reply) = message.reply.filter(|_| self.speaks()) else { return Ok(()) };
         let Ok(request) = wire::PartitionRequest::decode(message.payload) else {
             self.fail(reply, Failure::invalid_payload("the request does not decode"));
             return Ok(());
         };
         if let Err((reply, failure)) = self.take(reply, request) {
             self.fail(reply, failure);
+        }
+        Ok(())
+    }
+
+    /// Requests that came before this worker stopped listening: whoever sent them asks again at once.
+    pub(crate) fn refuse_waiting(&mut self, mut requests: Subscription) -> Result<(), StartOver> {
+        while let Some(incoming) = requests.try_next() {
+            self.request(Some(incoming))?;
         }
         Ok(())
     }
@@ -91,7 +99,7 @@ impl Consumer<'_> {
         let Ok(gateway) = GatewayId::parse(&gateway) else {
             return Err((reply, Failure::invalid_payload("the gateway's id is not valid")));
         };
-        if self.ending || !(self.context.is_ours)() {
+        if self.ending {
             return Err((reply, unavailable("the partition moves to another worker")));
         }
         if self.interest.admit(&gateway, counter, steady_ms()).is_err() {

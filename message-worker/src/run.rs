@@ -60,14 +60,19 @@ pub async fn run(
     let reads = CancellationToken::new();
     let (partitions, exclusive) = (worker.config.partitions, worker.config.exclusive);
     let source = query::Reads { store, partitions, exclusive };
-    let queries = AbortOnDropHandle::new(tokio::spawn(query::serve(bus, source, reads.clone())));
-    let worked = worker.work(&shutdown).await;
+    let mut queries = AbortOnDropHandle::new(tokio::spawn(query::serve(bus, source, reads.clone())));
+    let (worked, mut answered) = tokio::select! {
+        worked = worker.work(&shutdown) => (worked, None),
+        ended = &mut queries => (Ok(()), Some(ended)),
+    };
     worker.stop().await;
     reads.cancel();
-    let answered = queries.await;
+    if answered.is_none() {
+        answered = Some(queries.await);
+    }
     lease.release().await;
     ending.cancel();
-    worked.and(answered.context("the task that answers reads panicked"))
+    worked.and(answered.unwrap_or(Ok(())).context("the task that answers reads panicked"))
 }
 
 /// A partition's task.

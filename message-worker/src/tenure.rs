@@ -9,6 +9,7 @@ use crate::limits::{CONFIRM_MS, GIVE_BACK_MS_MAX, HAND_OVER_MS_MAX, HAND_OVER_PO
 use crate::run::KIND;
 use crate::store::{Holder, Store, StoreError, Tenure};
 use carillon_proto::position::Incarnation;
+use carillon_runtime::suspended::suspended;
 use parking_lot::Mutex;
 use std::fmt;
 use std::sync::Arc;
@@ -28,7 +29,27 @@ pub(crate) struct Tenancy {
     partition: u32,
     store: Arc<dyn Store>,
     tenure: Tenure,
-    valid_until: Mutex<Instant>,
+    confirmed: Mutex<Reading>,
+}
+
+/// When a reading of a tenure began.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Reading {
+    began: Instant,
+    /// How long the machine had been suspended by then. The clock above does not count that.
+    suspended: Duration,
+}
+
+impl Reading {
+    /// One that begins now.
+    pub(crate) fn now() -> Reading {
+        Reading { began: Instant::now(), suspended: suspended() }
+    }
+
+    /// Whether nobody can have taken since and loaded, what was read to be ours then.
+    fn holds_at(&self, now: Reading) -> bool {
+        now.began < self.began + TENURE && now.suspended == self.suspended
+    }
 }
 
 impl fmt::Debug for Tenancy {
@@ -39,9 +60,9 @@ impl fmt::Debug for Tenancy {
 
 impl Tenancy {
     /// What was taken, or read to be ours, by a call that began then.
-    pub(crate) fn new(context: &Context, tenure: Tenure, began: Instant) -> Arc<Tenancy> {
+    pub(crate) fn new(context: &Context, tenure: Tenure, read: Reading) -> Arc<Tenancy> {
         let (partition, store) = (context.partition, context.store.clone());
-        Arc::new(Tenancy { partition, store, tenure, valid_until: Mutex::new(began + TENURE) })
+        Arc::new(Tenancy { partition, store, tenure, confirmed: Mutex::new(read) })
     }
 
     /// The life.
@@ -61,7 +82,7 @@ impl Tenancy {
 
     /// Whether nobody else can have begun to work the partition.
     pub(crate) fn is_valid(&self) -> bool {
-        !self.is_contested() || Instant::now() < *self.valid_until.lock()
+        !self.is_contested() || self.confirmed.lock().holds_at(Reading::now())
     }
 
     /// Reads whether the partition still is ours.
@@ -72,11 +93,13 @@ impl Tenancy {
         if !self.is_contested() {
             return Ok(true);
         }
-        let began = Instant::now();
+        let read = Reading::now();
         let is_ours = self.store.tenure(self.partition).await?.as_ref() == Some(&self.tenure);
         if is_ours {
-            let valid_until = &mut *self.valid_until.lock();
-            *valid_until = (began + TENURE).max(*valid_until);
+            let confirmed = &mut *self.confirmed.lock();
+            if read.began > confirmed.began {
+                *confirmed = read;
+            }
         }
         Ok(is_ours)
     }
@@ -126,4 +149,22 @@ fn is_other(context: &Context, holder: &Holder) -> bool {
 async fn may_be_live(context: &Context, holder: &Holder) -> bool {
     let live = context.bus.live_leases(KIND).await;
     live.map_or(true, |live| live.iter().any(|worker| worker.as_str() == holder.worker()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Before, an owner acknowledged for what had been left of its half second when its machine had been suspended for
+    /// minutes, and another one had displaced it and loaded.
+    #[tokio::test(start_paused = true)]
+    async fn a_reading_does_not_outlast_a_suspension() {
+        let read = Reading::now();
+        let almost = Reading { began: read.began + TENURE - Duration::from_millis(1), ..read };
+        assert!(read.holds_at(read) && read.holds_at(almost));
+        assert!(!read.holds_at(Reading { began: read.began + TENURE, ..read }));
+        let suspended = Reading { suspended: read.suspended + Duration::from_millis(600), ..almost };
+        assert!(!read.holds_at(suspended), "the monotonic clock stood still");
+        assert!(suspended.holds_at(suspended), "it was read again since");
+    }
 }

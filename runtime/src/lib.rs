@@ -9,5 +9,6 @@ pub mod database;
 pub mod lease;
 pub mod metrics;
 pub mod settings;
+pub mod suspended;
 pub mod telemetry;
 pub mod time;

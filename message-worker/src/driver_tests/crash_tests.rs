@@ -2,7 +2,7 @@
 
 use super::bus::TestBus;
 use super::harness::{A_WHILE, Gateway, LIFE, World, free, told, until};
-use super::memory::{Call, MemoryStore};
+use super::memory::{Call, Fault, MemoryStore};
 use super::tables::Tables;
 use crate::limits::TENURE_MS;
 use crate::store::Holder;
@@ -317,4 +317,22 @@ async fn who_is_stopped_in_the_silence_gives_nothing_back() {
 
 fn holder(world: &World) -> Option<Holder> {
     world.store.tables().partitions[&0].tenure.clone().and_then(|tenure| tenure.holder)
+}
+
+/// Before, the panic of one partition's task ended its process, and then that of whoever took the partition over: all
+/// partitions of all workers stood still in turn.
+#[tokio::test]
+async fn a_partition_whose_task_panics_is_begun_again() {
+    let world = World::new();
+    let mut gateway = world.gateway("gw-1").await;
+    let panics = crate::metrics::PANICS.get();
+    world.store.fail(Call::Append, &[Fault::Panic]);
+    let working = world.work_supervised(1);
+    world.publish(vec![gateway.send(1, "room", "m1")]).await;
+    assert_eq!(gateway.outcome(1).await, "seq 1");
+    assert!(crate::metrics::PANICS.get() > panics);
+    working.stop().await;
+    assert_eq!(world.contents("room"), [(1, "m1".into())]);
+    let life = world.store.tables().partitions[&0].incarnation().expect("there is one");
+    assert_eq!(life.number, LIFE.number + 1, "writes of the one that panicked may be under way");
 }

@@ -251,3 +251,40 @@ async fn conversations_leave_memory_and_come_back() {
     let tables = world.store.tables();
     assert!(rooms.iter().all(|room| tables.heads.contains_key(room)));
 }
+
+/// Before, a leaving owner refused whatever was asked for as long as its last group took, and was quicker than its
+/// successor's answer.
+#[tokio::test]
+async fn a_leaving_owner_leaves_answers_to_its_successor() {
+    let world = World::new();
+    let mut gateway = world.gateway("gw-1").await;
+    let leaving = world.work(1);
+    world.worked(&mut gateway).await;
+    world.store.hold(Call::Append);
+    let appended = world.store.count(Call::Append);
+    world.publish(vec![gateway.send(1, "room", "m1")]).await;
+    until(|| world.store.count(Call::Append) > appended).await;
+    leaving.end();
+    tokio::time::sleep(A_WHILE).await;
+    let successor = World::of(world.bus.clone(), world.store.twin());
+    let working = successor.work(2);
+    assert_eq!(gateway.register(&["room"]).await.len(), 1, "by the successor, and not refused before");
+    world.store.release(Call::Append);
+    leaving.stop().await;
+    assert_eq!(gateway.register(&["room"]).await.len(), 1);
+    working.stop().await;
+}
+
+/// Before, who had lost the lease refused, whether a successor was there or not.
+#[tokio::test]
+async fn an_owner_whose_lease_has_run_out_says_nothing() {
+    let world = World::new();
+    let mut gateway = world.gateway("gw-1").await;
+    let paused = world.work(1);
+    world.worked(&mut gateway).await;
+    paused.ours.store(false, Ordering::SeqCst);
+    let request = wire::PartitionRequest { gateway: "gw-1".into(), counter: 99, body: None };
+    let asked = world.bus.request(&subject::partition(0), request.encode_to_vec().into(), A_WHILE).await;
+    assert!(asked.is_err(), "{asked:?}");
+    paused.kill().await;
+}

@@ -69,6 +69,15 @@ impl World {
     }
 
     pub(super) fn work(&self, epoch: u64) -> Working {
+        self.begin(epoch, false)
+    }
+
+    /// One that begins again when it panics.
+    pub(super) fn work_supervised(&self, epoch: u64) -> Working {
+        self.begin(epoch, true)
+    }
+
+    fn begin(&self, epoch: u64, supervised: bool) -> Working {
         let ours = Arc::new(AtomicBool::new(true));
         let valid = ours.clone();
         let leaving = Leaving::new();
@@ -85,7 +94,15 @@ impl World {
             leaving: leaving.clone(),
         };
         let stop = CancellationToken::new();
-        let task = tokio::spawn(partition::work(context, epoch, self.exclusive, stop.clone()));
+        let made_anew = self.exclusive;
+        let task = match supervised {
+            true => tokio::spawn(partition::work(context, epoch, made_anew, stop.clone())),
+            // A panic is told to whoever stops it.
+            false => {
+                let beginnings = Arc::default();
+                tokio::spawn(partition::until_shutdown(context, epoch, made_anew, beginnings, stop.clone()))
+            }
+        };
         Working { ours, leaving, stop, task }
     }
 
@@ -144,6 +161,11 @@ impl Working {
     /// The process is about to stop: whether that need not wait for what this one has gathered.
     pub(super) async fn leaves(&self) -> bool {
         self.leaving.begin(1).await
+    }
+
+    /// Tells it to end.
+    pub(super) fn end(&self) {
+        self.stop.cancel();
     }
 
     /// Ends it in good order.

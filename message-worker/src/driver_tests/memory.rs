@@ -36,6 +36,8 @@ pub(super) enum Fault {
     Lied,
     /// The first half was done.
     Half,
+    /// A bug: the call panics.
+    Panic,
 }
 
 #[derive(Default)]
@@ -170,6 +172,7 @@ impl MemoryStore {
             let state = &mut *self.state.lock();
             let fault = state.faults.get_mut(&call).and_then(VecDeque::pop_front);
             let count = match fault {
+                Some(Fault::Panic) => panic!("told to"),
                 Some(Fault::Lost) => 0,
                 Some(Fault::Half) => cells.len() / 2,
                 Some(Fault::Lied) | None => cells.len(),

@@ -6,6 +6,7 @@
 //! them apart.
 
 use crate::bus::{Bus, BusError, LEASE_MS, Subscription};
+use crate::suspended::suspended;
 use bytes::Bytes;
 use carillon_proto::id::WorkerId;
 use carillon_proto::subject;
@@ -45,12 +46,20 @@ pub struct Lease {
 /// Until when the lease is valid, read without a lock by whoever acknowledges.
 struct Clock {
     start: Instant,
+    /// How long the machine has been suspended: others' clocks went on, and the lease ran out.
+    suspended: fn() -> Duration,
+    suspended_before: Duration,
     valid_until_us: AtomicU64,
 }
 
 impl Clock {
+    fn start(suspended: fn() -> Duration) -> Arc<Clock> {
+        let (start, suspended_before) = (Instant::now(), suspended());
+        Arc::new(Clock { start, suspended, suspended_before, valid_until_us: AtomicU64::new(0) })
+    }
+
     fn now(&self) -> Duration {
-        self.start.elapsed()
+        self.start.elapsed() + (self.suspended)().saturating_sub(self.suspended_before)
     }
 
     fn set_valid_until(&self, valid_until: Duration) {
@@ -71,7 +80,7 @@ impl Lease {
         units: u32,
         shutdown: CancellationToken,
     ) -> Lease {
-        let clock = Arc::new(Clock { start: Instant::now(), valid_until_us: AtomicU64::new(0) });
+        let clock = Clock::start(suspended);
         let (publisher, owned) = watch::channel(Owned::default());
         let stop = shutdown.child_token();
         let stopped = CancellationToken::new();

@@ -212,3 +212,16 @@ impl Bus for Unreliable {
         self.bus.healthy().await
     }
 }
+
+/// Before, a machine that was suspended believed in its lease for what had been left of it, though others had taken over.
+#[tokio::test(start_paused = true)]
+async fn a_lease_runs_out_while_the_machine_is_suspended() {
+    static SUSPENDED_MS: AtomicU64 = AtomicU64::new(7_000);
+    let clock = Clock::start(|| Duration::from_millis(SUSPENDED_MS.load(Ordering::SeqCst)));
+    clock.set_valid_until(clock.now() + LEASE);
+    assert!(clock.valid());
+    SUSPENDED_MS.fetch_add(LEASE_MS - 1, Ordering::SeqCst);
+    assert!(clock.valid());
+    SUSPENDED_MS.fetch_add(1, Ordering::SeqCst);
+    assert!(!clock.valid());
+}

@@ -1,0 +1,45 @@
+//! How long this machine has been suspended. The monotonic clock, by which leases and tenures are measured, stands still
+//! meanwhile, and everybody else's goes on.
+
+use rustix::time::{ClockId, Timespec, clock_gettime};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Shorter than anything that is measured against it, and longer than a thread is kept waiting between two readings.
+const NOTICED_MS: u64 = 50;
+
+/// What was noticed so far, in milliseconds.
+static NOTICED: AtomicU64 = AtomicU64::new(0);
+
+/// How long this machine has been suspended since it started, as far as that has been noticed. Never falls, and does not
+/// change but by a suspension of [`NOTICED_MS`] or more, so that a simulated clock is not disturbed.
+pub fn suspended() -> Duration {
+    let now_ms = (0..3).map(|_| measured_ms()).min().unwrap_or(0);
+    let before = NOTICED.load(Ordering::Acquire);
+    if now_ms >= before + NOTICED_MS {
+        NOTICED.fetch_max(now_ms, Ordering::AcqRel);
+    }
+    Duration::from_millis(NOTICED.load(Ordering::Acquire))
+}
+
+fn measured_ms() -> u64 {
+    let monotonic = ms(clock_gettime(ClockId::Monotonic));
+    ms(clock_gettime(ClockId::Boottime)).saturating_sub(monotonic)
+}
+
+fn ms(time: Timespec) -> u64 {
+    (time.tv_sec as u64) * 1_000 + (time.tv_nsec as u64) / 1_000_000
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_that_runs_is_not_suspended() {
+        let before = suspended();
+        for _ in 0..1_000 {
+            assert_eq!(suspended(), before);
+        }
+    }
+}
