@@ -1,9 +1,9 @@
 //! `carillon audit`: compares logs, rows and heads of a live system from outside, once or at intervals.
 
-use crate::connect::{self, AnyStore};
+use crate::connect::{self, AnyStore, Opened};
 use crate::parts::Parts;
 use crate::roles::{self, Needs};
-use carillon_message_worker::audit::{Auditor, NAMED_MAX, Options, Report, disagrees};
+use carillon_message_worker::audit::{Auditor, NAMED_MAX, Options, Report};
 use carillon_proto::id::ConversationId;
 use carillon_runtime::settings::{Refused, Role, Settings};
 use std::io::Write;
@@ -73,12 +73,9 @@ pub async fn run(settings: Settings, wanted: Wanted, shutdown: CancellationToken
 }
 
 async fn begin(settings: &Settings, wanted: &Wanted, needs: &Needs) -> anyhow::Result<Auditor> {
-    let store = connect::messages(settings).await?;
     // Before the bus, which makes the logs of all partitions that it is told of.
-    if let Some(reason) = disagrees(&*store, settings.partitions).await? {
-        anyhow::bail!("{reason}");
-    }
-    let bus = connect::bus(settings, &roles::worker_id()?).await?;
+    let Opened { store, cluster } = connect::messages(settings, Role::Audit).await?;
+    let bus = connect::bus(settings, &roles::worker_id()?, Some(cluster)).await?;
     needs.bus.get_or_init(|| bus.clone());
     needs.store.get_or_init(|| AnyStore::Messages(store.clone()));
     let (rows, conversations) = (wanted.rows, wanted.conversations.clone());

@@ -1,6 +1,7 @@
 //! Opens what a role needs: the bus and the stores, embedded or by the network, as the settings say.
 
 use anyhow::Context;
+use carillon_message_worker::KIND;
 use carillon_message_worker::store::Store;
 use carillon_message_worker::store::embedded::EmbeddedStore;
 use carillon_message_worker::store::scylla::ScyllaStore;
@@ -10,9 +11,10 @@ use carillon_presence_worker::store::scylla::ScyllaUserStore;
 use carillon_proto::id::WorkerId;
 use carillon_runtime::bus::Bus;
 use carillon_runtime::bus::embedded::EmbeddedBus;
-use carillon_runtime::bus::nats::{NatsBus, NatsConfig};
-use carillon_runtime::database::{self, DatabaseConfig};
-use carillon_runtime::settings::Settings;
+use carillon_runtime::bus::nats::{ConnectError, NatsBus, NatsConfig};
+use carillon_runtime::cluster::{ClusterId, Mark, Misfit};
+use carillon_runtime::database::{self, DatabaseConfig, DatabaseError};
+use carillon_runtime::settings::{Refused, Role, Settings};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -23,19 +25,20 @@ const STARTUP_PATIENCE: Duration = Duration::from_secs(45);
 /// Between two attempts.
 const RETRY_PAUSE: Duration = Duration::from_secs(2);
 
-/// The bus: NATS if the settings name it, else one of this process's own.
+/// The bus: NATS if the settings name it, else one of this process's own. It is to be that of `cluster`; a process that
+/// has no database takes whichever is there, and checks the number of partitions alone.
 ///
 /// # Errors
-/// When NATS cannot be used, even after a while.
-pub async fn bus(settings: &Settings, name: &WorkerId) -> anyhow::Result<Arc<dyn Bus>> {
-    let Some(url) = &settings.nats_url else { return Ok(EmbeddedBus::new(settings.partitions)) };
-    let config = NatsConfig {
-        url: url.clone(),
-        replicas: settings.nats_replicas,
-        partitions: settings.partitions,
-        name: name.to_string(),
+/// When NATS cannot be used, even after a while; [`Refused`] when it is another cluster's.
+pub async fn bus(
+    settings: &Settings,
+    name: &WorkerId,
+    cluster: Option<ClusterId>,
+) -> anyhow::Result<Arc<dyn Bus>> {
+    let Some(config) = nats(settings, name.as_str(), cluster) else {
+        return Ok(EmbeddedBus::new(settings.partitions));
     };
-    let bus = patiently("nats", async || Ok(NatsBus::connect(config.clone()).await?)).await?;
+    let bus = patiently("nats", async || NatsBus::connect(config.clone()).await.map_err(of_bus)).await?;
     match bus.durability().await {
         Ok(durability) if durability.warnings.is_empty() => tracing::info!("{durability}"),
         Ok(durability) => tracing::warn!("{durability}"),
@@ -44,41 +47,132 @@ pub async fn bus(settings: &Settings, name: &WorkerId) -> anyhow::Result<Arc<dyn
     Ok(bus)
 }
 
-/// The store of conversations in the database.
+fn nats(settings: &Settings, name: &str, cluster: Option<ClusterId>) -> Option<NatsConfig> {
+    Some(NatsConfig {
+        url: settings.nats_url.clone()?,
+        prefix: settings.nats_prefix.clone(),
+        cluster,
+        replicas: settings.nats_replicas,
+        partitions: settings.partitions,
+        name: name.to_owned(),
+    })
+}
+
+/// A store, and the cluster that it says it is of.
+pub struct Opened<S: ?Sized> {
+    /// The store.
+    pub store: Arc<S>,
+    /// The cluster.
+    pub cluster: ClusterId,
+}
+
+/// The store of conversations in the database. The first worker of a cluster marks it; an audit only looks.
 ///
 /// # Errors
-/// When the database cannot be used, even after a while.
-pub async fn messages(settings: &Settings) -> anyhow::Result<Arc<dyn Store>> {
+/// When the database cannot be used, even after a while; [`Refused`] when its cluster has another number of partitions.
+pub async fn messages(settings: &Settings, role: Role) -> anyhow::Result<Opened<dyn Store>> {
     let config = DatabaseConfig::from(settings);
-    let store = patiently("database", async || Ok(ScyllaStore::connect(&config).await?)).await?;
+    let (store, mark) = patiently("database", async || {
+        let store = ScyllaStore::connect(&config).await.map_err(of_database)?;
+        let mark = match role {
+            Role::Audit => known(store.mark().await?, &config)?,
+            _ => store.mark_or_make(settings.partitions).await?,
+        };
+        Ok((store, mark))
+    })
+    .await?;
+    let cluster = fitting(mark, format!("keyspace {}", config.keyspace), settings)?;
     match store.durability().await {
         Ok(durability) if durability.warnings.is_empty() => tracing::info!("{durability}"),
         Ok(durability) => tracing::warn!("{durability}"),
         Err(error) => tracing::warn!(%error, "how durable the database is cannot be told"),
     }
-    Ok(store)
+    Ok(Opened { store, cluster })
 }
 
-/// The store of users in the database.
+/// The store of users in the database, which a message-worker has marked.
 ///
 /// # Errors
-/// When the database cannot be used, even after a while.
-pub async fn users(settings: &Settings) -> anyhow::Result<Arc<dyn UserStore>> {
+/// When the database cannot be used, even after a while; [`Refused`] when its cluster has another number of partitions.
+pub async fn users(settings: &Settings) -> anyhow::Result<Opened<dyn UserStore>> {
     let config = DatabaseConfig::from(settings);
-    Ok(patiently("database", async || Ok(ScyllaUserStore::connect(&config).await?)).await?)
+    let (store, mark) = patiently("database", async || {
+        let store = ScyllaUserStore::connect(&config).await.map_err(of_database)?;
+        let mark = known(store.mark().await?, &config)?;
+        Ok((store, mark))
+    })
+    .await?;
+    let cluster = fitting(mark, format!("keyspace {}", config.keyspace), settings)?;
+    Ok(Opened { store, cluster })
 }
 
-/// Brings the database's schema up to date and tells what was done.
+fn known(mark: Option<Mark>, config: &DatabaseConfig) -> anyhow::Result<Mark> {
+    mark.with_context(|| format!("no message-worker has used keyspace {} yet: start one", config.keyspace))
+}
+
+/// The cluster that `place` is marked with, if it has as many partitions as the settings say.
+fn fitting(mark: Mark, place: String, settings: &Settings) -> anyhow::Result<ClusterId> {
+    mark.check_partitions(place, settings.partitions).map_err(of_misfit)?;
+    Ok(mark.id)
+}
+
+/// Wrong usage: no patience helps.
+fn refused(error: impl std::fmt::Display) -> anyhow::Error {
+    Refused(vec![error.to_string()]).into()
+}
+
+fn of_misfit(misfit: Misfit) -> anyhow::Error {
+    refused(misfit)
+}
+
+fn of_bus(error: ConnectError) -> anyhow::Error {
+    match error {
+        ConnectError::Misfit(misfit) => of_misfit(misfit),
+        ConnectError::Bus(error) => error.into(),
+    }
+}
+
+fn of_database(error: DatabaseError) -> anyhow::Error {
+    if error.is_final() { refused(error) } else { error.into() }
+}
+
+/// Brings the database's schema up to date and tells what was done. A number of partitions that workers would refuse is
+/// refused here already: where this runs before an upgrade, everything goes on as it was.
 ///
 /// # Errors
-/// When the database cannot be used, even after a while, or refuses.
+/// When the database cannot be used, even after a while, or refuses; [`Refused`] when a newer program has migrated it, or
+/// its cluster has another number of partitions.
 pub async fn migrate(settings: &Settings) -> anyhow::Result<()> {
     let config = DatabaseConfig::from(settings);
-    let done = patiently("database", async || Ok(database::migrate(&config).await?)).await?;
+    let alone = async || database::pending_alone(&config).await.map_err(of_database);
+    if let Some(step) = patiently("database", alone).await? {
+        nobody_works(settings, step).await?;
+    }
+    let done = patiently("database", async || database::migrate(&config).await.map_err(of_database)).await?;
+    let session = database::connect(&config.nodes, &config.keyspace).await.map_err(of_database)?;
+    if let Some(mark) = database::mark(&session).await? {
+        fitting(mark, format!("keyspace {}", config.keyspace), settings)?;
+    }
     if done.is_empty() {
         println!("keyspace {} is up to date", config.keyspace);
     }
     done.iter().for_each(|line| println!("{line}"));
+    Ok(())
+}
+
+/// Refuses a migration that changes what message-workers rely on while any are at work.
+async fn nobody_works(settings: &Settings, step: &str) -> anyhow::Result<()> {
+    let Some(config) = nats(settings, "migrate", None) else { return Ok(()) };
+    let live = NatsBus::live_workers(&config, KIND).await;
+    let live = live.with_context(|| {
+        format!("{step} needs all message-workers stopped, and whether any run is unknown")
+    })?;
+    anyhow::ensure!(
+        live.is_empty(),
+        "{step} changes what message-workers rely on, and {} are at work: stop them all, then migrate, then start the new \
+         ones",
+        live.len()
+    );
     Ok(())
 }
 
@@ -88,27 +182,33 @@ pub struct Stores {
     pub messages: Arc<dyn Store>,
     /// Users.
     pub users: Arc<dyn UserStore>,
+    /// The cluster that they are of.
+    pub cluster: ClusterId,
 }
 
 impl Stores {
     /// Opens them: in the database if the settings name one, else in the data directory.
     ///
     /// # Errors
-    /// When the data directory is in use, or the database cannot be used.
+    /// When the data directory is in use, or the database cannot be used; [`Refused`] when they are of a cluster with
+    /// another number of partitions.
     pub async fn open(settings: &Settings) -> anyhow::Result<Stores> {
         if !settings.scylla_nodes.is_empty() {
-            return Ok(Stores { messages: messages(settings).await?, users: users(settings).await? });
+            let Opened { store, cluster } = messages(settings, Role::Standalone).await?;
+            return Ok(Stores { messages: store, users: users(settings).await?.store, cluster });
         }
         let data_dir = settings.data_dir.clone();
-        tokio::task::spawn_blocking(move || {
+        let opened = tokio::task::spawn_blocking(move || {
             // The first to be opened holds the directory, and says so if another process does.
             let messages = EmbeddedStore::open(&data_dir)?;
             let users = EmbeddedUserStore::open(&data_dir)
                 .with_context(|| format!("data directory {} cannot be used", data_dir.display()))?;
-            Ok(Stores { messages, users })
-        })
-        .await
-        .context("opening the stores was cut off")?
+            anyhow::Ok((messages, users))
+        });
+        let (messages, users) = opened.await.context("opening the stores was cut off")??;
+        let mark = messages.mark_or_make(settings.partitions).await?;
+        let cluster = fitting(mark, format!("data directory {}", settings.data_dir.display()), settings)?;
+        Ok(Stores { messages, users, cluster })
     }
 
     /// Closes them, once nobody else holds them: what the embedded ones have in memory is written.
@@ -141,13 +241,13 @@ impl AnyStore {
     }
 }
 
-/// Tries until it works or patience ends: in a cluster everything starts at once.
+/// Tries until it works, is refused, or patience ends: in a cluster everything starts at once.
 async fn patiently<T>(what: &'static str, attempt: impl AsyncFn() -> anyhow::Result<T>) -> anyhow::Result<T> {
     let deadline = Instant::now() + STARTUP_PATIENCE;
     loop {
         match attempt().await {
             Ok(done) => return Ok(done),
-            Err(error) if Instant::now() + RETRY_PAUSE < deadline => {
+            Err(error) if Instant::now() + RETRY_PAUSE < deadline && !error.is::<Refused>() => {
                 tracing::warn!(what, "not there yet: {error:#}");
                 tokio::time::sleep(RETRY_PAUSE).await;
             }
@@ -174,5 +274,10 @@ mod tests {
         let error = patiently("absent", async || anyhow::Result::<()>::Err(anyhow::anyhow!("away"))).await;
         assert_eq!(error.expect_err("it never came").to_string(), "away");
         assert!(started.elapsed() <= STARTUP_PATIENCE);
+
+        let started = Instant::now();
+        let wrong = patiently("wrong", async || anyhow::Result::<()>::Err(refused("another cluster"))).await;
+        assert!(wrong.is_err_and(|error| error.is::<Refused>()));
+        assert_eq!(started.elapsed(), Duration::ZERO, "waiting does not help");
     }
 }

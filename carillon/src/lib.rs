@@ -58,7 +58,8 @@ impl From<Refused> for Failure {
 }
 
 impl From<anyhow::Error> for Failure {
+    /// What was found only once bus and database were asked can still be wrong usage.
     fn from(error: anyhow::Error) -> Failure {
-        Failure::Running(error)
+        error.downcast().map_or_else(Failure::Running, Failure::Usage)
     }
 }

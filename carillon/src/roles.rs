@@ -1,5 +1,6 @@
 //! Each role, from its settings to its clean stop.
 
+use crate::connect::Opened;
 use crate::parts::Parts;
 use crate::standalone::{self, Running};
 use crate::{connect, limits};
@@ -70,7 +71,7 @@ async fn gateway(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
     let mut parts = Parts::default();
     serve_probes(&mut parts, &settings, Role::Gateway, &needs, &shutdown).await?;
     let name = worker_id()?;
-    let Some(bus) = unless(&shutdown, connect::bus(&settings, &name)).await? else {
+    let Some(bus) = unless(&shutdown, connect::bus(&settings, &name, None)).await? else {
         return parts.stop().await;
     };
     needs.bus.get_or_init(|| bus.clone());
@@ -84,8 +85,10 @@ async fn message_worker(settings: Settings, shutdown: CancellationToken) -> anyh
     let needs = Arc::new(Needs::default());
     let mut parts = Parts::default();
     serve_probes(&mut parts, &settings, Role::MessageWorker, &needs, &shutdown).await?;
-    let connecting =
-        async { anyhow::Ok((connect::bus(&settings, &worker).await?, connect::messages(&settings).await?)) };
+    let connecting = async {
+        let Opened { store, cluster } = connect::messages(&settings, Role::MessageWorker).await?;
+        anyhow::Ok((connect::bus(&settings, &worker, Some(cluster)).await?, store))
+    };
     let Some((bus, store)) = unless(&shutdown, connecting).await? else { return parts.stop().await };
     needs.bus.get_or_init(|| bus.clone());
     needs.store.get_or_init(|| connect::AnyStore::Messages(store.clone()));
@@ -101,8 +104,10 @@ async fn presence_worker(settings: Settings, shutdown: CancellationToken) -> any
     let needs = Arc::new(Needs::default());
     let mut parts = Parts::default();
     serve_probes(&mut parts, &settings, Role::PresenceWorker, &needs, &shutdown).await?;
-    let connecting =
-        async { anyhow::Ok((connect::bus(&settings, &worker).await?, connect::users(&settings).await?)) };
+    let connecting = async {
+        let Opened { store, cluster } = connect::users(&settings).await?;
+        anyhow::Ok((connect::bus(&settings, &worker, Some(cluster)).await?, store))
+    };
     let Some((bus, users)) = unless(&shutdown, connecting).await? else { return parts.stop().await };
     needs.bus.get_or_init(|| bus.clone());
     needs.store.get_or_init(|| connect::AnyStore::Users(users.clone()));

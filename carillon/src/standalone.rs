@@ -22,13 +22,14 @@ pub struct Running {
 /// Starts everything. When it returns, clients can connect to [`Running::addr`].
 ///
 /// # Errors
-/// When the data directory or the port is in use, or a bus or database that the settings name cannot be used.
+/// When the data directory or the port is in use, a bus or database that the settings name cannot be used, or these are
+/// of different clusters.
 pub async fn start(settings: Settings) -> anyhow::Result<Running> {
     let worker = worker_id()?;
     let stores = connect::Stores::open(&settings).await?;
     let gateway = Gateway::bind(&settings)?;
     let addr = gateway.local_addr()?;
-    let bus = connect::bus(&settings, &worker).await?;
+    let bus = connect::bus(&settings, &worker, Some(stores.cluster)).await?;
 
     let (mut parts, draining, needs) =
         (Parts::default(), CancellationToken::new(), Arc::new(Needs::default()));

@@ -212,3 +212,22 @@ fn a_port_or_a_data_directory_in_use_is_one_clear_line() {
     assert_eq!(text(&output.stderr).lines().count(), 1, "{}", text(&output.stderr));
     assert_eq!(running.stop().0, Some(0));
 }
+
+/// Before, any number was taken, and conversations that had been in one partition's log were worked in another's.
+#[test]
+fn a_data_directory_keeps_its_number_of_partitions() {
+    let directory = tempfile::tempdir().expect("a directory");
+    assert_eq!(Running::start(directory.path()).0.stop().0, Some(0));
+    let data_dir = directory.path().to_str().expect("UTF-8");
+    let arguments = ["standalone", "--dev", "--listen", "127.0.0.1:0", "--data-dir", data_dir];
+    for partitions in ["8", "32"] {
+        let environment = [("CARILLON_LOG", "off"), ("CARILLON_PARTITIONS", partitions)];
+        let output = run(&environment, &arguments);
+        let said = format!(
+            "carillon: data directory {data_dir} has 16 partitions, and the settings say {partitions}: set partitions to 16, "
+        );
+        refused(&output, 64, &said);
+        assert_eq!(text(&output.stderr).lines().count(), 1, "{}", text(&output.stderr));
+    }
+    assert_eq!(Running::start(directory.path()).0.stop().0, Some(0), "the right one is as good as ever");
+}

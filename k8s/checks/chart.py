@@ -24,6 +24,7 @@ REFUSALS = [
     ("a secret among the settings", ["settings.auth.secret=x"], "additional properties 'secret' not allowed"),
     ("a password in the address of NATS", ["nats.url=nats://user:password@nats:4222"], "/nats/url"),
     ("an address of another scheme", ["nats.url=http://nats:4222"], "/nats/url"),
+    ("a prefix that is no name", ["nats.prefix=a.b"], "/nats/prefix"),
     ("a node without a port", ["scylla.nodes={scylla}"], "/scylla/nodes/0"),
     ("a number as text", ["gateway.replicas=many"], "/gateway/replicas"),
     ("no pods at all", ["messageWorker.replicas=0"], "/messageWorker/replicas"),

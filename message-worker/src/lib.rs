@@ -29,4 +29,4 @@ pub mod store;
 mod tenure;
 mod upkeep;
 
-pub use run::{Config, run};
+pub use run::{Config, KIND, run};

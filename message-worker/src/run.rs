@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 /// The kind of worker, among those that hold leases.
-pub(crate) const KIND: &str = "message-worker";
+pub const KIND: &str = "message-worker";
 
 /// What a message-worker is told.
 #[derive(Debug, Clone)]

@@ -16,6 +16,13 @@ pub struct InvalidId {
     alphabet: &'static str,
 }
 
+impl InvalidId {
+    /// Says what `what` has to be.
+    pub(crate) fn new(what: &'static str, length_max: usize, alphabet: &'static str) -> InvalidId {
+        InvalidId { what, length_max, alphabet }
+    }
+}
+
 macro_rules! text_id {
     ($(#[$doc:meta])* $name:ident, $what:literal, $length_max:expr, $alphabet:literal, $extra:literal) => {
         $(#[$doc])*

@@ -6,6 +6,8 @@ pub const ID_LENGTH_MAX: usize = 128;
 pub const CLIENT_ID_LENGTH_MAX: usize = 64;
 /// Characters of a gateway's or worker's id: room for a pod's name and a random part.
 pub const SERVICE_ID_LENGTH_MAX: usize = 96;
+/// Characters of the prefix of an installation's subjects and streams: it stands in every message on the bus.
+pub const PREFIX_LENGTH_MAX: usize = 32;
 /// Characters of `ref` (protocol §2).
 pub const REF_LENGTH_MAX: usize = 64;
 /// Characters of a display name; longer ones are cut. Names ride in every message.

@@ -4,6 +4,7 @@
 
 pub mod admin;
 pub mod bus;
+pub mod cluster;
 pub mod collections;
 pub mod database;
 pub mod lease;

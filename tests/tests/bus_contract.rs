@@ -8,12 +8,16 @@ mod leases;
 mod logs;
 #[path = "bus_contract/messages.rs"]
 mod messages;
+#[path = "bus_contract/neighbours.rs"]
+mod neighbours;
 
 use bytes::Bytes;
 use carillon_proto::id::Tag;
-use carillon_runtime::bus::nats::{NatsBus, NatsConfig};
+use carillon_proto::subject::Prefix;
+use carillon_runtime::bus::nats::{ConnectError, NatsBus, NatsConfig};
 use carillon_runtime::bus::{Bus, BusError, LogEntry, LogReader};
-use std::sync::Arc;
+use carillon_runtime::cluster::ClusterId;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -32,9 +36,22 @@ fn bytes(text: impl Into<String>) -> Bytes {
     Bytes::from(text.into())
 }
 
-async fn connect(url: &str) -> Result<Arc<NatsBus>, BusError> {
-    let config = NatsConfig { url: url.into(), replicas: None, partitions: PARTITIONS, name: "test".into() };
-    NatsBus::connect(config).await
+/// The cluster of every bus here: what is asked of a bus with its neighbours is in `neighbours`.
+static CLUSTER: LazyLock<ClusterId> = LazyLock::new(ClusterId::random);
+
+fn config(url: &str) -> NatsConfig {
+    NatsConfig {
+        url: url.into(),
+        prefix: Prefix::default(),
+        cluster: Some(*CLUSTER),
+        replicas: None,
+        partitions: PARTITIONS,
+        name: "test".into(),
+    }
+}
+
+async fn connect(url: &str) -> Result<Arc<NatsBus>, ConnectError> {
+    NatsBus::connect(config(url)).await
 }
 
 /// Repeats `attempt` until it gives something, which has to be soon.
@@ -83,6 +100,14 @@ async fn read_some(reader: &mut dyn LogReader, count: usize, entries_max: usize)
         all.extend(entries);
     }
     all
+}
+
+/// What all entries of a log carry.
+async fn entries_of(bus: &dyn Bus, partition: u32) -> Vec<String> {
+    let bounds = bus.log_bounds(partition).await.expect("an answer");
+    let mut reader = bus.read_log(partition, bounds.first).await.expect("a reader");
+    let entries = read_some(&mut *reader, (bounds.last + 1 - bounds.first) as usize, 100).await;
+    entries.iter().map(|entry| String::from_utf8_lossy(&entry.payload).into_owned()).collect()
 }
 
 /// Every case as a test of its own, once for each implementation.

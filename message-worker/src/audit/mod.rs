@@ -77,24 +77,3 @@ impl Auditor {
         self.options.conversations.iter().filter(ours).cloned().collect()
     }
 }
-
-/// Whether the store knows as many partitions as the settings say: logs of others would be made by asking for them.
-/// `None` if so, or the reason why not.
-///
-/// # Errors
-/// When the store cannot be read.
-pub async fn disagrees(
-    store: &dyn Store,
-    partitions: u32,
-) -> Result<Option<String>, crate::store::StoreError> {
-    let last = partitions.saturating_sub(1);
-    if store.partition(partitions).await?.tenure.is_some() {
-        let advice = "set partitions to what the workers have";
-        return Ok(Some(format!("the workers have more partitions than {partitions}: {advice}")));
-    }
-    if store.partition(last).await?.tenure.is_none() {
-        let advice = "set partitions to what the workers have, and start them first";
-        return Ok(Some(format!("no worker has ever worked partition {last}: {advice}")));
-    }
-    Ok(None)
-}

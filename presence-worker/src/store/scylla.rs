@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use carillon_proto::id::UserId;
-use carillon_runtime::database::{DatabaseConfig, DatabaseError, connect, one_line, prepare};
+use carillon_runtime::cluster::Mark;
+use carillon_runtime::database::{self, DatabaseConfig, DatabaseError, connect, one_line, prepare};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use scylla::client::session::Session;
 use scylla::statement::prepared::PreparedStatement;
@@ -41,6 +42,14 @@ impl ScyllaUserStore {
         let session = connect(&config.nodes, &config.keyspace).await?;
         let (put, get) = (prepare(&session, PUT).await?, prepare(&session, GET).await?);
         Ok(Arc::new(ScyllaUserStore { session, put, get }))
+    }
+
+    /// The mark of the cluster whose database this is; none before its first message-worker, which makes it.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn mark(&self) -> Result<Option<Mark>, DatabaseError> {
+        database::mark(&self.session).await
     }
 
     async fn put_one(&self, row: UserRow) -> Result<(), StoreError> {

@@ -19,13 +19,27 @@ use super::{
 };
 use crate::time::wall_ms;
 
+/// A numbered file.
+struct Step {
+    name: &'static str,
+    text: &'static str,
+    /// Workers from before and after it must not run at once: they keep different rules in what it changes.
+    alone: bool,
+}
+
+const fn step(name: &'static str, text: &'static str) -> Step {
+    Step { name, text, alone: false }
+}
+
 /// Every migration, in order; the first has version 1. None is ever changed: what is to be different goes
 /// into a new one.
-const MIGRATIONS: [(&str, &str); 4] = [
-    ("0001_conversations", include_str!("../../migrations/0001_conversations.cql")),
-    ("0002_users", include_str!("../../migrations/0002_users.cql")),
-    ("0003_seals", include_str!("../../migrations/0003_seals.cql")),
-    ("0004_tenures", include_str!("../../migrations/0004_tenures.cql")),
+const MIGRATIONS: [Step; 5] = [
+    step("0001_conversations", include_str!("../../migrations/0001_conversations.cql")),
+    step("0002_users", include_str!("../../migrations/0002_users.cql")),
+    step("0003_seals", include_str!("../../migrations/0003_seals.cql")),
+    // A worker from before it writes without taking the tenure that fences others off.
+    Step { alone: true, ..step("0004_tenures", include_str!("../../migrations/0004_tenures.cql")) },
+    step("0005_cluster", include_str!("../../migrations/0005_cluster.cql")),
 ];
 
 /// Schema changes flush tables on every node.
@@ -44,7 +58,8 @@ const _: () = assert!(LOCK_RETRY.as_millis() * LOCK_ATTEMPTS as u128 > LOCK_SECO
 /// Creates the keyspace if it is not there and applies what is missing. Returns what was done, a line each.
 ///
 /// # Errors
-/// When the database cannot be reached or refuses, or another migration does not come to an end.
+/// When the database cannot be reached or refuses, another migration does not come to an end, or a newer program has
+/// migrated.
 pub async fn migrate(config: &DatabaseConfig) -> Result<Vec<String>, DatabaseError> {
     check_keyspace(&config.keyspace)?;
     let session = connect_anywhere(&config.nodes, &config.keyspace).await?;
@@ -60,6 +75,21 @@ pub async fn migrate(config: &DatabaseConfig) -> Result<Vec<String>, DatabaseErr
     let outcome = migration.apply_missing(&mut done).await;
     migration.unlock().await;
     outcome.map(|()| done)
+}
+
+/// The first missing migration before which all workers have to be stopped, if the keyspace has been used.
+///
+/// # Errors
+/// When the database cannot be reached or read.
+pub async fn pending_alone(config: &DatabaseConfig) -> Result<Option<&'static str>, DatabaseError> {
+    check_keyspace(&config.keyspace)?;
+    let session = connect_anywhere(&config.nodes, &config.keyspace).await?;
+    Ok(first_alone(schema_version(&session, &config.keyspace).await?))
+}
+
+fn first_alone(found: i32) -> Option<&'static str> {
+    let missing = (1..).zip(&MIGRATIONS).filter(|(version, _)| found > 0 && *version > found);
+    missing.map(|(_, step)| step).find(|step| step.alone).map(|step| step.name)
 }
 
 /// Uses a keyspace that another migration may be making: it is listed a moment before it can be used.
@@ -94,6 +124,18 @@ pub async fn schema_version(session: &Session, keyspace: &str) -> Result<i32, Da
 /// The version that this program needs.
 pub(super) fn wanted_version() -> i32 {
     MIGRATIONS.len() as i32
+}
+
+/// Refuses a schema that is newer than any that this program knows: it may have rules that this one would break.
+///
+/// # Errors
+/// When it is.
+pub(super) fn check_not_ahead(keyspace: &str, found: i32) -> Result<(), DatabaseError> {
+    let known = wanted_version();
+    if found > known {
+        return Err(DatabaseError::SchemaAhead { keyspace: keyspace.into(), found, known });
+    }
+    Ok(())
 }
 
 struct Migration<'a> {
@@ -160,7 +202,8 @@ impl<'a> Migration<'a> {
     #[expect(clippy::disallowed_methods, reason = "when a migration was applied is stored")]
     async fn apply_missing(&self, done: &mut Vec<String>) -> Result<(), DatabaseError> {
         let found = schema_version(self.session, self.keyspace).await?;
-        for (version, (name, text)) in (1..).zip(MIGRATIONS) {
+        check_not_ahead(self.keyspace, found)?;
+        for (version, Step { name, text, .. }) in (1..).zip(MIGRATIONS) {
             if version <= found {
                 continue;
             }
@@ -248,8 +291,15 @@ mod tests {
     }
 
     #[test]
+    fn workers_are_stopped_for_what_they_rely_on_and_for_nothing_else() {
+        assert_eq!(first_alone(0), None, "nobody works in a keyspace that is not there");
+        assert_eq!((first_alone(1), first_alone(3)), (Some("0004_tenures"), Some("0004_tenures")));
+        assert_eq!((first_alone(4), first_alone(5)), (None, None));
+    }
+
+    #[test]
     fn migrations_are_numbered_and_harmless_twice() {
-        for (number, (name, text)) in (1..).zip(MIGRATIONS) {
+        for (number, Step { name, text, .. }) in (1..).zip(MIGRATIONS) {
             assert!(name.starts_with(&format!("{number:04}_")), "{name}");
             let statements = statements(text);
             assert!(!statements.is_empty(), "{name}");

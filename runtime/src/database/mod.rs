@@ -16,10 +16,12 @@ use scylla::value::{CqlValue, Row};
 
 use crate::settings::Settings;
 
+mod cluster;
 mod migrate;
 mod report;
 
-pub use migrate::{migrate, schema_version};
+pub use cluster::{mark, put_mark};
+pub use migrate::{migrate, pending_alone, schema_version};
 pub use report::{Durability, durability};
 
 /// Until one connection to one node is given up.
@@ -89,6 +91,18 @@ pub enum DatabaseError {
         /// The version it must have.
         wanted: i32,
     },
+    /// A newer program has changed the schema, and may rely on what this one would not keep.
+    #[error(
+        "keyspace {keyspace} is at schema version {found}, and this carillon knows {known}: run a newer carillon"
+    )]
+    SchemaAhead {
+        /// The keyspace.
+        keyspace: String,
+        /// The version it has.
+        found: i32,
+        /// The newest version that this program knows.
+        known: i32,
+    },
     /// Somebody else migrates, and does not come to an end.
     #[error(
         "another migration of keyspace {keyspace} is under way: wait for it, or a minute after it was killed"
@@ -111,6 +125,11 @@ impl DatabaseError {
     fn refused(what: impl Into<String>, reason: &impl std::fmt::Display) -> DatabaseError {
         DatabaseError::Refused { what: what.into(), reason: one_line(reason) }
     }
+
+    /// Whether trying again helps nobody: this program, or its settings, are the wrong ones.
+    pub fn is_final(&self) -> bool {
+        matches!(self, DatabaseError::BadKeyspace { .. } | DatabaseError::SchemaAhead { .. })
+    }
 }
 
 /// What the driver says, on one line of bearable length.
@@ -121,10 +140,10 @@ pub fn one_line(error: &impl std::fmt::Display) -> String {
     words.join(" ").chars().take(CHARS_MAX).collect()
 }
 
-/// Connects to the keyspace and checks that its schema is not behind this program.
+/// Connects to the keyspace and checks that its schema is the one that this program knows.
 ///
 /// # Errors
-/// When no node answers, or `carillon migrate` has not been run.
+/// When no node answers, `carillon migrate` has not been run, or that of a newer program has.
 pub async fn connect(nodes: &[String], keyspace: &str) -> Result<Arc<Session>, DatabaseError> {
     check_keyspace(keyspace)?;
     let session = connect_anywhere(nodes, keyspace).await?;
@@ -133,6 +152,7 @@ pub async fn connect(nodes: &[String], keyspace: &str) -> Result<Arc<Session>, D
     if found < wanted {
         return Err(DatabaseError::SchemaBehind { keyspace: keyspace.into(), found, wanted });
     }
+    migrate::check_not_ahead(keyspace, found)?;
     Ok(Arc::new(session))
 }
 

@@ -2,6 +2,7 @@
 
 use super::parse::{self, number_32};
 use super::{Access, Auth, Limits, Networks, Role, Settings};
+use carillon_proto::subject::Prefix;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -251,6 +252,7 @@ fn blank() -> Settings {
         auth: Auth::default(),
         api_keys: Vec::new(),
         nats_url: None,
+        nats_prefix: Prefix::default(),
         nats_replicas: None,
         scylla_nodes: Vec::new(),
         scylla_keyspace: String::new(),

@@ -1,5 +1,6 @@
 //! What can be set, from `carillon.toml`, the environment and flags, validated before any port opens.
 
+use carillon_proto::subject::Prefix;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
@@ -97,6 +98,8 @@ pub struct Settings {
     pub api_keys: Vec<String>,
     /// `None`: the embedded bus.
     pub nats_url: Option<String>,
+    /// Stands before every subject, stream and bucket on NATS.
+    pub nats_prefix: Prefix,
     /// Copies of each stream; `None`: 3 in a cluster of 3 or more, else 1.
     pub nats_replicas: Option<usize>,
     /// Empty: the embedded store. `host:port` each.

@@ -1,6 +1,7 @@
 //! How a setting's text becomes its value: bounded, and refused with a sentence that says what would do.
 
 use super::{Access, Network, Networks};
+use carillon_proto::subject::Prefix;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -212,6 +213,14 @@ pub fn keyspace(text: &str) -> Result<String, String> {
         return Ok(text.to_owned());
     }
     Err(format!("'{text}' is no keyspace: up to 48 of a-z 0-9 _, a letter first"))
+}
+
+/// The prefix of an installation's subjects.
+///
+/// # Errors
+/// When `text` is none.
+pub fn prefix(text: &str) -> Result<Prefix, String> {
+    Prefix::parse(text).map_err(|error| format!("'{text}': {error}"))
 }
 
 /// Who may use conversations: `participants`, `token`, `open`, or the URL of a webhook.

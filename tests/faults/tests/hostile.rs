@@ -3,7 +3,8 @@
 
 use carillon_faults::deployment::{Deployment, Role, Size};
 use carillon_proto::limits::{JOINED_CONVERSATIONS_MAX, PARTITIONS};
-use carillon_proto::{partition, subject, wire};
+use carillon_proto::subject::Prefix;
+use carillon_proto::{partition, wire};
 use carillon_tests::client::Client;
 use prost::Message as _;
 use serde_json::json;
@@ -79,7 +80,7 @@ async fn poisoned(deployment: &mut Deployment, conversations: &[String]) {
     let log = async_nats::jetstream::new(nats);
     for number in 0..PARTITIONS {
         for entry in poison(number) {
-            let taken = log.publish(subject::command(number), entry.into()).await.expect("sent");
+            let taken = log.publish(Prefix::default().command(number), entry.into()).await.expect("sent");
             taken.await.expect("the log takes it");
         }
     }

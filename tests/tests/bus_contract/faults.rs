@@ -1,15 +1,15 @@
 //! What happens to a server and its streams, and what the bus over NATS makes of it.
 
 use crate::{
-    PARTITIONS, SOON, append_all, bytes, connect, eventually, eventually_within, next_one, random_tag,
-    read_some,
+    PARTITIONS, SOON, append_all, bytes, config, connect, eventually, eventually_within, next_one,
+    random_tag, read_some,
 };
 use async_nats::jetstream;
 use bytes::Bytes;
 use carillon_proto::id::{Tag, WorkerId};
 use carillon_proto::limits::BUS_MESSAGE_BYTES_MAX;
-use carillon_proto::subject;
-use carillon_runtime::bus::nats::{NatsBus, NatsConfig};
+use carillon_proto::subject::{self, Prefix};
+use carillon_runtime::bus::nats::{ConnectError, NatsBus, NatsConfig};
 use carillon_runtime::bus::{Bus, BusError, Incoming, LogBounds, LogReader, Subscription};
 use carillon_tests::parts::{NatsCluster, NatsOptions, NatsServer, Signal};
 use std::sync::Arc;
@@ -164,7 +164,7 @@ async fn a_stream_made_anew_breaks_its_readers() {
     let mut reader = bus.read_log(0, 1).await.expect("a reader");
     assert_eq!(read_some(&mut *reader, 5, 10).await.len(), 5);
     let jetstream = jetstream(&server).await;
-    jetstream.delete_stream(subject::command_stream(0)).await.expect("deleted");
+    jetstream.delete_stream(Prefix::default().command_stream(0)).await.expect("deleted");
     // Somebody appends at once, so that the new stream holds more than the reader has seen of the old one.
     assert_eq!(append_surely(&bus, 0).await, 1);
     append_all(&*bus, 0, entries(9)).await;
@@ -182,7 +182,7 @@ async fn a_gap_breaks_a_reader() {
     let Some((server, bus)) = start().await else { return };
     append_all(&*bus, 0, entries(6)).await;
     let jetstream = jetstream(&server).await;
-    let stream = jetstream.get_stream(subject::command_stream(0)).await.expect("a stream");
+    let stream = jetstream.get_stream(Prefix::default().command_stream(0)).await.expect("a stream");
     stream.delete_message(4).await.expect("deleted");
     let mut reader = bus.read_log(0, 1).await.expect("a reader");
     assert_eq!(read_until_broken(&mut *reader, 1).await, 4);
@@ -200,7 +200,7 @@ async fn a_gap_breaks_a_reader() {
 async fn a_full_log_refuses_until_it_is_purged() {
     let Some((server, bus)) = start().await else { return };
     let jetstream = jetstream(&server).await;
-    let mut stream = jetstream.get_stream(subject::command_stream(0)).await.expect("a stream");
+    let mut stream = jetstream.get_stream(Prefix::default().command_stream(0)).await.expect("a stream");
     let mut config = stream.info().await.expect("its state").config.clone();
     config.max_bytes = 4 * BUS_MESSAGE_BYTES_MAX as i64;
     jetstream.update_stream(&config).await.expect("made smaller");
@@ -250,14 +250,19 @@ async fn existing_streams_are_updated_and_keep_their_entries() {
     };
     let jetstream = jetstream(&server).await;
     let found = jetstream::stream::Config {
-        name: subject::command_stream(2),
-        subjects: vec![subject::command(2)],
+        name: Prefix::default().command_stream(2),
+        subjects: vec![Prefix::default().command(2)],
         max_age: Duration::from_secs(3_600),
         description: Some("the operator's words".into()),
         ..Default::default()
     };
     jetstream.create_stream(found).await.expect("a stream that was there before");
-    jetstream.publish(subject::command(2), "foreign".into()).await.expect("sent").await.expect("stored");
+    jetstream
+        .publish(Prefix::default().command(2), "foreign".into())
+        .await
+        .expect("sent")
+        .await
+        .expect("stored");
 
     let bus = connect(&server.url()).await.expect("connected");
     assert_eq!(append_all(&*bus, 2, entries(1)).await, [2]);
@@ -265,7 +270,8 @@ async fn existing_streams_are_updated_and_keep_their_entries() {
     let read = read_some(&mut *reader, 2, 2).await;
     assert_eq!((read[0].tag.0, read[0].payload.as_ref()), ([0; 16], &b"foreign"[..]));
     for partition in 0..PARTITIONS {
-        let mut stream = jetstream.get_stream(subject::command_stream(partition)).await.expect("a stream");
+        let mut stream =
+            jetstream.get_stream(Prefix::default().command_stream(partition)).await.expect("a stream");
         let config = stream.info().await.expect("its state").config.clone();
         assert_eq!(config.discard, jetstream::stream::DiscardPolicy::New);
         assert_eq!((config.max_age, config.duplicate_window), (Duration::ZERO, Duration::from_secs(120)));
@@ -282,10 +288,10 @@ async fn existing_streams_are_updated_and_keep_their_entries() {
 async fn no_server_is_an_error_that_keeps_the_password() {
     let began = Instant::now();
     let url = format!("nats://user:hunter2@127.0.0.1:{}", carillon_tests::parts::free_port());
-    let config = NatsConfig { url, replicas: None, partitions: 1, name: "test".into() };
+    let config = NatsConfig { partitions: 1, ..config(&url) };
     assert!(!format!("{config:?}").contains("hunter2"));
     let Err(error) = NatsBus::connect(config).await else { panic!("nobody listens there") };
-    assert!(matches!(error, BusError::Unavailable(_)), "{error:?}");
+    assert!(matches!(error, ConnectError::Bus(BusError::Unavailable(_))), "{error:?}");
     assert!(!error.to_string().contains("hunter2"), "{error}");
     assert!(began.elapsed() < SOON);
 }
@@ -352,7 +358,7 @@ async fn leader(cluster: &NatsCluster) -> usize {
 /// Who leads the copies of the first partition's log, and how many others are up to date.
 async fn copies(server: &NatsServer) -> Option<(String, usize)> {
     let client = async_nats::connect(server.url()).await.ok()?;
-    let mut stream = jetstream::new(client).get_stream(subject::command_stream(0)).await.ok()?;
+    let mut stream = jetstream::new(client).get_stream(Prefix::default().command_stream(0)).await.ok()?;
     let cluster = stream.info().await.ok()?.cluster.clone()?;
     let current = cluster.replicas.iter().filter(|replica| replica.current && !replica.offline).count();
     Some((cluster.leader?, current))

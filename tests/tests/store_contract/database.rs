@@ -1,6 +1,9 @@
 //! The CQL database itself: migrations, what is said when something is missing, and what it says of itself.
 
 use carillon_message_worker::store::scylla::ScyllaStore;
+use carillon_message_worker::store::{Store, Tenure};
+use carillon_presence_worker::store::scylla::ScyllaUserStore;
+use carillon_proto::position::Incarnation;
 use carillon_runtime::database::{DatabaseConfig, DatabaseError, connect, durability, migrate};
 use carillon_tests::database::{drop_keyspace, keyspace, new_keyspace, run, session};
 
@@ -10,7 +13,7 @@ async fn migrating_twice_and_by_two_at_once_is_safe() {
     let (one, two) = tokio::join!(migrate(&config), migrate(&config));
     let (one, two) = (one.expect("migrated"), two.expect("migrated"));
     let applied = |lines: &[String]| lines.iter().filter(|line| line.starts_with("applied ")).count();
-    assert_eq!(applied(&one) + applied(&two), 4, "each migration by one of them: {one:?} {two:?}");
+    assert_eq!(applied(&one) + applied(&two), 5, "each migration by one of them: {one:?} {two:?}");
     assert_eq!(applied(&one) * applied(&two), 0, "{one:?} {two:?}");
     assert_eq!(migrate(&config).await.expect("migrated"), Vec::<String>::new());
     ScyllaStore::connect(&config).await.expect("usable");
@@ -24,17 +27,66 @@ async fn a_migration_that_was_cut_off_is_finished() {
     let session = session(&config).await;
     // As if it had been killed between its statements.
     run(&session, &format!("DROP TABLE {}.skips", config.keyspace)).await;
-    for version in 1..=4 {
+    for version in 1..=5 {
         let forget = format!("DELETE FROM {}.schema_migrations WHERE version = {version}", config.keyspace);
         run(&session, &forget).await;
     }
     let behind = connect(&config.nodes, &config.keyspace).await.expect_err("not migrated");
     assert_eq!(
         behind.to_string(),
-        format!("keyspace {} is at schema version 0, 4 is needed: run `carillon migrate`", config.keyspace)
+        format!("keyspace {} is at schema version 0, 5 is needed: run `carillon migrate`", config.keyspace)
     );
-    assert_eq!(migrate(&config).await.expect("migrated").len(), 4);
+    assert_eq!(migrate(&config).await.expect("migrated").len(), 5);
     ScyllaStore::connect(&config).await.expect("usable");
+    drop_keyspace(&config).await;
+}
+
+/// Before, a newer schema was taken for one's own: a program that was rolled back wrote by its old rules.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_schema_that_a_newer_program_made_is_refused() {
+    let Some(config) = new_keyspace() else { return };
+    migrate(&config).await.expect("migrated");
+    let session = session(&config).await;
+    let newer = "INSERT INTO {}.schema_migrations (version, name, applied_ms) VALUES (6, '0006_newer', 0)";
+    run(&session, &newer.replace("{}", &config.keyspace)).await;
+    for refused in [connect(&config.nodes, &config.keyspace).await.err(), migrate(&config).await.err()] {
+        let refused = refused.expect("refused");
+        assert!(refused.is_final(), "trying again does not help: {refused}");
+        let said = format!(
+            "keyspace {} is at schema version 6, and this carillon knows 5: run a newer carillon",
+            config.keyspace
+        );
+        assert_eq!(refused.to_string(), said);
+    }
+    drop_keyspace(&config).await;
+}
+
+/// Before, nothing remembered the number of partitions: with another one, conversations were worked in other logs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_keyspace_is_marked_once() {
+    let Some(config) = new_keyspace() else { return };
+    migrate(&config).await.expect("migrated");
+    let store = ScyllaStore::connect(&config).await.expect("connected");
+    let users = ScyllaUserStore::connect(&config).await.expect("connected");
+    assert_eq!((store.mark().await.expect("read"), users.mark().await.expect("read")), (None, None));
+    let (one, two) = tokio::join!(store.mark_or_make(16), store.mark_or_make(32));
+    let (one, two) = (one.expect("marked"), two.expect("marked"));
+    assert_eq!(one, two, "of two at once one decides");
+    assert_eq!(store.mark_or_make(64).await.expect("read"), one);
+    assert_eq!(users.mark().await.expect("read"), Some(one));
+    drop_keyspace(&config).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_keyspace_from_before_there_were_marks_has_as_many_partitions_as_were_worked() {
+    let Some(config) = new_keyspace() else { return };
+    migrate(&config).await.expect("migrated");
+    let store = ScyllaStore::connect(&config).await.expect("connected");
+    for partition in [0, 3, 7] {
+        let tenure = Tenure { incarnation: Incarnation::new(1, 1, 1), epoch: 1, holder: None };
+        store.change_tenure(partition, None, tenure).await.expect("worked");
+    }
+    assert_eq!(store.mark_or_make(16).await.expect("marked").partitions, 8);
     drop_keyspace(&config).await;
 }
 

@@ -8,10 +8,12 @@ use crate::store::{Checkpoint, EventRow, Holder, Projection, Seal, SentRow, Tenu
 use bytes::{BufMut, Bytes};
 use carillon_proto::id::{ConversationId, Tag, UserId};
 use carillon_proto::position::{Ground, Incarnation, Position};
+use carillon_runtime::cluster::{ClusterId, Mark};
 
 const CONVERSATION: u8 = 1;
 const USER: u8 = 2;
 const PARTITION: u8 = 3;
+const CLUSTER: u8 = 4;
 
 // Events come last in a conversation: what walks over all else can leap over them.
 const HEAD: u8 = b'h';
@@ -119,6 +121,18 @@ pub(super) fn skip(number: u32, position: Position) -> Vec<u8> {
     key
 }
 
+/// The mark of the cluster whose data these are.
+pub(super) const MARK: &[u8] = &[CLUSTER];
+
+/// All rows of partitions start with this.
+pub(super) const PARTITIONS: &[u8] = &[PARTITION];
+
+/// The partition, if the key is that of a log's current life.
+pub(super) fn read_incarnation_key(key: &[u8]) -> Option<u32> {
+    let (number, kind) = key.strip_prefix(PARTITIONS)?.split_first_chunk()?;
+    (kind == [INCARNATION]).then(|| u32::from_be_bytes(*number))
+}
+
 /// What a key is, to whoever walks over all conversations.
 pub(super) enum Walked {
     /// An accepted client id.
@@ -223,6 +237,11 @@ impl Rows {
         ];
         // Numbers rise with every life, whatever the clock says.
         self.put(&incarnation(number), i64::from(life.number), &body);
+    }
+
+    pub(super) fn put_mark(&mut self, mark: &Mark) {
+        // Written once.
+        self.put(MARK, 0, &[mark.id.as_bytes(), &mark.partitions.to_be_bytes()]);
     }
 
     pub(super) fn put_skip(&mut self, number: u32, position: Position, reason: &str) {
@@ -341,6 +360,11 @@ pub(super) fn read_seal(value: &[u8]) -> Option<Seal> {
     let mut reader = Reader(value.get(TIMESTAMP_BYTES..)?);
     let (incarnation, [created]) = (reader.u32()?, reader.take()?);
     Some(Seal { incarnation, created: created != 0, seq: reader.u64()? })
+}
+
+pub(super) fn read_mark(value: &[u8]) -> Option<Mark> {
+    let mut reader = Reader(value.get(TIMESTAMP_BYTES..)?);
+    Some(Mark { id: ClusterId::of_bytes(reader.take()?), partitions: reader.u32()? })
 }
 
 pub(super) fn read_skip(incarnation: u32, key: &[u8]) -> Option<Position> {

@@ -36,6 +36,7 @@ mod flusher;
 mod gather;
 mod journal;
 mod key;
+mod mark;
 mod overlay;
 mod seals;
 mod shared;

@@ -11,7 +11,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use carillon_proto::id::{ConversationId, Tag, UserId};
 use carillon_proto::position::{Incarnation, Position};
-use carillon_runtime::database::{DatabaseConfig, DatabaseError, Durability, connect, durability, one_line};
+use carillon_runtime::cluster::Mark;
+use carillon_runtime::database::{
+    self, DatabaseConfig, DatabaseError, Durability, connect, durability, one_line,
+};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use scylla::client::session::Session;
 use scylla::deserialize::row::DeserializeRow;
@@ -62,6 +65,27 @@ impl ScyllaStore {
     /// When the database cannot be read.
     pub async fn durability(&self) -> Result<Durability, DatabaseError> {
         durability(&self.session, &self.keyspace).await
+    }
+
+    /// The mark of the cluster whose database this is; none before its first worker.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn mark(&self) -> Result<Option<Mark>, DatabaseError> {
+        database::mark(&self.session).await
+    }
+
+    /// The mark, made if there is none: with as many partitions as were worked before marks were made, else with as many
+    /// as the settings say.
+    ///
+    /// # Errors
+    /// When the database cannot be used: to be tried again.
+    pub async fn mark_or_make(&self, partitions: u32) -> anyhow::Result<Mark> {
+        if let Some(mark) = self.mark().await? {
+            return Ok(mark);
+        }
+        let worked = self.worked_partitions().await?;
+        Ok(database::put_mark(&self.session, Mark::new(worked.unwrap_or(partitions))).await?)
     }
 
     async fn write(

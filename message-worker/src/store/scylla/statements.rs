@@ -72,6 +72,7 @@ statements! {
     /// Serial: it sees what an undecided transaction comes to.
     tenure: "SELECT number, first_sequence, base_us, ground, ground_sequence, epoch, holder FROM incarnations \
         WHERE id = ?";
+    worked: "SELECT id FROM incarnations";
 
     /// At QUORUM: it sees every transaction that has been answered, and is in the way of none.
     life: "SELECT number, first_sequence, base_us, ground, ground_sequence, epoch, holder FROM incarnations \

@@ -23,6 +23,14 @@ impl ScyllaStore {
         Ok(first::<Stored>(&rows)?.map(of_stored))
     }
 
+    /// How many partitions have ever been worked, as far as the highest of them tells: every worker of a cluster begins
+    /// with its share of all.
+    pub(super) async fn worked_partitions(&self) -> Result<Option<u32>, StoreError> {
+        let rows = self.select(&self.statements.worked, ()).await?;
+        let ids = rows.rows::<(i32,)>().map_err(|error| failed(&error))?;
+        Ok(ids.flatten().map(|(id,)| id.unsigned_abs() + 1).max())
+    }
+
     /// Whether the row was `previous` and is `next` now.
     pub(super) async fn try_change(
         &self,

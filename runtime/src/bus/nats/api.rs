@@ -2,6 +2,7 @@
 
 use super::connection::{Connection, NoAnswer};
 use crate::bus::{BusError, LogBounds};
+use crate::cluster::Misfit;
 use async_nats::jetstream::stream;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -48,6 +49,9 @@ pub(super) enum ApiError {
     /// JetStream refused.
     #[error("jetstream refuses: {} ({})", .0.description, .0.err_code)]
     Refused(Refusal),
+    /// What is there belongs to others.
+    #[error("{0}")]
+    Misfit(Misfit),
 }
 
 impl ApiError {
@@ -77,7 +81,7 @@ impl From<ApiError> for BusError {
     fn from(error: ApiError) -> Self {
         match error {
             ApiError::Bus(error) => error,
-            ApiError::Refused(_) => BusError::Unavailable(error.to_string()),
+            ApiError::Refused(_) | ApiError::Misfit(_) => BusError::Unavailable(error.to_string()),
         }
     }
 }

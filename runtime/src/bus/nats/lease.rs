@@ -10,7 +10,7 @@ use async_nats::datetime::parse_rfc3339;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, StorageType};
 use bytes::Bytes;
 use carillon_proto::id::WorkerId;
-use carillon_proto::subject;
+use carillon_proto::subject::{self, Prefix};
 use parking_lot::Mutex;
 use serde_json::json;
 use std::collections::HashMap;
@@ -30,21 +30,58 @@ const REVISION_BITS: u32 = 20;
 /// All leases of a cluster.
 pub(super) struct Leases {
     connection: Arc<Connection>,
+    prefix: Prefix,
     replicas: usize,
     /// When each kind's bucket was made, as last seen.
     created: Mutex<HashMap<String, String>>,
 }
 
-fn stream_of(kind: &str) -> String {
-    format!("KV_{}", subject::lease_bucket(kind))
+/// Where the leases of workers of one kind lie.
+struct Bucket {
+    stream: String,
+    /// With a dot at its end.
+    key_prefix: String,
 }
 
-fn key_prefix(kind: &str) -> String {
-    format!("$KV.{}.", subject::lease_bucket(kind))
-}
+impl Bucket {
+    fn new(prefix: &Prefix, kind: &str) -> Bucket {
+        let name = prefix.lease_bucket(kind);
+        Bucket { stream: format!("KV_{name}"), key_prefix: format!("$KV.{name}.") }
+    }
 
-fn key_of(kind: &str, worker: &WorkerId) -> String {
-    format!("{}{}", key_prefix(kind), subject::lease_key(worker))
+    /// All keys.
+    fn keys(&self) -> String {
+        format!("{}>", self.key_prefix)
+    }
+
+    fn key_of(&self, worker: &WorkerId) -> String {
+        format!("{}{}", self.key_prefix, subject::lease_key(worker))
+    }
+
+    /// Whose keys there are.
+    fn workers(&self, info: StreamInfo) -> Vec<WorkerId> {
+        let keys = info.state.subjects.unwrap_or_default();
+        keys.keys().filter_map(|key| WorkerId::parse(key.strip_prefix(&self.key_prefix)?).ok()).collect()
+    }
+
+    fn config(&self, replicas: usize) -> Config {
+        Config {
+            name: self.stream.clone(),
+            subjects: vec![self.keys()],
+            max_messages_per_subject: 1,
+            max_messages: -1,
+            max_bytes: BUCKET_BYTES_MAX,
+            max_age: Duration::from_millis(LEASE_MS),
+            duplicate_window: Duration::from_millis(LEASE_MS),
+            discard: DiscardPolicy::New,
+            storage: StorageType::Memory,
+            num_replicas: replicas,
+            allow_rollup: true,
+            deny_delete: true,
+            allow_direct: true,
+            ..Config::default()
+        }
+    }
 }
 
 /// A number that rises with every revision of a bucket, and from one life of the bucket to the next.
@@ -54,32 +91,17 @@ fn number_of(created: &str, revision: u64) -> Option<u64> {
     Some((created_ms << REVISION_BITS) + revision)
 }
 
-fn bucket_config(kind: &str, replicas: usize) -> Config {
-    Config {
-        name: stream_of(kind),
-        subjects: vec![format!("{}>", key_prefix(kind))],
-        max_messages_per_subject: 1,
-        max_messages: -1,
-        max_bytes: BUCKET_BYTES_MAX,
-        max_age: Duration::from_millis(LEASE_MS),
-        duplicate_window: Duration::from_millis(LEASE_MS),
-        discard: DiscardPolicy::New,
-        storage: StorageType::Memory,
-        num_replicas: replicas,
-        allow_rollup: true,
-        deny_delete: true,
-        allow_direct: true,
-        ..Config::default()
-    }
-}
-
 impl Leases {
-    pub(super) fn new(connection: Arc<Connection>, replicas: usize) -> Leases {
-        Leases { connection, replicas, created: Mutex::default() }
+    pub(super) fn new(connection: Arc<Connection>, prefix: Prefix, replicas: usize) -> Leases {
+        Leases { connection, prefix, replicas, created: Mutex::default() }
     }
 
-    async fn make_bucket(&self, kind: &str) -> Result<StreamInfo, ApiError> {
-        let config = bucket_config(kind, self.replicas);
+    fn bucket_of(&self, kind: &str) -> Bucket {
+        Bucket::new(&self.prefix, kind)
+    }
+
+    async fn make(&self, bucket: &Bucket) -> Result<StreamInfo, ApiError> {
+        let config = bucket.config(self.replicas);
         match self.connection.put_stream("CREATE", &config).await {
             Err(error) if error.is(code::STREAM_NAME_IN_USE) => {
                 self.connection.put_stream("UPDATE", &config).await
@@ -88,10 +110,9 @@ impl Leases {
         }
     }
 
-    async fn bucket(&self, kind: &str) -> Result<StreamInfo, ApiError> {
-        let keys = format!("{}>", key_prefix(kind));
-        match self.connection.stream_info(&stream_of(kind), Some(&keys)).await {
-            Err(error) if error.is(code::STREAM_NOT_FOUND) => self.make_bucket(kind).await,
+    async fn info(&self, bucket: &Bucket) -> Result<StreamInfo, ApiError> {
+        match self.connection.stream_info(&bucket.stream, Some(&bucket.keys())).await {
+            Err(error) if error.is(code::STREAM_NOT_FOUND) => self.make(bucket).await,
             info => info,
         }
     }
@@ -99,19 +120,20 @@ impl Leases {
     /// Renews, and looks before and after that the bucket is the same one: only then do its time of making
     /// and the revision belong together.
     pub(super) async fn renew(&self, kind: &str, worker: &WorkerId) -> Result<u64, BusError> {
+        let bucket = self.bucket_of(kind);
         let mut created = self.created.lock().get(kind).cloned();
         for _ in 0..ATTEMPTS_MAX {
             let before = match created.take() {
                 Some(created) => created,
-                None => self.bucket(kind).await?.created,
+                None => self.info(&bucket).await?.created,
             };
-            let put = self.connection.put_message(key_of(kind, worker), None, Bytes::new(), RENEW_TIMEOUT);
+            let put = self.connection.put_message(bucket.key_of(worker), None, Bytes::new(), RENEW_TIMEOUT);
             let revision = match put.await {
                 Ok(revision) => revision,
                 Err(PutError::NoAnswer(NoAnswer::NoResponders)) => continue,
                 Err(error) => return Err(error.into()),
             };
-            let after = self.bucket(kind).await?.created;
+            let after = self.info(&bucket).await?.created;
             self.created.lock().insert(kind.into(), after.clone());
             if before == after {
                 return number_of(&after, revision)
@@ -123,15 +145,23 @@ impl Leases {
     }
 
     pub(super) async fn live(&self, kind: &str) -> Result<Vec<WorkerId>, BusError> {
-        let prefix = key_prefix(kind);
-        let keys = self.bucket(kind).await?.state.subjects.unwrap_or_default();
-        let workers = keys.keys().filter_map(|key| WorkerId::parse(key.strip_prefix(&prefix)?).ok());
-        Ok(workers.collect())
+        let bucket = self.bucket_of(kind);
+        Ok(bucket.workers(self.info(&bucket).await?))
+    }
+
+    /// The same, without making the bucket if there is none.
+    pub(super) async fn look(&self, kind: &str) -> Result<Vec<WorkerId>, BusError> {
+        let bucket = self.bucket_of(kind);
+        match self.connection.stream_info(&bucket.stream, Some(&bucket.keys())).await {
+            Err(error) if error.is(code::STREAM_NOT_FOUND) => Ok(Vec::new()),
+            info => Ok(bucket.workers(info?)),
+        }
     }
 
     pub(super) async fn release(&self, kind: &str, worker: &WorkerId) -> Result<(), BusError> {
-        let path = format!("STREAM.PURGE.{}", stream_of(kind));
-        match self.connection.api(&path, &json!({ "filter": key_of(kind, worker) })).await {
+        let bucket = self.bucket_of(kind);
+        let path = format!("STREAM.PURGE.{}", bucket.stream);
+        match self.connection.api(&path, &json!({ "filter": bucket.key_of(worker) })).await {
             Ok(Done {}) => Ok(()),
             Err(error) if error.is(code::STREAM_NOT_FOUND) => Ok(()),
             Err(error) => Err(error.into()),

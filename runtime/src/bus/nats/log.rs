@@ -2,14 +2,14 @@
 
 use super::api::{ApiError, Done, StoredMessage, StreamInfo, code};
 use super::connection::{Connection, NoAnswer};
-use super::{api::PutError, reader};
+use super::mark::Ours;
+use super::{NatsConfig, api::PutError, reader};
 use crate::bus::{BusError, LogBounds, LogEntry, LogReader};
 use async_nats::HeaderMap;
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, PersistenceMode, RetentionPolicy, StorageType};
 use bytes::Bytes;
 use carillon_proto::id::Tag;
-use carillon_proto::subject;
 use parking_lot::Mutex;
 use serde_json::json;
 use std::collections::HashMap;
@@ -35,17 +35,18 @@ const REPLICAS_IN_CLUSTER: usize = 3;
 /// The logs of all partitions.
 pub(super) struct Logs {
     connection: Arc<Connection>,
-    partitions: u32,
+    ours: Ours,
     /// `None`: as many as the servers allow, up to [`REPLICAS_IN_CLUSTER`].
     replicas: Option<usize>,
     repaired: Mutex<HashMap<u32, Instant>>,
 }
 
 /// What a partition's stream has to be. An existing one keeps what is not ours to say.
-fn configure(config: &mut Config, partition: u32, partitions: u32, replicas: usize) {
-    let share = (LOGS_BYTES_MAX / u64::from(partitions.max(1))).max(LOG_BYTES_MIN);
-    config.name = subject::command_stream(partition);
-    config.subjects = vec![subject::command(partition)];
+fn configure(config: &mut Config, partition: u32, ours: &Ours, replicas: usize) {
+    let share = (LOGS_BYTES_MAX / u64::from(ours.mark.partitions.max(1))).max(LOG_BYTES_MIN);
+    config.name = ours.prefix.command_stream(partition);
+    config.subjects = vec![ours.prefix.command(partition)];
+    ours.mark(config);
     config.retention = RetentionPolicy::Limits;
     config.discard = DiscardPolicy::New;
     config.storage = StorageType::File;
@@ -67,16 +68,17 @@ pub(super) fn tag_of(headers: Option<&HeaderMap>) -> Tag {
 
 impl Logs {
     /// Makes or updates the streams of all partitions.
-    pub(super) async fn open(
-        connection: Arc<Connection>,
-        partitions: u32,
-        replicas: Option<usize>,
-    ) -> Result<Logs, BusError> {
-        let logs = Logs { connection, partitions, replicas, repaired: Mutex::default() };
-        for partition in 0..partitions {
+    pub(super) async fn open(connection: Arc<Connection>, config: &NatsConfig) -> Result<Logs, ApiError> {
+        let ours = Ours::learn(&connection, config).await?;
+        let logs = Logs { connection, ours, replicas: config.replicas, repaired: Mutex::default() };
+        for partition in 0..config.partitions {
             logs.ensure(partition).await?;
         }
         Ok(logs)
+    }
+
+    fn stream_of(&self, partition: u32) -> String {
+        self.ours.prefix.command_stream(partition)
     }
 
     /// Copies to ask for, the best first.
@@ -88,13 +90,22 @@ impl Logs {
         }
     }
 
+    /// Makes or updates a stream. One that somebody else makes meanwhile, as other than this process would, is looked at
+    /// as what it is then.
     async fn ensure(&self, partition: u32) -> Result<StreamInfo, ApiError> {
-        let stream = subject::command_stream(partition);
-        let mut existing = match self.connection.stream_info(&stream, None).await {
+        match self.try_ensure(partition).await {
+            Err(error) if error.is(code::STREAM_NAME_IN_USE) => self.try_ensure(partition).await,
+            done => done,
+        }
+    }
+
+    async fn try_ensure(&self, partition: u32) -> Result<StreamInfo, ApiError> {
+        let mut existing = match self.connection.stream_info(&self.stream_of(partition), None).await {
             Ok(info) => Some(info),
             Err(error) if error.is(code::STREAM_NOT_FOUND) => None,
             Err(error) => return Err(error),
         };
+        existing.as_ref().map_or(Ok(()), |info| self.ours.check(info))?;
         let mut refused = None;
         for replicas in self.replica_choices() {
             match self.put(partition, replicas, existing.take()).await {
@@ -113,14 +124,14 @@ impl Logs {
     ) -> Result<StreamInfo, ApiError> {
         let Some(info) = existing else {
             let mut config = Config::default();
-            configure(&mut config, partition, self.partitions, replicas);
+            configure(&mut config, partition, &self.ours, replicas);
             tracing::info!(stream = config.name, replicas, "making the stream of a partition");
             return self.connection.put_stream("CREATE", &config).await;
         };
         let mut config = info.config.clone();
         // A server that is away now is no reason to give up copies.
         let replicas = if self.replicas.is_none() { replicas.max(config.num_replicas) } else { replicas };
-        configure(&mut config, partition, self.partitions, replicas);
+        configure(&mut config, partition, &self.ours, replicas);
         if config == info.config {
             return Ok(info);
         }
@@ -149,10 +160,12 @@ impl Logs {
         self.ensure(partition).await
     }
 
+    /// Looks at a stream, which another cluster may have made meanwhile where ours was lost.
     async fn info(&self, partition: u32) -> Result<StreamInfo, ApiError> {
-        match self.connection.stream_info(&subject::command_stream(partition), None).await {
+        match self.connection.stream_info(&self.stream_of(partition), None).await {
             Err(error) if error.is(code::STREAM_NOT_FOUND) => self.repair(partition).await,
-            info => info,
+            Ok(info) => self.ours.check(&info).map(|()| info),
+            refused => refused,
         }
     }
 
@@ -161,7 +174,7 @@ impl Logs {
     }
 
     fn check_partition(&self, partition: u32) -> Result<(), BusError> {
-        if partition < self.partitions {
+        if partition < self.ours.mark.partitions {
             return Ok(());
         }
         Err(BusError::Unavailable(format!("there is no partition {partition}")))
@@ -182,7 +195,8 @@ impl Logs {
     async fn put_entry(&self, partition: u32, tag: Tag, payload: Bytes) -> Result<u64, PutError> {
         let mut headers = HeaderMap::new();
         headers.insert(TAG_HEADER, tag.to_text());
-        self.connection.put_message(subject::command(partition), Some(headers), payload, APPEND_TIMEOUT).await
+        let subject = self.ours.prefix.command(partition);
+        self.connection.put_message(subject, Some(headers), payload, APPEND_TIMEOUT).await
     }
 
     pub(super) async fn bounds(&self, partition: u32) -> Result<LogBounds, BusError> {
@@ -196,7 +210,7 @@ impl Logs {
         if sequence == 0 {
             return Ok(None);
         }
-        let path = format!("STREAM.MSG.GET.{}", subject::command_stream(partition));
+        let path = format!("STREAM.MSG.GET.{}", self.stream_of(partition));
         let stored: StoredMessage = match self.connection.api(&path, &json!({ "seq": sequence })).await {
             Ok(stored) => stored,
             Err(error) if error.is(code::MESSAGE_NOT_FOUND) => return Ok(None),
@@ -221,7 +235,7 @@ impl Logs {
         if from < first || from > last + 1 {
             return Err(BusError::Broken(format!("the log holds {first} to {last}, not {from}")));
         }
-        let stream = subject::command_stream(partition);
+        let stream = self.stream_of(partition);
         Ok(Box::new(reader::Reader::open(self.connection.clone(), &stream, from).await?))
     }
 
@@ -233,7 +247,7 @@ impl Logs {
         if below <= first {
             return Ok(());
         }
-        let path = format!("STREAM.PURGE.{}", subject::command_stream(partition));
+        let path = format!("STREAM.PURGE.{}", self.stream_of(partition));
         let Done {} = self.connection.api(&path, &json!({ "seq": below })).await?;
         Ok(())
     }
@@ -247,15 +261,23 @@ fn is_for_want_of_servers(error: &ApiError) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::Mark;
+    use carillon_proto::subject::Prefix;
+
+    fn ours(partitions: u32) -> Ours {
+        Ours { prefix: Prefix::default(), mark: Mark::new(partitions) }
+    }
 
     #[test]
     fn a_new_stream_keeps_everything_until_it_is_full() {
         let mut config = Config::default();
-        configure(&mut config, 3, 16, 3);
+        let ours_of_16 = ours(16);
+        configure(&mut config, 3, &ours_of_16, 3);
+        assert_eq!(Mark::of_metadata(&config.metadata), Some(ours_of_16.mark));
         assert_eq!((config.name.as_str(), config.subjects[0].as_str()), ("CMD_3", "cmd.3"));
         assert_eq!((config.discard, config.storage), (DiscardPolicy::New, StorageType::File));
         assert_eq!((config.max_bytes, config.num_replicas), (256 * 1024 * 1024, 3));
-        configure(&mut config, 3, 1_024, 1);
+        configure(&mut config, 3, &ours(1_024), 1);
         assert_eq!(config.max_bytes, 256 * 1024 * 1024, "an existing stream is not made smaller");
     }
 
@@ -269,13 +291,14 @@ mod tests {
             description: Some("the operator's".into()),
             ..Config::default()
         };
-        configure(&mut config, 0, 64, 1);
+        let ours_of_64 = ours(64);
+        configure(&mut config, 0, &ours_of_64, 1);
         assert_eq!((config.max_bytes, config.max_age), (64 * 1024 * 1024, Duration::ZERO));
         assert_eq!((config.discard, config.persist_mode), (DiscardPolicy::New, None));
         assert_eq!(config.description.as_deref(), Some("the operator's"));
-        let ours = config.clone();
-        configure(&mut config, 0, 64, 1);
-        assert_eq!(config, ours);
+        let once = config.clone();
+        configure(&mut config, 0, &ours_of_64, 1);
+        assert_eq!(config, once);
     }
 
     #[test]

@@ -4,9 +4,12 @@
 //! [`Bus::subscribe`] returns; the others hear of it before anything that this process sends afterwards.
 
 use super::{Bus, BusError, LogBounds, LogEntry, LogReader, Subscription, check_size};
+use crate::cluster::{ClusterId, Misfit};
+use api::ApiError;
 use async_trait::async_trait;
 use bytes::Bytes;
 use carillon_proto::id::{Tag, WorkerId};
+use carillon_proto::subject::Prefix;
 use connection::{Connection, NoAnswer, hand_over};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +19,7 @@ mod connection;
 mod durability;
 mod lease;
 mod log;
+mod mark;
 mod progress;
 mod reader;
 mod subscription;
@@ -28,6 +32,11 @@ pub use subscription::NatsReply;
 pub struct NatsConfig {
     /// Servers, separated by commas. May hold a password.
     pub url: String,
+    /// Stands before every subject, stream and bucket.
+    pub prefix: Prefix,
+    /// The cluster that the bus is to be of, and is marked with if it carries no mark; `None`: whichever it carries, for
+    /// a process that has no database to know it from.
+    pub cluster: Option<ClusterId>,
     /// Copies of each log; `None`: 3 if the servers form a cluster of 3 or more, else 1.
     pub replicas: Option<usize>,
     /// Partitions of the command log.
@@ -38,16 +47,44 @@ pub struct NatsConfig {
 
 impl std::fmt::Debug for NatsConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let NatsConfig { url: _, replicas, partitions, name } = self;
+        let NatsConfig { url: _, prefix, cluster, replicas, partitions, name } = self;
         let mut shown = f.debug_struct("NatsConfig");
-        shown.field("replicas", replicas).field("partitions", partitions).field("name", name);
+        shown.field("prefix", prefix).field("cluster", cluster).field("replicas", replicas);
+        shown.field("partitions", partitions).field("name", name);
         shown.finish_non_exhaustive()
+    }
+}
+
+/// Why there is no bus.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConnectError {
+    /// The servers cannot be used now.
+    #[error("{0}")]
+    Bus(BusError),
+    /// What is there is not this process's, or not as its settings say.
+    #[error("{0}")]
+    Misfit(Misfit),
+}
+
+impl From<BusError> for ConnectError {
+    fn from(error: BusError) -> Self {
+        ConnectError::Bus(error)
+    }
+}
+
+impl From<ApiError> for ConnectError {
+    fn from(error: ApiError) -> Self {
+        match error {
+            ApiError::Misfit(misfit) => ConnectError::Misfit(misfit),
+            error => ConnectError::Bus(error.into()),
+        }
     }
 }
 
 /// The bus over NATS.
 pub struct NatsBus {
     connection: Arc<Connection>,
+    prefix: Prefix,
     logs: log::Logs,
     leases: lease::Leases,
 }
@@ -56,13 +93,23 @@ impl NatsBus {
     /// Connects, and makes or updates the streams of all partitions.
     ///
     /// # Errors
-    /// When no server can be reached, or JetStream refuses.
-    pub async fn connect(config: NatsConfig) -> Result<Arc<NatsBus>, BusError> {
+    /// When no server can be reached, JetStream refuses, or the streams are another cluster's.
+    pub async fn connect(config: NatsConfig) -> Result<Arc<NatsBus>, ConnectError> {
         let connection = Arc::new(Connection::open(&config.url, &config.name).await?);
-        let logs = log::Logs::open(connection.clone(), config.partitions, config.replicas).await?;
+        let logs = log::Logs::open(connection.clone(), &config).await?;
         let replicas = logs.replicas(0).await?;
-        let leases = lease::Leases::new(connection.clone(), replicas);
-        Ok(Arc::new(NatsBus { connection, logs, leases }))
+        let leases = lease::Leases::new(connection.clone(), config.prefix.clone(), replicas);
+        Ok(Arc::new(NatsBus { connection, prefix: config.prefix, logs, leases }))
+    }
+
+    /// The workers of a kind that are live, for a process that is no part of the cluster: it makes nothing and marks
+    /// nothing. Of `config`, the number of partitions and the cluster do not matter.
+    ///
+    /// # Errors
+    /// When no server can be reached, or JetStream refuses.
+    pub async fn live_workers(config: &NatsConfig, kind: &str) -> Result<Vec<WorkerId>, BusError> {
+        let connection = Arc::new(Connection::open(&config.url, &config.name).await?);
+        lease::Leases::new(connection, config.prefix.clone(), 1).look(kind).await
     }
 
     /// What can be learnt of how durably the servers keep what they acknowledge, for the log at start.
@@ -100,16 +147,17 @@ impl Bus for NatsBus {
     async fn publish(&self, subject: &str, payload: Bytes) -> Result<(), BusError> {
         check_size(payload.len())?;
         self.connection.check_connected()?;
-        Ok(hand_over(self.connection.client.publish(subject.to_owned(), payload)).await?)
+        Ok(hand_over(self.connection.client.publish(self.prefix.subject(subject), payload)).await?)
     }
 
     async fn subscribe(&self, subject: &str, group: Option<&str>) -> Result<Subscription, BusError> {
-        subscription::subscribe(&self.connection, subject, group).await
+        let group = group.map(|group| self.prefix.subject(group));
+        subscription::subscribe(&self.connection, self.prefix.subject(subject), group).await
     }
 
     async fn request(&self, subject: &str, payload: Bytes, timeout: Duration) -> Result<Bytes, BusError> {
         check_size(payload.len())?;
-        match self.connection.request(subject.to_owned(), None, payload, timeout).await {
+        match self.connection.request(self.prefix.subject(subject), None, payload, timeout).await {
             Ok(answer) => Ok(answer.payload),
             Err(NoAnswer::NoResponders) => Err(BusError::Unavailable(format!("nobody listens on {subject}"))),
             Err(no_answer) => Err(no_answer.into()),

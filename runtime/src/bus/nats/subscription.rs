@@ -53,16 +53,15 @@ impl fmt::Debug for NatsReply {
 /// Subscribes, and waits until the server knows.
 pub(super) async fn subscribe(
     connection: &Arc<Connection>,
-    subject: &str,
-    group: Option<&str>,
+    subject: String,
+    group: Option<String>,
 ) -> Result<Subscription, BusError> {
     connection.check_connected()?;
     // Before the subscription, so that no gap falls in between.
     let gaps = connection.gaps();
     let client = &connection.client;
-    let subject = subject.to_owned();
     let subscriber = match group {
-        Some(group) => listen(client.queue_subscribe(subject, group.to_owned())).await?,
+        Some(group) => listen(client.queue_subscribe(subject, group)).await?,
         None => listen(client.subscribe(subject)).await?,
     };
     connection.round_trip().await.map_err(|no_answer| BusError::Unavailable(no_answer.to_string()))?;

@@ -153,6 +153,19 @@ pub(super) static BUS_AND_STORE: Group = Group {
             },
         },
         Setting {
+            path: "nats.prefix",
+            takes: "name",
+            help: "stands before every subject, stream and bucket, so that several installations can share NATS servers; the same for all processes of one",
+            slot: One {
+                set: |settings, text| put(&mut settings.nats_prefix, parse::prefix(text)),
+                get: |settings| {
+                    let prefix = settings.nats_prefix.as_str();
+                    (!prefix.is_empty()).then(|| prefix.to_owned())
+                },
+            },
+            ..PLAIN
+        },
+        Setting {
             path: "nats.replicas",
             takes: "number, 1 to 5",
             default: Unset("3 if the servers form a cluster of 3 or more, else 1"),
@@ -207,7 +220,7 @@ pub(super) static BUS_AND_STORE: Group = Group {
             path: "partitions",
             takes: "number, 1 to 1024",
             default: Text("16"),
-            help: "partitions of the command log, the same for all processes; fixed when a cluster is first used",
+            help: "partitions of the command log, the same for all processes; fixed when a cluster is first used, and another number is refused from then on",
             slot: One {
                 set: |settings, text| {
                     put(&mut settings.partitions, number_32(text, 1, carillon_proto::limits::PARTITIONS_MAX))

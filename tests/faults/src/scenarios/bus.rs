@@ -4,6 +4,7 @@ use super::{CALM, Scenario, seconds, steady_again};
 use crate::deployment::{Role, Size};
 use crate::run::{Load, Stage};
 use anyhow::Context;
+use carillon_proto::subject::Prefix;
 use carillon_tests::parts::NatsOptions;
 use std::time::Duration;
 use tokio::time::sleep;
@@ -69,7 +70,7 @@ async fn purged(stage: &mut Stage) -> anyhow::Result<()> {
         sleep(seconds(5)).await;
         stage.note("every stream is purged");
         for partition in 0..carillon_proto::limits::PARTITIONS {
-            let stream = jetstream.get_stream(carillon_proto::subject::command_stream(partition)).await?;
+            let stream = jetstream.get_stream(Prefix::default().command_stream(partition)).await?;
             stream.purge().await.context("purged")?;
         }
     }
