@@ -2,13 +2,13 @@
 
 use crate::connection::Connection;
 use crate::core::rate::Bucket;
-use carillon_proto::id::UserId;
+use carillon_proto::id::{ConversationId, UserId};
 use carillon_proto::partition::presence_shard;
 use carillon_proto::wire::{Profile, SessionPlace, SessionStarted, Status};
 use carillon_runtime::collections::Spare;
 use carillon_runtime::settings::Limits;
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 /// What is limited per user and minute.
@@ -65,13 +65,37 @@ impl LocalSession {
     }
 }
 
+/// Messages of a user here that may still be on their way, so that one that arrives does not end the typing that began
+/// behind it: as many as somebody types ahead in a slow moment.
+const SENT_MAX: usize = 16;
+/// For how long they may be: what takes longer ends a typing that it should not, and that is renewed.
+const SENT_MS: u64 = 30_000;
+
+/// A message that was sent here.
+struct Sent {
+    conversation: ConversationId,
+    client_id: Box<str>,
+    at_ms: u64,
+}
+
 #[derive(Default)]
 struct LocalUser {
     sessions: Vec<LocalSession>,
     buckets: [Bucket; 4],
+    /// Newest last.
+    sent: VecDeque<Sent>,
 }
 
 impl LocalUser {
+    fn forget_sent(&mut self, now_ms: u64) {
+        while self.sent.front().is_some_and(|sent| sent.at_ms + SENT_MS <= now_ms) {
+            self.sent.pop_front();
+        }
+        if self.sent.is_empty() {
+            self.sent = VecDeque::new();
+        }
+    }
+
     fn is_forgettable(&self, now_ms: u64, limits: &Limits) -> bool {
         let actions = [Action::Message, Action::Typing, Action::Cursor, Action::Operation];
         self.sessions.is_empty()
@@ -146,6 +170,27 @@ impl Directory {
         local.buckets[action as usize].take(now_ms, per_minute)
     }
 
+    /// A user who is connected here sends a message.
+    pub fn note_sent(&self, user: &UserId, conversation: &ConversationId, client_id: &str, now_ms: u64) {
+        let mut users = self.0.lock();
+        let Some(local) = users.get_mut(user).filter(|local| !local.sessions.is_empty()) else { return };
+        local.forget_sent(now_ms);
+        if local.sent.len() == SENT_MAX {
+            local.sent.pop_front();
+        }
+        let (conversation, client_id) = (conversation.clone(), client_id.into());
+        local.sent.push_back(Sent { conversation, client_id, at_ms: now_ms });
+    }
+
+    /// The client ids of a user's messages to a conversation that may still be on their way.
+    pub fn sent(&self, user: &UserId, conversation: &ConversationId, now_ms: u64) -> Vec<String> {
+        let mut users = self.0.lock();
+        let Some(local) = users.get_mut(user) else { return Vec::new() };
+        local.forget_sent(now_ms);
+        let there = local.sent.iter().filter(|sent| sent.conversation == *conversation);
+        there.map(|sent| sent.client_id.to_string()).collect()
+    }
+
     /// The sessions of a presence shard.
     pub fn sessions(&self, shard: u32) -> Vec<LocalSession> {
         let users = self.0.lock();
@@ -156,6 +201,7 @@ impl Directory {
     /// Forgets users without sessions whose allowances are full. Called once a minute.
     pub fn sweep(&self, now_ms: u64, limits: &Limits) {
         let mut users = self.0.lock();
+        users.values_mut().for_each(|local| local.forget_sent(now_ms));
         users.retain(|_, local| !local.is_forgettable(now_ms, limits));
         users.give_spare_back();
     }

@@ -1,12 +1,12 @@
 //! Typing, cursors and broadcasts: to local members at once, to other gateways through the conversation's
-//! owner; and the end of typing that nobody renewed.
+//! owner; and what is told of typing by the clock.
 
 use crate::connection::Connection;
+use crate::core::typing::{Said, Told, Typists};
 use crate::hub::Room;
 use crate::shared::Shared;
 use crate::wall;
 use carillon_proto::id::{ConversationId, UserId};
-use carillon_proto::limits::TYPING_MS;
 use carillon_proto::wire::{self, ephemeral::Kind};
 use carillon_proto::{partition, subject};
 use carillon_runtime::time::steady_ms;
@@ -21,7 +21,8 @@ use tokio::sync::{Notify, mpsc};
 /// Events that wait to be passed on; above it they are dropped, as what is ephemeral may be.
 const QUEUE_MAX: usize = 4_096;
 
-/// Ends of typing that are due, soonest first. One entry per typist and start; bounded by the typing rate.
+/// When something is due of those who type, soonest first. At most one more for each thing that is said; bounded by the
+/// typing rate.
 #[derive(Default)]
 pub struct TypingEnds {
     due: Mutex<BinaryHeap<Reverse<(u64, ConversationId, UserId)>>>,
@@ -67,54 +68,64 @@ impl Shared {
     pub fn take_ephemeral(&self, batch: wire::EphemeralBatch) {
         for event in batch.events {
             let Some(room) = self.hub.room(&event.conversation) else { continue };
-            let shown = match event.kind {
-                Some(Kind::Typing(true)) => self.note_typing(&room, &event.user, &event.user_name),
-                Some(Kind::Typing(false)) => room.lock().typists.stop(&event.user).is_some(),
-                _ => true,
-            };
-            if shown {
-                show(&room, &event, None);
+            match event.kind {
+                Some(Kind::Typing(typing)) => self.typing_elsewhere(&room, event, typing),
+                _ => show(&room, &event, None),
             }
         }
     }
 
+    fn typing_elsewhere(&self, room: &Room, event: wire::Ephemeral, typing: bool) {
+        let Ok(user) = UserId::parse(&event.user) else { return };
+        if !typing {
+            // It has waited where it was said, if it had to.
+            return self.end_typing(room, &user, false);
+        }
+        let said = Said { typing, here: false, sent: event.sent.into() };
+        self.typists(room, &user, |typists, now_ms| typists.say(&user, &event.user_name, said, now_ms));
+    }
+
     /// A local user types or has stopped.
     pub fn typing(&self, room: &Room, user: &UserId, user_name: &str, typing: bool) {
-        let shown = if typing {
-            self.note_typing(room, user.as_str(), user_name)
-        } else {
-            room.lock().typists.stop(user.as_str()).is_some()
+        let now_ms = steady_ms();
+        let sent = if typing { self.directory.sent(user, &room.conversation, now_ms) } else { Vec::new() };
+        let said = Said { typing, here: true, sent: sent.into() };
+        self.typists(room, user, |typists, now_ms| typists.say(user, user_name, said, now_ms));
+    }
+
+    /// A typist leaves the conversation or disconnects, `here` or at another gateway.
+    pub fn end_typing(&self, room: &Room, user: &UserId, here: bool) {
+        self.typists(room, user, |typists, now_ms| typists.end(user.as_str(), here, now_ms));
+    }
+
+    /// Changes who types in a room, and tells what is to be told of it.
+    fn typists(&self, room: &Room, user: &UserId, change: impl FnOnce(&mut Typists, u64) -> Option<Told>) {
+        let (told, rings_ms) = {
+            let mut state = room.lock();
+            let told = change(&mut state.typists, steady_ms());
+            (told, state.typists.rings(user.as_str()))
         };
-        if shown {
-            let event = typing_event(room, user.as_str(), user_name, typing);
-            show(room, &event, None);
+        if let Some(rings_ms) = rings_ms {
+            self.typing_ends.push(rings_ms, room.conversation.clone(), user.clone());
+        }
+        let Some(told) = told else { return };
+        let pass_on = told.pass_on;
+        let event = typing_event(room, user.as_str(), told);
+        show(room, &event, None);
+        if pass_on {
             let _ = self.passing.0.try_send(event);
         }
     }
-
-    /// Notes a start; whether it is to be shown.
-    fn note_typing(&self, room: &Room, user: &str, user_name: &str) -> bool {
-        let Ok(user) = UserId::parse(user) else { return false };
-        let now_ms = steady_ms();
-        let (first, shown) = {
-            let mut state = room.lock();
-            let first = state.typists.ends_ms(user.as_str()).is_none();
-            (first, state.typists.start(&user, user_name, now_ms))
-        };
-        if first {
-            self.typing_ends.push(now_ms + TYPING_MS, room.conversation.clone(), user);
-        }
-        shown
-    }
 }
 
-fn typing_event(room: &Room, user: &str, user_name: &str, typing: bool) -> wire::Ephemeral {
+fn typing_event(room: &Room, user: &str, told: Told) -> wire::Ephemeral {
     wire::Ephemeral {
         conversation: room.conversation.to_string(),
         user: user.into(),
-        user_name: user_name.into(),
+        user_name: told.name.into(),
         time_ms: wall::shown_ms(),
-        kind: Some(Kind::Typing(typing)),
+        sent: told.sent.into(),
+        kind: Some(Kind::Typing(told.typing)),
     }
 }
 
@@ -140,12 +151,10 @@ impl TypingEnds {
         }
     }
 
-    fn pop(&self, now_ms: u64) -> Result<(ConversationId, UserId), Option<u64>> {
+    fn pop(&self, now_ms: u64) -> Result<(u64, ConversationId, UserId), Option<u64>> {
         let mut due = self.due.lock();
         match due.peek() {
-            Some(Reverse((at_ms, ..))) if *at_ms <= now_ms => {
-                due.pop().map(|Reverse((_, conversation, user))| (conversation, user)).ok_or(None)
-            }
+            Some(Reverse((at_ms, ..))) if *at_ms <= now_ms => due.pop().map(|Reverse(due)| due).ok_or(None),
             Some(Reverse((at_ms, ..))) => Err(Some(*at_ms - now_ms)),
             None => {
                 due.shrink_to(64);
@@ -155,29 +164,22 @@ impl TypingEnds {
     }
 }
 
-/// Ends typing that nobody renewed, on every gateway that shows it, so that a typist's gateway may die.
+/// Tells what is due of those who type: states that waited, and ends that nobody put off, on every gateway that shows
+/// them, so that a typist's gateway may die.
 pub async fn end_typing(shared: Arc<Shared>) {
     loop {
         match shared.typing_ends.pop(steady_ms()) {
-            Ok((conversation, user)) => end_if_due(&shared, conversation, user),
+            Ok((rang_ms, conversation, user)) => {
+                if let Some(room) = shared.hub.room(conversation.as_str()) {
+                    let due = |typists: &mut Typists, now_ms| typists.due(user.as_str(), rang_ms, now_ms);
+                    shared.typists(&room, &user, due);
+                }
+            }
             Err(Some(wait_ms)) => {
                 let sleep = tokio::time::sleep(Duration::from_millis(wait_ms));
                 tokio::select! { () = sleep => {}, () = shared.typing_ends.changed.notified() => {} }
             }
             Err(None) => shared.typing_ends.changed.notified().await,
         }
-    }
-}
-
-fn end_if_due(shared: &Shared, conversation: ConversationId, user: UserId) {
-    let Some(room) = shared.hub.room(conversation.as_str()) else { return };
-    let ends_ms = room.lock().typists.ends_ms(user.as_str());
-    match ends_ms {
-        Some(ends_ms) if ends_ms > steady_ms() => shared.typing_ends.push(ends_ms, conversation, user),
-        Some(_) => {
-            let name = room.lock().typists.stop(user.as_str()).unwrap_or_default();
-            show(&room, &typing_event(&room, user.as_str(), &name, false), None);
-        }
-        None => {}
     }
 }

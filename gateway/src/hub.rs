@@ -11,6 +11,7 @@ use carillon_proto::limits::FANOUT_CHUNK;
 use carillon_proto::partition;
 use carillon_proto::wire::{self, event::Kind};
 use carillon_runtime::collections::Spare;
+use carillon_runtime::time::steady_ms;
 use parking_lot::{Mutex, MutexGuard};
 use prost::Message;
 use std::collections::HashMap;
@@ -284,15 +285,18 @@ fn carry_out(room: &Arc<Room>, state: &mut RoomState, wants: Wants) -> Option<Fe
     Some(Fetch { room: room.clone(), after_seq, up_to_seq })
 }
 
-/// A message from the typist ends the typing (protocol §2).
+/// A message from the typist ends the typing that it came from (protocol §2).
 fn end_typing(state: &mut RoomState, event: &wire::Event) {
-    if matches!(event.kind, Some(Kind::Message(_))) && state.typists.stop(&event.actor).is_some() {
+    if matches!(event.kind, Some(Kind::Message(_)))
+        && state.typists.message(&event.actor, &event.client_id, steady_ms()).is_some()
+    {
         let stopped = wire::Ephemeral {
             conversation: event.conversation.clone(),
             user: event.actor.clone(),
             user_name: event.actor_name.clone(),
             time_ms: event.time_ms,
             kind: Some(wire::ephemeral::Kind::Typing(false)),
+            ..wire::Ephemeral::default()
         };
         let hears = |member: &Connection| member.user.as_str() != event.actor;
         state.pass_on(hears, |dialect| dialect.ephemeral(&stopped));

@@ -83,6 +83,8 @@ async fn who_pings_slowly_stays() {
     let mut alice = Client::user(&server.ws(), "alice").await;
     let ping = || Message::Ping(vec![1].into());
     alice.message(ping()).await.expect("sent");
+    alice.send(json!({"type": "ping"})).await;
+    assert_eq!(alice.next().await["type"], "pong");
     clock.step(-HOUR);
     for _ in 0..590 {
         alice.message(ping()).await.expect("sent");

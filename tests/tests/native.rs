@@ -190,6 +190,55 @@ async fn typing_is_passed_on_renewed_and_ends_by_itself() {
     assert_eq!(alice.expect("error").await["code"], "forbidden");
 }
 
+/// Before, the message that was sent first ended the typing that began behind it.
+#[tokio::test]
+async fn typing_right_after_sending_goes_on() {
+    let (server, _data) = standalone(&[]);
+    let mut alice = Client::user(&server.ws(), "alice").await;
+    let mut bob = Client::user(&server.ws(), "bob").await;
+    for room in ["one", "two", "three"] {
+        alice.join(room).await;
+        bob.join(room).await;
+        bob.send(json!({"type": "send_message", "conversation_id": room, "content": "x"})).await;
+        bob.send(json!({"type": "typing_start", "conversation_id": room})).await;
+        let told = alice.all_within(QUIET).await;
+        let told: Vec<_> = told.iter().map(|frame| (&frame["type"], &frame["is_typing"])).collect();
+        assert!(told.contains(&(&json!("new_message"), &json!(null))), "{told:?}");
+        assert!(told.contains(&(&json!("typing_indicator"), &json!(true))), "{told:?}");
+        assert!(!told.contains(&(&json!("typing_indicator"), &json!(false))), "{told:?}");
+        bob.say(room, "the end", room).await;
+        assert_eq!(alice.expect("typing_indicator").await["is_typing"], false, "a later one ends it");
+    }
+}
+
+/// Before, each of them was passed on, and who started at every key was told that it was too much.
+#[tokio::test]
+async fn typing_is_told_once_a_second_and_too_much_of_it_is_nobodys_error() {
+    let (server, _data) = standalone(&[("CARILLON_LIMITS__CURSORS_PER_MINUTE", "1")]);
+    let mut alice = Client::user(&server.ws(), "alice").await;
+    let mut bob = Client::user(&server.ws(), "bob").await;
+    alice.join("room").await;
+    bob.join("room").await;
+    alice.all_within(QUIET).await;
+    let began = Instant::now();
+    for kind in ["typing_start", "typing_stop", "typing_start", "typing_stop"] {
+        bob.send(json!({"type": kind, "conversation_id": "room"})).await;
+    }
+    assert_eq!(alice.next().await["is_typing"], true);
+    assert_eq!(alice.next().await["is_typing"], false, "the state that came last");
+    assert!(began.elapsed() >= Duration::from_millis(950), "{:?}", began.elapsed());
+    for _ in 0..100 {
+        bob.send(json!({"type": "typing_start", "conversation_id": "room", "ref": "t"})).await;
+    }
+    for _ in 0..5 {
+        bob.send(json!({"type": "move_cursor", "conversation_id": "room", "position": 1, "ref": "c"})).await;
+    }
+    let refused = bob.expect("error").await;
+    assert_eq!((&refused["code"], &refused["ref"]), (&json!("rate_limited"), &json!("c")));
+    let more = bob.all_within(QUIET).await;
+    assert!(more.iter().all(|frame| frame["type"] != "error"), "one a minute: {more:?}");
+}
+
 #[tokio::test]
 async fn presence_follows_first_and_last_device() {
     let (server, _data) = standalone(&[]);

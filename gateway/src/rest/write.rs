@@ -28,12 +28,16 @@ pub struct Write<'a> {
 impl Shared {
     /// Sends a command to its log and waits until it is stored durably, or refused.
     pub(super) async fn write(&self, write: Write<'_>) -> Result<wire::Accepted, Failure> {
+        let client_id = write.client_id.unwrap_or_else(made_client_id);
+        if let (Some(user), Body::SendMessage(_)) = (write.actor, &write.body) {
+            self.directory.note_sent(user, write.conversation, &client_id, steady_ms());
+        }
         let (request, outcome) = self.pending.expect_call();
         let command = wire::Command {
             conversation: write.conversation.to_string(),
             actor: write.actor.map(ToString::to_string).unwrap_or_default(),
             actor_name: write.actor_name.to_owned(),
-            client_id: write.client_id.unwrap_or_else(made_client_id),
+            client_id,
             authority: write.right.authority.into(),
             gateway: self.id.to_string(),
             request,

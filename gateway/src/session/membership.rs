@@ -87,7 +87,7 @@ impl Session {
         self.shared.end_recovery(&self.connection, self.said_goodbye);
         for (_, Joined { room, places, typing }) in self.joined.drain() {
             if typing {
-                self.shared.typing(&room, &self.connection.user, &self.connection.name, false);
+                self.shared.end_typing(&room, &self.connection.user, true);
             }
             for place in places {
                 join::leave(&self.shared, &self.connection, &room, place.slot, true).await;

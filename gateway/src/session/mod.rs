@@ -37,6 +37,9 @@ use std::sync::Arc;
 /// For a client that has used up its tracker's places, until offsets count anew.
 const REBASE_RETRY_MS: u64 = 30_000;
 
+/// Between two errors that say that a cursor moves too often.
+const CURSOR_REFUSAL_MS: u64 = 60_000;
+
 /// Something that waits for an answer from elsewhere.
 pub type Work = Pin<Box<dyn Future<Output = Done> + std::marker::Send>>;
 
@@ -87,7 +90,8 @@ pub struct Session {
     joined: HashMap<ConversationId, Joined>,
     watched: HashSet<UserId>,
     behind: Vec<Arc<Room>>,
-    typing_refused_ms: Option<u64>,
+    /// When it was last said that the cursor moves too often.
+    cursor_refused_ms: Option<u64>,
     /// The client left by itself, and does not come back for what it misses.
     pub said_goodbye: bool,
 }
@@ -102,7 +106,7 @@ impl Session {
             joined: HashMap::new(),
             watched: HashSet::new(),
             behind: Vec::new(),
-            typing_refused_ms: None,
+            cursor_refused_ms: None,
             said_goodbye: false,
         }
     }
@@ -180,7 +184,7 @@ impl Session {
                 self.acknowledge(&asked);
             }
             Command::MoveCursor { conversation, position } => {
-                if self.allow_quietly(Action::Cursor)? {
+                if self.allow_cursor()? {
                     self.pass_on(&conversation, wire::ephemeral::Kind::Cursor(position))?;
                 }
                 self.acknowledge(&asked);
@@ -207,19 +211,16 @@ impl Session {
         })
     }
 
-    /// As [`Session::allow`], with at most one error a minute: what is typed or moved comes often (protocol §2).
-    fn allow_quietly(&mut self, action: Action) -> Result<bool, Failure> {
-        match self.allow(action) {
-            Ok(()) => Ok(true),
-            Err(failure) => {
-                let now_ms = steady_ms();
-                if self.typing_refused_ms.is_some_and(|refused_ms| now_ms < refused_ms + 60_000) {
-                    return Ok(false);
-                }
-                self.typing_refused_ms = Some(now_ms);
-                Err(failure)
-            }
+    /// Cursors move often: what is too much is dropped, with at most one error a minute (protocol §2).
+    fn allow_cursor(&mut self) -> Result<bool, Failure> {
+        let Err(failure) = self.allow(Action::Cursor) else { return Ok(true) };
+        metrics::CURSORS_DROPPED.inc();
+        let now_ms = steady_ms();
+        if self.cursor_refused_ms.is_some_and(|refused_ms| now_ms < refused_ms + CURSOR_REFUSAL_MS) {
+            return Ok(false);
         }
+        self.cursor_refused_ms = Some(now_ms);
+        Err(failure)
     }
 
     fn renew(&mut self, token: &str, asked: &Asked) -> Result<(), Failure> {
@@ -282,7 +283,7 @@ impl Session {
         Box::pin(async move {
             if let Some((room, slot, typing)) = left {
                 if typing {
-                    shared.typing(&room, &connection.user, &connection.name, false);
+                    shared.end_typing(&room, &connection.user, true);
                 }
                 join::leave(&shared, &connection, &room, slot, false).await;
             }
@@ -300,6 +301,7 @@ impl Session {
         }
         let given = send.client_id.map(|id| id.to_string());
         let client_id = given.clone().unwrap_or_else(made_client_id);
+        self.shared.directory.note_sent(&self.identity.user, &send.conversation, &client_id, steady_ms());
         let waiting = Sender {
             connection: self.connection.clone(),
             asked,
@@ -338,7 +340,9 @@ impl Session {
 
     fn typing(&mut self, conversation: &ConversationId, typing: bool) -> Result<(), Failure> {
         self.joined_room(conversation)?;
-        if !self.allow_quietly(Action::Typing)? {
+        if self.allow(Action::Typing).is_err() {
+            // There are clients that start at every key, and an error would help nobody (protocol §2).
+            metrics::TYPING_DROPPED.inc();
             return Ok(());
         }
         if let Some(joined) = self.joined.get_mut(conversation) {
@@ -356,6 +360,7 @@ impl Session {
             user_name: self.identity.name.to_string(),
             time_ms: wall::shown_ms(),
             kind: Some(kind),
+            ..wire::Ephemeral::default()
         };
         self.shared.send_ephemeral(&joined.room, event, self.connection.id);
         Ok(())

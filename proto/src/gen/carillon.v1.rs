@@ -1062,6 +1062,9 @@ pub struct Ephemeral {
     pub user_name: ::prost::alloc::string::String,
     #[prost(uint64, tag = "4")]
     pub time_ms: u64,
+    /// Of a start of typing: client ids of messages that the typist sent before, which do not end it.
+    #[prost(string, repeated, tag = "5")]
+    pub sent: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(oneof = "ephemeral::Kind", tags = "16, 17, 18")]
     pub kind: ::core::option::Option<ephemeral::Kind>,
 }

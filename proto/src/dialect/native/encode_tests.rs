@@ -113,6 +113,7 @@ fn ephemeral_events_carry_their_data() {
         user_name: "U".into(),
         time_ms: 1,
         kind: Some(kind),
+        ..wire::Ephemeral::default()
     };
     let typing = parsed(&ephemeral(&event(Passing::Typing(true))).expect("a frame"));
     assert_eq!(

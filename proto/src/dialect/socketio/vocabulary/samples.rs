@@ -86,6 +86,7 @@ pub(super) fn passing(kind: Passing) -> wire::Ephemeral {
         user_name: "Alice".into(),
         time_ms: 1_700_000_000_007,
         kind: Some(kind),
+        ..wire::Ephemeral::default()
     }
 }
 

@@ -1,0 +1,174 @@
+//! Typists, by tables and against a model that tells nothing itself.
+
+use super::*;
+use proptest::prelude::*;
+
+const ANN: &str = "ann";
+
+/// One conversation and its timer.
+#[derive(Default)]
+struct World {
+    typists: Typists,
+    rings: Vec<u64>,
+    now_ms: u64,
+    /// What members were told, and when.
+    told: Vec<(u64, bool)>,
+}
+
+impl World {
+    fn note(&mut self, told: Option<Told>) {
+        self.told.extend(told.map(|told| (self.now_ms, told.typing)));
+        self.rings.extend(self.typists.rings(ANN));
+    }
+
+    /// Lets time pass, with what is due in it.
+    fn until(&mut self, until_ms: u64) {
+        while let Some(ring_ms) = self.rings.iter().copied().min().filter(|ring_ms| *ring_ms <= until_ms) {
+            self.rings.retain(|other| *other != ring_ms);
+            self.now_ms = ring_ms;
+            let told = self.typists.due(ANN, ring_ms, ring_ms);
+            self.note(told);
+        }
+        self.now_ms = until_ms;
+    }
+
+    fn say(&mut self, typing: bool, sent: &[&str]) {
+        let user = UserId::parse(ANN).expect("valid");
+        let sent = sent.iter().map(ToString::to_string).collect();
+        let told = self.typists.say(&user, "Ann", Said { typing, here: true, sent }, self.now_ms);
+        assert!(told.as_ref().is_none_or(|told| told.pass_on), "it was said here");
+        self.note(told);
+    }
+
+    fn message(&mut self, client_id: &str) {
+        let told = self.typists.message(ANN, client_id, self.now_ms);
+        self.note(told);
+    }
+
+    fn leave(&mut self) {
+        let told = self.typists.end(ANN, true, self.now_ms);
+        self.note(told);
+    }
+}
+
+/// What happens at a time.
+#[derive(Debug, Clone, Copy)]
+enum Act {
+    Start,
+    Stop,
+    Message,
+    Leave,
+}
+
+fn play(acts: &[(u64, Act)]) -> Vec<(u64, bool)> {
+    let mut world = World::default();
+    for (at_ms, act) in acts {
+        world.until(*at_ms);
+        match act {
+            Act::Start => world.say(true, &[]),
+            Act::Stop => world.say(false, &[]),
+            Act::Message => world.message("m"),
+            Act::Leave => world.leave(),
+        }
+    }
+    world.until(60_000);
+    assert!(world.typists.0.is_empty() && world.rings.is_empty(), "nothing is kept");
+    world.told
+}
+
+/// Before, a start, a stop and a start within a second were all passed on.
+#[test]
+fn the_latest_state_is_told_at_most_once_a_second() {
+    use Act::{Leave, Message, Start, Stop};
+    let tables: [(&[(u64, Act)], &[(u64, bool)]); 10] = [
+        (&[(0, Start)], &[(0, true), (5_000, false)]),
+        (&[(0, Start), (200, Stop), (400, Start)], &[(0, true), (5_400, false)]),
+        (&[(0, Start), (200, Stop)], &[(0, true), (1_000, false)]),
+        (&[(0, Start), (200, Stop), (1_100, Start), (1_200, Stop)], &[(0, true), (1_000, false)]),
+        (&[(0, Start), (900, Start)], &[(0, true), (5_900, false)]),
+        (&[(0, Start), (3_000, Stop)], &[(0, true), (3_000, false)]),
+        (&[(0, Start), (200, Message)], &[(0, true), (200, false)]),
+        (
+            &[(0, Start), (200, Leave), (300, Start)],
+            &[(0, true), (200, false), (1_200, true), (5_300, false)],
+        ),
+        (&[(0, Start), (200, Stop), (300, Message)], &[(0, true), (300, false)]),
+        (&[(0, Stop), (10, Message), (20, Leave)], &[]),
+    ];
+    for (acts, told) in tables {
+        assert_eq!(play(acts), told, "{acts:?}");
+    }
+}
+
+/// Before, the message that was sent first ended the typing that began behind it.
+#[test]
+fn typing_outlives_the_messages_that_were_sent_before_it() {
+    let mut world = World::default();
+    world.say(true, &["m1", "m2"]);
+    world.until(100);
+    world.message("m1");
+    world.message("m2");
+    assert_eq!(world.told, [(0, true)]);
+    world.message("m3");
+    assert_eq!(world.told, [(0, true), (100, false)]);
+    world.until(300);
+    world.say(true, &["m3"]);
+    world.message("m4");
+    world.until(10_000);
+    assert_eq!(world.told, [(0, true), (100, false)], "what waited was overtaken by the message behind it");
+}
+
+#[test]
+fn what_another_gateway_said_is_not_passed_on_again() {
+    let (mut typists, user) = (Typists::default(), UserId::parse(ANN).expect("valid"));
+    let said = |typing, here| Said { typing, here, sent: Box::default() };
+    assert!(!typists.say(&user, "Ann", said(true, false), 0).expect("told").pass_on);
+    assert_eq!(typists.rings(ANN), Some(5_000));
+    assert_eq!(typists.say(&user, "Ann", said(false, true), 100), None);
+    assert_eq!(typists.rings(ANN), Some(1_000));
+    assert!(typists.due(ANN, 1_000, 1_000).expect("told").pass_on);
+    assert_eq!(typists.due(ANN, 5_000, 5_000), None, "it was said before");
+    assert_eq!(typists.rings(ANN), Some(2_000));
+    assert!(typists.say(&user, "Ann", said(true, true), 2_000).expect("told").pass_on);
+    assert_eq!(typists.rings(ANN), None, "it rings before");
+    assert_eq!(typists.due(ANN, 2_000, 2_000), None);
+    let end_ms = typists.rings(ANN).expect("an end");
+    assert!(!typists.due(ANN, end_ms, end_ms).expect("told").pass_on, "every gateway ends it by itself");
+}
+
+proptest! {
+    /// Whatever a typist does: members are told at most once a second, apart from ends, which are told at once; they
+    /// are never told twice that somebody stopped; and once all is quiet they have been told how it is.
+    #[test]
+    fn members_know_how_it_is(acts in prop::collection::vec((0u64..1_500, 0u8..4), 0..40)) {
+        let mut world = World::default();
+        let (mut now_ms, mut typing_until_ms) = (0, 0);
+        let mut ends = Vec::new();
+        for (pause_ms, act) in acts {
+            now_ms += pause_ms;
+            world.until(now_ms);
+            let before = world.told.len();
+            match act {
+                0 => { world.say(true, &[]); typing_until_ms = now_ms + TYPING_MS; }
+                1 => { world.say(false, &[]); typing_until_ms = 0; }
+                2 => { world.message("m"); typing_until_ms = 0; }
+                _ => { world.leave(); typing_until_ms = 0; }
+            }
+            if act > 1 {
+                ends.extend(before..world.told.len());
+            }
+        }
+        world.until(now_ms + TYPING_RENEWAL_MS);
+        let known = world.told.last().is_some_and(|(_, typing)| *typing);
+        prop_assert_eq!(known, typing_until_ms > now_ms + TYPING_RENEWAL_MS);
+        world.until(now_ms + 10_000);
+        prop_assert!(world.told.last().is_none_or(|(_, typing)| !typing));
+        prop_assert!(world.typists.0.is_empty());
+        for (index, pair) in world.told.windows(2).enumerate() {
+            let [(before_ms, before), (at_ms, now)] = pair else { unreachable!() };
+            prop_assert!(*before || *now, "stopped twice");
+            let ended = ends.contains(&(index + 1));
+            prop_assert!(ended || at_ms - before_ms >= TYPING_RENEWAL_MS, "{:?}", world.told);
+        }
+    }
+}
