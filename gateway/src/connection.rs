@@ -49,6 +49,8 @@ pub struct Connection {
     touched: AtomicBool,
     /// It has a name for other users' presence.
     hears_presence: AtomicBool,
+    /// It is being found out whether its client lives.
+    probed: AtomicBool,
     signals: Mutex<Vec<Signal>>,
     unanswered: AtomicUsize,
 }
@@ -64,6 +66,7 @@ impl Connection {
             outgoing,
             touched: AtomicBool::new(false),
             hears_presence: AtomicBool::new(speaks == Speaks::Native),
+            probed: AtomicBool::new(false),
             signals: Mutex::default(),
             unanswered: AtomicUsize::new(0),
         }
@@ -77,6 +80,25 @@ impl Connection {
     /// Whether events were queued since the last time this was asked.
     pub fn take_touched(&self) -> bool {
         self.touched.swap(false, Ordering::Relaxed)
+    }
+
+    /// Pings the client, apart from the pings that are due by themselves.
+    pub fn ping(&self) {
+        let ping = match self.speaks {
+            Speaks::Native => crate::frame::PING,
+            Speaks::SocketIo(_) => crate::engine::PING,
+        };
+        self.offer(&ping, Urgency::Reply);
+    }
+
+    /// It is to be found out whether the client lives; `false` when that is under way already.
+    pub fn begin_probe(&self) -> bool {
+        !self.probed.swap(true, Ordering::Relaxed)
+    }
+
+    /// It has been found out.
+    pub fn end_probe(&self) {
+        self.probed.store(false, Ordering::Relaxed);
     }
 
     /// Asks the connection's task for something.

@@ -84,6 +84,8 @@ struct LocalUser {
     buckets: [Bucket; 4],
     /// Newest last.
     sent: VecDeque<Sent>,
+    /// New connections that wait for a place.
+    waiting: u32,
 }
 
 impl LocalUser {
@@ -99,9 +101,24 @@ impl LocalUser {
     fn is_forgettable(&self, now_ms: u64, limits: &Limits) -> bool {
         let actions = [Action::Message, Action::Typing, Action::Cursor, Action::Operation];
         self.sessions.is_empty()
+            && self.waiting == 0
             && actions
                 .iter()
                 .all(|action| self.buckets[*action as usize].is_full(now_ms, action.per_minute(limits)))
+    }
+}
+
+/// A new connection that waits for a place, until this is dropped.
+pub struct Waiting<'a> {
+    directory: &'a Directory,
+    user: UserId,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if let Some(local) = self.directory.0.lock().get_mut(&self.user) {
+            local.waiting -= 1;
+        }
     }
 }
 
@@ -168,6 +185,17 @@ impl Directory {
         let mut users = self.0.lock();
         let local = users.entry(user.clone()).or_default();
         local.buckets[action as usize].take(now_ms, per_minute)
+    }
+
+    /// A new connection of a user is to wait for a place: `None` when as many do as there are places.
+    pub fn wait(&self, user: &UserId, limit: u32) -> Option<Waiting<'_>> {
+        let mut users = self.0.lock();
+        let local = users.entry(user.clone()).or_default();
+        if local.waiting >= limit {
+            return None;
+        }
+        local.waiting += 1;
+        Some(Waiting { directory: self, user: user.clone() })
     }
 
     /// A user who is connected here sends a message.

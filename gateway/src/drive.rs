@@ -102,6 +102,7 @@ pub async fn drive<F: Framing, A: Application>(
 ) -> Option<Close> {
     let mut driver = Driver { socket, outgoing, framing, application, pings: Bucket::default() };
     let close = driver.run().await;
+    outgoing.listens(false);
     let told = close.is_some() && Box::pin(have_the_stream(outgoing)).await;
     close.filter(|_| told)
 }
@@ -138,6 +139,7 @@ impl<F: Framing, A: Application> Driver<'_, F, A> {
                 continue;
             }
             let reads = self.application.reads();
+            self.outgoing.listens(reads);
             let woken = tokio::select! {
                 () = self.outgoing.woken() => Woken::Frames,
                 message = self.socket.next(), if reads => Woken::Came(message),
@@ -198,6 +200,7 @@ impl<F: Framing, A: Application> Driver<'_, F, A> {
     /// to the client, if it can be told.
     fn came(&mut self, message: Option<Result<Message, WsError>>) -> Result<Answer, Option<Close>> {
         self.framing.heard();
+        self.outgoing.heard();
         match message {
             Some(Ok(Message::Text(text))) => {
                 metrics::FRAMES_IN.inc();

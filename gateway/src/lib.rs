@@ -9,6 +9,7 @@ pub mod application;
 pub mod auth;
 pub mod connection;
 pub mod core;
+pub mod crowd;
 pub mod deliver;
 pub mod dialect;
 pub mod directory;

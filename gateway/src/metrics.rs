@@ -31,6 +31,11 @@ counter!(ERRORS, "carillon_errors_sent_total", "Errors sent to clients.");
 counter!(REST_REQUESTS, "carillon_rest_requests_total", "Requests to the REST API.");
 counter!(TIMEOUTS, "carillon_command_timeouts_total", "Commands whose outcome did not come in time.");
 counter!(FETCHES, "carillon_gap_fetches_total", "Ranges of events fetched because they were missed.");
+counter!(
+    FOUND_DEAD,
+    "carillon_connections_found_dead_total",
+    "Connections that did not answer a ping when their user had too many."
+);
 counter!(TYPING_DROPPED, "carillon_typing_dropped_total", "Typing frames dropped above their rate.");
 counter!(CURSORS_DROPPED, "carillon_cursors_dropped_total", "Cursor frames dropped above their rate.");
 counter!(RESYNCS, "carillon_resyncs_total", "Times that all interest of a partition was registered again.");

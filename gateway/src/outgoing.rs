@@ -12,6 +12,7 @@ use carillon_runtime::time::steady_ms;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
@@ -50,18 +51,40 @@ pub fn answer_length(frames: &[Bytes]) -> usize {
     fitting.max(frames.len().min(1))
 }
 
-/// Frames for one client.
+/// Frames for one client, and when it was heard.
 #[derive(Default)]
 pub struct Outgoing {
     state: Mutex<State>,
     wake: Notify,
+    /// By the steady clock, one more than that; 0 while nobody listens to the client.
+    heard: AtomicU64,
 }
 
 impl Outgoing {
     /// Frames that are written to this socket.
     pub fn to(socket: Arc<TcpStream>) -> Outgoing {
         let state = State { socket: Some(socket), ..State::default() };
-        Outgoing { state: Mutex::new(state), wake: Notify::new() }
+        Outgoing { state: Mutex::new(state), ..Outgoing::default() }
+    }
+
+    /// The client gave a sign of life, or somebody begins to listen for one.
+    pub fn heard(&self) {
+        self.heard.store(steady_ms() + 1, Ordering::Relaxed);
+    }
+
+    /// Whether somebody listens to the client from now on.
+    pub fn listens(&self, listens: bool) {
+        let listened = self.heard.load(Ordering::Relaxed) > 0;
+        match (listened, listens) {
+            (true, false) => self.heard.store(0, Ordering::Relaxed),
+            (false, true) => self.heard(),
+            _ => {}
+        }
+    }
+
+    /// When the client was heard last, or somebody began to listen to it; `None` while nobody does.
+    pub fn heard_ms(&self) -> Option<u64> {
+        self.heard.load(Ordering::Relaxed).checked_sub(1)
     }
 
     /// Queues a frame; `None` when it was not taken, `Some(true)` when it is the first that waits.

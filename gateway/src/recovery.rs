@@ -71,6 +71,8 @@ pub struct Found {
     pub record: RecoveryRecord,
     /// How far its client has heard.
     pub tracker: Tracker,
+    /// The session before, where another gateway still has it.
+    pub owner: Option<wire::SessionPlace>,
 }
 
 struct Recoverable {
@@ -129,10 +131,12 @@ impl Shared {
         for _ in 0..ASK_AGAIN_MAX {
             let query = wire::RecoveryQuery { pid: back.pid.clone(), user: user.to_owned() };
             match self.ask_presence(Change::RecoveryQuery(query)).await {
-                Some(Outcome::Recovery(wire::RecoveryFound { record: Some(record), .. })) => {
+                Some(Outcome::Recovery(wire::RecoveryFound { record: Some(record), owner, .. })) => {
                     let here = record.namespace == namespace.name();
                     let tracker = Tracker::restored(&record.bases, &offset).filter(|_| here)?;
-                    return Some(Found { record, tracker });
+                    // One of this gateway ends at once.
+                    let owner = owner.filter(|owner| owner.gateway != self.id.as_str());
+                    return Some(Found { record, tracker, owner });
                 }
                 Some(Outcome::Recovery(found)) if found.again => {
                     tokio::time::sleep(ASK_AGAIN_DELAY).await;

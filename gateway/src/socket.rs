@@ -31,10 +31,6 @@ use tokio_tungstenite::tungstenite::protocol::Message;
 /// For a first frame with a token (protocol §8).
 const AUTHENTICATION_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Before a user who has too many connections is refused, it is looked once more: a session whose client comes back
-/// may be on its way out.
-const SECOND_LOOK_DELAY: Duration = Duration::from_millis(250);
-
 /// How a connection arrived.
 pub enum Arrival {
     /// With an identity.
@@ -157,7 +153,7 @@ impl Claim {
 /// Counts a connection in and begins its session.
 ///
 /// # Errors
-/// When the user has as many connections as allowed.
+/// When the user has as many connections as allowed, and all of them live.
 pub async fn start(
     shared: Arc<Shared>,
     mut identity: Identity,
@@ -172,12 +168,7 @@ pub async fn start(
     let connection = Arc::new(connection);
     let Claim { limit, moved_from, status } = claim;
     let session = LocalSession { connection: connection.clone(), profile, status, moved_from };
-    let mut admission = shared.start_session(session.clone(), limit).await;
-    if admission == Admission::TooMany {
-        tokio::time::sleep(SECOND_LOOK_DELAY).await;
-        admission = shared.start_session(session, limit).await;
-    }
-    if admission == Admission::TooMany {
+    if Box::pin(shared.find_place(session, limit)).await == Admission::TooMany {
         metrics::REFUSED.inc();
         return Err(Close::TooManyConnections);
     }

@@ -24,6 +24,7 @@ struct Outbox {
     users: BTreeMap<String, wire::UserPresence>,
     rooms: Vec<wire::RoomChange>,
     snapshot_wanted: bool,
+    crowded: BTreeSet<String>,
     version: u64,
     /// When the next push may leave; `None`: at once.
     not_before: Option<Instant>,
@@ -31,7 +32,7 @@ struct Outbox {
 
 impl Outbox {
     fn is_empty(&self) -> bool {
-        self.users.is_empty() && self.rooms.is_empty() && !self.snapshot_wanted
+        self.len() == 0 && !self.snapshot_wanted
     }
 
     fn is_due(&self, now: Instant) -> bool {
@@ -39,13 +40,14 @@ impl Outbox {
     }
 
     fn len(&self) -> usize {
-        self.users.len() + self.rooms.len()
+        self.users.len() + self.rooms.len() + self.crowded.len()
     }
 
     fn add(&mut self, push: Push) {
         self.users.extend(push.news.users.into_iter().map(|presence| (presence.user.clone(), presence)));
         self.rooms.extend(push.news.rooms);
         self.snapshot_wanted |= push.news.snapshot_wanted;
+        self.crowded.extend(push.news.crowded);
         self.version = push.version;
     }
 }
@@ -84,6 +86,7 @@ impl Fanout {
             if outbox.len() > OUTBOX_CHANGES_MAX {
                 outbox.users.clear();
                 outbox.rooms.clear();
+                outbox.crowded.clear();
                 metrics::PUSHES_LOST.inc();
                 state.lost.insert(gateway);
             }
@@ -176,6 +179,10 @@ fn cut(outbox: Outbox, shard: u32, epoch: u64) -> Vec<wire::PresenceChanges> {
         let place = room_for(&mut messages, change.encoded_len() + 4);
         messages[place].rooms.push(change);
     }
+    for user in outbox.crowded {
+        let place = room_for(&mut messages, user.len() + 4);
+        messages[place].crowded.push(user);
+    }
     messages
 }
 
@@ -221,6 +228,7 @@ mod tests {
             outbox
                 .rooms
                 .push(wire::RoomChange { conversation: format!("{number:0>128}"), ..Default::default() });
+            outbox.crowded.insert(format!("{number:0>128}"));
         }
         let messages = cut(outbox, 0, 1);
         assert!(
@@ -230,6 +238,7 @@ mod tests {
         );
         assert_eq!(messages.iter().map(|message| message.users.len()).sum::<usize>(), 5_000);
         assert_eq!(messages.iter().map(|message| message.rooms.len()).sum::<usize>(), 5_000);
+        assert_eq!(messages.iter().map(|message| message.crowded.len()).sum::<usize>(), 5_000);
         assert_eq!(messages.iter().filter(|message| message.snapshot_wanted).count(), 1);
     }
 

@@ -111,6 +111,10 @@ pub const CONVERSATION_IDLE_MS: u64 = 60_000;
 /// Members served in one turn of the hub, so that a large room does not hold up small ones.
 pub const FANOUT_CHUNK: usize = 512;
 
+/// For a user's other connections to answer a ping when a new one finds no place (protocol §8): as long as a phone on a
+/// bad network takes, and no longer than somebody waits.
+pub const PROBE_MS: u64 = 2_000;
+
 /// How long a typing start lasts without another one (protocol §2).
 pub const TYPING_MS: u64 = 5_000;
 /// How often a typist's renewed start is passed on (protocol §2).

@@ -70,6 +70,24 @@ export class SocketIo {
     return error;
   }
 
+  /**
+   * Connects, which must not come to be: the connection is closed without a refusal, after which the library tries again
+   * by itself. Returns how it was closed.
+   */
+  async turnedAway(waitMsMax = WAIT_MS_MAX) {
+    const closed = new Promise((resolve, reject) => {
+      this.socket.io.once("close", (reason, details) => resolve({ reason, code: details?.context?.code }));
+      this.socket.once("connect", () => reject(new Error("it was let in")));
+      // What the transport says of its own end has no data, and is no refusal.
+      this.socket.on("connect_error", (error) => error.data !== undefined && reject(error));
+    });
+    this.socket.connect();
+    const how = await bounded(closed, "the end of the connection", waitMsMax);
+    this.socket.removeAllListeners("connect");
+    this.socket.removeAllListeners("connect_error");
+    return how;
+  }
+
   /** Waits until the client has moved from polling to a WebSocket. */
   async upgraded() {
     const { engine } = this.socket.io;

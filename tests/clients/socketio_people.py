@@ -182,11 +182,15 @@ class AsyncPerson(Person):
 
 @contextmanager
 def refusals(person):
-    """python-socketio raises an error of its own and gives what the server said to the `connect_error` handler."""
+    """
+    python-socketio raises an error of its own and gives what the server said to the `connect_error` handler. Who has as
+    many connections as allowed is told nothing: it ends the connection, or waits for longer than the client does.
+    """
     try:
         yield
     except socketio.exceptions.ConnectionError as error:
-        raise Refused(person.until("connect_error")) from error
+        said = person.until("connect_error") if "failed to connect" not in str(error) or not person.heard.empty() else None
+        raise Refused(said) from error
 
 
 def options(person, token, path):

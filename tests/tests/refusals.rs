@@ -2,6 +2,7 @@
 
 use carillon_tests::client::{Client, Ended};
 use carillon_tests::server::standalone;
+use futures_util::future::join_all;
 use serde_json::json;
 use std::time::Duration;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -26,7 +27,10 @@ async fn the_sixth_connection_of_a_user_is_refused_and_the_others_stay() {
         five.push(Client::user(&server.ws(), "alice").await);
     }
     let mut sixth = Client::connect(&format!("{}/ws/alice", server.ws())).await;
-    assert_eq!(sixth.ended().await, Ended { code: Some(1008), reason: "Too many connections".into() });
+    // Who reads answers pings.
+    let others = join_all(five.iter_mut().map(|client| client.all_within(Duration::from_secs(5))));
+    let (ended, _) = tokio::join!(sixth.ended(), others);
+    assert_eq!(ended, Ended { code: Some(1008), reason: "Too many connections".into() });
     for client in &mut five {
         client.send(json!({"type": "ping"})).await;
         assert_eq!(client.next().await["type"], "pong");
@@ -34,6 +38,35 @@ async fn the_sixth_connection_of_a_user_is_refused_and_the_others_stay() {
     five.pop().expect("a client").cut();
     tokio::time::sleep(Duration::from_millis(300)).await;
     Client::user(&server.ws(), "alice").await;
+}
+
+/// Before, five dead connections locked their user out until each had been missed, which took a minute.
+#[tokio::test]
+async fn connections_that_do_not_answer_make_room() {
+    let (server, _data) = standalone(&[]);
+    let mut living = Client::user(&server.ws(), "alice").await;
+    let mut dead = Vec::new();
+    for _ in 0..4 {
+        // Nobody reads what comes, and so nobody answers a ping.
+        dead.push(Client::user(&server.ws(), "alice").await);
+    }
+    let began = tokio::time::Instant::now();
+    let base = server.ws();
+    let (mut sixth, heard) =
+        tokio::join!(Client::user(&base, "alice"), living.all_within(Duration::from_secs(4)));
+    let waited = began.elapsed();
+    assert!((2..5).contains(&waited.as_secs()), "{waited:?}");
+    assert!(heard.is_empty(), "{heard:?}");
+    for client in &mut dead {
+        assert_eq!(client.ended().await.code, Some(1001));
+    }
+    for client in [&mut living, &mut sixth] {
+        client.send(json!({"type": "ping"})).await;
+        assert_eq!(client.next().await["type"], "pong");
+    }
+    for _ in 0..3 {
+        Client::user(&base, "alice").await;
+    }
 }
 
 /// Breaking it: without the second look, who comes back before the connection that it lost is missed is refused, as is

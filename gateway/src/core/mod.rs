@@ -5,6 +5,7 @@
 pub mod keepalive;
 pub mod link;
 pub mod outbox;
+pub mod probe;
 pub mod rate;
 pub mod topic;
 pub mod tracker;

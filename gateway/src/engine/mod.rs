@@ -12,6 +12,7 @@ pub mod relayed;
 mod request;
 mod sessions;
 
+pub use framing::PING;
 pub use relay::Relay;
 pub use request::Refusal;
 pub use sessions::Sessions;

@@ -130,7 +130,9 @@ pub async fn run<S: Service>(
 impl<A: Application> Polling<'_, A> {
     /// Serves until the end; what the application said last still goes to a WebSocket that was probed.
     async fn run(&mut self, requests: &mut mpsc::Receiver<Asked>) -> Ended {
+        self.outgoing.listens(true);
         let ended = self.serve(requests).await;
+        self.outgoing.listens(false);
         let probed = self.probe.as_ref().is_some_and(|probe| probe.answered);
         if probed && matches!(ended, Ended::Over(Over::Dropped)) {
             let moved = tokio::time::timeout(LAST_POLL_TIMEOUT, self.move_at_last(requests)).await;
@@ -244,6 +246,9 @@ impl<A: Application> Polling<'_, A> {
     }
 
     fn asked(&mut self, asked: Asked) -> Result<(), Over> {
+        if matches!(asked, Asked::Poll(_) | Asked::Post(..)) {
+            self.outgoing.heard();
+        }
         match asked {
             Asked::Poll(answer) => {
                 if let Some(first) = self.poll.take() {

@@ -118,6 +118,9 @@ impl Shared {
         {
             shard.snapshot();
         }
+        for user in &changes.crowded {
+            self.find_dead(user);
+        }
         for room in changes.rooms {
             self.room_changed(room);
         }

@@ -86,11 +86,13 @@ impl Beginning {
 
     /// A session that goes on from where its client has heard it; `None` where that is not certain.
     async fn resumed(mut self, identity: Identity, found: Found) -> Result<(Running, Option<Joins>), Close> {
-        let Found { record: before, tracker } = found;
+        let Found { record: before, tracker, owner } = found;
         let (shared, namespace, outgoing) = (self.shared.clone(), self.namespace, self.outgoing.clone());
-        // Those that it and its user's others take the place of may still be counted where they were. A client that
-        // gives the same secret again and again gets no more of it than one session for each gateway.
+        // It takes the place of the session before, which its gateway may not have missed yet. Where that is not known, it
+        // may still be counted: a client that gives the same secret again and again gets no more of it than one session
+        // for each gateway.
         self.claim.limit = 0;
+        self.claim.moved_from = self.claim.moved_from.or(owner);
         let joins = joins(namespace, &tracker);
         outgoing.track(Some(tracker));
         let running = self.start(identity).await?;
@@ -301,7 +303,8 @@ impl Client {
     fn not_started(&mut self, namespace: Namespace, begins: &Begins, close: Close) {
         let failure = failure_of(close);
         match begins {
-            Begins::Connecting(_) => self.refuse_connect(namespace.name(), &failure, true),
+            // After a CONNECT_ERROR, clients would not come back by themselves (protocol §3).
+            Begins::Connecting(_) => {}
             Begins::Authenticating(_) | Begins::Moved => {
                 self.tell(namespace, vocabulary::connection_error(&failure));
             }

@@ -37,7 +37,7 @@ impl Client {
                     None => None,
                     Some(record) => {
                         let tracker = Tracker::restored(&record.bases, &Offset::parse(&moved.offset)?)?;
-                        Some(Found { record, tracker })
+                        Some(Found { record, tracker, owner: None })
                     }
                 };
                 let arrival = Arrival { identity: Identity::moved(identity)?, joins, found };

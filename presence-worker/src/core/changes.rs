@@ -132,7 +132,16 @@ impl Shard {
                 let is_live = |other| gateways.is_live(other, now.steady_ms);
                 is_known(roster) || roster.would_admit(&started.user, limit, is_live)
             }
-            Mode::Live => roster.start(gateways, now, gateway, started, Admission::Below(limit)).is_some(),
+            Mode::Live => {
+                let user = started.user.clone();
+                let taken = roster.start(gateways, now, gateway, started, Admission::Below(limit)).is_some();
+                if !taken {
+                    // Some of the others may be dead without anybody having noticed.
+                    let others = roster.gateways_of(&user);
+                    others.for_each(|gateway| self.pushes.crowded(gateway, &user));
+                }
+                taken
+            }
             Mode::Snapshot => {
                 let Some(user) = roster.start(gateways, now, gateway, started, Admission::Always) else {
                     return false;
@@ -241,11 +250,18 @@ impl Shard {
     /// A record that is not known here may still be announced, and one that cannot be given out now another time.
     fn find_record(&self, query: &wire::RecoveryQuery, results: &Results) -> wire::RecoveryFound {
         match self.records.find(query) {
-            None => wire::RecoveryFound { record: None, again: self.unsettled },
-            Some(record) if !results.fits(record.encoded_len()) => {
-                wire::RecoveryFound { record: None, again: true }
+            None => wire::RecoveryFound { again: self.unsettled, ..wire::RecoveryFound::default() },
+            Some((record, _)) if !results.fits(record.encoded_len()) => {
+                wire::RecoveryFound { again: true, ..wire::RecoveryFound::default() }
             }
-            Some(record) => wire::RecoveryFound { record: Some(record.clone()), again: false },
+            Some((record, owner)) => {
+                let place = |(gateway, session): (GatewayIndex, u64)| {
+                    let gateway = self.gateways.get(gateway)?.id.to_string();
+                    Some(wire::SessionPlace { gateway, session })
+                };
+                let owner = owner.and_then(place);
+                wire::RecoveryFound { record: Some(record.clone()), again: false, owner }
+            }
         }
     }
 

@@ -12,7 +12,7 @@ use prost::Message;
 use std::collections::{BTreeSet, HashMap};
 
 /// A session of a gateway.
-type Owner = (GatewayIndex, u64);
+pub type Owner = (GatewayIndex, u64);
 
 #[derive(Debug)]
 struct Kept {
@@ -151,11 +151,12 @@ impl Records {
         }
     }
 
-    /// The record that a client asks for.
-    pub fn find(&self, query: &wire::RecoveryQuery) -> Option<&wire::RecoveryRecord> {
-        let record = &self.kept.get(&query.pid)?.record;
+    /// The record that a client asks for, and the session that keeps it, if that has not ended.
+    pub fn find(&self, query: &wire::RecoveryQuery) -> Option<(&wire::RecoveryRecord, Option<Owner>)> {
+        let Kept { record, owner, until_ms, .. } = self.kept.get(&query.pid)?;
         let user = &record.identity.as_ref()?.user;
-        (query.user.is_empty() || query.user == *user).then_some(record)
+        let owner = until_ms.is_none().then_some(*owner);
+        (query.user.is_empty() || query.user == *user).then_some((record, owner))
     }
 
     /// A gateway has announced all it has, which is nothing if it fell silent: the rest has lost its session.
@@ -205,7 +206,7 @@ mod tests {
 
     fn newest(records: &Records) -> Option<u32> {
         let query = wire::RecoveryQuery { pid: "pid".into(), user: "alice".into() };
-        records.find(&query).and_then(number)
+        records.find(&query).and_then(|(record, _)| number(record))
     }
 
     #[test]
@@ -222,6 +223,19 @@ mod tests {
         assert_eq!(newest(&records), Some(8));
         assert!(records.keep(GATEWAY, kept(2, 9)), "its successor makes a base");
         assert_eq!(newest(&records), Some(9));
+    }
+
+    /// Before, a client that came back elsewhere was counted a second time until its dead session was missed.
+    #[test]
+    fn a_record_says_which_session_keeps_it_as_long_as_that_lasts() {
+        let mut records = Records::default();
+        let query = wire::RecoveryQuery { pid: "pid".into(), user: "alice".into() };
+        records.keep(GATEWAY, kept(1, 7));
+        assert_eq!(records.find(&query).map(|(_, owner)| owner), Some(Some((GATEWAY, 1))));
+        records.keep(OTHER, kept(5, 8));
+        assert_eq!(records.find(&query).map(|(_, owner)| owner), Some(Some((OTHER, 5))));
+        records.end(0, OTHER, &ended(5));
+        assert_eq!(records.find(&query).map(|(_, owner)| owner), Some(None));
     }
 
     #[test]

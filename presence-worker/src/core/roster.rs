@@ -147,6 +147,11 @@ impl Roster {
         }
     }
 
+    /// The gateways with a session of a user; several times where there are several.
+    pub fn gateways_of(&self, user: &str) -> impl Iterator<Item = GatewayIndex> + '_ {
+        self.users.get(user).into_iter().flat_map(User::gateways)
+    }
+
     /// Whether a session would be admitted, or is known.
     pub fn would_admit(&self, user: &str, limit: usize, is_live: impl Fn(GatewayIndex) -> bool) -> bool {
         self.users.get(user).is_none_or(|user| user.sessions_where(is_live) < limit)

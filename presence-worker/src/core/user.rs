@@ -138,6 +138,11 @@ impl User {
         self.sessions.iter().filter(|session| counts(session.gateway)).count()
     }
 
+    /// The gateways with a session.
+    pub fn gateways(&self) -> impl Iterator<Item = GatewayIndex> + '_ {
+        self.sessions.iter().map(|session| session.gateway)
+    }
+
     /// Whether the session is known.
     pub fn has_session(&self, gateway: GatewayIndex, id: u64) -> bool {
         self.sessions.iter().any(|session| session.id == id && session.gateway == gateway)

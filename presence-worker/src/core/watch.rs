@@ -51,6 +51,8 @@ pub struct News {
     pub rooms: Vec<wire::RoomChange>,
     /// It is to announce everything again.
     pub snapshot_wanted: bool,
+    /// Users of whom it is to ping its sessions, and to end those that do not answer.
+    pub crowded: Vec<String>,
 }
 
 /// What gateways are told of one request or tick, in order.
@@ -66,6 +68,14 @@ impl Pushes {
     /// Tells a gateway of a change in a room.
     pub fn room(&mut self, gateway: GatewayIndex, change: wire::RoomChange) {
         self.0.entry(gateway).or_default().rooms.push(change);
+    }
+
+    /// Has a gateway find out which sessions of a user still live.
+    pub fn crowded(&mut self, gateway: GatewayIndex, user: &str) {
+        let crowded = &mut self.0.entry(gateway).or_default().crowded;
+        if !crowded.iter().any(|known| known == user) {
+            crowded.push(user.to_owned());
+        }
     }
 
     /// Asks a gateway to announce everything again.

@@ -209,6 +209,16 @@ impl World {
         pushes.flat_map(|(_, push)| push.news.rooms.drain(..)).collect()
     }
 
+    /// Who was told that one of these users has too many sessions, since the last time this was asked.
+    pub fn told_of_crowds(&mut self) -> Vec<(String, String)> {
+        let pushes = self.pushes.iter_mut();
+        let told = pushes.flat_map(|(_, push)| {
+            let gateway = push.gateway.to_string();
+            push.news.crowded.drain(..).map(move |user| (gateway.clone(), user))
+        });
+        told.collect()
+    }
+
     /// Whether `gateway` was asked for a snapshot by a push.
     pub fn asked_for_snapshot(&self, gateway: &str) -> bool {
         self.pushes.iter().any(|(_, push)| push.gateway.as_str() == gateway && push.news.snapshot_wanted)

@@ -162,7 +162,7 @@ fn a_snapshot_says_which_sessions_live() {
 fn a_new_owner_says_that_it_may_learn_of_it_yet() {
     let mut world = World::new();
     let ask = || vec![Change::RecoveryQuery(RecoveryQuery { pid: "p".into(), user: String::new() })];
-    let unsettled = RecoveryFound { record: None, again: true };
+    let unsettled = RecoveryFound { again: true, ..RecoveryFound::default() };
     assert_eq!(world.send("two", ask()), [Outcome::Recovery(unsettled)]);
     world.hand_over(snapshot("one", 1, vec![keep(1, record("p", &["a"]))]), Vec::new());
     assert_eq!(conversations(&mut world), ["a"]);

@@ -64,6 +64,24 @@ fn a_reload_within_one_batch_is_no_news() {
     assert_eq!(world.told_of_users("friends").len(), 1);
 }
 
+/// Before, nobody looked whether the others still lived: five dead connections locked a user out until each had been
+/// missed by its own gateway.
+#[test]
+fn who_holds_sessions_of_a_user_that_has_too_many_is_told_to_look_for_dead_ones() {
+    let mut world = World::settled();
+    world.send("one", vec![limited("ann", 1, 3), limited("ann", 2, 3), limited("bob", 3, 3)]);
+    world.send("two", vec![limited("ann", 1, 3)]);
+    assert_eq!(world.told_of_crowds(), [], "everybody has room");
+    assert_eq!(world.send("three", vec![limited("ann", 1, 3)]), [NO]);
+    let told = |gateway: &str| (gateway.to_owned(), "ann".to_owned());
+    assert_eq!(world.told_of_crowds(), [told("one"), told("two")]);
+    assert_eq!(world.send("one", vec![limited("ann", 9, 3), limited("ann", 10, 3)]), [NO, NO]);
+    assert_eq!(world.told_of_crowds(), [told("one"), told("two")], "once each");
+    world.send("two", vec![end("ann", 1)]);
+    assert_eq!(world.send("three", vec![limited("ann", 1, 3)]), [YES], "one was dead");
+    assert_eq!(world.told_of_crowds(), []);
+}
+
 /// A moved session is counted twice until its old gateway lets go, if it does not take its own place: the limit of 5
 /// refused a user's third client that upgraded at another gateway.
 #[test]

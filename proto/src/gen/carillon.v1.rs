@@ -781,6 +781,10 @@ pub struct PresenceChanges {
     /// See PresenceReply.version.
     #[prost(uint64, tag = "6")]
     pub version: u64,
+    /// Users of whom somebody new was refused for their number of sessions: those of this gateway that do not answer a ping
+    /// are to be ended.
+    #[prost(string, repeated, tag = "7")]
+    pub crowded: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RoomChange {
@@ -907,6 +911,9 @@ pub struct RecoveryFound {
     /// Not every gateway has announced its records yet, or the reply grew too large: ask again.
     #[prost(bool, tag = "2")]
     pub again: bool,
+    /// The session that keeps the record; absent: it has ended.
+    #[prost(message, optional, tag = "3")]
+    pub owner: ::core::option::Option<SessionPlace>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RelayRequest {
