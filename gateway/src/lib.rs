@@ -22,6 +22,7 @@ pub mod join;
 pub mod links;
 pub mod listen;
 pub mod metrics;
+pub mod outcomes;
 pub mod outgoing;
 pub mod page;
 pub mod pending;
@@ -148,6 +149,7 @@ impl Heart {
         tasks.spawn(engine::relayed::serve(shared.polling.clone(), relay, relayed));
         tasks.spawn(ephemeral::end_typing(shared.clone()));
         tasks.spawn(sweep(shared.clone()));
+        tasks.spawn(outcomes::run(shared.clone()));
         Ok(Heart { shared, tasks })
     }
 

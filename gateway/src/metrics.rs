@@ -30,6 +30,11 @@ counter!(FRAMES_OUT, "carillon_frames_sent_total", "Frames written to clients.")
 counter!(ERRORS, "carillon_errors_sent_total", "Errors sent to clients.");
 counter!(REST_REQUESTS, "carillon_rest_requests_total", "Requests to the REST API.");
 counter!(TIMEOUTS, "carillon_command_timeouts_total", "Commands whose outcome did not come in time.");
+counter!(
+    LATE_OUTCOMES,
+    "carillon_late_outcomes_total",
+    "Outcomes that did not come by themselves and were asked for."
+);
 counter!(FETCHES, "carillon_gap_fetches_total", "Ranges of events fetched because they were missed.");
 counter!(
     FOUND_DEAD,

@@ -6,7 +6,7 @@ use crate::dialect::Asked;
 use crate::metrics;
 use carillon_proto::code::{ErrorCode, Failure};
 use carillon_proto::event::Reply;
-use carillon_proto::id::{ConversationId, MessageId};
+use carillon_proto::id::{ConversationId, MessageId, UserId};
 use carillon_proto::wire;
 use carillon_runtime::collections::Spare;
 use carillon_runtime::metrics::{Stage, observe};
@@ -22,16 +22,28 @@ use tokio::time::Instant;
 /// patience; then `timeout` says that it is unknown.
 pub const OUTCOME_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// An outcome that has not come after this long is asked for: longer than a group waits for a healthy database.
+const OUTCOME_LATE: Duration = Duration::from_secs(1);
+
+/// By what a partition's owner recognises a command.
+#[derive(Debug, Clone)]
+pub struct Key {
+    /// Where it was sent to.
+    pub conversation: ConversationId,
+    /// Who sent it; nobody where a backend acts for itself.
+    pub actor: Option<UserId>,
+    /// Its client id, given or made.
+    pub client_id: String,
+}
+
 /// A client that waits for its message's outcome.
 pub struct Sender {
     /// Where the ack goes.
     pub connection: Arc<Connection>,
     /// How it asked.
     pub asked: Asked,
-    /// The client id that it gave.
-    pub client_id: Option<String>,
-    /// Where it sent to.
-    pub conversation: ConversationId,
+    /// The client id is its own, and not made by this gateway.
+    pub gave_client_id: bool,
 }
 
 enum Waiting {
@@ -41,6 +53,7 @@ enum Waiting {
 
 struct Pending {
     waiting: Waiting,
+    key: Key,
     since: Instant,
 }
 
@@ -53,21 +66,35 @@ pub struct PendingCommands {
 
 impl PendingCommands {
     /// A connection awaits an outcome; the number goes with the command.
-    pub fn expect_sender(&self, sender: Sender) -> u64 {
+    pub fn expect_sender(&self, sender: Sender, key: Key) -> u64 {
         sender.connection.command_sent();
-        self.insert(Waiting::Sender(Box::new(sender)))
+        self.insert(Waiting::Sender(Box::new(sender)), key)
     }
 
     /// A caller awaits an outcome.
-    pub fn expect_call(&self) -> (u64, oneshot::Receiver<Result<wire::Accepted, Failure>>) {
+    pub fn expect_call(&self, key: Key) -> (u64, oneshot::Receiver<Result<wire::Accepted, Failure>>) {
         let (sender, receiver) = oneshot::channel();
-        (self.insert(Waiting::Call(sender)), receiver)
+        (self.insert(Waiting::Call(sender), key), receiver)
     }
 
-    fn insert(&self, waiting: Waiting) -> u64 {
+    fn insert(&self, waiting: Waiting, key: Key) -> u64 {
         let request = self.next.fetch_add(1, Ordering::Relaxed) + 1;
-        self.waiting.lock().insert(request, Pending { waiting, since: Instant::now() });
+        self.waiting.lock().insert(request, Pending { waiting, key, since: Instant::now() });
         request
+    }
+
+    /// The commands whose outcomes are late, the oldest first.
+    pub fn late(&self, now: Instant) -> Vec<(u64, Key)> {
+        let waiting = self.waiting.lock();
+        let late = |pending: &Pending| now.saturating_duration_since(pending.since) > OUTCOME_LATE;
+        let mut keys: Vec<_> = waiting
+            .iter()
+            .filter(|(_, pending)| late(pending))
+            .map(|(request, pending)| (*request, pending.key.clone()))
+            .collect();
+        drop(waiting);
+        keys.sort_unstable_by_key(|(request, _)| *request);
+        keys
     }
 
     /// An outcome came. One that nobody awaits any more is dropped.
@@ -100,14 +127,15 @@ impl PendingCommands {
 
 impl Pending {
     fn answer(self, outcome: Result<wire::Accepted, Failure>) {
+        let Key { conversation, client_id, .. } = self.key;
         match self.waiting {
             Waiting::Call(sender) => drop(sender.send(outcome)),
             Waiting::Sender(sender) => {
-                let Sender { connection, asked, client_id, conversation } = *sender;
+                let Sender { connection, asked, gave_client_id } = *sender;
                 let reply = match outcome {
-                    Ok(_) if !asked.wants_ack(client_id.is_some()) => None,
+                    Ok(_) if !asked.wants_ack(gave_client_id) => None,
                     Ok(accepted) => Some(Reply::MessageAck {
-                        client_id,
+                        client_id: gave_client_id.then_some(client_id),
                         conversation,
                         id: MessageId::from_slice(&accepted.id),
                         seq: accepted.seq,
@@ -127,11 +155,16 @@ impl Pending {
 mod tests {
     use super::*;
 
+    fn key(client_id: &str) -> Key {
+        let conversation = ConversationId::parse("general").expect("valid");
+        Key { conversation, actor: None, client_id: client_id.into() }
+    }
+
     #[tokio::test]
     async fn an_outcome_is_told_once_and_lateness_is_a_timeout() {
         let pending = PendingCommands::default();
-        let (first, heard) = pending.expect_call();
-        let (second, late) = pending.expect_call();
+        let (first, heard) = pending.expect_call(key("a"));
+        let (second, late) = pending.expect_call(key("b"));
         pending.resolve(first, Ok(wire::Accepted { seq: 3, ..Default::default() }));
         pending.resolve(first, Err(Failure::forbidden()));
         assert_eq!(heard.await.expect("answered").expect("accepted").seq, 3);
@@ -139,5 +172,18 @@ mod tests {
         pending.sweep(Instant::now() + OUTCOME_TIMEOUT + Duration::from_millis(1));
         assert_eq!(late.await.expect("answered").expect_err("late").code, ErrorCode::Timeout);
         pending.resolve(second, Err(Failure::forbidden()));
+    }
+
+    #[tokio::test]
+    async fn what_is_late_and_has_no_outcome_is_to_be_asked_for() {
+        let pending = PendingCommands::default();
+        let (told, _heard) = pending.expect_call(key("told"));
+        let (open, _open) = pending.expect_call(key("open"));
+        let (later, _later) = pending.expect_call(key("later"));
+        let requests = |now| pending.late(now).iter().map(|(request, _)| *request).collect::<Vec<_>>();
+        pending.resolve(told, Ok(wire::Accepted::default()));
+        assert_eq!(requests(Instant::now()), [0; 0], "it may still be on its way");
+        assert_eq!(requests(Instant::now() + 2 * OUTCOME_LATE), [open, later]);
+        assert_eq!(pending.late(Instant::now() + 2 * OUTCOME_LATE)[0].1.client_id, "open");
     }
 }

@@ -169,14 +169,17 @@ impl Shared {
             };
             self.start_fetch(fetch);
         }
-        for outcome in batch.outcomes {
-            let came = match outcome.body {
-                Some(Came::Accepted(accepted)) => Ok(accepted),
-                Some(Came::Failure(failure)) => Err(failure.into()),
-                None => Err(Failure::new(ErrorCode::Internal, "an empty outcome")),
-            };
-            self.pending.resolve(outcome.request, came);
-        }
+        batch.outcomes.into_iter().for_each(|outcome| self.take_outcome(outcome));
+    }
+
+    /// Hands an outcome to who awaits it.
+    pub fn take_outcome(&self, outcome: wire::Outcome) {
+        let came = match outcome.body {
+            Some(Came::Accepted(accepted)) => Ok(accepted),
+            Some(Came::Failure(failure)) => Err(failure.into()),
+            None => Err(Failure::new(ErrorCode::Internal, "an empty outcome")),
+        };
+        self.pending.resolve(outcome.request, came);
     }
 
     /// A conversation's committed head was told.

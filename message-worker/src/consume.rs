@@ -8,7 +8,7 @@ use crate::core::interest::Interest;
 use crate::fanout;
 use crate::flush::Flush;
 use crate::ground::{self, Landmark};
-use crate::group::{Group, Ledger, Queue, Results};
+use crate::group::{Group, Ledger, Need, Queue, Results};
 use crate::limits::{STOP_MS_MAX, TICK_MS};
 use crate::load::{LoadError, Loaded, Purpose};
 use crate::register::Registrations;
@@ -90,6 +90,8 @@ pub(crate) struct Consumer<'a> {
     pub(crate) flush: Flush,
     /// Conversations being loaded.
     pub(crate) loading: HashSet<ConversationId>,
+    /// What is being read because a gateway asked for outcomes.
+    pub(crate) outcome_reads: HashSet<Need>,
     pub(crate) ending: bool,
     /// Another worker has taken the partition, as far as is known here.
     displaced: bool,
@@ -127,6 +129,7 @@ impl<'a> Consumer<'a> {
             cache: Cache::default(),
             flush: Flush::new(from - 1, context.exclusive),
             loading: HashSet::new(),
+            outcome_reads: HashSet::new(),
             ending: false,
             displaced: false,
             leaving: false,

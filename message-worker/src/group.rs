@@ -222,7 +222,7 @@ impl Group {
         for Placed { at, conversation, command, .. } in &self.placed {
             match cache.get(conversation).filter(|slot| slot.decided) {
                 Some(slot) => {
-                    let need = slot.conversation.need(command, at.time_ms);
+                    let need = slot.conversation.need(&command.actor, &command.client_id, at.time_ms);
                     missing.extend(need.map(|need| Need::Of(conversation.clone(), need)));
                 }
                 None => {

@@ -19,6 +19,7 @@ mod group;
 mod limits;
 mod load;
 mod metrics;
+mod outcomes;
 mod partition;
 mod prepare;
 mod query;

@@ -20,6 +20,10 @@ pub(crate) const STORE_READS_MAX: usize = 64;
 pub(crate) const REGISTRATION_READS_MAX: usize = 32;
 /// Registrations that wait for conversations to be loaded; above it `unavailable` is answered.
 pub(crate) const REGISTRATIONS_PENDING_MAX: usize = 1_024;
+/// Late outcomes that a gateway is told in one answer: as many as it asks for at once.
+pub(crate) const ASKED_OUTCOMES_MAX: usize = 256;
+/// What is read at once for them; the gateway asks again for what was not.
+pub(crate) const OUTCOME_READS_MAX: usize = 16;
 /// Conversations that all gateways together may listen to in one partition: about 200 MB.
 pub(crate) const REGISTERED_MAX: usize = 1_000_000;
 /// Gateways that a partition's worker knows; more than a cell has.

@@ -46,9 +46,16 @@ impl Consumer<'_> {
     fn ask(&mut self, need: &Need, group: &Group) -> bool {
         match need.clone() {
             Need::Conversation(id) => self.load(&id, Purpose::Applying, Duration::ZERO),
-            Need::Of(id, conversation::Need::Sender(sender)) => self.ask_sender(id, sender),
-            Need::Of(id, need @ conversation::Need::First { .. }) => self.ask_first(id, need),
+            Need::Of(id, need) => self.ask_about(id, need),
             Need::Skip(position) => self.record_skip(position, group.poison(&position)),
+        }
+    }
+
+    /// Reads what a conversation has to know; whether there is something to wait for.
+    pub(crate) fn ask_about(&mut self, id: ConversationId, need: conversation::Need) -> bool {
+        match need {
+            conversation::Need::Sender(sender) => self.ask_sender(id, sender),
+            need @ conversation::Need::First { .. } => self.ask_first(id, need),
         }
     }
 
@@ -111,8 +118,9 @@ impl Consumer<'_> {
         true
     }
 
-    /// What the group in preparation waited for has come.
+    /// What the group in preparation waited for, or a gateway's question, has come.
     fn arrived(&mut self, need: &Need) {
+        self.outcome_reads.remove(need);
         if let Stage::Preparing(group) = &mut self.stage {
             group.awaited.remove(need);
         }
@@ -137,6 +145,7 @@ impl Consumer<'_> {
             Err(LoadError::Store(error)) => {
                 tracing::warn!(partition = self.context.partition, conversation = %id, %error, "loading failed");
                 self.refuse_loaded(&id);
+                self.outcome_reads.remove(&Need::Conversation(id.clone()));
                 if matches!(&self.stage, Stage::Preparing(group) if group.involves(&id)) {
                     self.load(&id, Purpose::Applying, LOAD_AGAIN);
                 }

@@ -102,6 +102,16 @@ impl Consumer<'_> {
         if self.ending {
             return Err((reply, unavailable("the partition moves to another worker")));
         }
+        if let Some(partition_request::Body::AskOutcomes(asked)) = body {
+            self.interest.heard(&gateway, steady_ms());
+            // As with acknowledgements: another owner may have begun, and what is here may not count.
+            if !self.tenancy.is_valid() {
+                return Err((reply, unavailable("it is not certain that the partition still is here")));
+            }
+            let outcomes = self.known_outcomes(asked);
+            self.reply(reply, partition_reply::Body::Outcomes(outcomes));
+            return Ok(());
+        }
         if self.interest.admit(&gateway, counter, steady_ms()).is_err() {
             return Err((
                 reply,
@@ -114,7 +124,7 @@ impl Consumer<'_> {
                 reply.send(self.interest.resend(&gateway, &resend));
                 Ok(())
             }
-            None => {
+            Some(partition_request::Body::AskOutcomes(_)) | None => {
                 Err((reply, Failure::invalid_payload("unknown request: upgrade workers before gateways")))
             }
         }

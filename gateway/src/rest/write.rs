@@ -2,6 +2,7 @@
 
 use super::caller::Right;
 use crate::directory::Action;
+use crate::pending::Key;
 use crate::session::made_client_id;
 use crate::shared::Shared;
 use carillon_proto::code::{ErrorCode, Failure};
@@ -32,7 +33,12 @@ impl Shared {
         if let (Some(user), Body::SendMessage(_)) = (write.actor, &write.body) {
             self.directory.note_sent(user, write.conversation, &client_id, steady_ms());
         }
-        let (request, outcome) = self.pending.expect_call();
+        let key = Key {
+            conversation: write.conversation.clone(),
+            actor: write.actor.cloned(),
+            client_id: client_id.clone(),
+        };
+        let (request, outcome) = self.pending.expect_call(key);
         let command = wire::Command {
             conversation: write.conversation.to_string(),
             actor: write.actor.map(ToString::to_string).unwrap_or_default(),

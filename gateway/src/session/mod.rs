@@ -17,7 +17,7 @@ use crate::directory::Action;
 use crate::hub::Room;
 use crate::join::{self, Entered};
 use crate::metrics;
-use crate::pending::Sender;
+use crate::pending::{Key, Sender};
 use crate::reads::Page;
 use crate::shared::Shared;
 use crate::wall;
@@ -299,16 +299,16 @@ impl Session {
         if let Some(joined) = self.joined.get_mut(&send.conversation) {
             joined.typing = false;
         }
-        let given = send.client_id.map(|id| id.to_string());
-        let client_id = given.clone().unwrap_or_else(made_client_id);
+        let gave_client_id = send.client_id.is_some();
+        let client_id = send.client_id.map_or_else(made_client_id, |id| id.to_string());
         self.shared.directory.note_sent(&self.identity.user, &send.conversation, &client_id, steady_ms());
-        let waiting = Sender {
-            connection: self.connection.clone(),
-            asked,
-            client_id: given,
+        let waiting = Sender { connection: self.connection.clone(), asked, gave_client_id };
+        let key = Key {
             conversation: send.conversation.clone(),
+            actor: Some(self.identity.user.clone()),
+            client_id: client_id.clone(),
         };
-        let request = self.shared.pending.expect_sender(waiting);
+        let request = self.shared.pending.expect_sender(waiting, key);
         let command = wire::Command {
             conversation: send.conversation.to_string(),
             actor: self.identity.user.to_string(),

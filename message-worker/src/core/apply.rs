@@ -218,7 +218,7 @@ impl Conversation {
         Bytes::copy_from_slice(id.as_bytes())
     }
 
-    fn accepted(&self, first: First, repeated: bool) -> outcome::Body {
+    pub(super) fn accepted(&self, first: First, repeated: bool) -> outcome::Body {
         let (seq, time_ms) = (first.seq, first.time_ms);
         outcome::Body::Accepted(wire::Accepted { seq, id: self.message_id(first), time_ms, repeated })
     }

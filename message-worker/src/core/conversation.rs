@@ -6,7 +6,7 @@ use super::dedup::{First, Hit, Sender};
 use crate::store::{Seal, SentRow};
 use carillon_proto::id::{ConversationId, UserId};
 use carillon_proto::position::{Incarnation, Position};
-use carillon_proto::wire::{self, event::Kind};
+use carillon_proto::wire::{self, event::Kind, outcome};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -273,17 +273,17 @@ impl Conversation {
         self.remembered = self.remembered + known.len() - before;
     }
 
-    /// What must be known before `command` can be applied.
-    pub(crate) fn need(&self, command: &wire::Command, entry_time_ms: u64) -> Option<Need> {
-        if command.client_id.is_empty() {
+    /// What must be known before a command of this sender, with this client id, can be applied.
+    pub(crate) fn need(&self, actor: &str, client_id: &str, entry_time_ms: u64) -> Option<Need> {
+        if client_id.is_empty() {
             return None;
         }
-        let sender = || UserId::parse(&command.actor).ok();
-        match self.senders.get(command.actor.as_str()) {
+        let sender = || UserId::parse(actor).ok();
+        match self.senders.get(actor) {
             Some(known) if known.is_complete() => {
-                match known.hit(&command.client_id, self.event_time_ms(entry_time_ms)) {
+                match known.hit(client_id, self.event_time_ms(entry_time_ms)) {
                     Hit::Claimed { seq } => {
-                        Some(Need::First { sender: sender()?, client_id: command.client_id.clone(), seq })
+                        Some(Need::First { sender: sender()?, client_id: client_id.to_owned(), seq })
                     }
                     Hit::None | Hit::Known(_) => None,
                 }
@@ -313,6 +313,20 @@ impl Conversation {
     pub(super) fn hit(&self, sender: Option<&UserId>, client_id: &str, entry_time_ms: u64) -> Hit {
         let known = sender.and_then(|sender| self.senders.get(sender));
         known.map_or(Hit::None, |known| known.hit(client_id, self.event_time_ms(entry_time_ms)))
+    }
+
+    /// What a client id of this sender was accepted as, if that is known and its row is among those up to
+    /// `committed_seq`. What [`Conversation::need`] asks for must be known.
+    pub(crate) fn known_outcome(
+        &self,
+        actor: &str,
+        client_id: &str,
+        committed_seq: u64,
+    ) -> Option<outcome::Body> {
+        match self.hit(UserId::parse(actor).ok().as_ref(), client_id, self.time_ms) {
+            Hit::Known(first) if first.seq <= committed_seq => Some(self.accepted(first, false)),
+            Hit::Known(_) | Hit::Claimed { .. } | Hit::None => None,
+        }
     }
 
     /// The time of an event made now: the entry's, never less than the last event's.

@@ -95,7 +95,7 @@ impl Rows {
 
     /// As `prepare` does it.
     fn prepare(&self, conversation: &mut Conversation, at: At, command: &wire::Command) {
-        while let Some(need) = conversation.need(command, at.time_ms) {
+        while let Some(need) = conversation.need(&command.actor, &command.client_id, at.time_ms) {
             match need {
                 Need::Sender(sender) => {
                     let theirs = self.sent.iter().rev().filter(|(name, _)| *name == sender.as_str());

@@ -10,6 +10,7 @@ mod gateway_tests;
 mod harness;
 mod log_tests;
 mod memory;
+mod outcome_tests;
 mod query_tests;
 mod run_tests;
 mod seal_tests;

@@ -251,7 +251,7 @@ pub struct PartitionRequest {
     /// Rises with every request of this gateway to this partition; older ones are ignored.
     #[prost(uint64, tag = "2")]
     pub counter: u64,
-    #[prost(oneof = "partition_request::Body", tags = "3, 4")]
+    #[prost(oneof = "partition_request::Body", tags = "3, 4, 5")]
     pub body: ::core::option::Option<partition_request::Body>,
 }
 /// Nested message and enum types in `PartitionRequest`.
@@ -262,6 +262,8 @@ pub mod partition_request {
         Register(super::Register),
         #[prost(message, tag = "4")]
         Resend(super::Resend),
+        #[prost(message, tag = "5")]
+        AskOutcomes(super::AskOutcomes),
     }
 }
 /// Interest in conversations. Joining is registering.
@@ -294,11 +296,28 @@ pub struct Resend {
     #[prost(uint64, tag = "2")]
     pub from: u64,
 }
+/// Commands that were sent a while ago and whose outcomes have not come. Asking changes nothing, so that it has no counter.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AskOutcomes {
+    #[prost(message, repeated, tag = "1")]
+    pub commands: ::prost::alloc::vec::Vec<AskOutcome>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AskOutcome {
+    #[prost(uint64, tag = "1")]
+    pub request: u64,
+    #[prost(string, tag = "2")]
+    pub conversation: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub actor: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub client_id: ::prost::alloc::string::String,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PartitionReply {
     #[prost(uint64, tag = "1")]
     pub epoch: u64,
-    #[prost(oneof = "partition_reply::Body", tags = "2, 3, 4")]
+    #[prost(oneof = "partition_reply::Body", tags = "2, 3, 4, 5")]
     pub body: ::core::option::Option<partition_reply::Body>,
 }
 /// Nested message and enum types in `PartitionReply`.
@@ -312,7 +331,15 @@ pub mod partition_reply {
         Resent(super::Resent),
         #[prost(message, tag = "4")]
         Failure(super::Failure),
+        /// Of the commands asked about, those that were accepted; nothing is said of the others.
+        #[prost(message, tag = "5")]
+        Outcomes(super::KnownOutcomes),
     }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct KnownOutcomes {
+    #[prost(message, repeated, tag = "1")]
+    pub outcomes: ::prost::alloc::vec::Vec<Outcome>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Registered {

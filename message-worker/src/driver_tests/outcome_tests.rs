@@ -1,0 +1,71 @@
+//! Outcomes that gateways ask for, because the batches that told them went with their owner.
+
+use super::harness::{A_WHILE, Gateway, World, told};
+use super::memory::Call;
+use carillon_proto::wire::{self, Authority, partition_reply, partition_request};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+fn asked(command: &wire::Command) -> wire::AskOutcome {
+    let wire::Command { request, conversation, actor, client_id, .. } = command.clone();
+    wire::AskOutcome { request, conversation, actor, client_id }
+}
+
+/// What the owner tells of these commands, when it has read what it needs.
+async fn known(gateway: &mut Gateway, commands: &[&wire::Command]) -> BTreeMap<u64, String> {
+    let mut known = BTreeMap::new();
+    for _ in 0..6 {
+        let commands = commands.iter().map(|command| asked(command)).collect();
+        let body = partition_request::Body::AskOutcomes(wire::AskOutcomes { commands });
+        match gateway.ask_with(0, body).await.body {
+            Some(partition_reply::Body::Outcomes(outcomes)) => {
+                for outcome in outcomes.outcomes {
+                    known.insert(outcome.request, told(&outcome.body.expect("not empty")));
+                }
+            }
+            other => panic!("not answered: {other:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(40)).await;
+    }
+    known
+}
+
+/// Before, an acknowledgement that was lost with its owner was told by nobody: its sender waited for a timeout.
+#[tokio::test]
+async fn the_next_owner_tells_what_its_predecessor_accepted() {
+    let world = World::new();
+    let mut gateway = world.gateway("gw-1").await;
+    let (first, other) = (gateway.send(1, "room", "m1"), gateway.send(2, "hall", "h1"));
+    let refused = wire::Command { authority: Authority::Participant.into(), ..gateway.send(3, "club", "c1") };
+    let never = gateway.send(4, "room", "m2");
+    let elsewhere = gateway.send(5, "nowhere", "n1");
+    let owner = world.work(1);
+    let sequence = world.publish(vec![first.clone(), other.clone(), refused.clone()]).await;
+    gateway.outcome(2).await;
+    owner.stop_when(&world, sequence).await;
+    let successor = world.work(2);
+    let told = known(&mut gateway, &[&first, &other, &refused, &never, &elsewhere]).await;
+    assert_eq!(told, [(1, "seq 1".into()), (2, "seq 1".into())].into());
+    let stranger = wire::Command { actor: "bob".into(), ..first };
+    assert!(known(&mut gateway, &[&stranger]).await.is_empty(), "the client id is another sender's");
+    successor.stop().await;
+}
+
+/// Guards that an outcome that is asked for means what an acknowledgement means: the row is there.
+#[tokio::test]
+async fn what_is_not_committed_is_not_told() {
+    let world = World::new();
+    let mut gateway = world.gateway("gw-1").await;
+    let owner = world.work(1);
+    world.publish(vec![gateway.send(1, "room", "m1")]).await;
+    gateway.outcome(1).await;
+    world.store.hold(Call::Append);
+    let second = gateway.send(2, "room", "m2");
+    world.publish(vec![second.clone()]).await;
+    gateway.hear_for(A_WHILE).await;
+    assert!(known(&mut gateway, &[&second]).await.is_empty());
+    world.store.release(Call::Append);
+    assert_eq!(gateway.outcome(2).await, "seq 2");
+    assert_eq!(known(&mut gateway, &[&second]).await, [(2, "seq 2".into())].into());
+    owner.stop().await;
+}
