@@ -31,6 +31,8 @@ pub struct Scenario {
 
 /// Times that a change of owners is repeated: enough for a worst case to be met.
 const ROUNDS: usize = 10;
+/// What an acknowledgement that is lost depends on falls together in one of twenty kills or so.
+const NATS_ROUNDS: usize = 50;
 /// What a small machine that runs everything, the load too, carries easily: what is measured is the change of owners and
 /// not the queues of an overloaded database.
 const EASY: fn() -> Load = || Load { rate: 5.0, ..Load::default() };
@@ -170,11 +172,11 @@ fn of_what_they_need() -> Vec<Scenario> {
         },
         Scenario {
             name: "nats-killed",
-            about: "kill -9 of nats-server, started again at once, five times",
+            about: "kill -9 of nats-server, started again at once, fifty times",
             size: Size::default,
             load: Load::default,
-            happen: |stage| Box::pin(rounds_of(stage, 5, |_| Fault::nats_killed(200))),
-            figures: |outcome| longest_answers(outcome, "kill -9", 10_000.0),
+            happen: |stage| Box::pin(rounds_of(stage, NATS_ROUNDS, |_| Fault::nats_killed(200))),
+            figures: |outcome| longest_answers(outcome, "kill -9", 3_000.0),
         },
         Scenario {
             name: "nats-away",
