@@ -189,7 +189,10 @@ def refusals(person):
     try:
         yield
     except socketio.exceptions.ConnectionError as error:
-        said = person.until("connect_error") if "failed to connect" not in str(error) or not person.heard.empty() else None
+        try:
+            said = person.until("connect_error", timeout_s=1)
+        except AssertionError:
+            said = None
         raise Refused(said) from error
 
 
