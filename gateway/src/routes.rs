@@ -126,12 +126,14 @@ async fn native_as(
         Ok(user) => user,
         Err(error) => return rest::refusal(&Failure::invalid_payload(error.to_string())),
     };
-    upgrade(shared, request, |_| Arrival::Identified(Identity::unverified(user, query.name.as_deref())))
+    upgrade(shared, request, |_| {
+        Arrival::Identified(Box::new(Identity::unverified(user, query.name.as_deref())))
+    })
 }
 
 fn verified(shared: &Shared, token: &str) -> Arrival {
     match shared.verifier.verify(token) {
-        Ok(identity) => Arrival::Identified(identity),
+        Ok(identity) => Arrival::Identified(Box::new(identity)),
         Err(refusal) => Arrival::Refused(refusal),
     }
 }

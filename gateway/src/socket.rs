@@ -34,7 +34,7 @@ const AUTHENTICATION_TIMEOUT: Duration = Duration::from_secs(10);
 /// How a connection arrived.
 pub enum Arrival {
     /// With an identity.
-    Identified(Identity),
+    Identified(Box<Identity>),
     /// It will say who it is with its first frame.
     Anonymous,
     /// With a token that does not count.
@@ -52,7 +52,7 @@ pub async fn serve(
     let stream = Arc::new(io);
     let mut socket = drive::socket(stream.clone(), leftover, shared.settings.limits.frame_bytes).await;
     let identified = match arrival {
-        Arrival::Identified(identity) => Ok(identity),
+        Arrival::Identified(identity) => Ok(*identity),
         Arrival::Refused(refusal) => Err(Some(refusal.close())),
         Arrival::Anonymous => Box::pin(first_frame(&shared, &mut socket)).await,
     };

@@ -60,7 +60,10 @@ enum Act {
     Leave,
 }
 
-fn play(acts: &[(u64, Act)]) -> Vec<(u64, bool)> {
+type Acts = [(u64, Act)];
+type Tellings = [(u64, bool)];
+
+fn play(acts: &Acts) -> Vec<(u64, bool)> {
     let mut world = World::default();
     for (at_ms, act) in acts {
         world.until(*at_ms);
@@ -80,7 +83,7 @@ fn play(acts: &[(u64, Act)]) -> Vec<(u64, bool)> {
 #[test]
 fn the_latest_state_is_told_at_most_once_a_second() {
     use Act::{Leave, Message, Start, Stop};
-    let tables: [(&[(u64, Act)], &[(u64, bool)]); 10] = [
+    let tables: [(&Acts, &Tellings); 10] = [
         (&[(0, Start)], &[(0, true), (5_000, false)]),
         (&[(0, Start), (200, Stop), (400, Start)], &[(0, true), (5_400, false)]),
         (&[(0, Start), (200, Stop)], &[(0, true), (1_000, false)]),
