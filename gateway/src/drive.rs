@@ -17,11 +17,12 @@ use carillon_runtime::time::steady_ms;
 use futures_util::{SinkExt, StreamExt};
 use socket2::SockRef;
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, Sleep, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::error::{CapacityError, Error as WsError, ProtocolError};
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, WebSocketConfig};
@@ -87,6 +88,7 @@ pub trait Framing: Send {
 }
 
 enum Woken {
+    Writable,
     Frames,
     Came(Option<Result<Message, WsError>>),
     Worked,
@@ -103,6 +105,8 @@ pub async fn drive<F: Framing, A: Application>(
     let mut driver = Driver { socket, outgoing, framing, application, pings: Bucket::default() };
     let close = driver.run().await;
     outgoing.listens(false);
+    // What comes behind the end is not the client's any more, however slowly it reads what came before.
+    outgoing.seal(true);
     let told = close.is_some() && Box::pin(have_the_stream(outgoing)).await;
     close.filter(|_| told)
 }
@@ -122,32 +126,35 @@ impl<F: Framing, A: Application> Driver<'_, F, A> {
         }
         let sleep = tokio::time::sleep_until(self.deadline());
         tokio::pin!(sleep);
+        // When a socket that takes nothing is given up.
+        let mut stalled_at = None;
         loop {
-            match self.outgoing.flush() {
-                Flushed::Done => {}
-                Flushed::Blocked => {
-                    let writable = Box::pin(timeout(WRITE_STALL_TIMEOUT, writable(self.outgoing)));
-                    if !matches!(writable.await, Ok(Ok(()))) {
-                        return None;
-                    }
-                    continue;
-                }
+            let mut reads = false;
+            let woken = match self.outgoing.flush() {
                 Flushed::Broken => return None,
-            }
-            self.application.advance();
-            if !self.outgoing.is_empty() {
-                continue;
-            }
-            let reads = self.application.reads();
-            self.outgoing.listens(reads);
-            let woken = tokio::select! {
-                () = self.outgoing.woken() => Woken::Frames,
-                message = self.socket.next(), if reads => Woken::Came(message),
-                () = poll_fn(|context| self.application.poll_work(context)) => Woken::Worked,
-                () = &mut sleep => Woken::Timer,
+                Flushed::Blocked => {
+                    let stalled_at = *stalled_at.get_or_insert_with(|| Instant::now() + WRITE_STALL_TIMEOUT);
+                    Box::pin(self.blocked(sleep.as_mut(), stalled_at)).await?
+                }
+                Flushed::Done => {
+                    stalled_at = None;
+                    self.application.advance();
+                    if !self.outgoing.is_empty() {
+                        continue;
+                    }
+                    reads = self.application.reads();
+                    self.outgoing.listens(reads);
+                    tokio::select! {
+                        () = self.outgoing.woken() => Woken::Frames,
+                        message = self.socket.next(), if reads => Woken::Came(message),
+                        () = poll_fn(|context| self.application.poll_work(context)) => Woken::Worked,
+                        () = &mut sleep => Woken::Timer,
+                    }
+                }
             };
             let rang = matches!(woken, Woken::Timer);
             match woken {
+                Woken::Writable => stalled_at = None,
                 Woken::Frames | Woken::Worked => {}
                 Woken::Came(message) => match self.came(message) {
                     Ok(Answer::None) => {}
@@ -173,6 +180,19 @@ impl<F: Framing, A: Application> Driver<'_, F, A> {
             if rang || deadline < sleep.deadline() {
                 sleep.as_mut().reset(deadline);
             }
+        }
+    }
+
+    /// Waits while the socket takes nothing. The client is not read meanwhile, and everything else goes on: a client
+    /// that reads as slowly as it likes does not outlive its token. `None` at the end.
+    async fn blocked(&mut self, sleep: Pin<&mut Sleep>, stalled_at: Instant) -> Option<Woken> {
+        tokio::select! {
+            biased;
+            () = sleep => Some(Woken::Timer),
+            writable = writable(self.outgoing) => writable.is_ok().then_some(Woken::Writable),
+            () = self.outgoing.woken() => Some(Woken::Frames),
+            () = poll_fn(|context| self.application.poll_work(context)) => Some(Woken::Worked),
+            () = tokio::time::sleep_until(stalled_at) => None,
         }
     }
 
@@ -315,3 +335,7 @@ async fn say_goodbye(mut socket: Socket, close: Close) {
     })
     .await;
 }
+
+#[cfg(test)]
+#[path = "drive_tests.rs"]
+mod tests;

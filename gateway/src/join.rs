@@ -86,16 +86,12 @@ impl Request {
         self.shared.links[room.partition as usize].join(&self.conversation, check).await.map(drop)
     }
 
-    /// Nobody asked for what a session goes on with, so nobody would notice that it does not.
     fn refuse(&self, failure: Failure) {
-        if !matches!(self.asked, Asked::Silently(_)) {
-            return reply_to(&self.connection, &Reply::Error(failure), &self.asked);
-        }
-        if failure.code == ErrorCode::Forbidden {
-            let dialect = self.asked.dialect();
-            self.shared.recovery_unsubscribes(&self.connection, &self.conversation, dialect);
-        } else {
-            self.connection.signal(Signal::Close(Close::Unavailable));
+        match self.asked {
+            Asked::Silently(dialect) => {
+                refuse_silently(&self.shared, &self.connection, &self.conversation, dialect, &failure);
+            }
+            _ => reply_to(&self.connection, &Reply::Error(failure), &self.asked),
         }
     }
 
@@ -215,6 +211,22 @@ impl Request {
         let present = state.visible.iter().filter(|(_, seen)| **seen == Seen::Present);
         let visible = present.take(PRESENCE_PARTICIPANTS_MAX).map(|(user, _)| user.to_string()).collect();
         (state.participants, visible)
+    }
+}
+
+/// What a session had joined elsewhere cannot be joined here. Nobody asked for it, so nobody would notice that it is
+/// not: what the user may not hear any more ends, and for anything else the client must come back.
+pub fn refuse_silently(
+    shared: &Shared,
+    connection: &Connection,
+    conversation: &ConversationId,
+    dialect: Dialect,
+    failure: &Failure,
+) {
+    if failure.code == ErrorCode::Forbidden {
+        shared.recovery_unsubscribes(connection, conversation, dialect);
+    } else {
+        connection.signal(Signal::Close(Close::Unavailable));
     }
 }
 

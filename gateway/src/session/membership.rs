@@ -51,6 +51,10 @@ impl Session {
                     Some(place) => place.slot = slot,
                     None => joined.places.push(Place { dialect, slot }),
                 }
+                // Judged when it began, by an identity that another token may have replaced since.
+                if self.authority(&room.conversation).is_err() {
+                    self.end_subscription(&room.conversation);
+                }
             }
             Done::Page(cursor, page) => self.queue_page(&cursor, page),
         }
@@ -63,23 +67,45 @@ impl Session {
             match signal {
                 Signal::Behind(room) => self.fell_behind(room),
                 Signal::Close(reason) => close = Some(reason),
-                Signal::Removed(conversation) => {
-                    // Its member is gone from the topic already; what is left is the count of users there.
-                    if let Some(Joined { room, places, .. }) = self.joined.remove(&conversation) {
-                        for place in &places {
-                            self.shared.recovery_unsubscribes(&self.connection, &conversation, place.dialect);
-                        }
-                        let (shared, connection) = (self.shared.clone(), self.connection.clone());
-                        tokio::spawn(async move {
-                            for place in places {
-                                join::leave(&shared, &connection, &room, place.slot, false).await;
-                            }
-                        });
-                    }
-                }
+                Signal::Removed(conversation) => self.end_subscription(&conversation),
             }
         }
         close
+    }
+
+    /// Ends what the identity does not open any more: its token was renewed by one that names less.
+    pub(super) fn end_forbidden(&mut self) {
+        let joined = self.joined.keys();
+        let ended: Vec<_> = joined.filter(|id| self.authority(id).is_err()).cloned().collect();
+        ended.iter().for_each(|conversation| self.end_subscription(conversation));
+    }
+
+    /// The user may not hear a conversation any more: nothing later is queued, and what they said there in passing
+    /// ends with it.
+    fn end_subscription(&mut self, conversation: &ConversationId) {
+        let Some(Joined { room, places, typing }) = self.joined.remove(conversation) else { return };
+        {
+            let mut state = room.lock();
+            for place in &places {
+                let hearer = state.topic.hearer(place.slot);
+                // The topic has given the place up already where it was the one to notice.
+                if hearer.is_some_and(|hearer| hearer.connection.id == self.connection.id) {
+                    state.topic.leave(place.slot);
+                }
+            }
+        }
+        if typing {
+            self.shared.typing(&room, &self.connection.user, &self.connection.name, false);
+        }
+        for place in &places {
+            self.shared.recovery_unsubscribes(&self.connection, conversation, place.dialect);
+        }
+        let (shared, connection) = (self.shared.clone(), self.connection.clone());
+        tokio::spawn(async move {
+            for place in places {
+                join::leave(&shared, &connection, &room, place.slot, false).await;
+            }
+        });
     }
 
     /// The session has ended: everything it held is given back.

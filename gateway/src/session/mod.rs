@@ -143,8 +143,20 @@ impl Session {
 
     /// Does what a command asks for, or says what to wait for.
     pub fn command(&mut self, command: Command, asked: &Asked) -> Option<Work> {
+        let silently = match (&command, asked) {
+            (Command::Join { conversation, .. }, Asked::Silently(dialect)) => {
+                Some((conversation.clone(), *dialect))
+            }
+            _ => None,
+        };
         self.obey(command, asked.clone()).unwrap_or_else(|failure| {
-            self.refuse(failure, asked);
+            match silently {
+                Some((conversation, dialect)) => {
+                    metrics::ERRORS.inc();
+                    join::refuse_silently(&self.shared, &self.connection, &conversation, dialect, &failure);
+                }
+                None => self.refuse(failure, asked),
+            }
             None
         })
     }
@@ -232,6 +244,7 @@ impl Session {
         self.identity = identity;
         self.shared.renew_identity(&self.connection, self.identity.pack(self.profile()));
         self.reply(&Reply::Authenticated { user, expires_ms }, asked);
+        self.end_forbidden();
         Ok(())
     }
 
@@ -248,7 +261,10 @@ impl Session {
         }
         let already = self.joined.get(&conversation);
         let already = already.and_then(|joined| Some((joined.room.clone(), joined.place(dialect)?)));
-        let no_place = |tracker: &mut Tracker| tracker.next_place().is_none();
+        let no_place = |tracker: &mut Tracker| match dialect {
+            Dialect::SocketIo(vocabulary, _) if tracker.find(&conversation, vocabulary).is_some() => false,
+            _ => tracker.next_place().is_none(),
+        };
         if self.connection.outgoing.tracked(no_place) == Some(true) {
             let message = "conversations are joined and left too fast: wait";
             return Err(Failure::new(ErrorCode::RateLimited, message).retry_after(REBASE_RETRY_MS));
@@ -426,3 +442,6 @@ pub fn tell(connection: &Connection, reply: &Reply) {
     };
     reply_to(connection, reply, &asked);
 }
+
+#[cfg(test)]
+mod renewal_tests;

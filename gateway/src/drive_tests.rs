@@ -1,0 +1,97 @@
+//! How a connection ends whose client reads slowly.
+
+use super::*;
+use crate::application::Served;
+use crate::core::keepalive::{Keepalive, NATIVE};
+use std::time::Instant as Monotonic;
+use tokio::net::TcpListener;
+
+/// Bytes that wait for the client: more than it reads while the test lasts.
+const BACKLOG_BYTES: usize = 64 * 1024 * 1024;
+const FRAME_BYTES: usize = 64 * 1024;
+
+/// A token's end, and nothing else.
+struct Expiring(Instant);
+
+impl Served for Expiring {
+    fn deadline(&self) -> Option<Instant> {
+        Some(self.0)
+    }
+    fn due(&mut self) -> Result<(), Close> {
+        if Instant::now() < self.0 { Ok(()) } else { Err(Close::TokenExpired) }
+    }
+    async fn end(self) {}
+}
+
+impl Application for Expiring {
+    fn text(&mut self, _: &str) -> Result<(), Close> {
+        Ok(())
+    }
+    fn binary(&mut self, _: Bytes) -> Result<(), Close> {
+        Ok(())
+    }
+}
+
+struct Frames(Keepalive);
+
+impl Framing for Frames {
+    fn text<'a>(&mut self, text: &'a str) -> Result<Understood<'a>, Close> {
+        Ok(Understood::Message(text))
+    }
+    fn heard(&mut self) {
+        self.0.heard(Monotonic::now());
+    }
+    fn deaf(&mut self) {
+        self.heard();
+    }
+    fn deadline(&self) -> Instant {
+        Instant::from_std(self.0.next())
+    }
+    fn due(&mut self) -> (Due, Bytes) {
+        (self.0.due(Monotonic::now()), Bytes::from_static(&[0x89, 0]))
+    }
+}
+
+/// Drives a connection with a backlog whose token ends after `token`, and whose client reads `read_bytes` every 5 ms;
+/// returns how long that took, and what it ended with.
+async fn driven(token: Duration, read_bytes: usize) -> (Duration, Option<Close>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let client = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("connected");
+    let (server, _) = listener.accept().await.expect("accepted");
+    let stream = Arc::new(server);
+    let mut socket = socket(stream.clone(), Bytes::new(), 0).await;
+    let outgoing = Outgoing::to(stream);
+    let frame = Bytes::from(vec![0; FRAME_BYTES]);
+    for _ in 0..BACKLOG_BYTES / FRAME_BYTES {
+        outgoing.offer(&frame, Urgency::Reply);
+    }
+    let reading = tokio::spawn(async move {
+        let mut client = client;
+        let mut scrap = vec![0; read_bytes.max(1)];
+        loop {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            if read_bytes > 0 && client.read_exact(&mut scrap).await.is_err() {
+                return;
+            }
+        }
+    });
+    let began = Instant::now();
+    let mut application = Expiring(began + token);
+    let frames = Frames(Keepalive::new(NATIVE, Monotonic::now()));
+    let close = timeout(Duration::from_secs(20), drive(&mut socket, &outgoing, frames, &mut application));
+    let close = close.await.expect("the connection ends");
+    reading.abort();
+    (began.elapsed(), close)
+}
+
+/// Before, a write that was blocked looked at no clock: the connection outlived its token for as long as there was
+/// something to write, and while nothing could be written, for the 30 s until it was given up.
+#[tokio::test]
+async fn a_token_ends_while_its_client_reads_slowly_or_not_at_all() {
+    let token = Duration::from_millis(300);
+    for read_bytes in [0, 16 * 1024] {
+        let (took, _) = driven(token, read_bytes).await;
+        let late = token + LINGER + Duration::from_secs(2);
+        assert!(took >= token && took < late, "{took:?} with {read_bytes} bytes read at a time");
+    }
+}
