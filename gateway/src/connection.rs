@@ -33,6 +33,28 @@ pub enum Speaks {
     SocketIo(Namespace),
 }
 
+/// Whom a connection's user sees by sharing stored conversations.
+#[derive(Debug, Default)]
+pub enum Acquaintances {
+    /// They have not been read.
+    #[default]
+    Unknown,
+    /// These, sorted, and the connection watches them. Bounded by what one read gives.
+    Known(Arc<[UserId]>),
+    /// The connection has ended, and watches nobody any more.
+    Ended,
+}
+
+impl Acquaintances {
+    /// Those that are known.
+    pub fn users(&self) -> Arc<[UserId]> {
+        match self {
+            Self::Known(users) => users.clone(),
+            Self::Unknown | Self::Ended => Arc::default(),
+        }
+    }
+}
+
 /// One client's connection, shared between its own task and all who have something for it.
 pub struct Connection {
     /// Unique in this gateway's life.
@@ -51,6 +73,8 @@ pub struct Connection {
     hears_presence: AtomicBool,
     /// It is being found out whether its client lives.
     probed: AtomicBool,
+    /// Whom it watches for its user's conversations. The audience's lock is taken under this one.
+    pub acquaintances: Mutex<Acquaintances>,
     signals: Mutex<Vec<Signal>>,
     unanswered: AtomicUsize,
 }
@@ -67,6 +91,7 @@ impl Connection {
             touched: AtomicBool::new(false),
             hears_presence: AtomicBool::new(speaks == Speaks::Native),
             probed: AtomicBool::new(false),
+            acquaintances: Mutex::default(),
             signals: Mutex::default(),
             unanswered: AtomicUsize::new(0),
         }
@@ -135,9 +160,9 @@ impl Connection {
         self.unanswered.load(Ordering::Relaxed) >= UNANSWERED_COMMANDS_MAX
     }
 
-    /// The client speaks a vocabulary that has a name for presence.
-    pub fn speaks_of_presence(&self) {
-        self.hears_presence.store(true, Ordering::Relaxed);
+    /// The client speaks a vocabulary that has a name for presence; `true` when that was not known.
+    pub fn speaks_of_presence(&self) -> bool {
+        !self.hears_presence.swap(true, Ordering::Relaxed)
     }
 
     /// Whether the client hears of other users' presence.

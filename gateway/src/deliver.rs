@@ -1,5 +1,5 @@
 //! Hears everything that workers have for this gateway, on one subscription, and on another, which all gateways
-//! share, that a partition has a new owner.
+//! share, that a partition has a new owner or that users see others than before.
 
 use crate::hub::Room;
 use crate::shared::Shared;
@@ -40,23 +40,34 @@ pub async fn run(shared: Arc<Shared>, mut subscription: Subscription) {
                 room.flush().await;
             }
         }
-        subscription = loop {
-            tokio::time::sleep(RETRY_DELAY).await;
-            match shared.bus.subscribe(&subject::gateway(&shared.id), None).await {
-                Ok(subscription) => break subscription,
-                Err(error) => tracing::warn!(%error, "no subscription to the bus"),
-            }
-        };
+        subscription = subscribe(&shared, &subject::gateway(&shared.id)).await;
         register_anew(&shared).await;
     }
 }
 
-/// Hears of new owners until the bus ends. What is missed here, the owner's beats say again.
-pub async fn arrivals(shared: Arc<Shared>, mut subscription: Subscription) {
+/// Hears what is said to every gateway: of new owners, and whose acquaintances have changed. What is missed of the
+/// former, the owner's beats say again; of the latter, everybody's are read again.
+pub async fn to_all(shared: Arc<Shared>, mut subscription: Subscription) {
     let mut touched = Vec::new();
-    while let Some(incoming) = subscription.next().await {
-        if let Incoming::Message(message) = incoming {
-            take(&shared, message.payload, &mut touched).await;
+    loop {
+        while let Some(incoming) = subscription.next().await {
+            match incoming {
+                Incoming::Message(message) => take(&shared, message.payload, &mut touched).await,
+                Incoming::Lost => shared.acquainted_unheard(),
+            }
+        }
+        subscription = subscribe(&shared, subject::GATEWAYS).await;
+        shared.acquainted_unheard();
+    }
+}
+
+/// Subscribes again, as soon as the bus is there.
+async fn subscribe(shared: &Shared, subject: &str) -> Subscription {
+    loop {
+        tokio::time::sleep(RETRY_DELAY).await;
+        match shared.bus.subscribe(subject, None).await {
+            Ok(subscription) => return subscription,
+            Err(error) => tracing::warn!(%error, "no subscription to the bus"),
         }
     }
 }
@@ -70,6 +81,7 @@ async fn register_anew(shared: &Shared) {
     for shard in &shared.presence {
         shard.snapshot();
     }
+    shared.acquainted_unheard();
 }
 
 async fn take(shared: &Shared, payload: bytes::Bytes, touched: &mut Vec<Arc<Room>>) {
@@ -93,6 +105,7 @@ async fn take(shared: &Shared, payload: bytes::Bytes, touched: &mut Vec<Arc<Room
         }
         Some(Body::Presence(changes)) => shared.take_presence(changes),
         Some(Body::Ephemeral(batch)) => shared.take_ephemeral(batch),
+        Some(Body::Acquaintances(changed)) => shared.take_acquainted(&changed),
         None => {}
     }
 }

@@ -92,7 +92,7 @@ impl Dialect {
 
     /// Whether the vocabulary has a name for other users' presence (protocol §5a).
     pub fn names_presence(self) -> bool {
-        matches!(self, Self::Native | Self::SocketIo(Vocabulary::Ring, _))
+        matches!(self, Self::Native | Self::SocketIo(Vocabulary::Ring | Vocabulary::Guide, _))
     }
 }
 

@@ -166,6 +166,11 @@ impl Directory {
             .collect()
     }
 
+    /// Whether a user has a connection here.
+    pub fn is_here(&self, user: &UserId) -> bool {
+        self.0.lock().get(user).is_some_and(|local| !local.sessions.is_empty())
+    }
+
     /// The connections of one user.
     pub fn connections_of(&self, user: &UserId) -> Vec<Arc<Connection>> {
         let users = self.0.lock();

@@ -144,12 +144,7 @@ impl<F: Framing, A: Application> Driver<'_, F, A> {
                     }
                     reads = self.application.reads();
                     self.outgoing.listens(reads);
-                    tokio::select! {
-                        () = self.outgoing.woken() => Woken::Frames,
-                        message = self.socket.next(), if reads => Woken::Came(message),
-                        () = poll_fn(|context| self.application.poll_work(context)) => Woken::Worked,
-                        () = &mut sleep => Woken::Timer,
-                    }
+                    self.idle(sleep.as_mut(), reads).await
                 }
             };
             let rang = matches!(woken, Woken::Timer);
@@ -180,6 +175,16 @@ impl<F: Framing, A: Application> Driver<'_, F, A> {
             if rang || deadline < sleep.deadline() {
                 sleep.as_mut().reset(deadline);
             }
+        }
+    }
+
+    /// Waits while there is nothing to write.
+    async fn idle(&mut self, sleep: Pin<&mut Sleep>, reads: bool) -> Woken {
+        tokio::select! {
+            () = self.outgoing.woken() => Woken::Frames,
+            message = self.socket.next(), if reads => Woken::Came(message),
+            () = poll_fn(|context| self.application.poll_work(context)) => Woken::Worked,
+            () = sleep => Woken::Timer,
         }
     }
 

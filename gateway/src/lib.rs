@@ -142,12 +142,13 @@ impl Heart {
         let subscription = shared.bus.subscribe(&subject::gateway(&shared.id), None).await;
         tasks.spawn(deliver::run(shared.clone(), subscription.context("no subscription to the bus")?));
         let arrivals = shared.bus.subscribe(subject::GATEWAYS, None).await;
-        tasks.spawn(deliver::arrivals(shared.clone(), arrivals.context("no subscription to the bus")?));
+        tasks.spawn(deliver::to_all(shared.clone(), arrivals.context("no subscription to the bus")?));
         let relayed = shared.bus.subscribe(&subject::engine(&shared.id), None).await;
         let relayed = relayed.context("no subscription to the bus")?;
         let relay = engine::Relay::new(shared.id.clone(), shared.bus.clone());
         tasks.spawn(engine::relayed::serve(shared.polling.clone(), relay, relayed));
         tasks.spawn(ephemeral::end_typing(shared.clone()));
+        tasks.spawn(presence::refresh(shared.clone()));
         tasks.spawn(sweep(shared.clone()));
         tasks.spawn(outcomes::run(shared.clone()));
         Ok(Heart { shared, tasks })
@@ -219,6 +220,7 @@ fn assemble(settings: Settings, bus: Arc<dyn Bus>, tasks: &mut JoinSet<()>) -> a
         publishers,
         presence,
         audience: presence::Audience::default(),
+        refreshing: presence::Refreshing::default(),
         passing,
         typing_ends: ephemeral::TypingEnds::default(),
         next_connection: 0.into(),

@@ -10,7 +10,7 @@ use crate::hub::{Fetch, Hub, Room};
 use crate::links::LinkHandle;
 use crate::metrics;
 use crate::pending::PendingCommands;
-use crate::presence::{Audience, ShardHandle};
+use crate::presence::{Audience, Refreshing, ShardHandle};
 use crate::publish::Publisher;
 use crate::reads::SharedReads;
 use crate::recovery::Recoveries;
@@ -63,6 +63,8 @@ pub struct Shared {
     pub presence: Vec<ShardHandle>,
     /// Who hears of whose presence.
     pub audience: Audience,
+    /// Whose acquaintances are to be read again.
+    pub refreshing: Refreshing,
     /// For other gateways.
     pub passing: Passing,
     /// When typing ends.

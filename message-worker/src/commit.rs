@@ -50,6 +50,14 @@ impl Consumer<'_> {
             }
             self.flush.touch(&mut self.cache, conversation);
         }
+        let mut acquainted = results.acquainted_before;
+        if participants_written {
+            // Before the acks, so that whoever asks behind one sees what it says.
+            fanout::tell_acquainted(&*self.context.bus, results.acquainted).await;
+        } else {
+            acquainted.extend(results.acquainted);
+        }
+        self.flush.tell_acquainted(acquainted);
         let outgoing = self.interest.batches(&results.events, results.outcomes);
         fanout::publish(&*self.context.bus, outgoing).await;
         observe(Latency::Fanout, began.elapsed());

@@ -6,6 +6,7 @@ use crate::context::Context;
 use crate::core::cache::Cache;
 use crate::core::conversation::Conversation;
 use crate::core::purge::{Kept, Purge};
+use crate::fanout;
 use crate::group::End;
 use crate::limits::{
     CHECKPOINT_BYTES, ENTRIES_ABOVE_CHECKPOINT_MAX, LOG_KEPT_BYTES_MAX, LOG_KEPT_MS, PROJECTIONS_PENDING_MAX,
@@ -14,12 +15,14 @@ use crate::store::{Checkpoint, Projection};
 use carillon_proto::id::ConversationId;
 use futures_util::future::BoxFuture;
 use prost::Message as _;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 /// What waits to be written.
 #[derive(Debug)]
 pub(crate) struct Flush {
     projections: Vec<Projection>,
+    /// Users who may see others than before when the projections are written. Bounded by the commands of a second.
+    acquainted: BTreeSet<String>,
     /// Conversations in memory whose head has moved.
     dirty: Vec<ConversationId>,
     /// Heads of those that have left it since, with their seq.
@@ -51,6 +54,7 @@ impl Flush {
         let shared = Kept { time_ms: LOG_KEPT_MS, bytes: LOG_KEPT_BYTES_MAX };
         Flush {
             projections: Vec::new(),
+            acquainted: BTreeSet::new(),
             dirty: Vec::new(),
             heads: HashMap::new(),
             worked: None,
@@ -71,6 +75,11 @@ impl Flush {
     /// These projections follow from committed rows.
     pub(crate) fn project(&mut self, projections: Vec<Projection>) {
         self.projections.extend(projections);
+    }
+
+    /// These users may see others than before, when the projections are written.
+    pub(crate) fn tell_acquainted(&mut self, users: BTreeSet<String>) {
+        self.acquainted.extend(users);
     }
 
     /// A conversation leaves memory whose head has moved.
@@ -116,6 +125,7 @@ impl Flush {
         self.running.is_none()
             && self.worked.is_none()
             && self.projections.is_empty()
+            && self.acquainted.is_empty()
             && self.dirty.is_empty()
             && self.heads.is_empty()
     }
@@ -134,6 +144,7 @@ impl Flush {
             }
         }
         let projections = std::mem::take(&mut self.projections);
+        let acquainted = std::mem::take(&mut self.acquainted);
         let end = self.worked.take();
         self.running = Some(Running {
             heads: heads.iter().map(|(id, (seq, _))| (id.clone(), *seq)).collect(),
@@ -143,7 +154,7 @@ impl Flush {
         });
         let heads = heads.into_values().map(|(_, head)| head).collect();
         let context = context.clone();
-        Some(Box::pin(async move { write(&context, projections, heads, end).await }))
+        Some(Box::pin(async move { write(&context, projections, acquainted, heads, end).await }))
     }
 
     /// It is written.
@@ -172,14 +183,24 @@ fn head(conversation: &Conversation) -> Option<(ConversationId, (u64, Projection
 }
 
 /// A head says that all projections below it are there, and a checkpoint the same of all heads.
-async fn write(context: &Context, projections: Vec<Projection>, heads: Vec<Projection>, end: Option<End>) {
-    for projections in [projections, heads] {
-        if !projections.is_empty() {
-            until_done("project", || context.store.project(projections.clone())).await;
-        }
-    }
+async fn write(
+    context: &Context,
+    projections: Vec<Projection>,
+    acquainted: BTreeSet<String>,
+    heads: Vec<Projection>,
+    end: Option<End>,
+) {
+    project(context, projections).await;
+    fanout::tell_acquainted(&*context.bus, acquainted).await;
+    project(context, heads).await;
     if let Some(End { position, tag, timestamp_us, .. }) = end {
         let checkpoint = Checkpoint { position, tag, timestamp_us };
         until_done("checkpoint", || context.store.checkpoint(context.partition, checkpoint)).await;
+    }
+}
+
+async fn project(context: &Context, projections: Vec<Projection>) {
+    if !projections.is_empty() {
+        until_done("project", || context.store.project(projections.clone())).await;
     }
 }

@@ -1,6 +1,7 @@
 //! A group: entries that are applied and written together. It is prepared (what it needs is read, poison is
 //! recorded), applied, committed; then its results leave.
 
+use crate::core::acquainted::concerned;
 use crate::core::apply::{Applied, At};
 use crate::core::cache::Cache;
 use crate::core::conversation;
@@ -17,7 +18,7 @@ use carillon_proto::wire::{self, outcome};
 use carillon_runtime::bus::LogEntry;
 use carillon_runtime::telemetry;
 use prost::Message as _;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Instant;
 
 /// Entries that were read and wait for their group.
@@ -120,6 +121,10 @@ pub(crate) struct Results {
     pub(crate) participants: Vec<Projection>,
     /// Everything else that follows from the rows.
     pub(crate) projections: Vec<Projection>,
+    /// Users who may see others than before, as soon as `participants` are written.
+    pub(crate) acquainted: BTreeSet<String>,
+    /// The same of commands that are worked again, when what follows from their rows is written.
+    pub(crate) acquainted_before: BTreeSet<String>,
     pub(crate) end: End,
     pub(crate) time_ms: u64,
     pub(crate) bytes: u64,
@@ -241,6 +246,8 @@ impl Group {
             outcomes: Vec::new(),
             participants: Vec::new(),
             projections: Vec::new(),
+            acquainted: BTreeSet::new(),
+            acquainted_before: BTreeSet::new(),
             end: self.end,
             time_ms: self.time_ms,
             bytes: self.bytes,
@@ -254,11 +261,15 @@ impl Group {
             let applied = cache.using(&conversation, now_ms, |slot| {
                 let applied = slot.conversation.apply(at, &command);
                 slot.uncommitted |= applied.row.is_some();
-                applied
+                let refused = matches!(applied.outcome, Some(outcome::Body::Failure(_)));
+                let acquainted = if refused { Vec::new() } else { concerned(&slot.conversation, &command) };
+                (applied, acquainted)
             });
             // All conversations of a prepared group are in memory: nothing is awaited between the two.
-            let Some(Applied { row, projections, outcome }) = applied else { continue };
+            let Some((Applied { row, projections, outcome }, acquainted)) = applied else { continue };
             count(row.is_some(), outcome.as_ref());
+            let told = if row.is_some() { &mut results.acquainted } else { &mut results.acquainted_before };
+            told.extend(acquainted);
             self.answer(&command, outcome);
             if let Some(event) = row {
                 results.take(conversation, &event, at, tag);

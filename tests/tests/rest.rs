@@ -8,5 +8,7 @@ mod harness;
 mod messages;
 #[path = "rest/people.rs"]
 mod people;
+#[path = "rest/presence.rs"]
+mod presence;
 #[path = "rest/service.rs"]
 mod service;

@@ -7,6 +7,7 @@ pub mod link;
 pub mod outbox;
 pub mod probe;
 pub mod rate;
+pub mod refresh;
 pub mod topic;
 pub mod tracker;
 pub mod typing;

@@ -1,9 +1,11 @@
 //! The gateway's side of presence: what it announces to the presence-workers, and who here hears what.
 
+mod acquaintances;
 mod audience;
 mod shard;
 
-pub use audience::{Audience, EnteredRoom};
+pub use acquaintances::{Refreshing, refresh};
+pub use audience::{Audience, EnteredLobby, EnteredRoom};
 pub use shard::{ShardHandle, ShardTask, shard};
 
 use crate::connection::{Connection, Speaks};
@@ -173,6 +175,16 @@ impl Shared {
     /// A user joined a room and may be seen there: who did not see them before hears of it once.
     pub(crate) fn becomes_visible(&self, room: &Arc<Room>, user: &UserId) {
         let EnteredRoom { new_hearers, shown } = self.audience.enter_room(room, user);
+        self.show_entered(user, shown, new_hearers);
+    }
+
+    /// Tells those who see a user now of them, if they are online.
+    fn show_entered(
+        &self,
+        user: &UserId,
+        shown: Option<wire::UserPresence>,
+        new_hearers: Vec<Arc<Connection>>,
+    ) {
         if let Some(presence) = shown {
             if presence.online {
                 self.show(&presence, new_hearers);
@@ -183,6 +195,39 @@ impl Shared {
         tokio::spawn(async move {
             if let Some(presence) = shared.look_at(&user).await {
                 shared.show(&presence, new_hearers);
+            }
+        });
+    }
+
+    /// Under `dev`, a connection's user and all others here are seen by all native clients from now on, up to a bound.
+    /// Returns who of the others is online.
+    pub(crate) async fn enter_lobby(&self, connection: &Arc<Connection>) -> Vec<String> {
+        let Some(entered) = self.audience.enter_lobby(connection) else { return Vec::new() };
+        let EnteredLobby { new_hearers, shown, others } = entered;
+        self.show_entered(&connection.user, shown, new_hearers);
+        let presences = others.into_iter().map(|(user, shown)| async move {
+            match shown {
+                Some(presence) => Some(presence).filter(|presence| presence.online),
+                None => self.look_at(&user).await,
+            }
+        });
+        let online = futures_util::future::join_all(presences).await.into_iter().flatten();
+        online.map(|presence| presence.user).collect()
+    }
+
+    /// Ends what [`Shared::enter_lobby`] began: the user is seen until they are offline.
+    pub(crate) fn leave_lobby(&self, connection: &Connection) {
+        if self.audience.leave_lobby(connection) {
+            let user = connection.user.to_string();
+            self.tell_presence(Change::Unwatch(wire::Unwatch { user }));
+        }
+    }
+
+    /// Tells a connection which of these users, whom it watches, are online.
+    pub(crate) fn show_online(&self, connection: &Arc<Connection>, users: &[UserId]) {
+        self.audience.show_again(users, |presence| {
+            if presence.online {
+                self.show(presence, vec![connection.clone()]);
             }
         });
     }

@@ -2,11 +2,9 @@
 //! connections here see now. A backend sees everybody.
 
 use super::caller::Caller;
-use super::conversations::wrong_reply;
 use crate::shared::Shared;
 use carillon_proto::code::Failure;
 use carillon_proto::id::UserId;
-use carillon_proto::wire::{self, read_reply, read_request};
 use std::collections::HashSet;
 
 impl Shared {
@@ -29,17 +27,5 @@ impl Shared {
             seen.extend(self.acquaintances(&identity.user).await?);
         }
         Ok(users.iter().filter(|user| seen.contains(*user)).cloned().collect())
-    }
-
-    /// Users who share a stored conversation of at most 100 participants with this one, sorted.
-    pub(super) async fn acquaintances(&self, user: &UserId) -> Result<Vec<UserId>, Failure> {
-        let read = wire::ReadAcquaintances { user: user.to_string() };
-        let users = match self.read(read_request::Body::Acquaintances(read)).await? {
-            read_reply::Body::Users(users) => users.users,
-            _ => return Err(wrong_reply()),
-        };
-        let mut users: Vec<UserId> = users.iter().filter_map(|id| UserId::parse(id).ok()).collect();
-        users.sort_unstable();
-        Ok(users)
     }
 }

@@ -57,6 +57,7 @@ impl Session {
                 }
             }
             Done::Page(cursor, page) => self.queue_page(&cursor, page),
+            Done::Watched(users) => self.watched.extend(users),
         }
     }
 
@@ -119,6 +120,8 @@ impl Session {
                 join::leave(&self.shared, &self.connection, &room, place.slot, true).await;
             }
         }
+        self.shared.end_acquaintance(&self.connection);
+        self.shared.leave_lobby(&self.connection);
         let watched: Vec<UserId> = self.watched.drain().collect();
         self.shared.unwatch(&self.connection, &watched);
         self.shared.end_session(&self.connection);

@@ -57,6 +57,8 @@ pub enum Done {
     Entered(Entered),
     /// A page for a member that is behind.
     Page(Cursor, Page),
+    /// These users are watched.
+    Watched(Vec<UserId>),
     /// Everything was told already.
     Told,
 }
@@ -180,6 +182,9 @@ impl Session {
             Command::WatchPresence { users } => return self.watch(users, asked).map(Some),
             Command::UnwatchPresence { users } => return Ok(Some(self.unwatch(users, asked))),
             Command::SetStatus { status, text } => {
+                if asked.dialect().names_presence() {
+                    self.speaks_of_presence();
+                }
                 let (user, session) = (self.identity.user.to_string(), self.connection.id);
                 self.shared.directory.set_status(&self.connection, status, &text);
                 let change = wire::StatusSet { user, session, status: status.into(), text };
@@ -257,7 +262,7 @@ impl Session {
         let authority = self.authority(&conversation)?;
         let dialect = asked.dialect();
         if dialect.names_presence() {
-            self.connection.speaks_of_presence();
+            self.speaks_of_presence();
         }
         let already = self.joined.get(&conversation);
         let already = already.and_then(|joined| Some((joined.room.clone(), joined.place(dialect)?)));

@@ -1,36 +1,31 @@
 //! What a session sees of other users: the first frame, status, watches.
 
 use super::{Done, Session, Work, reply_to, tell};
+use crate::connection::Connection;
 use crate::core::outbox::Urgency;
 use crate::dialect::Asked;
+use crate::shared::Shared;
 use carillon_proto::code::{ErrorCode, Failure};
 use carillon_proto::event::{Reply, unknown_presence};
 use carillon_proto::id::UserId;
 use carillon_proto::limits::VISIBLE_USERS_MAX;
-use carillon_proto::wire;
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 impl Session {
-    /// Watches the users whom this one sees by sharing stored conversations, and tells who is online.
+    /// Watches the users whom this one sees by sharing stored conversations, under `dev` all others here, too, and tells
+    /// who is online.
     pub async fn greet(&mut self) {
-        let user = self.identity.user.to_string();
-        let acquaintances = match self
-            .shared
-            .read(wire::read_request::Body::Acquaintances(wire::ReadAcquaintances { user }))
-            .await
-        {
-            Ok(wire::read_reply::Body::Users(users)) => users.users,
-            Ok(_) => Vec::new(),
-            Err(failure) => {
-                tracing::debug!(%failure, "a connection starts without its acquaintances");
-                Vec::new()
-            }
-        };
-        let users: Vec<UserId> = acquaintances.iter().filter_map(|user| UserId::parse(user).ok()).collect();
+        let users = self.shared.begin_acquaintance(&self.connection).await;
         let presences = self.shared.watch(&self.connection, &users).await;
-        self.watched.extend(users);
         let own = self.identity.user.to_string();
-        let others = presences.into_iter().filter(|presence| presence.online && presence.user != own);
-        let users = std::iter::once(own.clone()).chain(others.map(|presence| presence.user)).collect();
+        let online = presences.into_iter().filter(|presence| presence.online).map(|presence| presence.user);
+        let mut others: BTreeSet<String> = online.collect();
+        if self.shared.settings.dev {
+            others.extend(self.shared.enter_lobby(&self.connection).await);
+        }
+        others.remove(&own);
+        let users = std::iter::once(own).chain(others.into_iter().take(VISIBLE_USERS_MAX)).collect();
         // Changes that came meanwhile go behind the first frame.
         let early = self.connection.outgoing.drain();
         tell(&self.connection, &Reply::OnlineUsers { users });
@@ -39,19 +34,21 @@ impl Session {
         }
     }
 
-    /// Under `dev` anyone may be seen, otherwise those who are visible already.
-    fn may_see(&self, users: Vec<UserId>) -> (Vec<UserId>, Vec<UserId>) {
-        if self.shared.settings.dev {
-            return (users, Vec::new());
+    /// The client speaks a vocabulary that has a name for presence. Of Socket.IO's, none has a list of who is online:
+    /// when it does so first, it is told each of those whom its user sees.
+    pub fn speaks_of_presence(&self) {
+        if self.connection.speaks_of_presence() {
+            let users = self.connection.acquaintances.lock().users();
+            self.shared.show_online(&self.connection, &users);
         }
-        let names: Vec<String> = users.iter().map(ToString::to_string).collect();
-        let seen = self.shared.audience.seen_by(&self.connection, &names);
-        users.into_iter().partition(|user| *user == self.identity.user || seen.contains(user.as_str()))
     }
 
     pub(super) fn watch(&mut self, users: Vec<UserId>, asked: Asked) -> Result<Work, Failure> {
-        let more = users.iter().filter(|user| !self.watched.contains(user.as_str())).count();
-        if self.watched.len() + more > VISIBLE_USERS_MAX {
+        let acquaintances = self.connection.acquaintances.lock().users();
+        let is_more = |user: &&UserId| acquaintances.binary_search(user).is_err();
+        let watched = self.watched.iter().filter(is_more).count();
+        let more = users.iter().filter(is_more).filter(|user| !self.watched.contains(user.as_str())).count();
+        if acquaintances.len() + watched + more > VISIBLE_USERS_MAX {
             let message = format!("at most {} users can be watched", VISIBLE_USERS_MAX);
             return Err(Failure::new(ErrorCode::TooLarge, message));
         }
@@ -59,12 +56,9 @@ impl Session {
     }
 
     pub(super) fn online_status(&mut self, users: Vec<UserId>, watch: bool, asked: Asked) -> Work {
-        let (visible, hidden) = self.may_see(users);
-        if watch {
-            self.watched.extend(visible.iter().cloned());
-        }
         let (shared, connection) = (self.shared.clone(), self.connection.clone());
         Box::pin(async move {
+            let (visible, hidden) = may_see(&shared, &connection, users).await;
             let mut users = if watch {
                 shared.watch(&connection, &visible).await
             } else {
@@ -72,7 +66,7 @@ impl Session {
             };
             users.extend(hidden.iter().map(|user| unknown_presence(user.as_str())));
             reply_to(&connection, &Reply::OnlineStatus { users }, &asked);
-            Done::Told
+            if watch { Done::Watched(visible) } else { Done::Told }
         })
     }
 
@@ -83,4 +77,23 @@ impl Session {
         self.shared.unwatch(&self.connection, &users);
         self.online_status(users, false, asked)
     }
+}
+
+/// Under `dev` anyone may be seen, otherwise those who are visible already.
+async fn may_see(
+    shared: &Shared,
+    connection: &Arc<Connection>,
+    users: Vec<UserId>,
+) -> (Vec<UserId>, Vec<UserId>) {
+    if shared.settings.dev {
+        return (users, Vec::new());
+    }
+    shared.acquaintances_settled(&connection.user).await;
+    let acquaintances = connection.acquaintances.lock().users();
+    let names: Vec<String> = users.iter().map(ToString::to_string).collect();
+    let seen = shared.audience.seen_by(connection, &names);
+    let sees = |user: &UserId| {
+        *user == connection.user || acquaintances.binary_search(user).is_ok() || seen.contains(user.as_str())
+    };
+    users.into_iter().partition(sees)
 }

@@ -269,6 +269,7 @@ impl Client {
             (Ok(Begun::Nobody), _) => return self.not_started(namespace, &begins, Close::Internal),
             (Err(close), _) => return self.not_started(namespace, &begins, close),
         };
+        let moved = matches!(begins, Begins::Moved);
         let asked = match begins {
             Begins::Moved => None,
             Begins::Connecting(_) => {
@@ -277,7 +278,7 @@ impl Client {
             }
             Begins::Authenticating(asked) => Some(asked),
         };
-        self.serve(namespace, running, joins, asked.as_ref());
+        self.serve(namespace, running, joins, asked.as_ref(), moved);
     }
 
     fn serve(
@@ -286,15 +287,22 @@ impl Client {
         mut running: Box<Running>,
         joins: Joins,
         asked: Option<&Asked>,
+        moved: bool,
     ) {
         let identity = &running.session.identity;
         if let Some(asked) = asked {
             let expires_ms = identity.expires_ms.unwrap_or(u64::MAX);
             running.session.reply(&Reply::Authenticated { user: identity.user.clone(), expires_ms }, asked);
         }
-        if self.path == Path::Api {
-            // Ring's path, and Ring's clients hear of people before they join anything.
-            running.connection().speaks_of_presence();
+        let goes_on = joins.iter().any(|(_, asked)| asked.dialect().names_presence());
+        // Ring's path, and Ring's clients hear of people before they join anything.
+        if goes_on || self.path == Path::Api {
+            if moved {
+                // It has heard of them where it was.
+                running.connection().speaks_of_presence();
+            } else {
+                running.session.speaks_of_presence();
+            }
         }
         running.restore(joins);
         self.state = State::Running { namespace, running };

@@ -1,6 +1,7 @@
 //! The pure heart of the message-worker: given state and input, what becomes of it. No tokio, no clock, no
 //! randomness, no configuration and no I/O in here.
 
+pub(crate) mod acquainted;
 pub(crate) mod apply;
 pub(crate) mod audit;
 pub(crate) mod audit_log;

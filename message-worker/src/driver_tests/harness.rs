@@ -225,6 +225,7 @@ impl Gateway {
             to_gateway::Body::Beat(beat) => self.beats.push(beat),
             to_gateway::Body::Ephemeral(batch) => self.ephemeral.push(batch),
             to_gateway::Body::Presence(_) => panic!("not from a message-worker"),
+            to_gateway::Body::Acquaintances(_) => panic!("not for one gateway"),
         }
     }
 

@@ -1,6 +1,7 @@
 //! The shell under fire: an embedded bus, a store that fails in all the ways a store can, workers that are killed,
 //! doubled and deceived. Each test says which mechanism it guards; taking that out makes it fail.
 
+mod acquainted_tests;
 mod audit_tests;
 mod bus;
 mod commit_tests;

@@ -364,7 +364,7 @@ pub struct Resent {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ToGateway {
-    #[prost(oneof = "to_gateway::Body", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "to_gateway::Body", tags = "1, 2, 3, 4, 5")]
     pub body: ::core::option::Option<to_gateway::Body>,
 }
 /// Nested message and enum types in `ToGateway`.
@@ -379,7 +379,15 @@ pub mod to_gateway {
         Presence(super::PresenceChanges),
         #[prost(message, tag = "4")]
         Ephemeral(super::EphemeralBatch),
+        #[prost(message, tag = "5")]
+        Acquaintances(super::AcquaintancesChanged),
     }
+}
+/// To every gateway: who participates where these users do has changed, so that they may see others than before.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AcquaintancesChanged {
+    #[prost(string, repeated, tag = "1")]
+    pub users: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Batch {

@@ -1,0 +1,181 @@
+//! Whose acquaintances are read again, and when: at once after a change, each user's at most once a second, and
+//! everybody's little by little after changes may have been missed.
+
+use carillon_proto::id::UserId;
+use std::collections::{BTreeSet, HashMap};
+
+/// Between two reads of one user's acquaintances: whoever is invited to many conversations at once is read twice.
+pub const SPACING_MS: u64 = 1_000;
+/// After a read that failed.
+pub const RETRY_MS: u64 = 2_000;
+/// Reads under way at once: a conversation of a hundred is shown within a few of a worker's round trips, and workers
+/// answer others meanwhile.
+pub const UNDER_WAY_MAX: usize = 8;
+/// Of those whose changes may have been missed, so many are read in a second: a read costs a worker a row for each of a
+/// user's conversations, and all gateways may read at the same time.
+pub const SWEPT_PER_SECOND: u64 = 20;
+
+/// What is to be done now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next<U> {
+    /// Read this user's acquaintances; answered by [`Refresh::done`].
+    Read(U),
+    /// Nothing before this time, milliseconds.
+    At(u64),
+    /// Nothing until something changes or is done.
+    Nothing,
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    /// When it is looked at next: to read, or to be forgotten.
+    at_ms: Option<u64>,
+    wanted: bool,
+    reading: bool,
+    not_before_ms: u64,
+}
+
+/// The users whose acquaintances are to be read, and those whose were read a moment ago. Bounded by the users that are
+/// connected when they are named.
+#[derive(Debug, Default)]
+pub struct Refresh {
+    users: HashMap<UserId, Entry>,
+    /// When each is looked at next.
+    due: BTreeSet<(u64, UserId)>,
+    under_way: usize,
+}
+
+impl Refresh {
+    /// A user's acquaintances may have changed.
+    pub fn changed(&mut self, now_ms: u64, user: &UserId) {
+        self.want(user, now_ms);
+    }
+
+    /// Anybody's may have changed.
+    pub fn missed<'a>(&mut self, now_ms: u64, users: impl Iterator<Item = &'a UserId>) {
+        for (place, user) in (0..).zip(users) {
+            self.want(user, now_ms + place * 1_000 / SWEPT_PER_SECOND);
+        }
+    }
+
+    fn want(&mut self, user: &UserId, at_ms: u64) {
+        let entry = self.users.entry(user.clone()).or_default();
+        let before_ms = entry.at_ms.filter(|_| entry.wanted).unwrap_or(u64::MAX);
+        entry.wanted = true;
+        if !entry.reading {
+            let at_ms = at_ms.max(entry.not_before_ms).min(before_ms);
+            self.look_at(user, at_ms);
+        }
+    }
+
+    fn look_at(&mut self, user: &UserId, at_ms: u64) {
+        let Some(entry) = self.users.get_mut(user) else { return };
+        if let Some(before_ms) = entry.at_ms.replace(at_ms) {
+            self.due.remove(&(before_ms, user.clone()));
+        }
+        self.due.insert((at_ms, user.clone()));
+    }
+
+    /// What is to be done now.
+    pub fn next(&mut self, now_ms: u64) -> Next<UserId> {
+        while let Some((at_ms, user)) = self.due.first().cloned() {
+            if at_ms > now_ms {
+                return Next::At(at_ms);
+            }
+            let Some(entry) = self.users.get_mut(&user) else { return Next::Nothing };
+            if entry.wanted && self.under_way >= UNDER_WAY_MAX {
+                return Next::Nothing;
+            }
+            self.due.pop_first();
+            entry.at_ms = None;
+            if !entry.wanted {
+                self.users.remove(&user);
+                continue;
+            }
+            (entry.wanted, entry.reading, entry.not_before_ms) = (false, true, now_ms + SPACING_MS);
+            self.under_way += 1;
+            return Next::Read(user);
+        }
+        Next::Nothing
+    }
+
+    /// A read is done, or failed and is to be tried again.
+    pub fn done(&mut self, now_ms: u64, user: &UserId, read: bool) {
+        let Some(entry) = self.users.get_mut(user).filter(|entry| entry.reading) else { return };
+        self.under_way -= 1;
+        entry.reading = false;
+        if !read {
+            entry.wanted = true;
+            entry.not_before_ms = now_ms + RETRY_MS;
+        }
+        let at_ms = entry.not_before_ms.max(now_ms);
+        self.look_at(user, at_ms);
+    }
+
+    /// Whether a user's acquaintances are being read, or are to be within the spacing of reads.
+    pub fn is_pending(&self, now_ms: u64, user: &UserId) -> bool {
+        let soon = |entry: &Entry| entry.at_ms.is_some_and(|at_ms| at_ms <= now_ms + SPACING_MS);
+        self.users.get(user).is_some_and(|entry| entry.reading || (entry.wanted && soon(entry)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user(id: &str) -> UserId {
+        UserId::parse(id).expect("valid")
+    }
+
+    #[test]
+    fn a_change_is_read_at_once_and_what_follows_it_once_a_second_later() {
+        let (mut refresh, ann) = (Refresh::default(), user("ann"));
+        assert_eq!(refresh.next(0), Next::Nothing);
+        refresh.changed(5, &ann);
+        assert!(refresh.is_pending(5, &ann));
+        assert_eq!(refresh.next(5), Next::Read(ann.clone()));
+        // What changes while it is read may not be in it.
+        refresh.changed(6, &ann);
+        refresh.changed(7, &ann);
+        assert_eq!(refresh.next(7), Next::Nothing);
+        refresh.done(20, &ann, true);
+        assert_eq!(refresh.next(20), Next::At(5 + SPACING_MS));
+        assert!(refresh.is_pending(20, &ann));
+        assert_eq!(refresh.next(5 + SPACING_MS), Next::Read(ann.clone()));
+        refresh.done(1_100, &ann, true);
+        assert!(!refresh.is_pending(1_100, &ann));
+        assert_eq!(refresh.next(5 + 2 * SPACING_MS), Next::Nothing);
+        assert!(refresh.users.is_empty() && refresh.due.is_empty(), "a quiet user costs nothing");
+    }
+
+    #[test]
+    fn a_read_that_failed_is_tried_again() {
+        let (mut refresh, ann) = (Refresh::default(), user("ann"));
+        refresh.changed(0, &ann);
+        assert_eq!(refresh.next(0), Next::Read(ann.clone()));
+        refresh.done(10, &ann, false);
+        assert_eq!(refresh.next(10), Next::At(10 + RETRY_MS));
+        assert_eq!(refresh.next(10 + RETRY_MS), Next::Read(ann));
+    }
+
+    #[test]
+    fn few_are_read_at_once_and_a_change_goes_before_what_may_have_been_missed() {
+        let mut refresh = Refresh::default();
+        let crowd: Vec<UserId> = (0..100).map(|number| user(&format!("u{number}"))).collect();
+        refresh.missed(0, crowd.iter());
+        assert_eq!(refresh.next(0), Next::Read(crowd[0].clone()));
+        assert_eq!(refresh.next(0), Next::At(1_000 / SWEPT_PER_SECOND));
+        refresh.changed(1, &crowd[99]);
+        assert_eq!(refresh.next(1), Next::Read(crowd[99].clone()));
+        // Later is no reason to wait for longer.
+        refresh.missed(1, crowd[2..3].iter());
+        assert_eq!(refresh.next(1), Next::Read(crowd[2].clone()));
+        let mut reads = 3;
+        while let Next::Read(_) = refresh.next(60_000) {
+            reads += 1;
+        }
+        assert_eq!(reads, UNDER_WAY_MAX);
+        refresh.done(60_000, &crowd[0], true);
+        assert!(matches!(refresh.next(60_000), Next::Read(_)));
+    }
+}

@@ -1,0 +1,227 @@
+//! Whom users see because they share stored conversations. Read when a session begins, and again whenever who
+//! participates in their conversations changes or may have changed unheard: visibility follows membership.
+
+use crate::connection::{Acquaintances, Connection};
+use crate::core::refresh::{Next, Refresh};
+use crate::shared::Shared;
+use carillon_proto::code::{ErrorCode, Failure};
+use carillon_proto::id::UserId;
+use carillon_proto::wire::{self, read_reply, read_request};
+use futures_util::future::{BoxFuture, join_all};
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use parking_lot::Mutex;
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until, timeout};
+
+/// How long a question about somebody waits for a change that is being read: above the spacing of reads.
+const SETTLE_TIMEOUT: Duration = Duration::from_millis(1_500);
+
+/// Whose acquaintances are to be read again on this gateway.
+pub struct Refreshing {
+    core: Mutex<Refresh>,
+    began: Instant,
+    wanted: Notify,
+    done: Notify,
+}
+
+impl Default for Refreshing {
+    fn default() -> Self {
+        Self { core: Mutex::default(), began: Instant::now(), wanted: Notify::new(), done: Notify::new() }
+    }
+}
+
+impl Refreshing {
+    fn now_ms(&self) -> u64 {
+        self.began.elapsed().as_millis() as u64
+    }
+
+    fn next(&self) -> Next<UserId> {
+        self.core.lock().next(self.now_ms())
+    }
+
+    fn changed(&self, user: &UserId) {
+        self.core.lock().changed(self.now_ms(), user);
+        self.wanted.notify_one();
+    }
+
+    fn done(&self, user: &UserId, read: bool) {
+        self.core.lock().done(self.now_ms(), user, read);
+        self.done.notify_waiters();
+    }
+
+    /// Waits, for a bounded time, until what is known to have changed of a user's acquaintances was read.
+    async fn settled(&self, user: &UserId) {
+        let settling = async {
+            loop {
+                let done = self.done.notified();
+                tokio::pin!(done);
+                done.as_mut().enable();
+                if !self.core.lock().is_pending(self.now_ms(), user) {
+                    return;
+                }
+                done.await;
+            }
+        };
+        // Later is late, not wrong: the answer is what is known now.
+        let _ = timeout(SETTLE_TIMEOUT, settling).await;
+    }
+}
+
+/// Reads again what has changed, as long as the gateway lives.
+pub async fn refresh(shared: Arc<Shared>) {
+    let refreshing = &shared.refreshing;
+    let mut reads: FuturesUnordered<BoxFuture<'_, (UserId, bool)>> = FuturesUnordered::new();
+    loop {
+        let wake_at = loop {
+            match refreshing.next() {
+                Next::Read(user) => reads.push(Box::pin(async {
+                    let read = shared.read_again(&user).await;
+                    (user, read)
+                })),
+                Next::At(at_ms) => break Some(refreshing.began + Duration::from_millis(at_ms)),
+                Next::Nothing => break None,
+            }
+        };
+        let wake = async {
+            match wake_at {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = refreshing.wanted.notified() => {}
+            () = wake => {}
+            Some((user, read)) = reads.next() => refreshing.done(&user, read),
+        }
+    }
+}
+
+impl Shared {
+    /// Users who share a stored conversation of at most 100 participants with this one, sorted, at most 500.
+    ///
+    /// # Errors
+    /// As [`Shared::read`].
+    pub async fn acquaintances(&self, user: &UserId) -> Result<Vec<UserId>, Failure> {
+        let read = wire::ReadAcquaintances { user: user.to_string() };
+        let users = match self.read(read_request::Body::Acquaintances(read)).await? {
+            read_reply::Body::Users(users) => users.users,
+            _ => return Err(Failure::new(ErrorCode::Internal, "a reply of the wrong kind")),
+        };
+        let mut users: Vec<UserId> = users.iter().filter_map(|id| UserId::parse(id).ok()).collect();
+        users.sort_unstable();
+        Ok(users)
+    }
+
+    /// A connection begins: it watches those whom its user sees by sharing conversations. Returns them.
+    pub(crate) async fn begin_acquaintance(&self, connection: &Arc<Connection>) -> Arc<[UserId]> {
+        let users = self.acquaintances(&connection.user).await.unwrap_or_else(|failure| {
+            tracing::debug!(%failure, "a connection starts without its acquaintances");
+            self.refreshing.changed(&connection.user);
+            Vec::new()
+        });
+        let mut known = connection.acquaintances.lock();
+        // What was read for a change meanwhile is newer.
+        if let Acquaintances::Unknown = &*known {
+            users.iter().for_each(|user| self.audience.watch(user, connection));
+            *known = Acquaintances::Known(users.into());
+        }
+        known.users()
+    }
+
+    /// A connection has ended: it watches nobody.
+    pub(crate) fn end_acquaintance(&self, connection: &Arc<Connection>) {
+        let mut known = connection.acquaintances.lock();
+        let users = known.users();
+        *known = Acquaintances::Ended;
+        self.unwatch(connection, &users);
+    }
+
+    /// Workers say that these users may see others than before.
+    pub fn take_acquainted(&self, changed: &wire::AcquaintancesChanged) {
+        for user in changed.users.iter().filter_map(|user| UserId::parse(user).ok()) {
+            if self.directory.is_here(&user) {
+                self.refreshing.changed(&user);
+            }
+        }
+    }
+
+    /// Such messages may have been missed.
+    pub fn acquainted_unheard(&self) {
+        let mut users = HashSet::new();
+        users.extend(self.directory.connections().iter().map(|connection| connection.user.clone()));
+        let refreshing = &self.refreshing;
+        refreshing.core.lock().missed(refreshing.now_ms(), users.iter());
+        refreshing.wanted.notify_one();
+    }
+
+    /// Waits for what is known to have changed, so that what is asked next is answered truly.
+    pub(crate) async fn acquaintances_settled(&self, user: &UserId) {
+        self.refreshing.settled(user).await;
+    }
+
+    /// Reads a user's acquaintances for all connections here; `false` when they cannot be read now.
+    async fn read_again(&self, user: &UserId) -> bool {
+        if !self.directory.is_here(user) {
+            return true;
+        }
+        let users: Arc<[UserId]> = match self.acquaintances(user).await {
+            Ok(users) => users.into(),
+            Err(failure) => {
+                tracing::debug!(%failure, "whom a user sees is read again later");
+                return false;
+            }
+        };
+        let connections = self.directory.connections_of(user);
+        join_all(connections.iter().map(|connection| self.acquaint(connection, &users))).await;
+        true
+    }
+
+    /// From now on a connection sees these, and no others by sharing conversations; it hears of those who are new to it.
+    async fn acquaint(&self, connection: &Arc<Connection>, users: &Arc<[UserId]>) {
+        let new = self.meet(connection, users);
+        if !new.is_empty() {
+            self.show_met(connection, &new).await;
+        }
+    }
+
+    /// Takes note of whom a connection sees now: those it did not see before.
+    fn meet(&self, connection: &Arc<Connection>, users: &Arc<[UserId]>) -> Vec<UserId> {
+        let mut known = connection.acquaintances.lock();
+        if let Acquaintances::Ended = &*known {
+            return Vec::new();
+        }
+        let before = known.users();
+        let lacks = |list: &[UserId], user: &UserId| list.binary_search(user).is_err();
+        let new: Vec<UserId> = users.iter().filter(|user| lacks(&before, user)).cloned().collect();
+        let gone: Vec<UserId> = before.iter().filter(|user| lacks(users, user)).cloned().collect();
+        let names: Vec<String> = new.iter().map(ToString::to_string).collect();
+        let seen = self.audience.seen_by(connection, &names);
+        new.iter().for_each(|user| self.audience.watch(user, connection));
+        // Under `dev` anyone may be watched, and those who are, are not told from the others here.
+        if self.settings.dev && !gone.is_empty() {
+            let mut all: Vec<UserId> = users.iter().cloned().chain(gone).collect();
+            all.sort_unstable();
+            *known = Acquaintances::Known(all.into());
+        } else {
+            *known = Acquaintances::Known(users.clone());
+            self.unwatch(connection, &gone);
+        }
+        new.into_iter().filter(|user| !seen.contains(user.as_str())).collect()
+    }
+
+    /// Tells a connection who of these is online, once.
+    async fn show_met(&self, connection: &Arc<Connection>, users: &[UserId]) {
+        let presences = users.iter().map(|user| async move {
+            match self.audience.shown(user) {
+                Some(presence) => Some(presence).filter(|presence| presence.online),
+                None => self.look_at(user).await,
+            }
+        });
+        for presence in join_all(presences).await.into_iter().flatten() {
+            self.show(&presence, vec![connection.clone()]);
+        }
+    }
+}

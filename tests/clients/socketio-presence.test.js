@@ -1,0 +1,80 @@
+// Presence under the rule of an installation, `participants`: whom the real socket.io-client hears of, and when (protocol §2, §3, §4).
+import { strict as assert } from "node:assert";
+import { after, before, describe, test } from "node:test";
+import { binary, needs } from "./carillon.js";
+import { clientsOf, holds, startServer } from "./socketio.js";
+import { token } from "./tokens.js";
+
+const limited = { timeout: 30_000 };
+
+describe("presence among participants", { timeout: 60_000, ...needs(binary) }, () => {
+  let server;
+  const { ring, guide, chordme } = clientsOf(() => server);
+  before(async () => (server = await startServer({ CARILLON_ACCESS__DEFAULT: "participants" })));
+  after(() => server?.stop());
+
+  const post = async (sub, path, body) => {
+    const headers = { authorization: `Bearer ${token(sub)}`, "content-type": "application/json" };
+    const response = await fetch(`${server.url}${path}`, { method: "POST", headers, body: JSON.stringify(body) });
+    assert.ok(response.ok, await response.text());
+  };
+  const create = (sub, id, participants) => post(sub, "/api/conversations", { id, participants });
+  /** Everything that was heard of presence, when everything is heard that was said before. */
+  const heardOf = async (client) => {
+    await client.done("ping");
+    return client.rest("presence_update").map(({ userId, isOnline }) => [userId, isOnline]);
+  };
+
+  // Before, what was online when it came was told to native clients alone.
+  test("who comes second to Ring hears who is there, once", limited, async (t) => {
+    await create("ann.second", "second", ["ben.second", "away.second"]);
+    const ann = await ring(t, "ann.second");
+    const ben = await ring(t, "ben.second");
+    holds(await ben.next("presence_update"), { userId: "ann.second", isOnline: true, status: "active" });
+    holds(await ann.next("presence_update"), { userId: "ben.second", isOnline: true });
+    await ben.done("join_conversation", "second");
+    assert.deepEqual([await heardOf(ann), await heardOf(ben)], [[], []]);
+  });
+
+  test("on the other path it is told with the first word of presence", limited, async (t) => {
+    await create("ann.word", "word", ["ben.word", "cem.word"]);
+    await ring(t, "ann.word");
+    for (const [sub, speak] of [
+      ["ben.word", (client) => client.done("join_conversation", "word")],
+      ["cem.word", (client) => client.done("presence_update", { status: "dnd" })],
+    ]) {
+      const client = await chordme(t, sub);
+      assert.deepEqual(await heardOf(client), [], "it has not spoken of presence");
+      await speak(client);
+      const heard = await heardOf(client);
+      assert.ok(heard.some(([user, online]) => user === "ann.word" && online), JSON.stringify(heard));
+      client.close();
+    }
+  });
+
+  // Before, clients of the guide heard of nobody.
+  test("the guide's clients hear presence in Ring's form", limited, async (t) => {
+    await create("ann.guide", "guide", ["ben.guide"]);
+    const ann = await guide(t, "ann.guide");
+    await ann.done("subscribe", "conversation:guide");
+    const ben = await guide(t, "ben.guide");
+    await ben.done("subscribe", "conversation:guide");
+    holds(await ann.next("presence_update"), { userId: "ben.guide", isOnline: true });
+    holds(await ben.next("presence_update"), { userId: "ann.guide", isOnline: true });
+    ben.close();
+    holds(await ann.next("presence_update"), { userId: "ben.guide", isOnline: false });
+  });
+
+  // Before, nobody heard of anybody in a conversation that was made while they were connected.
+  test("who is invited while connected sees and is seen at once, and no more after leaving", limited, async (t) => {
+    const [ann, ben] = [await ring(t, "ann.invited"), await ring(t, "ben.invited")];
+    await create("ann.invited", "invited", ["ben.invited"]);
+    holds(await ann.next("presence_update"), { userId: "ben.invited", isOnline: true });
+    holds(await ben.next("presence_update"), { userId: "ann.invited", isOnline: true });
+    await ben.done("join_conversation", "invited");
+    const cem = await chordme(t, "cem.invited");
+    await post("ann.invited", "/api/conversations/invited/participants", { userIds: ["cem.invited"] });
+    for (const client of [ann, ben]) holds(await client.next("presence_update"), { userId: "cem.invited", isOnline: true });
+    assert.deepEqual(await heardOf(cem), [], "ChordMe has no word for it");
+  });
+});
