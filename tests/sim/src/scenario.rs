@@ -112,7 +112,8 @@ impl Scenario {
             Self::PauseBeforeHead => &[("processes paused", 2), ("processes killed", 2)],
             Self::LateJoins => &[("late answers to gateways", 8)],
             Self::AcksLost => &[("batches with acks lost", 5)],
-            Self::KilledAtTheLimit => &[("connections refused", 1)],
+            // Who finds no place waits for the dead to be missed, and is not refused.
+            Self::KilledAtTheLimit => &[("processes killed", 2), ("joins", 40)],
             Self::SevenLives => &[("new lives of logs", 14)],
             Self::StoreAway => &[("refusals", 20)],
             Self::AllKilled => &[("processes killed", 18)],
