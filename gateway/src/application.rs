@@ -166,7 +166,7 @@ impl Running {
             let done = work.await;
             self.session.done(done);
         }
-        self.session.end().await;
+        self.session.end();
     }
 
     /// As [`Served::poll_work`].

@@ -7,8 +7,9 @@ use crate::hub::{Encoded, Room};
 use crate::outgoing::Outgoing;
 use bytes::Bytes;
 use carillon_proto::code::Close;
-use carillon_proto::id::{ConversationId, UserId};
+use carillon_proto::id::UserId;
 use carillon_proto::limits::UNANSWERED_COMMANDS_MAX;
+use carillon_proto::wire::event::Kind;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -18,8 +19,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 pub enum Signal {
     /// One of its members fell behind in this conversation and must read on from its cursor.
     Behind(Arc<Room>),
-    /// The user was removed from this conversation.
-    Removed(ConversationId),
+    /// One of its members, in this vocabulary, has heard the last that it may, and is gone from the room.
+    Ended(Arc<Room>, Dialect),
     /// End, for this reason, after what is queued.
     Close(Close),
 }
@@ -203,5 +204,11 @@ impl Hearer<Encoded> for Member {
         let taken = self.queue(event, Urgency::Event);
         self.connection.touched.store(true, Ordering::Relaxed);
         taken
+    }
+
+    /// Removing a participant ends their live subscription (protocol §7).
+    fn ends_with(&self, event: &Encoded) -> bool {
+        let Some(Kind::ParticipantRemoved(removed)) = &event.event.kind else { return false };
+        self.connection.user.as_str() == removed.user
     }
 }

@@ -8,6 +8,7 @@ use carillon_proto::dialect::native;
 use carillon_proto::dialect::socketio::packet;
 use carillon_proto::dialect::socketio::vocabulary::{self, Verb, Vocabulary};
 use carillon_proto::event::Reply;
+use carillon_proto::id::ConversationId;
 use carillon_proto::wire;
 
 /// The namespaces that are served: the main one, and its alias (protocol §3).
@@ -74,6 +75,19 @@ impl Dialect {
         .unwrap_or_default()
     }
 
+    /// The frame of a subscription that has ended without being asked to.
+    pub fn ended(self, conversation: &ConversationId) -> Bytes {
+        match self {
+            Self::Native => {
+                let left = Reply::Left { conversation: conversation.clone() };
+                frame::text(&native::reply(&left, None, wall::shown_ms()))
+            }
+            Self::SocketIo(vocabulary, namespace) => {
+                packets(namespace, &[vocabulary::ended(vocabulary, conversation.as_str())])
+            }
+        }
+    }
+
     /// The frame of a user's first connection to a room, or the end of their last one; empty where the vocabulary
     /// has no name for it.
     pub fn arrival(self, user: &str, conversation: &str, participants: u32, joined: bool) -> Bytes {
@@ -83,11 +97,6 @@ impl Dialect {
             }
             _ => Bytes::new(),
         }
-    }
-
-    /// Whether the vocabulary has a name for who comes and goes (protocol §5a).
-    pub fn names_arrivals(self) -> bool {
-        matches!(self, Self::SocketIo(Vocabulary::ChordMe, _))
     }
 
     /// Whether the vocabulary has a name for other users' presence (protocol §5a).

@@ -1,21 +1,26 @@
 //! The conversations that this gateway serves, and the delivery of events to their members.
+//!
+//! What is registered with partitions' owners follows from the rooms that are here (see [`crate::core::registry`]).
 
 use crate::connection::{Connection, Member, Signal};
 use crate::core::outbox::Urgency;
-use crate::core::topic::{Event, Slot, Topic, Wants};
+use crate::core::registry::{Changes, Registry};
+use crate::core::topic::{Event, Right, Slot, Topic, Wants};
 use crate::core::typing::Typists;
 use crate::dialect::{Dialect, SOCKETIO_DIALECTS};
+use crate::registration::unavailable;
+use crate::sync::{Mutex, MutexGuard};
 use bytes::Bytes;
+use carillon_proto::code::Failure;
 use carillon_proto::id::{ConversationId, UserId};
 use carillon_proto::limits::FANOUT_CHUNK;
 use carillon_proto::partition;
 use carillon_proto::wire::{self, event::Kind};
-use carillon_runtime::collections::Spare;
 use carillon_runtime::time::steady_ms;
-use parking_lot::{Mutex, MutexGuard};
 use prost::Message;
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
+use tokio::sync::Notify;
 
 /// A durable event, encoded once for each vocabulary in which anybody hears it.
 pub struct Encoded {
@@ -50,6 +55,9 @@ impl Event for Encoded {
         // The event holds its content once, each vocabulary's frames once more; mostly that is one vocabulary.
         3 * self.event.encoded_len() + size_of::<Encoded>()
     }
+    fn may_end(&self) -> bool {
+        matches!(self.event.kind, Some(Kind::ParticipantRemoved(_)))
+    }
 }
 
 /// A user whose presence the members of a room see.
@@ -74,18 +82,11 @@ pub struct RoomState {
     pub visible: HashMap<UserId, Seen>,
     /// Distinct users joined now over all gateways, best effort.
     pub participants: u32,
-    /// Joins under way: the room must not go.
-    pub joining: u32,
     /// No longer in the hub: whoever holds it must look again.
     pub closed: bool,
 }
 
 impl RoomState {
-    /// Whether any member here hears who comes and goes.
-    pub fn hears_arrivals(&self) -> bool {
-        self.topic.members().any(|(_, member)| member.dialect.names_arrivals())
-    }
-
     /// Queues what `frames` makes, once for each dialect in use, for every member that `hears` it.
     pub fn pass_on(&self, hears: impl Fn(&Connection) -> bool, frames: impl Fn(Dialect) -> Bytes) {
         let mut made: Vec<(Dialect, Bytes)> = Vec::new();
@@ -154,6 +155,27 @@ impl Room {
     }
 }
 
+impl RoomState {
+    /// Whether a place is a connection's in this vocabulary: places are given to others when they are free.
+    pub fn is_place_of(&self, slot: Slot, connection: &Connection, dialect: Dialect) -> bool {
+        let ours = |member: &Member| member.connection.id == connection.id && member.dialect == dialect;
+        self.topic.hearer(slot).is_some_and(ours)
+    }
+
+    /// Lets a member in whose right to be here is of `since`, if that still holds: a removal may have come since the owner
+    /// said so.
+    ///
+    /// # Errors
+    /// `forbidden`, or `unavailable` where more has come than is kept.
+    pub fn admit(&self, member: &Member, since: u64) -> Result<(), Failure> {
+        match self.topic.right(member, since) {
+            Right::Holds => Ok(()),
+            Right::Ended => Err(Failure::forbidden()),
+            Right::Unknown => Err(unavailable()),
+        }
+    }
+}
+
 /// What the shell must do after something was handed to a room.
 #[derive(Debug)]
 pub struct Fetch {
@@ -165,64 +187,117 @@ pub struct Fetch {
     pub up_to_seq: u64,
 }
 
-/// All rooms of this gateway.
+/// The rooms of one partition.
+#[derive(Default)]
+struct Partition {
+    rooms: Mutex<Registry<Arc<Room>>>,
+    /// A room has gone: its owner is to be told.
+    changed: Notify,
+}
+
+/// All rooms of this gateway. A room's lock is taken under its partition's, never the other way.
 pub struct Hub {
-    rooms: Mutex<HashMap<ConversationId, Arc<Room>>>,
-    partitions: u32,
+    partitions: Vec<Partition>,
 }
 
 impl Hub {
     /// A hub without rooms.
     pub fn new(partitions: u32) -> Hub {
-        Hub { rooms: Mutex::default(), partitions }
+        Hub { partitions: (0..partitions).map(|_| Partition::default()).collect() }
+    }
+
+    fn partition(&self, conversation: &str) -> (u32, &Partition) {
+        let partition = partition::of_text(conversation, self.partitions.len() as u32);
+        (partition, &self.partitions[partition as usize])
     }
 
     /// The room of a conversation, made if need be, held open for a join until [`Hub::release`].
     pub fn hold(&self, conversation: &ConversationId) -> Arc<Room> {
-        let mut rooms = self.rooms.lock();
-        let room = rooms.entry(conversation.clone()).or_insert_with(|| {
-            Arc::new(Room {
-                conversation: conversation.clone(),
-                partition: partition::of_conversation(conversation, self.partitions),
-                state: Mutex::default(),
-            })
-        });
-        room.lock().joining += 1;
-        room.clone()
+        let (number, partition) = self.partition(conversation.as_str());
+        let mut rooms = partition.rooms.lock();
+        let make = || Room { conversation: conversation.clone(), partition: number, state: Mutex::default() };
+        let room = rooms.open(conversation, || Arc::new(make())).clone();
+        room.lock().topic.begin_join();
+        room
     }
 
-    /// Ends a [`Hub::hold`].
+    /// Ends a [`Hub::hold`]; `true` when the room went with it.
     pub fn release(&self, room: &Arc<Room>) -> bool {
-        room.lock().joining -= 1;
+        room.lock().topic.end_join();
         self.close_if_idle(room)
     }
 
-    /// Lets a room go that nobody needs; `true` when it went.
+    /// Lets a room go that nobody needs; `true` when it went. In the same step it is noted for the partition's owner,
+    /// who is told that nobody listens unless there is another room of the conversation by then.
     pub fn close_if_idle(&self, room: &Arc<Room>) -> bool {
-        let mut rooms = self.rooms.lock();
+        let Partition { rooms, changed } = &self.partitions[room.partition as usize];
+        let mut rooms = rooms.lock();
         let mut state = room.lock();
-        if state.closed || state.joining > 0 || !state.topic.is_idle() {
+        if state.closed || !state.topic.is_idle() {
             return false;
         }
         state.closed = true;
-        rooms.remove(&room.conversation);
-        rooms.give_spare_back();
+        rooms.close(&room.conversation);
+        changed.notify_one();
         true
     }
 
     /// The room of a conversation with local members.
     pub fn room(&self, conversation: &str) -> Option<Arc<Room>> {
-        self.rooms.lock().get(conversation).cloned()
+        self.partition(conversation).1.rooms.lock().get(conversation).cloned()
+    }
+
+    /// Asks the room of a conversation, if there is one now.
+    pub fn in_room(&self, conversation: &str, ask: impl FnOnce(&RoomState) -> bool) -> bool {
+        let rooms = self.partition(conversation).1.rooms.lock();
+        rooms.get(conversation).is_some_and(|room| ask(&room.lock()))
     }
 
     /// Every room.
     pub fn all(&self) -> Vec<Arc<Room>> {
-        self.rooms.lock().values().cloned().collect()
+        let rooms = |partition: &Partition| partition.rooms.lock().rooms().cloned().collect::<Vec<_>>();
+        self.partitions.iter().flat_map(rooms).collect()
     }
 
     /// How many rooms there are.
     pub fn count(&self) -> usize {
-        self.rooms.lock().len()
+        self.partitions.iter().map(|partition| partition.rooms.lock().len()).sum()
+    }
+
+    /// How many there are of one partition.
+    pub fn count_of(&self, partition: u32) -> usize {
+        self.partitions[partition as usize].rooms.lock().len()
+    }
+
+    /// Waits until the partition's owner is to be told that a room has gone.
+    pub async fn changed(&self, partition: u32) {
+        self.partitions[partition as usize].changed.notified().await;
+    }
+
+    /// As [`Registry::take`]; `None` when everything is to be told anew.
+    pub fn take_changes(
+        &self,
+        partition: u32,
+        asked: impl Iterator<Item = ConversationId>,
+        most: usize,
+    ) -> Option<Changes<Arc<Room>>> {
+        let mut rooms = self.partitions[partition as usize].rooms.lock();
+        (!rooms.has_overflowed()).then(|| rooms.take(asked, most))
+    }
+
+    /// As [`Registry::take_all`].
+    pub fn take_all(&self, partition: u32) -> Vec<(ConversationId, Arc<Room>)> {
+        self.partitions[partition as usize].rooms.lock().take_all()
+    }
+
+    /// As [`Registry::put_back`].
+    pub fn put_back(&self, partition: u32, conversations: impl Iterator<Item = ConversationId>) {
+        self.partitions[partition as usize].rooms.lock().put_back(conversations);
+    }
+
+    /// As [`Registry::expected`].
+    pub fn expected(&self, partition: u32) -> Option<u64> {
+        self.partitions[partition as usize].rooms.lock().expected()
     }
 
     /// Queues a durable event for its room's members. They are written to with [`Room::flush`], once for all
@@ -235,42 +310,25 @@ impl Hub {
         let encoded = Encoded::new(event);
         let mut state = room.lock();
         end_typing(&mut state, &encoded.event);
-        let wants = state.topic.deliver(encoded.clone());
-        apply_removal(&mut state, &room.conversation, &encoded.event);
+        let wants = state.topic.deliver(encoded);
         carry_out(&room, &mut state, wants)
     }
 
-    /// The committed head of a conversation was told. Returns what to fetch, and the room if events were
-    /// queued for its members.
-    pub fn announce(&self, conversation: &str, head: u64) -> (Option<Fetch>, Option<Arc<Room>>) {
-        let Some(room) = self.room(conversation) else { return (None, None) };
+    /// The committed head of a room's conversation was told, as of a registration that was made while this very room was
+    /// there. Returns what to fetch, and whether events were queued for its members.
+    pub fn announce(&self, room: &Arc<Room>, head: u64) -> (Option<Fetch>, bool) {
         let mut state = room.lock();
         let before = state.topic.head();
         let wants = state.topic.announce(head);
         let served = state.topic.head() != before;
-        let fetch = carry_out(&room, &mut state, wants);
-        drop(state);
-        (fetch, served.then_some(room))
-    }
-
-    /// Gives a fetch up whose room nobody hears any more; `true` when it did.
-    pub fn abandon_fetch(&self, room: &Room) -> bool {
-        let mut state = room.lock();
-        let abandoned = state.topic.member_count() == 0 && state.joining == 0;
-        if abandoned {
-            state.topic.abandon_fetch();
-        }
-        abandoned
+        (carry_out(room, &mut state, wants), served)
     }
 
     /// A fetch came back, with nothing if it failed.
     pub fn fetched(&self, room: &Arc<Room>, events: Vec<wire::Event>) -> Option<Fetch> {
         let events: Vec<_> = events.into_iter().map(Encoded::new).collect();
         let mut state = room.lock();
-        let wants = state.topic.fetched(events.clone());
-        for encoded in &events {
-            apply_removal(&mut state, &room.conversation, &encoded.event);
-        }
+        let wants = state.topic.fetched(events);
         carry_out(room, &mut state, wants)
     }
 }
@@ -280,6 +338,9 @@ fn carry_out(room: &Arc<Room>, state: &mut RoomState, wants: Wants) -> Option<Fe
         if let Some(member) = state.topic.hearer(slot) {
             member.connection.signal(Signal::Behind(room.clone()));
         }
+    }
+    for slot in wants.ended {
+        end(room, state, slot);
     }
     let (after_seq, up_to_seq) = wants.fetch?;
     Some(Fetch { room: room.clone(), after_seq, up_to_seq })
@@ -303,19 +364,10 @@ fn end_typing(state: &mut RoomState, event: &wire::Event) {
     }
 }
 
-/// Removing a participant ends their live subscription at once (protocol §7): they hear the removal and
-/// nothing above it.
-fn apply_removal(state: &mut RoomState, conversation: &ConversationId, event: &wire::Event) {
-    let Some(Kind::ParticipantRemoved(removed)) = &event.kind else { return };
-    let slots: Vec<Slot> = state
-        .topic
-        .members()
-        .filter(|(_, member)| member.connection.user.as_str() == removed.user)
-        .map(|(slot, _)| slot)
-        .collect();
-    for slot in slots {
-        if let Some(member) = state.topic.leave(slot) {
-            member.connection.signal(Signal::Removed(conversation.clone()));
-        }
-    }
+/// A member has heard the last that it may: it is told so, in whatever it hears the conversation in, and goes. Its
+/// connection's task is told in the same step, once for each member that goes so.
+pub fn end(room: &Arc<Room>, state: &mut RoomState, slot: Slot) {
+    let Some(Member { connection, dialect, .. }) = state.topic.leave(slot) else { return };
+    connection.offer(&dialect.ended(&room.conversation), Urgency::Reply);
+    connection.signal(Signal::Ended(room.clone(), dialect));
 }

@@ -5,7 +5,7 @@ use crate::core::outbox::Urgency;
 use crate::core::topic::Slot;
 use crate::core::tracker::Tracker;
 use crate::dialect::{Asked, Dialect};
-use crate::hub::{Room, Seen};
+use crate::hub::{Room, RoomState, Seen};
 use crate::recovery::tell_pending;
 use crate::session::{Done, reply_to};
 use crate::shared::Shared;
@@ -61,29 +61,25 @@ pub struct Request {
 impl Request {
     /// Joins and replies, or replies why not.
     pub async fn run(self) -> Done {
-        let room = self.shared.hub.hold(&self.conversation);
-        let done = match self.register(&room).await {
-            Ok(()) => Done::Entered(self.enter(&room).await),
+        let held = self.shared.hold(&self.conversation);
+        let entered = match self.register(&held.room).await {
+            Ok(since) => self.enter(&held.room, since).await,
+            Err(failure) => Err(failure),
+        };
+        match entered {
+            Ok(entered) => Done::Entered(entered),
             Err(failure) => {
                 crate::metrics::ERRORS.inc();
                 self.refuse(failure);
                 Done::Told
             }
-        };
-        if self.shared.hub.release(&room) {
-            self.shared.forget_room(&room).await;
         }
-        done
     }
 
-    /// Makes sure that events of the conversation come here, and that the user may hear them.
-    async fn register(&self, room: &Room) -> Result<(), Failure> {
-        let known = room.lock().topic.head().is_some();
+    /// Makes sure that events of the conversation come here, and that the user may hear them: as of which seq.
+    async fn register(&self, room: &Room) -> Result<u64, Failure> {
         let check = (self.authority == Authority::Participant).then(|| self.connection.user.clone());
-        if known && check.is_none() {
-            return Ok(());
-        }
-        self.shared.links[room.partition as usize].join(&self.conversation, check).await.map(drop)
+        self.shared.links[room.partition as usize].join(room, check).await
     }
 
     fn refuse(&self, failure: Failure) {
@@ -95,7 +91,7 @@ impl Request {
         }
     }
 
-    async fn enter(&self, room: &Arc<Room>) -> Entered {
+    async fn enter(&self, room: &Arc<Room>, since: u64) -> Result<Entered, Failure> {
         let entering = async {
             match &self.already {
                 Some(_) => (room.lock().participants, Vec::new()),
@@ -104,7 +100,18 @@ impl Request {
         };
         let ((participants, visible), recorded) = tokio::join!(entering, self.record(room));
         let before = self.shared.audience.seen_by(&self.connection, &visible);
-        let entered = self.become_member(room, participants, recorded.as_ref());
+        let entered = self.become_member(room, participants, recorded.as_ref(), since);
+        if let Err(failure) = entered {
+            // A session that goes on tries that elsewhere, unless it may not.
+            if !matches!(self.asked, Asked::Silently(_)) || failure.code == ErrorCode::Forbidden {
+                let dialect = self.asked.dialect();
+                self.shared.recovery_unsubscribes(&self.connection, &self.conversation, dialect);
+            }
+            if self.already.is_none() {
+                step_out(&self.shared, &self.connection, room, false);
+            }
+            return Err(failure);
+        }
         if recorded.is_some_and(|recorded| !recorded.stored) {
             self.shared.renew_recovery(&self.connection);
         }
@@ -142,8 +149,15 @@ impl Request {
         Some(Recorded { vocabulary, seq, place: None, stored })
     }
 
-    /// The reply and the cursor under one lock, so that no event comes between them.
-    fn become_member(&self, room: &Arc<Room>, participants: u32, recorded: Option<&Recorded>) -> Entered {
+    /// The reply and the cursor under one lock, so that no event comes between them, nor between what may have ended the
+    /// user's right and the cursor.
+    fn become_member(
+        &self,
+        room: &Arc<Room>,
+        participants: u32,
+        recorded: Option<&Recorded>,
+        since: u64,
+    ) -> Result<Entered, Failure> {
         let mut state = room.lock();
         let head_seq = state.topic.head().unwrap_or(0);
         let tracked = recorded.and_then(|recorded| {
@@ -157,6 +171,14 @@ impl Request {
         if recorded.is_some_and(|recorded| !recorded.stored) {
             tell_pending(&self.connection);
         }
+        let (connection, dialect) = (self.connection.clone(), self.asked.dialect());
+        let member = Member { connection, dialect, place: tracked.map_or(0, |(place, _)| place) };
+        // Where nobody is asked whether they may, they may as of now.
+        let since = match self.authority {
+            Authority::Participant => since,
+            _ => head_seq,
+        };
+        state.admit(&member, since)?;
         let head_seq = tracked.filter(|_| self.after_seq.is_none()).map_or(head_seq, |(_, seq)| seq);
         let reply = Reply::Joined {
             conversation: self.conversation.clone(),
@@ -165,46 +187,45 @@ impl Request {
         };
         self.connection.offer(&self.asked.answer(&reply), Urgency::Reply);
         let place = self.already.as_ref().map(|(_, slot)| *slot);
-        let place = place.filter(|slot| {
-            state.topic.hearer(*slot).is_some_and(|other| other.connection.id == self.connection.id)
-        });
+        let place = place.filter(|slot| state.is_place_of(*slot, &self.connection, dialect));
+        if self.already.is_some() && place.is_none() {
+            // The subscription ended meanwhile, which is counted when the session hears of it, if it has not yet.
+            if self.count_in(&mut state) {
+                self.shared.tell_presence(self.arrival());
+            }
+        }
         let after_seq = tracked.map(|(_, seq)| seq).or(self.after_seq);
         let slot = match (place, after_seq) {
-            (Some(slot), None) => slot,
-            (Some(slot), Some(after_seq)) if tracked.is_none() => {
-                state.topic.rejoin(slot, after_seq);
+            (Some(slot), after_seq) if after_seq.is_none() || tracked.is_none() => {
+                state.topic.rejoin(slot, after_seq, since);
                 slot
             }
             (before, after_seq) => {
                 before.into_iter().for_each(|slot| drop(state.topic.leave(slot)));
-                let (connection, dialect) = (self.connection.clone(), self.asked.dialect());
-                let place = tracked.map_or(0, |(place, _)| place);
-                let member = Member { connection, dialect, place };
-                state.topic.join(member, after_seq.unwrap_or(head_seq)).0
+                state.topic.join(member, after_seq.unwrap_or(head_seq), since).0
             }
         };
-        Entered { room: room.clone(), dialect: self.asked.dialect(), slot }
+        Ok(Entered { room: room.clone(), dialect, slot })
+    }
+
+    /// Counts the connection in; `true` if it is its user's first one there.
+    fn count_in(&self, state: &mut RoomState) -> bool {
+        let connections = state.users.entry(self.connection.user.clone()).or_insert(0);
+        *connections += 1;
+        *connections == 1
+    }
+
+    fn arrival(&self) -> Change {
+        let (conversation, user) = (self.conversation.to_string(), self.connection.user.to_string());
+        Change::RoomJoined(wire::RoomJoined { conversation, user })
     }
 
     /// Counts the user in; their first connection here announces them. Returns how many users there are,
     /// and whom the joiner sees.
     async fn enter_presence(&self, room: &Arc<Room>) -> (u32, Vec<String>) {
-        let first = {
-            let mut state = room.lock();
-            let connections = state.users.entry(self.connection.user.clone()).or_insert(0);
-            *connections += 1;
-            *connections == 1
-        };
-        if first {
-            let (conversation, user) = (self.conversation.to_string(), self.connection.user.to_string());
-            let change = Change::RoomJoined(wire::RoomJoined { conversation, user });
-            if let Some(Outcome::Room(state)) = self.shared.ask_presence(change).await {
-                room.lock().participants = state.participants;
-                if state.changed {
-                    room.show_arrival(self.connection.user.as_str(), state.participants, true);
-                }
-                return (state.participants, state.visible);
-            }
+        let first = self.count_in(&mut room.lock());
+        if first && let Some(Outcome::Room(state)) = self.shared.ask_presence(self.arrival()).await {
+            return (state.participants, state.visible);
         }
         let mut state = room.lock();
         state.participants = state.participants.max(state.users.len() as u32);
@@ -230,19 +251,29 @@ pub fn refuse_silently(
     }
 }
 
-/// Takes a connection out of a room, and its user if it was their last one there.
-pub async fn leave(
+/// Takes a connection's place in a room away, and its user out of the room if it was their last one there. A place that
+/// is gone already has ended, of which the connection is told.
+pub fn leave(
     shared: &Shared,
     connection: &Connection,
     room: &Arc<Room>,
-    slot: Slot,
+    (dialect, slot): (Dialect, Slot),
     disconnected: bool,
 ) {
+    {
+        let mut state = room.lock();
+        if !state.is_place_of(slot, connection, dialect) {
+            return;
+        }
+        state.topic.leave(slot);
+    }
+    step_out(shared, connection, room, disconnected);
+}
+
+/// A connection's place in a room is gone.
+pub fn step_out(shared: &Shared, connection: &Connection, room: &Arc<Room>, disconnected: bool) {
     let last = {
         let mut state = room.lock();
-        if state.topic.hearer(slot).is_some_and(|hearer| hearer.connection.id == connection.id) {
-            state.topic.leave(slot);
-        }
         let last = match state.users.get_mut(&connection.user) {
             Some(connections) if *connections > 1 => {
                 *connections -= 1;
@@ -258,19 +289,11 @@ pub async fn leave(
     };
     if last {
         let (conversation, user) = (room.conversation.to_string(), connection.user.to_string());
-        let left = wire::RoomLeft { conversation, user, disconnected };
-        if room.lock().hears_arrivals() {
-            let left = shared.ask_presence(Change::RoomLeft(left)).await;
-            if let Some(Outcome::Room(wire::RoomState { changed: true, participants, .. })) = left {
-                room.show_arrival(connection.user.as_str(), participants, false);
-            }
-        } else {
-            shared.tell_presence(Change::RoomLeft(left));
-        }
+        shared.tell_presence(Change::RoomLeft(wire::RoomLeft { conversation, user, disconnected }));
         if shared.audience.leave_room(room, &connection.user, disconnected) {
             let user = connection.user.to_string();
             shared.tell_presence(Change::Unwatch(wire::Unwatch { user }));
         }
     }
-    shared.let_go(room).await;
+    shared.let_go(room);
 }

@@ -30,6 +30,7 @@ pub mod presence;
 pub mod publish;
 pub mod reads;
 pub mod recovery;
+pub mod registration;
 pub mod rest;
 pub mod routes;
 pub mod session;
@@ -37,9 +38,15 @@ pub mod shared;
 pub mod socket;
 pub mod socketio;
 pub mod stream;
+mod sync;
 pub mod upgrade;
 pub mod wall;
 pub mod writer;
+
+#[cfg(test)]
+mod membership_tests;
+#[cfg(test)]
+mod order_tests;
 
 use crate::connection::Signal;
 use crate::shared::Shared;

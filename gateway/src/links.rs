@@ -1,14 +1,14 @@
-//! One task per partition keeps the gateway's interest registered with the partition's owner.
+//! One task per partition keeps what is registered with the partition's owner as the hub's rooms are.
 
-use crate::core::link::{Link, Repair};
+use crate::core::link::{Link, Repair, Rooms};
+use crate::hub::Room;
+use crate::registration::{Anew, Join, REGISTRATIONS_MAX, Registered, Registration, unavailable};
 use crate::shared::Shared;
-use carillon_proto::code::{ErrorCode, Failure};
-use carillon_proto::id::{ConversationId, UserId};
-use carillon_proto::limits::ENTRY_COMMANDS_MAX;
+use carillon_proto::code::Failure;
+use carillon_proto::id::UserId;
 use carillon_proto::{subject, wire};
 use carillon_runtime::time::steady_ms;
 use prost::Message;
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -24,21 +24,15 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between two tries when nobody answers.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
-/// Conversations in one registration: ids of the largest size stay far below a bus message.
-const REGISTRATIONS_MAX: usize = ENTRY_COMMANDS_MAX * 4;
 
 enum Ask {
-    Join {
-        conversation: ConversationId,
-        check: Option<UserId>,
-        answer: oneshot::Sender<Result<u64, Failure>>,
-        since: Instant,
-    },
-    Leave(ConversationId),
-    Batch {
-        epoch: u64,
-        number: u64,
-    },
+    Join(Join),
+    Heard(Heard),
+}
+
+/// What came from the owner.
+enum Heard {
+    Batch { epoch: u64, number: u64 },
     Beat(wire::Beat),
     Lost,
 }
@@ -50,37 +44,38 @@ pub struct LinkHandle {
 }
 
 impl LinkHandle {
-    /// Registers a conversation and returns its committed head; with `check`, only if that user may join.
+    /// Makes sure that events come for a room that the caller holds open; with `check`, only if that user may join. A room
+    /// that knows its head is registered, for as long as it is there. Returns as of which seq of the conversation they may.
     ///
     /// # Errors
     /// `forbidden`, or `unavailable` when the owner did not answer in time.
-    pub async fn join(&self, conversation: &ConversationId, check: Option<UserId>) -> Result<u64, Failure> {
+    pub async fn join(&self, room: &Room, check: Option<UserId>) -> Result<u64, Failure> {
+        if check.is_none()
+            && let Some(head) = room.lock().topic.head()
+        {
+            return Ok(head);
+        }
         let (answer, answered) = oneshot::channel();
-        let ask = Ask::Join { conversation: conversation.clone(), check, answer, since: Instant::now() };
-        if self.asks.try_send(ask).is_err() {
+        let join = Join { conversation: room.conversation.clone(), check, answer, since: Instant::now() };
+        if self.asks.try_send(Ask::Join(join)).is_err() {
             return Err(unavailable());
         }
         answered.await.unwrap_or_else(|_| Err(unavailable()))
     }
 
-    /// The conversation has no members here any more.
-    pub async fn leave(&self, conversation: &ConversationId) {
-        let _ = self.asks.send(Ask::Leave(conversation.clone())).await;
-    }
-
     /// A batch with this number came.
     pub async fn batch(&self, epoch: u64, number: u64) {
-        let _ = self.asks.send(Ask::Batch { epoch, number }).await;
+        let _ = self.asks.send(Ask::Heard(Heard::Batch { epoch, number })).await;
     }
 
     /// A beat came.
     pub async fn beat(&self, beat: wire::Beat) {
-        let _ = self.asks.send(Ask::Beat(beat)).await;
+        let _ = self.asks.send(Ask::Heard(Heard::Beat(beat))).await;
     }
 
     /// Messages may have been lost.
     pub async fn lost(&self) {
-        let _ = self.asks.send(Ask::Lost).await;
+        let _ = self.asks.send(Ask::Heard(Heard::Lost)).await;
     }
 
     /// How far the owner is behind its log, if that is too far to take more work, in milliseconds.
@@ -88,11 +83,6 @@ impl LinkHandle {
         let lag_ms = self.lag_ms.load(Ordering::Relaxed);
         (lag_ms > 0).then_some(lag_ms)
     }
-}
-
-fn unavailable() -> Failure {
-    Failure::new(ErrorCode::Unavailable, "the conversation cannot be reached now: try again")
-        .retry_after(1_000)
 }
 
 /// Makes a partition's handle and the task behind it.
@@ -108,90 +98,57 @@ pub struct LinkTask {
     lag_ms: Arc<AtomicU64>,
 }
 
-/// A registration to be made.
+/// What has gathered for a partition's task.
 #[derive(Default)]
-struct Change {
-    joins: Vec<Join>,
-    add: HashSet<ConversationId>,
-    remove: HashSet<ConversationId>,
-}
-
-struct Join {
-    conversation: ConversationId,
-    check: Option<UserId>,
-    answer: oneshot::Sender<Result<u64, Failure>>,
-    since: Instant,
-}
-
-impl Change {
-    /// Takes an ask in, or gives it back when it contradicts one that is in already.
-    fn take(&mut self, ask: Ask) -> Result<Option<Ask>, Ask> {
-        match ask {
-            Ask::Join { ref conversation, .. } if self.remove.contains(conversation) => Err(ask),
-            Ask::Leave(ref conversation) if self.add.contains(conversation) => Err(ask),
-            Ask::Join { conversation, check, answer, since } => {
-                self.add.insert(conversation.clone());
-                self.joins.push(Join { conversation, check, answer, since });
-                Ok(None)
-            }
-            Ask::Leave(conversation) => {
-                self.remove.insert(conversation);
-                Ok(None)
-            }
-            other => Ok(Some(other)),
-        }
-    }
-
-    fn is_full(&self) -> bool {
-        self.joins.len() + self.remove.len() >= REGISTRATIONS_MAX
-    }
-
-    fn is_empty(&self) -> bool {
-        self.joins.is_empty() && self.remove.is_empty()
-    }
+pub(crate) struct Gathered {
+    /// Joins that wait.
+    pub(crate) joins: Vec<Join>,
+    heard: Vec<Heard>,
 }
 
 impl LinkTask {
+    /// Waits until there is something to do, and takes what is there by then; `None` when the gateway ends. Cancelling
+    /// loses nothing.
+    pub(crate) async fn gather(&mut self, changed: impl Future<Output = ()>) -> Option<Gathered> {
+        let mut gathered = Gathered::default();
+        let mut next = tokio::select! {
+            biased;
+            ask = self.asks.recv() => Some(ask?),
+            () = changed => None,
+        };
+        while let Some(ask) = next.take().or_else(|| self.asks.try_recv().ok()) {
+            match ask {
+                Ask::Join(join) => gathered.joins.push(join),
+                Ask::Heard(heard) => gathered.heard.push(heard),
+            }
+            if gathered.joins.len() >= REGISTRATIONS_MAX || gathered.heard.len() >= ASKS_MAX {
+                break;
+            }
+        }
+        Some(gathered)
+    }
+
     /// Serves one partition until the gateway ends.
     pub async fn run(mut self, shared: Arc<Shared>, partition: u32) {
         let mut owner = Owner { shared, partition, link: Link::default() };
         let mut tick = tokio::time::interval(Duration::from_secs(1));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut held_back: Option<Ask> = None;
         loop {
-            let first = match held_back.take() {
-                Some(ask) => ask,
-                None => tokio::select! {
-                    ask = self.asks.recv() => match ask {
-                        Some(ask) => ask,
-                        None => return,
-                    },
-                    _ = tick.tick() => {
-                        owner.link.tick(steady_ms());
-                        owner.repair().await;
-                        continue;
-                    }
+            let hub = &owner.shared.hub;
+            let gathered = tokio::select! {
+                biased;
+                _ = tick.tick() => {
+                    owner.link.tick(steady_ms(), hub.count_of(partition) > 0);
+                    Gathered::default()
+                }
+                gathered = self.gather(hub.changed(partition)) => match gathered {
+                    Some(gathered) => gathered,
+                    None => return,
                 },
             };
-            let mut change = Change::default();
-            let mut next = Some(first);
-            while let Some(ask) = next.take().or_else(|| self.asks.try_recv().ok()) {
-                match change.take(ask) {
-                    Ok(None) => {}
-                    Ok(Some(ask)) => owner.heard(ask),
-                    Err(ask) => {
-                        held_back = Some(ask);
-                        break;
-                    }
-                }
-                if change.is_full() {
-                    break;
-                }
-            }
+            gathered.heard.into_iter().for_each(|heard| owner.heard(heard));
             self.lag_ms.store(owner.link.overloaded().unwrap_or(0), Ordering::Relaxed);
-            if !change.is_empty() {
-                owner.register(change).await;
-            }
+            owner.register(gathered.joins).await;
             owner.repair().await;
         }
     }
@@ -204,67 +161,48 @@ struct Owner {
 }
 
 impl Owner {
-    fn heard(&mut self, ask: Ask) {
-        match ask {
-            Ask::Batch { epoch, number } => self.link.batch(epoch, number),
-            Ask::Beat(beat) => {
-                self.link.beat(steady_ms(), beat.epoch, beat.number, beat.interest_hash, beat.lag_ms)
+    fn heard(&mut self, heard: Heard) {
+        match heard {
+            Heard::Batch { epoch, number } => self.link.batch(epoch, number),
+            Heard::Beat(beat) => {
+                let Shared { hub, .. } = &*self.shared;
+                let rooms =
+                    Rooms { expected: hub.expected(self.partition), any: hub.count_of(self.partition) > 0 };
+                self.link.beat(steady_ms(), &beat, &rooms);
             }
-            Ask::Lost => self.link.lost(),
-            Ask::Join { .. } | Ask::Leave(_) => {}
+            Heard::Lost => self.link.lost(),
         }
     }
 
-    async fn register(&mut self, change: Change) {
-        for conversation in &change.add {
-            self.link.add(conversation);
-        }
-        for conversation in &change.remove {
-            self.link.remove(conversation);
-        }
-        let mut checks: HashMap<&ConversationId, Vec<String>> =
-            change.add.iter().map(|conversation| (conversation, Vec::new())).collect();
-        for Join { conversation, check, .. } in &change.joins {
-            if let (Some(checks), Some(user)) = (checks.get_mut(conversation), check) {
-                checks.push(user.to_string());
+    /// Tells the owner which of the rooms that are joined or have changed are there.
+    async fn register(&mut self, mut joins: Vec<Join>) {
+        let registration = loop {
+            match Registration::of(&self.shared.hub, self.partition, joins) {
+                Ok(None) => return,
+                Ok(Some(registration)) => break registration,
+                Err(waiting) => joins = waiting,
             }
-        }
-        let add = checks
-            .into_iter()
-            .map(|(conversation, check)| wire::Interest {
-                conversation: conversation.to_string(),
-                known_head: 0,
-                check,
-            })
-            .collect();
-        let remove = change.remove.iter().map(ToString::to_string).collect();
-        let body = wire::partition_request::Body::Register(wire::Register { replace: false, add, remove });
-        let deadline =
-            change.joins.iter().map(|join| join.since).min().unwrap_or_else(Instant::now) + JOIN_TIMEOUT;
-        let reply = self.request(body, deadline).await;
-        let listened: HashMap<String, wire::Listened> = match reply {
-            Some(wire::partition_reply::Body::Registered(registered)) => registered
-                .conversations
-                .into_iter()
-                .map(|listened| (listened.conversation.clone(), listened))
-                .collect(),
-            _ => HashMap::new(),
+            let finished = self.resync().await;
+            self.link.resynced(finished);
         };
-        for listened in listened.values() {
-            self.shared.announce(&listened.conversation, listened.head).await;
+        let body = wire::partition_request::Body::Register(registration.request());
+        // Where no join waits, later ones should not wait for this.
+        let alone = || Instant::now() + REQUEST_TIMEOUT;
+        let deadline = registration.since().map_or_else(alone, |since| since + JOIN_TIMEOUT);
+        let registered = match self.request(body, deadline).await {
+            Some(wire::partition_reply::Body::Registered(registered)) => Some(registered),
+            _ => None,
+        };
+        let done = registration.answered(&self.shared.hub, registered);
+        self.serve(done).await;
+    }
+
+    async fn serve(&self, done: Registered) {
+        for fetch in done.fetches {
+            self.shared.start_fetch(Some(fetch));
         }
-        for join in change.joins {
-            let refused = |listened: &wire::Listened| {
-                join.check
-                    .as_ref()
-                    .is_some_and(|user| listened.refused.iter().any(|refused| refused == user.as_str()))
-            };
-            let verdict = match listened.get(join.conversation.as_str()) {
-                None => Err(unavailable()),
-                Some(listened) if refused(listened) => Err(Failure::forbidden()),
-                Some(listened) => Ok(listened.head),
-            };
-            let _ = join.answer.send(verdict);
+        for room in done.touched {
+            room.flush().await;
         }
     }
 
@@ -299,36 +237,17 @@ impl Owner {
         Some(whole)
     }
 
-    /// Whether everything was registered, and its heads are known.
+    /// Registers all rooms that are there, in the place of everything before: whether that was done, and the heads are
+    /// known.
     async fn resync(&mut self) -> bool {
         crate::metrics::RESYNCS.inc();
-        let interest: Vec<ConversationId> = self.link.interest().cloned().collect();
-        let mut replace = true;
-        let mut pages = interest.chunks(REGISTRATIONS_MAX);
-        while let Some(page) = pages.next().or(if replace { Some(&[][..]) } else { None }) {
-            let known = |conversation: &ConversationId| {
-                self.shared
-                    .hub
-                    .room(conversation.as_str())
-                    .and_then(|room| room.lock().topic.head())
-                    .unwrap_or(0)
-            };
-            let add = page
-                .iter()
-                .map(|conversation| wire::Interest {
-                    conversation: conversation.to_string(),
-                    known_head: known(conversation),
-                    check: Vec::new(),
-                })
-                .collect();
-            let body =
-                wire::partition_request::Body::Register(wire::Register { replace, add, remove: Vec::new() });
-            replace = false;
+        let mut anew = Anew::of(&self.shared.hub, self.partition);
+        while let Some(register) = anew.request() {
+            let body = wire::partition_request::Body::Register(register);
             let reply = self.request(body, Instant::now() + JOIN_TIMEOUT).await;
             let Some(wire::partition_reply::Body::Registered(registered)) = reply else { return false };
-            for listened in registered.conversations {
-                self.shared.announce(&listened.conversation, listened.head).await;
-            }
+            let done = anew.answered(&self.shared.hub, &registered);
+            self.serve(done).await;
         }
         true
     }
@@ -339,17 +258,21 @@ impl Owner {
         body: wire::partition_request::Body,
         deadline: Instant,
     ) -> Option<wire::partition_reply::Body> {
+        let (registers, replaces) = match &body {
+            wire::partition_request::Body::Register(register) => (true, register.replace),
+            _ => (false, false),
+        };
         loop {
             let request = wire::PartitionRequest {
                 gateway: self.shared.id.to_string(),
-                counter: self.link.next_counter(),
+                counter: self.link.next_counter(registers),
                 body: Some(body.clone()),
             };
             let payload = request.encode_to_vec().into();
             let subject = subject::partition(self.partition);
             let reply = self.shared.bus.request(&subject, payload, REQUEST_TIMEOUT).await;
             match reply.map(wire::PartitionReply::decode) {
-                Ok(Ok(reply)) if self.link.replied(reply.epoch) => match reply.body {
+                Ok(Ok(reply)) if self.link.replied(reply.epoch, replaces) => match reply.body {
                     Some(wire::partition_reply::Body::Failure(failure)) => {
                         tracing::debug!(
                             partition = self.partition,

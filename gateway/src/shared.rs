@@ -184,23 +184,14 @@ impl Shared {
         self.pending.resolve(outcome.request, came);
     }
 
-    /// A conversation's committed head was told.
-    pub async fn announce(&self, conversation: &str, head: u64) {
-        let (fetch, served) = self.hub.announce(conversation, head);
-        self.start_fetch(fetch);
-        if let Some(room) = served {
-            room.flush().await;
-        }
-    }
-
     /// Fetches what a topic misses, in the background, until it misses nothing.
-    fn start_fetch(&self, fetch: Option<Fetch>) {
+    pub(crate) fn start_fetch(&self, fetch: Option<Fetch>) {
         let (Some(mut fetch), Some(shared)) = (fetch, self.this.upgrade()) else { return };
         tokio::spawn(async move {
             loop {
                 let Fetch { room, after_seq, up_to_seq } = fetch;
-                if shared.hub.abandon_fetch(&room) {
-                    return shared.let_go(&room).await;
+                if room.lock().closed {
+                    return;
                 }
                 metrics::FETCHES.inc();
                 let read = shared.read_after(room.conversation.as_str(), after_seq, up_to_seq).await;
@@ -218,24 +209,43 @@ impl Shared {
                 room.flush().await;
                 match more {
                     Some(more) => fetch = more,
-                    None => return shared.let_go(&room).await,
+                    None => return,
                 }
             }
         });
     }
 
-    /// Lets a room go if nobody needs it, and ends what was registered for it.
-    pub async fn let_go(&self, room: &Arc<Room>) {
+    /// The room of a conversation, held open for a join until the guard is dropped.
+    pub fn hold(&self, conversation: &ConversationId) -> Held<'_> {
+        Held { shared: self, room: self.hub.hold(conversation) }
+    }
+
+    /// Lets a room go if nobody needs it.
+    pub fn let_go(&self, room: &Arc<Room>) {
         if self.hub.close_if_idle(room) {
-            self.forget_room(room).await;
+            self.forget_room(room);
         }
     }
 
-    /// Ends what was registered for a room that has been closed.
-    pub async fn forget_room(&self, room: &Arc<Room>) {
+    /// The users who were seen in a room that has been closed are seen there no longer.
+    fn forget_room(&self, room: &Arc<Room>) {
         for user in self.audience.close_room(room) {
             self.tell_presence(Change::Unwatch(wire::Unwatch { user }));
         }
-        self.links[room.partition as usize].leave(&room.conversation).await;
+    }
+}
+
+/// A room that does not go while somebody joins it.
+pub struct Held<'s> {
+    shared: &'s Shared,
+    /// The room.
+    pub room: Arc<Room>,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        if self.shared.hub.release(&self.room) {
+            self.shared.forget_room(&self.room);
+        }
     }
 }

@@ -11,7 +11,12 @@ pub fn stable_hash(text: &str) -> u64 {
 
 /// The partition whose log carries the conversation's commands, below `partitions`.
 pub fn of_conversation(conversation: &ConversationId, partitions: u32) -> u32 {
-    (stable_hash(conversation.as_str()) % u64::from(partitions)) as u32
+    of_text(conversation.as_str(), partitions)
+}
+
+/// As [`of_conversation`], for what claims to be a conversation's id.
+pub fn of_text(conversation: &str, partitions: u32) -> u32 {
+    (stable_hash(conversation) % u64::from(partitions)) as u32
 }
 
 /// The presence shard of a user or of a conversation's room, below [`PRESENCE_SHARDS`].

@@ -1,13 +1,10 @@
-//! What a gateway knows of one partition's owner: epoch, batch numbers, interest, beats.
+//! What a gateway knows of one partition's owner: epoch, batch numbers, beats.
 //!
-//! Batches carry numbers and beats announce the last one, so a lost batch is asked for again; a wrong
-//! interest hash, a new epoch or silence makes the gateway register everything anew. The beat is all the
-//! anti-entropy there is.
+//! Batches carry numbers and beats announce the last one, so a lost batch is asked for again; a hash that is not that of
+//! the rooms, a new epoch or silence makes the gateway register everything anew. The beat is all the anti-entropy there
+//! is. Which rooms there are is not kept here: the hub has them.
 
-use carillon_proto::id::ConversationId;
-use carillon_proto::partition::stable_hash;
-use carillon_runtime::collections::Spare;
-use std::collections::HashSet;
+use carillon_proto::wire;
 
 /// Beats come once a second; after this long without one the owner is taken for new.
 pub const SILENCE_MS: u64 = 3_000;
@@ -24,14 +21,21 @@ pub struct Repair {
     pub resync: bool,
 }
 
+/// The partition's rooms, as a beat is compared with them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rooms {
+    /// XOR of the hashes of what the owner should have registered; `None` while it was not told everything.
+    pub expected: Option<u64>,
+    /// There is a room.
+    pub any: bool,
+}
+
 /// One gateway's view of one partition's owner.
 #[derive(Debug, Default)]
 pub struct Link {
     epoch: u64,
     received: u64,
-    interest: HashSet<ConversationId>,
-    hash: u64,
-    /// The interest changed since the last beat, so that its hash proves nothing.
+    /// Something was registered since the last beat, so that the hash in one without a counter proves nothing.
     changed: bool,
     mismatches: u32,
     /// The first batch that did not come, and has not been asked for.
@@ -45,38 +49,17 @@ pub struct Link {
     heard_ms: u64,
     lag_ms: u64,
     counter: u64,
+    /// Of the last registration.
+    registered_counter: u64,
 }
 
 impl Link {
-    /// A conversation is served here from now on; `false` if it was already.
-    pub fn add(&mut self, conversation: &ConversationId) -> bool {
-        let new = self.interest.insert(conversation.clone());
-        if new {
-            self.hash ^= stable_hash(conversation.as_str());
-            self.changed = true;
-        }
-        new
-    }
-
-    /// A conversation is no longer served here.
-    pub fn remove(&mut self, conversation: &ConversationId) -> bool {
-        let was = self.interest.remove(conversation);
-        if was {
-            self.hash ^= stable_hash(conversation.as_str());
-            self.changed = true;
-        }
-        self.interest.give_spare_back();
-        was
-    }
-
-    /// Everything that is served here.
-    pub fn interest(&self) -> impl Iterator<Item = &ConversationId> {
-        self.interest.iter()
-    }
-
-    /// The counter of the next request.
-    pub fn next_counter(&mut self) -> u64 {
+    /// The counter of the next request, which may be a registration.
+    pub fn next_counter(&mut self, registers: bool) -> u64 {
         self.counter += 1;
+        if registers {
+            (self.registered_counter, self.changed) = (self.counter, true);
+        }
         self.counter
     }
 
@@ -102,9 +85,11 @@ impl Link {
         self.received = self.received.max(number);
     }
 
-    /// A reply came: whether it counts, which one of an owner before does not.
-    pub fn replied(&mut self, epoch: u64) -> bool {
+    /// A reply came: whether it counts, which one of an owner before does not. A new owner has what it was asked to
+    /// register just now, and nothing else, unless that replaces everything.
+    pub fn replied(&mut self, epoch: u64, replaces: bool) -> bool {
         if epoch > self.epoch {
+            self.resync |= self.epoch != 0 && !replaces;
             self.begin(epoch);
         }
         epoch == self.epoch
@@ -123,24 +108,31 @@ impl Link {
     }
 
     /// A beat came.
-    pub fn beat(&mut self, now_ms: u64, epoch: u64, number: u64, interest_hash: u64, lag_ms: u64) {
-        if epoch < self.epoch {
+    pub fn beat(&mut self, now_ms: u64, beat: &wire::Beat, rooms: &Rooms) {
+        if beat.epoch < self.epoch {
             return;
         }
-        (self.heard_ms, self.lag_ms) = (now_ms, lag_ms);
-        if epoch > self.epoch {
-            self.begin(epoch);
-            self.resync |= !self.interest.is_empty();
-        } else {
-            let settled = !std::mem::take(&mut self.changed);
-            let differs = interest_hash != self.hash && settled;
+        (self.heard_ms, self.lag_ms) = (now_ms, beat.lag_ms);
+        if beat.epoch > self.epoch {
+            self.begin(beat.epoch);
+            self.resync |= rooms.any;
+        } else if let Some(differs) = self.differs(beat, rooms) {
             self.mismatches = if differs { self.mismatches + 1 } else { 0 };
         }
         if self.mismatches >= 2 {
             self.mismatches = 0;
             self.resync = true;
         }
-        self.received(number, number);
+        self.received(beat.number, beat.number);
+    }
+
+    /// Whether the owner has something else registered than the rooms that are here; `None` where that cannot be told. A
+    /// beat says the last request that its owner knows, so that joins and leaves all the time do not keep it from being
+    /// compared; older workers do not say it.
+    fn differs(&mut self, beat: &wire::Beat, rooms: &Rooms) -> Option<bool> {
+        let settled = !std::mem::take(&mut self.changed);
+        let comparable = if beat.counter == 0 { settled } else { beat.counter >= self.registered_counter };
+        rooms.expected.filter(|_| comparable).map(|expected| expected != beat.interest_hash)
     }
 
     /// Messages may have been lost, whichever.
@@ -163,11 +155,11 @@ impl Link {
 
     /// Once a second: an owner that has fallen silent while something is served here is looked for anew, and one that did
     /// not tell all heads, or did not answer, is asked again.
-    pub fn tick(&mut self, now_ms: u64) {
+    pub fn tick(&mut self, now_ms: u64, serves: bool) {
         if let Some(from) = self.unanswered.take() {
             self.missing = Some(self.missing.map_or(from, |other| other.min(from)));
         }
-        if self.interest.is_empty() {
+        if !serves {
             (self.heard_ms, self.unfinished) = (now_ms, false);
         } else if now_ms.saturating_sub(self.heard_ms) >= SILENCE_MS || self.unfinished {
             self.heard_ms = now_ms;
@@ -186,16 +178,23 @@ impl Link {
 mod tests {
     use super::*;
 
-    fn conversation(text: &str) -> ConversationId {
-        ConversationId::parse(text).expect("valid")
+    const NONE: Rooms = Rooms { expected: Some(0), any: false };
+    const SOME: Rooms = Rooms { expected: Some(0xA), any: true };
+
+    fn beat(epoch: u64, number: u64) -> wire::Beat {
+        wire::Beat { epoch, number, ..wire::Beat::default() }
+    }
+
+    fn hashed(interest_hash: u64, counter: u64) -> wire::Beat {
+        wire::Beat { interest_hash, counter, ..beat(7, 0) }
     }
 
     fn resend(from: u64) -> Option<Repair> {
         Some(Repair { resend: Some(from), resync: false })
     }
 
-    fn tick(link: &mut Link, now_ms: u64) -> Option<Repair> {
-        link.tick(now_ms);
+    fn tick(link: &mut Link, now_ms: u64, serves: bool) -> Option<Repair> {
+        link.tick(now_ms, serves);
         link.repair()
     }
 
@@ -204,7 +203,7 @@ mod tests {
     #[test]
     fn a_missing_batch_is_asked_for_once() {
         let mut link = Link::default();
-        assert!(link.replied(7));
+        assert!(link.replied(7, false));
         link.batch(7, 1);
         assert_eq!(link.repair(), None);
         link.batch(7, 4);
@@ -219,11 +218,11 @@ mod tests {
     #[test]
     fn a_beat_reveals_the_last_batch_lost() {
         let mut link = Link::default();
-        link.replied(7);
+        link.replied(7, false);
         link.batch(7, 1);
-        link.beat(0, 7, 3, 0, 0);
+        link.beat(0, &beat(7, 3), &NONE);
         assert_eq!(link.repair(), resend(2));
-        link.beat(0, 7, 3, 0, 0);
+        link.beat(0, &beat(7, 3), &NONE);
         assert_eq!(link.repair(), None);
     }
 
@@ -231,7 +230,7 @@ mod tests {
     #[test]
     fn batches_are_asked_for_even_where_everything_is_registered_anew() {
         let mut link = Link::default();
-        link.replied(7);
+        link.replied(7, false);
         link.batch(7, 1);
         link.lost();
         link.batch(7, 4);
@@ -239,54 +238,77 @@ mod tests {
         link.batch(9, 3);
         assert_eq!(link.repair(), Some(Repair { resend: Some(1), resync: true }), "a new owner's first ones");
         link.batch(9, 6);
-        link.replied(11);
+        link.replied(11, true);
         assert_eq!(link.repair(), None, "those of an owner before are nobody's any more");
     }
 
     #[test]
     fn batches_that_were_asked_for_in_vain_are_asked_for_again() {
         let mut link = Link::default();
-        link.replied(7);
+        link.replied(7, false);
         link.batch(7, 3);
         assert_eq!(link.repair(), resend(1));
         link.unanswered(7, 1);
         link.batch(7, 4);
         assert_eq!(link.repair(), None, "not at once");
         link.batch(7, 6);
-        link.tick(1_000);
+        link.tick(1_000, false);
         assert_eq!(link.repair(), resend(1));
         link.unanswered(7, 1);
-        link.replied(9);
-        link.tick(2_000);
-        assert_eq!(link.repair(), None, "the owner is another one");
+        link.replied(9, false);
+        link.tick(2_000, false);
+        assert_eq!(link.repair(), RESYNC, "the owner is another one, which has nothing of the batches");
         link.unanswered(7, 1);
-        link.tick(3_000);
+        link.tick(3_000, false);
         assert_eq!(link.repair(), None);
     }
 
+    /// A worker of an older version does not say which request it knows.
     #[test]
-    fn a_wrong_hash_counts_when_nothing_is_under_way() {
+    fn a_wrong_hash_without_a_counter_counts_when_nothing_is_under_way() {
         let mut link = Link::default();
-        link.replied(7);
-        link.add(&conversation("a"));
+        link.replied(7, false);
+        link.next_counter(true);
         for expected in [None, None, RESYNC] {
-            link.beat(0, 7, 0, 1, 0);
+            link.beat(0, &hashed(1, 0), &SOME);
             assert_eq!(link.repair(), expected, "the registration may be on its way");
         }
-        link.beat(0, 7, 0, stable_hash("a"), 0);
+        link.beat(0, &hashed(0xA, 0), &SOME);
         assert_eq!(link.repair(), None);
+    }
+
+    /// Before, a hash proved nothing while anybody joined or left between two beats: where somebody always does, a room
+    /// that the owner had lost stayed deaf.
+    #[test]
+    fn a_wrong_hash_counts_while_others_join_and_leave() {
+        let mut link = Link::default();
+        link.replied(7, false);
+        let first = link.next_counter(true);
+        link.beat(0, &hashed(1, first), &SOME);
+        let second = link.next_counter(true);
+        link.beat(0, &hashed(1, first), &SOME);
+        assert_eq!(link.repair(), None, "the beat does not know the last registration");
+        link.beat(0, &hashed(1, second), &Rooms { expected: None, any: true });
+        assert_eq!(link.repair(), None, "the owner was not told everything");
+        let third = link.next_counter(true);
+        link.next_counter(false);
+        link.beat(0, &hashed(1, third), &SOME);
+        assert_eq!(link.repair(), RESYNC, "what was asked for since is no registration");
+        link.beat(0, &hashed(1, third), &SOME);
+        link.beat(0, &hashed(0xA, third), &SOME);
+        link.beat(0, &hashed(1, third), &SOME);
+        assert_eq!(link.repair(), None, "one may have been overtaken");
     }
 
     #[test]
     fn a_new_owner_is_registered_with_and_an_old_one_ignored() {
         let mut link = Link::default();
-        link.add(&conversation("a"));
-        assert!(link.replied(7));
-        link.beat(0, 9, 0, 0, 0);
+        assert!(link.replied(7, false));
+        link.beat(0, &beat(9, 0), &SOME);
         assert_eq!(link.repair(), RESYNC);
-        assert!(!link.replied(7));
+        assert!(!link.replied(7, true));
         link.batch(7, 99);
-        link.beat(0, 7, 99, 0, 99_000);
+        link.beat(0, &wire::Beat { lag_ms: 99_000, ..beat(7, 99) }, &SOME);
         assert_eq!(link.repair(), None);
         assert_eq!(link.overloaded(), None);
         link.batch(9, 1);
@@ -295,44 +317,51 @@ mod tests {
         assert_eq!(link.repair(), RESYNC);
     }
 
+    /// Before, everything else waited for two beats, and heard nothing meanwhile.
     #[test]
-    fn silence_is_a_reason_to_ask_only_with_interest() {
+    fn an_owner_that_answers_one_join_first_is_registered_with() {
         let mut link = Link::default();
-        assert_eq!(tick(&mut link, 0), None);
-        assert_eq!(tick(&mut link, 10_000), None);
-        link.add(&conversation("a"));
-        assert_eq!(tick(&mut link, 12_999), None);
-        assert_eq!(tick(&mut link, 13_000), RESYNC);
-        assert_eq!(tick(&mut link, 14_000), None);
-        link.remove(&conversation("a"));
-        assert_eq!(link.hash, 0);
+        assert!(link.replied(7, false));
+        assert_eq!(link.repair(), None, "the first owner was told everything");
+        assert!(link.replied(9, false));
+        assert_eq!(link.repair(), RESYNC);
+        assert!(link.replied(11, true));
+        assert_eq!(link.repair(), None, "it has everything");
+    }
+
+    #[test]
+    fn silence_is_a_reason_to_ask_only_with_rooms() {
+        let mut link = Link::default();
+        assert_eq!(tick(&mut link, 0, false), None);
+        assert_eq!(tick(&mut link, 10_000, false), None);
+        assert_eq!(tick(&mut link, 12_999, true), None);
+        assert_eq!(tick(&mut link, 13_000, true), RESYNC);
+        assert_eq!(tick(&mut link, 14_000, true), None);
     }
 
     #[test]
     fn an_owner_that_did_not_tell_all_heads_is_asked_again() {
         let mut link = Link::default();
-        link.add(&conversation("a"));
-        link.beat(1_000, 7, 0, stable_hash("a"), 0);
+        link.beat(1_000, &hashed(0xA, 0), &SOME);
         assert_eq!(link.repair(), RESYNC, "it is new");
-        assert_eq!(tick(&mut link, 1_500), None);
+        assert_eq!(tick(&mut link, 1_500, true), None);
         link.resynced(false);
-        link.beat(2_000, 7, 0, stable_hash("a"), 0);
+        link.beat(2_000, &hashed(0xA, 0), &SOME);
         assert_eq!(link.repair(), None, "it has the registration");
-        assert_eq!(tick(&mut link, 2_500), RESYNC);
-        assert_eq!(tick(&mut link, 3_500), RESYNC);
+        assert_eq!(tick(&mut link, 2_500, true), RESYNC);
+        assert_eq!(tick(&mut link, 3_500, true), RESYNC);
         link.resynced(true);
-        assert_eq!(tick(&mut link, 4_500), None);
+        assert_eq!(tick(&mut link, 4_500, true), None);
         link.resynced(false);
-        link.remove(&conversation("a"));
-        assert_eq!(tick(&mut link, 5_500), None, "nothing is served here");
+        assert_eq!(tick(&mut link, 5_500, false), None, "nothing is served here");
     }
 
     #[test]
     fn lag_refuses_work_until_it_is_caught_up() {
         let mut link = Link::default();
-        link.beat(0, 1, 0, 0, LAG_MAX_MS + 1);
+        link.beat(0, &wire::Beat { lag_ms: LAG_MAX_MS + 1, ..beat(1, 0) }, &NONE);
         assert_eq!(link.overloaded(), Some(LAG_MAX_MS + 1));
-        link.beat(0, 1, 0, 0, 3);
+        link.beat(0, &wire::Beat { lag_ms: 3, ..beat(1, 0) }, &NONE);
         assert_eq!(link.overloaded(), None);
     }
 }

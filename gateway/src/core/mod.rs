@@ -8,6 +8,7 @@ pub mod outbox;
 pub mod probe;
 pub mod rate;
 pub mod refresh;
+pub mod registry;
 pub mod topic;
 pub mod tracker;
 pub mod typing;

@@ -3,6 +3,9 @@
 //! Delivery is moving cursors. A member is *live* while its cursor is at the head and its queue takes
 //! events; otherwise it is *behind* and reads on from its cursor, from the ring or the store, until it is
 //! at the head again. A jump in seq makes the topic itself fetch what is missing before it moves on.
+//!
+//! Some events end subscriptions, as a removal does. They count at their seq, whenever they arrive: a member is served
+//! what is below, and the event itself, and nothing above; one who came later, by right, is not concerned.
 
 use carillon_proto::limits::{RING_BYTES_MAX, RING_EVENTS_MAX};
 use std::collections::{BTreeMap, VecDeque};
@@ -18,18 +21,70 @@ pub trait Event {
     fn seq(&self) -> u64;
     /// What it weighs in the ring, in bytes.
     fn weight(&self) -> usize;
+    /// Whether it ends anybody's subscription.
+    fn may_end(&self) -> bool {
+        false
+    }
 }
 
 /// Whoever hears a conversation.
 pub trait Hearer<E> {
     /// Queues what it hears of an event, which may be nothing; `false` when there is no room.
     fn hear(&self, event: &E) -> bool;
+    /// Whether the event is the last that it may hear, unless it was let in later.
+    fn ends_with(&self, _event: &E) -> bool {
+        false
+    }
 }
 
 struct Member<H> {
     hearer: H,
     cursor: u64,
     live: bool,
+    /// Let in by right of the conversation as of this seq.
+    since: u64,
+    /// The last seq that it may hear.
+    until: u64,
+}
+
+impl<H> Member<H> {
+    /// It has queued an event.
+    fn has_heard<E: Event>(&mut self, event: &E)
+    where
+        H: Hearer<E>,
+    {
+        self.note_end(event);
+        self.cursor = self.cursor.max(event.seq());
+    }
+
+    fn note_end<E: Event>(&mut self, event: &E)
+    where
+        H: Hearer<E>,
+    {
+        if event.may_end() && event.seq() > self.since && self.hearer.ends_with(event) {
+            self.until = self.until.min(event.seq());
+        }
+    }
+
+    /// It has heard all that it may.
+    fn has_ended(&self) -> bool {
+        self.cursor >= self.until
+    }
+}
+
+/// Events that end subscriptions and were accepted while joins are under way are kept up to this many, for those who are
+/// not members yet. One that joins when more have come must ask anew.
+const ENDS_KEPT_MAX: usize = 256;
+
+/// What became of somebody's right to join while they joined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Right {
+    /// It holds.
+    Holds,
+    /// It has ended.
+    Ended,
+    /// Too much has come since to tell.
+    Unknown,
 }
 
 /// A member's place in its topic.
@@ -42,6 +97,8 @@ pub struct Wants {
     pub fetch: Option<(u64, u64)>,
     /// These members fell behind just now and must read on from their cursors.
     pub behind: Vec<Slot>,
+    /// These have heard the last that they may, and leave.
+    pub ended: Vec<Slot>,
 }
 
 /// What a member that is behind reads next.
@@ -49,9 +106,11 @@ pub struct Wants {
 pub enum CatchUp<E> {
     /// It is at the head, and live again.
     Live,
+    /// It has heard the last that it may, and leaves.
+    Ended,
     /// These, from the ring; the cursor is past them.
     Events(Vec<Arc<E>>),
-    /// Events from the store, when they are queued to be told to [`Topic::caught_up_to`].
+    /// Events from the store; call [`Topic::read`] with them.
     Read {
         /// Above this seq.
         after_seq: u64,
@@ -71,6 +130,12 @@ pub struct Topic<H, E> {
     announced: u64,
     members: Vec<Option<Member<H>>>,
     free: Vec<Slot>,
+    /// Joins under way.
+    joining: u32,
+    /// What ends subscriptions, of the time in which there are joins under way.
+    ends: VecDeque<Arc<E>>,
+    /// Seq of the highest of them that is not kept.
+    ends_forgotten: u64,
 }
 
 impl<H, E> Default for Topic<H, E> {
@@ -84,6 +149,9 @@ impl<H, E> Default for Topic<H, E> {
             announced: 0,
             members: Vec::new(),
             free: Vec::new(),
+            joining: 0,
+            ends: VecDeque::new(),
+            ends_forgotten: 0,
         }
     }
 }
@@ -150,12 +218,8 @@ impl<H: Hearer<E>, E: Event> Topic<H, E> {
         let more = self.advance();
         wants.fetch = more.fetch;
         wants.behind.extend(more.behind);
+        wants.ended.extend(more.ended);
         wants
-    }
-
-    /// Nobody hears any more: what was being fetched is not needed.
-    pub fn abandon_fetch(&mut self) {
-        self.fetching = false;
     }
 
     /// Serves what has become contiguous, and says what is missing.
@@ -185,18 +249,29 @@ impl<H: Hearer<E>, E: Event> Topic<H, E> {
     }
 
     fn accept(&mut self, event: Arc<E>, wants: &mut Wants) {
-        let seq = event.seq();
+        let (seq, may_end) = (event.seq(), event.may_end());
         for (slot, member) in (0..).zip(&mut self.members) {
             let Some(member) = member else { continue };
-            if !member.live || seq <= member.cursor {
+            if may_end {
+                member.note_end(&*event);
+            }
+            if !member.live {
                 continue;
             }
-            if member.hearer.hear(&event) {
-                member.cursor = seq;
-            } else {
+            if seq > member.cursor && !member.hearer.hear(&event) {
                 member.live = false;
                 wants.behind.push(slot);
+                continue;
             }
+            member.cursor = member.cursor.max(seq);
+            if member.has_ended() {
+                // It is in the list before it goes: what comes in the same step is not for it.
+                member.live = false;
+                wants.ended.push(slot);
+            }
+        }
+        if may_end {
+            self.keep_end(&event);
         }
         self.head = Some(seq);
         self.ring_bytes += event.weight();
@@ -207,10 +282,49 @@ impl<H: Hearer<E>, E: Event> Topic<H, E> {
         }
     }
 
-    /// Adds a member whose cursor is at `cursor`; `true` when it is behind and must read on.
-    pub fn join(&mut self, hearer: H, cursor: u64) -> (Slot, bool) {
+    fn keep_end(&mut self, event: &Arc<E>) {
+        if self.joining == 0 {
+            return;
+        }
+        self.ends.push_back(event.clone());
+        if self.ends.len() > ENDS_KEPT_MAX
+            && let Some(oldest) = self.ends.pop_front()
+        {
+            self.ends_forgotten = oldest.seq();
+        }
+    }
+
+    /// Somebody is about to join: what would end their subscription is kept for [`Topic::right`].
+    pub fn begin_join(&mut self) {
+        self.joining += 1;
+    }
+
+    /// They have joined, or not.
+    pub fn end_join(&mut self) {
+        self.joining -= 1;
+        if self.joining == 0 {
+            (self.ends, self.ends_forgotten) = (VecDeque::new(), 0);
+        }
+    }
+
+    /// Whether a right to join that was there as of `since` still holds, for one whose join has begun before that was
+    /// decided.
+    pub fn right(&self, hearer: &H, since: u64) -> Right {
+        let ends = |event: &&Arc<E>| event.seq() > since && hearer.ends_with(event);
+        if self.ends.iter().any(|event| ends(&event)) {
+            Right::Ended
+        } else if since < self.ends_forgotten {
+            Right::Unknown
+        } else {
+            Right::Holds
+        }
+    }
+
+    /// Adds a member whose cursor is at `cursor` and whose right to be here is of `since`; `true` when it is behind and
+    /// must read on.
+    pub fn join(&mut self, hearer: H, cursor: u64, since: u64) -> (Slot, bool) {
         let live = self.head.is_some_and(|head| cursor >= head);
-        let member = Some(Member { hearer, cursor, live });
+        let member = Some(Member { hearer, cursor, live, since, until: u64::MAX });
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.members[slot as usize] = member;
@@ -224,12 +338,19 @@ impl<H: Hearer<E>, E: Event> Topic<H, E> {
         (slot, !live)
     }
 
-    /// Moves a member's cursor back or forth, for a join that is repeated; `true` when it must read on.
-    pub fn rejoin(&mut self, slot: Slot, cursor: u64) -> bool {
+    /// A join is repeated, with a right of `since`; with `cursor`, the member's cursor moves there, back or forth. `true`
+    /// when it must read on.
+    pub fn rejoin(&mut self, slot: Slot, cursor: Option<u64>, since: u64) -> bool {
         let head = self.head;
         let Some(member) = self.member_mut(slot) else { return false };
-        member.cursor = cursor;
-        member.live = head.is_some_and(|head| cursor >= head);
+        member.since = member.since.max(since);
+        if member.until <= member.since {
+            member.until = u64::MAX;
+        }
+        if let Some(cursor) = cursor {
+            member.cursor = cursor;
+            member.live = head.is_some_and(|head| cursor >= head);
+        }
         !member.live
     }
 
@@ -266,6 +387,9 @@ impl<H: Hearer<E>, E: Event> Topic<H, E> {
             return CatchUp::Live;
         };
         let Some(head) = *head else { return CatchUp::Live };
+        if member.has_ended() {
+            return CatchUp::Ended;
+        }
         if member.cursor >= head {
             member.live = true;
             return CatchUp::Live;
@@ -274,31 +398,36 @@ impl<H: Hearer<E>, E: Event> Topic<H, E> {
             return CatchUp::Read { after_seq: member.cursor, up_to_seq: head };
         }
         let mut served = Vec::new();
-        for event in ring.iter().filter(|event| event.seq() > member.cursor) {
+        let after = member.cursor;
+        for event in ring.iter().filter(|event| event.seq() > after) {
             if !member.hearer.hear(event) {
                 break;
             }
+            member.has_heard(&**event);
             served.push(event.clone());
+            if member.has_ended() {
+                break;
+            }
         }
-        if let Some(last) = served.last() {
-            member.cursor = last.seq();
-        }
-        if member.cursor >= head {
-            member.live = true;
-        }
+        member.live = member.cursor >= head && !member.has_ended();
         CatchUp::Events(served)
     }
 
-    /// The member has queued what it read from the store up to `seq`.
-    pub fn caught_up_to(&mut self, slot: Slot, seq: u64) {
-        if let Some(member) = self.member_mut(slot) {
-            member.cursor = member.cursor.max(seq);
+    /// Queues what was read from the store for a member that is behind, as far as it may hear that.
+    pub fn read(&mut self, slot: Slot, events: &[Arc<E>], queue: impl Fn(&H, &E)) {
+        let Some(member) = self.member_mut(slot) else { return };
+        for event in events {
+            if member.has_ended() {
+                return;
+            }
+            queue(&member.hearer, event);
+            member.has_heard(&**event);
         }
     }
 
-    /// Whether there are neither members nor anything under way.
+    /// Whether nobody hears it or joins. What is being fetched is for nobody then.
     pub fn is_idle(&self) -> bool {
-        self.member_count() == 0 && !self.fetching
+        self.member_count() == 0 && self.joining == 0
     }
 }
 

@@ -5,11 +5,16 @@ use proptest::prelude::*;
 use std::cell::RefCell;
 use std::rc::Rc;
 
-struct Numbered(u64);
+/// An event of this seq, which may end the subscriptions of one ear.
+struct Numbered(u64, Option<Ear>);
 
 impl Numbered {
     fn new(seq: u64) -> Arc<Self> {
-        Arc::new(Numbered(seq))
+        Arc::new(Numbered(seq, None))
+    }
+
+    fn removing(seq: u64, ear: &Ear) -> Arc<Self> {
+        Arc::new(Numbered(seq, Some(ear.clone())))
     }
 }
 
@@ -19,6 +24,9 @@ impl Event for Numbered {
     }
     fn weight(&self) -> usize {
         8
+    }
+    fn may_end(&self) -> bool {
+        self.1.is_some()
     }
 }
 
@@ -48,6 +56,10 @@ impl Hearer<Numbered> for Ear {
         ear.0.push(event.0);
         true
     }
+
+    fn ends_with(&self, event: &Numbered) -> bool {
+        event.1.as_ref().is_some_and(|ear| Rc::ptr_eq(&ear.0, &self.0))
+    }
 }
 
 fn events(from: u64, to: u64) -> Vec<Arc<Numbered>> {
@@ -59,7 +71,7 @@ fn live_members_hear_at_once_and_repeats_are_nothing() {
     let mut topic = Topic::default();
     assert_eq!(topic.announce(4), Wants::default());
     let ear = Ear::with_room(9);
-    assert!(!topic.join(ear.clone(), 4).1);
+    assert!(!topic.join(ear.clone(), 4, 99).1);
     for seq in [5, 5, 4, 6, 5] {
         assert_eq!(topic.deliver(Numbered::new(seq)), Wants::default());
     }
@@ -72,7 +84,7 @@ fn a_gap_is_fetched_once_before_the_topic_moves_on() {
     let mut topic = Topic::default();
     topic.announce(5);
     let ear = Ear::with_room(99);
-    topic.join(ear.clone(), 5);
+    topic.join(ear.clone(), 5, 99);
     assert_eq!(topic.deliver(Numbered::new(8)).fetch, Some((5, 7)));
     assert_eq!(topic.deliver(Numbered::new(9)), Wants::default(), "one fetch at a time");
     assert_eq!(ear.heard(), Vec::<u64>::new());
@@ -87,7 +99,7 @@ fn what_nobody_has_told_is_not_served() {
     let mut topic = Topic::default();
     topic.announce(5);
     let ear = Ear::with_room(99);
-    topic.join(ear.clone(), 5);
+    topic.join(ear.clone(), 5, 99);
     assert_eq!(topic.announce(6).fetch, Some((5, 6)));
     assert_eq!(topic.fetched(events(6, 7)), Wants::default());
     assert_eq!((ear.heard(), topic.head()), (vec![6], Some(6)));
@@ -111,8 +123,8 @@ fn a_full_member_falls_behind_alone_and_reads_on_from_its_cursor() {
     let mut topic = Topic::default();
     topic.announce(0);
     let (slow, quick) = (Ear::with_room(1), Ear::with_room(99));
-    let (slot, _) = topic.join(slow.clone(), 0);
-    topic.join(quick.clone(), 0);
+    let (slot, _) = topic.join(slow.clone(), 0, 99);
+    topic.join(quick.clone(), 0, 99);
     assert_eq!(topic.deliver(Numbered::new(1)), Wants::default());
     assert_eq!(topic.deliver(Numbered::new(2)).behind, [slot]);
     assert_eq!(topic.deliver(Numbered::new(3)), Wants::default(), "it is said once");
@@ -131,18 +143,15 @@ fn what_the_ring_has_forgotten_is_read_from_the_store() {
     let mut topic = Topic::default();
     topic.announce(0);
     let watcher = Ear::with_room(999);
-    topic.join(watcher, 0);
+    topic.join(watcher, 0, 99);
     for event in events(1, 100) {
         topic.deliver(event);
     }
     let late = Ear::with_room(999);
-    let (slot, behind) = topic.join(late.clone(), 10);
+    let (slot, behind) = topic.join(late.clone(), 10, 99);
     assert!(behind);
     assert!(matches!(topic.catch_up(slot), CatchUp::Read { after_seq: 10, up_to_seq: 100 }));
-    for event in events(11, 60) {
-        assert!(late.hear(&event));
-    }
-    topic.caught_up_to(slot, 60);
+    topic.read(slot, &events(11, 60), |ear, event| assert!(ear.hear(event)));
     assert!(matches!(topic.catch_up(slot), CatchUp::Events(served) if served.len() == 40));
     assert_eq!(late.heard(), (11..=100).collect::<Vec<_>>());
 }
@@ -152,7 +161,7 @@ fn a_cursor_from_the_future_hears_only_what_is_above_it() {
     let mut topic = Topic::default();
     topic.announce(3);
     let ear = Ear::with_room(9);
-    assert!(!topic.join(ear.clone(), 5).1);
+    assert!(!topic.join(ear.clone(), 5, 99).1);
     for event in events(4, 7) {
         topic.deliver(event);
     }
@@ -163,15 +172,120 @@ fn a_cursor_from_the_future_hears_only_what_is_above_it() {
 fn slots_are_used_again_and_an_empty_topic_is_idle() {
     let mut topic = Topic::<Ear, Numbered>::default();
     topic.announce(0);
-    let (first, _) = topic.join(Ear::default(), 0);
-    let (second, _) = topic.join(Ear::default(), 0);
+    let (first, _) = topic.join(Ear::default(), 0, 99);
+    let (second, _) = topic.join(Ear::default(), 0, 99);
     assert!(topic.leave(first).is_some());
     assert!(topic.leave(first).is_none());
-    assert_eq!(topic.join(Ear::default(), 0).0, first);
+    assert_eq!(topic.join(Ear::default(), 0, 99).0, first);
     assert_eq!(topic.member_count(), 2);
     topic.leave(first);
     topic.leave(second);
     assert!(topic.is_idle());
+}
+
+/// Before, a removal counted when it arrived: behind a gap, its user missed what was said below it, and the removal.
+#[test]
+fn a_removal_behind_a_gap_ends_nothing_before_its_turn() {
+    let mut topic = Topic::default();
+    topic.announce(0);
+    let (ann, bob) = (Ear::with_room(9), Ear::with_room(9));
+    topic.join(ann.clone(), 0, 0);
+    let (slot, _) = topic.join(bob.clone(), 0, 0);
+    let wants = topic.deliver(Numbered::removing(3, &bob));
+    assert_eq!((wants.fetch, wants.ended), (Some((0, 2)), vec![]));
+    assert_eq!(topic.deliver(Numbered::new(4)), Wants::default());
+    assert_eq!(topic.fetched(events(1, 2)).ended, [slot], "what is above comes in the same step");
+    assert_eq!(bob.heard(), [1, 2, 3]);
+    topic.leave(slot);
+    assert_eq!((ann.heard(), bob.heard()), (vec![1, 2, 3, 4], vec![1, 2, 3]));
+}
+
+/// Before, a removal that came again, resent or in a page, ended the subscription of a user who had been added since.
+#[test]
+fn a_removal_that_comes_again_ends_nothing() {
+    let mut topic = Topic::default();
+    topic.announce(0);
+    let bob = Ear::with_room(9);
+    let (before, _) = topic.join(bob.clone(), 0, 0);
+    let removal = Numbered::removing(1, &bob);
+    assert_eq!(topic.deliver(removal.clone()).ended, [before]);
+    topic.leave(before);
+    topic.deliver(Numbered::new(2));
+    let (again, _) = topic.join(bob.clone(), 2, 2);
+    assert_eq!(topic.deliver(removal.clone()), Wants::default());
+    assert_eq!(topic.fetched(vec![removal]), Wants::default());
+    topic.deliver(Numbered::new(3));
+    topic.rejoin(again, Some(0), 2);
+    while let CatchUp::Events(_) = topic.catch_up(again) {}
+    assert_eq!(bob.heard(), [1, 3, 1, 2, 3], "its own removal is history by now");
+    assert!(topic.hearer(again).is_some());
+}
+
+/// Before, a member that was behind read on, from the ring and from the store, above its user's removal.
+#[test]
+fn a_member_that_is_behind_reads_up_to_its_removal() {
+    let mut topic = Topic::default();
+    topic.announce(0);
+    let (bob, watcher) = (Ear::with_room(1), Ear::with_room(999));
+    let (slot, _) = topic.join(bob.clone(), 0, 0);
+    topic.join(watcher, 0, 0);
+    topic.deliver(Numbered::new(1));
+    topic.deliver(Numbered::new(2));
+    let wants = topic.deliver(Numbered::removing(3, &bob));
+    assert_eq!(wants, Wants::default(), "it has not heard what is below");
+    for event in events(4, 200) {
+        topic.deliver(event);
+    }
+    bob.make_room(99);
+    assert!(matches!(topic.catch_up(slot), CatchUp::Read { after_seq: 1, up_to_seq: 200 }));
+    let mut page = events(2, 50);
+    page[1] = Numbered::removing(3, &bob);
+    topic.read(slot, &page, |ear, event| assert!(ear.hear(event)));
+    assert!(matches!(topic.catch_up(slot), CatchUp::Ended));
+    assert_eq!(bob.heard(), [1, 2, 3]);
+}
+
+#[test]
+fn a_member_that_is_behind_in_the_ring_reads_up_to_its_removal() {
+    let mut topic = Topic::default();
+    topic.announce(0);
+    let (bob, full) = (Ear::with_room(9), Ear::with_room(1));
+    topic.deliver(Numbered::new(1));
+    topic.deliver(Numbered::removing(2, &bob));
+    topic.deliver(Numbered::removing(3, &full));
+    topic.deliver(Numbered::new(4));
+    let (early, _) = topic.join(bob.clone(), 0, 1);
+    let (later, _) = topic.join(full.clone(), 0, 1);
+    assert!(matches!(topic.catch_up(early), CatchUp::Events(served) if served.len() == 2));
+    assert!(matches!(topic.catch_up(early), CatchUp::Ended));
+    assert!(matches!(topic.catch_up(later), CatchUp::Events(served) if served.len() == 1));
+    topic.rejoin(later, None, 3);
+    full.make_room(9);
+    while let CatchUp::Events(_) = topic.catch_up(later) {}
+    assert!(matches!(topic.catch_up(later), CatchUp::Live), "it was let in again behind the removal");
+    assert_eq!((bob.heard(), full.heard()), (vec![1, 2], vec![1, 2, 3, 4]));
+}
+
+/// Before, a removal between the owner's word and the member's place was seen by nobody.
+#[test]
+fn a_removal_while_somebody_joins_is_kept_for_them() {
+    let mut topic = Topic::default();
+    topic.announce(4);
+    let (bob, ann) = (Ear::default(), Ear::default());
+    topic.begin_join();
+    topic.deliver(Numbered::removing(5, &bob));
+    assert_eq!(topic.right(&bob, 4), Right::Ended);
+    assert_eq!(topic.right(&ann, 4), Right::Holds);
+    assert_eq!(topic.right(&bob, 5), Right::Holds, "added again, above");
+    assert!(!topic.is_idle());
+    for seq in 6..6 + ENDS_KEPT_MAX as u64 {
+        topic.deliver(Numbered::removing(seq, &ann));
+    }
+    assert_eq!(topic.ends.len(), ENDS_KEPT_MAX);
+    assert_eq!(topic.right(&bob, 4), Right::Unknown);
+    assert_eq!(topic.right(&bob, 5), Right::Holds);
+    topic.end_join();
+    assert!(topic.is_idle() && topic.ends.is_empty());
 }
 
 proptest! {
@@ -184,7 +298,7 @@ proptest! {
         let mut topic = Topic::default();
         let mut wanted = topic.announce(0).fetch;
         let ears: Vec<_> = starts.iter().map(|_| Ear::with_room(2)).collect();
-        let slots: Vec<_> = ears.iter().zip(&starts).map(|(ear, start)| topic.join(ear.clone(), *start).0).collect();
+        let slots: Vec<_> = ears.iter().zip(&starts).map(|(ear, start)| topic.join(ear.clone(), *start, 99).0).collect();
         for (seq, action, who) in steps {
             match action {
                 0..=2 => wanted = topic.deliver(Numbered::new(seq)).fetch.or(wanted),
@@ -202,11 +316,10 @@ proptest! {
             ear.make_room(1_000);
             loop {
                 match topic.catch_up(slot) {
-                    CatchUp::Live => break,
+                    CatchUp::Live | CatchUp::Ended => break,
                     CatchUp::Events(_) => {}
                     CatchUp::Read { after_seq, up_to_seq } => {
-                        for event in events(after_seq + 1, up_to_seq) { ear.hear(&event); }
-                        topic.caught_up_to(slot, up_to_seq);
+                        topic.read(slot, &events(after_seq + 1, up_to_seq), |ear, event| { ear.hear(event); });
                     }
                 }
             }

@@ -3,12 +3,12 @@
 use super::seen_after;
 use crate::connection::{Connection, Speaks};
 use crate::hub::{Room, Seen};
+use crate::sync::Mutex;
 use carillon_proto::id::UserId;
 use carillon_proto::limits::VISIBLE_USERS_MAX;
 use carillon_proto::partition::presence_shard;
 use carillon_proto::wire::UserPresence;
 use carillon_runtime::collections::Spare;
-use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -48,6 +48,8 @@ pub struct EnteredRoom {
     pub new_hearers: Vec<Arc<Connection>>,
     /// What is known of the user; `None` when nobody here saw them before.
     pub shown: Option<UserPresence>,
+    /// The room has gone: nobody is seen there.
+    pub closed: bool,
 }
 
 impl SeenFrom {
@@ -115,8 +117,15 @@ impl Audience {
     /// A user may be seen in a room from now on.
     pub fn enter_room(&self, room: &Arc<Room>, user: &UserId) -> EnteredRoom {
         let mut users = self.0.lock();
+        {
+            let mut state = room.lock();
+            if state.closed {
+                // Nobody is in there any more, and nothing would take the user out of it again.
+                return EnteredRoom { new_hearers: Vec::new(), shown: None, closed: true };
+            }
+            state.visible.insert(user.clone(), Seen::Present);
+        }
         let seen = users.entry(user.clone()).or_default();
-        room.lock().visible.insert(user.clone(), Seen::Present);
         let mut new_hearers = Vec::new();
         // One who is back before their absence was told is in there already: nobody noticed it.
         if !seen.rooms.iter().any(|other| Arc::ptr_eq(other, room)) {
@@ -127,7 +136,7 @@ impl Audience {
             new_hearers = seen.hearers(user.as_str(), &lobby);
             new_hearers.retain(|connection| !known.contains(&connection.id));
         }
-        EnteredRoom { new_hearers, shown: seen.shown.clone() }
+        EnteredRoom { new_hearers, shown: seen.shown.clone(), closed: false }
     }
 
     /// A connection is in the lobby from now on: who hears of its user, and of whom it does. `None` where it is full.
@@ -189,18 +198,24 @@ impl Audience {
         }
     }
 
-    /// A user left a room: at once if they asked to, when they are offline if their connection ended.
-    /// `true` when nobody here sees the user any more.
+    /// A user left a room: at once if they asked to, when they are offline if their connection ended. One who has a
+    /// connection there is back already, and has not left. `true` when nobody here sees the user any more.
     pub fn leave_room(&self, room: &Arc<Room>, user: &UserId, disconnected: bool) -> bool {
         if let Some(gone) = seen_after(disconnected) {
-            if let Some(seen) = room.lock().visible.get_mut(user.as_str()) {
+            let mut state = room.lock();
+            if !state.users.contains_key(user)
+                && let Some(seen) = state.visible.get_mut(user.as_str())
+            {
                 *seen = gone;
             }
             return false;
         }
         self.change(user.as_str(), |seen| {
-            seen.rooms.retain(|other| !Arc::ptr_eq(other, room));
-            room.lock().visible.remove(user.as_str());
+            let mut state = room.lock();
+            if !state.users.contains_key(user) {
+                state.visible.remove(user.as_str());
+                seen.rooms.retain(|other| !Arc::ptr_eq(other, room));
+            }
         })
     }
 
@@ -249,6 +264,11 @@ impl Audience {
             })
         };
         users.iter().filter(sees).cloned().collect()
+    }
+
+    /// Whether anybody here sees a user.
+    pub fn sees(&self, user: &str) -> bool {
+        self.0.lock().contains_key(user)
     }
 
     /// The users of a shard who are seen from here.

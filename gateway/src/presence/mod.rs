@@ -158,6 +158,34 @@ impl Shared {
         }
     }
 
+    /// Whether a change is as things are now. A leave is told after the step in which it happened: if the user is back by
+    /// then, it is of no more use, and what says that they are there may be in front of it. Watches likewise.
+    fn still_holds(&self, change: &Change) -> bool {
+        match change {
+            Change::RoomLeft(left) => {
+                !self.hub.in_room(&left.conversation, |state| state.users.contains_key(left.user.as_str()))
+            }
+            Change::Watch(watch) => self.audience.sees(&watch.user),
+            Change::Unwatch(unwatch) => !self.audience.sees(&unwatch.user),
+            _ => true,
+        }
+    }
+
+    /// A presence-worker answered that a user of this gateway is in a room, or no longer. In the order in which it was
+    /// told, so that members here hear of both in that order.
+    fn room_told(&self, change: &Change, state: &wire::RoomState) {
+        let (conversation, user, joined) = match change {
+            Change::RoomJoined(joined) => (&joined.conversation, &joined.user, true),
+            Change::RoomLeft(left) => (&left.conversation, &left.user, false),
+            _ => return,
+        };
+        let Some(room) = self.hub.room(conversation) else { return };
+        room.lock().participants = state.participants;
+        if state.changed {
+            room.show_arrival(user, state.participants, joined);
+        }
+    }
+
     fn room_changed(&self, change: wire::RoomChange) {
         let Some(room) = self.hub.room(&change.conversation) else { return };
         let Ok(user) = UserId::parse(&change.user) else { return };
@@ -174,8 +202,10 @@ impl Shared {
 
     /// A user joined a room and may be seen there: who did not see them before hears of it once.
     pub(crate) fn becomes_visible(&self, room: &Arc<Room>, user: &UserId) {
-        let EnteredRoom { new_hearers, shown } = self.audience.enter_room(room, user);
-        self.show_entered(user, shown, new_hearers);
+        let EnteredRoom { new_hearers, shown, closed } = self.audience.enter_room(room, user);
+        if !closed {
+            self.show_entered(user, shown, new_hearers);
+        }
     }
 
     /// Tells those who see a user now of them, if they are online.
@@ -243,9 +273,12 @@ impl Shared {
         let others = visible.iter().filter(|user| *user != connection.user.as_str());
         let others: Vec<UserId> = others.filter_map(|user| UserId::parse(user).ok()).collect();
         let presences = others.iter().map(|user| async {
-            match self.audience.enter_room(room, user).shown {
-                Some(presence) => Some(presence).filter(|presence| presence.online),
-                None => self.look_at(user).await,
+            match self.audience.enter_room(room, user) {
+                EnteredRoom { closed: true, .. } => None,
+                EnteredRoom { shown: Some(presence), .. } => {
+                    Some(presence).filter(|presence| presence.online)
+                }
+                EnteredRoom { shown: None, .. } => self.look_at(user).await,
             }
         });
         for presence in futures_util::future::join_all(presences).await.into_iter().flatten() {

@@ -93,6 +93,8 @@ impl ShardTask {
             if self.snapshot_wanted.swap(false, Ordering::Relaxed) {
                 number = self.send_snapshot(&shared, shard, number).await;
             }
+            // A change that says that something has ended may have been overtaken by one that began it anew.
+            batch.retain(|announced| shared.still_holds(&announced.change));
             let last_number = number;
             if !batch.is_empty() {
                 number += 1;
@@ -111,6 +113,9 @@ impl ShardTask {
             let mut results = results.into_iter();
             for announced in batch {
                 let outcome = results.next().and_then(|result| result.body);
+                if let Some(Outcome::Room(state)) = &outcome {
+                    shared.room_told(&announced.change, state);
+                }
                 if let Some(answer) = announced.answer {
                     let _ = answer.send(outcome);
                 }

@@ -2,9 +2,9 @@
 
 use super::{Cursor, Done, Session, Work};
 use crate::core::outbox::Urgency;
-use crate::core::topic::{CatchUp, Event, Slot};
+use crate::core::topic::{CatchUp, Slot};
 use crate::dialect::Dialect;
-use crate::hub::{Encoded, Room};
+use crate::hub::{self, Encoded, Room};
 use crate::reads::Page;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +27,7 @@ impl Session {
             }
             let (place, next) = self.read_on(&room);
             match next {
-                CatchUp::Live => drop(self.behind.pop()),
+                CatchUp::Live | CatchUp::Ended => drop(self.behind.pop()),
                 CatchUp::Events(served) if served.is_empty() => return None,
                 CatchUp::Events(_) => {}
                 CatchUp::Read { after_seq, up_to_seq } => {
@@ -49,41 +49,35 @@ impl Session {
     }
 
     /// What the first member in a room that is not at the head reads next.
-    fn read_on(&self, room: &Room) -> ((Dialect, Slot), CatchUp<Encoded>) {
+    fn read_on(&self, room: &Arc<Room>) -> ((Dialect, Slot), CatchUp<Encoded>) {
         let joined = self.joined.get(&room.conversation);
         let places = joined.map(|joined| joined.places.as_slice()).unwrap_or_default();
         let mut state = room.lock();
         for place in places {
-            let hearer = state.topic.hearer(place.slot);
-            if hearer.is_none_or(|hearer| hearer.connection.id != self.connection.id) {
+            if !state.is_place_of(place.slot, &self.connection, place.dialect) {
                 continue;
             }
-            let next = state.topic.catch_up(place.slot);
-            if !matches!(next, CatchUp::Live) {
-                return ((place.dialect, place.slot), next);
+            match state.topic.catch_up(place.slot) {
+                CatchUp::Live => {}
+                CatchUp::Ended => hub::end(room, &mut state, place.slot),
+                next => return ((place.dialect, place.slot), next),
             }
         }
         ((Dialect::Native, 0), CatchUp::Live)
     }
 
     /// Queues a page for the member that it was read for, if that still is where it was: it may have left, been
-    /// removed, or joined again from elsewhere, and then reads anew.
+    /// removed, or joined again from elsewhere, and then reads anew. What is above its removal is left out.
     pub(super) fn queue_page(&self, cursor: &Cursor, page: Page) {
         let Ok(events) = page else { return };
         let mut state = cursor.room.lock();
-        let hearer = state
-            .topic
-            .hearer(cursor.slot)
-            .filter(|hearer| hearer.connection.id == self.connection.id && hearer.dialect == cursor.dialect);
-        let Some(hearer) = hearer else { return };
-        if state.topic.cursor(cursor.slot) != Some(cursor.after_seq) {
+        if !state.is_place_of(cursor.slot, &self.connection, cursor.dialect)
+            || state.topic.cursor(cursor.slot) != Some(cursor.after_seq)
+        {
             return;
         }
-        for event in events.iter() {
-            hearer.queue(event, Urgency::Reply);
-        }
-        if let Some(last) = events.last() {
-            state.topic.caught_up_to(cursor.slot, last.seq());
-        }
+        state.topic.read(cursor.slot, &events, |member, event| {
+            member.queue(event, Urgency::Reply);
+        });
     }
 }

@@ -2,12 +2,15 @@
 
 use super::{Done, Joined, Place, Session};
 use crate::connection::Signal;
+use crate::core::outbox::Urgency;
 use crate::dialect::Dialect;
+use crate::hub::Room;
 use crate::join::{self, Entered};
 use carillon_proto::code::Close;
 use carillon_proto::id::{ConversationId, UserId};
 use carillon_proto::wire;
 use smallvec::SmallVec;
+use std::sync::Arc;
 
 impl Session {
     /// What is joined, and in what, with the last seq that was queued for it.
@@ -15,7 +18,7 @@ impl Session {
         let of = |(conversation, joined): (&ConversationId, &Joined)| {
             let state = joined.room.lock();
             let cursor = |place: &Place| {
-                let ours = state.topic.hearer(place.slot)?.connection.id == self.connection.id;
+                let ours = state.is_place_of(place.slot, &self.connection, place.dialect);
                 state.topic.cursor(place.slot).filter(|_| ours)
             };
             let places = joined.places.iter();
@@ -36,24 +39,23 @@ impl Session {
         match done {
             Done::Told => {}
             Done::Entered(Entered { room, dialect, slot }) => {
-                let ours = |id| id == self.connection.id;
-                if !room.lock().topic.hearer(slot).is_some_and(|hearer| ours(hearer.connection.id)) {
-                    // Removed meanwhile: what is left is the count of users there.
-                    let (shared, connection) = (self.shared.clone(), self.connection.clone());
-                    tokio::spawn(async move { join::leave(&shared, &connection, &room, slot, false).await });
+                if !room.lock().is_place_of(slot, &self.connection, dialect) {
+                    // It has ended meanwhile, of which there is a signal.
                     return;
                 }
                 // It may be behind from the start, or have fallen behind before it was known here.
                 self.fell_behind(room.clone());
+                let conversation = room.conversation.clone();
                 let new = || Joined { room: room.clone(), places: SmallVec::new(), typing: false };
-                let joined = self.joined.entry(room.conversation.clone()).or_insert_with(new);
+                let joined = self.joined.entry(conversation.clone()).or_insert_with(new);
+                joined.room = room;
                 match joined.places.iter_mut().find(|place| place.dialect == dialect) {
                     Some(place) => place.slot = slot,
                     None => joined.places.push(Place { dialect, slot }),
                 }
                 // Judged when it began, by an identity that another token may have replaced since.
-                if self.authority(&room.conversation).is_err() {
-                    self.end_subscription(&room.conversation);
+                if self.authority(&conversation).is_err() {
+                    self.end_subscription(&conversation);
                 }
             }
             Done::Page(cursor, page) => self.queue_page(&cursor, page),
@@ -68,56 +70,72 @@ impl Session {
             match signal {
                 Signal::Behind(room) => self.fell_behind(room),
                 Signal::Close(reason) => close = Some(reason),
-                Signal::Removed(conversation) => self.end_subscription(&conversation),
+                Signal::Ended(room, dialect) => self.ended(&room, dialect),
             }
         }
         close
     }
 
-    /// Ends what the identity does not open any more: its token was renewed by one that names less.
+    /// Ends what the identity does not open any more: its token was renewed by one that names less. Nothing later is
+    /// queued, and what they said there in passing ends with it.
     pub(super) fn end_forbidden(&mut self) {
         let joined = self.joined.keys();
         let ended: Vec<_> = joined.filter(|id| self.authority(id).is_err()).cloned().collect();
         ended.iter().for_each(|conversation| self.end_subscription(conversation));
     }
 
-    /// The user may not hear a conversation any more: nothing later is queued, and what they said there in passing
-    /// ends with it.
+    /// The user may not hear a conversation any more, and is told so.
     fn end_subscription(&mut self, conversation: &ConversationId) {
-        let Some(Joined { room, places, typing }) = self.joined.remove(conversation) else { return };
-        {
-            let mut state = room.lock();
-            for place in &places {
-                let hearer = state.topic.hearer(place.slot);
-                // The topic has given the place up already where it was the one to notice.
-                if hearer.is_some_and(|hearer| hearer.connection.id == self.connection.id) {
-                    state.topic.leave(place.slot);
+        let Some(joined) = self.joined.get(conversation) else { return };
+        let room = joined.room.clone();
+        let places: Vec<_> = joined.places.iter().map(|place| (place.dialect, place.slot)).collect();
+        for (dialect, slot) in places {
+            let ours = {
+                let mut state = room.lock();
+                let ours = state.is_place_of(slot, &self.connection, dialect);
+                // Where the topic was the one to notice, there is a signal of it.
+                ours && state.topic.leave(slot).is_some()
+            };
+            if ours {
+                self.connection.offer(&dialect.ended(conversation), Urgency::Reply);
+                self.ended(&room, dialect);
+            }
+        }
+    }
+
+    /// A member has heard the last that it may: it is gone from the room, and what was held for it is given back.
+    fn ended(&mut self, room: &Arc<Room>, dialect: Dialect) {
+        self.shared.recovery_unsubscribes(&self.connection, &room.conversation, dialect);
+        if let Some(joined) = self.joined.get_mut(&room.conversation) {
+            // One who is back already has another place.
+            let state = joined.room.lock();
+            let is_here = |place: &Place| state.is_place_of(place.slot, &self.connection, dialect);
+            joined.places.retain(|place| place.dialect != dialect || is_here(place));
+            drop(state);
+            if joined.places.is_empty() {
+                if joined.typing {
+                    self.shared.end_typing(room, &self.connection.user, true);
                 }
+                self.joined.remove(&room.conversation);
             }
         }
-        if typing {
-            self.shared.typing(&room, &self.connection.user, &self.connection.name, false);
-        }
-        for place in &places {
-            self.shared.recovery_unsubscribes(&self.connection, conversation, place.dialect);
-        }
-        let (shared, connection) = (self.shared.clone(), self.connection.clone());
-        tokio::spawn(async move {
-            for place in places {
-                join::leave(&shared, &connection, &room, place.slot, false).await;
-            }
-        });
+        join::step_out(&self.shared, &self.connection, room, false);
     }
 
     /// The session has ended: everything it held is given back.
-    pub async fn end(mut self) {
+    pub fn end(mut self) {
         self.shared.end_recovery(&self.connection, self.said_goodbye);
         for (_, Joined { room, places, typing }) in self.joined.drain() {
             if typing {
                 self.shared.end_typing(&room, &self.connection.user, true);
             }
             for place in places {
-                join::leave(&self.shared, &self.connection, &room, place.slot, true).await;
+                join::leave(&self.shared, &self.connection, &room, (place.dialect, place.slot), true);
+            }
+        }
+        for signal in self.connection.signals() {
+            if let Signal::Ended(room, _) = signal {
+                join::step_out(&self.shared, &self.connection, &room, true);
             }
         }
         self.shared.end_acquaintance(&self.connection);

@@ -294,7 +294,7 @@ impl Session {
         let left = self.joined.get_mut(conversation).and_then(|joined| {
             let place = joined.places.iter().position(|place| place.dialect == asked.dialect())?;
             let typing = std::mem::take(&mut joined.typing);
-            Some((joined.room.clone(), joined.places.remove(place).slot, typing))
+            Some((joined.room.clone(), joined.places.remove(place), typing))
         });
         if self.joined.get(conversation).is_some_and(|joined| joined.places.is_empty()) {
             self.joined.remove(conversation);
@@ -302,11 +302,11 @@ impl Session {
         let (shared, connection) = (self.shared.clone(), self.connection.clone());
         let conversation = conversation.clone();
         Box::pin(async move {
-            if let Some((room, slot, typing)) = left {
+            if let Some((room, Place { dialect, slot }, typing)) = left {
                 if typing {
                     shared.end_typing(&room, &connection.user, true);
                 }
-                join::leave(&shared, &connection, &room, slot, false).await;
+                join::leave(&shared, &connection, &room, (dialect, slot), false);
             }
             shared.recovery_leaves(&connection, &conversation, asked.dialect()).await;
             reply_to(&connection, &Reply::Left { conversation }, &asked);

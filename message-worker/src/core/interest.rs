@@ -240,6 +240,7 @@ impl Interest {
                 number: known.number,
                 interest_hash: known.told_hash(now_ms),
                 lag_ms,
+                counter: known.counter,
             };
             let message = wire::ToGateway { body: Some(to_gateway::Body::Beat(beat)) };
             Outgoing { gateway: gateway.clone(), message: message.encode_to_vec().into() }

@@ -114,7 +114,14 @@ fn the_beat_tells_what_is_registered() {
     let mut interest = interest(&[("gw-1", &["a", "b", "a"])]);
     assert_eq!(
         beats(&interest, 1)["gw-1"],
-        wire::Beat { partition: 3, epoch: 7, number: 0, interest_hash: hash(&["a", "b"]), lag_ms: 5 }
+        wire::Beat {
+            partition: 3,
+            epoch: 7,
+            number: 0,
+            interest_hash: hash(&["a", "b"]),
+            lag_ms: 5,
+            counter: 1
+        }
     );
     interest.register(&gateway("gw-1"), false, &rooms(&["c"]), &rooms(&["a", "never"])).expect("room");
     assert_eq!(beats(&interest, 1)["gw-1"].interest_hash, hash(&["b", "c"]));

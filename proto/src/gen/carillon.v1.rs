@@ -353,7 +353,7 @@ pub struct Listened {
     /// The committed head.
     #[prost(uint64, tag = "2")]
     pub head: u64,
-    /// Those of Interest.check who may not join.
+    /// Those of Interest.check who may not join. The others may as of the committed head at least.
     #[prost(string, repeated, tag = "3")]
     pub refused: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
@@ -418,6 +418,9 @@ pub struct Beat {
     /// How far the worker is behind its log.
     #[prost(uint64, tag = "5")]
     pub lag_ms: u64,
+    /// Counter of the last request of this gateway that `interest_hash` knows; 0 from older workers.
+    #[prost(uint64, tag = "6")]
+    pub counter: u64,
 }
 /// What became of a command.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -221,6 +221,26 @@ pub fn recovery_pending() -> String {
     text(&("recovery_pending", Greeting { message: "if the connection breaks off now, join again" }))
 }
 
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Unsubscribed<'a> {
+    channel: String,
+    conversation_id: &'a str,
+}
+
+/// A subscription has ended without being asked to: the user may not hear the conversation any more. ChordMe has a name
+/// for it; the others' clients pass over what they do not know, so it is named after what they would have asked for.
+pub fn ended(vocabulary: Vocabulary, id: &str) -> String {
+    match vocabulary {
+        Vocabulary::Ring => text(&("conversation_left", Left { conversation_id: id })),
+        Vocabulary::Guide => {
+            let channel = format!("conversation:{id}");
+            text(&("unsubscribed", Unsubscribed { channel, conversation_id: id }))
+        }
+        Vocabulary::ChordMe => text(&("room_left", RoomLeft { room_id: id })),
+    }
+}
+
 /// The last event before the server drops the connection because of `failure` (protocol §3).
 pub fn connection_error(failure: &Failure) -> String {
     text(&("connection_error", error_fields(failure)))

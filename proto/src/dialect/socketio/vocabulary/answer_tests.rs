@@ -16,6 +16,16 @@ fn told(ack: &str, events: &[&str]) -> Answer {
 }
 
 #[test]
+fn a_subscription_that_ends_is_told_in_its_vocabulary() {
+    assert_eq!(ended(Vocabulary::Ring, "c1"), r#"["conversation_left",{"conversationId":"c1"}]"#);
+    assert_eq!(
+        ended(Vocabulary::Guide, "c1"),
+        r#"["unsubscribed",{"channel":"conversation:c1","conversationId":"c1"}]"#
+    );
+    assert_eq!(ended(Vocabulary::ChordMe, "c1"), r#"["room_left",{"room_id":"c1"}]"#);
+}
+
+#[test]
 fn joins_and_leaves_are_answered_in_their_vocabulary() {
     let joined = Reply::Joined { conversation: conversation("c1"), head_seq: 9, participant_count: 2 };
     let left = Reply::Left { conversation: conversation("c1") };

@@ -14,7 +14,7 @@ mod guide;
 mod ring;
 
 pub use answer::{
-    Answer, answer, connect_error, connected, connection_error, recovery_pending, refusal_event,
+    Answer, answer, connect_error, connected, connection_error, ended, recovery_pending, refusal_event,
 };
 pub use chordme::room_presence;
 pub use decode::{HandshakeRecovery, decode, handshake_recovery, handshake_token};

@@ -1,0 +1,452 @@
+//! Members who come, go and are removed while others do: on a real gateway's parts, with the partition's owner and the
+//! presence-workers modelled at the other end of the embedded bus.
+
+use crate::connection::{Connection, Speaks};
+use crate::dialect::{Asked, Namespace};
+use crate::join::{self, Entered, Request};
+use crate::outgoing::Outgoing;
+use crate::session::{Done, Session};
+use crate::shared::Shared;
+use bytes::Bytes;
+use carillon_proto::dialect::socketio::vocabulary::{Verb, Vocabulary};
+use carillon_proto::id::{ConversationId, UserId};
+use carillon_proto::limits::PRESENCE_SHARDS;
+use carillon_proto::subject;
+use carillon_proto::wire::{
+    self, Authority, event::Kind, partition_reply, partition_request, presence_change::Body as Change,
+    presence_result::Body as Outcome, to_gateway,
+};
+use carillon_runtime::bus::embedded::EmbeddedBus;
+use carillon_runtime::bus::{Bus, Incoming};
+use carillon_runtime::settings::{Role, Settings};
+use parking_lot::Mutex;
+use prost::Message;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::task::JoinSet;
+
+const EPOCH: u64 = 7;
+
+/// A partition's owner: what is registered, events by conversation, and who does not participate.
+#[derive(Default)]
+struct Owner {
+    registered: Mutex<BTreeSet<String>>,
+    events: Mutex<BTreeMap<String, Vec<wire::Event>>>,
+    refused: Mutex<BTreeSet<String>>,
+    number: AtomicU64,
+}
+
+impl Owner {
+    fn head(&self, conversation: &str) -> u64 {
+        self.events.lock().get(conversation).map_or(0, |events| events.len() as u64)
+    }
+
+    fn answer(&self, request: wire::PartitionRequest) -> wire::PartitionReply {
+        let body = match request.body {
+            Some(partition_request::Body::Register(register)) => {
+                let mut registered = self.registered.lock();
+                if register.replace {
+                    registered.clear();
+                }
+                for id in &register.remove {
+                    registered.remove(id);
+                }
+                let mut conversations = Vec::new();
+                for interest in register.add {
+                    registered.insert(interest.conversation.clone());
+                    let head = self.head(&interest.conversation);
+                    let refused = self.refused.lock();
+                    let refused = interest.check.into_iter().filter(|user| refused.contains(user)).collect();
+                    let conversation = interest.conversation;
+                    conversations.push(wire::Listened { conversation, head, refused });
+                }
+                partition_reply::Body::Registered(wire::Registered { conversations })
+            }
+            _ => partition_reply::Body::Resent(wire::Resent::default()),
+        };
+        wire::PartitionReply { epoch: EPOCH, body: Some(body) }
+    }
+
+    fn read(&self, request: wire::ReadRequest) -> wire::ReadReply {
+        let Some(wire::read_request::Body::Events(asked)) = request.body else {
+            return wire::ReadReply::default();
+        };
+        let events = self.events.lock().get(&asked.conversation).cloned().unwrap_or_default();
+        let above = events.into_iter().filter(|event| event.seq > asked.after_seq.unwrap_or(0)).collect();
+        let page = wire::Events { events: above, has_more: false };
+        wire::ReadReply { body: Some(wire::read_reply::Body::Events(page)) }
+    }
+}
+
+/// All presence-workers: who is in which room.
+#[derive(Default)]
+struct Presence {
+    rooms: Mutex<BTreeSet<(String, String)>>,
+    watched: Mutex<BTreeSet<String>>,
+    /// Joins are answered when this is over.
+    waits: AtomicBool,
+    asked: AtomicU64,
+}
+
+impl Presence {
+    fn answer(&self, request: wire::PresenceRequest) -> wire::PresenceReply {
+        let joins = |change: &wire::PresenceChange| matches!(change.body, Some(Change::RoomJoined(_)));
+        if self.waits.load(Ordering::Relaxed) && request.changes.iter().any(joins) {
+            self.asked.fetch_add(1, Ordering::Relaxed);
+            while self.waits.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        let results =
+            request.changes.into_iter().map(|change| wire::PresenceResult { body: self.take(change) });
+        wire::PresenceReply { results: results.collect(), ..wire::PresenceReply::default() }
+    }
+
+    fn take(&self, change: wire::PresenceChange) -> Option<Outcome> {
+        let mut rooms = self.rooms.lock();
+        let (conversation, changed) = match change.body? {
+            Change::RoomJoined(wire::RoomJoined { conversation, user }) => {
+                (conversation.clone(), rooms.insert((conversation, user)))
+            }
+            Change::RoomLeft(wire::RoomLeft { conversation, user, .. }) => {
+                (conversation.clone(), rooms.remove(&(conversation, user)))
+            }
+            Change::Watch(wire::Watch { user }) => {
+                self.watched.lock().insert(user.clone());
+                return Some(Outcome::User(wire::UserPresence { user, ..wire::UserPresence::default() }));
+            }
+            Change::Unwatch(wire::Unwatch { user }) => {
+                self.watched.lock().remove(&user);
+                return Some(Outcome::Done(true));
+            }
+            _ => return Some(Outcome::Done(true)),
+        };
+        let visible: Vec<String> =
+            rooms.iter().filter(|(room, _)| *room == conversation).map(|(_, user)| user.clone()).collect();
+        let participants = visible.len() as u32;
+        Some(Outcome::Room(wire::RoomState { participants, visible, changed }))
+    }
+}
+
+pub(crate) struct World {
+    pub(crate) shared: Arc<Shared>,
+    bus: Arc<EmbeddedBus>,
+    owner: Arc<Owner>,
+    presence: Arc<Presence>,
+    connections: AtomicU64,
+    _tasks: JoinSet<()>,
+}
+
+async fn answer(
+    tasks: &mut JoinSet<()>,
+    bus: &Arc<EmbeddedBus>,
+    subject: &str,
+    group: Option<&str>,
+    mut reply: impl FnMut(Bytes) -> Vec<u8> + Send + 'static,
+) {
+    let mut requests = bus.subscribe(subject, group).await.expect("subscribed");
+    tasks.spawn(async move {
+        while let Some(incoming) = requests.next().await {
+            let Incoming::Message(message) = incoming else { continue };
+            let answer = reply(message.payload);
+            message.reply.expect("a request").send(answer.into());
+        }
+    });
+}
+
+async fn world() -> World {
+    let mut settings = Settings::defaults(Role::Gateway);
+    settings.partitions = 1;
+    settings.auth.secret = Some("a-secret-of-at-least-thirty-two-bytes".into());
+    settings.access_default = carillon_runtime::settings::Access::Open;
+    let (bus, mut tasks) = (EmbeddedBus::new(1), JoinSet::new());
+    let shared = crate::assemble(settings, bus.clone(), &mut tasks).expect("a gateway");
+    let (owner, presence) = (Arc::new(Owner::default()), Arc::new(Presence::default()));
+    let asked = owner.clone();
+    answer(&mut tasks, &bus, &subject::partition(0), None, move |request| {
+        asked.answer(wire::PartitionRequest::decode(request).expect("decodes")).encode_to_vec()
+    })
+    .await;
+    let asked = owner.clone();
+    answer(&mut tasks, &bus, subject::READ, Some(subject::READ_GROUP), move |request| {
+        asked.read(wire::ReadRequest::decode(request).expect("decodes")).encode_to_vec()
+    })
+    .await;
+    for shard in 0..PRESENCE_SHARDS {
+        let asked = presence.clone();
+        answer(&mut tasks, &bus, &subject::presence(shard), None, move |request| {
+            asked.answer(wire::PresenceRequest::decode(request).expect("decodes")).encode_to_vec()
+        })
+        .await;
+    }
+    let subscription = bus.subscribe(&subject::gateway(&shared.id), None).await.expect("subscribed");
+    tasks.spawn(crate::deliver::run(shared.clone(), subscription));
+    World { shared, bus, owner, presence, connections: AtomicU64::new(0), _tasks: tasks }
+}
+
+fn id(text: &str) -> ConversationId {
+    ConversationId::parse(text).expect("valid")
+}
+
+fn message(content: &str) -> Kind {
+    Kind::Message(wire::SendMessage { content: content.into(), ..wire::SendMessage::default() })
+}
+
+fn heard(connection: &Connection) -> String {
+    connection.outgoing.drain().iter().map(|frame| String::from_utf8_lossy(frame).into_owned()).collect()
+}
+
+impl World {
+    fn connection(&self, user: &str) -> Arc<Connection> {
+        let number = self.connections.fetch_add(1, Ordering::Relaxed);
+        let user = UserId::parse(user).expect("valid");
+        let name = user.as_str().into();
+        Arc::new(Connection::new(number, user, name, Speaks::Native, Arc::new(Outgoing::default())))
+    }
+
+    fn request(&self, connection: &Arc<Connection>, authority: Authority, after_seq: Option<u64>) -> Request {
+        Request {
+            shared: self.shared.clone(),
+            connection: connection.clone(),
+            conversation: id("room"),
+            after_seq,
+            authority,
+            already: None,
+            asked: Asked::NATIVE,
+        }
+    }
+
+    async fn join(&self, connection: &Arc<Connection>, authority: Authority) -> Option<Entered> {
+        match self.request(connection, authority, None).run().await {
+            Done::Entered(entered) => Some(entered),
+            _ => None,
+        }
+    }
+
+    fn leave(&self, connection: &Connection, Entered { room, dialect, slot }: &Entered) {
+        join::leave(&self.shared, connection, room, (*dialect, *slot), false);
+    }
+
+    /// The owner commits an event, and fans it out if this gateway is registered.
+    async fn event(&self, kind: Kind) {
+        let event = {
+            let mut events = self.owner.events.lock();
+            let events = events.entry("room".into()).or_default();
+            events.push(wire::Event {
+                conversation: "room".into(),
+                seq: events.len() as u64 + 1,
+                actor: "ann".into(),
+                id: Bytes::from_static(&[1; 16]),
+                kind: Some(kind),
+                ..wire::Event::default()
+            });
+            events[events.len() - 1].clone()
+        };
+        if self.owner.registered.lock().contains("room") {
+            self.sends(event).await;
+        }
+    }
+
+    async fn sends(&self, event: wire::Event) {
+        let number = self.owner.number.fetch_add(1, Ordering::Relaxed) + 1;
+        let batch =
+            wire::Batch { partition: 0, epoch: EPOCH, number, events: vec![event], outcomes: Vec::new() };
+        let message = wire::ToGateway { body: Some(to_gateway::Body::Batch(batch)) };
+        let subject = subject::gateway(&self.shared.id);
+        self.bus.publish(&subject, message.encode_to_vec().into()).await.expect("published");
+    }
+}
+
+/// Waits until it is so, for two seconds at most.
+async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    for _ in 0..400 {
+        if is_so() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("{what}");
+}
+
+/// Before, about one in a hundred rounds ended with a room that heard nothing. No beat heals it here.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn whoever_is_there_after_a_storm_of_joins_and_leaves_hears() {
+    let world = Arc::new(world().await);
+    let mut stays = Vec::new();
+    for round in 0..150 {
+        let before: Vec<(Arc<Connection>, Entered)> = std::mem::take(&mut stays);
+        let mut tasks = JoinSet::new();
+        for (connection, entered) in before {
+            let world = world.clone();
+            tasks.spawn(async move {
+                world.leave(&connection, &entered);
+                None
+            });
+        }
+        for nth in 0..4 {
+            let world = world.clone();
+            tasks.spawn(async move {
+                let connection = world.connection(&format!("user-{nth}"));
+                let entered = world.join(&connection, Authority::Granted).await.expect("joined");
+                if nth % 2 == round % 2 {
+                    world.leave(&connection, &entered);
+                    return None;
+                }
+                Some((connection, entered))
+            });
+        }
+        while let Some(stayed) = tasks.join_next().await {
+            stays.extend(stayed.expect("no panic"));
+        }
+        let content = format!("after round {round}");
+        world.event(message(&content)).await;
+        for (connection, _) in &stays {
+            let mut all = String::new();
+            eventually(&format!("{content} is not heard"), || {
+                all += &heard(connection);
+                all.contains(&content)
+            })
+            .await;
+        }
+        let here: BTreeSet<_> = stays.iter().map(|(connection, _)| connection.user.to_string()).collect();
+        eventually("presence knows who is there", || {
+            let rooms = world.presence.rooms.lock();
+            rooms.iter().map(|(_, user)| user.clone()).collect::<BTreeSet<_>>() == here
+        })
+        .await;
+    }
+    for (connection, entered) in &stays {
+        world.leave(connection, entered);
+    }
+    eventually("nothing stays registered", || world.owner.registered.lock().is_empty()).await;
+    eventually("nobody is in a room", || world.presence.rooms.lock().is_empty()).await;
+    eventually("nobody is watched", || world.presence.watched.lock().is_empty()).await;
+    assert_eq!(world.shared.hub.count(), 0);
+}
+
+/// Before, presence was told last that the user had left, and nobody on another gateway saw them in the room any more.
+#[tokio::test]
+async fn who_leaves_behind_their_own_return_has_not_left() {
+    let world = world().await;
+    let (phone, laptop) = (world.connection("ann"), world.connection("ann"));
+    let entered = world.join(&phone, Authority::Granted).await.expect("joined");
+    {
+        // The first half of a leave, as `join::leave` takes it.
+        let mut state = entered.room.lock();
+        state.topic.leave(entered.slot);
+        state.users.clear();
+    }
+    world.shared.let_go(&entered.room);
+    let back = world.join(&laptop, Authority::Granted).await.expect("joined again");
+    // The second half.
+    let left = wire::RoomLeft { conversation: "room".into(), user: "ann".into(), disconnected: false };
+    world.shared.tell_presence(Change::RoomLeft(left));
+    let query = Change::StatusQuery(wire::StatusQuery { user: "room".into() });
+    world.shared.ask_presence(query).await;
+    assert_eq!(*world.presence.rooms.lock(), [("room".into(), "ann".into())].into());
+    world.leave(&laptop, &back);
+    eventually("she has left", || world.presence.rooms.lock().is_empty()).await;
+}
+
+/// Before, a user who became visible in a room that had just been closed stayed watched for good, and a watch that began
+/// in the next room of the same conversation was ended by the closing of the one before.
+#[tokio::test]
+async fn a_room_that_is_closed_shows_nobody() {
+    let world = world().await;
+    let (ann, bob) = (world.connection("ann"), world.connection("bob"));
+    let entered = world.join(&ann, Authority::Granted).await.expect("joined");
+    world.leave(&ann, &entered);
+    world.shared.becomes_visible(&entered.room, &bob.user);
+    assert!(!world.shared.audience.sees("bob"));
+    let again = world.join(&ann, Authority::Granted).await.expect("joined");
+    eventually("ann is watched", || world.presence.watched.lock().contains("ann")).await;
+    world.shared.tell_presence(Change::Unwatch(wire::Unwatch { user: "ann".into() }));
+    world.shared.ask_presence(Change::StatusQuery(wire::StatusQuery { user: "ann".into() })).await;
+    assert!(world.presence.watched.lock().contains("ann"), "somebody sees her");
+    world.leave(&ann, &again);
+    eventually("nobody is watched", || world.presence.watched.lock().is_empty()).await;
+}
+
+fn removal(user: &str) -> Kind {
+    Kind::ParticipantRemoved(wire::RemoveParticipant { user: user.into() })
+}
+
+fn asked(dialect: Option<Vocabulary>) -> Asked {
+    match dialect {
+        None => Asked::NATIVE,
+        Some(vocabulary) => {
+            Asked::Event { vocabulary, namespace: Namespace::Main, verb: Verb::Join, ack: None }
+        }
+    }
+}
+
+/// Before, she was told that she had joined, and heard what was said after her removal.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn who_is_removed_while_joining_is_refused() {
+    let world = world().await;
+    let (ann, eve) = (world.connection("ann"), world.connection("eve"));
+    world.join(&ann, Authority::Granted).await.expect("joined");
+    // Presence takes its time, as it does over a network.
+    world.presence.waits.store(true, Ordering::Relaxed);
+    let joining = tokio::spawn(world.request(&eve, Authority::Participant, None).run());
+    eventually("she asks presence", || world.presence.asked.load(Ordering::Relaxed) > 0).await;
+    world.owner.refused.lock().insert("eve".into());
+    world.event(removal("eve")).await;
+    eventually("ann hears it", || heard(&ann).contains("participant_left")).await;
+    world.presence.waits.store(false, Ordering::Relaxed);
+    let done = joining.await.expect("no panic");
+    assert!(matches!(done, Done::Told));
+    let told = heard(&eve);
+    assert!(told.contains("forbidden") && !told.contains("conversation_joined"), "{told}");
+    world.event(message("secret")).await;
+    eventually("ann hears it", || heard(&ann).contains("secret")).await;
+    assert_eq!(heard(&eve), "");
+    eventually("she is not in the room", || {
+        *world.presence.rooms.lock() == [("room".into(), "ann".into())].into()
+    })
+    .await;
+}
+
+/// Before, the removed heard the removal at best, in two vocabularies, and nobody was told that it was the end.
+#[tokio::test]
+async fn who_is_removed_is_told_that_the_subscription_ended() {
+    for (dialect, ended) in [
+        (None, r#""type":"conversation_left","conversation_id":"room""#),
+        (Some(Vocabulary::Ring), r#"["conversation_left",{"conversationId":"room"}]"#),
+        (
+            Some(Vocabulary::Guide),
+            r#"["unsubscribed",{"channel":"conversation:room","conversationId":"room"}]"#,
+        ),
+        (Some(Vocabulary::ChordMe), r#"["room_left",{"room_id":"room"}]"#),
+    ] {
+        let world = world().await;
+        let (ann, bob) = (world.connection("ann"), world.connection("bob"));
+        world.join(&ann, Authority::Granted).await.expect("joined");
+        let identity = crate::auth::Identity::unverified(bob.user.clone(), None);
+        let mut session = Session::new(world.shared.clone(), bob.clone(), identity);
+        let request = Request { asked: asked(dialect), ..world.request(&bob, Authority::Participant, None) };
+        session.done(request.run().await);
+        world.event(message("for bob")).await;
+        world.event(removal("bob")).await;
+        world.event(message("not for bob")).await;
+        let mut anns = String::new();
+        eventually("ann hears all", || {
+            anns += &heard(&ann);
+            anns.contains("not for bob")
+        })
+        .await;
+        let bobs = heard(&bob);
+        assert!(bobs.contains("for bob") && bobs.contains(ended), "{dialect:?}: {bobs}");
+        assert!(!bobs.contains("not for bob"), "{dialect:?}: {bobs}");
+        session.signalled(bob.signals());
+        assert!(session.subscriptions().is_empty());
+        eventually("bob is not in the room", || {
+            *world.presence.rooms.lock() == [("room".into(), "ann".into())].into()
+        })
+        .await;
+        session.end();
+        eventually("ann is", || world.presence.rooms.lock().len() == 1).await;
+    }
+}
