@@ -96,7 +96,7 @@ impl Presence {
         if self.waits.load(Ordering::Relaxed) && request.changes.iter().any(joins) {
             self.asked.fetch_add(1, Ordering::Relaxed);
             while self.waits.load(Ordering::Relaxed) {
-                std::thread::sleep(Duration::from_millis(1));
+                std::thread::yield_now();
             }
         }
         let results =

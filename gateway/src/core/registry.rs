@@ -153,7 +153,8 @@ mod tests {
         let Changes { add, remove } = registry.take(std::iter::empty(), usize::MAX);
         let mut added: Vec<_> = add.into_iter().map(|(conversation, _)| conversation.to_string()).collect();
         let mut removed: Vec<_> = remove.iter().map(ToString::to_string).collect();
-        (added.sort(), removed.sort());
+        added.sort();
+        removed.sort();
         (added, removed)
     }
 

@@ -1,9 +1,8 @@
 //! A topic's members get every event above their cursors once and in order, whatever arrives when.
 
 use super::*;
+use parking_lot::Mutex;
 use proptest::prelude::*;
-use std::cell::RefCell;
-use std::rc::Rc;
 
 /// An event of this seq, which may end the subscriptions of one ear.
 struct Numbered(u64, Option<Ear>);
@@ -32,23 +31,23 @@ impl Event for Numbered {
 
 /// Hears seqs up to a number that may be raised.
 #[derive(Clone, Default)]
-struct Ear(Rc<RefCell<(Vec<u64>, usize)>>);
+struct Ear(Arc<Mutex<(Vec<u64>, usize)>>);
 
 impl Ear {
     fn with_room(room: usize) -> Ear {
-        Ear(Rc::new(RefCell::new((Vec::new(), room))))
+        Ear(Arc::new(Mutex::new((Vec::new(), room))))
     }
     fn heard(&self) -> Vec<u64> {
-        self.0.borrow().0.clone()
+        self.0.lock().0.clone()
     }
     fn make_room(&self, room: usize) {
-        self.0.borrow_mut().1 += room;
+        self.0.lock().1 += room;
     }
 }
 
 impl Hearer<Numbered> for Ear {
     fn hear(&self, event: &Numbered) -> bool {
-        let mut ear = self.0.borrow_mut();
+        let mut ear = self.0.lock();
         if ear.1 == 0 {
             return false;
         }
@@ -58,7 +57,7 @@ impl Hearer<Numbered> for Ear {
     }
 
     fn ends_with(&self, event: &Numbered) -> bool {
-        event.1.as_ref().is_some_and(|ear| Rc::ptr_eq(&ear.0, &self.0))
+        event.1.as_ref().is_some_and(|ear| Arc::ptr_eq(&ear.0, &self.0))
     }
 }
 
