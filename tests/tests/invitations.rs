@@ -5,6 +5,7 @@ use carillon_tests::client::Client;
 use carillon_tests::parts::{NatsOptions, NatsServer, free_port};
 use carillon_tests::server::{Server, command};
 use serde_json::json;
+use std::time::Duration;
 use tempfile::TempDir;
 
 const SECRET: &str = "a-secret-of-at-least-thirty-two-bytes";
@@ -44,7 +45,8 @@ async fn an_invitation_is_heard_on_every_gateway() {
     let mut cem = connect(&second, "cem").await;
     // Its owner is connected to the other gateway.
     let body = json!({"id": "room", "participants": ["ben", "cem"]});
-    let request = reqwest::Client::new().post(format!("{}/api/conversations", second.http()));
+    let client = reqwest::Client::builder().timeout(Duration::from_secs(30)).build().expect("a client");
+    let request = client.post(format!("{}/api/conversations", second.http()));
     let answer = request.bearer_auth(token("ann")).json(&body).send().await.expect("an answer");
     assert_eq!(answer.status().as_u16(), 201);
     for user in ["ben", "cem"] {
