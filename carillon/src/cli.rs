@@ -43,6 +43,11 @@ pub enum Task {
     CheckConfig(Role),
     /// Compare log, store and heads.
     Audit(audit::Wanted),
+    /// See what a damaged data directory has lost, and go on without it.
+    Repair {
+        /// Do it, not only tell.
+        accept_loss: bool,
+    },
 }
 
 const EXAMPLES: &str = "\
@@ -55,6 +60,7 @@ Examples:
   carillon check-config --role gateway     what a role would run with
   carillon audit --nats nats://nats-1:4222 --scylla scylla-1:9042
                                            whether anything acknowledged is missing
+  carillon repair --data-dir data          what a damaged data directory has lost
 
 Exit codes: 0, 1 (failed while running, or an audit found something), 64 (wrong usage or configuration).
 All settings: docs/configuration.md, or the end of `carillon gateway --help`.";
@@ -70,6 +76,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
     let task = match name {
         "token" => Task::Token(wanted(given)),
         "audit" => Task::Audit(audited(given)),
+        "repair" => Task::Repair { accept_loss: given.get_flag("accept-loss") },
         "check-config" => {
             Task::CheckConfig(given.get_one::<String>("role").map_or(Role::Standalone, |name| role(name)))
         }
@@ -124,6 +131,7 @@ pub fn command() -> Command {
             "carillon migrate --scylla scylla-1:9042",
         ))
         .subcommand(audit_command())
+        .subcommand(repair_command())
         .subcommand(token_command())
         .subcommand(check_command())
 }
@@ -184,6 +192,30 @@ fn audit_command() -> Command {
             "No row and no entry is written. Exit codes: 0 (nothing was found), 1 (something was, or could not be read), 64.\n\n\
              Examples:\n  carillon audit --nats nats://nats-1:4222 --scylla scylla-1:9042\n  \
              carillon audit --every 60s --admin-listen 0.0.0.0:9000",
+        );
+    with_settings(command)
+}
+
+fn repair_command() -> Command {
+    let accept_loss = Arg::new("accept-loss")
+        .long("accept-loss")
+        .action(ArgAction::SetTrue)
+        .help("Do it: keep copies of the damaged files, and go on without what cannot be read");
+    let command = Command::new("repair")
+        .about("Tell what a damaged data directory has lost, and make it usable without that")
+        .arg(accept_loss)
+        .after_help(
+            "A standalone process refuses a journal that is damaged: a record that cannot be read with others behind it, \n\
+             a file that was cut off, is missing, or belongs to another data directory. A write that was cut off by a crash \n\
+             is none of these, and needs no repair. The best repair is a backup of the whole data directory.\n\n\
+             Without --accept-loss nothing is changed: it prints where the damage is, how many events behind it can be \n\
+             kept, and for each conversation the seqs that are lost, as far as that can be told. With it, the damaged files \n\
+             are copied beside themselves (messages.journal.0.damaged.1), what can be kept goes into the table, and the \n\
+             journal is emptied. What is sent next to a conversation that lost events gets their seqs: clients that saw \n\
+             the lost ones keep them until they load the conversation anew.\n\n\
+             Exit codes: 0 (nothing was damaged, or it was repaired), 1 (damaged, and nothing was done), 64.\n\n\
+             Examples:\n  carillon repair --data-dir /var/lib/carillon\n  \
+             carillon repair --data-dir /var/lib/carillon --accept-loss",
         );
     with_settings(command)
 }
@@ -328,6 +360,16 @@ mod tests {
         for wrong in ["--rows 0", "--rows 100001", "--every 0s", "--every x", "--conversation a/b"] {
             assert!(parsed(&format!("carillon audit {wrong}")).expect_err(wrong).use_stderr());
         }
+    }
+
+    #[test]
+    fn a_repair_changes_nothing_unless_it_is_told_to() {
+        let accepts = |line| match parsed(line).expect("valid").task {
+            Task::Repair { accept_loss } => accept_loss,
+            other => panic!("{other:?}"),
+        };
+        assert!(!accepts("carillon repair --data-dir x"));
+        assert!(accepts("carillon repair --data-dir x --accept-loss"));
     }
 
     #[test]

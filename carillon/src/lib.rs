@@ -11,6 +11,7 @@ pub mod connect;
 pub mod limits;
 pub mod memory;
 pub mod parts;
+pub mod repair;
 pub mod roles;
 pub mod signals;
 pub mod standalone;

@@ -1,6 +1,6 @@
 //! The binary: settings, then telemetry, then the role until it is told to stop, then an exit code.
 
-use carillon::{Failure, audit, check_config, cli, limits, memory, roles, signals, token};
+use carillon::{Failure, audit, check_config, cli, limits, memory, repair, roles, signals, token};
 use carillon_runtime::settings::{Role, Settings, Sources, load};
 use carillon_runtime::telemetry;
 use std::process::ExitCode;
@@ -42,6 +42,7 @@ fn run(invocation: cli::Invocation) -> Result<(), Failure> {
                 audit::run(settings, wanted, shutdown).await
             })
         }
+        cli::Task::Repair { accept_loss } => repair::run(&load::load(Role::Token, &sources)?, accept_loss),
         cli::Task::Run(role) => serve(role, load::load(role, &sources)?.with_secret(role)?),
     }
 }

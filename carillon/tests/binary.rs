@@ -231,3 +231,41 @@ fn a_data_directory_keeps_its_number_of_partitions() {
     }
     assert_eq!(Running::start(directory.path()).0.stop().0, Some(0), "the right one is as good as ever");
 }
+
+/// Before, the process started, what was behind the flipped bit was gone, and nothing was said.
+#[test]
+fn a_damaged_journal_is_refused_and_repaired_only_when_the_loss_is_accepted() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let (running, _) = Running::start(directory.path());
+    running.becomes_ready();
+    // Dropped, it is killed.
+    drop(running);
+    let journal = ["messages.journal.0", "messages.journal.1"]
+        .map(|name| directory.path().join(name))
+        .into_iter()
+        .find(|path| std::fs::metadata(path).is_ok_and(|file| file.len() > 0))
+        .expect("a journal");
+    let mut content = std::fs::read(&journal).expect("read");
+    content[9] ^= 1;
+    std::fs::write(&journal, &content).expect("written");
+
+    let data_dir = directory.path().to_str().expect("UTF-8");
+    let quiet = ("CARILLON_LOG", "off");
+    let start = ["standalone", "--dev", "--listen", "127.0.0.1:0", "--data-dir", data_dir];
+    let output = run(&[quiet], &start);
+    refused(&output, 1, "at byte 0: neither the header of a journal nor an empty file");
+    assert_eq!(text(&output.stderr).lines().count(), 1, "{}", text(&output.stderr));
+    let dry = run(&[quiet], &["repair", "--data-dir", data_dir]);
+    refused(&dry, 1, "nothing was changed");
+    assert!(text(&dry.stdout).contains("lost"), "{}", text(&dry.stdout));
+    assert_eq!(std::fs::read(&journal).expect("read"), content, "a dry run");
+    let done = run(&[quiet], &["repair", "--accept-loss", "--data-dir", data_dir]);
+    assert_eq!(done.status.code(), Some(0), "{}", text(&done.stderr));
+    let kept = std::path::PathBuf::from(format!("{}.damaged.1", journal.display()));
+    assert_eq!(std::fs::read(kept).expect("a copy"), content);
+    let again = run(&[quiet], &["repair", "--data-dir", data_dir]);
+    assert_eq!((again.status.code(), text(&again.stdout).contains("nothing to repair")), (Some(0), true));
+    let (running, _) = Running::start(directory.path());
+    running.becomes_ready();
+    assert_eq!(running.stop().0, Some(0));
+}

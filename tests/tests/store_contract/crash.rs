@@ -2,7 +2,7 @@
 
 use super::{conversation, open_embedded, row, rows, seqs, user};
 use bytes::Bytes;
-use carillon_message_worker::store::embedded::{EmbeddedStore, OpenError};
+use carillon_message_worker::store::embedded::{EmbeddedStore, Lost, OpenError, repair};
 use carillon_message_worker::store::{Checkpoint, Projection, Store};
 use carillon_proto::id::{ConversationId, Tag};
 use carillon_proto::position::Position;
@@ -130,10 +130,13 @@ async fn kill_nine_loses_nothing_acknowledged() {
     }
 }
 
-/// What a crash leaves is what lies in the files at some moment.
+/// What a crash leaves is what lies in the files at some moment. The table comes first: what is carried over into it
+/// while the others are copied is in the journal still, and not the other way round.
 fn copy_files(from: &Path, to: &Path) {
-    for entry in std::fs::read_dir(from).expect("a directory") {
-        let path = entry.expect("an entry").path();
+    let entries = std::fs::read_dir(from).expect("a directory");
+    let mut paths: Vec<_> = entries.map(|entry| entry.expect("an entry").path()).collect();
+    paths.sort_by_key(|path| !path.ends_with("messages.redb"));
+    for path in paths {
         std::fs::copy(&path, to.join(path.file_name().expect("a name"))).expect("copied");
     }
 }
@@ -159,6 +162,86 @@ async fn what_only_the_journal_holds_is_there_after_a_crash() {
         assert_eq!(store.events_after(&room, 0, 1_000).await.expect("read"), rows(&room, 1..=100));
         assert_eq!(store.load(&room).await.expect("loaded").participants, std::slice::from_ref(&ann));
     }
+}
+
+/// What a crash leaves of 30 rows in each of two rooms, one record for each, before anything was carried over.
+async fn crashed_with_two_rooms() -> TempDir {
+    loop {
+        let directory = TempDir::with_prefix("carillon-damaged-").expect("a directory");
+        let (store, began) = (open_embedded(directory.path()), std::time::Instant::now());
+        for seq in 1..=30 {
+            for number in 1..=2 {
+                store.append(vec![row(&room(number), seq)]).await.expect("appended");
+                store.project(vec![head(number, seq)]).await.expect("projected");
+            }
+        }
+        let crashed = TempDir::with_prefix("carillon-crashed-").expect("a directory");
+        copy_files(directory.path(), crashed.path());
+        // A slow machine has another try: what is in the table already, damage to the journal does not touch.
+        if began.elapsed() < Duration::from_secs(4) {
+            return crashed;
+        }
+    }
+}
+
+/// The journal that has the rows.
+fn journal_of(directory: &Path) -> std::path::PathBuf {
+    let paths = ["messages.journal.0", "messages.journal.1"].map(|name| directory.join(name));
+    paths.into_iter().find(|path| path.metadata().is_ok_and(|file| file.len() > 0)).expect("a journal")
+}
+
+/// Before, the store opened, the rows behind the flipped byte were gone, and nothing was said.
+#[tokio::test]
+async fn damage_is_refused_and_a_repair_keeps_what_does_not_follow_from_what_is_lost() {
+    let crashed = crashed_with_two_rooms().await;
+    let path = journal_of(crashed.path());
+    let mut content = std::fs::read(&path).expect("readable");
+    // The record of the first room's tenth row.
+    let key = [&b"room-1t"[..], &10u64.to_be_bytes()].concat();
+    let found = content.windows(key.len()).position(|bytes| bytes == key).expect("the row");
+    let at = found - found % 4_096;
+    content[found + key.len() + 30] ^= 1;
+    std::fs::write(&path, &content).expect("writable");
+    let error = EmbeddedStore::open(crashed.path()).err().expect("damaged").to_string();
+    let said = format!("at byte {at}: the record there cannot be read, and 4");
+    assert!(error.contains(&said) && error.contains("carillon repair --data-dir"), "{error}");
+
+    for accept_loss in [false, true] {
+        let repaired = repair(crashed.path(), accept_loss).expect("looked at");
+        assert_eq!(
+            repaired.lost.iter().collect::<Vec<_>>(),
+            [(&room(1), &Lost { from_seq: 10, to_seq: 30 })]
+        );
+        assert_eq!((repaired.kept_events, repaired.copies.len()), (21, if accept_loss { 2 } else { 0 }));
+    }
+    assert!(repair(crashed.path(), false).expect("looked at").damages.is_empty());
+    let store = open_embedded(crashed.path());
+    assert_eq!(store.events_after(&room(1), 0, 100).await.expect("read"), rows(&room(1), 1..=9));
+    assert_eq!(store.events_after(&room(2), 0, 100).await.expect("read"), rows(&room(2), 1..=30));
+    let head = store.load(&room(1)).await.expect("loaded").head.expect("a head");
+    assert!(head[..] <= 9u64.to_be_bytes()[..], "no head above what is left");
+}
+
+/// Before, a file that was gone, cut off or somebody else's was taken for an empty journal.
+#[tokio::test]
+async fn a_journal_that_is_gone_cut_off_or_foreign_is_refused() {
+    let crashed = crashed_with_two_rooms().await;
+    let (path, other) = (journal_of(crashed.path()), crashed_with_two_rooms().await);
+    let content = std::fs::read(&path).expect("readable");
+    let cases: [(&str, Vec<u8>, &str); 4] = [
+        ("gone", Vec::new(), "which the table waits for"),
+        ("cut off", content[..4_096 * 20].to_vec(), "the file ends at byte"),
+        ("of another store", std::fs::read(journal_of(other.path())).expect("readable"), "another store"),
+        ("something else", b"PK, an archive".to_vec(), "neither the header"),
+    ];
+    for (what, content, said) in cases {
+        std::fs::write(&path, content).expect("writable");
+        let error = EmbeddedStore::open(crashed.path()).err().expect(what).to_string();
+        assert!(error.contains(said), "{what}: {error}");
+    }
+    std::fs::write(&path, &content).expect("writable");
+    let store = open_embedded(crashed.path());
+    assert_eq!(store.events_after(&room(1), 0, 100).await.expect("read"), rows(&room(1), 1..=30));
 }
 
 #[tokio::test]

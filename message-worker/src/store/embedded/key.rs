@@ -153,6 +153,47 @@ pub(super) fn walked(key: &[u8]) -> Walked {
     }
 }
 
+/// What a row is, to whoever decides whether it can be believed without those before it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Told {
+    /// An event.
+    Event(ConversationId, u64),
+    /// Which rows of earlier lives count.
+    Seal(ConversationId),
+    /// A life of the log, or a command that is passed over.
+    OfPartition,
+    /// What is made anew from the others.
+    Derived,
+}
+
+/// What the row with this key is; `None` if it is no key of this store.
+pub(super) fn told(key: &[u8]) -> Option<Told> {
+    match *key.first()? {
+        CONVERSATION => {
+            let id_end = 2 + usize::from(*key.get(1)?);
+            let id = ConversationId::parse(std::str::from_utf8(key.get(2..id_end)?).ok()?).ok()?;
+            match *key.get(id_end)? {
+                EVENT if key.len() == id_end + 9 => Some(Told::Event(id, read_seq(key)?)),
+                SEAL => Some(Told::Seal(id)),
+                HEAD | PARTICIPANT | SENT => Some(Told::Derived),
+                _ => None,
+            }
+        }
+        USER => Some(Told::Derived),
+        PARTITION => match *key.get(5)? {
+            INCARNATION | SKIP => Some(Told::OfPartition),
+            CHECKPOINT => Some(Told::Derived),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// Whether an event's value says that it is there.
+pub(super) fn is_there(value: &[u8]) -> bool {
+    value.len() > TIMESTAMP_BYTES
+}
+
 /// The write timestamp of a value.
 pub(super) fn timestamp_us(value: &[u8]) -> i64 {
     value.first_chunk().map_or(i64::MIN, |bytes| i64::from_be_bytes(*bytes))

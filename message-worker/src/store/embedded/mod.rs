@@ -24,7 +24,7 @@ use super::{
     Checkpoint, EventRow, LoadedConversation, PartitionState, Projection, Seal, SentRow, Store, StoreError,
     Tenure,
 };
-use journal::{Journal, JournalError};
+use journal::{Files, Journal, JournalError, Scan};
 use key::Rows;
 use overlay::Generation;
 use shared::{Job, Shared, closed};
@@ -38,6 +38,7 @@ mod journal;
 mod key;
 mod mark;
 mod overlay;
+mod repair;
 mod seals;
 mod shared;
 mod sweep;
@@ -45,6 +46,8 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod writer;
+
+pub use repair::{Lost, Repair, repair};
 
 /// Bytes of rows that wait for the writer; further appends wait before they queue.
 const QUEUE_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -76,6 +79,24 @@ pub enum OpenError {
         /// What the database said.
         reason: String,
     },
+    /// A file is of a format that this version does not know.
+    #[error("{} is of format {version}, and this carillon knows up to {known}: run the version that wrote it, or a newer one", .path.display())]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        version: u64,
+        /// The newest format that is known here.
+        known: u64,
+    },
+    /// The journal is not what was written: what was acknowledged may be missing.
+    #[error("data directory {dir} is damaged: {what}; bring back a backup, or see with `carillon repair --data-dir {dir}` what would be lost without", dir = .dir.display())]
+    Damaged {
+        /// The directory.
+        dir: PathBuf,
+        /// Where, and what is behind it.
+        what: String,
+    },
 }
 
 /// The store of conversations in a directory. Dropping it makes everything durable and closes the files.
@@ -96,20 +117,22 @@ impl EmbeddedStore {
     /// Opens the store in `dir`, which is made if it is not there, and recovers what a killed process left.
     ///
     /// # Errors
-    /// When another process has it, or its files cannot be read and written.
+    /// When another process has it, its files cannot be read and written, are damaged, or of an unknown format.
     pub fn open(dir: &Path) -> Result<Arc<EmbeddedStore>, OpenError> {
         let refused = |source| OpenError::Directory { dir: dir.to_owned(), source };
         std::fs::create_dir_all(dir).map_err(refused)?;
-        let (journal, payloads) = Journal::open(dir).map_err(|error| match error {
-            JournalError::InUse => OpenError::InUse { dir: dir.to_owned() },
-            JournalError::Io(source) => refused(source),
-        })?;
-        let table = Table::open(dir).map_err(|error| match error {
-            redb::DatabaseError::DatabaseAlreadyOpen => OpenError::InUse { dir: dir.to_owned() },
-            error => OpenError::Table { path: dir.join(table::FILE), reason: error.to_string() },
-        })?;
+        let (files, table, scan) = open_files(dir)?;
+        if let Some(damage) = scan.damages.first() {
+            return Err(OpenError::Damaged { dir: dir.to_owned(), what: damage.to_string() });
+        }
+        if let Some(torn) = &scan.torn {
+            tracing::warn!(%torn, "a write that nobody was told of is passed over");
+        }
         let mut sweep = Sweep::new();
-        recover(&table, &payloads, &mut sweep)?;
+        recover(&table, &scan, &mut sweep)?;
+        let store = table.mark().map_err(|error| table_refused(&table, error))?.store;
+        let journal = Journal::begin(files, store, scan.newest + 1).map_err(refused)?;
+        table.journal_in_use(true).map_err(|error| table_refused(&table, error))?;
         let shared = Arc::new(Shared::new(table));
         let writer = Writer::new(Arc::clone(&shared), journal);
         let for_flusher = Arc::clone(&shared);
@@ -168,17 +191,35 @@ fn spawn<T: Send + 'static>(
     std::thread::Builder::new().name(name.into()).spawn(run)
 }
 
+/// Opens the files of a directory that is there, and reads the journal; nothing is written but a format where there was
+/// none.
+fn open_files(dir: &Path) -> Result<(Files, Table, Scan), OpenError> {
+    let files = Files::open(dir).map_err(|error| match error {
+        JournalError::InUse => OpenError::InUse { dir: dir.to_owned() },
+        JournalError::Io(source) => OpenError::Directory { dir: dir.to_owned(), source },
+    })?;
+    let table = Table::open(dir)?;
+    let mark = table.mark().map_err(|error| table_refused(&table, error))?;
+    let scan = journal::scan(&files.contents, &mark).map_err(|unknown| OpenError::Version {
+        path: dir.join(unknown.file),
+        version: unknown.version.into(),
+        known: journal::VERSION.into(),
+    })?;
+    Ok((files, table, scan))
+}
+
+fn table_refused(table: &Table, error: StoreError) -> OpenError {
+    OpenError::Table { path: table.path().to_owned(), reason: error.0 }
+}
+
 /// Carries over what the journal holds.
-fn recover(table: &Table, payloads: &[Bytes], sweep: &mut Sweep) -> Result<(), OpenError> {
-    let mut generation = Generation::default();
-    payloads.iter().for_each(|payload| generation.put_all(payload));
-    if generation.is_empty() {
-        return Ok(());
+fn recover(table: &Table, scan: &Scan, sweep: &mut Sweep) -> Result<(), OpenError> {
+    let mut generation = Generation::last(scan.newest);
+    scan.payloads.iter().for_each(|payload| generation.put_all(payload));
+    if !generation.is_empty() {
+        tracing::info!(bytes = generation.bytes(), "recovering rows from the journal");
     }
-    tracing::info!(bytes = generation.bytes(), "recovering rows from the journal");
-    table
-        .take_in(&generation, sweep)
-        .map_err(|error| OpenError::Table { path: table.path().to_owned(), reason: error.0 })
+    table.take_in(&generation, sweep).map_err(|error| table_refused(table, error))
 }
 
 impl Drop for EmbeddedStore {
@@ -187,10 +228,11 @@ impl Drop for EmbeddedStore {
         self.shared.for_writer.notify_one();
         let Some(Threads { writer, flusher }) = self.threads.take() else { return };
         let journal = writer.join();
-        let flushed = flusher.join().is_ok() && self.shared.state.lock().overlay.frozen.is_none();
+        let flushed = flusher.join().is_ok() && self.shared.state.lock().overlay.is_empty();
+        // If it cannot be emptied it is read again at the next start, which is harmless.
+        let unused = flushed && self.shared.table.journal_in_use(false).is_ok();
         self.shared.table.close();
-        if let (Ok(journal), true) = (journal, flushed) {
-            // If it cannot be emptied it is read again at the next start, which is harmless.
+        if let (Ok(journal), true) = (journal, unused) {
             drop(journal.clear());
         }
     }

@@ -15,12 +15,21 @@ pub(super) type Row = (Bytes, Bytes);
 /// The rows of one generation.
 #[derive(Default)]
 pub(super) struct Generation {
+    /// The journal's generation that these rows are in; earlier ones are in the table already.
+    pub(super) number: u64,
+    /// The journal is not in use after this one, until it is begun anew.
+    pub(super) last: bool,
     rows: BTreeMap<Bytes, Bytes>,
     /// Of everything ever put, for rows that lost may be kept alive by neighbours in their buffer.
     bytes: usize,
 }
 
 impl Generation {
+    /// An empty one that is the last before the journal begins anew.
+    pub(super) fn last(number: u64) -> Generation {
+        Generation { number, last: true, ..Generation::default() }
+    }
+
     /// Puts every row of a buffer; of two values for one key the higher timestamp wins, and the later put if
     /// they are the same.
     pub(super) fn put_all(&mut self, buffer: &Bytes) {
@@ -28,6 +37,23 @@ impl Generation {
         for (key, value) in key::rows_of(buffer.clone()) {
             put(&mut self.rows, key, value);
         }
+    }
+
+    /// Puts one row, by the same rule.
+    pub(super) fn put_row(&mut self, key: Bytes, value: Bytes) {
+        self.bytes += key.len() + value.len();
+        put(&mut self.rows, key, value);
+    }
+
+    /// The value of a key.
+    pub(super) fn get(&self, key: &[u8]) -> Option<Bytes> {
+        self.rows.get(key).cloned()
+    }
+
+    /// The rows in a range, ascending.
+    pub(super) fn range(&self, range: &Range<Vec<u8>>) -> Vec<Row> {
+        let rows = self.rows.range::<[u8], _>(bounds(range));
+        rows.map(|(key, value)| (key.clone(), value.clone())).collect()
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -65,6 +91,11 @@ pub(super) struct Overlay {
 }
 
 impl Overlay {
+    /// Whether everything is in the table.
+    pub(super) fn is_empty(&self) -> bool {
+        self.frozen.is_none() && self.active.is_empty()
+    }
+
     /// The newest value of a key.
     pub(super) fn get(&self, key: &[u8]) -> Option<Bytes> {
         let active = self.active.rows.get(key);

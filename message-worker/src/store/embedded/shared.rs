@@ -98,9 +98,11 @@ impl State {
         self.active_since.get_or_insert_with(Instant::now);
     }
 
-    /// Turns the active generation over to the flusher.
-    pub(super) fn freeze(&mut self) {
-        self.overlay.frozen = Some(Arc::new(std::mem::take(&mut self.overlay.active)));
+    /// Turns the active generation, which has this number in the journal, over to the flusher.
+    pub(super) fn freeze(&mut self, number: u64) {
+        let mut active = std::mem::take(&mut self.overlay.active);
+        active.number = number;
+        self.overlay.frozen = Some(Arc::new(active));
         self.active_since = None;
     }
 

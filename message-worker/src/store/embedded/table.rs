@@ -11,6 +11,8 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 use redb::{Database, DatabaseError, TableDefinition, TableError};
 
+use super::OpenError;
+use super::journal::Mark;
 use super::key;
 use super::overlay::{Generation, Row};
 use super::sweep::Sweep;
@@ -19,6 +21,15 @@ use crate::store::StoreError;
 /// What the file is called.
 pub(super) const FILE: &str = "messages.redb";
 const ROWS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("rows");
+/// What the file is, and how far the journal has been carried over.
+const FORMAT: TableDefinition<&str, u64> = TableDefinition::new("format");
+/// The format of the rows. A file without a number is of this one, too: it was written before there were numbers.
+const VERSION: u64 = 1;
+
+const VERSION_KEY: &str = "version";
+const STORE_KEY: &str = "store";
+const CARRIED_KEY: &str = "journal-carried";
+const IN_USE_KEY: &str = "journal-in-use";
 
 /// Pages kept in memory: the upper levels of the tree. Recent rows are in the overlay, and the kernel caches the file as
 /// well, and gives its cache back when memory is short, which this one never does.
@@ -37,10 +48,45 @@ fn failed(error: impl Into<redb::Error>) -> StoreError {
 }
 
 impl Table {
-    pub(super) fn open(dir: &Path) -> Result<Table, DatabaseError> {
+    /// Opens the file, or makes it, and gives it a number and a format if it has none.
+    pub(super) fn open(dir: &Path) -> Result<Table, OpenError> {
         let path = dir.join(FILE);
-        let database = open_database(&path)?;
+        let refused = |reason: String| OpenError::Table { path: path.clone(), reason };
+        let database = open_database(&path).map_err(|error| match error {
+            DatabaseError::DatabaseAlreadyOpen => OpenError::InUse { dir: dir.to_owned() },
+            error => refused(error.to_string()),
+        })?;
+        let version = identify(&database).map_err(|error| refused(error.0))?;
+        if version != VERSION {
+            return Err(OpenError::Version { path, version, known: VERSION });
+        }
         Ok(Table { path, database: RwLock::new(Some(database)) })
+    }
+
+    /// What is known of the journal.
+    pub(super) fn mark(&self) -> Result<Mark, StoreError> {
+        let database = self.database.read();
+        let Some(database) = &*database else { return Err(StoreError("closed".into())) };
+        let transaction = redb::ReadableDatabase::begin_read(database).map_err(failed)?;
+        let format = transaction.open_table(FORMAT).map_err(failed)?;
+        let number = |key| Ok(format.get(key).map_err(failed)?.map_or(0, |number| number.value()));
+        Ok(Mark {
+            store: number(STORE_KEY)?,
+            carried: number(CARRIED_KEY)?,
+            in_use: number(IN_USE_KEY)? != 0,
+        })
+    }
+
+    /// Takes note that the generation after those that were carried over has begun, or that none has.
+    pub(super) fn journal_in_use(&self, in_use: bool) -> Result<(), StoreError> {
+        let database = self.database.read();
+        let Some(database) = &*database else { return Err(StoreError("closed".into())) };
+        let transaction = begin_write(database)?;
+        {
+            let mut format = transaction.open_table(FORMAT).map_err(failed)?;
+            format.insert(IN_USE_KEY, u64::from(in_use)).map_err(failed)?;
+        }
+        transaction.commit().map_err(failed)
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -101,7 +147,7 @@ impl Table {
         Ok(())
     }
 
-    /// Takes in a generation, in one durable transaction, and sweeps a little. After an error nothing of it is
+    /// Takes in a generation, in one durable transaction, marks it as carried over, and sweeps a little. After an error nothing of it is
     /// in the table, or all.
     pub(super) fn take_in(&self, generation: &Generation, sweep: &mut Sweep) -> Result<(), StoreError> {
         self.reopen_if_closed()?;
@@ -153,10 +199,39 @@ fn open_database(path: &Path) -> Result<Database, DatabaseError> {
     Database::builder().set_cache_size(CACHE_BYTES).create(path)
 }
 
-fn write(database: &Database, generation: &Generation, sweep: &mut Sweep) -> Result<(), StoreError> {
+fn begin_write(database: &Database) -> Result<redb::WriteTransaction, StoreError> {
     let mut transaction = database.begin_write().map_err(failed)?;
     transaction.set_quick_repair(true);
+    Ok(transaction)
+}
+
+/// The file's format; one that has none yet gets one, and the number by which its journal knows it.
+fn identify(database: &Database) -> Result<u64, StoreError> {
+    let transaction = begin_write(database)?;
+    let version = {
+        let mut format = transaction.open_table(FORMAT).map_err(failed)?;
+        let version =
+            redb::ReadableTable::get(&format, VERSION_KEY).map_err(failed)?.map(|version| version.value());
+        if version.is_none() {
+            format.insert(VERSION_KEY, VERSION).map_err(failed)?;
+            format.insert(STORE_KEY, uuid::Uuid::new_v4().as_u64_pair().0).map_err(failed)?;
+        }
+        version
+    };
+    match version {
+        Some(version) => transaction.abort().map_err(failed).map(|()| version),
+        None => transaction.commit().map_err(failed).map(|()| VERSION),
+    }
+}
+
+fn write(database: &Database, generation: &Generation, sweep: &mut Sweep) -> Result<(), StoreError> {
+    let transaction = begin_write(database)?;
     {
+        let mut format = transaction.open_table(FORMAT).map_err(failed)?;
+        format.insert(CARRIED_KEY, generation.number).map_err(failed)?;
+        if generation.last {
+            format.insert(IN_USE_KEY, 0).map_err(failed)?;
+        }
         let mut rows = transaction.open_table(ROWS).map_err(failed)?;
         for (key, value) in generation.rows() {
             sweep.note(key, value);

@@ -59,7 +59,7 @@ impl Pair {
             Step::Freeze => {
                 let mut state = self.shared.state.lock();
                 if state.overlay.frozen.is_none() {
-                    state.freeze();
+                    state.freeze(0);
                 }
             }
             Step::TakeIn => {
@@ -153,7 +153,7 @@ fn send(shared: &Shared, sweep: &mut Sweep, rooms: Range<usize>, day: u64) {
     }
     let mut state = shared.state.lock();
     state.show(&rows.into_bytes());
-    state.freeze();
+    state.freeze(0);
     let frozen = state.overlay.frozen.take().expect("frozen");
     drop(state);
     shared.table.take_in(&frozen, sweep).expect("taken in");

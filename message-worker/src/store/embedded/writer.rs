@@ -27,6 +27,8 @@ pub(super) struct Writer {
     journal: Journal,
     gather: Gather,
     sync_began: Instant,
+    /// Why the next generation could not begin last time.
+    turn_error: Option<StoreError>,
 }
 
 /// What one sync makes durable.
@@ -37,7 +39,8 @@ struct Group {
 
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>, journal: Journal) -> Writer {
-        Writer { shared, journal, gather: Gather::default(), sync_began: Instant::now() }
+        let (gather, sync_began) = (Gather::default(), Instant::now());
+        Writer { shared, journal, gather, sync_began, turn_error: None }
     }
 
     /// Works until the store closes, and gives the journal back.
@@ -60,9 +63,7 @@ impl Writer {
         loop {
             let journal_is_long = self.journal.bytes() >= JOURNAL_BYTES && state.overlay.frozen.is_none();
             if state.freeze_is_due() || journal_is_long {
-                state.freeze();
-                self.journal.begin_generation();
-                shared.for_flusher.notify_one();
+                self.turn_over(&mut state);
             }
             if state.closing {
                 // Projections that cannot be written are left to the flusher, who has them as well.
@@ -73,7 +74,7 @@ impl Writer {
                 if !state.jobs.is_empty() || (waited_out && !state.lazy.rows.is_empty()) {
                     return Some(take_group(&mut state));
                 }
-            } else if let (Some(error), false) = (state.table_error.clone(), state.jobs.is_empty()) {
+            } else if let (Some(error), false) = (self.obstacle(&state), state.jobs.is_empty()) {
                 let jobs = std::mem::take(&mut state.jobs);
                 MutexGuard::unlocked(&mut state, || jobs.into_iter().for_each(|job| job.fail(&error)));
                 continue;
@@ -85,6 +86,30 @@ impl Writer {
                 false
             };
         }
+    }
+
+    /// Begins the journal's next generation and turns the active one over to the flusher, which may mark it as carried
+    /// over only when the next one's header is on disk.
+    fn turn_over(&mut self, state: &mut MutexGuard<'_, State>) {
+        let number = self.journal.generation();
+        match MutexGuard::unlocked(state, || self.journal.begin_generation()) {
+            Ok(()) => {
+                self.turn_error = None;
+                state.freeze(number);
+                self.shared.for_flusher.notify_one();
+            }
+            Err(error) => {
+                let error = StoreError(format!("the journal's next generation cannot begin: {error}"));
+                if self.turn_error.replace(error.clone()).is_none() {
+                    tracing::error!(%error, "trying again; appending fails when this one is full");
+                }
+            }
+        }
+    }
+
+    /// Why there is no room, and will not be soon.
+    fn obstacle(&self, state: &State) -> Option<StoreError> {
+        state.table_error.clone().or_else(|| self.turn_error.clone())
     }
 
     /// Lets jobs come together before the next group is taken, if that pays.
@@ -164,13 +189,13 @@ impl Writer {
 
     /// Gives the flusher what is left, before both end.
     fn hand_over_the_rest(&mut self) {
-        let mut state = self.shared.state.lock();
+        let shared = Arc::clone(&self.shared);
+        let mut state = shared.state.lock();
         while state.overlay.frozen.is_some() && state.table_error.is_none() {
-            self.shared.for_writer.wait(&mut state);
+            shared.for_writer.wait(&mut state);
         }
         if state.overlay.frozen.is_none() && !state.overlay.active.is_empty() {
-            state.freeze();
-            self.journal.begin_generation();
+            self.turn_over(&mut state);
         }
     }
 }

@@ -1,0 +1,30 @@
+//! `carillon repair`: what a damaged data directory still has, and making it usable at the price of what it has not.
+
+use crate::Failure;
+use carillon_message_worker::store::embedded;
+use carillon_runtime::settings::{Refused, Settings};
+
+/// Tells what is damaged and what is lost, and with `accept_loss` repairs.
+///
+/// # Errors
+/// When there is no data directory to look at, another process has it, or it is damaged and nothing was to be done yet.
+pub fn run(settings: &Settings, accept_loss: bool) -> Result<(), Failure> {
+    if !settings.scylla_nodes.is_empty() {
+        let wrong = "repair looks at a data directory, and --scylla names a database: see carillon audit";
+        return Err(Refused(vec![wrong.into()]).into());
+    }
+    let repair = embedded::repair(&settings.data_dir, accept_loss).map_err(anyhow::Error::from)?;
+    print!("{repair}");
+    if repair.damages.is_empty() {
+        return Ok(());
+    }
+    if accept_loss {
+        println!("repaired: carillon standalone starts again with this directory");
+        return Ok(());
+    }
+    Err(anyhow::anyhow!(
+        "nothing was changed: bring back a backup of {dir}, or run carillon repair --accept-loss --data-dir {dir}",
+        dir = settings.data_dir.display()
+    )
+    .into())
+}

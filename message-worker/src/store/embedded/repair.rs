@@ -1,0 +1,203 @@
+//! Makes a data directory usable whose journal is damaged, at the price of what cannot be read.
+//!
+//! What lies before the damage is carried over as after a crash. Of what lies behind, rows count that follow from
+//! nothing that is missing: events that continue a conversation without a gap, lives of the log, and skips. What is
+//! derived from events is left out, and made anew from them; so the store is as after a crash between two writes. An
+//! event behind a gap is given up: a conversation has no holes, so nothing could be read past one.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use carillon_proto::id::ConversationId;
+
+use super::journal::{FILES, Files, Scan};
+use super::key::{self, Told};
+use super::overlay::Generation;
+use super::sweep::Sweep;
+use super::table::{self, Table};
+use super::{OpenError, open_files, table_refused};
+use crate::store::StoreError;
+
+/// Conversations that are named one by one.
+const NAMED_MAX: usize = 100;
+
+/// What is lost of a conversation, as far as it can be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lost {
+    /// The first event that is gone; the next one that is sent takes its seq.
+    pub from_seq: u64,
+    /// The highest seq that was seen in the damaged journal.
+    pub to_seq: u64,
+}
+
+/// What repairing comes to, or would.
+#[derive(Debug, Default)]
+pub struct Repair {
+    /// What is wrong; nothing: there is nothing to repair.
+    pub damages: Vec<String>,
+    /// Events behind the damage that are kept.
+    pub kept_events: usize,
+    /// What is lost, as far as it can be told.
+    pub lost: BTreeMap<ConversationId, Lost>,
+    /// Bytes that cannot be read: what they held beyond `lost` cannot be told.
+    pub unreadable_bytes: usize,
+    /// Copies of the damaged files; nothing: it was not done.
+    pub copies: Vec<PathBuf>,
+}
+
+impl fmt::Display for Repair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.damages.is_empty() {
+            return writeln!(f, "the journal is sound: there is nothing to repair");
+        }
+        self.damages.iter().try_for_each(|damage| writeln!(f, "damaged: {damage}"))?;
+        let (bytes, kept) = (self.unreadable_bytes, self.kept_events);
+        writeln!(f, "behind the damage, {kept} events can be kept, and {bytes} bytes cannot be read")?;
+        for (conversation, lost) in self.lost.iter().take(NAMED_MAX) {
+            let Lost { from_seq, to_seq } = lost;
+            writeln!(
+                f,
+                "lost: {conversation} seq {from_seq} to {to_seq} (what is sent next gets seq {from_seq}: clients that know them keep the old ones until they load the conversation anew)"
+            )?;
+        }
+        if let Some(more @ 1..) = self.lost.len().checked_sub(NAMED_MAX) {
+            writeln!(f, "lost: events of {more} more conversations")?;
+        }
+        writeln!(f, "lost besides: whatever else the bytes held that cannot be read")?;
+        self.copies
+            .iter()
+            .try_for_each(|copy| writeln!(f, "the damaged file was copied to {}", copy.display()))
+    }
+}
+
+/// Tells what is lost, and with `accept_loss` makes the directory usable without it.
+///
+/// # Errors
+/// When another process has the directory, or its files cannot be read and written.
+pub fn repair(dir: &Path, accept_loss: bool) -> Result<Repair, OpenError> {
+    if !dir.join(table::FILE).is_file() {
+        let reason =
+            "it is not there, and without it the journal says little: bring back a backup of the directory";
+        return Err(OpenError::Table { path: dir.join(table::FILE), reason: reason.into() });
+    }
+    let (files, table, scan) = open_files(dir)?;
+    let mut repair = Repair {
+        damages: scan.damages.iter().map(ToString::to_string).collect(),
+        unreadable_bytes: scan.unreadable.iter().map(Bytes::len).sum(),
+        ..Repair::default()
+    };
+    if repair.damages.is_empty() {
+        return Ok(repair);
+    }
+    let kept = keep(&table, &scan, &mut repair).map_err(|error| table_refused(&table, error))?;
+    if accept_loss {
+        let refused = |source| OpenError::Directory { dir: dir.to_owned(), source };
+        repair.copies = copy(dir).map_err(refused)?;
+        table.take_in(&kept, &mut Sweep::new()).map_err(|error| table_refused(&table, error))?;
+        Files::clear(&files).map_err(refused)?;
+    }
+    Ok(repair)
+}
+
+/// The rows that are kept, of all that can be read.
+fn keep(table: &Table, scan: &Scan, repair: &mut Repair) -> Result<Generation, StoreError> {
+    let mut kept = Generation::last(scan.newest);
+    scan.payloads.iter().for_each(|payload| kept.put_all(payload));
+    let mut behind = Generation::default();
+    scan.behind.iter().for_each(|payload| behind.put_all(payload));
+    let mut seals = Vec::new();
+    // Ascending, so that an event comes after the one before it.
+    for (key, value) in behind.rows() {
+        match key::told(key) {
+            Some(Told::Event(conversation, seq)) if key::is_there(value) => {
+                let follows = seq == 0 || is_there(table, &kept, &conversation, seq - 1)?;
+                if follows {
+                    repair.kept_events += 1;
+                    kept.put_row(key.clone(), value.clone());
+                } else {
+                    repair.lose(table, &kept, conversation, seq)?;
+                }
+            }
+            Some(Told::Event(..) | Told::OfPartition) => kept.put_row(key.clone(), value.clone()),
+            Some(Told::Seal(conversation)) => seals.push((conversation, key, value)),
+            Some(Told::Derived) | None => {}
+        }
+    }
+    for (conversation, key, value) in seals {
+        let Some(seal) = key::read_seal(value) else { continue };
+        // One that counts more than there is would be a lie; the next life decides anew.
+        let counted = seal.seq == 0 || is_there(table, &kept, &conversation, seal.seq)?;
+        if counted && (!seal.created || is_there(table, &kept, &conversation, 0)?) {
+            kept.put_row(key.clone(), value.clone());
+        }
+    }
+    // What was not written whole may still tell whose it was.
+    for payload in &scan.unreadable {
+        for (key, value) in key::rows_of(payload.clone()) {
+            if let Some(Told::Event(conversation, seq)) = key::told(&key)
+                && key::is_there(&value)
+                && !is_there(table, &kept, &conversation, seq)?
+            {
+                repair.lose(table, &kept, conversation, seq)?;
+            }
+        }
+    }
+    Ok(kept)
+}
+
+impl Repair {
+    fn lose(
+        &mut self,
+        table: &Table,
+        kept: &Generation,
+        conversation: ConversationId,
+        seq: u64,
+    ) -> Result<(), StoreError> {
+        if let Some(lost) = self.lost.get_mut(&conversation) {
+            lost.to_seq = lost.to_seq.max(seq);
+            return Ok(());
+        }
+        let range = key::event(&conversation, 0)..key::event(&conversation, seq);
+        let mut newest = 0;
+        table.merge(&range, true, kept.range(&range), &mut |key, value| {
+            let there = key::is_there(value);
+            newest = if there { key::read_seq(key).unwrap_or(0) } else { newest };
+            !there
+        })?;
+        let from_seq = (newest + 1).min(seq);
+        self.lost.insert(conversation, Lost { from_seq, to_seq: seq });
+        Ok(())
+    }
+}
+
+/// Whether an event is among what is kept.
+fn is_there(
+    table: &Table,
+    kept: &Generation,
+    conversation: &ConversationId,
+    seq: u64,
+) -> Result<bool, StoreError> {
+    let key = key::event(conversation, seq);
+    let newest =
+        [table.get(&key)?, kept.get(&key)].into_iter().flatten().max_by_key(|value| key::timestamp_us(value));
+    Ok(newest.is_some_and(|value| key::is_there(&value)))
+}
+
+/// Copies both files to names that are free.
+fn copy(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let mut copies = Vec::new();
+    for name in FILES {
+        let Some(copy) =
+            (1..).map(|number| dir.join(format!("{name}.damaged.{number}"))).find(|path| !path.exists())
+        else {
+            continue;
+        };
+        std::fs::copy(dir.join(name), &copy)?;
+        std::fs::File::open(&copy)?.sync_all()?;
+        copies.push(copy);
+    }
+    std::fs::File::open(dir)?.sync_all()?;
+    Ok(copies)
+}
