@@ -5,6 +5,7 @@ use crate::context::{Context, StartOver};
 use crate::core::cache::Cache;
 use crate::core::conversation;
 use crate::core::interest::Interest;
+use crate::core::log_clock::LogClock;
 use crate::fanout;
 use crate::flush::Flush;
 use crate::ground::{self, Landmark};
@@ -19,7 +20,7 @@ use carillon_proto::position::Position;
 use carillon_proto::wire;
 use carillon_runtime::bus::{BusError, Incoming, LogEntry, LogReader, Subscription};
 use carillon_runtime::metrics::{Stage as Latency, observe};
-use carillon_runtime::time::{steady_ms, wall_ms};
+use carillon_runtime::time::steady_ms;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use prost::Message as _;
@@ -53,6 +54,8 @@ pub(crate) enum Done {
     /// Whether the partition still is ours.
     Confirmed(Result<bool, StoreError>),
     Reader(Result<Box<dyn LogReader>, StartOver>),
+    /// When the log took its newest entry, if there is one to work.
+    Newest(Option<u64>),
 }
 
 /// Where the current group stands.
@@ -103,6 +106,7 @@ pub(crate) struct Consumer<'a> {
     reader: Option<Box<dyn LogReader>>,
     pub(crate) queue: Queue,
     pub(crate) stage: Stage,
+    pub(crate) log_clock: LogClock,
     jobs: FuturesUnordered<BoxFuture<'static, Done>>,
     /// The last entry read.
     pub(crate) landmark: Option<Landmark>,
@@ -139,6 +143,7 @@ impl<'a> Consumer<'a> {
             reader: None,
             queue: Queue::default(),
             stage: Stage::Idle,
+            log_clock: LogClock::default(),
             jobs: FuturesUnordered::new(),
             landmark,
             next: from,
@@ -146,6 +151,7 @@ impl<'a> Consumer<'a> {
             checking: false,
             purging: false,
         };
+        consumer.look_ahead();
         consumer.open_reader();
         consumer
     }
@@ -181,6 +187,9 @@ impl<'a> Consumer<'a> {
             self.advance();
             if self.has_ended() {
                 return Ok(());
+            }
+            if self.reader.is_some() && self.queue.is_empty() && matches!(self.stage, Stage::Idle) {
+                self.log_clock.idle(steady_ms());
             }
             let room = self.queue.room();
             tokio::select! {
@@ -246,7 +255,7 @@ impl<'a> Consumer<'a> {
                 return Err(StartOver::because("the lease or the tenure was lost before the acks"));
             }
             Done::Flushed => {
-                self.flush.done();
+                self.flush.done(steady_ms());
                 self.purge();
                 self.gathered();
             }
@@ -270,13 +279,15 @@ impl<'a> Consumer<'a> {
                 }
             }
             Done::Reader(reader) => self.reader = Some(reader?),
+            Done::Newest(time_ms) => {
+                time_ms.into_iter().for_each(|time_ms| self.log_clock.read(time_ms, steady_ms()));
+            }
         }
         Ok(())
     }
 
-    #[expect(clippy::disallowed_methods, reason = "the log's entries have the wall clock's time")]
     fn entries(&mut self, entries: Result<Vec<LogEntry>, BusError>) {
-        let now_ms = wall_ms();
+        let now_ms = steady_ms();
         match entries {
             Ok(entries) => {
                 for entry in entries {
@@ -285,7 +296,9 @@ impl<'a> Consumer<'a> {
                     }
                     self.next += 1;
                     self.landmark = Some(Landmark { sequence: entry.sequence, tag: entry.tag });
-                    observe(Latency::LogWait, Duration::from_millis(now_ms.saturating_sub(entry.time_ms)));
+                    self.log_clock.read(entry.time_ms, now_ms);
+                    let waited_ms = self.log_clock.age_ms(entry.time_ms, now_ms);
+                    observe(Latency::LogWait, Duration::from_millis(waited_ms));
                     self.queue.push(entry);
                 }
             }
@@ -294,6 +307,12 @@ impl<'a> Consumer<'a> {
                 self.open_reader();
             }
         }
+    }
+
+    /// Finds out how much lies ahead, for how far work lies behind cannot be told from the oldest entries.
+    fn look_ahead(&mut self) {
+        let (context, from) = (self.context.clone(), self.next);
+        self.job(async move { Done::Newest(ground::newest_ms(&context, from).await) });
     }
 
     fn open_reader(&mut self) {

@@ -157,17 +157,17 @@ impl Flush {
         Some(Box::pin(async move { write(&context, projections, acquainted, heads, end).await }))
     }
 
-    /// It is written.
-    pub(crate) fn done(&mut self) {
+    /// It is written, at this steady time.
+    pub(crate) fn done(&mut self, now_ms: u64) {
         let Some(running) = self.running.take() else { return };
         if let Some(end) = running.end {
             self.checkpointed = end.position.sequence;
             self.checkpointed_bytes = running.bytes;
-            self.purge.checkpointed(end.position.sequence, end.time_ms, running.bytes);
+            self.purge.checkpointed(end.position.sequence, now_ms, running.bytes);
         }
     }
 
-    /// Below which sequence the log may forget now.
+    /// Below which sequence the log may forget now, in steady time.
     pub(crate) fn purge_below(&mut self, now_ms: u64) -> Option<u64> {
         self.purge.due(now_ms)
     }

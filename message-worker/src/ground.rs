@@ -27,6 +27,16 @@ pub(crate) async fn holds(context: &Context, landmark: Landmark) -> Result<bool,
     Ok(bounds.first > sequence && bounds.last >= sequence)
 }
 
+/// When the log took its newest entry, if that lies at or above `from`; nothing while the log cannot be asked.
+pub(crate) async fn newest_ms(context: &Context, from: u64) -> Option<u64> {
+    let bounds = context.bus.log_bounds(context.partition).await.ok()?;
+    if bounds.last < from {
+        return None;
+    }
+    let entry = context.bus.log_entry(context.partition, bounds.last).await.ok()?;
+    entry.map(|entry| entry.time_ms)
+}
+
 /// A reader that goes on at `from` in this life of the log, once the ground is known to be the same.
 pub(crate) async fn reader(
     context: &Context,

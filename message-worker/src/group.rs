@@ -39,6 +39,10 @@ impl Queue {
         self.entries.push_back(entry);
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     /// When the log took the oldest of them.
     pub(crate) fn oldest_time_ms(&self) -> Option<u64> {
         self.entries.front().map(|entry| entry.time_ms)
@@ -68,7 +72,6 @@ pub(crate) struct End {
     pub(crate) position: Position,
     pub(crate) tag: Tag,
     pub(crate) timestamp_us: i64,
-    pub(crate) time_ms: u64,
 }
 
 #[derive(Debug)]
@@ -224,10 +227,10 @@ impl Group {
             .filter(|position| !ledger.skips.contains(position))
             .map(|at| Need::Skip(*at))
             .collect();
-        for Placed { at, conversation, command, .. } in &self.placed {
+        for Placed { conversation, command, .. } in &self.placed {
             match cache.get(conversation).filter(|slot| slot.decided) {
                 Some(slot) => {
-                    let need = slot.conversation.need(&command.actor, &command.client_id, at.time_ms);
+                    let need = slot.conversation.need(&command.actor, &command.client_id);
                     missing.extend(need.map(|need| Need::Of(conversation.clone(), need)));
                 }
                 None => {
@@ -311,7 +314,6 @@ fn end_of(entry: &LogEntry, index: u32, ledger: &Ledger) -> End {
         position: ledger.incarnation.position(entry.sequence, index),
         tag: entry.tag,
         timestamp_us: ledger.incarnation.timestamp_us(entry.sequence, index),
-        time_ms: entry.time_ms,
     }
 }
 

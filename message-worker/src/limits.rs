@@ -68,6 +68,9 @@ pub(crate) const PAGE_BYTES_MAX: usize = 400 * 1024;
 pub(crate) const LIST_READS_MAX: usize = 16;
 /// Conversations looked at for one user's acquaintances: presence is a courtesy, not a search.
 pub(crate) const ACQUAINTANCE_CONVERSATIONS_MAX: usize = 1_000;
+/// How far an event's time may lie ahead of the log's for the sake of rising times in a conversation: the servers of a
+/// log agree better, and one that is wrong by more is not to be believed by everything after it.
+pub(crate) const TIME_DRAG_MAX_MS: u64 = 10_000;
 /// When to come back after `unavailable`.
 pub(crate) const RETRY_AFTER_MS: u64 = 500;
 /// Between beats, checks of the log's ground, and writing of projections, heads and checkpoint.

@@ -32,7 +32,7 @@ impl Consumer<'_> {
             self.read_for_outcomes(Need::Conversation(id));
             return None;
         };
-        if let Some(need) = slot.conversation.need(&asked.actor, &asked.client_id, 0) {
+        if let Some(need) = slot.conversation.need(&asked.actor, &asked.client_id) {
             self.read_for_outcomes(Need::Of(id, need));
             return None;
         }

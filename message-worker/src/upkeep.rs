@@ -6,13 +6,13 @@ use crate::fanout;
 use crate::ground;
 use crate::metrics;
 use carillon_proto::id::ConversationId;
-use carillon_runtime::time::{steady_ms, wall_ms};
+use carillon_runtime::time::steady_ms;
 
 impl Consumer<'_> {
     /// Once a second.
     pub(crate) async fn tick(&mut self) {
         let now_ms = steady_ms();
-        let lag_ms = self.lag_ms();
+        let lag_ms = self.lag_ms(now_ms);
         if (self.context.is_ours)() {
             fanout::publish(&*self.context.bus, self.interest.beats(now_ms, lag_ms)).await;
         }
@@ -38,14 +38,13 @@ impl Consumer<'_> {
     }
 
     /// Age of the oldest entry whose results have not left.
-    #[expect(clippy::disallowed_methods, reason = "the log's entries have the wall clock's time")]
-    fn lag_ms(&self) -> u64 {
+    fn lag_ms(&self, now_ms: u64) -> u64 {
         let oldest = match &self.stage {
             Stage::Idle => self.queue.oldest_time_ms(),
             Stage::Preparing(group) => Some(group.time_ms),
             Stage::Committing(results) => Some(results.time_ms),
         };
-        oldest.map_or(0, |time_ms| wall_ms().saturating_sub(time_ms))
+        oldest.map_or(0, |time_ms| self.log_clock.lag_ms(time_ms, now_ms))
     }
 
     /// Lets conversations leave memory that are idle or too many.
@@ -57,12 +56,11 @@ impl Consumer<'_> {
     }
 
     /// Lets the log forget what it was kept for long enough.
-    #[expect(clippy::disallowed_methods, reason = "the log's entries have the wall clock's time")]
     pub(crate) fn purge(&mut self) {
         if self.purging {
             return;
         }
-        if let Some(below) = self.flush.purge_below(wall_ms()) {
+        if let Some(below) = self.flush.purge_below(steady_ms()) {
             self.purging = true;
             let context = self.context.clone();
             self.job(async move {

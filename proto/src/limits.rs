@@ -81,7 +81,7 @@ pub const PRESENCE_SHARDS: u32 = 16;
 
 /// Accepted client ids remembered for a sender in a conversation (protocol §2).
 pub const DEDUP_CLIENT_IDS_MAX: usize = 1_000;
-/// Log time after which a client id is forgotten (protocol §2).
+/// How long they are remembered at least (protocol §2): a database may forget them later.
 pub const DEDUP_AGE_MAX_MS: u64 = 7 * 24 * 3_600 * 1_000;
 
 /// Bytes of sent batches that a worker keeps for a gateway that missed one.

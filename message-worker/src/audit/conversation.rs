@@ -7,7 +7,7 @@ use crate::core::conversation::VERSION;
 use crate::load;
 use crate::store::{EventRow, SentRow, Store, StoreError};
 use carillon_proto::id::{ConversationId, UserId};
-use carillon_proto::limits::{DEDUP_AGE_MAX_MS, DEDUP_CLIENT_IDS_MAX};
+use carillon_proto::limits::DEDUP_CLIENT_IDS_MAX;
 use carillon_proto::position::Position;
 use carillon_proto::wire;
 use prost::Message as _;
@@ -108,7 +108,7 @@ async fn repeats(store: &dyn Store, stored: &Stored, log: &Log) -> Result<HashSe
         if rows.contains(&position) {
             continue;
         }
-        let Some((at, command)) = log.command(*slot) else { continue };
+        let Some((_, command)) = log.command(*slot) else { continue };
         let Ok(sender) = UserId::parse(&command.actor) else { continue };
         if !sent.contains_key(&sender) {
             let rows = store.sent(&stored.id, &sender, DEDUP_CLIENT_IDS_MAX).await?;
@@ -119,8 +119,7 @@ async fn repeats(store: &dyn Store, stored: &Stored, log: &Log) -> Result<HashSe
             let Some(row) = store.event(&stored.id, claim.seq).await? else { continue };
             let event = load::decode(&row)?;
             let is_theirs = event.actor == command.actor && event.client_id == command.client_id;
-            let is_young = at.time_ms.saturating_sub(event.time_ms) <= DEDUP_AGE_MAX_MS;
-            if is_theirs && is_young && log.here(row.position) < position {
+            if is_theirs && log.here(row.position) < position {
                 repeats.insert(position);
             }
         }

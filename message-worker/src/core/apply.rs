@@ -54,7 +54,7 @@ impl Conversation {
     /// Applies a command. What [`Conversation::need`] asks for must be known.
     pub(crate) fn apply(&mut self, at: At, command: &wire::Command) -> Applied {
         let actor = UserId::parse(&command.actor).ok();
-        let hit = match self.hit(actor.as_ref(), &command.client_id, at.time_ms) {
+        let hit = match self.hit(actor.as_ref(), &command.client_id) {
             Hit::Known(first) => Some(first),
             Hit::None | Hit::Claimed { .. } => None,
         };

@@ -209,13 +209,36 @@ fn the_head_counts_messages_and_keeps_the_newest() {
 }
 
 #[test]
-fn times_never_go_back() {
+fn times_do_not_go_back_by_a_little() {
     let mut conversation = open();
     let late = At { time_ms: 10, ..at(2) };
     let row = conversation.apply(late, &by("ann", Authority::Granted, message("x"))).row.expect("a row");
     assert_eq!(row.time_ms, 1_000);
     let id = MessageId::from_slice(&row.id);
     assert_eq!(id, MessageId::new(1_000, 2, "room", late.position));
+}
+
+/// Before, everything after one message of 2036 was of 2036, and no earlier client id was known any more.
+#[test]
+fn a_time_that_was_wrong_is_over_with_its_entry() {
+    const DECADE_MS: u64 = 3_652 * 86_400_000;
+    let mut conversation = nothing();
+    let mut send = |sequence: u64, time_ms: u64, client_id: &str| {
+        let command = by("ann", Authority::Granted, message("x"));
+        let command = wire::Command { client_id: client_id.into(), ..command };
+        let applied = conversation.apply(At { time_ms, ..at(sequence) }, &command);
+        (told(&applied), applied.row.map(|row| row.time_ms))
+    };
+    let now_ms = 1_800_000_000_000;
+    assert_eq!(send(1, now_ms, "a"), ("row 1".into(), Some(now_ms)));
+    assert_eq!(send(2, now_ms + DECADE_MS, "b"), ("row 2".into(), Some(now_ms + DECADE_MS)));
+    assert_eq!(send(3, now_ms + 1_000, "c"), ("row 3".into(), Some(now_ms + 1_000)));
+    assert_eq!(
+        send(4, now_ms + 900, "d"),
+        ("row 4".into(), Some(now_ms + 1_000)),
+        "servers of a log differ a little"
+    );
+    assert_eq!(send(5, now_ms + 2_000, "a"), ("repeated 1".into(), None));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! Two workers that folded the same rows hold the same state, whatever they loaded it from.
 
 use super::dedup::{First, Hit, Sender};
+use crate::limits::TIME_DRAG_MAX_MS;
 use crate::store::{Seal, SentRow};
 use carillon_proto::id::{ConversationId, UserId};
 use carillon_proto::position::{Incarnation, Position};
@@ -274,20 +275,18 @@ impl Conversation {
     }
 
     /// What must be known before a command of this sender, with this client id, can be applied.
-    pub(crate) fn need(&self, actor: &str, client_id: &str, entry_time_ms: u64) -> Option<Need> {
+    pub(crate) fn need(&self, actor: &str, client_id: &str) -> Option<Need> {
         if client_id.is_empty() {
             return None;
         }
         let sender = || UserId::parse(actor).ok();
         match self.senders.get(actor) {
-            Some(known) if known.is_complete() => {
-                match known.hit(client_id, self.event_time_ms(entry_time_ms)) {
-                    Hit::Claimed { seq } => {
-                        Some(Need::First { sender: sender()?, client_id: client_id.to_owned(), seq })
-                    }
-                    Hit::None | Hit::Known(_) => None,
+            Some(known) if known.is_complete() => match known.hit(client_id) {
+                Hit::Claimed { seq } => {
+                    Some(Need::First { sender: sender()?, client_id: client_id.to_owned(), seq })
                 }
-            }
+                Hit::None | Hit::Known(_) => None,
+            },
             None if self.new => None,
             _ => sender().map(Need::Sender),
         }
@@ -310,9 +309,9 @@ impl Conversation {
     }
 
     /// What is known of a client id.
-    pub(super) fn hit(&self, sender: Option<&UserId>, client_id: &str, entry_time_ms: u64) -> Hit {
+    pub(super) fn hit(&self, sender: Option<&UserId>, client_id: &str) -> Hit {
         let known = sender.and_then(|sender| self.senders.get(sender));
-        known.map_or(Hit::None, |known| known.hit(client_id, self.event_time_ms(entry_time_ms)))
+        known.map_or(Hit::None, |known| known.hit(client_id))
     }
 
     /// What a client id of this sender was accepted as, if that is known and its row is among those up to
@@ -323,15 +322,19 @@ impl Conversation {
         client_id: &str,
         committed_seq: u64,
     ) -> Option<outcome::Body> {
-        match self.hit(UserId::parse(actor).ok().as_ref(), client_id, self.time_ms) {
+        match self.hit(UserId::parse(actor).ok().as_ref(), client_id) {
             Hit::Known(first) if first.seq <= committed_seq => Some(self.accepted(first, false)),
             Hit::Known(_) | Hit::Claimed { .. } | Hit::None => None,
         }
     }
 
-    /// The time of an event made now: the entry's, never less than the last event's.
+    /// The time of an event made now: the entry's, or the last event's if that is a little more. One whose clock was
+    /// wrong by more than that is alone with its time.
     pub(super) fn event_time_ms(&self, entry_time_ms: u64) -> u64 {
-        entry_time_ms.max(self.time_ms)
+        match self.time_ms.saturating_sub(entry_time_ms) {
+            0..=TIME_DRAG_MAX_MS => entry_time_ms.max(self.time_ms),
+            _ => entry_time_ms,
+        }
     }
 
     /// About how many bytes this takes in memory.

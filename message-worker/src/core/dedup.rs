@@ -2,9 +2,11 @@
 //!
 //! Follows from the conversation's rows alone. The store's `sent` rows are only claims: a hit on one counts
 //! once the event it points to was seen to be this sender's, with this client id.
+//!
+//! No clock plays a part: a time that was wrong for a moment must not make a repeated send a second message.
 
 use crate::store::SentRow;
-use carillon_proto::limits::{DEDUP_AGE_MAX_MS, DEDUP_CLIENT_IDS_MAX};
+use carillon_proto::limits::DEDUP_CLIENT_IDS_MAX;
 use carillon_proto::partition::stable_hash;
 use carillon_proto::position::Position;
 use std::collections::VecDeque;
@@ -20,7 +22,7 @@ pub(crate) struct First {
 /// What is known of a client id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Hit {
-    /// Not accepted within the window.
+    /// Not among those of the window.
     None,
     /// The store says that this event has it; to be confirmed.
     Claimed {
@@ -68,14 +70,10 @@ impl Sender {
         self.entries.len()
     }
 
-    /// What is known of `client_id` at log time `now_ms`.
-    pub(crate) fn hit(&self, client_id: &str, now_ms: u64) -> Hit {
+    /// What is known of `client_id`.
+    pub(crate) fn hit(&self, client_id: &str) -> Hit {
         let found = self.find(client_id).and_then(|index| self.entries.get(index));
-        let Some(Entry { seq, time_ms, position, .. }) =
-            found.filter(|entry| !expired(entry.time_ms, now_ms))
-        else {
-            return Hit::None;
-        };
+        let Some(Entry { seq, time_ms, position, .. }) = found else { return Hit::None };
         match *position {
             Some(position) => Hit::Known(First { seq: *seq, time_ms: *time_ms, position }),
             None => Hit::Claimed { seq: *seq },
@@ -84,8 +82,7 @@ impl Sender {
 
     /// A client id was accepted: the sender's newest.
     pub(crate) fn remember(&mut self, client_id: &str, first: First) {
-        let too_old = |entry: &Entry| expired(entry.time_ms, first.time_ms);
-        while self.entries.len() >= DEDUP_CLIENT_IDS_MAX || self.entries.front().is_some_and(too_old) {
+        while self.entries.len() >= DEDUP_CLIENT_IDS_MAX {
             self.forget_oldest();
         }
         let First { seq, time_ms, position } = first;
@@ -151,10 +148,6 @@ impl Sender {
     }
 }
 
-fn expired(time_ms: u64, now_ms: u64) -> bool {
-    now_ms.saturating_sub(time_ms) > DEDUP_AGE_MAX_MS
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -176,18 +169,18 @@ mod tests {
         }
         assert_eq!(sender.len(), DEDUP_CLIENT_IDS_MAX);
         assert_eq!(sender.hashes.len(), DEDUP_CLIENT_IDS_MAX);
-        assert_eq!(sender.hit("c5", 1_000), Hit::None);
-        assert_eq!(sender.hit("c6", 1_000), Hit::Known(first(6, 1_000)));
+        assert_eq!(sender.hit("c5"), Hit::None);
+        assert_eq!(sender.hit("c6"), Hit::Known(first(6, 1_000)));
     }
 
+    /// Before, one entry whose time was eight days ahead made everybody's client ids expire.
     #[test]
-    fn ids_are_forgotten_by_log_time() {
+    fn no_time_makes_an_id_expire() {
         let mut sender = Sender::complete();
         sender.remember("old", first(1, 1_000));
-        assert_eq!(sender.hit("old", 1_000 + DEDUP_AGE_MAX_MS), Hit::Known(first(1, 1_000)));
-        assert_eq!(sender.hit("old", 1_001 + DEDUP_AGE_MAX_MS), Hit::None);
-        sender.remember("new", first(2, 1_001 + DEDUP_AGE_MAX_MS));
-        assert_eq!(sender.len(), 1, "expired ids leave memory");
+        sender.remember("while the clock was wrong", first(2, u64::MAX));
+        sender.remember("new", first(3, 2_000));
+        assert_eq!(sender.hit("old"), Hit::Known(first(1, 1_000)));
     }
 
     #[test]
@@ -196,21 +189,21 @@ mod tests {
         sender.remember("c3", first(3, 1_000));
         sender.learn(vec![row("c3", 3), row("c2", 2), row("c1", 1)], 3);
         assert!(sender.is_complete());
-        assert_eq!(sender.hit("c3", 1_000), Hit::Known(first(3, 1_000)));
-        assert_eq!(sender.hit("c2", 1_000), Hit::Claimed { seq: 2 });
+        assert_eq!(sender.hit("c3"), Hit::Known(first(3, 1_000)));
+        assert_eq!(sender.hit("c2"), Hit::Claimed { seq: 2 });
         sender.confirm("c2", Some(first(2, 900)));
-        assert_eq!(sender.hit("c2", 1_000), Hit::Known(first(2, 900)));
+        assert_eq!(sender.hit("c2"), Hit::Known(first(2, 900)));
         sender.confirm("c1", None);
-        assert_eq!(sender.hit("c1", 1_000), Hit::None, "the event was another");
+        assert_eq!(sender.hit("c1"), Hit::None, "the event was another");
         sender.remember("c1", first(4, 1_000));
-        assert_eq!(sender.hit("c1", 1_000), Hit::Known(first(4, 1_000)));
+        assert_eq!(sender.hit("c1"), Hit::Known(first(4, 1_000)));
     }
 
     #[test]
     fn rows_above_the_head_do_not_count() {
         let mut sender = Sender::default();
         sender.learn(vec![row("c9", 9), row("c1", 1)], 3);
-        assert_eq!(sender.hit("c9", 1_000), Hit::None);
-        assert_eq!(sender.hit("c1", 1_000), Hit::Claimed { seq: 1 });
+        assert_eq!(sender.hit("c9"), Hit::None);
+        assert_eq!(sender.hit("c1"), Hit::Claimed { seq: 1 });
     }
 }

@@ -11,6 +11,7 @@ pub(crate) mod conversation;
 pub(crate) mod dedup;
 pub(crate) mod incarnation;
 pub(crate) mod interest;
+pub(crate) mod log_clock;
 pub(crate) mod page;
 pub(crate) mod projection;
 pub(crate) mod purge;

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 /// What is kept behind the checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Kept {
-    /// Log time.
+    /// Steady time: the entries below a checkpoint are older than it is.
     pub(crate) time_ms: u64,
     /// Bytes of entries.
     pub(crate) bytes: u64,
@@ -36,7 +36,7 @@ impl Purge {
         Purge { kept, marks: VecDeque::new() }
     }
 
-    /// A checkpoint was written at an entry of this time; `bytes` of entries were worked so far.
+    /// A checkpoint was written at this steady time; `bytes` of entries were worked so far.
     pub(crate) fn checkpointed(&mut self, sequence: u64, time_ms: u64, bytes: u64) {
         if self.marks.len() == MARKS_MAX {
             self.marks.pop_front();
@@ -44,7 +44,7 @@ impl Purge {
         self.marks.push_back(Mark { sequence, time_ms, bytes });
     }
 
-    /// Below which sequence the log may forget now, if that is more than when last asked.
+    /// Below which sequence the log may forget at this steady time, if that is more than when last asked.
     pub(crate) fn due(&mut self, now_ms: u64) -> Option<u64> {
         let newest = *self.marks.back()?;
         let too_much = |mark: &Mark| {

@@ -134,9 +134,9 @@ pub(super) fn read_incarnation_key(key: &[u8]) -> Option<u32> {
 }
 
 /// What a key is, to whoever walks over all conversations.
-pub(super) enum Walked {
-    /// An accepted client id.
-    Sent,
+pub(super) enum Walked<'a> {
+    /// An accepted client id, and what all keys of its sender begin with.
+    Sent(&'a [u8]),
     /// An event: nothing but events follow until this key.
     Events(Vec<u8>),
     /// Something else.
@@ -144,10 +144,10 @@ pub(super) enum Walked {
 }
 
 /// What the key of a conversation's row is.
-pub(super) fn walked(key: &[u8]) -> Walked {
+pub(super) fn walked(key: &[u8]) -> Walked<'_> {
     let id_end = 2 + usize::from(key.get(1).copied().unwrap_or(0));
     match key.get(id_end) {
-        Some(&SENT) => Walked::Sent,
+        Some(&SENT) => Walked::Sent(&key[..key.len() - TIMESTAMP_BYTES]),
         Some(&EVENT) => Walked::Events(above(&key[..=id_end])),
         _ => Walked::Other,
     }
@@ -373,10 +373,6 @@ pub(super) fn read_sent(value: &[u8]) -> Option<SentRow> {
     let mut reader = Reader(value.get(TIMESTAMP_BYTES..)?);
     let (time_ms, seq) = (reader.u64()?, reader.u64()?);
     Some(SentRow { client_id: String::from_utf8_lossy(reader.0).into_owned(), seq, time_ms })
-}
-
-pub(super) fn read_sent_time_ms(value: &[u8]) -> Option<u64> {
-    Reader(value.get(TIMESTAMP_BYTES..)?).u64()
 }
 
 pub(super) fn read_checkpoint(value: &[u8]) -> Option<Checkpoint> {

@@ -234,7 +234,7 @@ fn write(database: &Database, generation: &Generation, sweep: &mut Sweep) -> Res
         }
         let mut rows = transaction.open_table(ROWS).map_err(failed)?;
         for (key, value) in generation.rows() {
-            sweep.note(key, value);
+            sweep.note(key);
             // One descent in the usual case: only a row that turns out to be the older one is put back.
             let newer = match rows.insert(&**key, &**value).map_err(failed)? {
                 Some(old) if key::timestamp_us(old.value()) > key::timestamp_us(value) => {

@@ -123,8 +123,6 @@ proptest! {
     }
 }
 
-const DAY_MS: u64 = 24 * 3_600 * 1_000;
-
 fn room(number: usize) -> ConversationId {
     ConversationId::parse(&format!("room-{number}")).expect("an id")
 }
@@ -133,23 +131,24 @@ fn ann() -> UserId {
     UserId::parse("ann").expect("an id")
 }
 
-/// Takes in one accepted client id in each of some rooms, at a day.
-fn send(shared: &Shared, sweep: &mut Sweep, rooms: Range<usize>, day: u64) {
+/// Takes in accepted client ids of ann's in some rooms, one in each for every seq.
+fn send(shared: &Shared, sweep: &mut Sweep, rooms: Range<usize>, seqs: Range<u64>) {
     let mut rows = Rows::default();
-    for number in rooms {
+    for (number, seq) in rooms.flat_map(|number| seqs.clone().map(move |seq| (number, seq))) {
         let (conversation, sender) = (room(number), ann());
-        let (time_ms, client_id) = (day * DAY_MS, format!("on-day-{day}"));
-        let timestamp_us = time_ms as i64 * 1_000;
+        // Of all clocks that there are, the worst.
+        let time_ms = if seq % 7 == 0 { u64::MAX / 2 } else { 1_000 };
+        let (timestamp_us, client_id) = (seq as i64, format!("of-{seq}"));
         rows.put_projection(&Projection::Sent {
             conversation,
             sender,
             timestamp_us,
             time_ms,
             client_id,
-            seq: day,
+            seq,
         });
         // An event, which the walk leaps over.
-        rows.put(&key::event(&room(number), day), timestamp_us, &[b"event"]);
+        rows.put(&key::event(&room(number), seq), timestamp_us, &[b"event"]);
     }
     let mut state = shared.state.lock();
     state.show(&rows.into_bytes());
@@ -159,41 +158,35 @@ fn send(shared: &Shared, sweep: &mut Sweep, rooms: Range<usize>, day: u64) {
     shared.table.take_in(&frozen, sweep).expect("taken in");
 }
 
-fn days_left(shared: &Shared, number: usize) -> Vec<u64> {
+fn seqs_left(shared: &Shared, number: usize) -> Vec<u64> {
     let prefix = key::sent(&room(number), &ann());
-    let mut days = Vec::new();
+    let mut seqs = Vec::new();
     let range = prefix.clone()..key::above(&prefix);
     let visit = |_: &[u8], value: &[u8]| {
-        days.extend(key::read_sent_time_ms(value).map(|time_ms| time_ms / DAY_MS));
+        seqs.extend(key::read_sent(value).map(|row| row.seq));
         true
     };
     shared.scan(range, false, usize::MAX, visit).expect("read");
-    days
+    seqs
 }
 
+/// Before, one entry whose time was ten days ahead made the store forget all client ids.
 #[test]
-fn old_client_ids_are_forgotten_in_time_and_no_others() {
+fn the_newest_client_ids_stay_whatever_the_time_and_surplus_ones_go() {
     let directory = tempfile::tempdir().expect("a directory");
     let shared = Shared::new(Table::open(directory.path()).expect("opened"));
     let mut sweep = Sweep::new();
-    for day in [100, 101, 108, 109] {
-        send(&shared, &mut sweep, 0..1_000, day);
+    let kept = carillon_proto::limits::DEDUP_CLIENT_IDS_MAX as u64;
+    send(&shared, &mut sweep, 0..40, 1..4);
+    send(&shared, &mut sweep, 7..8, 4..kept + 21);
+    // Traffic elsewhere: what nobody asks for goes, bit by bit.
+    for seq in 0..40 {
+        send(&shared, &mut sweep, 50..90, seq..seq + 1);
     }
-    assert_eq!(days_left(&shared, 7), [109, 108, 101, 100], "none is older than nine days");
-    // A little traffic elsewhere, two days on: what is older than nine days goes, bit by bit.
-    for _ in 0..40 {
-        send(&shared, &mut sweep, 5_000..5_002, 111);
+    assert_eq!(seqs_left(&shared, 7), (21..=kept + 20).rev().collect::<Vec<_>>());
+    for number in [0, 8, 39] {
+        assert_eq!(seqs_left(&shared, number), [3, 2, 1], "room {number}");
     }
-    for number in [0, 7, 999] {
-        assert_eq!(days_left(&shared, number), [109, 108], "room {number}");
-        let event = shared.get(&key::event(&room(number), 100)).expect("read");
-        assert!(event.is_some(), "events stay");
-    }
-    // Started anew, the walk begins again.
-    let mut sweep = Sweep::new();
-    for _ in 0..40 {
-        send(&shared, &mut sweep, 5_000..5_002, 120);
-    }
-    assert_eq!(days_left(&shared, 7), Vec::<u64>::new());
-    assert_eq!(days_left(&shared, 5_000), [120, 111]);
+    let event = shared.get(&key::event(&room(7), 1)).expect("read");
+    assert!(event.is_some(), "events stay");
 }
