@@ -170,7 +170,11 @@ impl Health for NeedsOf {
             Some(store) => store.healthy().await,
             None => false,
         };
-        vec![("bus", bus), ("store", store)]
+        let mut parts = vec![("bus", bus), ("store", store)];
+        if self.role == Role::MessageWorker {
+            parts.push(("clock", carillon_message_worker::clocks_agree()));
+        }
+        parts
     }
 }
 
@@ -225,9 +229,9 @@ mod tests {
     async fn a_process_that_lacks_something_is_not_ready() {
         let needs = Arc::new(Needs::default());
         let health = NeedsOf { needs: needs.clone(), role: Role::MessageWorker };
-        assert_eq!(health.parts().await, [("bus", false), ("store", false)]);
+        assert_eq!(health.parts().await, [("bus", false), ("store", false), ("clock", true)]);
         needs.bus.get_or_init(|| carillon_runtime::bus::embedded::EmbeddedBus::new(1));
-        assert_eq!(health.parts().await, [("bus", true), ("store", false)]);
+        assert_eq!(health.parts().await, [("bus", true), ("store", false), ("clock", true)]);
     }
 
     #[tokio::test]

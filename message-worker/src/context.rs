@@ -1,5 +1,6 @@
 //! What every part of a partition's worker is given.
 
+use crate::clocks::Clocks;
 use crate::core::cache::Room;
 use crate::limits::{CONVERSATIONS_BYTES_MAX, LEAVE_MS_MAX};
 use carillon_proto::id::WorkerId;
@@ -33,6 +34,8 @@ pub(crate) struct Context {
     pub(crate) sharing: Arc<AtomicUsize>,
     /// Turns at the store, for reading on behalf of the log and of registrations.
     pub(crate) reads: Arc<Semaphore>,
+    /// Whether lives may be begun by this worker's clock.
+    pub(crate) clocks: Clocks,
     /// When the process is about to stop.
     pub(crate) leaving: Leaving,
 }

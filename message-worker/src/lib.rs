@@ -6,6 +6,7 @@
 
 pub mod audit;
 mod backoff;
+mod clocks;
 mod commit;
 mod consume;
 mod context;
@@ -30,4 +31,5 @@ pub mod store;
 mod tenure;
 mod upkeep;
 
+pub use clocks::clocks_agree;
 pub use run::{Config, KIND, run};

@@ -77,6 +77,16 @@ pub(crate) static READS: LazyLock<IntCounterVec> = LazyLock::new(|| {
         .expect("registered once, under a valid name")
 });
 
+/// How far this worker's clock is ahead of another.
+pub(crate) static CLOCK_AHEAD_MS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    register_int_gauge_vec!(
+        "carillon_worker_clock_ahead_ms",
+        "how far this worker's clock is ahead of the log's or the database's, behind if negative",
+        &["of"]
+    )
+    .expect("registered once, under a valid name")
+});
+
 /// How far a partition's worker is behind its log.
 pub(crate) static LAG_MS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     register_int_gauge_vec!(

@@ -28,6 +28,9 @@ const BEFORE_ANOTHER_LIFE: Duration = Duration::from_millis(2 * LEASE_MS);
 /// Between two looks at whether the lease is ours again; a task whose lease is not is stopped in a moment.
 const UNTIL_STOPPED: Duration = Duration::from_millis(10);
 
+/// Between two looks at a clock that is wrong; the lease is given up meanwhile.
+const UNTIL_CLOCKS_AGREE: Duration = Duration::from_secs(1);
+
 /// A beginning that has lasted so long went well: the next one is not put off by those before.
 const WELL_AGAIN: Duration = Duration::from_secs(10);
 
@@ -194,6 +197,15 @@ async fn begin(context: &Context, wanted: &Wanted, taken: &mut Option<Arc<Tenanc
             tracing::error!(partition, reason, "the log forgot, waiting for what is on its way to it");
             tokio::time::sleep(BEFORE_ANOTHER_LIFE).await;
             waited = true;
+            continue;
+        }
+        // Every write of a life has timestamps that follow from the clock by which it began.
+        if !matches!(start, Start::Continue { .. })
+            && let Some(found) = context.clocks.compare().await
+        {
+            tracing::error!(partition, "{found}: no life of the log begins by it");
+            context.clocks.suspect();
+            tokio::time::sleep(UNTIL_CLOCKS_AGREE).await;
             continue;
         }
         let (incarnation, from) = start.place();

@@ -1,5 +1,6 @@
 //! The message-worker: works the partitions that its lease gives it, and answers reads.
 
+use crate::clocks::Clocks;
 use crate::context::{Context, Leaving};
 use crate::limits::STORE_READS_MAX;
 use crate::store::Store;
@@ -40,39 +41,84 @@ pub async fn run(
     store: Arc<dyn Store>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    // The lease outlives `shutdown`, so that what was begun can still be acknowledged.
+    let clocks = Clocks::new(bus.clone(), store.clone(), config.exclusive);
+    let reads = CancellationToken::new();
+    let (partitions, exclusive) = (config.partitions, config.exclusive);
+    let source = query::Reads { store: store.clone(), partitions, exclusive };
+    let mut queries = AbortOnDropHandle::new(tokio::spawn(query::serve(bus.clone(), source, reads.clone())));
+    let stop = shutdown.child_token();
+    let work = while_clocks_agree(&config, &bus, &store, &clocks, &stop);
+    tokio::pin!(work);
+    let (worked, answered) = tokio::select! {
+        worked = &mut work => {
+            reads.cancel();
+            (worked, queries.await)
+        }
+        ended = &mut queries => {
+            stop.cancel();
+            (work.await, ended)
+        }
+    };
+    worked.and(answered.context("the task that answers reads panicked"))
+}
+
+/// Works until `stop`. While its clock is wrong a worker holds no lease, so that others work what would be its own.
+async fn while_clocks_agree(
+    config: &Config,
+    bus: &Arc<dyn Bus>,
+    store: &Arc<dyn Store>,
+    clocks: &Clocks,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let mut begun = BTreeSet::new();
+    while clocks.until_right(stop).await {
+        let stop = stop.child_token();
+        let watch = AbortOnDropHandle::new(tokio::spawn({
+            let (clocks, stop) = (clocks.clone(), stop.clone());
+            async move {
+                clocks.until_wrong().await;
+                stop.cancel();
+            }
+        }));
+        with_lease(config, bus, store, clocks, &mut begun, &stop).await?;
+        drop(watch);
+    }
+    Ok(())
+}
+
+/// Works under one lease until `stop`.
+async fn with_lease(
+    config: &Config,
+    bus: &Arc<dyn Bus>,
+    store: &Arc<dyn Store>,
+    clocks: &Clocks,
+    begun: &mut BTreeSet<u32>,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    // The lease outlives `stop`, so that what was begun can still be acknowledged.
     let ending = CancellationToken::new();
     let units = config.partitions;
     let lease = Arc::new(Lease::start(bus.clone(), KIND, config.worker.clone(), units, ending.clone()));
     let mut worker = Worker {
-        config,
+        config: config.clone(),
         bus: bus.clone(),
         store: store.clone(),
         lease: lease.clone(),
         owned: lease.owned(),
         tasks: JoinSet::new(),
         running: HashMap::new(),
-        begun: BTreeSet::new(),
+        begun: std::mem::take(begun),
         sharing: Arc::new(AtomicUsize::new(0)),
         reads: Arc::new(Semaphore::new(STORE_READS_MAX)),
+        clocks: clocks.clone(),
         leaving: Leaving::new(),
     };
-    let reads = CancellationToken::new();
-    let (partitions, exclusive) = (worker.config.partitions, worker.config.exclusive);
-    let source = query::Reads { store, partitions, exclusive };
-    let mut queries = AbortOnDropHandle::new(tokio::spawn(query::serve(bus, source, reads.clone())));
-    let (worked, mut answered) = tokio::select! {
-        worked = worker.work(&shutdown) => (worked, None),
-        ended = &mut queries => (Ok(()), Some(ended)),
-    };
+    let worked = worker.work(stop).await;
     worker.stop().await;
-    reads.cancel();
-    if answered.is_none() {
-        answered = Some(queries.await);
-    }
     lease.release().await;
     ending.cancel();
-    worked.and(answered.unwrap_or(Ok(())).context("the task that answers reads panicked"))
+    *begun = worker.begun;
+    worked
 }
 
 /// A partition's task.
@@ -94,6 +140,7 @@ struct Worker {
     begun: BTreeSet<u32>,
     sharing: Arc<AtomicUsize>,
     reads: Arc<Semaphore>,
+    clocks: Clocks,
     leaving: Leaving,
 }
 
@@ -143,6 +190,7 @@ impl Worker {
             is_ours: Arc::new(is_ours),
             sharing: self.sharing.clone(),
             reads: self.reads.clone(),
+            clocks: self.clocks.clone(),
             leaving: self.leaving.of_partition(),
         };
         let made_anew = self.config.exclusive && self.begun.insert(partition);

@@ -7,6 +7,7 @@ pub(crate) mod audit;
 pub(crate) mod audit_log;
 pub(crate) mod batch;
 pub(crate) mod cache;
+pub(crate) mod clocks;
 pub(crate) mod conversation;
 pub(crate) mod dedup;
 pub(crate) mod incarnation;

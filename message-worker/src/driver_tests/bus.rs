@@ -6,7 +6,7 @@ use carillon_proto::id::{Tag, WorkerId};
 use carillon_runtime::bus::embedded::EmbeddedBus;
 use carillon_runtime::bus::{Bus, BusError, LogBounds, LogEntry, LogReader, Subscription};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// A bus that can be told to fail.
@@ -22,6 +22,8 @@ pub(super) struct TestBus {
     pub(super) gapping: AtomicUsize,
     /// Entries come one by one, and with times that follow from their sequences, so that logs can be compared.
     pub(super) sipping: AtomicBool,
+    /// So much the clock of this process is ahead of the bus's, in milliseconds.
+    pub(super) clock_ahead_ms: AtomicU64,
 }
 
 impl TestBus {
@@ -33,6 +35,7 @@ impl TestBus {
             breaking: AtomicUsize::new(0),
             gapping: AtomicUsize::new(0),
             sipping: AtomicBool::new(false),
+            clock_ahead_ms: AtomicU64::new(0),
         })
     }
 }
@@ -138,6 +141,11 @@ impl Bus for TestBus {
 
     async fn release_lease(&self, kind: &str, worker: &WorkerId) -> Result<(), BusError> {
         self.inner.release_lease(kind, worker).await
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "it is the wall clock that is compared")]
+    async fn clock_ms(&self) -> Result<Option<u64>, BusError> {
+        Ok(Some(carillon_runtime::time::wall_ms() - self.clock_ahead_ms.load(Ordering::SeqCst)))
     }
 
     async fn healthy(&self) -> bool {

@@ -2,6 +2,7 @@
 
 use super::bus::TestBus;
 use super::memory::MemoryStore;
+use crate::clocks::Clocks;
 use crate::context::{Context, Leaving};
 use crate::partition;
 use crate::store::{PartitionState, Tenure};
@@ -91,6 +92,7 @@ impl World {
             is_ours: Arc::new(move || valid.load(Ordering::SeqCst)),
             sharing: Arc::new(AtomicUsize::new(self.sharing)),
             reads: Arc::new(tokio::sync::Semaphore::new(64)),
+            clocks: Clocks::new(self.bus.clone(), self.store.clone(), self.exclusive),
             leaving: leaving.clone(),
         };
         let stop = CancellationToken::new();

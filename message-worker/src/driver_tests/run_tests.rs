@@ -1,7 +1,7 @@
 //! Whole workers with leases on one bus.
 
 use super::bus::TestBus;
-use super::harness::{Gateway, World, conversations_of, until};
+use super::harness::{A_WHILE, Gateway, World, conversations_of, until};
 use super::memory::MemoryStore;
 use crate::{Config, run};
 use carillon_proto::id::WorkerId;
@@ -10,6 +10,7 @@ use carillon_proto::wire::{self, partition_request, read_reply, read_request};
 use carillon_runtime::bus::Bus as _;
 use prost::Message as _;
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -87,4 +88,38 @@ async fn partitions_follow_the_leases() {
     until(|| store.tables().partitions.values().all(|state| state.checkpoint.is_some())).await;
     assert_eq!(world.store.torn(), []);
     assert!(gateway.outcomes.values().flatten().all(|told| matches!(told, wire::outcome::Body::Accepted(_))));
+}
+
+const DAY_MS: u64 = 24 * 3_600 * 1_000;
+
+/// Before, a life began with timestamps from a clock days ahead, and a database that refuses those refused all writes of
+/// the partition, whoever worked it then.
+#[tokio::test]
+async fn no_life_begins_by_a_clock_that_is_days_ahead() {
+    let world = World::of(TestBus::new(1), MemoryStore::new());
+    world.bus.clock_ahead_ms.store(3 * DAY_MS, Ordering::SeqCst);
+    let working = world.work(1);
+    tokio::time::sleep(2 * A_WHILE).await;
+    assert!(world.store.tables().partitions.is_empty(), "a life began");
+    world.bus.clock_ahead_ms.store(0, Ordering::SeqCst);
+    let mut gateway = world.gateway("gw-1").await;
+    world.publish(vec![gateway.send(1, "room", "x")]).await;
+    assert_eq!(gateway.outcome(1).await, "seq 1");
+    working.stop().await;
+}
+
+/// Before, a worker whose clock was wrong kept its partitions.
+#[tokio::test(start_paused = true)]
+async fn a_worker_whose_clock_is_wrong_leaves_its_partitions_to_others() {
+    let world = World { partitions: PARTITIONS, ..World::of(TestBus::new(PARTITIONS), MemoryStore::new()) };
+    let live = async || !world.bus.live_leases(crate::run::KIND).await.expect("told").is_empty();
+    let (stop, running) = start(&world, "one");
+    for (ahead_ms, works) in [(0, true), (3 * DAY_MS, false), (0, true)] {
+        world.bus.clock_ahead_ms.store(ahead_ms, Ordering::SeqCst);
+        while live().await != works || crate::clocks_agree() != works {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+    stop.cancel();
+    running.await.expect("no panic").expect("no error");
 }

@@ -348,6 +348,14 @@ pub trait Store: Send + Sync + 'static {
     /// When the store cannot be read.
     async fn skips(&self, partition: u32, incarnation: u32) -> Result<Vec<Position>, StoreError>;
 
+    /// What time the database has, milliseconds since 1970; `None` where it has this process's own clock.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    async fn clock_ms(&self) -> Result<Option<u64>, StoreError> {
+        Ok(None)
+    }
+
     /// Whether the store can be used now, for readiness probes.
     async fn healthy(&self) -> bool;
 }

@@ -204,6 +204,14 @@ pub trait Bus: Send + Sync + 'static {
     /// When the bus cannot be reached: the lease runs out.
     async fn release_lease(&self, kind: &str, worker: &WorkerId) -> Result<(), BusError>;
 
+    /// What time the log's servers have, milliseconds since 1970; `None` where they have this process's own clock.
+    ///
+    /// # Errors
+    /// When the bus cannot be reached.
+    async fn clock_ms(&self) -> Result<Option<u64>, BusError> {
+        Ok(None)
+    }
+
     /// Whether the bus can be reached now, for readiness probes.
     async fn healthy(&self) -> bool;
 }

@@ -160,7 +160,7 @@ pub(super) enum Told {
     Event(ConversationId, u64),
     /// Which rows of earlier lives count.
     Seal(ConversationId),
-    /// A life of the log, or a command that is passed over.
+    /// A life of the log, a command that is passed over, or the cluster's mark.
     OfPartition,
     /// What is made anew from the others.
     Derived,
@@ -180,6 +180,7 @@ pub(super) fn told(key: &[u8]) -> Option<Told> {
             }
         }
         USER => Some(Told::Derived),
+        CLUSTER => Some(Told::OfPartition),
         PARTITION => match *key.get(5)? {
             INCARNATION | SKIP => Some(Told::OfPartition),
             CHECKPOINT => Some(Told::Derived),

@@ -179,6 +179,11 @@ fn first<'rows, R: DeserializeRow<'rows, 'rows>>(
 
 #[async_trait]
 impl Store for ScyllaStore {
+    async fn clock_ms(&self) -> Result<Option<u64>, StoreError> {
+        let rows = self.select(&self.statements.clock, ()).await?;
+        Ok(first::<(i64,)>(&rows)?.and_then(|(now_ms,)| u64::try_from(now_ms).ok()))
+    }
+
     async fn append(&self, rows: Vec<EventRow>) -> Result<(), StoreError> {
         self.append_rows(rows).await
     }

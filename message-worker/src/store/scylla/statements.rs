@@ -90,6 +90,8 @@ statements! {
     delete_events_above: "DELETE FROM events USING TIMESTAMP ? WHERE conversation = ? AND bucket = ? AND seq > ?";
     delete_event: "DELETE FROM events USING TIMESTAMP ? WHERE conversation = ? AND bucket = ? AND seq = ?";
 
+    clock: "SELECT toUnixTimestamp(now()) FROM system.local";
+
     insert_skip: "INSERT INTO skips (id, incarnation, sequence, command_index, reason) VALUES (?, ?, ?, ?, ?)";
     skips: "SELECT sequence, command_index FROM skips WHERE id = ? AND incarnation = ?";
 }

@@ -115,6 +115,8 @@ pub(super) struct StreamInfo {
     /// RFC 3339; differs between two lives of a stream.
     pub created: String,
     pub state: StreamState,
+    /// When the server answered, RFC 3339.
+    pub ts: Option<String>,
 }
 
 /// What JetStream answers to a publish.

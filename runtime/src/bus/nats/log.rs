@@ -6,6 +6,7 @@ use super::mark::Ours;
 use super::{NatsConfig, api::PutError, reader};
 use crate::bus::{BusError, LogBounds, LogEntry, LogReader};
 use async_nats::HeaderMap;
+use async_nats::datetime::parse_rfc3339;
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, PersistenceMode, RetentionPolicy, StorageType};
 use bytes::Bytes;
@@ -167,6 +168,13 @@ impl Logs {
             Ok(info) => self.ours.check(&info).map(|()| info),
             refused => refused,
         }
+    }
+
+    /// What time the servers have, by the one that leads a log, for it says when its entries were taken.
+    pub(super) async fn clock_ms(&self) -> Result<Option<u64>, BusError> {
+        let told = self.info(0).await?.ts;
+        let time = told.and_then(|told| parse_rfc3339(&told).ok());
+        Ok(time.and_then(|time| u64::try_from(time.unix_timestamp_nanos() / 1_000_000).ok()))
     }
 
     pub(super) async fn replicas(&self, partition: u32) -> Result<usize, BusError> {

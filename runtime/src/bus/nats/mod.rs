@@ -164,6 +164,10 @@ impl Bus for NatsBus {
         }
     }
 
+    async fn clock_ms(&self) -> Result<Option<u64>, BusError> {
+        self.logs.clock_ms().await
+    }
+
     async fn renew_lease(&self, kind: &str, worker: &WorkerId) -> Result<u64, BusError> {
         self.leases.renew(kind, worker).await
     }

@@ -1,0 +1,102 @@
+//! Whether a worker's wall clock can be trusted with the beginning of a log's life: every write of a life carries
+//! timestamps that follow from it, and what comes later can only go above them.
+
+use std::fmt;
+
+/// How far this worker's clock may be from another: NTP keeps it within milliseconds, and a database refuses timestamps
+/// days ahead.
+pub(crate) const DIFFERENCE_MAX_MS: u64 = 60_000;
+
+/// Whose clock it is compared with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Other {
+    /// The servers of the log.
+    Log,
+    /// The database.
+    Database,
+}
+
+impl Other {
+    /// What it is called in metrics.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Other::Log => "log",
+            Other::Database => "database",
+        }
+    }
+}
+
+/// Another clock, read between two readings of this worker's.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Reading {
+    pub(crate) other: Other,
+    pub(crate) other_ms: u64,
+    /// Of this worker's clock, before it was asked and after.
+    pub(crate) asked_ms: u64,
+    pub(crate) answered_ms: u64,
+}
+
+/// This worker's clock is too far from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Disagreement {
+    pub(crate) other: Other,
+    /// How far it is ahead; negative: behind.
+    pub(crate) ahead_ms: i64,
+}
+
+impl fmt::Display for Disagreement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (other, ahead) = (self.other.as_str(), if self.ahead_ms > 0 { "ahead of" } else { "behind" });
+        write!(f, "this worker's clock is {} s {ahead} the {other}'s", self.ahead_ms.unsigned_abs() / 1_000)
+    }
+}
+
+impl Reading {
+    /// How far this worker's clock is ahead at the least.
+    pub(crate) fn ahead_ms(&self) -> i64 {
+        let Reading { other_ms, asked_ms, answered_ms, .. } = *self;
+        // A clock that was set while it was waited for is compared with both.
+        let (earlier, later) = (asked_ms.min(answered_ms), asked_ms.max(answered_ms));
+        if other_ms < earlier {
+            i64::try_from(earlier - other_ms).unwrap_or(i64::MAX)
+        } else {
+            -i64::try_from(other_ms.saturating_sub(later)).unwrap_or(i64::MAX)
+        }
+    }
+
+    /// What is wrong, if the difference is too large.
+    pub(crate) fn disagreement(&self) -> Option<Disagreement> {
+        let ahead_ms = self.ahead_ms();
+        (ahead_ms.unsigned_abs() > DIFFERENCE_MAX_MS).then_some(Disagreement { other: self.other, ahead_ms })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_more_than_a_minute_off_is_told() {
+        const NOW_MS: u64 = 1_800_000_000_000;
+        let table = [
+            ("the same", 0, 0, 0, None),
+            ("slow to answer", -500, 0, 3_000, None),
+            ("a minute ahead", -60_000, 0, 0, None),
+            ("more than a minute ahead", -60_001, 0, 0, Some(60_001)),
+            ("more than a minute behind", 60_011, 0, 10, Some(-60_001)),
+            ("three days ahead", -3 * 86_400_000, 0, 5, Some(3 * 86_400_000)),
+            ("set back while it was waited for", 0, 3 * 86_400_000, 0, None),
+        ];
+        for (what, other, asked, answered, expected) in table {
+            let reading = Reading {
+                other: Other::Database,
+                other_ms: NOW_MS.saturating_add_signed(other),
+                asked_ms: NOW_MS + asked,
+                answered_ms: NOW_MS + answered,
+            };
+            assert_eq!(reading.disagreement().map(|found| found.ahead_ms), expected, "{what}");
+        }
+        let told = Disagreement { other: Other::Log, ahead_ms: -90_000 }.to_string();
+        assert_eq!(told, "this worker's clock is 90 s behind the log's");
+    }
+}
