@@ -216,6 +216,7 @@ async fn who_is_removed_hears_nothing_more_and_members_hear_of_every_change() {
     assert_eq!(watching.expect("participant_left").await["user_id"], "ben");
     assert_eq!(watching.expect("new_message").await["seq"], 4);
     assert_eq!(removed.expect("participant_left").await["seq"], 3);
+    assert_eq!(removed.next().await["type"], "conversation_left");
     let later = removed.all_within(Duration::from_millis(700)).await;
     assert!(later.iter().all(|frame| frame["conversation_id"] != "room"), "{later:?}");
 }
