@@ -241,15 +241,17 @@ impl Owner {
     /// known.
     async fn resync(&mut self) -> bool {
         crate::metrics::RESYNCS.inc();
+        let mut finished = true;
         let mut anew = Anew::of(&self.shared.hub, self.partition);
         while let Some(register) = anew.request() {
             let body = wire::partition_request::Body::Register(register);
             let reply = self.request(body, Instant::now() + JOIN_TIMEOUT).await;
             let Some(wire::partition_reply::Body::Registered(registered)) = reply else { return false };
+            finished &= registered.unread.is_empty();
             let done = anew.answered(&self.shared.hub, &registered);
             self.serve(done).await;
         }
-        true
+        finished
     }
 
     /// Asks the owner, again and again until `deadline`; each try has a counter of its own.

@@ -62,7 +62,7 @@ impl Owner {
                     let conversation = interest.conversation;
                     conversations.push(wire::Listened { conversation, head, refused });
                 }
-                partition_reply::Body::Registered(wire::Registered { conversations })
+                partition_reply::Body::Registered(wire::Registered { conversations, ..Default::default() })
             }
             _ => partition_reply::Body::Resent(wire::Resent::default()),
         };

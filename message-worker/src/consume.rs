@@ -14,6 +14,7 @@ use crate::limits::{STOP_MS_MAX, TICK_MS};
 use crate::load::{LoadError, Loaded, Purpose};
 use crate::register::Registrations;
 use crate::store::{SentRow, StoreError};
+use crate::suspend::Probes;
 use crate::tenure::{self, Tenancy};
 use carillon_proto::id::{ConversationId, GatewayId, UserId};
 use carillon_proto::position::Position;
@@ -42,6 +43,13 @@ pub(crate) enum Done {
     },
     First(ConversationId, conversation::Need, Option<Box<wire::Event>>),
     Skipped(Position),
+    /// A conversation's suspension is recorded from here on; or it is not, because the store cannot be read at all, or the
+    /// conversation can.
+    Suspended(ConversationId, Option<Position>),
+    /// Whether a suspended conversation can be read again.
+    Probed(ConversationId, Result<(), LoadError>),
+    /// The end of its suspension is recorded.
+    Resumed(ConversationId, Position),
     /// The rows are written; and who participates, if that was to be.
     Committed {
         participants: bool,
@@ -95,6 +103,7 @@ pub(crate) struct Consumer<'a> {
     pub(crate) loading: HashSet<ConversationId>,
     /// What is being read because a gateway asked for outcomes.
     pub(crate) outcome_reads: HashSet<Need>,
+    pub(crate) probes: Probes,
     pub(crate) ending: bool,
     /// Another worker has taken the partition, as far as is known here.
     displaced: bool,
@@ -134,6 +143,7 @@ impl<'a> Consumer<'a> {
             flush: Flush::new(from - 1, context.exclusive),
             loading: HashSet::new(),
             outcome_reads: HashSet::new(),
+            probes: Probes::default(),
             ending: false,
             displaced: false,
             leaving: false,
@@ -222,7 +232,11 @@ impl<'a> Consumer<'a> {
                 Done::Flushed
             });
         }
-        if matches!(self.stage, Stage::Idle) && !self.ending && !self.flush.is_full() {
+        if matches!(self.stage, Stage::Idle)
+            && !self.ending
+            && !self.flush.is_full()
+            && self.probes.resuming == 0
+        {
             self.begin_group();
         }
         self.stage = match std::mem::replace(&mut self.stage, Stage::Idle) {
@@ -249,6 +263,9 @@ impl<'a> Consumer<'a> {
             Done::Sender { id, instance, sender, rows } => self.sender(id, instance, sender, rows),
             Done::First(id, need, event) => self.first(id, need, event.as_deref()),
             Done::Skipped(position) => self.skipped(position),
+            Done::Suspended(id, from) => self.suspended(id, from),
+            Done::Probed(id, outcome) => return self.probed(id, outcome),
+            Done::Resumed(id, until) => self.resumed(&id, until),
             Done::Committed { participants } => return self.committed(participants).await,
             Done::Lost => {
                 self.displaced = true;
@@ -256,6 +273,8 @@ impl<'a> Consumer<'a> {
             }
             Done::Flushed => {
                 self.flush.done(steady_ms());
+                let checkpointed = self.ledger.incarnation.position(self.flush.checkpointed(), u32::MAX);
+                self.ledger.suspended.worked(checkpointed);
                 self.purge();
                 self.gathered();
             }

@@ -67,6 +67,11 @@ impl Flush {
         }
     }
 
+    /// The sequence of the last checkpoint.
+    pub(crate) fn checkpointed(&self) -> u64 {
+        self.checkpointed
+    }
+
     /// A second has passed.
     pub(crate) fn demand(&mut self) {
         self.due = true;

@@ -5,7 +5,10 @@ use crate::core::acquainted::concerned;
 use crate::core::apply::{Applied, At};
 use crate::core::cache::Cache;
 use crate::core::conversation;
-use crate::limits::{GROUP_BYTES_MAX, GROUP_COMMANDS_MAX, QUEUE_BYTES_MAX, QUEUE_ENTRIES_MAX};
+use crate::core::suspended::Suspended;
+use crate::limits::{
+    GROUP_BYTES_MAX, GROUP_COMMANDS_MAX, QUEUE_BYTES_MAX, QUEUE_ENTRIES_MAX, SUSPENDED_RETRY_MS,
+};
 use crate::metrics;
 use crate::store::{EventRow, Projection};
 use bytes::Bytes;
@@ -63,6 +66,8 @@ pub(crate) struct Ledger {
     pub(crate) incarnation: Incarnation,
     /// Poison that is passed over.
     pub(crate) skips: HashSet<Position>,
+    /// Conversations that cannot be read.
+    pub(crate) suspended: Suspended,
 }
 
 /// The last entry of a group.
@@ -198,6 +203,10 @@ impl Group {
         if ledger.skips.contains(&position) {
             return;
         }
+        if ledger.suspended.refuses(&conversation, position) {
+            self.answer(&command, Some(cannot_be_read()));
+            return;
+        }
         let timestamp_us = ledger.incarnation.timestamp_us(entry.sequence, index);
         let at = At { position, timestamp_us, time_ms: entry.time_ms };
         self.conversations.insert(conversation.clone());
@@ -217,6 +226,22 @@ impl Group {
     /// Whether a conversation has to stay in memory for this group.
     pub(crate) fn involves(&self, conversation: &ConversationId) -> bool {
         self.conversations.contains(conversation)
+    }
+
+    /// Where the first command of a conversation stands.
+    pub(crate) fn first_of(&self, conversation: &ConversationId) -> Option<At> {
+        self.placed.iter().find(|placed| placed.conversation == *conversation).map(|placed| placed.at)
+    }
+
+    /// Goes on without a conversation that cannot be read: its commands are refused.
+    pub(crate) fn refuse(&mut self, conversation: &ConversationId) {
+        self.conversations.remove(conversation);
+        let (refused, kept) = std::mem::take(&mut self.placed)
+            .into_iter()
+            .partition(|placed| placed.conversation == *conversation);
+        self.placed = kept;
+        let refused: Vec<Placed> = refused;
+        refused.iter().for_each(|placed| self.answer(&placed.command, Some(cannot_be_read())));
     }
 
     /// Everything that has to be read or recorded before this group can be applied, as far as is known by now.
@@ -307,6 +332,13 @@ impl Results {
             }
         }
     }
+}
+
+fn cannot_be_read() -> outcome::Body {
+    metrics::COMMANDS.with_label_values(&["refused"]).inc();
+    let failure =
+        Failure::new(ErrorCode::Unavailable, "this conversation cannot be read now: try again later");
+    outcome::Body::Failure(failure.retry_after(SUSPENDED_RETRY_MS).into())
 }
 
 fn end_of(entry: &LogEntry, index: u32, ledger: &Ledger) -> End {

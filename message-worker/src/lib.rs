@@ -28,6 +28,7 @@ mod register;
 mod run;
 mod seal;
 pub mod store;
+mod suspend;
 mod tenure;
 mod upkeep;
 

@@ -73,6 +73,18 @@ pub(crate) const ACQUAINTANCE_CONVERSATIONS_MAX: usize = 1_000;
 pub(crate) const TIME_DRAG_MAX_MS: u64 = 10_000;
 /// When to come back after `unavailable`.
 pub(crate) const RETRY_AFTER_MS: u64 = 500;
+/// How long a partition waits for a conversation that the database cannot read now before it goes on without it: longer
+/// than a coordinator's hiccup, shorter than clients wait for an acknowledgement.
+pub(crate) const SUSPEND_AFTER_MS: u64 = 2_000;
+/// Conversations of a partition that are suspended at one time. Where more cannot be read it is not about conversations,
+/// and the partition waits.
+pub(crate) const SUSPENDED_MAX: usize = 1_024;
+/// Between two looks at whether suspended conversations can be read again.
+pub(crate) const SUSPENDED_RETRY_MS: u64 = 5_000;
+/// Of them, as many at a time: what is broken takes few of the store's turns.
+pub(crate) const SUSPENDED_READS_MAX: usize = 8;
+/// Days for which it is recorded where a suspension began and ended: a log that is replayed from before its end is younger.
+pub(crate) const SUSPENSION_KEPT_DAYS: i32 = 30;
 /// Between beats, checks of the log's ground, and writing of projections, heads and checkpoint.
 pub(crate) const TICK_MS: u64 = 1_000;
 /// How long a process that is told to stop works on while what has gathered is written: a database that takes longer

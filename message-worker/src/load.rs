@@ -57,8 +57,27 @@ pub(crate) enum Purpose {
 pub(crate) enum LoadError {
     /// For now.
     Store(StoreError),
+    /// What is stored of it cannot be understood by this build.
+    Unreadable(Unreadable),
     /// The rows say that the log, or its life, is not the one that is worked.
     StartOver(StartOver),
+}
+
+/// What is stored cannot be understood: it is damaged, or a newer version wrote it. Reading again does not help.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Unreadable(String);
+
+impl From<Unreadable> for LoadError {
+    fn from(unreadable: Unreadable) -> Self {
+        Self::Unreadable(unreadable)
+    }
+}
+
+impl From<Unreadable> for StoreError {
+    fn from(Unreadable(reason): Unreadable) -> Self {
+        Self(reason)
+    }
 }
 
 impl From<StoreError> for LoadError {
@@ -75,7 +94,7 @@ impl From<StartOver> for LoadError {
 
 /// The conversation as far as its rows are contiguous. Each read may see more than the one before, never less: the
 /// creation is written before the first event and read after it.
-pub(crate) async fn conversation(store: &dyn Store, id: &ConversationId) -> Result<Loaded, StoreError> {
+pub(crate) async fn conversation(store: &dyn Store, id: &ConversationId) -> Result<Loaded, LoadError> {
     sealed(store, id, None).await
 }
 
@@ -84,7 +103,7 @@ pub(crate) async fn sealed(
     store: &dyn Store,
     id: &ConversationId,
     seal: Option<Seal>,
-) -> Result<Loaded, StoreError> {
+) -> Result<Loaded, LoadError> {
     let from_head = store.load(id).await?;
     let head = from_head.head.map(|blob| decode_head(id, &blob)).transpose()?;
     let head = head.filter(|head| seal.is_none_or(|seal| is_counted(head, seal)));
@@ -132,7 +151,7 @@ impl Loaded {
     }
 
     /// Folds a row if it is the next.
-    fn fold(&mut self, row: &EventRow) -> Result<bool, StoreError> {
+    fn fold(&mut self, row: &EventRow) -> Result<bool, Unreadable> {
         let event = Arc::new(decode(row)?);
         if self.seal.is_some_and(|seal| !seal.counts(row.position.incarnation, row.seq)) {
             return Ok(false);
@@ -213,8 +232,8 @@ impl Loaded {
     }
 }
 
-fn decode_head(id: &ConversationId, blob: &[u8]) -> Result<wire::Head, StoreError> {
-    wire::Head::decode(blob).map_err(|error| StoreError(format!("the head of {id} does not decode: {error}")))
+fn decode_head(id: &ConversationId, blob: &[u8]) -> Result<wire::Head, Unreadable> {
+    wire::Head::decode(blob).map_err(|error| Unreadable(format!("the head of {id} does not decode: {error}")))
 }
 
 /// Whether a head was made of rows that count. One that a worker of an earlier life wrote may know more.
@@ -227,16 +246,16 @@ fn of_head(
     id: &ConversationId,
     head: wire::Head,
     participants: Vec<carillon_proto::id::UserId>,
-) -> Result<Conversation, StoreError> {
+) -> Result<Conversation, Unreadable> {
     Conversation::of_head(id.clone(), head, participants).ok_or_else(|| {
-        StoreError(format!("the head of {id} was written by a newer version: upgrade this worker"))
+        Unreadable(format!("the head of {id} was written by a newer version: upgrade this worker"))
     })
 }
 
 /// A row's event.
-pub(crate) fn decode(row: &EventRow) -> Result<wire::Event, StoreError> {
+pub(crate) fn decode(row: &EventRow) -> Result<wire::Event, Unreadable> {
     wire::Event::decode(row.blob.clone()).map_err(|error| {
-        StoreError(format!("row {} of {} does not decode: {error}", row.seq, row.conversation))
+        Unreadable(format!("row {} of {} does not decode: {error}", row.seq, row.conversation))
     })
 }
 

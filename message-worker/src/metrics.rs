@@ -37,6 +37,34 @@ pub(crate) static POISON: LazyLock<IntCounter> = LazyLock::new(|| {
     .expect("registered once, under a valid name")
 });
 
+/// Conversations that could not be read and were suspended. Worth an alarm.
+pub(crate) static SUSPENSIONS: LazyLock<IntCounter> = LazyLock::new(|| {
+    register_int_counter!(
+        "carillon_suspensions_total",
+        "conversations that could not be read and whose commands are refused"
+    )
+    .expect("registered once, under a valid name")
+});
+
+/// Conversations that are suspended now, by partition. Worth an alarm above 0.
+pub(crate) static SUSPENDED: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    register_int_gauge_vec!(
+        "carillon_partition_suspended_count",
+        "conversations that cannot be read and whose commands are refused",
+        &["partition"]
+    )
+    .expect("registered once, under a valid name")
+});
+
+/// Conversations that lists left out because they could not be read.
+pub(crate) static LEFT_OUT: LazyLock<IntCounter> = LazyLock::new(|| {
+    register_int_counter!(
+        "carillon_reads_left_out_total",
+        "conversations that lists left out because they could not be read"
+    )
+    .expect("registered once, under a valid name")
+});
+
 /// Tasks of partitions that panicked and were begun again. Worth an alarm.
 pub(crate) static PANICS: LazyLock<IntCounter> = LazyLock::new(|| {
     register_int_counter!(
@@ -149,4 +177,5 @@ pub(crate) fn forget_partition(partition: &str) {
     // Absent if the partition was not worked for a second.
     let _absent = LAG_MS.remove_label_values(&[partition]);
     let _absent = CONVERSATIONS.remove_label_values(&[partition]);
+    let _absent = SUSPENDED.remove_label_values(&[partition]);
 }

@@ -5,6 +5,7 @@ use crate::consume::{Beginning, Consumer, Ended};
 use crate::context::{Context, StartOver};
 use crate::core::incarnation::{self, Found, Start};
 use crate::core::interest::Interest;
+use crate::core::suspended::Suspended;
 use crate::ground::Landmark;
 use crate::group::Ledger;
 use crate::metrics;
@@ -322,7 +323,10 @@ async fn beginning(
         .filter(at_checkpoint)
         .map(|checkpoint| Landmark { sequence: checkpoint.position.sequence, tag: checkpoint.tag });
     let skips = skips.into_iter().collect();
-    let ledger = Ledger { partition, partitions: context.partitions, incarnation: life, skips };
+    // Read when a displaced owner records nothing more that it would answer for.
+    let suspended = until_done("suspensions", || context.store.suspensions(partition)).await;
+    let suspended = Suspended::of(life, suspended);
+    let ledger = Ledger { partition, partitions: context.partitions, incarnation: life, skips, suspended };
     tracing::debug!(partition, incarnation = life.number, from, "the log is read");
     Beginning { ledger, tenancy, from, landmark }
 }

@@ -9,6 +9,7 @@ use crate::limits::GROUP_READS_MAX;
 use crate::load::{self, LoadError, Loaded, Purpose};
 use crate::metrics;
 use crate::store::SentRow;
+use crate::suspend::Suspect;
 use carillon_proto::id::{ConversationId, UserId};
 use carillon_proto::limits::DEDUP_CLIENT_IDS_MAX;
 use carillon_proto::position::Position;
@@ -17,7 +18,7 @@ use carillon_runtime::time::steady_ms;
 use std::time::Duration;
 
 /// Before a conversation that could not be loaded is tried again.
-const LOAD_AGAIN: Duration = Duration::from_millis(100);
+pub(crate) const LOAD_AGAIN: Duration = Duration::from_millis(100);
 
 impl Consumer<'_> {
     /// Asks for what the group needs, or applies it when it has all.
@@ -119,7 +120,7 @@ impl Consumer<'_> {
     }
 
     /// What the group in preparation waited for, or a gateway's question, has come.
-    fn arrived(&mut self, need: &Need) {
+    pub(crate) fn arrived(&mut self, need: &Need) {
         self.outcome_reads.remove(need);
         if let Stage::Preparing(group) = &mut self.stage {
             group.awaited.remove(need);
@@ -133,8 +134,10 @@ impl Consumer<'_> {
         loaded: Result<Loaded, LoadError>,
     ) -> Result<(), StartOver> {
         self.loading.remove(&id);
+        let needed = matches!(&self.stage, Stage::Preparing(group) if group.involves(&id));
         match loaded {
             Ok(loaded) => {
+                self.probes.is_read(&id);
                 self.answer_loaded(&loaded.conversation);
                 // What does not exist takes no place from what does, however often somebody asks for it.
                 if purpose == Purpose::Applying || loaded.conversation.exists() {
@@ -142,11 +145,21 @@ impl Consumer<'_> {
                 }
                 self.arrived(&Need::Conversation(id));
             }
+            Err(LoadError::Unreadable(unreadable)) => {
+                tracing::warn!(partition = self.context.partition, conversation = %id, %unreadable, "unreadable");
+                self.leave_out(&id);
+                self.outcome_reads.remove(&Need::Conversation(id.clone()));
+                if needed {
+                    self.suspend(id, unreadable.to_string(), Suspect::Conversation);
+                }
+            }
             Err(LoadError::Store(error)) => {
                 tracing::warn!(partition = self.context.partition, conversation = %id, %error, "loading failed");
                 self.refuse_loaded(&id);
                 self.outcome_reads.remove(&Need::Conversation(id.clone()));
-                if matches!(&self.stage, Stage::Preparing(group) if group.involves(&id)) {
+                if needed && self.probes.has_waited_for(&id) {
+                    self.suspend(id, error.to_string(), Suspect::Store);
+                } else if needed {
                     self.load(&id, Purpose::Applying, LOAD_AGAIN);
                 }
             }

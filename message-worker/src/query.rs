@@ -20,7 +20,7 @@ use carillon_proto::limits::{
 use carillon_proto::wire::{self, read_reply, read_request};
 use carillon_proto::{partition, subject};
 use carillon_runtime::bus::{Bus, Incoming, Message, Subscription};
-use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+use futures_util::stream::{self, StreamExt as _};
 use prost::Message as _;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -128,6 +128,16 @@ impl From<StoreError> for Refused {
     }
 }
 
+impl From<LoadError> for Refused {
+    fn from(error: LoadError) -> Self {
+        match error {
+            LoadError::Store(error) => error.into(),
+            LoadError::Unreadable(unreadable) => StoreError::from(unreadable).into(),
+            LoadError::StartOver(start_over) => StoreError(start_over.to_string()).into(),
+        }
+    }
+}
+
 impl From<InvalidId> for Refused {
     fn from(error: InvalidId) -> Self {
         Refused(Failure::invalid_payload(error.to_string()))
@@ -141,7 +151,7 @@ impl Reads {
     /// when that life is read behind it, and finds it. What an earlier life left above the head may be shut out by whoever
     /// seals the conversation, who may have looked before that row came. So it is sealed here, as the owner would
     /// (`docs/decisions/0010-a-life-seals-what-came-before.md`).
-    async fn committed(&self, id: &ConversationId) -> Result<Conversation, Refused> {
+    async fn committed(&self, id: &ConversationId) -> Result<Conversation, LoadError> {
         let store = &*self.store;
         for _ in 0..JUDGEMENTS_MAX {
             let loaded = load::conversation(store, id).await?;
@@ -159,9 +169,9 @@ impl Reads {
             let loaded = load::conversation(store, id).await?;
             match seal::once(store, life, id, loaded).await {
                 Ok(sealed) => return Ok(sealed.conversation),
-                Err(LoadError::Store(error)) => return Err(error.into()),
                 // Another life has begun meanwhile.
                 Err(LoadError::StartOver(_)) => {}
+                Err(error) => return Err(error),
             }
         }
         Err(StoreError("the partition changes hands too often".into()).into())
@@ -196,7 +206,7 @@ async fn events(source: &Reads, read: wire::ReadEvents) -> Result<wire::Events, 
 }
 
 fn decode(rows: Vec<EventRow>) -> Result<Vec<wire::Event>, StoreError> {
-    rows.iter().map(load::decode).collect()
+    rows.iter().map(|row| load::decode(row).map_err(StoreError::from)).collect()
 }
 
 async fn conversation(
@@ -223,30 +233,55 @@ async fn conversations(
     let limit = limit(read.limit) as usize;
     let ids = source.store.conversations_of(&user, cursor.as_ref(), limit).await?;
     let has_more = ids.len() == limit;
-    let infos: Vec<(ConversationId, Option<wire::ConversationInfo>)> = stream::iter(ids)
-        .map(|id| async {
-            let loaded = source.committed(&id).await?;
-            // The list follows the rows, which may know of a removal that the projection does not yet.
-            let info = loaded.participants().contains(&user).then(|| page::info(&loaded, PAGE_BYTES_MAX / 4));
-            Ok::<_, Refused>((id, info))
-        })
-        .buffered(LIST_READS_MAX)
-        .try_collect()
-        .await?;
+    let loads = stream::iter(ids).map(async |id| {
+        let loaded = source.committed(&id).await;
+        // The list follows the rows, which may know of a removal that the projection does not yet.
+        let is_theirs = |loaded: &Conversation| loaded.participants().contains(&user);
+        let info = |loaded: Conversation| is_theirs(&loaded).then(|| page::info(&loaded, PAGE_BYTES_MAX / 4));
+        (id, loaded.map(info))
+    });
+    let loaded = readable(loads.buffered(LIST_READS_MAX).collect().await)?;
+    let infos = loaded.into_iter().map(|(id, info)| (id, info.flatten())).collect();
     Ok(page::list(infos, has_more, PAGE_BYTES_MAX))
+}
+
+/// What could be read of a list. A conversation that could not is left out, and its damage is not everybody's; when none
+/// could be read, it is the store that cannot be.
+fn readable<T>(
+    loaded: Vec<(ConversationId, Result<T, LoadError>)>,
+) -> Result<Vec<(ConversationId, Option<T>)>, Refused> {
+    let any_read = loaded.iter().any(|(_, loaded)| !matches!(loaded, Err(LoadError::Store(_))));
+    let left_out = |id: &ConversationId, error: &LoadError| {
+        metrics::LEFT_OUT.inc();
+        tracing::warn!(conversation = %id, ?error, "a list leaves out what cannot be read");
+    };
+    let read = loaded.into_iter().map(|(id, loaded)| match loaded {
+        Ok(loaded) => Ok((id, Some(loaded))),
+        Err(error) if any_read => {
+            left_out(&id, &error);
+            Ok((id, None))
+        }
+        Err(error) => Err(error.into()),
+    });
+    read.collect()
 }
 
 async fn acquaintances(source: &Reads, read: wire::ReadAcquaintances) -> Result<wire::Users, Refused> {
     let user = UserId::parse(&read.user)?;
     let ids = source.store.conversations_of(&user, None, ACQUAINTANCE_CONVERSATIONS_MAX).await?;
-    let mut loads =
-        stream::iter(ids).map(|id| async move { source.store.load(&id).await }).buffered(LIST_READS_MAX);
-    let mut users = BTreeSet::new();
-    while let Some(loaded) = loads.try_next().await? {
-        if loaded.participants.len() > PRESENCE_PARTICIPANTS_MAX {
-            continue;
+    let loads = stream::iter(ids).map(async |id| {
+        let mut loaded = source.store.load(&id).await.map(|loaded| loaded.participants);
+        if let Ok(participants) = &mut loaded
+            && participants.len() > PRESENCE_PARTICIPANTS_MAX
+        {
+            *participants = Vec::new();
         }
-        for other in loaded.participants.into_iter().filter(|other| *other != user) {
+        (id, loaded.map_err(LoadError::from))
+    });
+    let loaded = readable(loads.buffered(LIST_READS_MAX).collect().await)?;
+    let mut users = BTreeSet::new();
+    for participants in loaded.into_iter().filter_map(|(_, participants)| participants) {
+        for other in participants.into_iter().filter(|other| *other != user) {
             if users.len() == VISIBLE_USERS_MAX {
                 break;
             }

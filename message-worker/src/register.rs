@@ -32,6 +32,8 @@ pub(crate) struct Registrations {
 struct Pending {
     reply: ReplyHandle,
     listened: Vec<wire::Listened>,
+    /// What could not be read now.
+    unread: Vec<String>,
     missing: usize,
 }
 
@@ -150,7 +152,7 @@ impl Consumer<'_> {
         }
         self.registrations.last += 1;
         let registration = self.registrations.last;
-        let mut pending = Pending { reply, listened: Vec::new(), missing: 0 };
+        let mut pending = Pending { reply, listened: Vec::new(), unread: Vec::new(), missing: 0 };
         for (conversation, interest) in added.into_iter().zip(add) {
             let known_head = replace.then_some(interest.known_head);
             let wanted = Wanted { known_head, check: interest.check };
@@ -200,14 +202,25 @@ impl Consumer<'_> {
         self.registrations.shrink();
     }
 
-    /// A conversation could not be loaded.
+    /// A conversation could not be loaded now: who waits for it is told, and hears of all others.
     pub(crate) fn refuse_loaded(&mut self, conversation: &ConversationId) {
+        self.without(conversation, |pending| pending.unread.push(conversation.as_str().to_owned()));
+    }
+
+    /// A conversation cannot be loaded, and will not by itself: nothing is told of it.
+    pub(crate) fn leave_out(&mut self, conversation: &ConversationId) {
+        self.without(conversation, |_| {});
+    }
+
+    fn without(&mut self, conversation: &ConversationId, note: impl Fn(&mut Pending)) {
         for Waiting { registration, .. } in
             self.registrations.waiting.remove(conversation).unwrap_or_default()
         {
-            if let Some(pending) = self.registrations.pending.remove(&registration) {
-                self.fail(pending.reply, unavailable("the store cannot be read"));
+            if let Some(pending) = self.registrations.pending.get_mut(&registration) {
+                pending.missing -= 1;
+                note(pending);
             }
+            self.answer_if_known(registration);
         }
     }
 
@@ -224,8 +237,12 @@ impl Consumer<'_> {
             return;
         }
         let Some(pending) = self.registrations.pending.remove(&registration) else { return };
-        let registered = wire::Registered { conversations: pending.listened };
-        self.reply(pending.reply, partition_reply::Body::Registered(registered));
+        let Pending { reply, listened, unread, .. } = pending;
+        if listened.is_empty() && !unread.is_empty() {
+            return self.fail(reply, unavailable("the store cannot be read"));
+        }
+        let registered = wire::Registered { conversations: listened, unread };
+        self.reply(reply, partition_reply::Body::Registered(registered));
     }
 
     fn fail(&self, reply: ReplyHandle, failure: Failure) {

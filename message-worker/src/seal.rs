@@ -9,7 +9,7 @@
 use crate::context::StartOver;
 use crate::core::incarnation::checkpoint_before_us;
 use crate::load::{self, LoadError, Loaded};
-use crate::store::{Store, StoreError};
+use crate::store::Store;
 use carillon_proto::id::ConversationId;
 use carillon_proto::position::Incarnation;
 
@@ -56,7 +56,7 @@ pub(crate) async fn known(
     life: Incarnation,
     id: &ConversationId,
     mut loaded: Loaded,
-) -> Result<Loaded, StoreError> {
+) -> Result<Loaded, LoadError> {
     loaded.decided = loaded.is_decided_in(life.number);
     if loaded.decided {
         return Ok(loaded);

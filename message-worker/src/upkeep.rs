@@ -25,9 +25,12 @@ impl Consumer<'_> {
         }
         self.trim();
         self.purge();
+        self.probe();
         let partition = self.context.partition.to_string();
         metrics::LAG_MS.with_label_values(&[&partition]).set(lag_ms as i64);
         metrics::CONVERSATIONS.with_label_values(&[&partition]).set(self.cache.len() as i64);
+        let suspended = self.ledger.suspended.open().count();
+        metrics::SUSPENDED.with_label_values(&[&partition]).set(suspended as i64);
     }
 
     /// Reads whether the partition still is ours.

@@ -187,6 +187,7 @@ contract! {
     partitions::a_life_begins_only_after_the_one_it_knows,
     partitions::a_life_is_held_by_one_at_a_time,
     partitions::skips_are_kept_by_life,
+    partitions::suspensions_are_what_was_said_last,
     partitions::a_store_in_use_is_healthy,
     users::rows_are_read_back_whole,
     users::the_later_row_wins_whatever_the_order,

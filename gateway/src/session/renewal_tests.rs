@@ -41,7 +41,8 @@ async fn gateway(tasks: &mut JoinSet<()>) -> Arc<Shared> {
                 ..wire::Listened::default()
             };
             let conversations = register.add.into_iter().map(listened).collect();
-            let registered = partition_reply::Body::Registered(wire::Registered { conversations });
+            let registered =
+                partition_reply::Body::Registered(wire::Registered { conversations, ..Default::default() });
             let reply = wire::PartitionReply { epoch: 1, body: Some(registered) };
             message.reply.expect("a request").send(reply.encode_to_vec().into());
         }

@@ -5,9 +5,11 @@ use super::conversation::Looked;
 use super::report::PartitionReport;
 use crate::core::audit::{Finding, Key};
 use crate::core::audit_log::Log;
+use crate::core::suspended::Suspended;
 use crate::ground::Landmark;
-use crate::store::{PartitionState, StoreError};
+use crate::store::{PartitionState, StoreError, Suspension};
 use carillon_proto::id::ConversationId;
+use carillon_proto::position::Position;
 use carillon_runtime::bus::{BusError, LogBounds};
 use futures_util::stream::{self, StreamExt as _};
 use std::collections::{HashMap, HashSet};
@@ -129,6 +131,15 @@ impl Auditor {
             let skipped = self.store.skips(partition, number).await?;
             skips.extend(skipped.into_iter().map(|at| life.position(at.sequence, at.index)));
         }
+        let suspensions = self.store.suspensions(partition).await?;
+        for Suspension { conversation, from, reason, .. } in
+            suspensions.iter().filter(|one| one.until.is_none())
+        {
+            let Position { incarnation, sequence, index } = from;
+            report.unread(format!(
+                "conversation {conversation} is suspended, its commands are refused from {incarnation}.{sequence}.{index} on: {reason}"
+            ));
+        }
         if let Some(checkpoint) = checkpoint {
             let landmark = Landmark { sequence: worked, tag: checkpoint.tag };
             self.recognise(partition, landmark).await?;
@@ -138,7 +149,8 @@ impl Auditor {
         report.counts.pending = bounds.last.saturating_sub(worked.max(bounds.first.saturating_sub(1)));
         let from = bounds.first.max(life.ground.first_sequence);
         let of = (partition, self.options.partitions);
-        let mut log = Log::new(of, life, skips, (from, worked), &self.named(partition));
+        let mut log = Log::new(of, life, skips, (from, worked), &self.named(partition))
+            .suspending(Suspended::of(life, suspensions));
         if log.wanted().is_none() {
             return Ok(log);
         }

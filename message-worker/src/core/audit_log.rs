@@ -2,6 +2,7 @@
 //! placed as a worker's group places them, and kept as the bytes of their entries: hardly any is looked at again.
 
 use super::apply::At;
+use super::suspended::Suspended;
 use crate::limits::LOG_KEPT_BYTES_MAX;
 use bytes::Bytes;
 use carillon_proto::id::{ConversationId, Tag};
@@ -27,6 +28,7 @@ pub(crate) struct Log {
     partitions: u32,
     life: Incarnation,
     skips: HashSet<Position>,
+    suspended: Suspended,
     /// The sequence of the first entry in here.
     from: u64,
     /// The sequence that the checkpoint stands at: rows at or below it are settled.
@@ -91,6 +93,7 @@ impl Log {
             partitions,
             life,
             skips,
+            suspended: Suspended::default(),
             from,
             checkpoint,
             entries: Vec::new(),
@@ -98,6 +101,11 @@ impl Log {
             conversations: named.iter().map(|id| (id.clone(), Vec::new())).collect(),
             counted: Counted::default(),
         }
+    }
+
+    /// Commands of these conversations were refused while they could not be read.
+    pub(crate) fn suspending(self, suspended: Suspended) -> Log {
+        Log { suspended, ..self }
     }
 
     /// The sequence that is to be read next; `None` when all is read that was worked, or no more may be held.
@@ -143,7 +151,8 @@ impl Log {
 
     fn place(&mut self, slot: Slot, command: &wire::Command) {
         let Ok(conversation) = ConversationId::parse(&command.conversation) else { return };
-        let is_skipped = self.skips.contains(&self.position(slot));
+        let position = self.position(slot);
+        let is_skipped = self.skips.contains(&position) || self.suspended.refuses(&conversation, position);
         if partition::of_conversation(&conversation, self.partitions) != self.partition && !is_skipped {
             self.counted.elsewhere += 1;
         } else if is_skipped {

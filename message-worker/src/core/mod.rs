@@ -16,3 +16,4 @@ pub(crate) mod log_clock;
 pub(crate) mod page;
 pub(crate) mod projection;
 pub(crate) mod purge;
+pub(crate) mod suspended;

@@ -17,7 +17,7 @@ use std::time::Duration;
 const MESSAGES: u64 = 8;
 const PAUSE: Duration = Duration::from_millis(30);
 
-fn auditor(world: &World, rows: usize, named: &[&str]) -> Auditor {
+pub(super) fn auditor(world: &World, rows: usize, named: &[&str]) -> Auditor {
     let conversations = named.iter().map(|id| ConversationId::parse(id).expect("valid")).collect();
     let options = Options { partitions: world.partitions, rows, conversations };
     Auditor::new(world.bus.clone(), world.store.clone(), options).looking_again_after(PAUSE)

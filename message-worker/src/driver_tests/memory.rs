@@ -1,10 +1,11 @@
 //! A store in memory that keeps the trait's promises and no more: writes may fail with or without having been
 //! done, may wait, and may stop in the middle as in a crash.
 
+pub(super) use super::faults::{Call, Fault};
 use super::tables::Tables;
 use crate::store::{
     Checkpoint, EventRow, LoadedConversation, PartitionState, Projection, Seal, SentRow, Store, StoreError,
-    Tenure,
+    Suspension, Tenure,
 };
 use async_trait::async_trait;
 use carillon_proto::id::{ConversationId, UserId};
@@ -15,31 +16,6 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use tokio::sync::watch;
 
-/// A call that can fail or wait.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) enum Call {
-    Append,
-    Project,
-    Checkpoint,
-    Skip,
-    Seal,
-    Load,
-    Read,
-}
-
-/// How a call fails.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fault {
-    /// Nothing was done.
-    Lost,
-    /// All was done.
-    Lied,
-    /// The first half was done.
-    Half,
-    /// A bug: the call panics.
-    Panic,
-}
-
 #[derive(Default)]
 struct State {
     tables: Tables,
@@ -49,6 +25,8 @@ struct State {
     /// Rows written over with other bytes at the same timestamp: never to happen.
     torn: Vec<EventRow>,
     calls: Vec<Call>,
+    /// Conversations that cannot be read, by a range of tokens without a quorum; `*`: nothing can.
+    unreadable: BTreeSet<String>,
     loading: usize,
     loading_most: usize,
     /// What the disk has, of a store whose projections are durable only with the rows or checkpoints after them.
@@ -76,6 +54,21 @@ impl MemoryStore {
     /// The next calls of this kind fail like this.
     pub(super) fn fail(&self, call: Call, faults: &[Fault]) {
         self.state.lock().faults.entry(call).or_default().extend(faults);
+    }
+
+    /// This conversation cannot be read from now on; `*`: nothing can.
+    pub(super) fn lose_quorum(&self, of: &str) {
+        self.state.lock().unreadable.insert(of.to_owned());
+    }
+
+    /// Everything can be read again.
+    pub(super) fn regain_quorum(&self) {
+        self.state.lock().unreadable.clear();
+    }
+
+    fn reach(&self, of: &str) -> Result<(), StoreError> {
+        let lost = &self.state.lock().unreadable;
+        if lost.contains(of) || lost.contains("*") { Err(StoreError("no quorum".into())) } else { Ok(()) }
     }
 
     /// Calls of this kind wait from now on.
@@ -278,6 +271,7 @@ impl Store for MemoryStore {
     }
 
     async fn load(&self, conversation: &ConversationId) -> Result<LoadedConversation, StoreError> {
+        self.reach(conversation.as_str())?;
         {
             let state = &mut *self.state.lock();
             state.loading += 1;
@@ -329,6 +323,7 @@ impl Store for MemoryStore {
     }
 
     async fn partition(&self, partition: u32) -> Result<PartitionState, StoreError> {
+        self.reach("")?;
         self.read(Call::Read, |tables| tables.partitions.get(&partition).cloned().unwrap_or_default()).await
     }
 
@@ -371,6 +366,30 @@ impl Store for MemoryStore {
         self.read(Call::Read, |tables| {
             let skips = tables.skips.get(&partition).into_iter().flatten();
             skips.filter(|position| position.incarnation == incarnation).copied().collect()
+        })
+        .await
+    }
+
+    async fn record_suspension(
+        &self,
+        partition: u32,
+        suspension: &Suspension,
+        timestamp_us: i64,
+    ) -> Result<(), StoreError> {
+        self.write(Call::Skip, vec![suspension.clone()], |state, suspension| {
+            let key = (partition, suspension.conversation.to_string());
+            let there = state.tables.suspensions.entry(key).or_insert((i64::MIN, suspension.clone()));
+            if there.0 <= timestamp_us {
+                *there = (timestamp_us, suspension);
+            }
+        })
+        .await
+    }
+
+    async fn suspensions(&self, partition: u32) -> Result<Vec<Suspension>, StoreError> {
+        self.read(Call::Read, |tables| {
+            let here = tables.suspensions.iter().filter(|((of, _), _)| *of == partition);
+            here.map(|(_, (_, suspension))| suspension.clone()).collect()
         })
         .await
     }

@@ -1,6 +1,6 @@
 //! What a store in memory holds: tables whose cells know their write timestamps.
 
-use crate::store::{EventRow, PartitionState, Projection, SEALED_ROWS_MAX, Seal, SentRow};
+use crate::store::{EventRow, PartitionState, Projection, SEALED_ROWS_MAX, Seal, SentRow, Suspension};
 use bytes::Bytes;
 use carillon_proto::id::UserId;
 use carillon_proto::position::Position;
@@ -18,6 +18,7 @@ pub(super) struct Tables {
     /// Rows of a conversation with timestamps up to these that its seal does not count are not there.
     pub(super) shut_out: BTreeMap<String, Vec<(Seal, i64)>>,
     pub(super) skips: BTreeMap<u32, BTreeSet<Position>>,
+    pub(super) suspensions: BTreeMap<(u32, String), (i64, Suspension)>,
 }
 
 impl Tables {

@@ -167,6 +167,19 @@ pub struct Checkpoint {
     pub timestamp_us: i64,
 }
 
+/// From where to where the commands of a conversation that cannot be read are refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Suspension {
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// The first command that is refused.
+    pub from: Position,
+    /// The first place from which on commands are applied again; `None` while it lasts.
+    pub until: Option<Position>,
+    /// Why it cannot be read, for people.
+    pub reason: String,
+}
+
 /// Which rows of earlier lives of the log count in a conversation. Decided once in a life, before anything is applied
 /// in it, so that all who load the conversation in that life fold the same rows, whatever lands later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -347,6 +360,25 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// When the store cannot be read.
     async fn skips(&self, partition: u32, incarnation: u32) -> Result<Vec<Position>, StoreError>;
+
+    /// Records durably where a conversation's suspension begins, or ends, before anybody passes that place; in the place of
+    /// what was recorded of the conversation before with a lower write timestamp. One that has ended may be forgotten after
+    /// 30 days.
+    ///
+    /// # Errors
+    /// Outcome unknown: write again, and do not pass that place before.
+    async fn record_suspension(
+        &self,
+        partition: u32,
+        suspension: &Suspension,
+        timestamp_us: i64,
+    ) -> Result<(), StoreError>;
+
+    /// Suspensions of a partition's conversations, in no order.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    async fn suspensions(&self, partition: u32) -> Result<Vec<Suspension>, StoreError>;
 
     /// What time the database has, milliseconds since 1970; `None` where it has this process's own clock.
     ///

@@ -345,6 +345,9 @@ pub struct KnownOutcomes {
 pub struct Registered {
     #[prost(message, repeated, tag = "1")]
     pub conversations: ::prost::alloc::vec::Vec<Listened>,
+    /// Those whose heads cannot be read now, while others could: to be asked for again.
+    #[prost(string, repeated, tag = "2")]
+    pub unread: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Listened {

@@ -33,13 +33,14 @@ const fn step(name: &'static str, text: &'static str) -> Step {
 
 /// Every migration, in order; the first has version 1. None is ever changed: what is to be different goes
 /// into a new one.
-const MIGRATIONS: [Step; 5] = [
+const MIGRATIONS: [Step; 6] = [
     step("0001_conversations", include_str!("../../migrations/0001_conversations.cql")),
     step("0002_users", include_str!("../../migrations/0002_users.cql")),
     step("0003_seals", include_str!("../../migrations/0003_seals.cql")),
     // A worker from before it writes without taking the tenure that fences others off.
     Step { alone: true, ..step("0004_tenures", include_str!("../../migrations/0004_tenures.cql")) },
     step("0005_cluster", include_str!("../../migrations/0005_cluster.cql")),
+    step("0006_suspensions", include_str!("../../migrations/0006_suspensions.cql")),
 ];
 
 /// Schema changes flush tables on every node.

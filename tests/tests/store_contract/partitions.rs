@@ -1,8 +1,8 @@
 //! Partitions: checkpoints, the lives of a log, and what every replay passes over.
 
 use super::{Place, unique_partition};
-use carillon_message_worker::store::{Checkpoint, Holder, PartitionState, Store, Tenure};
-use carillon_proto::id::{Tag, WorkerId};
+use carillon_message_worker::store::{Checkpoint, Holder, PartitionState, Store, Suspension, Tenure};
+use carillon_proto::id::{ConversationId, Tag, WorkerId};
 use carillon_proto::position::{Incarnation, Position};
 use std::sync::Arc;
 
@@ -142,6 +142,34 @@ pub async fn skips_are_kept_by_life(place: Place) {
     assert_eq!(store.skips(partition, 2).await.expect("read"), skipped[3..]);
     assert_eq!(store.skips(partition, 3).await.expect("read"), []);
     assert_eq!(store.skips(partition ^ 1, 1).await.expect("read"), []);
+}
+
+pub async fn suspensions_are_what_was_said_last(place: Place) {
+    let (store, partition) = (place.open().await, unique_partition());
+    assert_eq!(store.suspensions(partition).await.expect("read"), []);
+    let at = |incarnation, sequence, index| Position { incarnation, sequence, index };
+    let suspension = |room: &str, until| Suspension {
+        conversation: ConversationId::parse(room).expect("valid"),
+        from: at(1, 1 << 40, 255),
+        until,
+        reason: "row 3 does not decode".into(),
+    };
+    let said = [
+        (suspension("room", None), 10),
+        (suspension("room", Some(at(2, 1 << 41, 0))), 20),
+        (suspension("room", None), 15),
+        (suspension("hall", Some(at(1, 7, 0))), 10),
+        (suspension("hall", None), 20),
+    ];
+    for (suspension, timestamp_us) in &said {
+        store.record_suspension(partition, suspension, *timestamp_us).await.expect("recorded");
+    }
+    drop(store);
+    let store = place.open().await;
+    let mut found = store.suspensions(partition).await.expect("read");
+    found.sort_by(|one, other| one.conversation.cmp(&other.conversation));
+    assert_eq!(found, [said[4].0.clone(), said[1].0.clone()]);
+    assert_eq!(store.suspensions(partition ^ 1).await.expect("read"), []);
 }
 
 pub async fn a_store_in_use_is_healthy(place: Place) {

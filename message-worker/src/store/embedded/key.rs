@@ -4,7 +4,7 @@
 //! neighbouring pages. Ids are length-prefixed where something follows them and bare where they end a key,
 //! so that lists come out ascending by id. A value starts with the write timestamp by which rows win.
 
-use crate::store::{Checkpoint, EventRow, Holder, Projection, Seal, SentRow, Tenure};
+use crate::store::{Checkpoint, EventRow, Holder, Projection, Seal, SentRow, Suspension, Tenure};
 use bytes::{BufMut, Bytes};
 use carillon_proto::id::{ConversationId, Tag, UserId};
 use carillon_proto::position::{Ground, Incarnation, Position};
@@ -25,6 +25,7 @@ const EVENT: u8 = b't';
 const CHECKPOINT: u8 = b'c';
 const INCARNATION: u8 = b'i';
 const SKIP: u8 = b's';
+const SUSPENSION: u8 = b'u';
 
 /// The first key of all conversations.
 pub(super) const CONVERSATIONS_START: &[u8] = &[CONVERSATION];
@@ -131,6 +132,11 @@ pub(super) const PARTITIONS: &[u8] = &[PARTITION];
 pub(super) fn read_incarnation_key(key: &[u8]) -> Option<u32> {
     let (number, kind) = key.strip_prefix(PARTITIONS)?.split_first_chunk()?;
     (kind == [INCARNATION]).then(|| u32::from_be_bytes(*number))
+}
+
+/// All suspensions of a partition's conversations start with this; the conversation's id follows.
+pub(super) fn suspensions(number: u32) -> Vec<u8> {
+    partition(number, SUSPENSION)
 }
 
 /// What a key is, to whoever walks over all conversations.
@@ -286,6 +292,16 @@ impl Rows {
         self.put(MARK, 0, &[mark.id.as_bytes(), &mark.partitions.to_be_bytes()]);
     }
 
+    pub(super) fn put_suspension(&mut self, number: u32, suspension: &Suspension, timestamp_us: i64) {
+        let Suspension { conversation, from, until, reason } = suspension;
+        let mut key = suspensions(number);
+        key.extend_from_slice(conversation.as_str().as_bytes());
+        let until = until.map(position_bytes);
+        let until = until.as_ref().map_or(&[][..], |until| &until[..]);
+        let body = [&position_bytes(*from)[..], &[u8::from(!until.is_empty())], until, reason.as_bytes()];
+        self.put(&key, timestamp_us, &body);
+    }
+
     pub(super) fn put_skip(&mut self, number: u32, position: Position, reason: &str) {
         self.put(&skip(number, position), 0, &[reason.as_bytes()]);
     }
@@ -403,6 +419,15 @@ pub(super) fn read_seal(value: &[u8]) -> Option<Seal> {
 pub(super) fn read_mark(value: &[u8]) -> Option<Mark> {
     let mut reader = Reader(value.get(TIMESTAMP_BYTES..)?);
     Some(Mark { id: ClusterId::of_bytes(reader.take()?), partitions: reader.u32()? })
+}
+
+pub(super) fn read_suspension(number: u32, key: &[u8], value: &[u8]) -> Option<Suspension> {
+    let conversation = std::str::from_utf8(key.get(suspensions(number).len()..)?).ok()?;
+    let mut reader = Reader(value.get(TIMESTAMP_BYTES..)?);
+    let (from, [ended]) = (reader.position()?, reader.take()?);
+    let until = if ended == 0 { None } else { Some(reader.position()?) };
+    let reason = String::from_utf8_lossy(reader.0).into_owned();
+    Some(Suspension { conversation: ConversationId::parse(conversation).ok()?, from, until, reason })
 }
 
 pub(super) fn read_skip(incarnation: u32, key: &[u8]) -> Option<Position> {

@@ -9,7 +9,6 @@
 //! Single rows are read on the calling thread, in microseconds. Pages are read on tokio's blocking threads:
 //! they may have to come from disk, and a service with two cores cannot spare one for that.
 
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -22,11 +21,12 @@ use tokio::sync::{Semaphore, oneshot};
 
 use super::{
     Checkpoint, EventRow, LoadedConversation, PartitionState, Projection, Seal, SentRow, Store, StoreError,
-    Tenure,
+    Suspension, Tenure,
 };
 use journal::{Files, Journal, JournalError, Scan};
 use key::Rows;
 use overlay::Generation;
+use ranges::{present, starting_with};
 use shared::{Job, Shared, closed};
 use sweep::Sweep;
 use table::Table;
@@ -38,9 +38,11 @@ mod journal;
 mod key;
 mod mark;
 mod overlay;
+mod ranges;
 mod repair;
 mod seals;
 mod shared;
+mod suspensions;
 mod sweep;
 mod table;
 #[cfg(test)]
@@ -238,38 +240,6 @@ impl Drop for EmbeddedStore {
     }
 }
 
-/// All keys that start with `prefix`.
-fn starting_with(prefix: Vec<u8>) -> Range<Vec<u8>> {
-    let end = key::above(&prefix);
-    prefix..end
-}
-
-/// The ids at the end of those keys under `prefix`, above `cursor`, whose rows say "present".
-fn present<T>(
-    shared: &Shared,
-    prefix: Vec<u8>,
-    cursor: Option<&str>,
-    limit: usize,
-    parse: impl Fn(&str) -> Option<T>,
-) -> Result<Vec<T>, StoreError> {
-    let mut range = starting_with(prefix.clone());
-    if let Some(cursor) = cursor {
-        range.start.extend_from_slice(cursor.as_bytes());
-        range.start.push(0);
-    }
-    let mut ids = Vec::new();
-    if limit == 0 {
-        return Ok(ids);
-    }
-    shared.scan(range, false, usize::MAX, |key, value| {
-        if key::read_present(value) {
-            ids.extend(std::str::from_utf8(&key[prefix.len()..]).ok().and_then(&parse));
-        }
-        ids.len() < limit
-    })?;
-    Ok(ids)
-}
-
 #[async_trait]
 impl Store for EmbeddedStore {
     async fn append(&self, rows: Vec<EventRow>) -> Result<(), StoreError> {
@@ -430,6 +400,19 @@ impl Store for EmbeddedStore {
             Ok(positions)
         })
         .await
+    }
+
+    async fn record_suspension(
+        &self,
+        partition: u32,
+        suspension: &Suspension,
+        timestamp_us: i64,
+    ) -> Result<(), StoreError> {
+        self.write_suspension(partition, suspension, timestamp_us).await
+    }
+
+    async fn suspensions(&self, partition: u32) -> Result<Vec<Suspension>, StoreError> {
+        self.read_suspensions(partition).await
     }
 
     async fn healthy(&self) -> bool {

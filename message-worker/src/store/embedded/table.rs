@@ -69,7 +69,8 @@ impl Table {
         let Some(database) = &*database else { return Err(StoreError("closed".into())) };
         let transaction = redb::ReadableDatabase::begin_read(database).map_err(failed)?;
         let format = transaction.open_table(FORMAT).map_err(failed)?;
-        let number = |key| Ok(format.get(key).map_err(failed)?.map_or(0, |number| number.value()));
+        let number =
+            |key| Ok::<_, StoreError>(format.get(key).map_err(failed)?.map_or(0, |number| number.value()));
         Ok(Mark {
             store: number(STORE_KEY)?,
             carried: number(CARRIED_KEY)?,

@@ -24,13 +24,14 @@ use scylla::statement::prepared::PreparedStatement;
 
 use super::{
     Checkpoint, EventRow, LoadedConversation, PartitionState, Projection, Seal, SentRow, Store, StoreError,
-    Tenure,
+    Suspension, Tenure,
 };
 use statements::Statements;
 
 mod events;
 mod seals;
 mod statements;
+mod suspensions;
 mod tenures;
 
 /// Statements of one call that are under way at once: enough to keep a few shards busy, too few to be a burst.
@@ -327,6 +328,19 @@ impl Store for ScyllaStore {
             Ok(Position { incarnation, sequence: sequence as u64, index: index as u32 })
         })
         .collect()
+    }
+
+    async fn record_suspension(
+        &self,
+        partition: u32,
+        suspension: &Suspension,
+        timestamp_us: i64,
+    ) -> Result<(), StoreError> {
+        self.write_suspension(partition, suspension, timestamp_us).await
+    }
+
+    async fn suspensions(&self, partition: u32) -> Result<Vec<Suspension>, StoreError> {
+        self.read_suspensions(partition).await
     }
 
     async fn healthy(&self) -> bool {

@@ -90,6 +90,11 @@ statements! {
     delete_events_above: "DELETE FROM events USING TIMESTAMP ? WHERE conversation = ? AND bucket = ? AND seq > ?";
     delete_event: "DELETE FROM events USING TIMESTAMP ? WHERE conversation = ? AND bucket = ? AND seq = ?";
 
+    insert_suspension: "INSERT INTO suspensions (id, conversation, from_incarnation, from_sequence, from_index, \
+        until_incarnation, until_sequence, until_index, reason) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) \
+        USING TIMESTAMP ? AND TTL ?";
+    suspensions: "SELECT conversation, from_incarnation, from_sequence, from_index, until_incarnation, \
+        until_sequence, until_index, reason FROM suspensions WHERE id = ?";
     clock: "SELECT toUnixTimestamp(now()) FROM system.local";
 
     insert_skip: "INSERT INTO skips (id, incarnation, sequence, command_index, reason) VALUES (?, ?, ?, ?, ?)";

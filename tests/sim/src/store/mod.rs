@@ -7,7 +7,7 @@ use crate::world::World;
 use async_trait::async_trait;
 use carillon_message_worker::store::{
     Checkpoint, EventRow, LoadedConversation, PartitionState, Projection, Seal, SentRow, Store, StoreError,
-    Tenure,
+    Suspension, Tenure,
 };
 use carillon_proto::id::{ConversationId, UserId};
 use carillon_proto::position::Position;
@@ -254,6 +254,20 @@ impl Store for Node {
 
     async fn skips(&self, partition: u32, incarnation: u32) -> Result<Vec<Position>, StoreError> {
         self.read("skips", move |tables| tables.skips_of(partition, incarnation)).await
+    }
+
+    async fn record_suspension(
+        &self,
+        partition: u32,
+        suspension: &Suspension,
+        timestamp_us: i64,
+    ) -> Result<(), StoreError> {
+        let write = move |world: &World, one| world.tables.lock().suspend(partition, one, timestamp_us);
+        self.write("suspension", vec![suspension.clone()], write).await
+    }
+
+    async fn suspensions(&self, partition: u32) -> Result<Vec<Suspension>, StoreError> {
+        self.read("suspensions", move |tables| tables.suspensions_of(partition)).await
     }
 
     async fn healthy(&self) -> bool {

@@ -3,7 +3,9 @@
 use super::seals::Seals;
 use crate::world::World;
 use bytes::Bytes;
-use carillon_message_worker::store::{Checkpoint, EventRow, PartitionState, Projection, SentRow, Tenure};
+use carillon_message_worker::store::{
+    Checkpoint, EventRow, PartitionState, Projection, SentRow, Suspension, Tenure,
+};
 use carillon_proto::id::{ConversationId, UserId};
 use carillon_proto::position::Position;
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,6 +22,7 @@ pub struct Tables {
     tenures: BTreeMap<u32, Tenure>,
     checkpoints: BTreeMap<u32, Checkpoint>,
     skips: BTreeMap<u32, BTreeSet<Position>>,
+    suspensions: BTreeMap<(u32, String), (i64, Suspension)>,
     pub(super) seals: Seals,
     /// Rows as they were when a client was told that they are there: they never change.
     pub(super) acknowledged: BTreeMap<RowKey, EventRow>,
@@ -138,6 +141,19 @@ impl Tables {
     pub(super) fn skips_of(&self, partition: u32, incarnation: u32) -> Vec<Position> {
         let skips = self.skips.get(&partition).into_iter().flatten();
         skips.filter(|position| position.incarnation == incarnation).copied().collect()
+    }
+
+    pub(super) fn suspend(&mut self, partition: u32, suspension: Suspension, timestamp_us: i64) {
+        let key = (partition, suspension.conversation.to_string());
+        let there = self.suspensions.entry(key).or_insert((i64::MIN, suspension.clone()));
+        if there.0 <= timestamp_us {
+            *there = (timestamp_us, suspension);
+        }
+    }
+
+    pub(super) fn suspensions_of(&self, partition: u32) -> Vec<Suspension> {
+        let here = self.suspensions.iter().filter(|((of, _), _)| *of == partition);
+        here.map(|(_, (_, suspension))| suspension.clone()).collect()
     }
 
     /// In which life a partition is, and where.

@@ -1,0 +1,127 @@
+//! Conversations that cannot be read: from where on their commands are refused, so that all others go on
+//! (`docs/decisions/0021-what-cannot-be-read-is-suspended.md`).
+//!
+//! What was refused must never be applied later, by whoever replays the log. So a suspension begins and ends at positions,
+//! which are recorded before anybody passes them.
+
+use crate::limits::SUSPENDED_MAX;
+use crate::store::Suspension;
+use carillon_proto::id::ConversationId;
+use carillon_proto::position::{Incarnation, Position};
+use std::collections::HashMap;
+
+/// Suspensions of a partition, in positions of its present life.
+#[derive(Debug, Default)]
+pub(crate) struct Suspended {
+    by_conversation: HashMap<ConversationId, Span>,
+}
+
+/// From where to where commands are refused.
+#[derive(Debug, Clone, Copy)]
+struct Span {
+    from: Position,
+    until: Option<Position>,
+}
+
+impl Suspended {
+    /// Those that were recorded on the ground of this life; positions of an earlier log say nothing about this one's.
+    pub(crate) fn of(life: Incarnation, recorded: Vec<Suspension>) -> Suspended {
+        let here = |at: Position| life.position(at.sequence, at.index);
+        let of_this_log = |one: &Suspension| life.stands_on(one.from);
+        let spans = recorded.into_iter().filter(of_this_log).map(|one| {
+            let span = Span { from: here(one.from), until: one.until.map(here) };
+            (one.conversation, span)
+        });
+        Suspended { by_conversation: spans.collect() }
+    }
+
+    /// Whether a command is refused.
+    pub(crate) fn refuses(&self, conversation: &ConversationId, at: Position) -> bool {
+        self.by_conversation
+            .get(conversation)
+            .is_some_and(|span| span.from <= at && span.until.is_none_or(|until| at < until))
+    }
+
+    /// Whether one more may be suspended.
+    pub(crate) fn has_room(&self) -> bool {
+        self.open().count() < SUSPENDED_MAX
+    }
+
+    /// Commands are refused from here on.
+    pub(crate) fn begin(&mut self, conversation: ConversationId, from: Position) {
+        self.by_conversation.insert(conversation, Span { from, until: None });
+    }
+
+    /// Where a suspension that lasts begins.
+    pub(crate) fn begun(&self, conversation: &ConversationId) -> Option<Position> {
+        self.by_conversation.get(conversation).filter(|span| span.until.is_none()).map(|span| span.from)
+    }
+
+    /// Where one begins that may not be worked yet, whether it lasts or not. One that begins later takes its place in the
+    /// record, and so begins where it began: what was applied between the two has its rows, and is not undone by that.
+    pub(crate) fn unworked(&self, conversation: &ConversationId) -> Option<Position> {
+        self.by_conversation.get(conversation).map(|span| span.from)
+    }
+
+    /// Commands are applied again from here on.
+    pub(crate) fn end(&mut self, conversation: &ConversationId, until: Position) {
+        if let Some(span) = self.by_conversation.get_mut(conversation) {
+            span.until = Some(until);
+        }
+    }
+
+    /// Those that last.
+    pub(crate) fn open(&self) -> impl Iterator<Item = &ConversationId> {
+        self.by_conversation.iter().filter(|(_, span)| span.until.is_none()).map(|(id, _)| id)
+    }
+
+    /// Everything up to a position was worked: what ended there refuses nothing any more.
+    pub(crate) fn worked(&mut self, to: Position) {
+        self.by_conversation.retain(|_, span| span.until.is_none_or(|until| until > to));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn room() -> ConversationId {
+        ConversationId::parse("room").expect("valid")
+    }
+
+    fn recorded(from: Position, until: Option<Position>) -> Vec<Suspension> {
+        vec![Suspension { conversation: room(), from, until, reason: "damaged".into() }]
+    }
+
+    #[test]
+    fn commands_are_refused_between_the_positions_in_every_life_on_the_ground() {
+        let first = Incarnation::new(1, 1, 1_000);
+        let taken_over = first.taken_over(4, 2_000);
+        let stored = recorded(first.position(5, 1), Some(first.position(9, 0)));
+        for life in [first, taken_over] {
+            let suspended = Suspended::of(life, stored.clone());
+            let refused = |sequence, index| suspended.refuses(&room(), life.position(sequence, index));
+            let at = [(5, 0), (5, 1), (8, 7), (9, 0)].map(|(sequence, index)| refused(sequence, index));
+            assert_eq!(at, [false, true, true, false], "{life:?}");
+            assert!(!suspended.refuses(&ConversationId::parse("other").expect("valid"), life.position(6, 0)));
+        }
+        let renewed = first.next(20, 3_000);
+        let suspended = Suspended::of(renewed, stored);
+        assert!(!suspended.refuses(&room(), renewed.position(6, 0)), "another log's positions");
+    }
+
+    #[test]
+    fn what_has_ended_is_kept_until_it_is_worked() {
+        let life = Incarnation::new(1, 1, 1_000);
+        let mut suspended = Suspended::default();
+        suspended.begin(room(), life.position(3, 0));
+        suspended.worked(life.position(99, 0));
+        assert!(suspended.refuses(&room(), life.position(100, 0)) && suspended.open().count() == 1);
+        assert_eq!(suspended.begun(&room()), Some(life.position(3, 0)));
+        suspended.end(&room(), life.position(100, 0));
+        assert!(suspended.refuses(&room(), life.position(99, 0)));
+        assert_eq!((suspended.open().count(), suspended.begun(&room())), (0, None));
+        suspended.worked(life.position(100, 2));
+        assert!(!suspended.refuses(&room(), life.position(99, 0)));
+    }
+}

@@ -1,0 +1,38 @@
+//! Ranges of keys, and what lies in them.
+
+use super::key;
+use super::shared::Shared;
+use crate::store::StoreError;
+use std::ops::Range;
+
+/// All keys that start with `prefix`.
+pub(super) fn starting_with(prefix: Vec<u8>) -> Range<Vec<u8>> {
+    let end = key::above(&prefix);
+    prefix..end
+}
+
+/// The ids at the end of those keys under `prefix`, above `cursor`, whose rows say "present".
+pub(super) fn present<T>(
+    shared: &Shared,
+    prefix: Vec<u8>,
+    cursor: Option<&str>,
+    limit: usize,
+    parse: impl Fn(&str) -> Option<T>,
+) -> Result<Vec<T>, StoreError> {
+    let mut range = starting_with(prefix.clone());
+    if let Some(cursor) = cursor {
+        range.start.extend_from_slice(cursor.as_bytes());
+        range.start.push(0);
+    }
+    let mut ids = Vec::new();
+    if limit == 0 {
+        return Ok(ids);
+    }
+    shared.scan(range, false, usize::MAX, |key, value| {
+        if key::read_present(value) {
+            ids.extend(std::str::from_utf8(&key[prefix.len()..]).ok().and_then(&parse));
+        }
+        ids.len() < limit
+    })?;
+    Ok(ids)
+}

@@ -1,0 +1,187 @@
+//! Going on without a conversation that cannot be read, and with it again
+//! (`docs/decisions/0021-what-cannot-be-read-is-suspended.md`).
+
+use crate::backoff::until_done;
+use crate::consume::{Consumer, Done, Stage};
+use crate::context::StartOver;
+use crate::core::apply::At;
+use crate::group::Need;
+use crate::limits::{SUSPEND_AFTER_MS, SUSPENDED_MAX, SUSPENDED_READS_MAX, SUSPENDED_RETRY_MS};
+use crate::load::{self, LoadError, Purpose};
+use crate::metrics;
+use crate::prepare::LOAD_AGAIN;
+use crate::store::{Store, Suspension};
+use carillon_proto::id::ConversationId;
+use carillon_proto::position::Position;
+use std::collections::HashMap;
+use std::time::Duration;
+use tokio::time::Instant;
+
+const SUSPEND_AFTER: Duration = Duration::from_millis(SUSPEND_AFTER_MS);
+const RETRY: Duration = Duration::from_millis(SUSPENDED_RETRY_MS);
+
+/// What may be to blame when a conversation cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Suspect {
+    /// It is damaged, or of a newer version.
+    Conversation,
+    /// The store could not be read, perhaps not at all: then the partition waits for it.
+    Store,
+}
+
+/// What is tried of conversations that cannot be read.
+#[derive(Debug, Default)]
+pub(crate) struct Probes {
+    /// Since when conversations could not be loaded that the group in preparation needs.
+    unread: HashMap<ConversationId, Instant>,
+    /// When the store's failure suspended one last.
+    suspended: Option<Instant>,
+    /// When suspended ones were looked at last.
+    looked: Option<Instant>,
+    /// Those whose turn to be looked at comes first.
+    turns: HashMap<ConversationId, u64>,
+    turn: u64,
+    probing: usize,
+    /// Ends of suspensions that are being recorded; no group begins meanwhile, so that none of its commands is refused
+    /// behind such an end.
+    pub(crate) resuming: usize,
+}
+
+impl Probes {
+    /// A conversation could not be loaded: whether the partition has waited for it long enough. Where others were suspended
+    /// just now it need not wait for one after the other.
+    pub(crate) fn has_waited_for(&mut self, conversation: &ConversationId) -> bool {
+        let since = *self.unread.entry(conversation.clone()).or_insert_with(Instant::now);
+        since.elapsed() >= SUSPEND_AFTER
+            || self.suspended.is_some_and(|suspended| suspended.elapsed() < RETRY)
+    }
+
+    /// It could.
+    pub(crate) fn is_read(&mut self, conversation: &ConversationId) {
+        self.unread.remove(conversation);
+    }
+}
+
+/// Whether the store answers, and not for this conversation. One that has just come back may have failed a read that
+/// began before.
+async fn is_alone(store: &dyn Store, partition: u32, conversation: &ConversationId) -> bool {
+    store.life(partition).await.is_ok()
+        && load::conversation(store, conversation).await.is_err()
+        && store.life(partition).await.is_ok()
+}
+
+impl Consumer<'_> {
+    /// Records that a conversation's commands are refused from the first of the group in preparation on.
+    pub(crate) fn suspend(&mut self, id: ConversationId, reason: String, suspect: Suspect) {
+        let Stage::Preparing(group) = &self.stage else { return };
+        let Some(At { position, timestamp_us, .. }) = group.first_of(&id) else { return };
+        if !self.ledger.suspended.has_room() {
+            tracing::error!(
+                partition = self.context.partition,
+                "more than {SUSPENDED_MAX} conversations cannot be read: the partition waits"
+            );
+            self.load(&id, Purpose::Applying, LOAD_AGAIN);
+            return;
+        }
+        let from = self.ledger.suspended.unworked(&id).unwrap_or(position);
+        let suspension = Suspension { conversation: id.clone(), from, until: None, reason };
+        let (store, partition) = (self.context.store.clone(), self.context.partition);
+        self.job(async move {
+            if suspect == Suspect::Store && !is_alone(&*store, partition, &suspension.conversation).await {
+                return Done::Suspended(id, None);
+            }
+            let record = || store.record_suspension(partition, &suspension, timestamp_us);
+            until_done("suspension", record).await;
+            Done::Suspended(id, Some(from))
+        });
+    }
+
+    /// That is recorded, and the group goes on without it.
+    pub(crate) fn suspended(&mut self, id: ConversationId, from: Option<Position>) {
+        let Some(from) = from else {
+            self.load(&id, Purpose::Applying, LOAD_AGAIN);
+            return;
+        };
+        let partition = self.context.partition;
+        tracing::error!(
+            partition,
+            conversation = %id,
+            ?from,
+            "a conversation cannot be read: its commands are refused until it can, see `carillon audit`"
+        );
+        metrics::SUSPENSIONS.inc();
+        if self.probes.unread.remove(&id).is_some() {
+            self.probes.suspended = Some(Instant::now());
+        }
+        self.ledger.suspended.begin(id.clone(), from);
+        if let Stage::Preparing(group) = &mut self.stage {
+            group.refuse(&id);
+        }
+        self.arrived(&Need::Conversation(id));
+    }
+
+    /// Looks whether suspended conversations can be read again, some at a time.
+    pub(crate) fn probe(&mut self) {
+        let due = self.probes.looked.is_none_or(|looked| looked.elapsed() >= RETRY);
+        if !due || self.probes.probing > 0 || self.ending {
+            return;
+        }
+        let mut open: Vec<ConversationId> = self.ledger.suspended.open().cloned().collect();
+        self.probes.turns.retain(|id, _| self.ledger.suspended.begun(id).is_some());
+        if open.is_empty() {
+            return;
+        }
+        open.sort_by_key(|id| (self.probes.turns.get(id).copied(), id.clone()));
+        open.truncate(SUSPENDED_READS_MAX);
+        self.probes.looked = Some(Instant::now());
+        for id in open {
+            self.probes.turn += 1;
+            self.probes.turns.insert(id.clone(), self.probes.turn);
+            self.probes.probing += 1;
+            let (context, life, applied) = (self.context.clone(), self.ledger.incarnation, self.applied);
+            self.job(async move {
+                let _turn = context.reads.acquire().await;
+                let loaded = load::by_owner(&context, life, applied, &id, Purpose::Showing).await;
+                Done::Probed(id, loaded.map(drop))
+            });
+        }
+    }
+
+    /// A conversation that can be read again is worked again behind everything that has been placed.
+    pub(crate) fn probed(
+        &mut self,
+        id: ConversationId,
+        outcome: Result<(), LoadError>,
+    ) -> Result<(), StartOver> {
+        self.probes.probing -= 1;
+        match outcome {
+            Err(LoadError::StartOver(start_over)) => return Err(start_over),
+            Err(LoadError::Store(_) | LoadError::Unreadable(_)) => return Ok(()),
+            Ok(()) => {}
+        }
+        let Some(from) = self.ledger.suspended.begun(&id) else { return Ok(()) };
+        let placed = match &self.stage {
+            Stage::Preparing(group) => group.end.position.sequence,
+            Stage::Committing(results) => results.end.position.sequence,
+            Stage::Idle => self.applied,
+        };
+        let life = self.ledger.incarnation;
+        let (until, timestamp_us) = (life.position(placed + 1, 0), life.timestamp_us(placed + 1, 0));
+        let reason = "it can be read again".to_owned();
+        let suspension = Suspension { conversation: id.clone(), from, until: Some(until), reason };
+        let (store, partition) = (self.context.store.clone(), self.context.partition);
+        self.probes.resuming += 1;
+        self.job(async move {
+            let record = || store.record_suspension(partition, &suspension, timestamp_us);
+            until_done("suspension", record).await;
+            Done::Resumed(id, until)
+        });
+        Ok(())
+    }
+
+    pub(crate) fn resumed(&mut self, id: &ConversationId, until: Position) {
+        self.probes.resuming -= 1;
+        self.ledger.suspended.end(id, until);
+        tracing::info!(partition = self.context.partition, conversation = %id, ?until, "it can be read again");
+    }
+}
