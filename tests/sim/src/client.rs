@@ -1,6 +1,7 @@
 //! A client that keeps to the protocol: it joins from where it has heard to, and sends again, in order and under the
 //! same ids, what has no ack.
 
+use crate::club::{Heard, is_club};
 use crate::cluster::{Cluster, Kind, Line};
 use crate::door::Came;
 use crate::random::Random;
@@ -316,10 +317,11 @@ impl Life {
         }
         match Told::read(text) {
             Told::Message { conversation, seq, id, sender, client_id, content } => {
-                self.client.state.lock().cursors.insert(conversation.clone(), seq);
+                self.follows(&conversation, seq, Some(&id));
                 let heard = What::Heard { client: name, conversation, seq, id, sender, client_id, content };
                 self.world.record(heard);
             }
+            Told::Change { conversation, seq } => self.follows(&conversation, seq, None),
             Told::Ack { conversation, client_id, seq, id } => {
                 self.client.state.lock().unanswered.retain(|one| one.client_id != client_id);
                 self.world.count("acks");
@@ -335,10 +337,29 @@ impl Life {
                 state.joined.insert(conversation.clone());
                 self.world.record(What::Joined { client: name, conversation, after_seq, head });
             }
+            Told::Ended { conversation } => {
+                self.world.count("subscriptions ended");
+                self.client.state.lock().joined.remove(&conversation);
+                connection.joining.insert(conversation, Joining::Wanted(Instant::now() + AGAIN));
+            }
             Told::Online(users) => self.client.state.lock().online.extend(users),
             Told::Failed { reference, code } => self.refused(connection, &reference, code),
             Told::Other => {}
         }
+    }
+
+    /// An event came: the cursor moves on. In a club every event is heard, so that the next has the next seq.
+    fn follows(&self, conversation: &str, seq: u64, id: Option<&str>) {
+        let before = self.client.state.lock().cursors.insert(conversation.to_owned(), seq);
+        if !is_club(conversation) {
+            return;
+        }
+        let (client, user) = (self.client.plan.name.clone(), self.client.plan.user.to_string());
+        if before.is_some_and(|before| before + 1 != seq) {
+            self.world.violation(format_args!("{client} heard {seq} of {conversation} after {before:?}"));
+        }
+        let (conversation, id) = (conversation.to_owned(), id.map(str::to_owned));
+        self.world.heard(|at_us| Heard { client, user, conversation, seq, id, at_us });
     }
 
     /// A join is asked again, and so is a message whose outcome is open.
@@ -346,6 +367,9 @@ impl Life {
         self.world.count("refusals");
         let again = Instant::now() + AGAIN;
         if let Some(conversation) = reference.strip_prefix("j ") {
+            if code == "forbidden" {
+                self.world.count("joins refused");
+            }
             connection.joining.insert(conversation.to_owned(), Joining::Wanted(again));
         }
         let Some(client_id) = reference.strip_prefix("s ") else { return };

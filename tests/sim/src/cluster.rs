@@ -1,14 +1,20 @@
 //! The processes of a run, and what is done to them: started, stopped, killed, paused, cut off.
 
+use crate::club::NAMESPACE;
 use crate::door::{self, Came, FRAMES_MAX};
 use crate::gate::{Cut, Gate};
 use crate::node::Node;
+use crate::steward::API_KEY;
 use crate::world::World;
+use axum::body::Body;
+use axum::http::Request;
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
 use carillon_gateway::Heart;
 use carillon_gateway::shared::Shared;
 use carillon_proto::id::{UserId, WorkerId};
 use carillon_runtime::settings::{Access, Limits, Role, Settings};
 use parking_lot::Mutex;
+use serde_json::Value;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -16,6 +22,7 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
 
 /// How long a process may take to stop in good order before it is killed, as a supervisor does.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
@@ -73,6 +80,8 @@ fn settings(partitions: u32) -> Settings {
     settings.dev = true;
     settings.partitions = partitions;
     settings.access_default = Access::Open;
+    settings.access_namespaces.insert(NAMESPACE.into(), Access::Participants);
+    settings.api_keys = vec![API_KEY.into()];
     settings.presence_grace = GRACE;
     settings.drain_timeout = Duration::from_secs(2);
     // Of the bounds on clients only that of connections is under test.
@@ -228,6 +237,27 @@ impl Cluster {
         let served = door::serve(shared.clone(), life.gate.clone(), user.clone(), frames, client);
         connections.spawn(served);
         Some(Line { to, from })
+    }
+
+    /// Asks a gateway's REST API as a backend: the status of its answer, `None` when it does not serve.
+    pub async fn rest(&self, gateway: usize, method: &str, path: &str, body: &Value) -> Option<u16> {
+        let (shared, gate) = {
+            let slot = self.slot((Kind::Gateway, gateway))?.lock();
+            let life = slot.as_ref()?;
+            let shared = life.entrance.lock().as_ref()?.shared.clone();
+            (shared, life.gate.clone())
+        };
+        gate.running().await;
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(AUTHORIZATION, format!("ApiKey {API_KEY}"))
+            .header(CONTENT_TYPE, "application/json")
+            .body(Body::from(body.to_string()))
+            .ok()?;
+        let answer = carillon_gateway::routes::router(shared).oneshot(request).await.ok()?;
+        gate.running().await;
+        Some(answer.status().as_u16())
     }
 }
 

@@ -5,6 +5,7 @@ use crate::client::Client;
 use crate::cluster::{Cluster, Kind, Place};
 use crate::gate::{Cut, Gate};
 use crate::random::Random;
+use crate::run::set_clock_wrong;
 use crate::world::{Blackout, World};
 use carillon_proto::subject;
 use std::sync::Arc;
@@ -20,6 +21,10 @@ const STANDING_STILL: Duration = Duration::from_secs(7);
 /// Entries that a log forgets so that another life of it begins, whatever was checkpointed: what strays then is of a life
 /// that is over.
 const BELOW_CHECKPOINT: u64 = 1_000;
+
+/// An hour, and longer than the days for which client ids are remembered: how far the wall clock steps.
+const CLOCK_HOUR_MS: u64 = 3_600_000;
+const CLOCK_DAYS_MS: u64 = 9 * 24 * CLOCK_HOUR_MS;
 
 /// Between a renewal and the end of a lease that runs out at once.
 const LAPSE: Duration = Duration::from_millis(20);
@@ -98,7 +103,8 @@ impl Disasters {
                 let (world, time) = (self.world.clone(), self.seconds(4));
                 tokio::spawn(async move { lapse(&world, time).await });
             }
-            77..=87 => self.cut_clients(),
+            77..=86 => self.cut_clients(),
+            87..=89 => self.step_the_clock(),
             _ => self.black_out(),
         }
     }
@@ -140,6 +146,19 @@ impl Disasters {
             self.world.note(format_args!("{} leaves", client.plan.name));
             client.leave();
         }
+    }
+
+    /// Now and then as far as a clock that lost its battery.
+    fn step_the_clock(&mut self) {
+        let most_ms = if self.random.chance(3_000) { CLOCK_DAYS_MS } else { CLOCK_HOUR_MS };
+        let skew_ms = self.random.between(1..=most_ms) as i64;
+        let skew_ms = if self.random.chance(5_000) { skew_ms } else { -skew_ms };
+        let (world, time) = (self.world.clone(), self.seconds(20));
+        tokio::spawn(async move {
+            set_clock_wrong(&world, skew_ms);
+            sleep(time).await;
+            set_clock_wrong(&world, 0);
+        });
     }
 
     fn black_out(&mut self) {

@@ -1,6 +1,7 @@
 //! The end of a run: whether everything comes to rest, and whether what clients were told is true.
 
 use crate::client::{Client, Life, Plan, State, wait_for};
+use crate::club::{Roll, Row, is_club};
 use crate::cluster::{Cluster, GRACE, Kind};
 use crate::profile::user;
 use crate::world::World;
@@ -45,6 +46,9 @@ fn waits_for(world: &World, client: &Client, state: &State) -> Vec<String> {
     let mut waits: Vec<String> =
         state.unanswered().into_iter().map(|client_id| format!("the ack of {client_id}")).collect();
     for conversation in &client.plan.conversations {
+        if is_club(conversation) && !participates(world, conversation, client) {
+            continue;
+        }
         let last_seq = world.tables.lock().last_seq(conversation);
         match state.cursors.get(conversation) {
             _ if !state.joined.contains(conversation) => waits.push(format!("joining {conversation}")),
@@ -55,6 +59,11 @@ fn waits_for(world: &World, client: &Client, state: &State) -> Vec<String> {
         }
     }
     waits
+}
+
+fn participates(world: &World, club: &str, client: &Client) -> bool {
+    let roll = Roll::of(&world.tables.lock().club_rows(club));
+    roll.present().contains(client.plan.user.as_str())
 }
 
 /// Everybody looks who is online.
@@ -105,8 +114,33 @@ async fn ask_heads(world: &Arc<World>, cluster: &Arc<Cluster>, clients: &[Arc<Cl
     faults
 }
 
+/// All that is open, and joined by somebody.
 fn conversations(clients: &[Arc<Client>]) -> BTreeSet<String> {
-    clients.iter().flat_map(|client| client.plan.conversations.iter().cloned()).collect()
+    joined(clients).filter(|conversation| !is_club(conversation)).collect()
+}
+
+fn joined(clients: &[Arc<Client>]) -> impl Iterator<Item = String> {
+    clients.iter().flat_map(|client| client.plan.conversations.iter().cloned())
+}
+
+/// Whether everybody heard of clubs what they may, and each message stands there once.
+fn judge_clubs(world: &World, clients: &[Arc<Client>]) {
+    let clubs: BTreeSet<String> = joined(clients).filter(|conversation| is_club(conversation)).collect();
+    let heard = world.clubs();
+    for club in clubs {
+        let rows = world.tables.lock().club_rows(&club);
+        let mut known = BTreeSet::new();
+        for Row { event, .. } in &rows {
+            if !event.client_id.is_empty() && !known.insert((&event.actor, &event.client_id)) {
+                world
+                    .violation(format_args!("{} of {} stands twice in {club}", event.client_id, event.actor));
+            }
+        }
+        let roll = Roll::of(&rows);
+        let wrong =
+            heard.iter().filter(|heard| heard.conversation == club).filter_map(|heard| roll.judge(heard));
+        wrong.for_each(|wrong| world.violation(format_args!("{wrong}")));
+    }
 }
 
 /// Writes down what is stored, and judges the whole history.
@@ -120,6 +154,7 @@ pub fn judge(world: &World, clients: &[Arc<Client>]) -> (Vec<Record>, Report) {
             }
         }
     }
+    judge_clubs(world, clients);
     let history = world.history();
     let report = check(&history);
     (history, report)

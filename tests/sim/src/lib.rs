@@ -3,6 +3,7 @@
 
 pub mod bus;
 pub mod client;
+pub mod club;
 pub mod cluster;
 pub mod disaster;
 pub mod door;
@@ -14,6 +15,7 @@ pub mod profile;
 pub mod random;
 pub mod run;
 pub mod scenario;
+pub mod steward;
 pub mod store;
 pub mod told;
 pub mod trace;

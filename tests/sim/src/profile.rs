@@ -1,6 +1,7 @@
 //! What a seed makes of a run: its sizes, its weather, and which disasters befall it how often.
 
 use crate::client::Plan;
+use crate::club::club;
 use crate::random::Random;
 use crate::weather::Weather;
 use carillon_proto::id::UserId;
@@ -23,6 +24,10 @@ pub struct Profile {
     pub presence: usize,
     /// Clients.
     pub clients: Vec<Plan>,
+    /// Conversations whose participants change.
+    pub clubs: u64,
+    /// Between two of these changes, at most, in milliseconds.
+    pub club_pause_ms: u64,
     /// What goes wrong by itself.
     pub weather: Weather,
     /// Between two disasters, on average; `None`: never.
@@ -41,12 +46,15 @@ impl Profile {
             _ => ("hostile", 100, Some(1_200)),
         };
         let gateways = random.between(2..=3) as usize;
+        let clubs = random.below(3);
         Profile {
             name,
             gateways,
             workers: random.between(2..=3) as usize,
             presence: 2,
-            clients: clients(random, gateways),
+            clients: clients(random, gateways, clubs),
+            clubs,
+            club_pause_ms: random.between(50..=4_000),
             weather: if strength == 0 { Weather::calm() } else { Weather::drawn(random, strength) },
             disasters_every: disasters_ms.map(Duration::from_millis),
             time: Duration::from_secs(random.between(20..=60)),
@@ -65,7 +73,7 @@ pub fn user(number: u64) -> UserId {
     UserId::parse(&format!("user-{number}")).unwrap_or_else(|error| unreachable!("{error}"))
 }
 
-fn clients(random: &mut Random, gateways: usize) -> Vec<Plan> {
+fn clients(random: &mut Random, gateways: usize, clubs: u64) -> Vec<Plan> {
     let conversations = random.between(1..=8);
     let (count, users) = (random.between(4..=10), random.between(3..=8));
     let plan = |number: u64| {
@@ -75,7 +83,7 @@ fn clients(random: &mut Random, gateways: usize) -> Vec<Plan> {
         Plan {
             name: format!("c{number}"),
             user: user(number % users),
-            conversations: joined.into_iter().map(conversation).collect(),
+            conversations: joined.into_iter().map(conversation).chain((0..clubs).map(club)).collect(),
             messages: random.between(20..=80),
             pause_ms: random.between(200..=3_000),
             burst: random.between(1..=6),

@@ -7,10 +7,11 @@ use crate::judge;
 use crate::profile::{PARTITIONS, Profile};
 use crate::random::Random;
 use crate::scenario::Scenario;
+use crate::steward::Steward;
 use crate::weather::Weather;
 use crate::world::World;
 use carillon_history::Record;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,11 +70,21 @@ impl fmt::Display for Outcome {
 thread_local! {
     /// When the run of this thread began.
     static BEGAN: std::cell::Cell<Option<Instant>> = const { std::cell::Cell::new(None) };
+    /// How far the wall clock is from where it would be, in milliseconds.
+    static SKEW_MS: std::cell::Cell<i64> = const { std::cell::Cell::new(0) };
 }
 
-/// The wall clock of a run: it starts at a fixed date and goes with the virtual time.
+/// The wall clock of a run: it starts at a fixed date, goes with the virtual time, and is set wrong now and then.
 fn virtual_ms() -> u64 {
-    BEGAN.get().map_or(EPOCH_MS, |began| EPOCH_MS + began.elapsed().as_millis() as u64)
+    let right_ms = BEGAN.get().map_or(EPOCH_MS, |began| EPOCH_MS + began.elapsed().as_millis() as u64);
+    right_ms.saturating_add_signed(SKEW_MS.get())
+}
+
+/// Sets the wall clock so far from where it would be, milliseconds; 0 sets it right.
+pub fn set_clock_wrong(world: &World, skew_ms: i64) {
+    world.count("steps of the wall clock");
+    world.note(format_args!("the wall clock is {skew_ms} ms wrong"));
+    SKEW_MS.set(skew_ms);
 }
 
 /// Runs one run to its end, on this thread. At most one in a process, so that nothing in its statics is left from
@@ -112,6 +123,12 @@ async fn live(order: &Order) -> Outcome {
         let disasters = Disasters::new(world.clone(), cluster.clone(), clients.clone());
         tokio::spawn(disasters.run(every))
     });
+    let steward = (profile.clubs > 0).then(|| {
+        let users: BTreeSet<_> = profile.clients.iter().map(|plan| plan.user.clone()).collect();
+        let (users, pause_ms) = (users.into_iter().collect(), profile.club_pause_ms);
+        let steward = Steward::new(world.clone(), cluster.clone(), users, profile.clubs, pause_ms);
+        tokio::spawn(steward.run())
+    });
     sleep(profile.time).await;
     if let Some(script) = script
         && let Err(error) = script.await
@@ -122,6 +139,9 @@ async fn live(order: &Order) -> Outcome {
         disasters.abort();
     }
     calm_down(&world, &cluster).await;
+    if let Some(steward) = steward {
+        steward.abort();
+    }
     let mut faults = judge::rest(&world, &cluster, &clients).await;
     let (history, report) = judge::judge(&world, &clients);
     faults.extend(world.violations());
@@ -148,6 +168,7 @@ async fn calm_down(world: &Arc<World>, cluster: &Arc<Cluster>) {
     *world.weather.lock() = Weather { tags_kept_ms, ..Weather::calm() };
     *world.blackout.lock() = None;
     *world.store_away_until.lock() = None;
+    SKEW_MS.set(0);
     cluster.heal();
     sleep(Duration::from_secs(35)).await;
     cluster.heal();

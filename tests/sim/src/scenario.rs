@@ -1,10 +1,12 @@
 //! Scripted runs: what has to be seen once for certain, and not only when a seed comes upon it.
 
 use crate::client::{Client, Plan};
+use crate::club::club;
 use crate::cluster::{Cluster, Kind, Place};
 use crate::disaster::{forget, go_stale, lapse, owned};
 use crate::gate::Cut;
 use crate::profile::{Profile, conversation, user};
+use crate::run::set_clock_wrong;
 use crate::weather::Weather;
 use crate::world::{Blackout, World};
 use std::collections::BTreeMap;
@@ -51,11 +53,15 @@ pub enum Scenario {
     LapsedLeases,
     /// The store takes up to two seconds for most of what it is asked: longer than an owner's tenure is good for.
     SlowStore,
+    /// Participants are removed and added while they talk, join and lose their connections.
+    Removals,
+    /// The wall clock is set back and forth, by up to nine days, while everybody sends again what has no ack.
+    ClockSteps,
 }
 
 impl Scenario {
     /// All of them, by name.
-    pub const ALL: [(&'static str, Scenario); 16] = [
+    pub const ALL: [(&'static str, Scenario); 18] = [
         ("calm", Self::Calm),
         ("twice-in-one-entry", Self::TwiceInOneEntry),
         ("rollback", Self::Rollback),
@@ -72,6 +78,8 @@ impl Scenario {
         ("resumed-reader", Self::ResumedReader),
         ("lapsed-leases", Self::LapsedLeases),
         ("slow-store", Self::SlowStore),
+        ("removals", Self::Removals),
+        ("clock-steps", Self::ClockSteps),
     ];
 
     /// The scenario of this name.
@@ -84,17 +92,23 @@ impl Scenario {
         Self::ALL.iter().find(|(_, scenario)| *scenario == self).map_or("", |(name, _)| name)
     }
 
+    fn clubs(self) -> u64 {
+        if self == Self::Removals { 2 } else { 0 }
+    }
+
     fn plan(self, number: u64, user_number: u64) -> Plan {
         // Long enough that every life has its messages.
         let (messages, pause_ms) = match self {
             Self::SevenLives => (80, 3_000),
-            Self::StaleWriter | Self::StaleWriterAndGrowth | Self::ResumedReader => (250, 900),
+            Self::StaleWriter | Self::StaleWriterAndGrowth | Self::ResumedReader | Self::ClockSteps => {
+                (250, 900)
+            }
             _ => (40, 600),
         };
         Plan {
             name: format!("c{number}"),
             user: user(user_number),
-            conversations: (0..3).map(conversation).collect(),
+            conversations: (0..3).map(conversation).chain((0..self.clubs()).map(club)).collect(),
             messages,
             pause_ms,
             burst: 5,
@@ -119,6 +133,12 @@ impl Scenario {
             Self::AllKilled => &[("processes killed", 18)],
             Self::StaleWriter => &[("losses of logs", 4), ("writes that strayed", 2), ("take-overs", 2)],
             Self::ResumedReader => &[("losses of logs", 4)],
+            Self::Removals => {
+                &[("changes of participants", 100), ("joins refused", 40), ("subscriptions ended", 40)]
+            }
+            Self::ClockSteps => {
+                &[("acks", 1_400), ("batches with acks lost", 20), ("steps of the wall clock", 12)]
+            }
             Self::LapsedLeases => &[("lapses of leases", 8), ("take-overs", 4)],
             // Tags alone tell most of these logs from those that were worked.
             Self::StaleWriterAndGrowth => &[("losses of logs", 12), ("new lives of logs", 5)],
@@ -150,6 +170,8 @@ impl Scenario {
             workers: 2,
             presence: 2,
             clients: (0..clients).map(|number| self.plan(number, number % users)).collect(),
+            clubs: self.clubs(),
+            club_pause_ms: 150,
             weather,
             disasters_every: None,
             time: Duration::from_secs(if self == Self::SlowStore { 60 } else { 8 }),
@@ -193,7 +215,8 @@ impl Script {
             Scenario::Rollback => self.roll_back(3, Duration::from_secs(3)).await,
             Scenario::RollbackAndGrowth => self.roll_back_and_grow().await,
             Scenario::PauseBeforeHead => self.pause_before_head().await,
-            Scenario::LateJoins => self.cut_clients_often().await,
+            Scenario::ClockSteps => self.step_clocks().await,
+            Scenario::LateJoins | Scenario::Removals => self.cut_clients_often().await,
             Scenario::AcksLost => self.lose_acks().await,
             Scenario::KilledAtTheLimit => self.kill_at_the_limit().await,
             Scenario::SevenLives => self.live_seven_times().await,
@@ -253,6 +276,21 @@ impl Script {
         for _ in 0..8 {
             sleep(Duration::from_millis(1_500)).await;
             self.clients.iter().for_each(|client| client.cut());
+        }
+    }
+
+    async fn step_clocks(&self) {
+        const HOUR_MS: i64 = 3_600_000;
+        for hours in [1, -2, 30, 9 * 24, 0, -9 * 24] {
+            // What is accepted and not acknowledged now is sent again by the wrong clock.
+            let until = Instant::now() + Duration::from_millis(900);
+            *self.world.blackout.lock() = Some(Blackout { until, outcomes_only: true });
+            sleep(Duration::from_millis(800)).await;
+            set_clock_wrong(&self.world, hours * HOUR_MS);
+            self.clients.iter().for_each(|client| client.cut());
+            sleep(Duration::from_millis(2_500)).await;
+            set_clock_wrong(&self.world, 0);
+            sleep(Duration::from_millis(500)).await;
         }
     }
 

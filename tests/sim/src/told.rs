@@ -32,12 +32,24 @@ pub enum Told {
         /// Its id.
         id: String,
     },
+    /// `participant_joined`, `participant_left`, `conversation_updated`.
+    Change {
+        /// Where.
+        conversation: String,
+        /// Its place there.
+        seq: u64,
+    },
     /// `conversation_joined`.
     Joined {
         /// Where.
         conversation: String,
         /// The head then.
         head: u64,
+    },
+    /// `conversation_left`, which nobody asked for here: the subscription has ended.
+    Ended {
+        /// Where.
+        conversation: String,
     },
     /// `online_status`.
     Online(BTreeMap<String, bool>),
@@ -71,6 +83,9 @@ impl Told {
                     content: text_of(&message["content"]),
                 }
             }
+            Some("participant_joined" | "participant_left" | "conversation_updated") => {
+                Told::Change { conversation, seq }
+            }
             Some("message_ack") => Told::Ack {
                 conversation,
                 client_id: text_of(&frame["client_id"]),
@@ -80,6 +95,7 @@ impl Told {
             Some("conversation_joined") => {
                 Told::Joined { conversation, head: frame["head_seq"].as_u64().unwrap_or_default() }
             }
+            Some("conversation_left") => Told::Ended { conversation },
             Some("online_status") => {
                 let users = frame["users"].as_object().into_iter().flatten();
                 Told::Online(users.map(|(user, of)| (user.clone(), of["online"] == true)).collect())

@@ -1,6 +1,7 @@
 //! Everything outside the processes: network, bus, store, dice, and what is written down about the run.
 
 use crate::bus::{Leases, Log, Subjects};
+use crate::club::{Heard, is_club};
 use crate::network::Network;
 use crate::random::Random;
 use crate::store::Tables;
@@ -45,6 +46,7 @@ pub struct World {
     pub blackout: Mutex<Option<Blackout>>,
     dice: Mutex<Random>,
     history: Mutex<Vec<Record>>,
+    clubs: Mutex<Vec<Heard>>,
     violations: Mutex<Vec<String>>,
     counts: Mutex<BTreeMap<&'static str, u64>>,
 }
@@ -75,6 +77,7 @@ impl World {
             blackout: Mutex::new(None),
             dice: Mutex::new(Random::new(seed)),
             history: Mutex::default(),
+            clubs: Mutex::default(),
             violations: Mutex::default(),
             counts: Mutex::default(),
         })
@@ -112,10 +115,23 @@ impl World {
         self.counts.lock().clone()
     }
 
-    /// A client did this or was told it.
+    /// A client did this or was told it. Clubs have events that are no messages, and a judgement of their own.
     pub fn record(&self, what: What) {
         self.note(format_args!("client {what:?}"));
+        if what.conversation().is_some_and(is_club) {
+            return;
+        }
         self.history.lock().push(Record { at_us: self.trace.now_us(), what });
+    }
+
+    /// A client heard an event of a club.
+    pub fn heard(&self, heard: impl FnOnce(u64) -> Heard) {
+        self.clubs.lock().push(heard(self.trace.now_us()));
+    }
+
+    /// What clients heard of clubs.
+    pub fn clubs(&self) -> Vec<Heard> {
+        self.clubs.lock().clone()
     }
 
     /// What clients did and were told.

@@ -1,6 +1,7 @@
 //! What is stored: tables whose cells know their write timestamps.
 
 use super::seals::Seals;
+use crate::club::Row;
 use crate::world::World;
 use bytes::Bytes;
 use carillon_message_worker::store::{
@@ -8,6 +9,8 @@ use carillon_message_worker::store::{
 };
 use carillon_proto::id::{ConversationId, UserId};
 use carillon_proto::position::Position;
+use carillon_proto::wire;
+use prost::Message as _;
 use std::collections::{BTreeMap, BTreeSet};
 
 type RowKey = (String, u64);
@@ -26,6 +29,8 @@ pub struct Tables {
     pub(super) seals: Seals,
     /// Rows as they were when a client was told that they are there: they never change.
     pub(super) acknowledged: BTreeMap<RowKey, EventRow>,
+    /// When rows were first written as they are now, microseconds of the run.
+    written_us: BTreeMap<RowKey, u64>,
 }
 
 /// What a write did to a row that must not be.
@@ -41,7 +46,8 @@ impl World {
     pub fn write_event(&self, row: EventRow) {
         let (conversation, seq, position) = (row.conversation.clone(), row.seq, row.position);
         self.note(format_args!("row {conversation} {seq} from {position:?} at {}", row.timestamp_us));
-        match self.tables.lock().write_event(row) {
+        let now_us = self.trace.now_us();
+        match self.tables.lock().write_event(row, now_us) {
             Some(Damage::Torn) => self.violation(format_args!(
                 "row {seq} of {conversation} was written twice with one timestamp and different bytes ({position:?})"
             )),
@@ -79,7 +85,7 @@ impl World {
 }
 
 impl Tables {
-    fn write_event(&mut self, row: EventRow) -> Option<Damage> {
+    fn write_event(&mut self, row: EventRow, now_us: u64) -> Option<Damage> {
         let key = (row.conversation.to_string(), row.seq);
         if self.seals.shut_out(&key, row.timestamp_us) {
             return None;
@@ -93,6 +99,7 @@ impl Tables {
             }
         }
         let damaged = self.acknowledged.get(&key).is_some_and(|acknowledged| *acknowledged != row);
+        self.written_us.insert(key.clone(), now_us);
         self.events.insert(key, row);
         damaged.then_some(Damage::Acknowledged)
     }
@@ -213,5 +220,16 @@ impl Tables {
     pub fn last_seq(&self, conversation: &str) -> u64 {
         let there = |seq: &u64| self.events.contains_key(&(conversation.to_owned(), *seq));
         (1..).take_while(there).last().unwrap_or(0)
+    }
+
+    /// The rows of a club, from its creation to the end of what is contiguous.
+    pub fn club_rows(&self, conversation: &str) -> Vec<Row> {
+        let last_seq = self.last_seq(conversation);
+        let keys = (0..=last_seq).map(|seq| (conversation.to_owned(), seq));
+        let row = |key: RowKey| {
+            let event = wire::Event::decode(self.events.get(&key)?.blob.clone()).ok()?;
+            Some(Row { event, written_us: self.written_us.get(&key).copied().unwrap_or_default() })
+        };
+        keys.filter_map(row).collect()
     }
 }

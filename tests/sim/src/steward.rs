@@ -1,0 +1,84 @@
+//! Changes who participates in which club, by the REST API, for as long as a run lasts.
+
+use crate::club::{NAMESPACE, club};
+use crate::cluster::{Cluster, Kind};
+use crate::random::Random;
+use crate::world::World;
+use carillon_proto::id::UserId;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{sleep, timeout};
+
+/// The key by which it is a backend.
+pub const API_KEY: &str = "the-steward's-key";
+/// Longer than a gateway takes to say that an outcome is unknown.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// Between two tries to create a club.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// Who changes participants.
+pub struct Steward {
+    world: Arc<World>,
+    cluster: Arc<Cluster>,
+    random: Random,
+    users: Vec<UserId>,
+    clubs: u64,
+    /// By what it has asked for; the truth is in the rows.
+    members: Vec<BTreeSet<UserId>>,
+    pause_ms: u64,
+}
+
+impl Steward {
+    /// A steward of so many clubs, who lets at most so much time pass between two changes.
+    pub fn new(
+        world: Arc<World>,
+        cluster: Arc<Cluster>,
+        users: Vec<UserId>,
+        clubs: u64,
+        pause_ms: u64,
+    ) -> Steward {
+        let random = world.dice(Random::fork);
+        let members = (0..clubs).map(|_| users.iter().cloned().collect()).collect();
+        Steward { world, cluster, random, users, clubs, members, pause_ms }
+    }
+
+    /// Creates the clubs, with everybody in, then changes them until it is dropped.
+    pub async fn run(mut self) {
+        for number in 0..self.clubs {
+            let participants: Vec<_> = self.users.iter().map(UserId::to_string).collect();
+            let new = json!({ "id": club(number), "participants": participants });
+            while !matches!(self.ask("POST", "/api/conversations", &new).await, Some(200..=201 | 409)) {
+                sleep(AGAIN).await;
+            }
+        }
+        loop {
+            let pause_ms = self.random.between(1..=self.pause_ms);
+            sleep(Duration::from_millis(pause_ms)).await;
+            self.change().await;
+        }
+    }
+
+    async fn change(&mut self) {
+        let number = self.random.below(self.clubs);
+        let Some(user) = self.random.pick(&self.users).cloned() else { return };
+        let path = format!("/api/conversations/{NAMESPACE}:{number}/participants");
+        let members = &mut self.members[number as usize];
+        let status = if members.remove(&user) {
+            self.ask("DELETE", &format!("{path}/{user}"), &Value::Null).await
+        } else {
+            members.insert(user.clone());
+            self.ask("POST", &path, &json!({ "userIds": [user.as_str()] })).await
+        };
+        if matches!(status, Some(200..=204)) {
+            self.world.count("changes of participants");
+        }
+    }
+
+    async fn ask(&mut self, method: &str, path: &str, body: &Value) -> Option<u16> {
+        let gateway = self.random.below(self.cluster.count(Kind::Gateway) as u64) as usize;
+        let asked = self.cluster.rest(gateway, method, path, body);
+        timeout(PATIENCE, asked).await.ok().flatten()
+    }
+}
