@@ -45,8 +45,7 @@ impl Consumer<'_> {
         let began = Instant::now();
         for (conversation, _) in &results.events {
             if let Some(slot) = self.cache.note(conversation) {
-                slot.committed_seq = slot.conversation.seq();
-                slot.uncommitted = false;
+                slot.committed();
             }
             self.flush.touch(&mut self.cache, conversation);
         }

@@ -17,7 +17,7 @@ use carillon_proto::id::{ConversationId, GatewayId, Tag};
 use carillon_proto::limits::ENTRY_COMMANDS_MAX;
 use carillon_proto::partition;
 use carillon_proto::position::{Incarnation, Position};
-use carillon_proto::wire::{self, outcome};
+use carillon_proto::wire::{self, command::Body, outcome};
 use carillon_runtime::bus::LogEntry;
 use carillon_runtime::telemetry;
 use prost::Message as _;
@@ -287,8 +287,10 @@ impl Group {
                 results.spans.push(telemetry::continued_span("message-worker", &command.traceparent));
             }
             let applied = cache.using(&conversation, now_ms, |slot| {
-                let applied = slot.conversation.apply(at, &command);
-                slot.uncommitted |= applied.row.is_some();
+                let applied = slot.change(changes_participants(&command), |conversation| {
+                    let applied = conversation.apply(at, &command);
+                    (applied.row.is_some(), applied)
+                });
                 let refused = matches!(applied.outcome, Some(outcome::Body::Failure(_)));
                 let acquainted = if refused { Vec::new() } else { concerned(&slot.conversation, &command) };
                 (applied, acquainted)
@@ -339,6 +341,14 @@ fn cannot_be_read() -> outcome::Body {
     let failure =
         Failure::new(ErrorCode::Unavailable, "this conversation cannot be read now: try again later");
     outcome::Body::Failure(failure.retry_after(SUSPENDED_RETRY_MS).into())
+}
+
+/// Whether a command may change who participates.
+fn changes_participants(command: &wire::Command) -> bool {
+    matches!(
+        command.body,
+        Some(Body::CreateConversation(_) | Body::AddParticipants(_) | Body::RemoveParticipant(_))
+    )
 }
 
 fn end_of(entry: &LogEntry, index: u32, ledger: &Ledger) -> End {

@@ -8,14 +8,14 @@ use crate::core::interest::Refusal;
 use crate::limits::{REGISTRATION_READS_MAX, REGISTRATIONS_PENDING_MAX, RETRY_AFTER_MS};
 use crate::load::Purpose;
 use carillon_proto::code::{ErrorCode, Failure};
-use carillon_proto::id::{ConversationId, GatewayId};
+use carillon_proto::id::{ConversationId, GatewayId, UserId};
 use carillon_proto::partition;
 use carillon_proto::wire::{self, partition_reply, partition_request};
 use carillon_runtime::bus::{Incoming, ReplyHandle, Subscription};
 use carillon_runtime::collections::Spare;
 use carillon_runtime::time::steady_ms;
 use prost::Message as _;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 /// Registrations that wait for conversations.
@@ -52,15 +52,19 @@ struct Wanted {
 }
 
 impl Wanted {
-    /// Of a conversation, and how far it is committed.
-    fn answer(&self, conversation: &Conversation, head: u64) -> Option<wire::Listened> {
-        let participants = conversation.participants();
+    /// Of a conversation, its participants and its head, as far as it is committed.
+    fn answer(
+        &self,
+        id: &ConversationId,
+        participants: &BTreeSet<UserId>,
+        head: u64,
+    ) -> Option<wire::Listened> {
         let refused: Vec<String> =
             self.check.iter().filter(|user| !participants.contains(user.as_str())).cloned().collect();
         if refused.is_empty() && self.known_head.is_some_and(|known| head <= known) {
             return None;
         }
-        Some(wire::Listened { conversation: conversation.id().as_str().to_owned(), head, refused })
+        Some(wire::Listened { conversation: id.as_str().to_owned(), head, refused })
     }
 }
 
@@ -157,7 +161,11 @@ impl Consumer<'_> {
             let known_head = replace.then_some(interest.known_head);
             let wanted = Wanted { known_head, check: interest.check };
             match self.cache.get(&conversation) {
-                Some(slot) => pending.listened.extend(wanted.answer(&slot.conversation, slot.committed_seq)),
+                Some(slot) => pending.listened.extend(wanted.answer(
+                    &conversation,
+                    slot.participants(),
+                    slot.committed_seq,
+                )),
                 None => {
                     pending.missing += 1;
                     self.registrations.wait(conversation, Waiting { registration, wanted });
@@ -192,7 +200,7 @@ impl Consumer<'_> {
         for Waiting { registration, wanted } in
             self.registrations.waiting.remove(conversation.id()).unwrap_or_default()
         {
-            let listened = wanted.answer(conversation, conversation.seq());
+            let listened = wanted.answer(conversation.id(), conversation.participants(), conversation.seq());
             if let Some(pending) = self.registrations.pending.get_mut(&registration) {
                 pending.missing -= 1;
                 pending.listened.extend(listened);

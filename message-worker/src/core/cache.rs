@@ -1,9 +1,9 @@
 //! The conversations in memory: the least recently used leave first, once the store has all their rows.
 
 use super::conversation::Conversation;
-use carillon_proto::id::ConversationId;
+use carillon_proto::id::{ConversationId, UserId};
 use carillon_runtime::collections::Spare;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// A conversation in memory.
 #[derive(Debug)]
@@ -16,6 +16,8 @@ pub(crate) struct Slot {
     pub(crate) decided: bool,
     /// A group that changed it is not written yet.
     pub(crate) uncommitted: bool,
+    /// Who participates as far as it is committed, where such a group changes that.
+    committed_participants: Option<BTreeSet<UserId>>,
     /// Its head waits to be written.
     pub(crate) dirty: bool,
     /// Tells one loading of a conversation from another.
@@ -23,6 +25,35 @@ pub(crate) struct Slot {
     used: u64,
     used_ms: u64,
     weight_bytes: usize,
+}
+
+impl Slot {
+    /// Who participates as far as it is committed: nobody is let in by a row that may never be there.
+    pub(crate) fn participants(&self) -> &BTreeSet<UserId> {
+        self.committed_participants.as_ref().unwrap_or(self.conversation.participants())
+    }
+
+    /// Changes the conversation by what is not written yet; `change` says whether it did.
+    pub(crate) fn change<T>(
+        &mut self,
+        participants: bool,
+        change: impl FnOnce(&mut Conversation) -> (bool, T),
+    ) -> T {
+        let before = participants.then(|| self.participants().clone());
+        let (changed, result) = change(&mut self.conversation);
+        if changed {
+            self.uncommitted = true;
+            self.committed_participants = self.committed_participants.take().or(before);
+        }
+        result
+    }
+
+    /// All that changed it is written.
+    pub(crate) fn committed(&mut self) {
+        self.committed_seq = self.conversation.seq();
+        self.uncommitted = false;
+        self.committed_participants = None;
+    }
 }
 
 /// How much may stay in memory.
@@ -76,6 +107,7 @@ impl Cache {
             committed_seq,
             decided,
             uncommitted: false,
+            committed_participants: None,
             dirty: false,
             instance: self.uses,
             used: self.uses,

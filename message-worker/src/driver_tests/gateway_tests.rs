@@ -1,12 +1,12 @@
 //! What gateways see of a partition: heads, refusals, batches by number, beats, and each other's ephemeral events.
 
 use super::bus::TestBus;
-use super::harness::{A_WHILE, World, conversations_of, interest, until};
+use super::harness::{A_WHILE, Gateway, World, conversations_of, interest, until};
 use super::memory::{Call, Fault, MemoryStore};
 use crate::metrics;
 use carillon_proto::partition::stable_hash;
 use carillon_proto::subject;
-use carillon_proto::wire::{self, command::Body, partition_reply, partition_request};
+use carillon_proto::wire::{self, Authority, command::Body, partition_reply, partition_request};
 use carillon_runtime::bus::Bus as _;
 use prost::Message as _;
 use std::sync::atomic::Ordering;
@@ -287,4 +287,37 @@ async fn an_owner_whose_lease_has_run_out_says_nothing() {
     let asked = world.bus.request(&subject::partition(0), request.encode_to_vec().into(), A_WHILE).await;
     assert!(asked.is_err(), "{asked:?}");
     paused.kill().await;
+}
+
+/// Before, who was added by a row that was not committed yet could join, and heard what had been said since they were
+/// removed, however long that row took.
+#[tokio::test]
+async fn who_may_join_follows_from_what_is_committed() {
+    let world = World::new();
+    let mut gateway = world.gateway("gw-1").await;
+    let working = world.work(1);
+    let create = wire::CreateConversation { participants: vec!["bob".into()], ..Default::default() };
+    let add = |user: &str| Body::AddParticipants(wire::AddParticipants { users: vec![user.into()] });
+    let owned = |body| wire::Command { authority: Authority::Backend.into(), ..body };
+    world.publish(vec![owned(gateway.command(1, "room", "ann", Body::CreateConversation(create)))]).await;
+    gateway.outcome(1).await;
+    world.store.hold(Call::Append);
+    let remove = Body::RemoveParticipant(wire::RemoveParticipant { user: "bob".into() });
+    let changes = [gateway.command(2, "room", "ann", remove), gateway.command(3, "room", "ann", add("eve"))];
+    world.publish(changes.map(owned).into()).await;
+    gateway.hear_for(A_WHILE).await;
+    let refused = async |gateway: &mut Gateway| {
+        let add = vec![interest("room", 9, &["ann", "bob", "eve"])];
+        let listened = gateway.register_with(wire::Register { replace: true, add, remove: Vec::new() }).await;
+        listened.into_iter().flat_map(|listened| listened.refused).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        refused(&mut gateway).await,
+        ["eve"],
+        "the removal comes as an event, behind the head that is told"
+    );
+    world.store.release(Call::Append);
+    gateway.outcome(3).await;
+    assert_eq!(refused(&mut gateway).await, ["bob"]);
+    working.stop().await;
 }
