@@ -42,9 +42,7 @@ fn run(invocation: cli::Invocation) -> Result<(), Failure> {
                 audit::run(settings, wanted, shutdown).await
             })
         }
-        cli::Task::Repair { accept_loss } => {
-            repair::run(&load::load(Role::Token, &sources)?.settings, accept_loss)
-        }
+        cli::Task::Repair { accept_loss } => repair::run(&load::load(Role::Token, &sources)?, accept_loss),
         cli::Task::Run(role) => serve(role, load::load(role, &sources)?.with_secret(role)?),
     }
 }

@@ -2,14 +2,17 @@
 
 use crate::Failure;
 use carillon_message_worker::store::embedded;
-use carillon_runtime::settings::{Refused, Settings};
+use carillon_runtime::settings::Refused;
+use carillon_runtime::settings::load::Loaded;
 
 /// Tells what is damaged and what is lost, and with `accept_loss` repairs.
 ///
 /// # Errors
 /// When there is no data directory to look at, another process has it, or it is damaged and nothing was to be done yet.
-pub fn run(settings: &Settings, accept_loss: bool) -> Result<(), Failure> {
-    if !settings.scylla_nodes.is_empty() {
+pub fn run(loaded: &Loaded, accept_loss: bool) -> Result<(), Failure> {
+    let settings = &loaded.settings;
+    // Only a database that was named: other roles have one by default.
+    if loaded.origins.contains_key("scylla.nodes") {
         let wrong = "repair looks at a data directory, and --scylla names a database: see carillon audit";
         return Err(Refused(vec![wrong.into()]).into());
     }
