@@ -4,7 +4,7 @@
 //! gone meanwhile, or keeps them no longer, its successor knows what was accepted, and is asked here. Without this a
 //! sender would wait for its timeout, although its message is stored.
 
-use crate::pending::Key;
+use crate::pending::{Key, Late};
 use crate::shared::Shared;
 use carillon_proto::partition;
 use carillon_proto::subject;
@@ -29,20 +29,22 @@ pub async fn run(shared: Arc<Shared>) {
     loop {
         tokio::time::sleep(ROUND).await;
         let mut late: BTreeMap<u32, Vec<wire::AskOutcome>> = BTreeMap::new();
-        for (request, key) in shared.pending.late(tokio::time::Instant::now()) {
-            let of_partition = late.entry(partition::of_conversation(&key.conversation, shared.partitions));
+        for one in shared.pending.late(tokio::time::Instant::now()) {
+            let of_partition =
+                late.entry(partition::of_conversation(&one.key.conversation, shared.partitions));
             let commands = of_partition.or_default();
             if commands.len() < ASKED_MAX {
-                commands.push(asked(request, key));
+                commands.push(asked(one));
             }
         }
         join_all(late.into_iter().map(|(partition, commands)| ask(&shared, partition, commands))).await;
     }
 }
 
-fn asked(request: u64, Key { conversation, actor, client_id }: Key) -> wire::AskOutcome {
+fn asked(Late { request, key: Key { conversation, actor, client_id }, tag }: Late) -> wire::AskOutcome {
     let actor = actor.map(|actor| actor.to_string()).unwrap_or_default();
-    wire::AskOutcome { request, conversation: conversation.to_string(), actor, client_id }
+    let (conversation, tag) = (conversation.to_string(), bytes::Bytes::copy_from_slice(&tag.0));
+    wire::AskOutcome { request, conversation, actor, client_id, tag }
 }
 
 /// Takes what the owner knows. Of a message that it does not know nothing follows: it may not have been worked yet.

@@ -6,7 +6,7 @@ use crate::dialect::Asked;
 use crate::metrics;
 use carillon_proto::code::{ErrorCode, Failure};
 use carillon_proto::event::Reply;
-use carillon_proto::id::{ConversationId, MessageId, UserId};
+use carillon_proto::id::{ConversationId, MessageId, Tag, UserId};
 use carillon_proto::wire;
 use carillon_runtime::collections::Spare;
 use carillon_runtime::metrics::{Stage, observe};
@@ -36,6 +36,17 @@ pub struct Key {
     pub client_id: String,
 }
 
+/// A command whose outcome is late.
+#[derive(Debug)]
+pub struct Late {
+    /// Its number.
+    pub request: u64,
+    /// By what it is recognised.
+    pub key: Key,
+    /// Of the log entry that it was published in.
+    pub tag: Tag,
+}
+
 /// A client that waits for its message's outcome.
 pub struct Sender {
     /// Where the ack goes.
@@ -54,6 +65,8 @@ enum Waiting {
 struct Pending {
     waiting: Waiting,
     key: Key,
+    /// Of the log entry that it was published in.
+    tag: Option<Tag>,
     since: Instant,
 }
 
@@ -79,21 +92,33 @@ impl PendingCommands {
 
     fn insert(&self, waiting: Waiting, key: Key) -> u64 {
         let request = self.next.fetch_add(1, Ordering::Relaxed) + 1;
-        self.waiting.lock().insert(request, Pending { waiting, key, since: Instant::now() });
+        self.waiting.lock().insert(request, Pending { waiting, key, tag: None, since: Instant::now() });
         request
     }
 
-    /// The commands whose outcomes are late, the oldest first.
-    pub fn late(&self, now: Instant) -> Vec<(u64, Key)> {
+    /// Commands leave for the log, in an entry with this tag.
+    pub fn published(&self, requests: &[u64], tag: Tag) {
+        let mut waiting = self.waiting.lock();
+        for request in requests {
+            if let Some(pending) = waiting.get_mut(request) {
+                pending.tag = Some(tag);
+            }
+        }
+    }
+
+    /// The published commands whose outcomes are late, the oldest first.
+    pub fn late(&self, now: Instant) -> Vec<Late> {
         let waiting = self.waiting.lock();
         let late = |pending: &Pending| now.saturating_duration_since(pending.since) > OUTCOME_LATE;
-        let mut keys: Vec<_> = waiting
+        let mut keys: Vec<Late> = waiting
             .iter()
             .filter(|(_, pending)| late(pending))
-            .map(|(request, pending)| (*request, pending.key.clone()))
+            .filter_map(|(request, pending)| {
+                Some(Late { request: *request, key: pending.key.clone(), tag: pending.tag? })
+            })
             .collect();
         drop(waiting);
-        keys.sort_unstable_by_key(|(request, _)| *request);
+        keys.sort_unstable_by_key(|late: &Late| late.request);
         keys
     }
 
@@ -180,10 +205,15 @@ mod tests {
         let (told, _heard) = pending.expect_call(key("told"));
         let (open, _open) = pending.expect_call(key("open"));
         let (later, _later) = pending.expect_call(key("later"));
-        let requests = |now| pending.late(now).iter().map(|(request, _)| *request).collect::<Vec<_>>();
+        let (queued, _queued) = pending.expect_call(key("queued"));
+        pending.published(&[told, open, later], Tag([7; 16]));
+        let requests = |now| pending.late(now).iter().map(|late| late.request).collect::<Vec<_>>();
         pending.resolve(told, Ok(wire::Accepted::default()));
         assert_eq!(requests(Instant::now()), [0; 0], "it may still be on its way");
         assert_eq!(requests(Instant::now() + 2 * OUTCOME_LATE), [open, later]);
-        assert_eq!(pending.late(Instant::now() + 2 * OUTCOME_LATE)[0].1.client_id, "open");
+        let late = pending.late(Instant::now() + 2 * OUTCOME_LATE);
+        assert_eq!((late[0].key.client_id.as_str(), late[0].tag), ("open", Tag([7; 16])));
+        pending.published(&[queued], Tag([8; 16]));
+        assert_eq!(requests(Instant::now() + 2 * OUTCOME_LATE), [open, later, queued]);
     }
 }

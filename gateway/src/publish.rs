@@ -71,6 +71,7 @@ async fn publish_entry(shared: &Shared, partition: u32, commands: Vec<wire::Comm
     let requests: Vec<u64> = commands.iter().map(|command| command.request).collect();
     let payload = bytes::Bytes::from(wire::Entry { commands }.encode_to_vec());
     let tag = Tag(*uuid::Uuid::new_v4().as_bytes());
+    shared.pending.published(&requests, tag);
     let started = Instant::now();
     let mut unknown = false;
     loop {

@@ -58,6 +58,8 @@ pub(crate) enum Done {
     Lost,
     Flushed,
     Purged,
+    /// A gateway was told what it asked.
+    Told,
     Checked(Landmark, Result<bool, BusError>),
     /// Whether the partition still is ours.
     Confirmed(Result<bool, StoreError>),
@@ -279,6 +281,7 @@ impl<'a> Consumer<'a> {
                 self.gathered();
             }
             Done::Purged => self.purging = false,
+            Done::Told => {}
             Done::Checked(landmark, held) => {
                 self.checking = false;
                 if held == Ok(false) {

@@ -3,26 +3,46 @@
 //! Accepted commands are remembered by their client ids, for repeats; that memory answers here as well. Nothing is
 //! decided: a command that is not known may still stand in the log, and one that was refused may be sent again.
 
-use crate::consume::Consumer;
+use crate::consume::{Consumer, Done};
+use crate::context::Context;
 use crate::group::Need;
 use crate::limits::{ASKED_OUTCOMES_MAX, OUTCOME_READS_MAX};
 use crate::load::Purpose;
+use bytes::Bytes;
 use carillon_proto::id::ConversationId;
 use carillon_proto::partition;
-use carillon_proto::wire;
+use carillon_proto::wire::{self, outcome, partition_reply};
+use carillon_runtime::bus::ReplyHandle;
+use futures_util::stream::{self, StreamExt as _};
+use prost::Message as _;
+use std::future::ready;
 use std::time::Duration;
 
+/// A command whose client id was accepted, by this entry or another.
+struct Known {
+    id: ConversationId,
+    seq: u64,
+    tag: Bytes,
+    outcome: wire::Outcome,
+}
+
 impl Consumer<'_> {
-    /// Those of the commands that were accepted, and whose rows are committed. What has to be read for the others is
+    /// Tells of those commands that were accepted, and whose rows are committed. What has to be read for the others is
     /// read until the gateway asks again.
-    pub(crate) fn known_outcomes(&mut self, asked: wire::AskOutcomes) -> wire::KnownOutcomes {
+    pub(crate) fn answer_outcomes(&mut self, reply: ReplyHandle, asked: wire::AskOutcomes) {
         let commands = asked.commands.into_iter().take(ASKED_OUTCOMES_MAX);
-        wire::KnownOutcomes {
-            outcomes: commands.filter_map(|command| self.known_outcome(&command)).collect(),
-        }
+        let known: Vec<Known> = commands.filter_map(|command| self.known(command)).collect();
+        let (context, epoch) = (self.context.clone(), self.interest.epoch());
+        self.job(async move {
+            let told = stream::iter(known).map(|known| became_row(&context, known));
+            let outcomes = told.buffered(OUTCOME_READS_MAX).filter_map(ready).collect().await;
+            let body = Some(partition_reply::Body::Outcomes(wire::KnownOutcomes { outcomes }));
+            reply.send(wire::PartitionReply { epoch, body }.encode_to_vec().into());
+            Done::Told
+        });
     }
 
-    fn known_outcome(&mut self, asked: &wire::AskOutcome) -> Option<wire::Outcome> {
+    fn known(&mut self, asked: wire::AskOutcome) -> Option<Known> {
         let id = ConversationId::parse(&asked.conversation).ok()?;
         if partition::of_conversation(&id, self.context.partitions) != self.context.partition {
             return None;
@@ -36,8 +56,10 @@ impl Consumer<'_> {
             self.read_for_outcomes(Need::Of(id, need));
             return None;
         }
-        let known = slot.conversation.known_outcome(&asked.actor, &asked.client_id, slot.committed_seq);
-        Some(wire::Outcome { request: asked.request, body: Some(known?) })
+        let known = slot.conversation.known_outcome(&asked.actor, &asked.client_id, slot.committed_seq)?;
+        let body = Some(outcome::Body::Accepted(known.clone()));
+        let outcome = wire::Outcome { request: asked.request, body };
+        Some(Known { id, seq: known.seq, tag: asked.tag, outcome })
     }
 
     /// Reads something, unless so much is read already that the log would lose its share.
@@ -54,4 +76,12 @@ impl Consumer<'_> {
             self.outcome_reads.insert(need);
         }
     }
+}
+
+/// The outcome, if it was this very entry that became the row. Another attempt of the command may have been worked behind
+/// what its sender has sent since: who is told of that one here would find their messages in another order than sent.
+async fn became_row(context: &Context, known: Known) -> Option<wire::Outcome> {
+    let _turn = context.reads.acquire().await;
+    let row = context.store.event(&known.id, known.seq).await.ok()??;
+    (row.tag.0[..] == known.tag[..]).then_some(known.outcome)
 }

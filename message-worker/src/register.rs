@@ -114,8 +114,7 @@ impl Consumer<'_> {
             if !self.tenancy.is_valid() {
                 return Err((reply, unavailable("it is not certain that the partition still is here")));
             }
-            let outcomes = self.known_outcomes(asked);
-            self.reply(reply, partition_reply::Body::Outcomes(outcomes));
+            self.answer_outcomes(reply, asked);
             return Ok(());
         }
         if self.interest.admit(&gateway, counter, steady_ms()).is_err() {

@@ -218,9 +218,14 @@ impl Conversation {
         Bytes::copy_from_slice(id.as_bytes())
     }
 
-    pub(super) fn accepted(&self, first: First, repeated: bool) -> outcome::Body {
+    fn accepted(&self, first: First, repeated: bool) -> outcome::Body {
+        outcome::Body::Accepted(wire::Accepted { repeated, ..self.acceptance(first) })
+    }
+
+    /// What is told of a command that became this event.
+    pub(super) fn acceptance(&self, first: First) -> wire::Accepted {
         let (seq, time_ms) = (first.seq, first.time_ms);
-        outcome::Body::Accepted(wire::Accepted { seq, id: self.message_id(first), time_ms, repeated })
+        wire::Accepted { seq, id: self.message_id(first), time_ms, repeated: false }
     }
 
     /// The outcome of a command that was applied before. One that became an event is told so again; of one that

@@ -7,7 +7,7 @@ use crate::limits::TIME_DRAG_MAX_MS;
 use crate::store::{Seal, SentRow};
 use carillon_proto::id::{ConversationId, UserId};
 use carillon_proto::position::{Incarnation, Position};
-use carillon_proto::wire::{self, event::Kind, outcome};
+use carillon_proto::wire::{self, event::Kind};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -321,9 +321,9 @@ impl Conversation {
         actor: &str,
         client_id: &str,
         committed_seq: u64,
-    ) -> Option<outcome::Body> {
+    ) -> Option<wire::Accepted> {
         match self.hit(UserId::parse(actor).ok().as_ref(), client_id) {
-            Hit::Known(first) if first.seq <= committed_seq => Some(self.accepted(first, false)),
+            Hit::Known(first) if first.seq <= committed_seq => Some(self.acceptance(first)),
             Hit::Known(_) | Hit::Claimed { .. } | Hit::None => None,
         }
     }

@@ -3,19 +3,28 @@
 use super::harness::{A_WHILE, Gateway, World, told};
 use super::memory::Call;
 use carillon_proto::wire::{self, Authority, partition_reply, partition_request};
+use prost::Message as _;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-fn asked(command: &wire::Command) -> wire::AskOutcome {
+fn asked(tag: u128, command: &wire::Command) -> wire::AskOutcome {
     let wire::Command { request, conversation, actor, client_id, .. } = command.clone();
-    wire::AskOutcome { request, conversation, actor, client_id }
+    let tag = tag.to_be_bytes().to_vec().into();
+    wire::AskOutcome { request, conversation, actor, client_id, tag }
 }
 
-/// What the owner tells of these commands, when it has read what it needs.
-async fn known(gateway: &mut Gateway, commands: &[&wire::Command]) -> BTreeMap<u64, String> {
+/// The tag of an entry in partition 0.
+const TAG: u128 = 77;
+
+async fn publish(world: &World, commands: Vec<wire::Command>) -> u64 {
+    world.publish_tagged(TAG as u64, wire::Entry { commands }.encode_to_vec().into()).await
+}
+
+/// What the owner tells of these commands of one entry, when it has read what it needs.
+async fn known(gateway: &mut Gateway, tag: u128, commands: &[&wire::Command]) -> BTreeMap<u64, String> {
     let mut known = BTreeMap::new();
     for _ in 0..6 {
-        let commands = commands.iter().map(|command| asked(command)).collect();
+        let commands = commands.iter().map(|command| asked(tag, command)).collect();
         let body = partition_request::Body::AskOutcomes(wire::AskOutcomes { commands });
         match gateway.ask_with(0, body).await.body {
             Some(partition_reply::Body::Outcomes(outcomes)) => {
@@ -40,14 +49,15 @@ async fn the_next_owner_tells_what_its_predecessor_accepted() {
     let never = gateway.send(4, "room", "m2");
     let elsewhere = gateway.send(5, "nowhere", "n1");
     let owner = world.work(1);
-    let sequence = world.publish(vec![first.clone(), other.clone(), refused.clone()]).await;
+    let sequence = publish(&world, vec![first.clone(), other.clone(), refused.clone()]).await;
     gateway.outcome(2).await;
     owner.stop_when(&world, sequence).await;
     let successor = world.work(2);
-    let told = known(&mut gateway, &[&first, &other, &refused, &never, &elsewhere]).await;
+    let told = known(&mut gateway, TAG, &[&first, &other, &refused, &never, &elsewhere]).await;
     assert_eq!(told, [(1, "seq 1".into()), (2, "seq 1".into())].into());
-    let stranger = wire::Command { actor: "bob".into(), ..first };
-    assert!(known(&mut gateway, &[&stranger]).await.is_empty(), "the client id is another sender's");
+    let stranger = wire::Command { actor: "bob".into(), ..first.clone() };
+    assert!(known(&mut gateway, TAG, &[&stranger]).await.is_empty(), "the client id is another sender's");
+    assert!(known(&mut gateway, TAG + 1, &[&other]).await.is_empty(), "another attempt became the row");
     successor.stop().await;
 }
 
@@ -61,11 +71,11 @@ async fn what_is_not_committed_is_not_told() {
     gateway.outcome(1).await;
     world.store.hold(Call::Append);
     let second = gateway.send(2, "room", "m2");
-    world.publish(vec![second.clone()]).await;
+    publish(&world, vec![second.clone()]).await;
     gateway.hear_for(A_WHILE).await;
-    assert!(known(&mut gateway, &[&second]).await.is_empty());
+    assert!(known(&mut gateway, TAG, &[&second]).await.is_empty());
     world.store.release(Call::Append);
     assert_eq!(gateway.outcome(2).await, "seq 2");
-    assert_eq!(known(&mut gateway, &[&second]).await, [(2, "seq 2".into())].into());
+    assert_eq!(known(&mut gateway, TAG, &[&second]).await, [(2, "seq 2".into())].into());
     owner.stop().await;
 }

@@ -312,6 +312,9 @@ pub struct AskOutcome {
     pub actor: ::prost::alloc::string::String,
     #[prost(string, tag = "4")]
     pub client_id: ::prost::alloc::string::String,
+    /// Of the log entry in which it was published: another attempt of the same command has an outcome of its own.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub tag: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PartitionReply {
