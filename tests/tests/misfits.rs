@@ -157,7 +157,7 @@ async fn a_nats_that_lost_its_data_is_the_databases_again() {
 async fn what_workers_rely_on_is_not_migrated_under_them() {
     let Some(system) = System::migrated().await else { return };
     let session = session(&system.database).await;
-    for version in [4, 5] {
+    for version in 4..100 {
         let keyspace = &system.database.keyspace;
         run(&session, &format!("DELETE FROM {keyspace}.schema_migrations WHERE version = {version}")).await;
     }
