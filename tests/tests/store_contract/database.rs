@@ -7,13 +7,16 @@ use carillon_proto::position::Incarnation;
 use carillon_runtime::database::{DatabaseConfig, DatabaseError, connect, durability, migrate};
 use carillon_tests::database::{drop_keyspace, keyspace, new_keyspace, run, session};
 
+/// Migrations that there are.
+const MIGRATIONS: usize = 6;
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn migrating_twice_and_by_two_at_once_is_safe() {
     let Some(config) = new_keyspace() else { return };
     let (one, two) = tokio::join!(migrate(&config), migrate(&config));
     let (one, two) = (one.expect("migrated"), two.expect("migrated"));
     let applied = |lines: &[String]| lines.iter().filter(|line| line.starts_with("applied ")).count();
-    assert_eq!(applied(&one) + applied(&two), 5, "each migration by one of them: {one:?} {two:?}");
+    assert_eq!(applied(&one) + applied(&two), MIGRATIONS, "each migration by one of them: {one:?} {two:?}");
     assert_eq!(applied(&one) * applied(&two), 0, "{one:?} {two:?}");
     assert_eq!(migrate(&config).await.expect("migrated"), Vec::<String>::new());
     ScyllaStore::connect(&config).await.expect("usable");
@@ -27,16 +30,19 @@ async fn a_migration_that_was_cut_off_is_finished() {
     let session = session(&config).await;
     // As if it had been killed between its statements.
     run(&session, &format!("DROP TABLE {}.skips", config.keyspace)).await;
-    for version in 1..=5 {
+    for version in 1..=MIGRATIONS {
         let forget = format!("DELETE FROM {}.schema_migrations WHERE version = {version}", config.keyspace);
         run(&session, &forget).await;
     }
     let behind = connect(&config.nodes, &config.keyspace).await.expect_err("not migrated");
     assert_eq!(
         behind.to_string(),
-        format!("keyspace {} is at schema version 0, 5 is needed: run `carillon migrate`", config.keyspace)
+        format!(
+            "keyspace {} is at schema version 0, {MIGRATIONS} is needed: run `carillon migrate`",
+            config.keyspace
+        )
     );
-    assert_eq!(migrate(&config).await.expect("migrated").len(), 5);
+    assert_eq!(migrate(&config).await.expect("migrated").len(), MIGRATIONS);
     ScyllaStore::connect(&config).await.expect("usable");
     drop_keyspace(&config).await;
 }
@@ -47,14 +53,16 @@ async fn a_schema_that_a_newer_program_made_is_refused() {
     let Some(config) = new_keyspace() else { return };
     migrate(&config).await.expect("migrated");
     let session = session(&config).await;
-    let newer = "INSERT INTO {}.schema_migrations (version, name, applied_ms) VALUES (6, '0006_newer', 0)";
-    run(&session, &newer.replace("{}", &config.keyspace)).await;
+    let (keyspace, newer) = (&config.keyspace, MIGRATIONS + 1);
+    let insert = format!(
+        "INSERT INTO {keyspace}.schema_migrations (version, name, applied_ms) VALUES ({newer}, 'newer', 0)"
+    );
+    run(&session, &insert).await;
     for refused in [connect(&config.nodes, &config.keyspace).await.err(), migrate(&config).await.err()] {
         let refused = refused.expect("refused");
         assert!(refused.is_final(), "trying again does not help: {refused}");
         let said = format!(
-            "keyspace {} is at schema version 6, and this carillon knows 5: run a newer carillon",
-            config.keyspace
+            "keyspace {keyspace} is at schema version {newer}, and this carillon knows {MIGRATIONS}: run a newer carillon"
         );
         assert_eq!(refused.to_string(), said);
     }
