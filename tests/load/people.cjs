@@ -6,7 +6,8 @@ const { MESSAGES, assertNoGap, heard, nextMessage } = require("./heard.cjs");
 const ROOM = "load-room";
 
 function listen(context, events, done) {
-  const own = { joinedAt: null, seqs: [], sentAtMs: new Map(), acks: 0, errors: [] };
+  const alone = { conversation: `load-own-${context.vars.$uuid}`, told: [] };
+  const own = { joinedAt: null, seqs: [], sentAtMs: new Map(), acks: 0, errors: [], alone };
   heard.set(context.vars.$uuid, own);
   context.ws.on("message", (data) => hear(own, events, JSON.parse(data)));
   events.emit("counter", "chat.errors", 0);
@@ -18,6 +19,7 @@ function hear(own, events, frame) {
     own.errors.push(`${frame.code}: ${frame.message}`);
     events.emit("counter", "chat.errors", 1);
   }
+  if (frame.conversation_id === own.alone.conversation) own.alone.told.push(frame.message?.content ?? frame.type);
   if (frame.conversation_id !== ROOM) return;
   if (frame.type === "conversation_joined") own.joinedAt = frame.head_seq;
   if (frame.type === "new_message") own.seqs.push(frame.seq);
@@ -32,6 +34,8 @@ async function judge(context) {
   const own = heard.get(context.vars.$uuid);
   heard.delete(context.vars.$uuid);
   if (own.errors.length) throw new Error(`error frames: ${own.errors.join(", ")}`);
+  const alone = ["conversation_joined", `to myself ${context.vars.$uuid}`, "conversation_left"];
+  if (own.alone.told.join() !== alone.join()) throw new Error(`alone it was told ${own.alone.told.join(", ")}`);
   if (own.joinedAt === null) throw new Error("the room was never joined");
   if (own.acks !== MESSAGES) throw new Error(`${own.acks} acks for ${MESSAGES} messages`);
   assertNoGap(own.seqs, own.joinedAt);
