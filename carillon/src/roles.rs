@@ -191,10 +191,7 @@ pub(crate) async fn serve_probes(
     tracing::info!(listen = %admin.local_addr()?, "probes and metrics are served");
     let (health, draining) = (Arc::new(NeedsOf { needs: needs.clone(), role }), draining.clone());
     parts.start("probes", PROBES_STOP_TIMEOUT, |stop| async move {
-        tokio::select! {
-            () = admin.run(health, draining) => {}
-            () = stop.cancelled() => {}
-        }
+        admin.run(health, draining, stop).await;
         Ok(())
     });
     Ok(())

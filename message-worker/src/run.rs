@@ -73,15 +73,16 @@ async fn while_clocks_agree(
     let mut begun = BTreeSet::new();
     while clocks.until_right(stop).await {
         let stop = stop.child_token();
-        let watch = AbortOnDropHandle::new(tokio::spawn({
-            let (clocks, stop) = (clocks.clone(), stop.clone());
-            async move {
-                clocks.until_wrong().await;
-                stop.cancel();
-            }
-        }));
-        with_lease(config, bus, store, clocks, &mut begun, &stop).await?;
-        drop(watch);
+        let stop_when_wrong = async {
+            clocks.until_wrong().await;
+            stop.cancel();
+            std::future::pending().await
+        };
+        // In one task: an aborted task would hold the store for a moment after this worker has stopped.
+        tokio::select! {
+            worked = with_lease(config, bus, store, clocks, &mut begun, &stop) => worked?,
+            never = stop_when_wrong => never,
+        }
     }
     Ok(())
 }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// Probes and scrapes come from a handful of places; more wait to be accepted.
@@ -60,11 +61,20 @@ impl Admin {
         self.listener.local_addr()
     }
 
-    /// Serves until it is dropped. Once `draining` is cancelled the process is alive, but no longer ready.
-    pub async fn run(self, health: Arc<dyn Health>, draining: CancellationToken) {
+    /// Serves until `stop`. Once `draining` is cancelled the process is alive, but no longer ready. When this returns,
+    /// nothing of it holds `health` any more.
+    pub async fn run(self, health: Arc<dyn Health>, draining: CancellationToken, stop: CancellationToken) {
         let answers = Arc::new(Answers { health, draining, role: self.role });
+        let mut connections = JoinSet::new();
+        tokio::select! {
+            () = self.accept(&answers, &mut connections) => {}
+            () = stop.cancelled() => {}
+        }
+        connections.shutdown().await;
+    }
+
+    async fn accept(&self, answers: &Arc<Answers>, connections: &mut JoinSet<()>) {
         let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        let mut connections = tokio::task::JoinSet::new();
         loop {
             while connections.try_join_next().is_some() {}
             // The semaphore is never closed.
@@ -205,7 +215,8 @@ mod tests {
         let admin =
             Admin::bind(SocketAddr::from(([127, 0, 0, 1], 0)), "message-worker").await.expect("bound");
         let address = admin.local_addr().expect("address");
-        let server = tokio::spawn(admin.run(Arc::new(Store(usable.clone())), draining.clone()));
+        let (store, stop) = (Arc::new(Store(usable.clone())), CancellationToken::new());
+        let server = tokio::spawn(admin.run(store.clone(), draining.clone(), stop.clone()));
 
         assert!(get(address, "GET /livez").await.starts_with("HTTP/1.1 200"));
         assert!(get(address, "GET /readyz").await.starts_with("HTTP/1.1 200"));
@@ -225,7 +236,14 @@ mod tests {
         draining.cancel();
         assert!(get(address, "GET /readyz").await.starts_with("HTTP/1.1 503"));
         assert!(get(address, "GET /livez").await.starts_with("HTTP/1.1 200"));
-        server.abort();
+
+        let mut open = TcpStream::connect(address).await.expect("connected");
+        open.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("written");
+        assert_eq!(open.read(&mut [0; 12]).await.expect("answered"), 12);
+        stop.cancel();
+        server.await.expect("stopped");
+        assert_eq!(Arc::strong_count(&store), 1, "nothing holds it any more");
+        drop(open);
     }
 
     #[tokio::test]
