@@ -6,6 +6,7 @@ use crate::standalone::{self, Running};
 use crate::{connect, limits};
 use anyhow::Context;
 use carillon_gateway::Gateway;
+use carillon_message_worker::{VERSION, VERSION_MARK_LENGTH_MAX};
 use carillon_proto::id::WorkerId;
 use carillon_proto::limits::SERVICE_ID_LENGTH_MAX;
 use carillon_runtime::admin::{Admin, Health};
@@ -43,7 +44,7 @@ pub async fn run(
     match role {
         Role::Standalone => standalone(settings, shutdown).await,
         Role::Gateway => gateway(settings, shutdown).await,
-        Role::MessageWorker => message_worker(settings, shutdown).await,
+        Role::MessageWorker => message_worker(settings, VERSION, shutdown).await,
         Role::PresenceWorker => presence_worker(settings, shutdown).await,
         Role::Migrate => connect::migrate(&settings).await,
         Role::Token => anyhow::bail!("a token is printed, not run"),
@@ -80,7 +81,15 @@ async fn gateway(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
     until(parts, shutdown).await
 }
 
-async fn message_worker(settings: Settings, shutdown: CancellationToken) -> anyhow::Result<()> {
+/// Runs a message-worker whose build knows `version` of the state machine, until `shutdown`, and stops it.
+///
+/// # Errors
+/// As [`run`].
+pub async fn message_worker(
+    settings: Settings,
+    version: u32,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
     let worker = worker_id()?;
     let needs = Arc::new(Needs::default());
     let mut parts = Parts::default();
@@ -92,8 +101,12 @@ async fn message_worker(settings: Settings, shutdown: CancellationToken) -> anyh
     let Some((bus, store)) = unless(&shutdown, connecting).await? else { return parts.stop().await };
     needs.bus.get_or_init(|| bus.clone());
     needs.store.get_or_init(|| connect::AnyStore::Messages(store.clone()));
-    let config =
-        carillon_message_worker::Config { worker, partitions: settings.partitions, exclusive: false };
+    let config = carillon_message_worker::Config {
+        worker,
+        partitions: settings.partitions,
+        exclusive: false,
+        version,
+    };
     let patience = settings.drain_timeout.max(WORKER_STOP_TIMEOUT);
     parts.start("message-worker", patience, |stop| carillon_message_worker::run(config, bus, store, stop));
     until(parts, shutdown).await
@@ -208,7 +221,8 @@ pub fn worker_id() -> anyhow::Result<WorkerId> {
     let uname = rustix::system::uname();
     let host =
         uname.nodename().to_string_lossy().replace(|c: char| !c.is_ascii_alphanumeric() && c != '-', "-");
-    let host = &host[..host.len().min(SERVICE_ID_LENGTH_MAX - random.len() - 1)];
+    let room = SERVICE_ID_LENGTH_MAX - random.len() - 1 - VERSION_MARK_LENGTH_MAX;
+    let host = &host[..host.len().min(room)];
     WorkerId::parse(&format!("{host}-{random}")).context("a worker id")
 }
 

@@ -40,6 +40,7 @@ pub async fn start(settings: Settings) -> anyhow::Result<Running> {
         worker: worker.clone(),
         partitions: settings.partitions,
         exclusive: settings.nats_url.is_none(),
+        version: carillon_message_worker::VERSION,
     };
     let store = stores.messages.clone();
     let for_worker = bus.clone();

@@ -69,7 +69,7 @@ pub async fn run(shared: Arc<Shared>, partition: u32, mut queue: mpsc::Receiver<
 /// Publishes one entry, and repeats it byte for byte, before anything later, while its outcome is unknown.
 async fn publish_entry(shared: &Shared, partition: u32, commands: Vec<wire::Command>) {
     let requests: Vec<u64> = commands.iter().map(|command| command.request).collect();
-    let payload = bytes::Bytes::from(wire::Entry { commands }.encode_to_vec());
+    let payload = bytes::Bytes::from(wire::Entry { commands, version: 0 }.encode_to_vec());
     let tag = Tag(*uuid::Uuid::new_v4().as_bytes());
     shared.pending.published(&requests, tag);
     let started = Instant::now();

@@ -49,7 +49,7 @@ async fn append(store: Option<&EmbeddedStore>, number: u64) {
     store.append(vec![row]).await.expect("appended");
     store.project(projections).await.expect("projected");
     if marks {
-        store.checkpoint(3, Checkpoint { position, tag, timestamp_us }).await.expect("marked");
+        store.checkpoint(3, Checkpoint { position, tag, timestamp_us, version: 1 }).await.expect("marked");
     }
 }
 

@@ -8,7 +8,7 @@
 
 use bytes::Bytes;
 use carillon_message_worker::store::embedded::EmbeddedStore;
-use carillon_message_worker::{Config, run};
+use carillon_message_worker::{Config, VERSION, run};
 use carillon_proto::id::{ConversationId, GatewayId, Tag, WorkerId};
 use carillon_proto::limits::CONVERSATION_IDLE_MS;
 use carillon_proto::wire::{self, Authority, command::Body, to_gateway};
@@ -53,7 +53,7 @@ fn command(number: u64, conversations: u64) -> (u32, wire::Command) {
 
 async fn publish(bus: &EmbeddedBus, partition: u32, commands: Vec<wire::Command>) {
     let tag = Tag((u128::from(commands[0].request) << 32 | u128::from(partition)).to_be_bytes());
-    let payload = Bytes::from(wire::Entry { commands }.encode_to_vec());
+    let payload = Bytes::from(wire::Entry { commands, version: 0 }.encode_to_vec());
     while let Err(error) = bus.append(partition, tag, payload.clone()).await {
         eprintln!("{error}");
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -133,7 +133,12 @@ async fn main() -> anyhow::Result<()> {
     let (bus, store) = (EmbeddedBus::new(PARTITIONS), EmbeddedStore::open(dir.path())?);
     let mut batches = bus.subscribe(&subject::gateway(&GatewayId::parse(GATEWAY)?), None).await?;
     let shutdown = CancellationToken::new();
-    let config = Config { worker: WorkerId::parse("soak")?, partitions: PARTITIONS, exclusive: true };
+    let config = Config {
+        worker: WorkerId::parse("soak")?,
+        partitions: PARTITIONS,
+        exclusive: true,
+        version: VERSION,
+    };
     let worker = tokio::spawn(run(config, bus.clone(), store as Arc<_>, shutdown.clone()));
     alone(&bus, &mut batches, conversations).await;
     println!("before: {} MiB", rss_mib());

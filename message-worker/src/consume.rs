@@ -12,6 +12,7 @@ use crate::ground::{self, Landmark};
 use crate::group::{Group, Ledger, Need, Queue, Results};
 use crate::limits::{STOP_MS_MAX, TICK_MS};
 use crate::load::{LoadError, Loaded, Purpose};
+use crate::raise::Raising;
 use crate::register::Registrations;
 use crate::store::{SentRow, StoreError};
 use crate::suspend::Probes;
@@ -58,6 +59,8 @@ pub(crate) enum Done {
     Lost,
     Flushed,
     Purged,
+    /// The entry that raises the partition's version was appended, or could not be.
+    Raised,
     /// A gateway was told what it asked.
     Told,
     Checked(Landmark, Result<bool, BusError>),
@@ -127,6 +130,7 @@ pub(crate) struct Consumer<'a> {
     pub(crate) applied: u64,
     pub(crate) checking: bool,
     pub(crate) purging: bool,
+    pub(crate) raising: Raising,
 }
 
 impl<'a> Consumer<'a> {
@@ -142,7 +146,7 @@ impl<'a> Consumer<'a> {
             interest,
             registrations: Registrations::default(),
             cache: Cache::default(),
-            flush: Flush::new(from - 1, context.exclusive),
+            flush: Flush::new(from - 1, ledger.version, context.exclusive),
             loading: HashSet::new(),
             outcome_reads: HashSet::new(),
             probes: Probes::default(),
@@ -162,6 +166,7 @@ impl<'a> Consumer<'a> {
             applied: from - 1,
             checking: false,
             purging: false,
+            raising: Raising::new(steady_ms()),
         };
         consumer.look_ahead();
         consumer.open_reader();
@@ -196,7 +201,7 @@ impl<'a> Consumer<'a> {
         let deadline = tokio::time::sleep(Duration::MAX);
         tokio::pin!(deadline);
         loop {
-            self.advance();
+            self.advance()?;
             if self.has_ended() {
                 return Ok(());
             }
@@ -225,7 +230,7 @@ impl<'a> Consumer<'a> {
     }
 
     /// Goes as far as it can without waiting.
-    fn advance(&mut self) {
+    fn advance(&mut self) -> Result<(), StartOver> {
         if !matches!(self.stage, Stage::Committing(_))
             && let Some(write) = self.flush.begin(self.context, &mut self.cache)
         {
@@ -238,21 +243,26 @@ impl<'a> Consumer<'a> {
             && !self.ending
             && !self.flush.is_full()
             && self.probes.resuming == 0
+            // Nothing is worked by a version before a checkpoint names it: a build that does not know it finds out there.
+            && self.flush.version() == self.ledger.version
         {
-            self.begin_group();
+            self.begin_group()?;
         }
         self.stage = match std::mem::replace(&mut self.stage, Stage::Idle) {
             Stage::Preparing(group) => self.prepare(group),
             other => other,
         };
         self.load_for_registrations();
+        Ok(())
     }
 
-    fn begin_group(&mut self) {
-        let Some(group) = Group::take(&mut self.queue, &self.ledger) else { return };
+    fn begin_group(&mut self) -> Result<(), StartOver> {
+        let Some(group) = Group::take(&mut self.queue, &self.ledger) else { return Ok(()) };
+        self.raised(group.end.version)?;
         let now_ms = steady_ms();
         group.gateways.iter().for_each(|gateway| self.interest.heard(gateway, now_ms));
         self.stage = Stage::Preparing(group);
+        Ok(())
     }
 
     pub(crate) fn job(&mut self, job: impl Future<Output = Done> + Send + 'static) {
@@ -281,7 +291,7 @@ impl<'a> Consumer<'a> {
                 self.gathered();
             }
             Done::Purged => self.purging = false,
-            Done::Told => {}
+            Done::Raised | Done::Told => {}
             Done::Checked(landmark, held) => {
                 self.checking = false;
                 if held == Ok(false) {

@@ -6,11 +6,12 @@ use crate::limits::{CONVERSATIONS_BYTES_MAX, LEAVE_MS_MAX};
 use carillon_proto::id::WorkerId;
 use carillon_proto::limits::{CONVERSATION_IDLE_MS, CONVERSATIONS_IN_MEMORY_MAX};
 use carillon_runtime::bus::Bus;
+use carillon_runtime::settings::Refused;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::store::Store;
@@ -38,6 +39,44 @@ pub(crate) struct Context {
     pub(crate) clocks: Clocks,
     /// When the process is about to stop.
     pub(crate) leaving: Leaving,
+    /// The newest version of the state machine that this build knows.
+    pub(crate) version: u32,
+    /// Who is live, as the lease read it last.
+    pub(crate) live: watch::Receiver<Arc<Vec<WorkerId>>>,
+    pub(crate) outdated: Outdated,
+}
+
+/// Stops a worker whose build does not know the version of the state machine that a partition is worked by.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Outdated {
+    met: Arc<OnceLock<u32>>,
+    stop: CancellationToken,
+}
+
+impl Outdated {
+    /// A partition is worked by this version.
+    pub(crate) fn meet(&self, version: u32) {
+        self.met.get_or_init(|| version);
+        self.stop.cancel();
+    }
+
+    /// Waits until a partition turns out to be worked by a version that this build, which knows those up to `known`,
+    /// does not have.
+    pub(crate) async fn refused(&self, known: u32) -> Refused {
+        self.stop.cancelled().await;
+        newer(self.met.get().copied().unwrap_or_default(), known)
+    }
+}
+
+/// Why a partition's work ends when its version turns out to be unknown here.
+pub(crate) const NEWER_VERSION: &str = "a newer version of the state machine has begun";
+
+/// Why this build cannot work partitions of a newer version.
+pub(crate) fn newer(version: u32, known: u32) -> Refused {
+    Refused(vec![format!(
+        "conversations are kept by version {version} of the state machine, and this carillon knows versions up to {known}: \
+         run the newer carillon"
+    )])
 }
 
 /// How a process that is told to stop gets everything written that has gathered, while all its partitions are still

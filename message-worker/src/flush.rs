@@ -32,6 +32,8 @@ pub(crate) struct Flush {
     worked_bytes: u64,
     /// Sequence of the last checkpoint.
     checkpointed: u64,
+    /// The version of the state machine that it names: no head names a newer one.
+    version: u32,
     /// What `worked_bytes` was then.
     checkpointed_bytes: u64,
     running: Option<Running>,
@@ -49,8 +51,8 @@ struct Running {
 }
 
 impl Flush {
-    /// Nothing waits; the last checkpoint is at `checkpointed`.
-    pub(crate) fn new(checkpointed: u64, exclusive: bool) -> Flush {
+    /// Nothing waits; the last checkpoint is at `checkpointed`, and names `version`.
+    pub(crate) fn new(checkpointed: u64, version: u32, exclusive: bool) -> Flush {
         let shared = Kept { time_ms: LOG_KEPT_MS, bytes: LOG_KEPT_BYTES_MAX };
         Flush {
             projections: Vec::new(),
@@ -60,6 +62,7 @@ impl Flush {
             worked: None,
             worked_bytes: 0,
             checkpointed,
+            version,
             checkpointed_bytes: 0,
             running: None,
             due: false,
@@ -70,6 +73,11 @@ impl Flush {
     /// The sequence of the last checkpoint.
     pub(crate) fn checkpointed(&self) -> u64 {
         self.checkpointed
+    }
+
+    /// The version of the state machine that the last checkpoint names.
+    pub(crate) fn version(&self) -> u32 {
+        self.version
     }
 
     /// A second has passed.
@@ -89,7 +97,7 @@ impl Flush {
 
     /// A conversation leaves memory whose head has moved.
     pub(crate) fn keep_head(&mut self, conversation: &Conversation) {
-        self.heads.extend(head(conversation));
+        self.heads.extend(head(conversation, self.version));
     }
 
     /// Whether a conversation that was loaded had left memory just now, so that all that follows from its rows is on
@@ -115,6 +123,7 @@ impl Flush {
         self.worked = Some(end);
         self.worked_bytes += bytes;
         self.due |= self.worked_bytes - self.checkpointed_bytes >= CHECKPOINT_BYTES;
+        self.due |= end.version > self.version;
     }
 
     /// Whether so much waits that no further group may be worked.
@@ -145,7 +154,7 @@ impl Flush {
         for id in std::mem::take(&mut self.dirty) {
             if let Some(slot) = cache.note(&id) {
                 slot.dirty = false;
-                heads.extend(head(&slot.conversation));
+                heads.extend(head(&slot.conversation, self.version));
             }
         }
         let projections = std::mem::take(&mut self.projections);
@@ -168,6 +177,7 @@ impl Flush {
         if let Some(end) = running.end {
             self.checkpointed = end.position.sequence;
             self.checkpointed_bytes = running.bytes;
+            self.version = end.version;
             self.purge.checkpointed(end.position.sequence, now_ms, running.bytes);
         }
     }
@@ -178,11 +188,11 @@ impl Flush {
     }
 }
 
-fn head(conversation: &Conversation) -> Option<(ConversationId, (u64, Projection))> {
+fn head(conversation: &Conversation, version: u32) -> Option<(ConversationId, (u64, Projection))> {
     let (id, timestamp_us) = (conversation.id().clone(), conversation.timestamp_us());
     // Loaded anew since it moved, with a head that another worker has written already: there is nothing to add.
     (timestamp_us > 0).then(|| {
-        let blob = conversation.head().encode_to_vec().into();
+        let blob = conversation.head(version).encode_to_vec().into();
         (id.clone(), (conversation.seq(), Projection::Head { conversation: id, timestamp_us, blob }))
     })
 }
@@ -198,8 +208,8 @@ async fn write(
     project(context, projections).await;
     fanout::tell_acquainted(&*context.bus, acquainted).await;
     project(context, heads).await;
-    if let Some(End { position, tag, timestamp_us, .. }) = end {
-        let checkpoint = Checkpoint { position, tag, timestamp_us };
+    if let Some(End { position, tag, timestamp_us, version }) = end {
+        let checkpoint = Checkpoint { position, tag, timestamp_us, version };
         until_done("checkpoint", || context.store.checkpoint(context.partition, checkpoint)).await;
     }
 }

@@ -20,7 +20,7 @@ use carillon_proto::position::{Incarnation, Position};
 use carillon_proto::wire::{self, command::Body, outcome};
 use carillon_runtime::bus::LogEntry;
 use carillon_runtime::telemetry;
-use prost::Message as _;
+use prost::{DecodeError, Message as _};
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Instant;
 
@@ -56,6 +56,11 @@ impl Queue {
         self.bytes -= entry.payload.len();
         Some(entry)
     }
+
+    fn put_back(&mut self, entry: LogEntry) {
+        self.bytes += entry.payload.len();
+        self.entries.push_front(entry);
+    }
 }
 
 /// What a group's commands are placed by.
@@ -68,6 +73,8 @@ pub(crate) struct Ledger {
     pub(crate) skips: HashSet<Position>,
     /// Conversations that cannot be read.
     pub(crate) suspended: Suspended,
+    /// The version of the state machine that works the next entry.
+    pub(crate) version: u32,
 }
 
 /// The last entry of a group.
@@ -77,6 +84,8 @@ pub(crate) struct End {
     pub(crate) position: Position,
     pub(crate) tag: Tag,
     pub(crate) timestamp_us: i64,
+    /// The version of the state machine that works what follows.
+    pub(crate) version: u32,
 }
 
 #[derive(Debug)]
@@ -142,14 +151,24 @@ pub(crate) struct Results {
 }
 
 impl Group {
-    /// The next group of the queue.
+    /// The next group of the queue. An entry that raises the version is a group of its own.
     pub(crate) fn take(queue: &mut Queue, ledger: &Ledger) -> Option<Group> {
         let first = queue.pop()?;
         let mut group = Group::begin(&first, ledger);
-        group.place(first, ledger);
+        let decoded = wire::Entry::decode(first.payload.clone());
+        if let Some(version) = raised(&decoded, ledger) {
+            group.end.version = version;
+            return Some(group);
+        }
+        group.place(first, decoded, ledger);
         while group.placed.len() < GROUP_COMMANDS_MAX && group.bytes < GROUP_BYTES_MAX as u64 {
             let Some(entry) = queue.pop() else { break };
-            group.place(entry, ledger);
+            let decoded = wire::Entry::decode(entry.payload.clone());
+            if raised(&decoded, ledger).is_some() {
+                queue.put_back(entry);
+                break;
+            }
+            group.place(entry, decoded, ledger);
         }
         Some(group)
     }
@@ -169,10 +188,10 @@ impl Group {
         }
     }
 
-    fn place(&mut self, entry: LogEntry, ledger: &Ledger) {
+    fn place(&mut self, entry: LogEntry, decoded: Result<wire::Entry, DecodeError>, ledger: &Ledger) {
         self.bytes += entry.payload.len() as u64;
         let start = ledger.incarnation.position(entry.sequence, 0);
-        let commands = match wire::Entry::decode(entry.payload.clone()) {
+        let commands = match decoded {
             Ok(decoded) if decoded.commands.len() <= ENTRY_COMMANDS_MAX => decoded.commands,
             Ok(_) => self.poisoned(start, "the entry has more commands than positions"),
             Err(_) => self.poisoned(start, "the entry does not decode"),
@@ -343,6 +362,12 @@ fn cannot_be_read() -> outcome::Body {
     outcome::Body::Failure(failure.retry_after(SUSPENDED_RETRY_MS).into())
 }
 
+/// The version that an entry raises the partition to.
+fn raised(entry: &Result<wire::Entry, DecodeError>, ledger: &Ledger) -> Option<u32> {
+    let version = entry.as_ref().ok().filter(|entry| entry.commands.is_empty())?.version;
+    (version > ledger.version).then_some(version)
+}
+
 /// Whether a command may change who participates.
 fn changes_participants(command: &wire::Command) -> bool {
     matches!(
@@ -356,6 +381,7 @@ fn end_of(entry: &LogEntry, index: u32, ledger: &Ledger) -> End {
         position: ledger.incarnation.position(entry.sequence, index),
         tag: entry.tag,
         timestamp_us: ledger.incarnation.timestamp_us(entry.sequence, index),
+        version: ledger.version,
     }
 }
 

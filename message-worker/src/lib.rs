@@ -24,6 +24,7 @@ mod outcomes;
 mod partition;
 mod prepare;
 mod query;
+mod raise;
 mod register;
 mod run;
 mod seal;
@@ -33,4 +34,5 @@ mod tenure;
 mod upkeep;
 
 pub use clocks::clocks_agree;
+pub use core::versions::{VERSION, VERSION_MARK_LENGTH_MAX};
 pub use run::{Config, KIND, run};

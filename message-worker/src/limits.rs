@@ -79,6 +79,10 @@ pub(crate) const SUSPEND_AFTER_MS: u64 = 2_000;
 /// Conversations of a partition that are suspended at one time. Where more cannot be read it is not about conversations,
 /// and the partition waits.
 pub(crate) const SUSPENDED_MAX: usize = 1_024;
+/// Partitions whose state a starting worker reads at one time: they are read once.
+pub(crate) const PARTITIONS_READ_MAX: usize = 8;
+/// Before an owner appends an entry again that raises the version: the log takes it at once, or an outage lasts.
+pub(crate) const RAISE_AGAIN_MS: u64 = 10_000;
 /// Between two looks at whether suspended conversations can be read again.
 pub(crate) const SUSPENDED_RETRY_MS: u64 = 5_000;
 /// Of them, as many at a time: what is broken takes few of the store's turns.

@@ -2,7 +2,7 @@
 //! the last contiguous row, and rows that a seal ([`crate::seal`]) does not count are not there.
 
 use crate::backoff::Backoff;
-use crate::context::{Context, StartOver};
+use crate::context::{Context, NEWER_VERSION, StartOver};
 use crate::core::conversation::Conversation;
 use crate::core::projection;
 use crate::ground::{self, Landmark};
@@ -65,8 +65,19 @@ pub(crate) enum LoadError {
 
 /// What is stored cannot be understood: it is damaged, or a newer version wrote it. Reading again does not help.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct Unreadable(String);
+#[error("{reason}")]
+pub(crate) struct Unreadable {
+    /// For people.
+    reason: String,
+    /// The version of the state machine that wrote it, if this build does not know that.
+    newer: Option<u32>,
+}
+
+impl Unreadable {
+    fn because(reason: String) -> Unreadable {
+        Unreadable { reason, newer: None }
+    }
+}
 
 impl From<Unreadable> for LoadError {
     fn from(unreadable: Unreadable) -> Self {
@@ -75,8 +86,8 @@ impl From<Unreadable> for LoadError {
 }
 
 impl From<Unreadable> for StoreError {
-    fn from(Unreadable(reason): Unreadable) -> Self {
-        Self(reason)
+    fn from(unreadable: Unreadable) -> Self {
+        Self(unreadable.reason)
     }
 }
 
@@ -94,22 +105,32 @@ impl From<StartOver> for LoadError {
 
 /// The conversation as far as its rows are contiguous. Each read may see more than the one before, never less: the
 /// creation is written before the first event and read after it.
-pub(crate) async fn conversation(store: &dyn Store, id: &ConversationId) -> Result<Loaded, LoadError> {
-    sealed(store, id, None).await
+///
+/// `version` is the newest version of the state machine that the reader knows.
+pub(crate) async fn conversation(
+    store: &dyn Store,
+    version: u32,
+    id: &ConversationId,
+) -> Result<Loaded, LoadError> {
+    sealed(store, version, id, None).await
 }
 
 /// The same without what `seal`, or a later one that the head knows of, does not count.
 pub(crate) async fn sealed(
     store: &dyn Store,
+    version: u32,
     id: &ConversationId,
     seal: Option<Seal>,
 ) -> Result<Loaded, LoadError> {
     let from_head = store.load(id).await?;
     let head = from_head.head.map(|blob| decode_head(id, &blob)).transpose()?;
+    if let Some(newer) = head.as_ref().map(|head| head.version).filter(|written| *written > version) {
+        return Err(unknown_version(id, newer).into());
+    }
     let head = head.filter(|head| seal.is_none_or(|seal| is_counted(head, seal)));
     let has_head = head.is_some();
     let conversation = match head {
-        Some(head) => of_head(id, head, from_head.participants)?,
+        Some(head) => Conversation::of_head(id.clone(), head, from_head.participants),
         // All rows are folded, and what participants know beyond them may stem from rows that do not count.
         None if seal.is_some() => Conversation::new(id.clone(), Vec::new()),
         None => Conversation::new(id.clone(), from_head.participants),
@@ -233,7 +254,8 @@ impl Loaded {
 }
 
 fn decode_head(id: &ConversationId, blob: &[u8]) -> Result<wire::Head, Unreadable> {
-    wire::Head::decode(blob).map_err(|error| Unreadable(format!("the head of {id} does not decode: {error}")))
+    wire::Head::decode(blob)
+        .map_err(|error| Unreadable::because(format!("the head of {id} does not decode: {error}")))
 }
 
 /// Whether a head was made of rows that count. One that a worker of an earlier life wrote may know more.
@@ -242,20 +264,18 @@ fn is_counted(head: &wire::Head, seal: Seal) -> bool {
     incarnation >= seal.incarnation || (head.created == seal.created && seal.counts(incarnation, head.seq))
 }
 
-fn of_head(
-    id: &ConversationId,
-    head: wire::Head,
-    participants: Vec<carillon_proto::id::UserId>,
-) -> Result<Conversation, Unreadable> {
-    Conversation::of_head(id.clone(), head, participants).ok_or_else(|| {
-        Unreadable(format!("the head of {id} was written by a newer version: upgrade this worker"))
-    })
+/// A head of a version that the reader does not know.
+fn unknown_version(id: &ConversationId, version: u32) -> Unreadable {
+    let reason = format!(
+        "the head of {id} was written by version {version} of the state machine: upgrade this worker"
+    );
+    Unreadable { reason, newer: Some(version) }
 }
 
 /// A row's event.
 pub(crate) fn decode(row: &EventRow) -> Result<wire::Event, Unreadable> {
     wire::Event::decode(row.blob.clone()).map_err(|error| {
-        Unreadable(format!("row {} of {} does not decode: {error}", row.seq, row.conversation))
+        Unreadable::because(format!("row {} of {} does not decode: {error}", row.seq, row.conversation))
     })
 }
 
@@ -268,17 +288,36 @@ pub(crate) async fn by_owner(
     id: &ConversationId,
     purpose: Purpose,
 ) -> Result<Loaded, LoadError> {
-    let (incarnation, store) = (life.number, &*context.store);
-    let mut loaded = conversation(store, id).await?;
+    let loaded = of_life(context, life, applied, id, purpose).await;
+    if let Err(LoadError::Unreadable(Unreadable { newer: Some(version), .. })) = loaded {
+        // A checkpoint names a version before any head does, unless the head is damaged.
+        let checkpoint = context.store.partition(context.partition).await?.checkpoint;
+        if checkpoint.is_some_and(|checkpoint| checkpoint.version >= version) {
+            context.outdated.meet(version);
+            return Err(StartOver::because(NEWER_VERSION).into());
+        }
+    }
+    loaded
+}
+
+async fn of_life(
+    context: &Context,
+    life: Incarnation,
+    applied: u64,
+    id: &ConversationId,
+    purpose: Purpose,
+) -> Result<Loaded, LoadError> {
+    let (incarnation, store, version) = (life.number, &*context.store, context.version);
+    let mut loaded = conversation(store, version, id).await?;
     // The only process there is has no former owners whose writes could be late.
     if context.exclusive {
         loaded.decided = true;
     } else {
         if purpose == Purpose::Showing {
-            loaded = seal::known(store, life, id, loaded).await?;
+            loaded = seal::known(store, version, life, id, loaded).await?;
         }
         if purpose == Purpose::Applying || loaded.is_in_doubt_in(incarnation) {
-            loaded = seal::once(store, life, id, loaded).await?;
+            loaded = seal::once(store, version, life, id, loaded).await?;
         }
     }
     if loaded.latest_life() > incarnation {

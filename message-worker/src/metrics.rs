@@ -125,6 +125,16 @@ pub(crate) static LAG_MS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     .expect("registered once, under a valid name")
 });
 
+/// The version of the state machine that works a partition.
+pub(crate) static VERSION: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    register_int_gauge_vec!(
+        "carillon_partition_version",
+        "version of the state machine that works the partition",
+        &["partition"]
+    )
+    .expect("registered once, under a valid name")
+});
+
 /// Conversations in memory, by partition.
 pub(crate) static CONVERSATIONS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     register_int_gauge_vec!(
@@ -178,4 +188,5 @@ pub(crate) fn forget_partition(partition: &str) {
     let _absent = LAG_MS.remove_label_values(&[partition]);
     let _absent = CONVERSATIONS.remove_label_values(&[partition]);
     let _absent = SUSPENDED.remove_label_values(&[partition]);
+    let _absent = VERSION.remove_label_values(&[partition]);
 }

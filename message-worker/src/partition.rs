@@ -9,7 +9,7 @@ use crate::core::suspended::Suspended;
 use crate::ground::Landmark;
 use crate::group::Ledger;
 use crate::metrics;
-use crate::store::{Checkpoint, Holder, Tenure};
+use crate::store::{Checkpoint, FIRST_VERSION, Holder, Tenure};
 use crate::tenure::{self, Reading, Tenancy};
 use carillon_proto::position::Incarnation;
 use carillon_proto::subject;
@@ -187,6 +187,12 @@ async fn begin(context: &Context, wanted: &Wanted, taken: &mut Option<Arc<Tenanc
         }
         let read = Reading::now();
         let found = find(context, wanted).await;
+        let version = found.state.checkpoint.map_or(FIRST_VERSION, |checkpoint| checkpoint.version);
+        if version > context.version {
+            context.outdated.meet(version);
+            // The worker stops.
+            return std::future::pending().await;
+        }
         let previous = found.state.tenure.clone();
         let start = incarnation::decide(&found);
         if matches!(start, Start::TakeOver(_)) && waited_for != previous {
@@ -222,8 +228,11 @@ async fn begin(context: &Context, wanted: &Wanted, taken: &mut Option<Arc<Tenanc
             Ok(in_force) if in_force == next => {
                 tell(context, start);
                 if displaced {
-                    // Broken off here it keeps the partition: who comes next owes the same silence.
+                    // If cancelled here, this worker still holds the partition, so the next owner must wait just as long.
                     tenure::wait_for_silence().await;
+                    displaced = false;
+                    // The former owner may have written a checkpoint until then, which may name a newer version.
+                    continue;
                 }
                 let tenancy = Tenancy::new(context, next, read);
                 // What may still be under way when that is given back is the checkpoint below: it lies under all that
@@ -232,9 +241,9 @@ async fn begin(context: &Context, wanted: &Wanted, taken: &mut Option<Arc<Tenanc
                 let known = found.state.checkpoint.filter(|known| incarnation.stands_on(known.position));
                 let checkpoint = match known {
                     Some(known) => Some(known),
-                    None => mark(context, incarnation).await,
+                    None => mark(context, incarnation, version).await,
                 };
-                return beginning(context, checkpoint, tenancy, from).await;
+                return beginning(context, checkpoint, version, tenancy, from).await;
             }
             Ok(_) => {}
             Err(error) => {
@@ -295,7 +304,7 @@ async fn find(context: &Context, wanted: &Wanted) -> Found {
 
 /// Checkpoints a new life at the entry before its first, so that its log is recognised before anything is worked.
 /// `None` if the log holds no such entry.
-async fn mark(context: &Context, life: Incarnation) -> Option<Checkpoint> {
+async fn mark(context: &Context, life: Incarnation, version: u32) -> Option<Checkpoint> {
     let before = life.first_sequence - 1;
     if before == 0 {
         return None;
@@ -303,7 +312,7 @@ async fn mark(context: &Context, life: Incarnation) -> Option<Checkpoint> {
     let read = || context.bus.log_entry(context.partition, before);
     let entry = until_done("log_entry", read).await?;
     let timestamp_us = incarnation::checkpoint_before_us(life);
-    let checkpoint = Checkpoint { position: life.position(before, 0), tag: entry.tag, timestamp_us };
+    let checkpoint = Checkpoint { position: life.position(before, 0), tag: entry.tag, timestamp_us, version };
     until_done("checkpoint", || context.store.checkpoint(context.partition, checkpoint)).await;
     Some(checkpoint)
 }
@@ -311,6 +320,7 @@ async fn mark(context: &Context, life: Incarnation) -> Option<Checkpoint> {
 async fn beginning(
     context: &Context,
     checkpoint: Option<Checkpoint>,
+    version: u32,
     tenancy: Arc<Tenancy>,
     from: u64,
 ) -> Beginning {
@@ -326,7 +336,8 @@ async fn beginning(
     // Read when a displaced owner records nothing more that it would answer for.
     let suspended = until_done("suspensions", || context.store.suspensions(partition)).await;
     let suspended = Suspended::of(life, suspended);
-    let ledger = Ledger { partition, partitions: context.partitions, incarnation: life, skips, suspended };
+    let ledger =
+        Ledger { partition, partitions: context.partitions, incarnation: life, skips, suspended, version };
     tracing::debug!(partition, incarnation = life.number, from, "the log is read");
     Beginning { ledger, tenancy, from, landmark }
 }

@@ -37,6 +37,8 @@ pub(crate) struct Reads {
     pub(crate) partitions: u32,
     /// The log belongs to this process alone.
     pub(crate) exclusive: bool,
+    /// The newest version of the state machine that this build knows.
+    pub(crate) version: u32,
 }
 
 /// Answers reads until `shutdown`, one task each.
@@ -152,22 +154,22 @@ impl Reads {
     /// seals the conversation, who may have looked before that row came. So it is sealed here, as the owner would
     /// (`docs/decisions/0010-a-life-seals-what-came-before.md`).
     async fn committed(&self, id: &ConversationId) -> Result<Conversation, LoadError> {
-        let store = &*self.store;
+        let (store, version) = (&*self.store, self.version);
         for _ in 0..JUDGEMENTS_MAX {
-            let loaded = load::conversation(store, id).await?;
+            let loaded = load::conversation(store, version, id).await?;
             // No write of this process is late, and its rows are shown when they are durable.
             if self.exclusive {
                 return Ok(loaded.conversation);
             }
             let partition = partition::of_conversation(id, self.partitions);
             let Some(life) = store.life(partition).await? else { return Ok(loaded.conversation) };
-            let loaded = seal::known(store, life, id, loaded).await?;
+            let loaded = seal::known(store, version, life, id, loaded).await?;
             if !loaded.is_in_doubt_in(life.number) {
                 return Ok(loaded.conversation);
             }
             tenure::wait_for_silence().await;
-            let loaded = load::conversation(store, id).await?;
-            match seal::once(store, life, id, loaded).await {
+            let loaded = load::conversation(store, version, id).await?;
+            match seal::once(store, version, life, id, loaded).await {
                 Ok(sealed) => return Ok(sealed.conversation),
                 // Another life has begun meanwhile.
                 Err(LoadError::StartOver(_)) => {}

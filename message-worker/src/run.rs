@@ -1,14 +1,17 @@
 //! The message-worker: works the partitions that its lease gives it, and answers reads.
 
+use crate::backoff::until_done;
 use crate::clocks::Clocks;
-use crate::context::{Context, Leaving};
-use crate::limits::STORE_READS_MAX;
-use crate::store::Store;
+use crate::context::{Context, Leaving, Outdated, newer};
+use crate::core::versions;
+use crate::limits::{PARTITIONS_READ_MAX, STORE_READS_MAX};
+use crate::store::{FIRST_VERSION, PartitionState, Store};
 use crate::{partition, query};
 use anyhow::Context as _;
 use carillon_proto::id::WorkerId;
 use carillon_runtime::bus::Bus;
 use carillon_runtime::lease::Lease;
+use futures_util::stream::{self, StreamExt as _};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -29,22 +32,29 @@ pub struct Config {
     pub partitions: u32,
     /// The bus belongs to this process and was made with it (standalone): nobody else can work its logs.
     pub exclusive: bool,
+    /// The newest version of the state machine that it knows: [`VERSION`](crate::VERSION).
+    pub version: u32,
 }
 
 /// Runs a message-worker until `shutdown`, then finishes what was begun and gives its lease up.
 ///
 /// # Errors
-/// When a task of it panicked or the lease cannot be followed.
+/// When a task of it panicked or the lease cannot be followed; [`Refused`] when a partition is worked by a version of the
+/// state machine that this build does not know.
 pub async fn run(
-    config: Config,
+    mut config: Config,
     bus: Arc<dyn Bus>,
     store: Arc<dyn Store>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
+    config.worker = versions::mark(&config.worker, config.version).context("the worker's id")?;
+    if shutdown.run_until_cancelled(check_versions(&config, &*store)).await.transpose()?.is_none() {
+        return Ok(());
+    }
     let clocks = Clocks::new(bus.clone(), store.clone(), config.exclusive);
     let reads = CancellationToken::new();
     let (partitions, exclusive) = (config.partitions, config.exclusive);
-    let source = query::Reads { store: store.clone(), partitions, exclusive };
+    let source = query::Reads { store: store.clone(), partitions, exclusive, version: config.version };
     let mut queries = AbortOnDropHandle::new(tokio::spawn(query::serve(bus.clone(), source, reads.clone())));
     let stop = shutdown.child_token();
     let work = while_clocks_agree(&config, &bus, &store, &clocks, &stop);
@@ -60,6 +70,18 @@ pub async fn run(
         }
     };
     worked.and(answered.context("the task that answers reads panicked"))
+}
+
+/// Refuses partitions that a newer version works, before anything is taken from those that know it.
+async fn check_versions(config: &Config, store: &dyn Store) -> anyhow::Result<()> {
+    let states = stream::iter(0..config.partitions)
+        .map(|partition| until_done("partition", move || store.partition(partition)))
+        .buffer_unordered(PARTITIONS_READ_MAX);
+    let states: Vec<PartitionState> = states.collect().await;
+    let versions = states.iter().filter_map(|state| state.checkpoint).map(|checkpoint| checkpoint.version);
+    let newest = versions.max().unwrap_or(FIRST_VERSION);
+    anyhow::ensure!(newest <= config.version, newer(newest, config.version));
+    Ok(())
 }
 
 /// Works until `stop`. While its clock is wrong a worker holds no lease, so that others work what would be its own.
@@ -113,6 +135,7 @@ async fn with_lease(
         reads: Arc::new(Semaphore::new(STORE_READS_MAX)),
         clocks: clocks.clone(),
         leaving: Leaving::new(),
+        outdated: Outdated::default(),
     };
     let worked = worker.work(stop).await;
     worker.stop().await;
@@ -143,6 +166,7 @@ struct Worker {
     reads: Arc<Semaphore>,
     clocks: Clocks,
     leaving: Leaving,
+    outdated: Outdated,
 }
 
 impl Worker {
@@ -152,6 +176,7 @@ impl Worker {
             self.reconcile();
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
+                refused = self.outdated.refused(self.config.version) => return Err(refused.into()),
                 changed = self.owned.changed() => changed.context("the lease ended by itself")?,
                 Some(ended) = self.tasks.join_next() => {
                     let partition = ended.context("a partition's task panicked")?;
@@ -193,6 +218,9 @@ impl Worker {
             reads: self.reads.clone(),
             clocks: self.clocks.clone(),
             leaving: self.leaving.of_partition(),
+            version: self.config.version,
+            live: self.lease.live(),
+            outdated: self.outdated.clone(),
         };
         let made_anew = self.config.exclusive && self.begun.insert(partition);
         let stop = CancellationToken::new();

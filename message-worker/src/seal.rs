@@ -17,6 +17,7 @@ use carillon_proto::position::Incarnation;
 /// by somebody who had been here; everything else is sealed at what was loaded, unless that has been done already.
 pub(crate) async fn once(
     store: &dyn Store,
+    version: u32,
     life: Incarnation,
     id: &ConversationId,
     mut loaded: Loaded,
@@ -36,7 +37,7 @@ pub(crate) async fn once(
         let next = loaded.seal_in(life.number);
         let in_force = store.seal(id, previous, next, timestamp_us).await?;
         if in_force != next {
-            loaded = load::sealed(store, id, Some(in_force)).await?;
+            loaded = load::sealed(store, version, id, Some(in_force)).await?;
         }
         if in_force.incarnation == life.number {
             if loaded.seal_in(life.number) != in_force {
@@ -53,6 +54,7 @@ pub(crate) async fn once(
 /// that it comes to says [`Loaded::is_in_doubt_in`].
 pub(crate) async fn known(
     store: &dyn Store,
+    version: u32,
     life: Incarnation,
     id: &ConversationId,
     mut loaded: Loaded,
@@ -64,7 +66,7 @@ pub(crate) async fn known(
     let known = store.known_seal(id).await?;
     let held_against = loaded.seal().map_or(0, |seal| seal.incarnation);
     if known.is_some_and(|seal| seal.incarnation > held_against) {
-        loaded = load::sealed(store, id, known).await?;
+        loaded = load::sealed(store, version, id, known).await?;
     }
     Ok(loaded)
 }

@@ -3,14 +3,14 @@
 
 use crate::backoff::until_done;
 use crate::consume::{Consumer, Done, Stage};
-use crate::context::StartOver;
+use crate::context::{Context, StartOver};
 use crate::core::apply::At;
 use crate::group::Need;
 use crate::limits::{SUSPEND_AFTER_MS, SUSPENDED_MAX, SUSPENDED_READS_MAX, SUSPENDED_RETRY_MS};
 use crate::load::{self, LoadError, Purpose};
 use crate::metrics;
 use crate::prepare::LOAD_AGAIN;
-use crate::store::{Store, Suspension};
+use crate::store::Suspension;
 use carillon_proto::id::ConversationId;
 use carillon_proto::position::Position;
 use std::collections::HashMap;
@@ -64,9 +64,10 @@ impl Probes {
 
 /// Whether the store answers, and not for this conversation. One that has just come back may have failed a read that
 /// began before.
-async fn is_alone(store: &dyn Store, partition: u32, conversation: &ConversationId) -> bool {
+async fn is_alone(context: &Context, conversation: &ConversationId) -> bool {
+    let (store, partition) = (&*context.store, context.partition);
     store.life(partition).await.is_ok()
-        && load::conversation(store, conversation).await.is_err()
+        && load::conversation(store, context.version, conversation).await.is_err()
         && store.life(partition).await.is_ok()
 }
 
@@ -85,12 +86,12 @@ impl Consumer<'_> {
         }
         let from = self.ledger.suspended.unworked(&id).unwrap_or(position);
         let suspension = Suspension { conversation: id.clone(), from, until: None, reason };
-        let (store, partition) = (self.context.store.clone(), self.context.partition);
+        let context = self.context.clone();
         self.job(async move {
-            if suspect == Suspect::Store && !is_alone(&*store, partition, &suspension.conversation).await {
+            if suspect == Suspect::Store && !is_alone(&context, &suspension.conversation).await {
                 return Done::Suspended(id, None);
             }
-            let record = || store.record_suspension(partition, &suspension, timestamp_us);
+            let record = || context.store.record_suspension(context.partition, &suspension, timestamp_us);
             until_done("suspension", record).await;
             Done::Suspended(id, Some(from))
         });

@@ -26,6 +26,7 @@ impl Consumer<'_> {
         self.trim();
         self.purge();
         self.probe();
+        self.raise();
         let partition = self.context.partition.to_string();
         metrics::LAG_MS.with_label_values(&[&partition]).set(lag_ms as i64);
         metrics::CONVERSATIONS.with_label_values(&[&partition]).set(self.cache.len() as i64);

@@ -3,7 +3,7 @@
 use super::{Auditor, ROWS_MAX};
 use crate::core::audit::{Judged, Kind, Row, Stored, judge};
 use crate::core::audit_log::Log;
-use crate::core::conversation::VERSION;
+use crate::core::versions::VERSION;
 use crate::load;
 use crate::store::{EventRow, SentRow, Store, StoreError};
 use carillon_proto::id::{ConversationId, UserId};

@@ -159,7 +159,7 @@ fn a_creation_is_seq_0_and_its_creator_participates() {
     let Some(Kind::Created(created)) = &row.kind else { panic!("not a creation: {row:?}") };
     assert_eq!(created.participants, [OWNER, "ann"]);
     assert_eq!((row.seq, row.time_ms), (0, 7_000));
-    let head = conversation.head();
+    let head = conversation.head(1);
     assert_eq!((head.seq, head.created, head.owner.as_str(), head.title.as_str()), (0, true, OWNER, "t"));
     assert_eq!((head.created_ms, head.messages, head.version), (7_000, 0, 1));
     let present: Vec<_> = applied
@@ -201,7 +201,7 @@ fn the_head_counts_messages_and_keeps_the_newest() {
         conversation.apply(at(sequence), &by("ann", Authority::Participant, message(content)));
     }
     conversation.apply(at(4), &by(OWNER, Authority::Participant, retitle("new")));
-    let head = conversation.head();
+    let head = conversation.head(1);
     assert_eq!((head.seq, head.messages, head.title.as_str(), head.archived), (3, 2, "new", false));
     let newest = head.last_message.expect("there was one");
     assert_eq!((newest.seq, newest.time_ms), (2, 3_000));

@@ -6,7 +6,7 @@
 //! change that changes nothing makes no row there, and whatever makes one is missing.
 
 use super::audit_log::{Log, Said};
-use super::conversation::{Conversation, VERSION};
+use super::conversation::Conversation;
 use super::dedup::Hit;
 use crate::store::EventRow;
 use bytes::Bytes;
@@ -208,12 +208,11 @@ fn beginning(stored: &Stored) -> Option<Conversation> {
         seq: first.seq,
         position: Some(first.position.into()),
         time_ms: first.event.as_ref()?.time_ms,
-        version: VERSION,
         created: created.is_some(),
         owner: created.map(|event| event.actor.clone()).unwrap_or_default(),
         ..wire::Head::default()
     };
-    Conversation::of_head(stored.id.clone(), then, participants.into_iter().collect())
+    Some(Conversation::of_head(stored.id.clone(), then, participants.into_iter().collect()))
 }
 
 /// Changes who participates as a row did, or takes that back: rows name those alone who were not, or were.

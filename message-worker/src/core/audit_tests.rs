@@ -76,9 +76,9 @@ fn work(commands: &[wire::Command]) -> Worked {
             let Some(event) = applied.row else { continue };
             let blob = event.encode_to_vec().into();
             worked.0.push(EventRow { conversation: id(), seq: event.seq, position, tag, timestamp_us, blob });
-            worked.1.push((conversation.head(), conversation.participants().iter().cloned().collect()));
+            worked.1.push((conversation.head(1), conversation.participants().iter().cloned().collect()));
         }
-        let entry = wire::Entry { commands: commands.to_vec() };
+        let entry = wire::Entry { commands: commands.to_vec(), version: 0 };
         log.take(&LogEntry { sequence, tag, time_ms, payload: entry.encode_to_vec().into() });
     }
     let (rows, heads, repeats) = worked;

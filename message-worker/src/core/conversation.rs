@@ -11,9 +11,6 @@ use carillon_proto::wire::{self, event::Kind};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-/// The version of the state machine that this build runs, recorded in every head.
-pub(crate) const VERSION: u32 = 1;
-
 /// What must be known before a command can be applied.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Need {
@@ -86,13 +83,9 @@ impl Conversation {
         }
     }
 
-    /// A conversation as far as its head says; `None` if a newer state machine wrote that.
-    pub(crate) fn of_head(
-        id: ConversationId,
-        head: wire::Head,
-        participants: Vec<UserId>,
-    ) -> Option<Conversation> {
-        (head.version <= VERSION).then(|| Conversation {
+    /// A conversation as far as its head says.
+    pub(crate) fn of_head(id: ConversationId, head: wire::Head, participants: Vec<UserId>) -> Conversation {
+        Conversation {
             seq: head.seq,
             position: head.position.map(Position::from),
             time_ms: head.time_ms,
@@ -106,7 +99,7 @@ impl Conversation {
             messages: head.messages,
             seal: head.seal.map(Seal::from),
             ..Conversation::new(id, participants)
-        })
+        }
     }
 
     /// All rows are folded: what was not heard of by now was never there.
@@ -115,13 +108,13 @@ impl Conversation {
         self
     }
 
-    /// The head as it is stored.
-    pub(crate) fn head(&self) -> wire::Head {
+    /// The head, as a state machine of this version stores it.
+    pub(crate) fn head(&self, version: u32) -> wire::Head {
         wire::Head {
             seq: self.seq,
             position: self.position.map(Into::into),
             time_ms: self.time_ms,
-            version: VERSION,
+            version,
             created: self.created,
             owner: self.owner.clone(),
             title: self.title.clone(),

@@ -136,7 +136,7 @@ mod tests {
 
     fn checkpoint(incarnation: u32, sequence: u64) -> Checkpoint {
         let position = carillon_proto::position::Position { incarnation, sequence, index: 2 };
-        Checkpoint { position, tag: TAG, timestamp_us: 1 }
+        Checkpoint { position, tag: TAG, timestamp_us: 1, version: 1 }
     }
 
     fn found(first: u64, last: u64, checkpoint: Option<Checkpoint>, tag_at_checkpoint: Option<Tag>) -> Found {

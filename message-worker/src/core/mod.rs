@@ -17,3 +17,4 @@ pub(crate) mod page;
 pub(crate) mod projection;
 pub(crate) mod purge;
 pub(crate) mod suspended;
+pub(crate) mod versions;

@@ -2,6 +2,7 @@
 
 use super::batch::field_bytes;
 use super::conversation::Conversation;
+use super::versions::VERSION;
 use carillon_proto::id::ConversationId;
 use carillon_proto::position::Position;
 use carillon_proto::wire;
@@ -50,7 +51,7 @@ pub(crate) fn info(conversation: &Conversation, bytes_max: usize) -> wire::Conve
     };
     wire::ConversationInfo {
         conversation: conversation.id().as_str().to_owned(),
-        head: Some(conversation.head()),
+        head: Some(conversation.head(VERSION)),
         participants: participants.take_while(fits).collect(),
     }
 }

@@ -67,7 +67,7 @@ async fn filled(seed: u64) -> (World, Gateway) {
                 });
             }
         }
-        world.publish_tagged(100 + entry, wire::Entry { commands }.encode_to_vec().into()).await;
+        world.publish_tagged(100 + entry, wire::Entry { commands, version: 0 }.encode_to_vec().into()).await;
     }
     (world, gateway)
 }

@@ -3,7 +3,8 @@
 use super::bus::TestBus;
 use super::memory::MemoryStore;
 use crate::clocks::Clocks;
-use crate::context::{Context, Leaving};
+use crate::context::{Context, Leaving, Outdated};
+use crate::core::versions::VERSION;
 use crate::partition;
 use crate::store::{PartitionState, Tenure};
 use bytes::Bytes;
@@ -44,12 +45,15 @@ pub(super) struct World {
     pub(super) partitions: u32,
     pub(super) exclusive: bool,
     pub(super) sharing: usize,
+    /// The newest version of the state machine that its workers know.
+    pub(super) version: u32,
 }
 
 /// A worker of the partition.
 pub(super) struct Working {
     pub(super) ours: Arc<AtomicBool>,
     leaving: Leaving,
+    pub(super) outdated: Outdated,
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
@@ -66,7 +70,7 @@ impl World {
     }
 
     pub(super) fn of(bus: Arc<TestBus>, store: Arc<MemoryStore>) -> World {
-        World { bus, store, partition: 0, partitions: 1, exclusive: false, sharing: 1 }
+        World { bus, store, partition: 0, partitions: 1, exclusive: false, sharing: 1, version: VERSION }
     }
 
     pub(super) fn work(&self, epoch: u64) -> Working {
@@ -81,7 +85,7 @@ impl World {
     fn begin(&self, epoch: u64, supervised: bool) -> Working {
         let ours = Arc::new(AtomicBool::new(true));
         let valid = ours.clone();
-        let leaving = Leaving::new();
+        let (leaving, outdated) = (Leaving::new(), Outdated::default());
         let context = Context {
             partition: self.partition,
             partitions: self.partitions,
@@ -94,6 +98,9 @@ impl World {
             reads: Arc::new(tokio::sync::Semaphore::new(64)),
             clocks: Clocks::new(self.bus.clone(), self.store.clone(), self.exclusive),
             leaving: leaving.clone(),
+            version: self.version,
+            live: tokio::sync::watch::channel(Arc::default()).1,
+            outdated: outdated.clone(),
         };
         let stop = CancellationToken::new();
         let made_anew = self.exclusive;
@@ -105,12 +112,12 @@ impl World {
                 tokio::spawn(partition::until_shutdown(context, epoch, made_anew, beginnings, stop.clone()))
             }
         };
-        Working { ours, leaving, stop, task }
+        Working { ours, leaving, outdated, stop, task }
     }
 
     /// Publishes an entry.
     pub(super) async fn publish(&self, commands: Vec<wire::Command>) -> u64 {
-        self.publish_bytes(wire::Entry { commands }.encode_to_vec().into()).await
+        self.publish_bytes(wire::Entry { commands, version: 0 }.encode_to_vec().into()).await
     }
 
     pub(super) async fn publish_bytes(&self, payload: Bytes) -> u64 {

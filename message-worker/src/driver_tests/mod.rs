@@ -18,3 +18,4 @@ mod run_tests;
 mod seal_tests;
 mod suspend_tests;
 mod tables;
+mod version_tests;

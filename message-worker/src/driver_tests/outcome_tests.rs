@@ -17,7 +17,7 @@ fn asked(tag: u128, command: &wire::Command) -> wire::AskOutcome {
 const TAG: u128 = 77;
 
 async fn publish(world: &World, commands: Vec<wire::Command>) -> u64 {
-    world.publish_tagged(TAG as u64, wire::Entry { commands }.encode_to_vec().into()).await
+    world.publish_tagged(TAG as u64, wire::Entry { commands, version: 0 }.encode_to_vec().into()).await
 }
 
 /// What the owner tells of these commands of one entry, when it has read what it needs.

@@ -2,6 +2,7 @@
 
 use super::harness::{World, content};
 use super::memory::{Call, Fault, MemoryStore};
+use crate::core::versions::VERSION;
 use crate::query;
 use carillon_proto::subject;
 use carillon_proto::wire::{self, command::Body, read_reply, read_request};
@@ -19,7 +20,7 @@ struct Reading {
 
 /// Another worker that reads: partition 0 is the only one.
 pub(super) fn source(store: Arc<MemoryStore>) -> query::Reads {
-    query::Reads { store, partitions: 1, exclusive: false }
+    query::Reads { store, partitions: 1, exclusive: false, version: VERSION }
 }
 
 /// `room` of ann and bob with ten messages; `open` with one; `hall` of ann and eve.

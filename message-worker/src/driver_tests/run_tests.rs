@@ -3,7 +3,7 @@
 use super::bus::TestBus;
 use super::harness::{A_WHILE, Gateway, World, conversations_of, until};
 use super::memory::MemoryStore;
-use crate::{Config, run};
+use crate::{Config, VERSION, run};
 use carillon_proto::id::WorkerId;
 use carillon_proto::subject;
 use carillon_proto::wire::{self, partition_request, read_reply, read_request};
@@ -22,11 +22,29 @@ fn world_of(world: &World, partition: u32) -> World {
 }
 
 fn start(world: &World, name: &str) -> (CancellationToken, JoinHandle<anyhow::Result<()>>) {
+    start_of(world, name, VERSION)
+}
+
+/// A worker of all the world's partitions that knows this version of the state machine.
+pub(super) fn start_of(
+    world: &World,
+    name: &str,
+    version: u32,
+) -> (CancellationToken, JoinHandle<anyhow::Result<()>>) {
     let shutdown = CancellationToken::new();
     let worker = WorkerId::parse(name).expect("valid");
-    let config = Config { worker, partitions: PARTITIONS, exclusive: false };
+    let config = Config { worker, partitions: world.partitions, exclusive: false, version };
     let running = tokio::spawn(run(config, world.bus.clone(), world.store.clone(), shutdown.clone()));
     (shutdown, running)
+}
+
+/// Ends a worker in good order.
+pub(super) async fn stopped(
+    stop: CancellationToken,
+    running: JoinHandle<anyhow::Result<()>>,
+) -> anyhow::Result<()> {
+    stop.cancel();
+    running.await.expect("no panic")
 }
 
 /// The epochs in which partitions are worked: each worker has its own.

@@ -232,7 +232,12 @@ async fn a_life_is_recognised_by_its_log_from_the_beginning() {
     let world = World::new();
     let mut gateway = world.gateway("gw-1").await;
     world.publish(vec![gateway.send(1, "room", "never acknowledged")]).await;
-    let lost = crate::store::Checkpoint { position: LIFE.position(5, 0), tag: Tag([5; 16]), timestamp_us: 1 };
+    let lost = crate::store::Checkpoint {
+        position: LIFE.position(5, 0),
+        tag: Tag([5; 16]),
+        timestamp_us: 1,
+        version: 1,
+    };
     world.store.change(|tables| tables.partitions.get_mut(&0).expect("there").checkpoint = Some(lost));
     let life =
         |world: &World| world.store.tables().partitions[&0].incarnation().map_or(0, |life| life.number);

@@ -19,6 +19,9 @@ pub mod scylla;
 /// more: each writes a group after the one before is there for all, and a group has no more commands.
 pub const SEALED_ROWS_MAX: u64 = GROUP_COMMANDS_MAX as u64;
 
+/// The version of the state machine that works a partition whose checkpoint names none.
+pub const FIRST_VERSION: u32 = 1;
+
 /// Something went wrong. Of a write, the outcome is unknown: the same write, with the same timestamp, again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("store: {0}")]
@@ -165,6 +168,8 @@ pub struct Checkpoint {
     pub tag: Tag,
     /// Write timestamp.
     pub timestamp_us: i64,
+    /// The version of the state machine that works what follows it.
+    pub version: u32,
 }
 
 /// From where to where the commands of a conversation that cannot be read are refused.

@@ -16,6 +16,9 @@ pub struct Position {
 pub struct Entry {
     #[prost(message, repeated, tag = "1")]
     pub commands: ::prost::alloc::vec::Vec<Command>,
+    /// If not 0: an owner's entry without commands. What follows it is worked by this version of the state machine.
+    #[prost(uint32, tag = "2")]
+    pub version: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Command {
@@ -191,14 +194,6 @@ pub struct Seal {
     /// The last of them.
     #[prost(uint64, tag = "3")]
     pub seq: u64,
-}
-/// How far a partition's worker has come: everything up to here has rows, projections and fan-out.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Checkpoint {
-    #[prost(message, optional, tag = "1")]
-    pub position: ::core::option::Option<Position>,
-    #[prost(bytes = "bytes", tag = "2")]
-    pub tag: ::prost::bytes::Bytes,
 }
 /// What entitles the actor to the command. Decided by the gateway from configuration, so that applying
 /// a command depends on nothing but the log.

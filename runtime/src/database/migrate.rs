@@ -33,7 +33,7 @@ const fn step(name: &'static str, text: &'static str) -> Step {
 
 /// Every migration, in order; the first has version 1. None is ever changed: what is to be different goes
 /// into a new one.
-const MIGRATIONS: [Step; 6] = [
+const MIGRATIONS: [Step; 7] = [
     step("0001_conversations", include_str!("../../migrations/0001_conversations.cql")),
     step("0002_users", include_str!("../../migrations/0002_users.cql")),
     step("0003_seals", include_str!("../../migrations/0003_seals.cql")),
@@ -42,6 +42,7 @@ const MIGRATIONS: [Step; 6] = [
     step("0005_cluster", include_str!("../../migrations/0005_cluster.cql")),
     // A worker from before it applies what is refused here, and forgets client ids by their age.
     Step { alone: true, ..step("0006_suspensions", include_str!("../../migrations/0006_suspensions.cql")) },
+    step("0007_versions", include_str!("../../migrations/0007_versions.cql")),
 ];
 
 /// Schema changes flush tables on every node.

@@ -37,6 +37,7 @@ pub type Owned = Arc<BTreeMap<u32, u64>>;
 /// A worker's lease, kept by a task until it is released.
 pub struct Lease {
     owned: watch::Receiver<Owned>,
+    live: watch::Receiver<Arc<Vec<WorkerId>>>,
     clock: Arc<Clock>,
     stop: CancellationToken,
     stopped: CancellationToken,
@@ -82,6 +83,7 @@ impl Lease {
     ) -> Lease {
         let clock = Clock::start(suspended);
         let (publisher, owned) = watch::channel(Owned::default());
+        let (listed, live) = watch::channel(Arc::default());
         let stop = shutdown.child_token();
         let stopped = CancellationToken::new();
         let keeper = Keeper {
@@ -89,18 +91,23 @@ impl Lease {
             bus,
             kind,
             worker,
-            live: Vec::new(),
+            live: listed,
             clock: clock.clone(),
             owned: publisher,
         };
         tokio::spawn(keep(keeper, stop.clone(), stopped.clone().drop_guard()));
-        Lease { owned, clock, _stop_on_drop: stop.clone().drop_guard(), stop, stopped }
+        Lease { owned, live, clock, _stop_on_drop: stop.clone().drop_guard(), stop, stopped }
     }
 
     /// The units owned now, and their changes. A unit whose epoch changes was lost and taken again: its
     /// work starts anew.
     pub fn owned(&self) -> watch::Receiver<Owned> {
         self.owned.clone()
+    }
+
+    /// Who was live at the last round, in order.
+    pub fn live(&self) -> watch::Receiver<Arc<Vec<WorkerId>>> {
+        self.live.clone()
     }
 
     /// Whether the lease still lasts, by the monotonic clock, counted from before its last renewal began.
@@ -123,7 +130,7 @@ struct Keeper {
     kind: &'static str,
     worker: WorkerId,
     /// Who was live at the last round.
-    live: Vec<WorkerId>,
+    live: watch::Sender<Arc<Vec<WorkerId>>>,
     clock: Arc<Clock>,
     owned: watch::Sender<Owned>,
 }
@@ -181,7 +188,9 @@ impl Keeper {
     /// Whether others are live than at the last round. What follows from it needs a round, which renews as well. A look
     /// that takes longer than until the next one is given up: no renewal waits for it.
     async fn others_changed(&self) -> bool {
-        timeout(LOOK, self.live()).await.is_ok_and(|listed| listed.is_ok_and(|live| live != self.live))
+        timeout(LOOK, self.live())
+            .await
+            .is_ok_and(|listed| listed.is_ok_and(|live| live != **self.live.borrow()))
     }
 
     /// Says that this worker has come or gone. Nobody depends on it.
@@ -206,8 +215,8 @@ impl Keeper {
         match self.live().await {
             Ok(live) => {
                 self.core.listed(began, self.clock.now(), &live);
-                let came = live.contains(&self.worker) && !self.live.contains(&self.worker);
-                self.live = live;
+                let came = live.contains(&self.worker) && !self.live.borrow().contains(&self.worker);
+                self.live.send_replace(Arc::new(live));
                 if came {
                     self.tell().await;
                 }

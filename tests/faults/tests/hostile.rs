@@ -47,7 +47,7 @@ fn poison(partition: u32) -> Vec<Vec<u8>> {
     let message = wire::SendMessage { content: "boo".into(), ..wire::SendMessage::default() };
     let send = || Some(wire::command::Body::SendMessage(message.clone()));
     let elsewhere = one_in_each_partition()[(partition as usize + 1) % PARTITIONS as usize].clone();
-    let entry = |commands| wire::Entry { commands }.encode_to_vec();
+    let entry = |commands| wire::Entry { commands, version: 0 }.encode_to_vec();
     vec![
         Vec::new(),
         b"no entry at all".to_vec(),

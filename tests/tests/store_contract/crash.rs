@@ -33,7 +33,7 @@ fn head(number: u32, seq: u64) -> Projection {
 
 fn checkpoint(seq: u64) -> Checkpoint {
     let position = Position { incarnation: 1, sequence: seq, index: 0 };
-    Checkpoint { position, tag: Tag([1; 16]), timestamp_us: seq as i64 }
+    Checkpoint { position, tag: Tag([1; 16]), timestamp_us: seq as i64, version: 1 }
 }
 
 /// Appends to one room as fast as it goes, projects, and tells each acknowledged row on standard output.

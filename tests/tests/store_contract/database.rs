@@ -8,7 +8,7 @@ use carillon_runtime::database::{DatabaseConfig, DatabaseError, connect, durabil
 use carillon_tests::database::{drop_keyspace, keyspace, new_keyspace, run, session};
 
 /// Migrations that there are.
-const MIGRATIONS: usize = 6;
+const MIGRATIONS: usize = 7;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn migrating_twice_and_by_two_at_once_is_safe() {

@@ -8,7 +8,12 @@ use std::sync::Arc;
 
 fn checkpoint(sequence: u64) -> Checkpoint {
     let position = Position { incarnation: 1, sequence, index: 7 };
-    Checkpoint { position, tag: Tag([sequence as u8; 16]), timestamp_us: 5_000 + sequence as i64 * 256 }
+    Checkpoint {
+        position,
+        tag: Tag([sequence as u8; 16]),
+        timestamp_us: 5_000 + sequence as i64 * 256,
+        version: sequence as u32,
+    }
 }
 
 pub async fn a_partition_starts_empty(place: Place) {
@@ -28,7 +33,7 @@ pub async fn checkpoints_never_move_back(place: Place) {
     assert_eq!(store.partition(partition ^ 1).await.expect("read").checkpoint, None);
     // The first of a new life lies lower in the log, and higher in time.
     let position = Position { incarnation: 2, sequence: 1, index: 0 };
-    let reborn = Checkpoint { position, tag: Tag([99; 16]), timestamp_us: 1 << 50 };
+    let reborn = Checkpoint { position, tag: Tag([99; 16]), timestamp_us: 1 << 50, version: 1 };
     store.checkpoint(partition, reborn).await.expect("written");
     store.checkpoint(partition, checkpoint(11)).await.expect("written");
     assert_eq!(store.partition(partition).await.expect("read").checkpoint, Some(reborn));

@@ -4,7 +4,9 @@
 //! neighbouring pages. Ids are length-prefixed where something follows them and bare where they end a key,
 //! so that lists come out ascending by id. A value starts with the write timestamp by which rows win.
 
-use crate::store::{Checkpoint, EventRow, Holder, Projection, Seal, SentRow, Suspension, Tenure};
+use crate::store::{
+    Checkpoint, EventRow, FIRST_VERSION, Holder, Projection, Seal, SentRow, Suspension, Tenure,
+};
 use bytes::{BufMut, Bytes};
 use carillon_proto::id::{ConversationId, Tag, UserId};
 use carillon_proto::position::{Ground, Incarnation, Position};
@@ -269,7 +271,12 @@ impl Rows {
     }
 
     pub(super) fn put_checkpoint(&mut self, number: u32, mark: &Checkpoint) {
-        self.put(&checkpoint(number), mark.timestamp_us, &[&position_bytes(mark.position), &mark.tag.0]);
+        let version = mark.version.to_be_bytes();
+        self.put(
+            &checkpoint(number),
+            mark.timestamp_us,
+            &[&position_bytes(mark.position), &mark.tag.0, &version],
+        );
     }
 
     pub(super) fn put_tenure(&mut self, number: u32, tenure: &Tenure) {
@@ -395,7 +402,10 @@ pub(super) fn read_sent(value: &[u8]) -> Option<SentRow> {
 pub(super) fn read_checkpoint(value: &[u8]) -> Option<Checkpoint> {
     let mut reader = Reader(value);
     let timestamp_us = reader.i64()?;
-    Some(Checkpoint { position: reader.position()?, tag: Tag(reader.take()?), timestamp_us })
+    let (position, tag) = (reader.position()?, Tag(reader.take()?));
+    // Absent in a checkpoint from before versions were recorded.
+    let version = reader.u32().unwrap_or(FIRST_VERSION);
+    Some(Checkpoint { position, tag, timestamp_us, version })
 }
 
 pub(super) fn read_tenure(value: &[u8]) -> Option<Tenure> {

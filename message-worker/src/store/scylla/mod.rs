@@ -23,8 +23,8 @@ use scylla::serialize::row::SerializeRow;
 use scylla::statement::prepared::PreparedStatement;
 
 use super::{
-    Checkpoint, EventRow, LoadedConversation, PartitionState, Projection, Seal, SentRow, Store, StoreError,
-    Suspension, Tenure,
+    Checkpoint, EventRow, FIRST_VERSION, LoadedConversation, PartitionState, Projection, Seal, SentRow,
+    Store, StoreError, Suspension, Tenure,
 };
 use statements::Statements;
 
@@ -113,14 +113,18 @@ impl ScyllaStore {
 
     async fn read_checkpoint(&self, partition: u32) -> Result<Option<Checkpoint>, StoreError> {
         let rows = self.select(&self.statements.checkpoint, (partition as i32,)).await?;
-        let Some(row) = first::<(i32, i64, i32, &[u8], i64)>(&rows)? else { return Ok(None) };
-        let (incarnation, sequence, index, tag, timestamp_us) = row;
+        let Some(row) = first::<(i32, i64, i32, &[u8], i64, Option<i32>)>(&rows)? else {
+            return Ok(None);
+        };
+        let (incarnation, sequence, index, tag, timestamp_us, version) = row;
         let tag = tag
             .try_into()
             .map_err(|_| StoreError(format!("the tag of checkpoint {partition} is cut off")))?;
         let position =
             Position { incarnation: incarnation as u32, sequence: sequence as u64, index: index as u32 };
-        Ok(Some(Checkpoint { position, tag: Tag(tag), timestamp_us }))
+        // Empty in a checkpoint from before versions were recorded.
+        let version = version.map_or(FIRST_VERSION, |version| version as u32);
+        Ok(Some(Checkpoint { position, tag: Tag(tag), timestamp_us, version }))
     }
 
     async fn write_projection(&self, projection: Projection) -> Result<(), StoreError> {
@@ -306,11 +310,19 @@ impl Store for ScyllaStore {
     }
 
     async fn checkpoint(&self, partition: u32, checkpoint: Checkpoint) -> Result<(), StoreError> {
-        let Checkpoint { position: Position { incarnation, sequence, index }, tag, timestamp_us } =
-            checkpoint;
+        let Checkpoint { position, tag, timestamp_us, version } = checkpoint;
+        let Position { incarnation, sequence, index } = position;
         let position = (incarnation as i32, sequence as i64, index as i32);
-        let values =
-            (partition as i32, position.0, position.1, position.2, &tag.0[..], timestamp_us, timestamp_us);
+        let values = (
+            partition as i32,
+            position.0,
+            position.1,
+            position.2,
+            &tag.0[..],
+            timestamp_us,
+            version as i32,
+            timestamp_us,
+        );
         self.write(&self.statements.insert_checkpoint, values).await
     }
 

@@ -56,9 +56,10 @@ statements! {
         VALUES (?, ?, ?, ?, ?, ?) USING TIMESTAMP ?";
     sent: "SELECT client_id, seq, time_ms FROM sent WHERE conversation = ? AND sender = ? LIMIT ?";
 
-    insert_checkpoint: "INSERT INTO partitions (id, incarnation, sequence, command_index, tag, timestamp_us) \
-        VALUES (?, ?, ?, ?, ?, ?) USING TIMESTAMP ?";
-    checkpoint: "SELECT incarnation, sequence, command_index, tag, timestamp_us FROM partitions WHERE id = ?";
+    insert_checkpoint: "INSERT INTO partitions (id, incarnation, sequence, command_index, tag, timestamp_us, version) \
+        VALUES (?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ?";
+    checkpoint: "SELECT incarnation, sequence, command_index, tag, timestamp_us, version FROM partitions \
+        WHERE id = ?";
 
     /// Lightweight transaction.
     insert_tenure: "INSERT INTO incarnations \

@@ -1,0 +1,175 @@
+//! Versions of the state machine: where one begins, and what a build does that does not know it.
+
+use super::bus::TestBus;
+use super::harness::{A_WHILE, LIFE, World, until};
+use super::memory::{Call, MemoryStore};
+use super::run_tests::{start_of, stopped};
+use crate::run::KIND;
+use crate::store::{Checkpoint, Projection, Store as _};
+use carillon_proto::id::{ConversationId, Tag};
+use carillon_proto::wire;
+use carillon_runtime::bus::Bus as _;
+use carillon_runtime::settings::Refused;
+use prost::Message as _;
+use std::time::Duration;
+
+/// Longer than a lease.
+const LONG: Duration = Duration::from_secs(4);
+
+async fn raise(world: &World, version: u32) -> u64 {
+    world.publish_bytes(wire::Entry { commands: Vec::new(), version }.encode_to_vec().into()).await
+}
+
+fn head_version(world: &World, conversation: &str) -> Option<u32> {
+    let tables = world.store.tables();
+    let (_, blob) = tables.heads.get(conversation)?;
+    Some(wire::Head::decode(blob.clone()).expect("decodes").version)
+}
+
+fn version(world: &World) -> Option<u32> {
+    world.store.checkpoint().map(|checkpoint| checkpoint.version)
+}
+
+/// Guards the order: what follows the entry is worked when a checkpoint names the version, and heads name it from then
+/// on.
+#[tokio::test]
+async fn a_version_begins_at_its_entry_when_a_checkpoint_names_it() {
+    let world = World { version: 2, ..World::new() };
+    let mut gateway = world.gateway("gw-1").await;
+    let working = world.work(1);
+    world.publish(vec![gateway.send(1, "room", "before")]).await;
+    assert_eq!(gateway.outcome(1).await, "seq 1");
+    until(|| head_version(&world, "room") == Some(1)).await;
+
+    world.store.hold(Call::Checkpoint);
+    let entry = raise(&world, 2).await;
+    let last = world.publish(vec![gateway.send(2, "room", "after"), gateway.send(3, "other", "after")]).await;
+    gateway.hear_for(3 * A_WHILE).await;
+    assert!(!gateway.outcomes.contains_key(&2), "worked before a checkpoint names the version");
+    assert_eq!(version(&world), Some(1));
+
+    world.store.release(Call::Checkpoint);
+    assert_eq!((gateway.outcome(2).await.as_str(), gateway.outcome(3).await.as_str()), ("seq 2", "seq 1"));
+    world.checkpointed(entry).await;
+    assert_eq!(version(&world), Some(2));
+    working.stop_when(&world, last).await;
+    assert_eq!((head_version(&world, "room"), head_version(&world, "other")), (Some(2), Some(2)));
+
+    // An entry that raises nothing is passed.
+    raise(&world, 2).await;
+    raise(&world, 1).await;
+    let working = world.work(2);
+    world.publish(vec![gateway.send(4, "room", "later")]).await;
+    assert_eq!(gateway.outcome(4).await, "seq 3");
+    working.stop().await;
+    assert_eq!(version(&world), Some(2));
+}
+
+#[tokio::test]
+async fn a_build_that_does_not_know_the_version_stops_at_its_entry() {
+    let world = World::new();
+    let mut gateway = world.gateway("gw-1").await;
+    let working = world.work(1);
+    world.publish(vec![gateway.send(1, "room", "before")]).await;
+    raise(&world, 2).await;
+    world.publish(vec![gateway.send(2, "room", "after")]).await;
+    assert_eq!(gateway.outcome(1).await, "seq 1");
+    let refused = working.outdated.refused(1).await.to_string();
+    assert!(refused.contains("version 2") && refused.contains("run the newer carillon"), "{refused}");
+    gateway.hear_for(3 * A_WHILE).await;
+    assert!(!gateway.outcomes.contains_key(&2), "worked by a build that does not know how");
+    working.stop().await;
+    assert_ne!(version(&world), Some(2));
+
+    let newer = World { version: 2, ..World::of(world.bus.clone(), world.store.clone()) };
+    let working = newer.work(2);
+    assert_eq!(gateway.outcome(2).await, "seq 2");
+    working.stop().await;
+    assert_eq!(world.store.torn(), []);
+}
+
+fn record(world: &World, version: u32) {
+    let checkpoint =
+        Checkpoint { position: LIFE.position(5, 0), tag: Tag([5; 16]), timestamp_us: 1, version };
+    world.store.change(|tables| {
+        tables.partitions.get_mut(&0).expect("there").checkpoint = Some(checkpoint);
+    });
+}
+
+#[tokio::test]
+async fn a_build_that_does_not_know_the_version_takes_nothing() {
+    let world = World::new();
+    record(&world, 2);
+    let before = world.store.tables().partitions;
+    let working = world.work(1);
+    assert!(working.outdated.refused(1).await.to_string().contains("version 2"));
+    working.stop().await;
+    assert_eq!(world.store.tables().partitions, before);
+}
+
+/// Guards that a version is not forgotten with the log in which it began.
+#[tokio::test]
+async fn another_life_of_the_log_keeps_the_version() {
+    let world = World { version: 2, ..World::new() };
+    record(&world, 2);
+    let mut gateway = world.gateway("gw-1").await;
+    let working = world.work(1);
+    world.worked(&mut gateway).await;
+    let last = world.publish(vec![gateway.send(1, "room", "x")]).await;
+    assert_eq!(gateway.outcome(1).await, "seq 1");
+    let store = &world.store;
+    until(|| store.checkpoint().is_some_and(|checkpoint| checkpoint.position.incarnation > LIFE.number))
+        .await;
+    working.stop_when(&world, last).await;
+    assert_eq!((version(&world), head_version(&world, "room")), (Some(2), Some(2)));
+}
+
+/// A former owner raises the version while a build that does not know it takes the partition over: the conversation is
+/// sound, and not suspended.
+#[tokio::test]
+async fn a_head_of_a_version_that_a_checkpoint_names_stops_the_build() {
+    let world = World::new();
+    let mut gateway = world.gateway("gw-1").await;
+    let working = world.work(1);
+    world.publish(vec![gateway.send(1, "other", "x")]).await;
+    assert_eq!(gateway.outcome(1).await, "seq 1");
+    let head = wire::Head {
+        seq: 1,
+        version: 2,
+        position: Some(LIFE.position(1, 0).into()),
+        ..wire::Head::default()
+    };
+    let conversation = ConversationId::parse("room").expect("valid");
+    let (blob, timestamp_us) = (head.encode_to_vec().into(), LIFE.timestamp_us(1, 0));
+    world.store.project(vec![Projection::Head { conversation, timestamp_us, blob }]).await.expect("written");
+    record(&world, 2);
+    world.publish(vec![gateway.send(2, "room", "x")]).await;
+    assert!(working.outdated.refused(1).await.to_string().contains("version 2"));
+    working.stop().await;
+    assert!(world.store.tables().suspensions.is_empty());
+}
+
+/// Whole workers: the version begins when the last old one has been gone for a lease's time, and an old one that comes
+/// back is refused before it takes a lease.
+#[tokio::test]
+async fn a_version_begins_when_all_live_workers_know_it() {
+    const PARTITIONS: u32 = 4;
+    let world = World { partitions: PARTITIONS, ..World::of(TestBus::new(PARTITIONS), MemoryStore::new()) };
+    let versions = || -> Vec<u32> {
+        let tables = world.store.tables();
+        tables.partitions.values().filter_map(|state| Some(state.checkpoint?.version)).collect()
+    };
+    let (stop_old, old) = start_of(&world, "old", 1);
+    let (stop_new, new) = start_of(&world, "new", 2);
+    tokio::time::sleep(LONG).await;
+    assert!(versions().iter().all(|version| *version == 1), "{:?}", versions());
+
+    stopped(stop_old, old).await.expect("no error");
+    until(|| versions() == [2; PARTITIONS as usize]).await;
+    let (_stop, old) = start_of(&world, "old-again", 1);
+    let refused = old.await.expect("no panic").expect_err("refused");
+    assert!(refused.is::<Refused>(), "{refused:#}");
+    let live = world.bus.live_leases(KIND).await.expect("told");
+    assert_eq!(live.len(), 1, "{live:?}");
+    stopped(stop_new, new).await.expect("no error");
+}
