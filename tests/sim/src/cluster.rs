@@ -11,12 +11,13 @@ use axum::http::Request;
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
 use carillon_gateway::Heart;
 use carillon_gateway::shared::Shared;
+use carillon_message_worker::VERSION;
 use carillon_proto::id::{UserId, WorkerId};
-use carillon_runtime::settings::{Access, Limits, Role, Settings};
+use carillon_runtime::settings::{Access, Limits, Refused, Role, Settings};
 use parking_lot::Mutex;
 use serde_json::Value;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
@@ -73,6 +74,8 @@ pub struct Cluster {
     settings: Settings,
     places: Vec<(Place, Mutex<Option<Life>>)>,
     lives: AtomicU64,
+    /// The version of the state machine that message-workers know which start from now on.
+    version: AtomicU32,
 }
 
 fn settings(partitions: u32) -> Settings {
@@ -104,7 +107,20 @@ impl Cluster {
         let kinds = [(Kind::Gateway, gateways), (Kind::Message, workers), (Kind::Presence, presence)];
         let places = kinds.iter().flat_map(|(kind, count)| (0..*count).map(|number| (*kind, number)));
         let places = places.map(|place| (place, Mutex::new(None))).collect();
-        Arc::new(Cluster { world, settings: settings(partitions), places, lives: AtomicU64::new(0) })
+        let version = AtomicU32::new(VERSION);
+        Arc::new(Cluster { world, settings: settings(partitions), places, lives: AtomicU64::new(0), version })
+    }
+
+    /// Message-workers that start from now on know this version of the state machine.
+    pub fn set_version(&self, version: u32) {
+        self.world.note(format_args!("message-workers of version {version} are installed"));
+        self.version.store(version, Ordering::Relaxed);
+    }
+
+    /// Whether a process runs that has not ended by itself.
+    pub fn is_running(&self, place: Place) -> bool {
+        let Some(slot) = self.slot(place) else { return false };
+        slot.lock().as_ref().is_some_and(|life| !life.task.is_finished())
     }
 
     /// Every process.
@@ -143,7 +159,10 @@ impl Cluster {
             Kind::Gateway => {
                 tokio::spawn(gateway(node, self.settings.clone(), entrance.clone(), shutdown.clone()))
             }
-            Kind::Message => tokio::spawn(message_worker(node, self.settings.partitions, shutdown.clone())),
+            Kind::Message => {
+                let version = self.version.load(Ordering::Relaxed);
+                tokio::spawn(message_worker(node, self.settings.partitions, version, shutdown.clone()))
+            }
             Kind::Presence => tokio::spawn(presence_worker(node, shutdown.clone())),
         };
         *slot = Some(Life { gate, shutdown, task, entrance });
@@ -293,10 +312,15 @@ fn worker_id(node: &Node) -> WorkerId {
     WorkerId::parse(&node.gate.name).unwrap_or_else(|error| unreachable!("{error}"))
 }
 
-async fn message_worker(node: Node, partitions: u32, shutdown: CancellationToken) {
-    let config = carillon_message_worker::Config { worker: worker_id(&node), partitions, exclusive: false };
+async fn message_worker(node: Node, partitions: u32, version: u32, shutdown: CancellationToken) {
+    let config =
+        carillon_message_worker::Config { worker: worker_id(&node), partitions, exclusive: false, version };
     let (bus, store) = (Arc::new(node.clone()), Arc::new(node.clone()));
     if let Err(error) = carillon_message_worker::run(config, bus, store, shutdown).await {
+        if error.is::<Refused>() {
+            node.world.count("workers refused");
+            return node.note(format_args!("is refused: {error}"));
+        }
         node.world.violation(format_args!("{} failed: {error:#}", node.gate.name));
     }
 }

@@ -9,6 +9,7 @@ use crate::profile::{Profile, conversation, user};
 use crate::run::set_clock_wrong;
 use crate::weather::Weather;
 use crate::world::{Blackout, World};
+use carillon_message_worker::VERSION;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,11 +58,14 @@ pub enum Scenario {
     Removals,
     /// The wall clock is set back and forth, by up to nine days, while everybody sends again what has no ack.
     ClockSteps,
+    /// Message-workers of the next version of the state machine come, go, and come for good; then one of this version comes
+    /// back. Logs lose their tails meanwhile.
+    Upgrades,
 }
 
 impl Scenario {
     /// All of them, by name.
-    pub const ALL: [(&'static str, Scenario); 18] = [
+    pub const ALL: [(&'static str, Scenario); 19] = [
         ("calm", Self::Calm),
         ("twice-in-one-entry", Self::TwiceInOneEntry),
         ("rollback", Self::Rollback),
@@ -80,6 +84,7 @@ impl Scenario {
         ("slow-store", Self::SlowStore),
         ("removals", Self::Removals),
         ("clock-steps", Self::ClockSteps),
+        ("upgrades", Self::Upgrades),
     ];
 
     /// The scenario of this name.
@@ -97,12 +102,15 @@ impl Scenario {
     }
 
     fn plan(self, number: u64, user_number: u64) -> Plan {
-        // Long enough that every life has its messages.
+        // Long enough that every life has its messages, and that people talk when the script begins.
         let (messages, pause_ms) = match self {
             Self::SevenLives => (80, 3_000),
-            Self::StaleWriter | Self::StaleWriterAndGrowth | Self::ResumedReader | Self::ClockSteps => {
-                (250, 900)
-            }
+            Self::AcksLost | Self::StoreAway => (80, 900),
+            Self::StaleWriter
+            | Self::StaleWriterAndGrowth
+            | Self::ResumedReader
+            | Self::ClockSteps
+            | Self::Upgrades => (250, 900),
             _ => (40, 600),
         };
         Plan {
@@ -139,6 +147,7 @@ impl Scenario {
             Self::ClockSteps => {
                 &[("acks", 1_400), ("batches with acks lost", 20), ("steps of the wall clock", 12)]
             }
+            Self::Upgrades => &[("acks", 1_400), ("versions begun", 4), ("workers refused", 2)],
             Self::LapsedLeases => &[("lapses of leases", 8), ("take-overs", 4)],
             // Tags alone tell most of these logs from those that were worked.
             Self::StaleWriterAndGrowth => &[("losses of logs", 12), ("new lives of logs", 5)],
@@ -167,7 +176,7 @@ impl Scenario {
             name: "scripted",
             // All of a client's attempts meet in one queue where there is one gateway.
             gateways: if self == Self::TwiceInOneEntry { 1 } else { 2 },
-            workers: 2,
+            workers: if self == Self::Upgrades { 3 } else { 2 },
             presence: 2,
             clients: (0..clients).map(|number| self.plan(number, number % users)).collect(),
             clubs: self.clubs(),
@@ -224,6 +233,7 @@ impl Script {
             Scenario::AllKilled => self.kill_all().await,
             Scenario::ResumedReader => self.resume_readers().await,
             Scenario::LapsedLeases => self.lapse_leases().await,
+            Scenario::Upgrades => self.upgrade().await,
             Scenario::StaleWriter => self.go_stale(0..=2).await,
             Scenario::StaleWriterAndGrowth => self.go_stale(6..=8).await,
         }
@@ -358,6 +368,58 @@ impl Script {
         for _ in 0..8 {
             lapse(&self.world, Duration::from_millis(2_500)).await;
             sleep(Duration::from_millis(700)).await;
+        }
+    }
+
+    async fn upgrade(&self) {
+        let (workers, next) = (self.workers(), VERSION + 1);
+        for place in &workers[..2] {
+            self.release(*place, next).await;
+            sleep(Duration::from_secs(4)).await;
+        }
+        self.release(workers[0], VERSION).await;
+        self.check_version(VERSION);
+        for place in &workers {
+            self.release(*place, next).await;
+        }
+        // An entry that raises the version may be among what is lost.
+        for lost in 1..=6 {
+            sleep(Duration::from_millis(1_000)).await;
+            self.partitions().for_each(|partition| forget(&self.world, partition, Some(lost)));
+        }
+        sleep(Duration::from_secs(20)).await;
+        self.check_version(next);
+        for place in &workers[1..] {
+            self.release(*place, VERSION).await;
+            sleep(Duration::from_secs(3)).await;
+            if self.cluster.is_running(*place) {
+                self.world.violation(format_args!("a worker works that does not know the version"));
+            }
+            self.cluster.kill(*place);
+            self.cluster.set_version(next);
+            self.cluster.start(*place);
+        }
+    }
+
+    /// Puts a message-worker of this version in the place of another one.
+    async fn release(&self, place: Place, version: u32) {
+        self.cluster.stop(place).await;
+        self.cluster.set_version(version);
+        self.cluster.start(place);
+    }
+
+    /// Each partition is to be worked by this version.
+    fn check_version(&self, version: u32) {
+        for partition in self.partitions() {
+            let checkpoint = self.world.tables.lock().partition(partition as u32).checkpoint;
+            let found = checkpoint.map_or(VERSION, |checkpoint| checkpoint.version);
+            if found != version {
+                self.world.violation(format_args!(
+                    "partition {partition} is worked by version {found}, not {version}"
+                ));
+            } else if version > VERSION {
+                self.world.count("versions begun");
+            }
         }
     }
 
