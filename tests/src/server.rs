@@ -33,6 +33,7 @@ pub struct Server {
     /// Where it listens for clients, or for probes if it is a worker.
     pub port: u16,
     output: Arc<Mutex<String>>,
+    program: PathBuf,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
 }
@@ -54,8 +55,9 @@ impl Server {
     pub fn start(port: u16, arguments: Vec<String>, environment: &[(&str, &str)]) -> Server {
         let environment =
             environment.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
-        let (child, output) = spawn(&arguments, &environment);
-        let mut server = Server { child, port, output, arguments, environment };
+        let program = binary();
+        let (child, output) = spawn(&program, &arguments, &environment);
+        let mut server = Server { child, port, output, program, arguments, environment };
         server.wait_until_ready();
         server
     }
@@ -126,21 +128,44 @@ impl Server {
     /// When it does not stop.
     pub fn terminate(&mut self) -> ExitStatus {
         self.signal(Signal::TERM);
+        self.ended()
+    }
+
+    fn ended(&mut self) -> ExitStatus {
         let deadline = Instant::now() + STOP_TIMEOUT;
         loop {
             if let Some(status) = self.child.try_wait().expect("a child of ours") {
                 return status;
             }
-            assert!(Instant::now() < deadline, "{:?} does not stop:\n{}", self.arguments, self.output());
+            assert!(Instant::now() < deadline, "{:?} does not end:\n{}", self.arguments, self.output());
             pause();
         }
     }
 
     /// Starts it again, as before.
     pub fn restart(&mut self) {
-        let (child, output) = spawn(&self.arguments, &self.environment);
-        (self.child, self.output) = (child, output);
+        self.begin();
         self.wait_until_ready();
+    }
+
+    /// Starts it again, of another program.
+    pub fn restart_as(&mut self, program: &Path) {
+        program.clone_into(&mut self.program);
+        self.restart();
+    }
+
+    /// Starts it again, of another program, which is to end by itself: its exit status.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub fn fail_as(&mut self, program: &Path) -> ExitStatus {
+        program.clone_into(&mut self.program);
+        self.begin();
+        self.ended()
+    }
+
+    fn begin(&mut self) {
+        (self.child, self.output) = spawn(&self.program, &self.arguments, &self.environment);
     }
 }
 
@@ -165,7 +190,11 @@ fn pause() {
 
 /// A command without the settings of whoever runs the tests.
 pub fn command() -> Command {
-    let mut command = Command::new(binary());
+    command_of(&binary())
+}
+
+fn command_of(program: &Path) -> Command {
+    let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy().into_owned();
         let named = ["AUTH_SECRET", "AUTH_SECRET_PREVIOUS", "NATS_URL", "SCYLLA_NODES", "SCYLLA_KEYSPACE"];
@@ -176,8 +205,12 @@ pub fn command() -> Command {
     command
 }
 
-fn spawn(arguments: &[String], environment: &Vec<(String, String)>) -> (Child, Arc<Mutex<String>>) {
-    let mut command = command();
+fn spawn(
+    program: &Path,
+    arguments: &[String],
+    environment: &Vec<(String, String)>,
+) -> (Child, Arc<Mutex<String>>) {
+    let mut command = command_of(program);
     for (name, value) in environment {
         command.env(name, value);
     }

@@ -9,6 +9,7 @@ use carillon_tests::parts::{NatsCluster, NatsOptions, NatsServer, Signal, free_p
 use carillon_tests::server::{Server, command};
 use std::fmt;
 use std::path::Path;
+use std::process::ExitStatus;
 use std::time::Duration;
 
 /// For a process to tell its metrics.
@@ -157,6 +158,29 @@ impl Node {
     pub fn restart(&mut self) {
         self.earlier.push_str(&self.server.output());
         tokio::task::block_in_place(|| self.server.restart());
+    }
+
+    /// Starts it again, of another program, until it is ready.
+    pub fn restart_as(&mut self, program: &Path) {
+        self.earlier.push_str(&self.server.output());
+        tokio::task::block_in_place(|| self.server.restart_as(program));
+    }
+
+    /// Puts another program in its place: SIGTERM, and a new start.
+    ///
+    /// # Errors
+    /// When it ends otherwise than in good order.
+    pub fn release(&mut self, program: &Path) -> anyhow::Result<()> {
+        self.terminate()?;
+        self.restart_as(program);
+        Ok(())
+    }
+
+    /// Starts it again, of another program, which is to end by itself: its exit status and what it printed.
+    pub fn refused(&mut self, program: &Path) -> (ExitStatus, String) {
+        self.earlier.push_str(&self.server.output());
+        let status = tokio::task::block_in_place(|| self.server.fail_as(program));
+        (status, self.server.output())
     }
 }
 
