@@ -1,5 +1,5 @@
-//! The commit: a group's rows are written, again and again with the same bytes until the store says so, and only
-//! then do acks and events leave.
+//! The commit: writes the rows of a group, again and again with the same bytes until the store confirms them. Only then
+//! do acks and events leave.
 
 use crate::backoff::until_done;
 use crate::consume::{Consumer, Done, Stage};
@@ -23,7 +23,8 @@ impl Consumer<'_> {
             if !append(&context, &rows).await {
                 return Done::Lost;
             }
-            // Asked when the rows are there: whoever displaces this owner later loads them, however late the acks leave.
+            // Checked after the rows are stored: a worker that displaces this owner later will load them, however late
+            // the acks leave.
             if !tenancy.is_valid() && !until_done("tenure", || tenancy.confirm()).await {
                 return Done::Lost;
             }
@@ -33,7 +34,7 @@ impl Consumer<'_> {
         Stage::Committing(results)
     }
 
-    /// The rows are written: the results leave, if this worker still speaks for the partition.
+    /// Handles that the rows are written: the results leave, if this worker still owns the partition.
     pub(crate) async fn committed(&mut self, participants_written: bool) -> Result<(), StartOver> {
         let Stage::Committing(results) = std::mem::replace(&mut self.stage, Stage::Idle) else {
             return Ok(());
@@ -51,7 +52,7 @@ impl Consumer<'_> {
         }
         let mut acquainted = results.acquainted_before;
         if participants_written {
-            // Before the acks, so that whoever asks behind one sees what it says.
+            // Before the acks, so that a client that reads its lists after an ack sees the change.
             fanout::tell_acquainted(&*self.context.bus, results.acquainted).await;
         } else {
             acquainted.extend(results.acquainted);
@@ -73,12 +74,12 @@ impl Consumer<'_> {
     }
 }
 
-/// Writes rows until the store says so; `false` when the partition is no longer ours, which is asked before each
-/// attempt: one that stood still past its lease may hold commands that the log has forgotten since, and must not write
-/// over what its successor made of the log as it is now.
+/// Writes rows until the store confirms them. Returns `false` if this worker no longer holds the lease, which is
+/// checked before each attempt: an owner that stood still for longer than its lease may hold commands that the log has
+/// lost since, and must not overwrite the rows that its successor made from the present log.
 ///
-/// A group's rows become visible one by one, and whether a creation precedes the event at seq 1 cannot be told from
-/// that: creations come first.
+/// The rows of a group become visible one by one. Creations are written first, because nothing in the event at seq 1
+/// shows whether a creation precedes it.
 async fn append(context: &Context, rows: &[EventRow]) -> bool {
     let (creations, others): (Vec<_>, Vec<_>) = rows.iter().cloned().partition(|row| row.seq == 0);
     for rows in [creations, others] {
@@ -96,16 +97,16 @@ async fn append(context: &Context, rows: &[EventRow]) -> bool {
     true
 }
 
-/// Writes who participates, so that lists show it as soon as it is acknowledged. One attempt: no ack waits for a
-/// projection that fails. Only an owner's: rows of a life that is over may yet be written over, and their
-/// projections would stay.
+/// Writes the changes of participants, so that lists show them as soon as they are acknowledged. There is one attempt,
+/// because an ack must not wait for a projection that fails. Only an owner writes them: rows of an incarnation that is
+/// over may still be overwritten, and their projections would stay.
 async fn project(context: &Context, participants: Vec<Projection>, mut rows: Vec<EventRow>) -> bool {
     if !(context.is_ours)() || context.store.project(participants).await.is_err() {
         return false;
     }
     if context.exclusive {
-        // The log dies with this process, so no replay makes up for a projection that was not durable yet. Rows that
-        // are written after it are not durable before it.
+        // The log dies with this process, so no replay repairs a projection that was not durable yet. One more write of
+        // a row makes the projection durable: rows that are written after it are not durable before it.
         rows.truncate(1);
         until_done("append", || context.store.append(rows.clone())).await;
     }

@@ -1,5 +1,5 @@
-//! One partition's task: its log, its requests, its ephemeral messages and its clock, all in one loop, so that
-//! replies and fan-out leave in the order in which they came to be. Whatever waits runs as a job beside it.
+//! One partition's task. A single loop handles its log, its requests, its ephemeral messages and its timers, so replies
+//! and fan-out leave in the order in which they were made. Everything that waits runs as a job beside the loop.
 
 use crate::context::{Context, StartOver};
 use crate::core::cache::Cache;
@@ -32,46 +32,47 @@ use std::time::Duration;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-/// What a job brings back.
+/// What a job returns.
 pub(crate) enum Done {
     Loaded(ConversationId, Purpose, Box<Result<Loaded, LoadError>>),
     Sender {
         id: ConversationId,
-        /// Of the loading that asked.
+        /// The instance of the conversation for which the rows were read. A conversation that is loaded again is
+        /// another instance.
         instance: u64,
         sender: UserId,
         rows: Vec<SentRow>,
     },
     First(ConversationId, conversation::Need, Option<Box<wire::Event>>),
     Skipped(Position),
-    /// A conversation's suspension is recorded from here on; or it is not, because the store cannot be read at all, or the
-    /// conversation can.
+    /// From this position on, the commands of the conversation are refused, and that is recorded. `None`: nothing was
+    /// recorded, because the store cannot be read at all, or because the conversation can be read again.
     Suspended(ConversationId, Option<Position>),
     /// Whether a suspended conversation can be read again.
     Probed(ConversationId, Result<(), LoadError>),
-    /// The end of its suspension is recorded.
+    /// The end of the conversation's suspension is recorded, at this position.
     Resumed(ConversationId, Position),
-    /// The rows are written; and who participates, if that was to be.
+    /// The rows are written. `participants`: so are the changes of participants, or there were none.
     Committed {
         participants: bool,
     },
-    /// The rows are not written, for the partition is somebody else's.
+    /// The lease or the tenure was lost, so the group is not acknowledged.
     Lost,
     Flushed,
     Purged,
-    /// The entry that raises the partition's version was appended, or could not be.
+    /// The entry that raises the partition's version was appended, or could not be appended.
     Raised,
-    /// A gateway was told what it asked.
+    /// A gateway has got its reply about outcomes.
     Told,
     Checked(Landmark, Result<bool, BusError>),
-    /// Whether the partition still is ours.
+    /// Whether this worker still holds the tenure.
     Confirmed(Result<bool, StoreError>),
     Reader(Result<Box<dyn LogReader>, StartOver>),
-    /// When the log took its newest entry, if there is one to work.
+    /// The time at which the log took its newest entry, if there are entries to work.
     Newest(Option<u64>),
 }
 
-/// Where the current group stands.
+/// The stage of the current group.
 #[derive(Debug)]
 pub(crate) enum Stage {
     Idle,
@@ -79,40 +80,40 @@ pub(crate) enum Stage {
     Committing(Results),
 }
 
-/// How a partition's work begins, as [`crate::partition`] found out.
+/// Where the work on a partition begins, as [`crate::partition`] determined it.
 #[derive(Debug)]
 pub(crate) struct Beginning {
     pub(crate) ledger: Ledger,
     pub(crate) tenancy: Arc<Tenancy>,
-    /// The first entry to work.
+    /// The first entry to apply.
     pub(crate) from: u64,
-    /// The entry before, if the log is recognised by it.
+    /// The entry before `from`, if the log is recognised by it.
     pub(crate) landmark: Option<Landmark>,
 }
 
-/// How work on a partition came to its end.
+/// How the work on a partition ended.
 pub(crate) struct Ended {
     pub(crate) result: Result<(), StartOver>,
-    /// No row is under way any more.
+    /// No write of a row is under way any more.
     pub(crate) all_written: bool,
 }
 
-/// Works a partition's log from one beginning on.
+/// Works a partition's log, from one beginning to its end.
 pub(crate) struct Consumer<'a> {
     pub(crate) context: &'a Context,
     pub(crate) interest: &'a mut Interest,
     pub(crate) registrations: Registrations,
     pub(crate) cache: Cache,
     pub(crate) flush: Flush,
-    /// Conversations being loaded.
+    /// Conversations that are being loaded.
     pub(crate) loading: HashSet<ConversationId>,
-    /// What is being read because a gateway asked for outcomes.
+    /// What is being read because a gateway requested outcomes.
     pub(crate) outcome_reads: HashSet<Need>,
     pub(crate) probes: Probes,
     pub(crate) ending: bool,
-    /// Another worker has taken the partition, as far as is known here.
+    /// This worker knows that another one has taken the partition.
     displaced: bool,
-    /// The process is about to stop, and waits for what has gathered here.
+    /// The process is about to stop, and waits until this partition has written what is pending.
     leaving: bool,
     pub(crate) ledger: Ledger,
     pub(crate) tenancy: Arc<Tenancy>,
@@ -122,11 +123,11 @@ pub(crate) struct Consumer<'a> {
     pub(crate) stage: Stage,
     pub(crate) log_clock: LogClock,
     jobs: FuturesUnordered<BoxFuture<'static, Done>>,
-    /// The last entry read.
+    /// The last entry that was read.
     pub(crate) landmark: Option<Landmark>,
     /// The entry to read next.
     next: u64,
-    /// The last entry whose group is done.
+    /// The last entry whose group is committed and fanned out.
     pub(crate) applied: u64,
     pub(crate) checking: bool,
     pub(crate) purging: bool,
@@ -134,7 +135,6 @@ pub(crate) struct Consumer<'a> {
 }
 
 impl<'a> Consumer<'a> {
-    /// Ready to run.
     pub(crate) fn new(
         context: &'a Context,
         interest: &'a mut Interest,
@@ -173,7 +173,7 @@ impl<'a> Consumer<'a> {
         consumer
     }
 
-    /// Works until `shutdown`, and then finishes what was begun; or until the ground has moved.
+    /// Works until `shutdown`, then finishes the current group. Ends early with an error when the work must start over.
     pub(crate) async fn run(
         mut self,
         requests: Subscription,
@@ -219,7 +219,7 @@ impl<'a> Consumer<'a> {
                 () = self.context.leaving.begun(), if !self.leaving => self.leave(),
                 () = shutdown.cancelled(), if !self.ending => {
                     self.end();
-                    // Whoever asks from now on is answered by a successor, as soon as there is one.
+                    // Later requests are answered by the successor, as soon as there is one.
                     let waiting = requests.take();
                     waiting.into_iter().try_for_each(|requests| self.refuse_waiting(requests))?;
                     deadline.as_mut().reset(tokio::time::Instant::now() + Duration::from_millis(STOP_MS_MAX));
@@ -229,7 +229,7 @@ impl<'a> Consumer<'a> {
         }
     }
 
-    /// Goes as far as it can without waiting.
+    /// Does everything that needs no waiting.
     fn advance(&mut self) -> Result<(), StartOver> {
         if !matches!(self.stage, Stage::Committing(_))
             && let Some(write) = self.flush.begin(self.context, &mut self.cache)
@@ -243,7 +243,8 @@ impl<'a> Consumer<'a> {
             && !self.ending
             && !self.flush.is_full()
             && self.probes.resuming == 0
-            // Nothing is worked by a version before a checkpoint names it: a build that does not know it finds out there.
+            // A version is used only after a checkpoint names it, so that a build that does not know it stops at that
+            // checkpoint.
             && self.flush.version() == self.ledger.version
         {
             self.begin_group()?;
@@ -298,7 +299,7 @@ impl<'a> Consumer<'a> {
                     tracing::error!(
                         partition = self.context.partition,
                         sequence = landmark.sequence,
-                        "the log forgot"
+                        "the log no longer holds an entry that was read from it"
                     );
                     return Err(ground::forgotten(self.ledger.incarnation.number));
                 }
@@ -341,7 +342,7 @@ impl<'a> Consumer<'a> {
         }
     }
 
-    /// Finds out how much lies ahead, for how far work lies behind cannot be told from the oldest entries.
+    /// Reads the time of the newest entry. The oldest entries alone do not show how far the work lags behind.
     fn look_ahead(&mut self) {
         let (context, from) = (self.context.clone(), self.next);
         self.job(async move { Done::Newest(ground::newest_ms(&context, from).await) });
@@ -370,7 +371,7 @@ impl<'a> Consumer<'a> {
         Ok(())
     }
 
-    /// Writes what has gathered, and works on meanwhile.
+    /// Writes what is pending, and goes on working meanwhile.
     fn leave(&mut self) {
         self.leaving = true;
         if self.flush.is_done() {
@@ -385,20 +386,20 @@ impl<'a> Consumer<'a> {
         }
     }
 
-    /// A successor works what is above the checkpoint again, to the same rows, and should not wait for it to be
-    /// written; the log of one process alone ends with it.
+    /// Whether the work has ended. It does not wait for the flush: a successor replays the entries above the checkpoint
+    /// to the same rows. A log that belongs to this process alone has no successor, so there the flush must be done.
     fn has_ended(&self) -> bool {
         let written = !self.context.exclusive || self.flush.is_done();
         self.ending && matches!(self.stage, Stage::Idle) && written
     }
 
-    /// Whether this worker may answer for the partition. If not, whoever may answers who asks, and a refusal from here
-    /// would come first.
+    /// Whether this worker may answer for the partition. If it may not, another owner answers, and a refusal from here
+    /// would reach the gateway before that answer.
     pub(crate) fn speaks(&self) -> bool {
         !self.displaced && (self.context.is_ours)()
     }
 
-    /// Begins nothing more. What was read and not applied stays in the log.
+    /// Begins nothing more. Entries that were read and not applied stay in the log.
     fn end(&mut self) {
         self.ending = true;
         self.reader = None;

@@ -1,4 +1,4 @@
-//! What every part of a partition's worker is given.
+//! What all parts of a partition's task share: the partition, the bus, the store, and how the process stops.
 
 use crate::clocks::Clocks;
 use crate::core::cache::Room;
@@ -16,37 +16,36 @@ use tokio_util::sync::CancellationToken;
 
 use crate::store::Store;
 
-/// One partition, and what it is worked with.
+/// One partition, and everything that its task needs to work it.
 #[derive(Clone)]
 pub(crate) struct Context {
-    /// The partition.
     pub(crate) partition: u32,
-    /// Of how many.
+    /// The number of partitions of the cluster.
     pub(crate) partitions: u32,
-    /// Who works it.
+    /// This worker.
     pub(crate) worker: WorkerId,
-    /// The log belongs to this process alone.
+    /// The log belongs to this process alone (a standalone server), so there are no other owners.
     pub(crate) exclusive: bool,
     pub(crate) bus: Arc<dyn Bus>,
     pub(crate) store: Arc<dyn Store>,
-    /// Whether the partition is still ours, by the monotonic clock.
+    /// Whether this worker still holds the lease of the partition, by the monotonic clock.
     pub(crate) is_ours: Arc<dyn Fn() -> bool + Send + Sync>,
-    /// Partitions that this process works, which share its memory.
+    /// The number of partitions that this process works. They share its memory.
     pub(crate) sharing: Arc<AtomicUsize>,
-    /// Turns at the store, for reading on behalf of the log and of registrations.
+    /// Permits for reads of the store on behalf of the log and of registrations. They bound the reads that run at once.
     pub(crate) reads: Arc<Semaphore>,
-    /// Whether lives may be begun by this worker's clock.
+    /// Whether this worker's wall clock is good enough to start an incarnation.
     pub(crate) clocks: Clocks,
-    /// When the process is about to stop.
+    /// How the process stops.
     pub(crate) leaving: Leaving,
     /// The newest version of the state machine that this build knows.
     pub(crate) version: u32,
-    /// Who is live, as the lease read it last.
+    /// The live workers, as the lease read them last.
     pub(crate) live: watch::Receiver<Arc<Vec<WorkerId>>>,
     pub(crate) outdated: Outdated,
 }
 
-/// Stops a worker whose build does not know the version of the state machine that a partition is worked by.
+/// Stops a worker whose build does not know the version of the state machine that a partition has.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Outdated {
     met: Arc<OnceLock<u32>>,
@@ -54,21 +53,20 @@ pub(crate) struct Outdated {
 }
 
 impl Outdated {
-    /// A partition is worked by this version.
+    /// Reports that a partition has this version.
     pub(crate) fn meet(&self, version: u32) {
         self.met.get_or_init(|| version);
         self.stop.cancel();
     }
 
-    /// Waits until a partition turns out to be worked by a version that this build, which knows those up to `known`,
-    /// does not have.
+    /// Waits until a partition has a version that this build, which knows the versions up to `known`, does not know.
     pub(crate) async fn refused(&self, known: u32) -> Refused {
         self.stop.cancelled().await;
         newer(self.met.get().copied().unwrap_or_default(), known)
     }
 }
 
-/// Why a partition's work ends when its version turns out to be unknown here.
+/// Why the work on a partition ends when this build does not know the partition's version.
 pub(crate) const NEWER_VERSION: &str = "a newer version of the state machine has begun";
 
 /// Why this build cannot work partitions of a newer version.
@@ -79,13 +77,13 @@ pub(crate) fn newer(version: u32, known: u32) -> Refused {
     )])
 }
 
-/// How a process that is told to stop gets everything written that has gathered, while all its partitions are still
-/// worked: successors then find little to do again, and no partition waits for another one's writes.
+/// How a process that is told to stop writes its pending heads, projections and checkpoints. All its partitions go on
+/// working meanwhile, so successors have little to replay, and no partition waits for the writes of another.
 #[derive(Clone)]
 pub(crate) struct Leaving {
     begun: CancellationToken,
     gathered: Arc<Semaphore>,
-    /// This partition has said so.
+    /// Whether this partition has already reported that its pending writes are done.
     told: Arc<AtomicBool>,
 }
 
@@ -98,7 +96,7 @@ impl Leaving {
         }
     }
 
-    /// For one partition more.
+    /// The same for one more partition.
     pub(crate) fn of_partition(&self) -> Leaving {
         Leaving { told: Arc::default(), ..self.clone() }
     }
@@ -108,14 +106,16 @@ impl Leaving {
         self.begun.cancelled().await;
     }
 
-    /// What a partition had gathered until then is written. It says so once, however often it begins.
+    /// Reports that everything that was pending in this partition when the process began to stop is written. Only the
+    /// first report of a partition counts, however often it starts over.
     pub(crate) fn gathered(&self) {
         if !self.told.swap(true, Ordering::Relaxed) {
             self.gathered.add_permits(1);
         }
     }
 
-    /// Waits for something while nothing has gathered: nobody is to wait for that.
+    /// Awaits `wait` while this partition has no pending writes. If the process begins to stop meanwhile, this reports
+    /// the partition as done at once, so that the process does not wait for it.
     pub(crate) async fn idle<T>(&self, wait: impl Future<Output = T>) -> T {
         tokio::pin!(wait);
         tokio::select! {
@@ -126,7 +126,8 @@ impl Leaving {
         wait.await
     }
 
-    /// Asks so many partitions to write, and waits until they have, or for a second: whether they have.
+    /// Requests that all `partitions` partitions write what is pending. Waits until they have, or for a second; returns
+    /// whether all of them have.
     pub(crate) async fn begin(&self, partitions: usize) -> bool {
         self.begun.cancel();
         let partitions = u32::try_from(partitions).unwrap_or(u32::MAX);
@@ -153,18 +154,18 @@ impl fmt::Debug for Context {
     }
 }
 
-/// A partition's work cannot go on from what is in memory: begin again from the store.
+/// The work on a partition cannot go on from what is in memory. Start over from the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 pub(crate) struct StartOver {
-    /// For people.
+    /// The reason, as the log shows it.
     pub(crate) reason: &'static str,
-    /// This life of the log is known to be over: only another one will do.
+    /// The incarnation that is known to be over, if any: work can only go on in another one.
     pub(crate) forgotten: Option<u32>,
 }
 
 impl StartOver {
-    /// Begin again; the checkpoint says how.
+    /// Start over; the checkpoint decides in which incarnation.
     pub(crate) fn because(reason: &'static str) -> StartOver {
         StartOver { reason, forgotten: None }
     }

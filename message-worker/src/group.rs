@@ -1,5 +1,5 @@
-//! A group: entries that are applied and written together. It is prepared (what it needs is read, poison is
-//! recorded), applied, committed; then its results leave.
+//! A group: log entries that are applied and written together. A group is prepared (what it needs is read, and poison
+//! commands are recorded), applied, and committed. Then its events and outcomes leave.
 
 use crate::core::acquainted::concerned;
 use crate::core::apply::{Applied, At};
@@ -24,7 +24,7 @@ use prost::{DecodeError, Message as _};
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Instant;
 
-/// Entries that were read and wait for their group.
+/// Entries that were read and are not in a group yet.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
     entries: VecDeque<LogEntry>,
@@ -46,7 +46,7 @@ impl Queue {
         self.entries.is_empty()
     }
 
-    /// When the log took the oldest of them.
+    /// The time at which the log took the oldest entry in the queue.
     pub(crate) fn oldest_time_ms(&self) -> Option<u64> {
         self.entries.front().map(|entry| entry.time_ms)
     }
@@ -63,28 +63,28 @@ impl Queue {
     }
 }
 
-/// What a group's commands are placed by.
+/// What decides whether and as what a command is applied.
 #[derive(Debug)]
 pub(crate) struct Ledger {
     pub(crate) partition: u32,
     pub(crate) partitions: u32,
     pub(crate) incarnation: Incarnation,
-    /// Poison that is passed over.
+    /// Positions of poison commands that are skipped.
     pub(crate) skips: HashSet<Position>,
-    /// Conversations that cannot be read.
+    /// Conversations whose commands are refused because they cannot be read.
     pub(crate) suspended: Suspended,
-    /// The version of the state machine that works the next entry.
+    /// The version of the state machine for the next entry.
     pub(crate) version: u32,
 }
 
 /// The last entry of a group.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct End {
-    /// Of its last command.
+    /// The position of its last command.
     pub(crate) position: Position,
     pub(crate) tag: Tag,
     pub(crate) timestamp_us: i64,
-    /// The version of the state machine that works what follows.
+    /// The version of the state machine for the entries that follow.
     pub(crate) version: u32,
 }
 
@@ -96,34 +96,34 @@ struct Placed {
     command: wire::Command,
 }
 
-/// What a group waits for.
+/// Something that must be read or recorded before a group can be applied.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Need {
     /// A conversation in memory.
     Conversation(ConversationId),
-    /// Something about a conversation's sender.
+    /// What a conversation must know about a sender.
     Of(ConversationId, conversation::Need),
-    /// The record that a poison command is passed over.
+    /// The record that a poison command is skipped.
     Skip(Position),
 }
 
-/// Entries that are worked together.
+/// Entries that are applied and written together.
 #[derive(Debug)]
 pub(crate) struct Group {
     placed: Vec<Placed>,
     conversations: HashSet<ConversationId>,
     poison: HashMap<Position, &'static str>,
-    /// Outcomes that need no state.
+    /// Outcomes of commands that are refused without reading their conversation.
     outcomes: Vec<(GatewayId, wire::Outcome)>,
-    /// Gateways that sent commands.
+    /// Gateways that sent commands of this group.
     pub(crate) gateways: HashSet<GatewayId>,
     pub(crate) end: End,
-    /// When the log took its first entry.
+    /// The time at which the log took the first entry of the group.
     pub(crate) time_ms: u64,
     pub(crate) bytes: u64,
-    /// What it needs and nobody reads yet.
+    /// What the group needs, and no job reads yet.
     pub(crate) needs: VecDeque<Need>,
-    /// What is being read for it.
+    /// What jobs are reading for the group.
     pub(crate) awaited: HashSet<Need>,
 }
 
@@ -134,24 +134,25 @@ pub(crate) struct Results {
     /// The rows' events, for fan-out.
     pub(crate) events: Vec<(ConversationId, Bytes)>,
     pub(crate) outcomes: Vec<(GatewayId, wire::Outcome)>,
-    /// Who participates where, so that lists show it as soon as it is acknowledged.
+    /// Changes of participants. They are written before the acks, so that lists show a change as soon as it is
+    /// acknowledged.
     pub(crate) participants: Vec<Projection>,
-    /// Everything else that follows from the rows.
+    /// All other projections of the rows.
     pub(crate) projections: Vec<Projection>,
-    /// Users who may see others than before, as soon as `participants` are written.
+    /// Users whose acquaintances may change when `participants` are written.
     pub(crate) acquainted: BTreeSet<String>,
-    /// The same of commands that are worked again, when what follows from their rows is written.
+    /// The same for commands that are replayed. Gateways are notified when the projections are written.
     pub(crate) acquainted_before: BTreeSet<String>,
     pub(crate) end: End,
     pub(crate) time_ms: u64,
     pub(crate) bytes: u64,
-    /// Of commands that are traced; they end when the results have left.
+    /// Spans of the commands that are traced. They end when the results have left.
     pub(crate) spans: Vec<tracing::Span>,
     pub(crate) applied: Instant,
 }
 
 impl Group {
-    /// The next group of the queue. An entry that raises the version is a group of its own.
+    /// Takes the next group from the queue. An entry that raises the version is a group of its own.
     pub(crate) fn take(queue: &mut Queue, ledger: &Ledger) -> Option<Group> {
         let first = queue.pop()?;
         let mut group = Group::begin(&first, ledger);
@@ -237,22 +238,22 @@ impl Group {
         Vec::new()
     }
 
-    /// Why a command is poison.
+    /// The reason why a command is poison.
     pub(crate) fn poison(&self, position: &Position) -> &'static str {
         self.poison.get(position).copied().unwrap_or_default()
     }
 
-    /// Whether a conversation has to stay in memory for this group.
+    /// Whether this group has commands of the conversation, so that it must stay in memory.
     pub(crate) fn involves(&self, conversation: &ConversationId) -> bool {
         self.conversations.contains(conversation)
     }
 
-    /// Where the first command of a conversation stands.
+    /// The place of the first command of a conversation.
     pub(crate) fn first_of(&self, conversation: &ConversationId) -> Option<At> {
         self.placed.iter().find(|placed| placed.conversation == *conversation).map(|placed| placed.at)
     }
 
-    /// Goes on without a conversation that cannot be read: its commands are refused.
+    /// Refuses the commands of a conversation that cannot be read. The group goes on without it.
     pub(crate) fn refuse(&mut self, conversation: &ConversationId) {
         self.conversations.remove(conversation);
         let (refused, kept) = std::mem::take(&mut self.placed)
@@ -263,7 +264,7 @@ impl Group {
         refused.iter().for_each(|placed| self.answer(&placed.command, Some(cannot_be_read())));
     }
 
-    /// Everything that has to be read or recorded before this group can be applied, as far as is known by now.
+    /// Everything that must be read or recorded before this group can be applied, as far as it is known by now.
     pub(crate) fn missing(&self, cache: &Cache, ledger: &Ledger) -> HashSet<Need> {
         let mut missing: HashSet<Need> = self
             .poison
@@ -285,7 +286,7 @@ impl Group {
         missing
     }
 
-    /// Applies the commands, in order. All that [`Group::missing`] names must be there.
+    /// Applies the commands in order. Everything that [`Group::missing`] names must be in memory.
     pub(crate) fn apply(mut self, cache: &mut Cache, now_ms: u64) -> Results {
         let mut results = Results {
             rows: Vec::new(),
@@ -314,7 +315,8 @@ impl Group {
                 let acquainted = if refused { Vec::new() } else { concerned(&slot.conversation, &command) };
                 (applied, acquainted)
             });
-            // All conversations of a prepared group are in memory: nothing is awaited between the two.
+            // All conversations of a prepared group are in memory, because nothing is awaited between preparing and
+            // applying.
             let Some((Applied { row, projections, outcome }, acquainted)) = applied else { continue };
             count(row.is_some(), outcome.as_ref());
             let told = if row.is_some() { &mut results.acquainted } else { &mut results.acquainted_before };
@@ -362,13 +364,13 @@ fn cannot_be_read() -> outcome::Body {
     outcome::Body::Failure(failure.retry_after(SUSPENDED_RETRY_MS).into())
 }
 
-/// The version that an entry raises the partition to.
+/// The version to which an entry raises the partition, if it does.
 fn raised(entry: &Result<wire::Entry, DecodeError>, ledger: &Ledger) -> Option<u32> {
     let version = entry.as_ref().ok().filter(|entry| entry.commands.is_empty())?.version;
     (version > ledger.version).then_some(version)
 }
 
-/// Whether a command may change who participates.
+/// Whether a command may change the participants.
 fn changes_participants(command: &wire::Command) -> bool {
     matches!(
         command.body,

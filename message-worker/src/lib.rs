@@ -1,8 +1,9 @@
-//! Carillon's message-worker: works some partitions of the command log. It reads a partition's entries in order,
-//! applies them to conversations, writes the events' rows, which are the commit, and then acknowledges and fans
-//! out. Any worker also answers reads.
+//! Carillon's message-worker. A worker owns some partitions of the command log. It reads the entries of a partition in
+//! order, applies their commands to conversations, and writes the rows of the events. Writing the rows is the commit;
+//! only then does the worker acknowledge the commands and fan the events out. Every worker also answers reads.
 //!
-//! `core/` is pure; what is around it moves bytes. One task works one partition, so nothing here is locked.
+//! `core/` is pure: it does no I/O and takes the time as an argument. The other modules do the I/O around it. One task
+//! owns one partition, so its state needs no locks.
 
 pub mod audit;
 mod backoff;

@@ -1,5 +1,5 @@
-//! Loading a conversation: participants and head, then the rows above the head, folded. State is always that of
-//! the last contiguous row, and rows that a seal ([`crate::seal`]) does not count are not there.
+//! Loads a conversation: reads its participants and its head, then folds the rows above the head. The loaded state is
+//! always that of the last contiguous row. Rows that a seal ([`crate::seal`]) excludes are ignored.
 
 use crate::backoff::Backoff;
 use crate::context::{Context, NEWER_VERSION, StartOver};
@@ -16,26 +16,25 @@ use carillon_proto::wire;
 use prost::Message as _;
 use std::sync::Arc;
 
-/// A conversation as the store has it.
+/// A conversation as it is in the store.
 #[derive(Debug)]
 pub(crate) struct Loaded {
-    /// Its state.
     pub(crate) conversation: Conversation,
-    /// What follows from rows above the head, and may not have been written.
+    /// Projections of the rows above the head. They may not have been written yet.
     pub(crate) projections: Vec<Projection>,
-    /// There is more than the stored head says.
+    /// The conversation has rows or a seal that the stored head does not contain.
     pub(crate) above_head: bool,
-    /// What earlier lives left is decided.
+    /// It is decided which rows of earlier incarnations count.
     pub(crate) decided: bool,
-    /// How far the rows of each life reach that are known of: that of the head, and those of rows above it. Ascending.
+    /// For each incarnation that left the head or a row above it, in ascending order: how far its rows reach.
     reach: Vec<Reach>,
-    /// Rows that this does not count are not there.
+    /// The seal in force. Rows that it excludes are ignored.
     seal: Option<Seal>,
-    /// The tag of the newest row, if it was read.
+    /// The tag of the newest row. `None` if only the head was read.
     tag: Option<Tag>,
 }
 
-/// How far a conversation reaches with the rows of lives up to this one.
+/// How far a conversation reaches with the rows of all incarnations up to this one.
 #[derive(Debug, Clone, Copy)]
 struct Reach {
     incarnation: u32,
@@ -46,30 +45,31 @@ struct Reach {
 /// What a conversation is loaded for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
-    /// Commands are applied to it: what earlier lives left is decided first.
+    /// Commands are applied to it, so it is sealed first.
     Applying,
-    /// Somebody wants to know how far it reaches and who participates: nothing is written unless that hangs on it.
+    /// A gateway needs to know how far it reaches and who participates. Nothing is written, unless the answer depends
+    /// on a seal.
     Showing,
 }
 
 /// Why a conversation could not be loaded.
 #[derive(Debug)]
 pub(crate) enum LoadError {
-    /// For now.
+    /// The store cannot be read now.
     Store(StoreError),
-    /// What is stored of it cannot be understood by this build.
+    /// This build cannot decode what is stored.
     Unreadable(Unreadable),
-    /// The rows say that the log, or its life, is not the one that is worked.
+    /// The rows show that the log or the incarnation is not the one that this owner works in.
     StartOver(StartOver),
 }
 
-/// What is stored cannot be understood: it is damaged, or a newer version wrote it. Reading again does not help.
+/// This build cannot decode what is stored: it is damaged, or a newer version wrote it. Reading again does not help.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 pub(crate) struct Unreadable {
-    /// For people.
+    /// The reason, as the log shows it.
     reason: String,
-    /// The version of the state machine that wrote it, if this build does not know that.
+    /// The version of the state machine that wrote it, if this build does not know that version.
     newer: Option<u32>,
 }
 
@@ -103,7 +103,7 @@ impl From<StartOver> for LoadError {
     }
 }
 
-/// The conversation as far as its rows are contiguous. Each read may see more than the one before, never less: the
+/// Loads a conversation as far as its rows are contiguous. Each read may see more than the read before, never less: the
 /// creation is written before the first event and read after it.
 ///
 /// `version` is the newest version of the state machine that the reader knows.
@@ -115,7 +115,7 @@ pub(crate) async fn conversation(
     sealed(store, version, id, None).await
 }
 
-/// The same without what `seal`, or a later one that the head knows of, does not count.
+/// Loads a conversation without the rows that `seal` excludes, or that a later seal in the head excludes.
 pub(crate) async fn sealed(
     store: &dyn Store,
     version: u32,
@@ -131,7 +131,8 @@ pub(crate) async fn sealed(
     let has_head = head.is_some();
     let conversation = match head {
         Some(head) => Conversation::of_head(id.clone(), head, from_head.participants),
-        // All rows are folded, and what participants know beyond them may stem from rows that do not count.
+        // All rows are folded again. The stored participants may follow from rows that do not count, so they are not
+        // used.
         None if seal.is_some() => Conversation::new(id.clone(), Vec::new()),
         None => Conversation::new(id.clone(), from_head.participants),
     };
@@ -171,7 +172,7 @@ impl Loaded {
         loaded
     }
 
-    /// Folds a row if it is the next.
+    /// Folds a row if it is the next one that counts, and returns whether it was.
     fn fold(&mut self, row: &EventRow) -> Result<bool, Unreadable> {
         let event = Arc::new(decode(row)?);
         if self.seal.is_some_and(|seal| !seal.counts(row.position.incarnation, row.seq)) {
@@ -199,7 +200,7 @@ impl Loaded {
         Ok(true)
     }
 
-    /// Takes note of how far the newest row's life reaches. Lives only rise from row to row.
+    /// Notes how far the incarnation of the newest row reaches. The incarnation never decreases from row to row.
     fn note_reach(&mut self) {
         let Some(Position { incarnation, .. }) = self.conversation.position() else { return };
         let (created, seq) = (self.conversation.is_created(), self.conversation.seq());
@@ -207,45 +208,45 @@ impl Loaded {
         self.reach.push(Reach { incarnation, created, seq });
     }
 
-    /// Whether what earlier lives left has been decided: nothing comes before the first, and a state of this life was made
-    /// by somebody who had been here.
+    /// Whether it is already decided which rows of earlier incarnations count. Nothing comes before the first
+    /// incarnation, and a state that begins with a row of this incarnation was written after sealing.
     pub(crate) fn is_decided_in(&self, incarnation: u32) -> bool {
         incarnation <= 1
             || self.conversation.seal().is_some_and(|seal| seal.incarnation == incarnation)
             || self.begins_in().is_some_and(|begins_in| begins_in == incarnation)
     }
 
-    /// Whether a row that an earlier life left above the head is the newest: it counts if it was there when that was
-    /// decided, and nobody has decided yet, as far as is known here.
+    /// Whether the newest row was left above the head by an earlier incarnation, and no known seal decides about it.
+    /// Such a row counts only if it is there when the conversation is sealed.
     pub(crate) fn is_in_doubt_in(&self, incarnation: u32) -> bool {
         let newest = self.conversation.position().map_or(0, |position| position.incarnation);
         self.above_head && newest < incarnation && self.seal.is_none_or(|seal| seal.incarnation < incarnation)
     }
 
-    /// The latest life that left anything here.
+    /// The latest incarnation that left a row, a head or a seal here.
     pub(crate) fn latest_life(&self) -> u32 {
         let position = self.conversation.position().map_or(0, |position| position.incarnation);
         self.seal.map_or(0, |seal| seal.incarnation).max(position)
     }
 
-    /// The seal that it was held against.
+    /// The seal that the rows were checked against.
     pub(crate) fn seal(&self) -> Option<Seal> {
         self.seal
     }
 
-    /// The life of the oldest state that was loaded.
+    /// The incarnation of the oldest state that was loaded.
     fn begins_in(&self) -> Option<u32> {
         self.reach.first().map(|reach| reach.incarnation)
     }
 
-    /// The seal that counts just those rows of lives before this one that are here.
+    /// The seal that counts exactly those rows of earlier incarnations that were loaded.
     pub(crate) fn seal_in(&self, incarnation: u32) -> Seal {
         let earlier = self.reach.iter().rfind(|reach| reach.incarnation < incarnation);
         let (created, seq) = earlier.map_or((false, 0), |reach| (reach.created, reach.seq));
         Seal { incarnation, created, seq }
     }
 
-    /// Its seal is decided, and goes into the next head.
+    /// Records the seal in force; the next head contains it.
     pub(crate) fn sealed(&mut self, seal: Seal, timestamp_us: i64) {
         self.conversation.sealed(seal, timestamp_us);
         self.above_head |= self.conversation.exists();
@@ -258,13 +259,14 @@ fn decode_head(id: &ConversationId, blob: &[u8]) -> Result<wire::Head, Unreadabl
         .map_err(|error| Unreadable::because(format!("the head of {id} does not decode: {error}")))
 }
 
-/// Whether a head was made of rows that count. One that a worker of an earlier life wrote may know more.
+/// Whether the head was made only of rows that count. The head of an earlier incarnation's worker may contain rows that
+/// the seal excludes.
 fn is_counted(head: &wire::Head, seal: Seal) -> bool {
     let incarnation = head.position.map_or(0, |position| position.incarnation);
     incarnation >= seal.incarnation || (head.created == seal.created && seal.counts(incarnation, head.seq))
 }
 
-/// A head of a version that the reader does not know.
+/// The error for a head of a version that the reader does not know.
 fn unknown_version(id: &ConversationId, version: u32) -> Unreadable {
     let reason = format!(
         "the head of {id} was written by version {version} of the state machine: upgrade this worker"
@@ -272,15 +274,15 @@ fn unknown_version(id: &ConversationId, version: u32) -> Unreadable {
     Unreadable { reason, newer: Some(version) }
 }
 
-/// A row's event.
+/// Decodes the event of a row.
 pub(crate) fn decode(row: &EventRow) -> Result<wire::Event, Unreadable> {
     wire::Event::decode(row.blob.clone()).map_err(|error| {
         Unreadable::because(format!("row {} of {} does not decode: {error}", row.seq, row.conversation))
     })
 }
 
-/// Loads a conversation for its partition's owner. What lies above `applied`, the last entry worked, was written by a
-/// former owner, or comes from a log that is no more: the log decides.
+/// Loads a conversation for the owner of its partition. `applied` is the last entry that this owner applied. A row
+/// above it was written by a former owner, or stems from a log that no longer exists; the log decides which.
 pub(crate) async fn by_owner(
     context: &Context,
     life: Incarnation,
@@ -290,7 +292,8 @@ pub(crate) async fn by_owner(
 ) -> Result<Loaded, LoadError> {
     let loaded = of_life(context, life, applied, id, purpose).await;
     if let Err(LoadError::Unreadable(Unreadable { newer: Some(version), .. })) = loaded {
-        // A checkpoint names a version before any head does, unless the head is damaged.
+        // A checkpoint names a version before any head does. A head with a newer version than its checkpoint is
+        // damaged.
         let checkpoint = context.store.partition(context.partition).await?.checkpoint;
         if checkpoint.is_some_and(|checkpoint| checkpoint.version >= version) {
             context.outdated.meet(version);
@@ -309,7 +312,7 @@ async fn of_life(
 ) -> Result<Loaded, LoadError> {
     let (incarnation, store, version) = (life.number, &*context.store, context.version);
     let mut loaded = conversation(store, version, id).await?;
-    // The only process there is has no former owners whose writes could be late.
+    // This process is the only one, so no former owner can have a write that arrives late.
     if context.exclusive {
         loaded.decided = true;
     } else {
@@ -338,7 +341,7 @@ async fn is_of_this_log(context: &Context, loaded: &Loaded, position: Position) 
     let conversation = &loaded.conversation;
     let tag = match loaded.tag {
         Some(tag) => tag,
-        // The head was written after this row, so the row is there unless the database forgot it.
+        // The head was written after this row, so the row exists unless the database lost it.
         None => match context.store.event(conversation.id(), conversation.seq()).await? {
             Some(row) => row.tag,
             None => return Ok(true),

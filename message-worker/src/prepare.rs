@@ -1,4 +1,5 @@
-//! Preparing a group: what it needs is read side by side, and poison is recorded, before anything is applied.
+//! Prepares a group: reads everything that it needs, side by side, and records poison commands, before anything is
+//! applied.
 
 use crate::backoff::until_done;
 use crate::consume::{Consumer, Done, Stage};
@@ -17,11 +18,11 @@ use carillon_proto::wire;
 use carillon_runtime::time::steady_ms;
 use std::time::Duration;
 
-/// Before a conversation that could not be loaded is tried again.
+/// The delay before a conversation that could not be loaded is loaded again.
 pub(crate) const LOAD_AGAIN: Duration = Duration::from_millis(100);
 
 impl Consumer<'_> {
-    /// Asks for what the group needs, or applies it when it has all.
+    /// Starts the jobs for what the group needs, or commits the group when nothing is missing.
     pub(crate) fn prepare(&mut self, mut group: Group) -> Stage {
         loop {
             if group.needs.is_empty() && group.awaited.is_empty() {
@@ -43,7 +44,7 @@ impl Consumer<'_> {
         }
     }
 
-    /// Whether there is something to wait for.
+    /// Starts a job for a need. Returns whether there is something to wait for.
     fn ask(&mut self, need: &Need, group: &Group) -> bool {
         match need.clone() {
             Need::Conversation(id) => self.load(&id, Purpose::Applying, Duration::ZERO),
@@ -52,7 +53,7 @@ impl Consumer<'_> {
         }
     }
 
-    /// Reads what a conversation has to know; whether there is something to wait for.
+    /// Reads what a conversation must know about a sender. Returns whether there is something to wait for.
     pub(crate) fn ask_about(&mut self, id: ConversationId, need: conversation::Need) -> bool {
         match need {
             conversation::Need::Sender(sender) => self.ask_sender(id, sender),
@@ -60,7 +61,8 @@ impl Consumer<'_> {
         }
     }
 
-    /// Loads a conversation unless it is there as it is needed; whether there is something to wait for.
+    /// Loads a conversation, unless it is in memory in the state that `purpose` needs. Returns whether there is
+    /// something to wait for.
     pub(crate) fn load(&mut self, id: &ConversationId, purpose: Purpose, delay: Duration) -> bool {
         let there = match purpose {
             Purpose::Applying => self.cache.is_decided(id),
@@ -101,7 +103,8 @@ impl Consumer<'_> {
         self.job(async move {
             let _turn = reads.acquire().await;
             let row = until_done("event", || store.event(&id, seq)).await;
-            // A row that does not decode stops the loading of its conversation; a claim on it is not believed.
+            // A row that does not decode makes its conversation unreadable when that is loaded. Here it only refutes
+            // the claim.
             let event = row.and_then(|row| load::decode(&row).ok()).map(Box::new);
             Done::First(id, need, event)
         });
@@ -111,7 +114,7 @@ impl Consumer<'_> {
     fn record_skip(&mut self, position: Position, reason: &'static str) -> bool {
         let (store, partition) = (self.context.store.clone(), self.context.partition);
         metrics::POISON.inc();
-        tracing::error!(partition, ?position, reason, "a poison command is passed over");
+        tracing::error!(partition, ?position, reason, "a poison command is skipped");
         self.job(async move {
             until_done("skip", || store.record_skip(partition, position, reason)).await;
             Done::Skipped(position)
@@ -119,7 +122,7 @@ impl Consumer<'_> {
         true
     }
 
-    /// What the group in preparation waited for, or a gateway's question, has come.
+    /// Marks a need of the group in preparation, or of a gateway's request, as met.
     pub(crate) fn arrived(&mut self, need: &Need) {
         self.outcome_reads.remove(need);
         if let Stage::Preparing(group) = &mut self.stage {
@@ -139,14 +142,14 @@ impl Consumer<'_> {
             Ok(loaded) => {
                 self.probes.is_read(&id);
                 self.answer_loaded(&loaded.conversation);
-                // What does not exist takes no place from what does, however often somebody asks for it.
+                // A conversation that does not exist is not cached: repeated requests for it must not displace others.
                 if purpose == Purpose::Applying || loaded.conversation.exists() {
                     self.keep(loaded);
                 }
                 self.arrived(&Need::Conversation(id));
             }
             Err(LoadError::Unreadable(unreadable)) => {
-                tracing::warn!(partition = self.context.partition, conversation = %id, %unreadable, "unreadable");
+                tracing::warn!(partition = self.context.partition, conversation = %id, %unreadable, "a conversation is unreadable");
                 self.leave_out(&id);
                 self.outcome_reads.remove(&Need::Conversation(id.clone()));
                 if needed {
@@ -154,7 +157,7 @@ impl Consumer<'_> {
                 }
             }
             Err(LoadError::Store(error)) => {
-                tracing::warn!(partition = self.context.partition, conversation = %id, %error, "loading failed");
+                tracing::warn!(partition = self.context.partition, conversation = %id, %error, "loading a conversation failed");
                 self.refuse_loaded(&id);
                 self.outcome_reads.remove(&Need::Conversation(id.clone()));
                 if needed && self.probes.has_waited_for(&id) {
@@ -168,7 +171,7 @@ impl Consumer<'_> {
         Ok(())
     }
 
-    /// Takes a conversation into memory.
+    /// Puts a conversation into memory.
     fn keep(&mut self, loaded: Loaded) {
         let id = loaded.conversation.id().clone();
         let known = !loaded.above_head || self.flush.has_head(&loaded.conversation);
@@ -179,7 +182,7 @@ impl Consumer<'_> {
         }
     }
 
-    /// A sender's rows have come, for the conversation as it was loaded when they were asked for.
+    /// Gives the stored rows of a sender to the conversation, unless it was loaded again since they were requested.
     pub(crate) fn sender(&mut self, id: ConversationId, instance: u64, sender: UserId, rows: Vec<SentRow>) {
         let need = Need::Of(id.clone(), conversation::Need::Sender(sender.clone()));
         self.arrived(&need);

@@ -1,10 +1,11 @@
-//! A life of the log seals what came before: before anything is applied to a conversation in it, it is decided which
-//! rows of earlier lives count (`docs/decisions/0010-a-life-seals-what-came-before.md`).
+//! Seals a conversation: decides which rows of earlier incarnations count, before the first command of an incarnation
+//! is applied to it (`docs/decisions/0010-a-life-seals-what-came-before.md`).
 //!
-//! A write of an earlier life whose outcome is unknown may land at any time. Whoever loads the conversation then would
-//! fold other rows than who loaded it before, and two workers of one life would write different rows at one seq. Rows
-//! that were acknowledged are never shut out: whoever begins another life waits until the former owner acknowledges
-//! nothing any more ([`crate::tenure`]), so who loads first finds them at QUORUM.
+//! A write of an earlier incarnation whose outcome is unknown may still arrive at any time. A worker that loads the
+//! conversation after such a write would fold other rows than a worker that loaded it before, and the two would write
+//! different rows at one seq. A seal never excludes an acknowledged row: a worker that starts an incarnation first
+//! waits until the former owner acknowledges nothing any more ([`crate::tenure`]). By then every acknowledged row is at
+//! a QUORUM, so the first worker that loads the conversation finds it.
 
 use crate::context::StartOver;
 use crate::core::incarnation::checkpoint_before_us;
@@ -13,8 +14,9 @@ use crate::store::Store;
 use carillon_proto::id::ConversationId;
 use carillon_proto::position::Incarnation;
 
-/// A conversation as all see it who load it in this life. A head of this life, or one that knows its seal, was written
-/// by somebody who had been here; everything else is sealed at what was loaded, unless that has been done already.
+/// Seals a conversation, and returns it as every worker that loads it in this incarnation sees it. A head of this
+/// incarnation, or one that contains its seal, was written after sealing, so nothing is left to do. Any other
+/// conversation is sealed at the rows that were loaded, unless another worker has sealed it already.
 pub(crate) async fn once(
     store: &dyn Store,
     version: u32,
@@ -41,7 +43,7 @@ pub(crate) async fn once(
         }
         if in_force.incarnation == life.number {
             if loaded.seal_in(life.number) != in_force {
-                tracing::error!(conversation = %id, ?in_force, "rows that were sealed are not there any more");
+                tracing::error!(conversation = %id, ?in_force, "rows that the seal counts are missing");
             }
             loaded.sealed(in_force, timestamp_us);
             return Ok(loaded);
@@ -50,8 +52,8 @@ pub(crate) async fn once(
     }
 }
 
-/// A conversation as far as it is known without writing anything which rows of earlier lives count. Whether that is all
-/// that it comes to says [`Loaded::is_in_doubt_in`].
+/// Returns a conversation as far as its rows are known to count, without writing a seal. [`Loaded::is_in_doubt_in`]
+/// tells whether a seal could still change it.
 pub(crate) async fn known(
     store: &dyn Store,
     version: u32,
@@ -71,7 +73,7 @@ pub(crate) async fn known(
     Ok(loaded)
 }
 
-/// Work in this life is over.
+/// The work in this incarnation is over, because a later one exists.
 pub(crate) fn later_life() -> StartOver {
     StartOver::because("another worker has begun a later life of the log")
 }

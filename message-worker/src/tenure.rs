@@ -1,8 +1,9 @@
-//! Who may have writes under way in the present life of a log, and who acknowledges in it: an owner takes the life when it
-//! begins, and gives it back once everything that it began to write is there
-//! (`docs/decisions/0013-who-takes-over-begins-a-life.md`).
+//! The tenure of a partition: a row in the store that names the one worker that may write and acknowledge in the
+//! present incarnation. An owner takes the tenure when it begins, and gives it back once everything that it began to
+//! write is stored (`docs/decisions/0013-who-takes-over-begins-a-life.md`).
 //!
-//! Leases say who should work a partition, and this says who does: it holds whatever the bus and its clocks say.
+//! Leases decide which worker *should* work a partition. The tenure decides which worker *does*, and it does not depend
+//! on the bus or on its clocks.
 
 use crate::context::Context;
 use crate::limits::{CONFIRM_MS, GIVE_BACK_MS_MAX, HAND_OVER_MS_MAX, HAND_OVER_POLL_MS, TENURE_MS};
@@ -17,14 +18,15 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 const TENURE: Duration = Duration::from_millis(TENURE_MS);
-/// Between two readings of one's own tenure.
+/// Time between two reads of this owner's own tenure.
 pub(crate) const CONFIRM: Duration = Duration::from_millis(CONFIRM_MS);
-/// An eighth more than an owner acknowledges: clocks do not run at one pace.
+/// How long a successor waits for a displaced owner: an eighth longer than that owner may acknowledge after a read of
+/// its tenure, because the clocks of two machines do not run at the same rate.
 const AFTER_DISPLACING: Duration = Duration::from_millis(TENURE_MS + TENURE_MS / 8);
-/// Polls of the store between two looks at the leases, which cost more.
+/// Polls of the store between two reads of the leases, which cost more.
 const POLLS_PER_LOOK: u32 = 3;
 
-/// A life that an owner took, and how long it may acknowledge in it.
+/// An owner's hold on the tenure, and the last time that the store confirmed it.
 pub(crate) struct Tenancy {
     partition: u32,
     store: Arc<dyn Store>,
@@ -32,21 +34,21 @@ pub(crate) struct Tenancy {
     confirmed: Mutex<Reading>,
 }
 
-/// When a reading of a tenure began.
+/// When a read of the tenure began.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Reading {
     began: Instant,
-    /// How long the machine had been suspended by then. The clock above does not count that.
+    /// How long the machine had been suspended by then. `began` is a monotonic time, which does not count suspension.
     suspended: Duration,
 }
 
 impl Reading {
-    /// One that begins now.
+    /// A read that begins now.
     pub(crate) fn now() -> Reading {
         Reading { began: Instant::now(), suspended: suspended() }
     }
 
-    /// Whether nobody can have taken since and loaded, what was read to be ours then.
+    /// Whether no successor can have taken the tenure since this read and finished waiting for this owner.
     fn holds_at(&self, now: Reading) -> bool {
         now.began < self.began + TENURE && now.suspended == self.suspended
     }
@@ -59,33 +61,33 @@ impl fmt::Debug for Tenancy {
 }
 
 impl Tenancy {
-    /// What was taken, or read to be ours, by a call that began then.
+    /// A tenure that was taken, or read as this worker's own, by a call that began at `read`.
     pub(crate) fn new(context: &Context, tenure: Tenure, read: Reading) -> Arc<Tenancy> {
         let (partition, store) = (context.partition, context.store.clone());
         Arc::new(Tenancy { partition, store, tenure, confirmed: Mutex::new(read) })
     }
 
-    /// The life.
+    /// The incarnation that this owner works in.
     pub(crate) fn life(&self) -> Incarnation {
         self.tenure.incarnation
     }
 
-    /// The number by which gateways know who works the partition.
+    /// The number by which gateways recognise the owner of the partition. The highest epoch counts.
     pub(crate) fn epoch(&self) -> u64 {
         self.tenure.epoch
     }
 
-    /// Whether others could take the partition: it does not belong to this process alone.
+    /// Whether other workers could take the partition. They cannot when the log belongs to this process alone.
     pub(crate) fn is_contested(&self) -> bool {
         self.tenure.holder.is_some()
     }
 
-    /// Whether nobody else can have begun to work the partition.
+    /// Whether no other worker can have begun to work the partition.
     pub(crate) fn is_valid(&self) -> bool {
         !self.is_contested() || self.confirmed.lock().holds_at(Reading::now())
     }
 
-    /// Reads whether the partition still is ours.
+    /// Reads whether this worker still holds the tenure.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -104,7 +106,8 @@ impl Tenancy {
         Ok(is_ours)
     }
 
-    /// Says that nothing is under way any more. If that fails, the next owner begins another life.
+    /// Gives the tenure back: no write of this owner is under way any more. If that fails, the next owner starts
+    /// another incarnation.
     pub(crate) async fn give_back(&self) {
         let Tenancy { partition, tenure, .. } = self;
         if !self.is_contested() {
@@ -120,7 +123,7 @@ impl Tenancy {
     }
 }
 
-/// Waits until a former owner that is alive has given its life back, or for as long as that may take.
+/// Waits until a former owner that is alive has given the tenure back, at most `HAND_OVER_MS_MAX`.
 pub(crate) async fn wait_for_hand_over(context: &Context, held: Option<&Tenure>) {
     let Some(holder) = held.and_then(|held| held.holder.as_ref()) else { return };
     let deadline = Instant::now() + Duration::from_millis(HAND_OVER_MS_MAX);
@@ -135,13 +138,14 @@ pub(crate) async fn wait_for_hand_over(context: &Context, held: Option<&Tenure>)
     }
 }
 
-/// Waits until whoever was displaced certainly acknowledges nothing any more: what it has not acknowledged then need
+/// Waits until a displaced owner certainly acknowledges nothing any more. Whatever it has not acknowledged by then need
 /// not count.
 pub(crate) async fn wait_for_silence() {
     sleep(AFTER_DISPLACING).await;
 }
 
-/// Whether a holder is another worker. This one's task before this one has ended, and gives nothing back any more.
+/// Whether the holder is another worker. An earlier task of this worker has ended and will not give the tenure back, so
+/// waiting for it is useless.
 fn is_other(context: &Context, holder: &Holder) -> bool {
     holder.worker() != context.worker.as_str()
 }
@@ -155,8 +159,8 @@ async fn may_be_live(context: &Context, holder: &Holder) -> bool {
 mod tests {
     use super::*;
 
-    /// Before, an owner acknowledged for what had been left of its half second when its machine had been suspended for
-    /// minutes, and another one had displaced it and loaded.
+    /// Before the fix, an owner whose machine had been suspended for minutes still acknowledged for the rest of its
+    /// half second, although another worker had displaced it and loaded the rows meanwhile.
     #[tokio::test(start_paused = true)]
     async fn a_reading_does_not_outlast_a_suspension() {
         let read = Reading::now();
