@@ -1,5 +1,5 @@
-//! What follows the commit at leisure, once a second: projections, then heads, then the checkpoint. After a crash
-//! whatever is missing here is made again from the rows.
+//! Writes what may be written after the commit, once a second: projections, then heads, then the checkpoint. After a
+//! crash, whatever is missing here is made again from the rows.
 
 use crate::backoff::until_done;
 use crate::context::Context;
@@ -17,27 +17,28 @@ use futures_util::future::BoxFuture;
 use prost::Message as _;
 use std::collections::{BTreeSet, HashMap};
 
-/// What waits to be written.
+/// What is still to be written.
 #[derive(Debug)]
 pub(crate) struct Flush {
     projections: Vec<Projection>,
-    /// Users who may see others than before when the projections are written. Bounded by the commands of a second.
+    /// Users whose acquaintances may change when the projections are written. At most the commands of one second add to
+    /// it.
     acquainted: BTreeSet<String>,
-    /// Conversations in memory whose head has moved.
+    /// Conversations in memory whose head has changed.
     dirty: Vec<ConversationId>,
-    /// Heads of those that have left it since, with their seq.
+    /// Heads, with their seq, of conversations that have left memory since their head changed.
     heads: HashMap<ConversationId, (u64, Projection)>,
-    /// The end of the last group that was worked.
+    /// The end of the last group that was applied and fanned out.
     worked: Option<End>,
     worked_bytes: u64,
-    /// Sequence of the last checkpoint.
+    /// The sequence of the last checkpoint.
     checkpointed: u64,
-    /// The version of the state machine that it names: no head names a newer one.
+    /// The version of the state machine that the last checkpoint names. No head names a newer one.
     version: u32,
-    /// What `worked_bytes` was then.
+    /// What `worked_bytes` was at the last checkpoint.
     checkpointed_bytes: u64,
     running: Option<Running>,
-    /// A second has passed since the last one began.
+    /// The next flush shall begin: a second has passed, or enough has gathered.
     due: bool,
     purge: Purge,
 }
@@ -51,7 +52,7 @@ struct Running {
 }
 
 impl Flush {
-    /// Nothing waits; the last checkpoint is at `checkpointed`, and names `version`.
+    /// Nothing is pending; the last checkpoint is at `checkpointed`, and names `version`.
     pub(crate) fn new(checkpointed: u64, version: u32, exclusive: bool) -> Flush {
         let shared = Kept { time_ms: LOG_KEPT_MS, bytes: LOG_KEPT_BYTES_MAX };
         Flush {
@@ -80,35 +81,35 @@ impl Flush {
         self.version
     }
 
-    /// A second has passed.
+    /// Requests a flush.
     pub(crate) fn demand(&mut self) {
         self.due = true;
     }
 
-    /// These projections follow from committed rows.
+    /// Adds projections of committed rows.
     pub(crate) fn project(&mut self, projections: Vec<Projection>) {
         self.projections.extend(projections);
     }
 
-    /// These users may see others than before, when the projections are written.
+    /// Adds users whose acquaintances may change when the projections are written.
     pub(crate) fn tell_acquainted(&mut self, users: BTreeSet<String>) {
         self.acquainted.extend(users);
     }
 
-    /// A conversation leaves memory whose head has moved.
+    /// Keeps the head of a conversation that leaves memory before its head is written.
     pub(crate) fn keep_head(&mut self, conversation: &Conversation) {
         self.heads.extend(head(conversation, self.version));
     }
 
-    /// Whether a conversation that was loaded had left memory just now, so that all that follows from its rows is on
-    /// its way to the store.
+    /// Whether the head of a conversation that was loaded is pending or being written. Then all projections of its rows
+    /// are too, so they need not be written again.
     pub(crate) fn has_head(&self, conversation: &Conversation) -> bool {
         let (id, seq) = (conversation.id(), conversation.seq());
         let running = self.running.as_ref().and_then(|running| running.heads.get(id));
         running == Some(&seq) || self.heads.get(id).is_some_and(|(kept, _)| *kept == seq)
     }
 
-    /// A conversation's committed head has moved.
+    /// Notes that a conversation's committed head has changed.
     pub(crate) fn touch(&mut self, cache: &mut Cache, conversation: &ConversationId) {
         if let Some(slot) = cache.note(conversation)
             && !slot.dirty
@@ -118,7 +119,7 @@ impl Flush {
         }
     }
 
-    /// A group's results have left.
+    /// Notes that the results of a group have left.
     pub(crate) fn worked(&mut self, end: End, bytes: u64) {
         self.worked = Some(end);
         self.worked_bytes += bytes;
@@ -126,7 +127,7 @@ impl Flush {
         self.due |= end.version > self.version;
     }
 
-    /// Whether so much waits that no further group may be worked.
+    /// Whether so much is pending that no further group may begin.
     pub(crate) fn is_full(&self) -> bool {
         let running = self.running.as_ref().map_or(0, |running| running.projections);
         let pending = self.projections.len() + self.heads.len();
@@ -134,7 +135,7 @@ impl Flush {
         pending + running >= PROJECTIONS_PENDING_MAX || above >= ENTRIES_ABOVE_CHECKPOINT_MAX
     }
 
-    /// Whether everything is written.
+    /// Whether nothing is pending.
     pub(crate) fn is_done(&self) -> bool {
         self.running.is_none()
             && self.worked.is_none()
@@ -144,7 +145,7 @@ impl Flush {
             && self.heads.is_empty()
     }
 
-    /// Begins to write, if it is time. Nothing that is not committed may be in `cache`.
+    /// Begins to write, if it is time. All state in `cache` must be committed.
     pub(crate) fn begin(&mut self, context: &Context, cache: &mut Cache) -> Option<BoxFuture<'static, ()>> {
         if self.running.is_some() || !self.due && !self.is_full() || self.is_done() {
             return None;
@@ -171,7 +172,7 @@ impl Flush {
         Some(Box::pin(async move { write(&context, projections, acquainted, heads, end).await }))
     }
 
-    /// It is written, at this steady time.
+    /// Notes that the flush is written, at this steady time.
     pub(crate) fn done(&mut self, now_ms: u64) {
         let Some(running) = self.running.take() else { return };
         if let Some(end) = running.end {
@@ -182,7 +183,7 @@ impl Flush {
         }
     }
 
-    /// Below which sequence the log may forget now, in steady time.
+    /// The sequence below which the log may be purged now, in steady time.
     pub(crate) fn purge_below(&mut self, now_ms: u64) -> Option<u64> {
         self.purge.due(now_ms)
     }
@@ -190,14 +191,16 @@ impl Flush {
 
 fn head(conversation: &Conversation, version: u32) -> Option<(ConversationId, (u64, Projection))> {
     let (id, timestamp_us) = (conversation.id().clone(), conversation.timestamp_us());
-    // Loaded anew since it moved, with a head that another worker has written already: there is nothing to add.
+    // A timestamp of 0 means that the conversation was loaded again after its head changed, and that another worker has
+    // written that head already.
     (timestamp_us > 0).then(|| {
         let blob = conversation.head(version).encode_to_vec().into();
         (id.clone(), (conversation.seq(), Projection::Head { conversation: id, timestamp_us, blob }))
     })
 }
 
-/// A head says that all projections below it are there, and a checkpoint the same of all heads.
+/// Writes in this order, because a head promises that all projections below it are stored, and a checkpoint promises
+/// the same for all heads.
 async fn write(
     context: &Context,
     projections: Vec<Projection>,

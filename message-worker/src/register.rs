@@ -1,5 +1,6 @@
-//! Registrations: gateways say what they listen to, and hear the committed heads and who may not join. What is not
-//! in memory is loaded beside the log, which never waits for it.
+//! Registrations: a gateway registers the conversations that it serves, and the reply contains the committed heads and
+//! the users who may not join. Conversations that are not in memory are loaded beside the log, which never waits for
+//! them.
 
 use crate::consume::Consumer;
 use crate::context::StartOver;
@@ -18,12 +19,12 @@ use prost::Message as _;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
-/// Registrations that wait for conversations.
+/// Registrations that wait for conversations to be loaded.
 #[derive(Debug, Default)]
 pub(crate) struct Registrations {
     pending: HashMap<u64, Pending>,
     waiting: HashMap<ConversationId, Vec<Waiting>>,
-    /// Conversations to load, in the order in which they were asked for.
+    /// Conversations to load, in the order of the requests.
     queue: VecDeque<ConversationId>,
     last: u64,
 }
@@ -32,7 +33,7 @@ pub(crate) struct Registrations {
 struct Pending {
     reply: ReplyHandle,
     listened: Vec<wire::Listened>,
-    /// What could not be read now.
+    /// Conversations that could not be read now.
     unread: Vec<String>,
     missing: usize,
 }
@@ -43,16 +44,16 @@ struct Waiting {
     wanted: Wanted,
 }
 
-/// What a registration wants to know of one conversation.
+/// What a registration requests about one conversation.
 #[derive(Debug)]
 struct Wanted {
-    /// Only if the head is above this, or somebody is refused.
+    /// If given, the conversation is in the reply only if its head is above this, or if a user is refused.
     known_head: Option<u64>,
     check: Vec<String>,
 }
 
 impl Wanted {
-    /// Of a conversation, its participants and its head, as far as it is committed.
+    /// The entry of the reply for a conversation with these participants and this committed head, if it needs one.
     fn answer(
         &self,
         id: &ConversationId,
@@ -69,11 +70,11 @@ impl Wanted {
 }
 
 impl Consumer<'_> {
-    /// Answers a request of a gateway, now or when what it asks about is loaded.
+    /// Answers a request of a gateway, now or when its conversations are loaded.
     pub(crate) fn request(&mut self, incoming: Option<Incoming>) -> Result<(), StartOver> {
         let message = match incoming {
             Some(Incoming::Message(message)) => message,
-            // Who asked hears nothing and asks again.
+            // The gateway gets no reply and repeats its request.
             Some(Incoming::Lost) => return Ok(()),
             None => return Err(StartOver::because("the bus has ended")),
         };
@@ -88,7 +89,7 @@ impl Consumer<'_> {
         Ok(())
     }
 
-    /// Requests that came before this worker stopped listening: whoever sent them asks again at once.
+    /// Refuses the requests that arrived before this worker unsubscribed, so that their gateways repeat them at once.
     pub(crate) fn refuse_waiting(&mut self, mut requests: Subscription) -> Result<(), StartOver> {
         while let Some(incoming) = requests.try_next() {
             self.request(Some(incoming))?;
@@ -110,7 +111,7 @@ impl Consumer<'_> {
         }
         if let Some(partition_request::Body::AskOutcomes(asked)) = body {
             self.interest.heard(&gateway, steady_ms());
-            // As with acknowledgements: another owner may have begun, and what is here may not count.
+            // As with acknowledgements: another owner may have begun, and then the rows known here may not count.
             if !self.tenancy.is_valid() {
                 return Err((reply, unavailable("it is not certain that the partition still is here")));
             }
@@ -176,14 +177,14 @@ impl Consumer<'_> {
         Ok(())
     }
 
-    /// The ids, if all are of this partition.
+    /// Parses the ids. `None` unless all are valid and of this partition.
     fn ids<'i>(&self, ids: impl Iterator<Item = &'i String>) -> Option<Vec<ConversationId>> {
         let (partition, partitions) = (self.context.partition, self.context.partitions);
         let ours = |id: &ConversationId| partition::of_conversation(id, partitions) == partition;
         ids.map(|id| ConversationId::parse(id).ok().filter(&ours)).collect()
     }
 
-    /// Loads for registrations, as long as that leaves the log its share.
+    /// Loads conversations for registrations, as long as enough reads remain for the log.
     pub(crate) fn load_for_registrations(&mut self) {
         while self.loading.len() < REGISTRATION_READS_MAX
             && let Some(conversation) = self.registrations.queue.pop_front()
@@ -194,7 +195,7 @@ impl Consumer<'_> {
         }
     }
 
-    /// A conversation was loaded, and is committed as far as it reaches: who waits for it is told.
+    /// Answers the registrations that wait for a conversation. It was just loaded, so all of its state is committed.
     pub(crate) fn answer_loaded(&mut self, conversation: &Conversation) {
         for Waiting { registration, wanted } in
             self.registrations.waiting.remove(conversation.id()).unwrap_or_default()
@@ -209,12 +210,14 @@ impl Consumer<'_> {
         self.registrations.shrink();
     }
 
-    /// A conversation could not be loaded now: who waits for it is told, and hears of all others.
+    /// Answers without a conversation that could not be loaded now. The reply lists it as unread, so the gateway asks
+    /// again.
     pub(crate) fn refuse_loaded(&mut self, conversation: &ConversationId) {
         self.without(conversation, |pending| pending.unread.push(conversation.as_str().to_owned()));
     }
 
-    /// A conversation cannot be loaded, and will not by itself: nothing is told of it.
+    /// Answers without a conversation that is damaged. The reply does not mention it, because a repeated request would
+    /// not help.
     pub(crate) fn leave_out(&mut self, conversation: &ConversationId) {
         self.without(conversation, |_| {});
     }
@@ -231,7 +234,7 @@ impl Consumer<'_> {
         }
     }
 
-    /// Nobody is told anything more here.
+    /// Refuses all pending registrations: this worker sends no more replies.
     pub(crate) fn refuse_all(&mut self) {
         let Registrations { pending, .. } = std::mem::take(&mut self.registrations);
         for pending in pending.into_values() {
@@ -271,7 +274,7 @@ impl Registrations {
         waiters.push(waiting);
     }
 
-    /// A storm's memory is given back.
+    /// Gives back the memory that many simultaneous registrations took.
     fn shrink(&mut self) {
         self.waiting.give_spare_back();
         self.queue.give_spare_back();

@@ -1,4 +1,4 @@
-//! The message-worker: works the partitions that its lease gives it, and answers reads.
+//! The message-worker: works the partitions that its lease assigns to it, and answers reads.
 
 use crate::backoff::until_done;
 use crate::clocks::Clocks;
@@ -20,26 +20,27 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-/// The kind of worker, among those that hold leases.
+/// The kind of service under which message-workers hold leases.
 pub const KIND: &str = "message-worker";
 
-/// What a message-worker is told.
+/// The configuration of a message-worker.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Its name, new at every start.
+    /// The worker's id, new at every start.
     pub worker: WorkerId,
-    /// Partitions of the command log.
+    /// The number of partitions of the command log.
     pub partitions: u32,
-    /// The bus belongs to this process and was made with it (standalone): nobody else can work its logs.
+    /// The bus belongs to this process and was made with it (a standalone server), so no other worker can work its
+    /// logs.
     pub exclusive: bool,
-    /// The newest version of the state machine that it knows: [`VERSION`](crate::VERSION).
+    /// The newest version of the state machine that this worker knows: [`VERSION`](crate::VERSION).
     pub version: u32,
 }
 
 /// Runs a message-worker until `shutdown`, then finishes what was begun and gives its lease up.
 ///
 /// # Errors
-/// When a task of it panicked or the lease cannot be followed; [`Refused`] when a partition is worked by a version of the
+/// When one of its tasks panicked, or the lease cannot be followed. [`Refused`] when a partition has a version of the
 /// state machine that this build does not know.
 pub async fn run(
     mut config: Config,
@@ -72,7 +73,8 @@ pub async fn run(
     worked.and(answered.context("the task that answers reads panicked"))
 }
 
-/// Refuses partitions that a newer version works, before anything is taken from those that know it.
+/// Refuses to start if a partition has a newer version than this build knows. This is checked before the lease, so that
+/// no partition is taken from a worker that knows the version.
 async fn check_versions(config: &Config, store: &dyn Store) -> anyhow::Result<()> {
     let states = stream::iter(0..config.partitions)
         .map(|partition| until_done("partition", move || store.partition(partition)))
@@ -84,7 +86,7 @@ async fn check_versions(config: &Config, store: &dyn Store) -> anyhow::Result<()
     Ok(())
 }
 
-/// Works until `stop`. While its clock is wrong a worker holds no lease, so that others work what would be its own.
+/// Works until `stop`. While its clock is wrong, a worker holds no lease, so that others work its partitions.
 async fn while_clocks_agree(
     config: &Config,
     bus: &Arc<dyn Bus>,
@@ -100,7 +102,7 @@ async fn while_clocks_agree(
             stop.cancel();
             std::future::pending().await
         };
-        // In one task: an aborted task would hold the store for a moment after this worker has stopped.
+        // Both run in one task: an aborted task would hold the store for a moment after this worker has stopped.
         tokio::select! {
             worked = with_lease(config, bus, store, clocks, &mut begun, &stop) => worked?,
             never = stop_when_wrong => never,
@@ -186,8 +188,8 @@ impl Worker {
         }
     }
 
-    /// Stops what is no longer owned and starts what is owned and does not run yet. A partition that comes back
-    /// with another epoch starts when its task of the former one has ended.
+    /// Stops the tasks of partitions that are no longer assigned, and starts tasks for new ones. A partition that comes
+    /// back with another epoch starts when its former task has ended.
     fn reconcile(&mut self) {
         let owned = self.owned.borrow_and_update().clone();
         self.sharing.store(owned.len(), Ordering::Relaxed);
@@ -232,7 +234,7 @@ impl Worker {
         });
     }
 
-    /// Lets all partitions finish what was begun.
+    /// Stops all partitions after they have finished what was begun.
     async fn stop(&mut self) {
         if !self.leaving.begin(self.running.len()).await {
             tracing::warn!("the store is slow: successors work again what was not written");

@@ -1,5 +1,5 @@
-//! Going on without a conversation that cannot be read, and with it again
-//! (`docs/decisions/0021-what-cannot-be-read-is-suspended.md`).
+//! Suspends a conversation that cannot be read, so that the group goes on without it, and ends the suspension when it
+//! can be read again (`docs/decisions/0021-what-cannot-be-read-is-suspended.md`).
 
 use crate::backoff::until_done;
 use crate::consume::{Consumer, Done, Stage};
@@ -20,50 +20,50 @@ use tokio::time::Instant;
 const SUSPEND_AFTER: Duration = Duration::from_millis(SUSPEND_AFTER_MS);
 const RETRY: Duration = Duration::from_millis(SUSPENDED_RETRY_MS);
 
-/// What may be to blame when a conversation cannot be read.
+/// The possible cause when a conversation cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Suspect {
-    /// It is damaged, or of a newer version.
+    /// The conversation is damaged, or a newer version wrote it.
     Conversation,
-    /// The store could not be read, perhaps not at all: then the partition waits for it.
+    /// The store could not be read. If it cannot be read at all, the partition waits for it.
     Store,
 }
 
-/// What is tried of conversations that cannot be read.
+/// What was tried with conversations that cannot be read.
 #[derive(Debug, Default)]
 pub(crate) struct Probes {
-    /// Since when conversations could not be loaded that the group in preparation needs.
+    /// Since when a conversation that the group in preparation needs could not be loaded.
     unread: HashMap<ConversationId, Instant>,
-    /// When the store's failure suspended one last.
+    /// The last time that a failure of the store suspended a conversation.
     suspended: Option<Instant>,
-    /// When suspended ones were looked at last.
+    /// The last time that suspended conversations were probed.
     looked: Option<Instant>,
-    /// Those whose turn to be looked at comes first.
+    /// The turn of each conversation's last probe. A conversation that was not probed yet, or longest ago, comes first.
     turns: HashMap<ConversationId, u64>,
     turn: u64,
     probing: usize,
-    /// Ends of suspensions that are being recorded; no group begins meanwhile, so that none of its commands is refused
-    /// behind such an end.
+    /// The number of suspensions whose end is being recorded. No group begins meanwhile: otherwise it could refuse
+    /// commands that stand after such an end.
     pub(crate) resuming: usize,
 }
 
 impl Probes {
-    /// A conversation could not be loaded: whether the partition has waited for it long enough. Where others were suspended
-    /// just now it need not wait for one after the other.
+    /// Notes that a conversation could not be loaded. Returns whether the partition has waited for it long enough. If
+    /// another conversation was suspended a moment ago, the partition need not wait for this one as well.
     pub(crate) fn has_waited_for(&mut self, conversation: &ConversationId) -> bool {
         let since = *self.unread.entry(conversation.clone()).or_insert_with(Instant::now);
         since.elapsed() >= SUSPEND_AFTER
             || self.suspended.is_some_and(|suspended| suspended.elapsed() < RETRY)
     }
 
-    /// It could.
+    /// Notes that a conversation could be loaded.
     pub(crate) fn is_read(&mut self, conversation: &ConversationId) {
         self.unread.remove(conversation);
     }
 }
 
-/// Whether the store answers, and not for this conversation. One that has just come back may have failed a read that
-/// began before.
+/// Whether the store answers and only the read of this conversation fails. The conversation is read once more, because
+/// its first read may have begun while the store was away.
 async fn is_alone(context: &Context, conversation: &ConversationId) -> bool {
     let (store, partition) = (&*context.store, context.partition);
     store.life(partition).await.is_ok()
@@ -72,7 +72,8 @@ async fn is_alone(context: &Context, conversation: &ConversationId) -> bool {
 }
 
 impl Consumer<'_> {
-    /// Records that a conversation's commands are refused from the first of the group in preparation on.
+    /// Records that the commands of a conversation are refused, beginning with the first one in the group in
+    /// preparation.
     pub(crate) fn suspend(&mut self, id: ConversationId, reason: String, suspect: Suspect) {
         let Stage::Preparing(group) = &self.stage else { return };
         let Some(At { position, timestamp_us, .. }) = group.first_of(&id) else { return };
@@ -97,7 +98,8 @@ impl Consumer<'_> {
         });
     }
 
-    /// That is recorded, and the group goes on without it.
+    /// The suspension is recorded, so the group goes on without the conversation. If `from` is `None` nothing was
+    /// recorded, and the conversation is loaded again.
     pub(crate) fn suspended(&mut self, id: ConversationId, from: Option<Position>) {
         let Some(from) = from else {
             self.load(&id, Purpose::Applying, LOAD_AGAIN);
@@ -121,7 +123,7 @@ impl Consumer<'_> {
         self.arrived(&Need::Conversation(id));
     }
 
-    /// Looks whether suspended conversations can be read again, some at a time.
+    /// Tries to read suspended conversations again, at most [`SUSPENDED_READS_MAX`] at a time.
     pub(crate) fn probe(&mut self) {
         let due = self.probes.looked.is_none_or(|looked| looked.elapsed() >= RETRY);
         if !due || self.probes.probing > 0 || self.ending {
@@ -148,7 +150,8 @@ impl Consumer<'_> {
         }
     }
 
-    /// A conversation that can be read again is worked again behind everything that has been placed.
+    /// Ends the suspension of a conversation that can be read again. Its commands are applied again after everything
+    /// that has been placed.
     pub(crate) fn probed(
         &mut self,
         id: ConversationId,

@@ -1,6 +1,6 @@
-//! A conversation's state: the fold of its rows. What a command makes of it is in [`super::apply`].
+//! A conversation's state: the fold of its rows. Applying commands is in [`super::apply`].
 //!
-//! Two workers that folded the same rows hold the same state, whatever they loaded it from.
+//! Two workers that folded the same rows have the same state, with or without a head to begin from.
 
 use super::dedup::{First, Hit, Sender};
 use crate::limits::TIME_DRAG_MAX_MS;
@@ -11,18 +11,18 @@ use carillon_proto::wire::{self, event::Kind};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-/// What must be known before a command can be applied.
+/// What must be read before a command can be applied.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Need {
     /// The sender's accepted client ids, from the store.
     Sender(UserId),
-    /// The event that the store says a client id became.
+    /// The event that a client id became, according to the store.
     First {
-        /// Who sent it.
+        /// The sender.
         sender: UserId,
         /// The client id.
         client_id: String,
-        /// The event.
+        /// The event's seq.
         seq: u64,
     },
 }
@@ -33,9 +33,9 @@ pub(crate) struct Conversation {
     pub(super) id: ConversationId,
     pub(super) seq: u64,
     pub(super) position: Option<Position>,
-    /// Commands up to here were applied by a former owner: what they came to is in the rows.
+    /// Commands up to this position were applied by a former owner; their events are in the rows.
     pub(super) worked_to: Option<Position>,
-    /// The first life in which sequences meant what they mean in that position.
+    /// The first incarnation of the log generation in which the sequence of `worked_to` counts.
     ground: u32,
     pub(super) timestamp_us: i64,
     pub(super) time_ms: u64,
@@ -50,14 +50,14 @@ pub(crate) struct Conversation {
     pub(super) participants: BTreeSet<UserId>,
     senders: HashMap<UserId, Sender>,
     remembered: usize,
-    /// Which rows of earlier lives it was folded from, once that was decided.
+    /// The seal: which rows of earlier incarnations this state was folded from, once that is decided.
     seal: Option<Seal>,
-    /// The store had nothing of this conversation when it was loaded, so nobody has sent anything before.
+    /// The store had no row of this conversation when it was loaded, so no client id was accepted in it before.
     new: bool,
 }
 
 impl Conversation {
-    /// A conversation of which the store has nothing but perhaps participants.
+    /// A conversation without rows; it may have participants.
     pub(crate) fn new(id: ConversationId, participants: Vec<UserId>) -> Conversation {
         Conversation {
             id,
@@ -83,7 +83,7 @@ impl Conversation {
         }
     }
 
-    /// A conversation as far as its head says.
+    /// A conversation as its head describes it.
     pub(crate) fn of_head(id: ConversationId, head: wire::Head, participants: Vec<UserId>) -> Conversation {
         Conversation {
             seq: head.seq,
@@ -102,13 +102,13 @@ impl Conversation {
         }
     }
 
-    /// All rows are folded: what was not heard of by now was never there.
+    /// Marks that all rows are folded. If there was none, no sender has earlier client ids.
     pub(crate) fn loaded(mut self) -> Conversation {
         self.new = !self.exists();
         self
     }
 
-    /// The head, as a state machine of this version stores it.
+    /// The head, as this version of the state machine stores it.
     pub(crate) fn head(&self, version: u32) -> wire::Head {
         wire::Head {
             seq: self.seq,
@@ -127,26 +127,27 @@ impl Conversation {
         }
     }
 
-    /// Which rows of earlier lives of the log count, if that is decided.
+    /// Which rows of earlier incarnations count, if that is decided.
     pub(crate) fn seal(&self) -> Option<Seal> {
         self.seal
     }
 
-    /// It is decided which rows of earlier lives count. `timestamp_us` lies between theirs and those of this life, so
-    /// that a head written with it takes the place of all that earlier lives wrote or will write.
+    /// Sets the seal. `timestamp_us` lies between those of earlier incarnations and those of this one, so that a head
+    /// written with it replaces every head that earlier incarnations wrote or will write.
     pub(crate) fn sealed(&mut self, seal: Seal, timestamp_us: i64) {
         self.seal = Some(seal);
         self.timestamp_us = self.timestamp_us.max(timestamp_us);
     }
 
-    /// The log still holds what the newest row was made from, at this position of a life on the same ground: that command
-    /// and all before it are not applied again.
+    /// Notes that the log still holds the entry of the newest row, at this position of an incarnation in the same log
+    /// generation. That command and all before it are not applied again.
     pub(crate) fn worked_to(&mut self, life: Incarnation, Position { sequence, index, .. }: Position) {
         self.worked_to = Some(life.position(sequence, index));
         self.ground = life.ground.incarnation;
     }
 
-    /// A position of an earlier life as that life gives it in which a former owner's commands are met again.
+    /// Translates a position of an earlier incarnation to the incarnation in which the owner reads the former owner's
+    /// commands again.
     pub(super) fn as_met(&self, written: Position) -> Position {
         match self.worked_to {
             Some(Position { incarnation, .. }) if written.incarnation >= self.ground => {
@@ -156,53 +157,52 @@ impl Conversation {
         }
     }
 
-    /// Whether it was created; if not, it began with a message.
+    /// Whether the conversation was created. Otherwise it began with a message.
     pub(crate) fn is_created(&self) -> bool {
         self.created
     }
 
-    /// The conversation's id.
     pub(crate) fn id(&self) -> &ConversationId {
         &self.id
     }
 
-    /// Seq of the newest event.
+    /// The seq of the newest event.
     pub(crate) fn seq(&self) -> u64 {
         self.seq
     }
 
-    /// Where the command of the newest event stood.
+    /// The position of the newest event's command.
     pub(crate) fn position(&self) -> Option<Position> {
         self.position
     }
 
-    /// The write timestamp of the newest event's row, or of the seal; of an event that came with the head, 0.
+    /// The write timestamp of the newest event's row, or of the seal. 0 if the newest event came with the head.
     pub(crate) fn timestamp_us(&self) -> i64 {
         self.timestamp_us
     }
 
-    /// Stored participants.
+    /// The stored participants.
     pub(crate) fn participants(&self) -> &BTreeSet<UserId> {
         &self.participants
     }
 
-    /// Whether there is anything: a creation, or a message of an open conversation.
+    /// Whether the conversation has anything: a creation, or a message of an open conversation.
     pub(crate) fn exists(&self) -> bool {
         self.position.is_some()
     }
 
-    /// Whether a row has the seq that comes next.
+    /// Whether a row has the next seq.
     pub(crate) fn is_at_end(&self, event: &wire::Event) -> bool {
         event.seq == self.seq + 1 || (event.seq == 0 && !self.exists())
     }
 
-    /// Whether a row is the next of this conversation. One that comes next by its seq, and whose position does not lie
-    /// above, was written by a worker that had folded other rows: never to happen, and reported where it is seen.
+    /// Whether a row is the next of this conversation. A row with the next seq whose position is not above the newest
+    /// one was written by a worker that had folded other rows. That must never happen, and the caller reports it.
     pub(crate) fn is_followed_by(&self, event: &wire::Event) -> bool {
         self.is_at_end(event) && event.position.map(Position::from) > self.position
     }
 
-    /// Takes the next row in.
+    /// Folds the next row into the state.
     pub(crate) fn fold(&mut self, event: &Arc<wire::Event>, timestamp_us: i64) {
         if !self.exists() {
             self.created_ms = event.time_ms;
@@ -267,7 +267,7 @@ impl Conversation {
         self.remembered = self.remembered + known.len() - before;
     }
 
-    /// What must be known before a command of this sender, with this client id, can be applied.
+    /// What must be read before a command of this sender with this client id can be applied.
     pub(crate) fn need(&self, actor: &str, client_id: &str) -> Option<Need> {
         if client_id.is_empty() {
             return None;
@@ -285,7 +285,7 @@ impl Conversation {
         }
     }
 
-    /// Takes a sender's rows in.
+    /// Adds the stored rows of a sender.
     pub(crate) fn learn(&mut self, sender: UserId, rows: Vec<SentRow>) {
         let seq = self.seq;
         let known = self.senders.entry(sender).or_default();
@@ -294,21 +294,21 @@ impl Conversation {
         self.remembered = self.remembered + known.len() - before;
     }
 
-    /// Takes in what the event that a claim pointed to really is.
+    /// Confirms or refutes a claim about a client id with the event that the claim points to.
     pub(crate) fn confirm(&mut self, sender: &UserId, client_id: &str, event: Option<&wire::Event>) {
         let Some(known) = self.senders.get_mut(sender) else { return };
         let theirs = event.filter(|event| event.actor == sender.as_str() && event.client_id == client_id);
         known.confirm(client_id, theirs.and_then(first_of));
     }
 
-    /// What is known of a client id.
+    /// What is known about a client id.
     pub(super) fn hit(&self, sender: Option<&UserId>, client_id: &str) -> Hit {
         let known = sender.and_then(|sender| self.senders.get(sender));
         known.map_or(Hit::None, |known| known.hit(client_id))
     }
 
-    /// What a client id of this sender was accepted as, if that is known and its row is among those up to
-    /// `committed_seq`. What [`Conversation::need`] asks for must be known.
+    /// The outcome of a client id of this sender, if it was accepted as an event at or below `committed_seq`.
+    /// Everything that [`Conversation::need`] names must be known.
     pub(crate) fn known_outcome(
         &self,
         actor: &str,
@@ -321,8 +321,9 @@ impl Conversation {
         }
     }
 
-    /// The time of an event made now: the entry's, or the last event's if that is a little more. One whose clock was
-    /// wrong by more than that is alone with its time.
+    /// The time of an event made now: the time of its log entry, or that of the newest event if that is at most
+    /// `TIME_DRAG_MAX_MS` later. An event with a time further ahead, made while a clock was wrong, does not drag later
+    /// events along.
     pub(super) fn event_time_ms(&self, entry_time_ms: u64) -> u64 {
         match self.time_ms.saturating_sub(entry_time_ms) {
             0..=TIME_DRAG_MAX_MS => entry_time_ms.max(self.time_ms),
@@ -330,7 +331,7 @@ impl Conversation {
         }
     }
 
-    /// About how many bytes this takes in memory.
+    /// About how many bytes the conversation takes in memory.
     pub(crate) fn weight_bytes(&self) -> usize {
         let last_message =
             self.last_message.as_ref().map_or(0, |event| prost::Message::encoded_len(&**event));

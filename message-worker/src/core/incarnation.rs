@@ -1,5 +1,5 @@
-//! Whether a partition's log still is the one that was worked, and where work begins (design: "When the log
-//! forgets").
+//! Decides whether a partition's log still is the one that was worked before, and where work begins. A log that has
+//! lost entries needs a new incarnation, so that its new entries are not taken for the lost ones.
 
 use crate::limits::{ENTRIES_ABOVE_CHECKPOINT_MAX, QUEUE_ENTRIES_MAX};
 use crate::store::PartitionState;
@@ -7,52 +7,51 @@ use carillon_proto::id::Tag;
 use carillon_proto::position::{Incarnation, TIMESTAMPS_PER_ENTRY};
 use carillon_runtime::bus::LogBounds;
 
-/// What is known when a partition's work begins.
+/// What is known when the work on a partition begins.
 #[derive(Debug, Clone)]
 pub(crate) struct Found {
-    /// What the store says.
+    /// The partition's state in the store.
     pub(crate) state: PartitionState,
-    /// What the log holds.
+    /// The first and last sequence that the log holds.
     pub(crate) bounds: LogBounds,
     /// The tag of the log's entry at the checkpoint's sequence, if it holds one.
     pub(crate) tag_at_checkpoint: Option<Tag>,
-    /// The log belongs to this process and was made with it: unless it holds the checkpoint, nothing in it was
-    /// ever worked.
+    /// The log belongs to this process and was made with it: unless it holds the checkpoint's entry, none of its
+    /// entries was ever applied.
     pub(crate) made_anew: bool,
-    /// A row's tag was not the log's at its sequence.
+    /// The present incarnation is known to be over, because the log no longer holds what was read from it.
     pub(crate) forgotten: bool,
-    /// Another owner has not said that everything it began to write is there.
+    /// Another owner holds the tenure: it may still be writing.
     pub(crate) held: bool,
     /// The wall clock, microseconds since 1970.
     pub(crate) now_us: i64,
 }
 
-/// How a partition's work begins.
+/// How the work on a partition begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Start {
-    /// In this life of the log, with the entry at `from`.
+    /// In the present incarnation, with the entry at `from`.
     Continue {
-        /// The life.
         incarnation: Incarnation,
-        /// The first entry to work.
+        /// The first entry to apply.
         from: u64,
     },
-    /// With the first life; nobody has worked this log.
+    /// With the first incarnation: the partition was never worked.
     First(Incarnation),
-    /// With another life on the same ground, from the entry at its first sequence on: whatever its former owner still
-    /// has under way is written with timestamps below this life's.
+    /// With another incarnation in the same log generation, from the entry at its first sequence on. Writes that the
+    /// former owner still has under way have timestamps below those of this incarnation.
     TakeOver(Incarnation),
-    /// With another life: the log is not what it was.
+    /// With another incarnation in a new log generation, because the log has lost entries.
     Renew {
-        /// The life that begins.
+        /// The incarnation that begins.
         next: Incarnation,
-        /// For people.
+        /// The reason, as the log shows it.
         reason: &'static str,
     },
 }
 
 impl Start {
-    /// The life in which work begins, and the first entry to work.
+    /// The incarnation in which work begins, and the first entry to apply.
     pub(crate) fn place(&self) -> (Incarnation, u64) {
         match *self {
             Start::Continue { incarnation, from } => (incarnation, from),
@@ -63,7 +62,7 @@ impl Start {
     }
 }
 
-/// Decides how work begins.
+/// Decides how the work begins.
 pub(crate) fn decide(found: &Found) -> Start {
     let Found { state, bounds, tag_at_checkpoint, .. } = found;
     let Some(incarnation) = state.incarnation() else {
@@ -88,7 +87,8 @@ pub(crate) fn decide(found: &Found) -> Start {
         }
         Some(_) if tag_at_checkpoint.is_some() => renew("the checkpoint's entry is another one"),
         Some(_) => renew("the log begins above the checkpoint"),
-        // There is no checkpoint on this ground yet. Rows that it may have are held against the log when they are loaded.
+        // This log generation has no checkpoint yet. Its rows, if there are any, are compared with the log when they
+        // are loaded.
         None if bounds.last + 1 < incarnation.first_sequence => {
             renew("the log ends below this life's beginning")
         }
@@ -99,18 +99,19 @@ pub(crate) fn decide(found: &Found) -> Start {
     }
 }
 
-/// How far above its checkpoint a worker can have written: to the bound, and two groups that began below it.
+/// How many entries above its checkpoint a worker can have written: up to the bound, and two groups that began below
+/// it.
 const WRITTEN_ABOVE_CHECKPOINT_MAX: u64 = ENTRIES_ABOVE_CHECKPOINT_MAX + 2 * QUEUE_ENTRIES_MAX as u64;
 
-/// The life after `previous`, of a log that forgot something.
+/// The incarnation after `previous`, for a log that has lost entries.
 fn next_life(found: &Found, previous: Incarnation) -> Incarnation {
     let next = previous.next(found.bounds.last, base_us_after(found, previous));
-    // A log of this process holds nothing that an earlier life acknowledged or will not acknowledge.
+    // No entry of a log of this process was acknowledged in an earlier incarnation, so all of them are applied.
     let first_sequence = if found.made_anew { found.bounds.first.max(1) } else { next.first_sequence };
     Incarnation::new(next.number, first_sequence, next.base_us)
 }
 
-/// Where timestamps begin that lie above whatever `previous` can have written.
+/// The first timestamp for the next incarnation, above every timestamp that `previous` can have written.
 fn base_us_after(found: &Found, previous: Incarnation) -> i64 {
     let checkpoint = found.state.checkpoint.filter(|checkpoint| previous.stands_on(checkpoint.position));
     let worked = checkpoint.map_or(0, |checkpoint| checkpoint.position.sequence);
@@ -118,8 +119,8 @@ fn base_us_after(found: &Found, previous: Incarnation) -> i64 {
     found.now_us.max(previous.timestamp_us(from + WRITTEN_ABOVE_CHECKPOINT_MAX + 2, 0))
 }
 
-/// The write timestamp of a checkpoint at the entry before a life's first: above all earlier lives', below
-/// all of its own.
+/// The write timestamp of a checkpoint at the entry before an incarnation's first: above all timestamps of earlier
+/// incarnations, and below all of its own.
 pub(crate) fn checkpoint_before_us(incarnation: Incarnation) -> i64 {
     incarnation.base_us - 1
 }
@@ -162,7 +163,7 @@ mod tests {
         let at = |from| Start::Continue { incarnation: LIFE, from };
         assert_eq!(decide(&found(90, 150, Some(checkpoint(4, 120)), Some(TAG))), at(121));
         assert_eq!(decide(&found(120, 120, Some(checkpoint(4, 120)), Some(TAG))), at(121));
-        // Nothing was checkpointed in this life; the one before says nothing about it.
+        // There is no checkpoint of this incarnation. The previous incarnation's checkpoint does not matter.
         assert_eq!(decide(&found(90, 150, Some(checkpoint(3, 98)), None)), at(100));
         assert_eq!(decide(&found(100, 99, None, None)), at(100));
     }
@@ -194,7 +195,7 @@ mod tests {
             assert_eq!((next.number, next.first_sequence, next.ground), expected, "{what}");
             let written_max = life.timestamp_us(from - 1 + WRITTEN_ABOVE_CHECKPOINT_MAX, 255);
             assert!(checkpoint_before_us(next) > written_max, "{what}: timestamps");
-            // Whoever held it, the log decides.
+            // The log decides, with or without a holder of the tenure.
             let forgot = Found { held: true, forgotten: true, ..found };
             assert!(
                 matches!(decide(&forgot), Start::Renew { next, .. } if next.ground != LIFE.ground),
@@ -227,14 +228,14 @@ mod tests {
 
     #[test]
     fn a_log_of_this_process_is_worked_from_its_beginning() {
-        // A gateway published before the worker had begun: nobody else can have worked it.
+        // A gateway published before the worker began, and no other worker can have applied the entries.
         let Start::Renew { next, .. } =
             decide(&Found { made_anew: true, ..found(1, 3, Some(checkpoint(4, 2)), None) })
         else {
             panic!("goes on")
         };
         assert_eq!(next.first_sequence, 1);
-        // The worker stops and begins again while the process lives.
+        // The worker stops and begins again in the same process.
         let worked = Found { made_anew: true, ..found(1, 3, Some(checkpoint(4, 2)), Some(TAG)) };
         assert_eq!(decide(&worked), Start::Continue { incarnation: LIFE, from: 3 });
     }
@@ -247,12 +248,13 @@ mod tests {
 
     #[test]
     fn timestamps_lie_above_everything_earlier_however_fast_the_log_grew() {
-        // Written faster than 3,906 entries a second, so that timestamps ran ahead of the clock; then made anew.
+        // More than 3,906 entries a second were written, so timestamps ran ahead of the clock. Then the log was made
+        // anew.
         let worked = checkpoint(4, 90_000_000);
         let Start::Renew { next, .. } = decide(&found(1, 0, Some(worked), None)) else { panic!("goes on") };
         let above_checkpoint = 90_000_000 + WRITTEN_ABOVE_CHECKPOINT_MAX;
         assert!(checkpoint_before_us(next) > LIFE.timestamp_us(above_checkpoint, 255));
-        // A life without a checkpoint can have been worked as far above its beginning.
+        // An incarnation without a checkpoint can have been worked equally far above its first sequence.
         let Start::Renew { next, .. } = decide(&found(1, 0, None, None)) else { panic!("goes on") };
         assert!(checkpoint_before_us(next) > LIFE.timestamp_us(100 + WRITTEN_ABOVE_CHECKPOINT_MAX, 255));
     }

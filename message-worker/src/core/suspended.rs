@@ -1,8 +1,8 @@
-//! Conversations that cannot be read: from where on their commands are refused, so that all others go on
-//! (`docs/decisions/0021-what-cannot-be-read-is-suspended.md`).
+//! The suspended conversations of a partition: those that cannot be read, and from which position on their commands are
+//! refused, so that all others go on (`docs/decisions/0021-what-cannot-be-read-is-suspended.md`).
 //!
-//! What was refused must never be applied later, by whoever replays the log. So a suspension begins and ends at positions,
-//! which are recorded before anybody passes them.
+//! A command that was refused must never be applied later, by any worker that replays the log. So a suspension begins
+//! and ends at positions, which are recorded before an owner passes them.
 
 use crate::limits::SUSPENDED_MAX;
 use crate::store::Suspension;
@@ -10,13 +10,13 @@ use carillon_proto::id::ConversationId;
 use carillon_proto::position::{Incarnation, Position};
 use std::collections::HashMap;
 
-/// Suspensions of a partition, in positions of its present life.
+/// The suspensions of a partition, in positions of its present incarnation.
 #[derive(Debug, Default)]
 pub(crate) struct Suspended {
     by_conversation: HashMap<ConversationId, Span>,
 }
 
-/// From where to where commands are refused.
+/// Commands are refused from `from` on, and before `until`.
 #[derive(Debug, Clone, Copy)]
 struct Span {
     from: Position,
@@ -24,7 +24,8 @@ struct Span {
 }
 
 impl Suspended {
-    /// Those that were recorded on the ground of this life; positions of an earlier log say nothing about this one's.
+    /// The suspensions that were recorded in the log generation of this incarnation. In another generation the same
+    /// sequences name other entries.
     pub(crate) fn of(life: Incarnation, recorded: Vec<Suspension>) -> Suspended {
         let here = |at: Position| life.position(at.sequence, at.index);
         let of_this_log = |one: &Suspension| life.stands_on(one.from);
@@ -42,40 +43,42 @@ impl Suspended {
             .is_some_and(|span| span.from <= at && span.until.is_none_or(|until| at < until))
     }
 
-    /// Whether one more may be suspended.
+    /// Whether one more conversation may be suspended.
     pub(crate) fn has_room(&self) -> bool {
         self.open().count() < SUSPENDED_MAX
     }
 
-    /// Commands are refused from here on.
+    /// Refuses the commands of a conversation from `from` on.
     pub(crate) fn begin(&mut self, conversation: ConversationId, from: Position) {
         self.by_conversation.insert(conversation, Span { from, until: None });
     }
 
-    /// Where a suspension that lasts begins.
+    /// Where the conversation's open suspension begins, if it has one.
     pub(crate) fn begun(&self, conversation: &ConversationId) -> Option<Position> {
         self.by_conversation.get(conversation).filter(|span| span.until.is_none()).map(|span| span.from)
     }
 
-    /// Where one begins that may not be worked yet, whether it lasts or not. One that begins later takes its place in the
-    /// record, and so begins where it began: what was applied between the two has its rows, and is not undone by that.
+    /// Where a suspension begins whose commands may not all be below the checkpoint, open or not. There is one record
+    /// for each conversation, so a new suspension keeps this beginning. Commands that were applied in between have
+    /// their rows, and refusing them in a replay does not undo those.
     pub(crate) fn unworked(&self, conversation: &ConversationId) -> Option<Position> {
         self.by_conversation.get(conversation).map(|span| span.from)
     }
 
-    /// Commands are applied again from here on.
+    /// Applies the commands of a conversation again from `until` on.
     pub(crate) fn end(&mut self, conversation: &ConversationId, until: Position) {
         if let Some(span) = self.by_conversation.get_mut(conversation) {
             span.until = Some(until);
         }
     }
 
-    /// Those that last.
+    /// Conversations whose suspension has not ended.
     pub(crate) fn open(&self) -> impl Iterator<Item = &ConversationId> {
         self.by_conversation.iter().filter(|(_, span)| span.until.is_none()).map(|(id, _)| id)
     }
 
-    /// Everything up to a position was worked: what ended there refuses nothing any more.
+    /// Forgets suspensions that ended at or below this position, because everything up to it is applied and
+    /// checkpointed.
     pub(crate) fn worked(&mut self, to: Position) {
         self.by_conversation.retain(|_, span| span.until.is_none_or(|until| until > to));
     }
