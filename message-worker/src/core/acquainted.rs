@@ -1,17 +1,17 @@
-//! Whose acquaintances a command changes: those who see each other's presence because they participate in the same
-//! conversation, while that has few participants.
+//! The users whose acquaintances a command changes. Users see each other's presence if they participate in the same
+//! conversation, as long as it has few participants.
 
 use super::conversation::Conversation;
 use carillon_proto::limits::PRESENCE_PARTICIPANTS_MAX;
 use carillon_proto::wire::{self, command::Body};
 
-/// The users who may see others than before, now that `conversation` is as a command that was not refused left it, or
-/// as it stands after later ones where the command is worked again. Nobody, where it shows nobody to anybody.
+/// The users who may see other users than before the command. `conversation` is the state after a command that was not
+/// refused, or after later commands where the command is replayed. Empty if the conversation shows no user to another.
 pub(crate) fn concerned(conversation: &Conversation, command: &wire::Command) -> Vec<String> {
     let participants = conversation.participants();
     let (fewest, removed) = match &command.body {
         Some(Body::CreateConversation(_)) => (participants.len(), None),
-        // Above the bound, those of before do not see each other any more.
+        // Above the limit, the earlier participants no longer see each other, so they are concerned as well.
         Some(Body::AddParticipants(add)) => (participants.len().saturating_sub(add.users.len()), None),
         Some(Body::RemoveParticipant(remove)) => (participants.len(), Some(&remove.user)),
         Some(Body::SendMessage(_) | Body::UpdateConversation(_)) | None => return Vec::new(),
@@ -34,7 +34,7 @@ mod tests {
         numbers.map(|number| format!("u{number:03}")).collect()
     }
 
-    /// How many are concerned by a command after which there are so many participants.
+    /// The number of users concerned by a command that leaves `after` participants.
     fn count(after: usize, body: Body) -> usize {
         let participants = names(0..after).iter().map(|user| UserId::parse(user).expect("valid")).collect();
         let conversation = Conversation::new(ConversationId::parse("room").expect("valid"), participants);
@@ -43,7 +43,7 @@ mod tests {
     }
 
     #[test]
-    fn those_who_see_others_than_before_are_concerned() {
+    fn users_who_see_other_users_than_before_are_concerned() {
         let create = || Body::CreateConversation(wire::CreateConversation::default());
         let add = |users| Body::AddParticipants(wire::AddParticipants { users });
         let remove = |user: &str| Body::RemoveParticipant(wire::RemoveParticipant { user: user.into() });
@@ -59,7 +59,7 @@ mod tests {
             (250, add(names(100..250)), 250),
             (1, remove("u001"), 2),
             (2, remove("u002"), 3),
-            // Worked again, after they have been added anew.
+            // Replayed after the user was added again.
             (2, remove("u001"), 2),
             (100, remove("u100"), 101),
             (101, remove("u101"), 0),

@@ -1,5 +1,5 @@
-//! What a command makes of a conversation. A function of state, position and entry alone: replay, and a second
-//! worker, come to the same rows byte for byte.
+//! Applies a command to a conversation. The result is a function of the state, the position and the entry alone, so a
+//! replay and a second worker make the same rows byte for byte.
 
 use super::conversation::Conversation;
 use super::dedup::{First, Hit};
@@ -16,29 +16,29 @@ use prost::Message as _;
 use std::collections::HashSet;
 use std::sync::Arc;
 
-/// Where a command stands.
+/// The place of a command in the log.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct At {
-    /// Its position.
     pub(crate) position: Position,
     /// The write timestamp that follows from the position.
     pub(crate) timestamp_us: i64,
-    /// When the log took its entry.
+    /// The time at which the log took the command's entry.
     pub(crate) time_ms: u64,
 }
 
-/// What became of a command.
+/// The result of applying a command.
 #[derive(Debug, Default)]
 pub(crate) struct Applied {
-    /// The event, whose row is to be written.
+    /// The event whose row is to be written.
     pub(crate) row: Option<Arc<wire::Event>>,
-    /// What follows from the row.
+    /// The projections of the row.
     pub(crate) projections: Vec<Projection>,
-    /// What its sender is told. `None` for a replayed command of which only its effect on later ones is left.
+    /// The outcome that the sender gets. `None` for a replayed command that left nothing but its effect on later
+    /// commands.
     pub(crate) outcome: Option<outcome::Body>,
 }
 
-/// Who asks.
+/// The author of a command, with the author's rights.
 struct By<'a> {
     actor: Option<&'a UserId>,
     authority: Option<Authority>,
@@ -51,7 +51,7 @@ impl By<'_> {
 }
 
 impl Conversation {
-    /// Applies a command. What [`Conversation::need`] asks for must be known.
+    /// Applies a command. Everything that [`Conversation::need`] names must be known.
     pub(crate) fn apply(&mut self, at: At, command: &wire::Command) -> Applied {
         let actor = UserId::parse(&command.actor).ok();
         let hit = match self.hit(actor.as_ref(), &command.client_id) {
@@ -87,7 +87,7 @@ impl Conversation {
         }
     }
 
-    /// The event that a command becomes; nothing if all is as it asks already.
+    /// The event that a command becomes. `None` if the conversation already is as the command wants it.
     fn decide(&self, by: &By, command: &wire::Command) -> Result<Option<Kind>, Failure> {
         if command.client_id.len() > CLIENT_KEY_BYTES_MAX {
             return Err(Failure::invalid_payload("the client id is too long"));
@@ -167,7 +167,7 @@ impl Conversation {
         Ok(Some(Kind::ParticipantRemoved(remove.clone())))
     }
 
-    /// Whether the actor may do anything here.
+    /// Whether the author may do anything in this conversation.
     fn authorize(&self, by: &By) -> Result<(), Failure> {
         match by.authority {
             Some(Authority::Backend | Authority::Granted) => Ok(()),
@@ -178,7 +178,7 @@ impl Conversation {
         }
     }
 
-    /// Whether the actor may change the conversation and who participates.
+    /// Whether the author may change the conversation and its participants.
     fn authorize_management(&self, by: &By) -> Result<(), Failure> {
         match by.is_backend() {
             true if self.exists() => Ok(()),
@@ -222,14 +222,14 @@ impl Conversation {
         outcome::Body::Accepted(wire::Accepted { repeated, ..self.acceptance(first) })
     }
 
-    /// What is told of a command that became this event.
+    /// The acceptance of a command that became this event.
     pub(super) fn acceptance(&self, first: First) -> wire::Accepted {
         let (seq, time_ms) = (first.seq, first.time_ms);
         wire::Accepted { seq, id: self.message_id(first), time_ms, repeated: false }
     }
 
-    /// The outcome of a command that was applied before. One that became an event is told so again; of one that
-    /// was refused then, the state that refused it is gone, and its sender's own timeout stands.
+    /// The outcome of a command that was applied before. If it became an event, the outcome is sent again. If it was
+    /// refused, the state that refused it is gone, so nothing is sent and the sender's own timeout applies.
     fn replayed(&self, position: Position, hit: Option<First>) -> Option<outcome::Body> {
         let (first, met) = hit.map(|first| (first, self.as_met(first.position)))?;
         (met <= position).then(|| self.accepted(first, met < position))

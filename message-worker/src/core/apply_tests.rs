@@ -1,4 +1,4 @@
-//! Tests of what commands make of a conversation.
+//! Tests of applying commands to a conversation.
 
 use super::*;
 use carillon_proto::id::ConversationId;
@@ -70,7 +70,7 @@ fn open() -> Conversation {
     conversation
 }
 
-/// `row N`, `known N` for accepted without a row, `repeated N`, or the error's code.
+/// `row N`, `known N` for an accepted command without a row, `repeated N`, or the error's code.
 fn told(applied: &Applied) -> String {
     match (&applied.outcome, &applied.row) {
         (Some(outcome::Body::Accepted(accepted)), Some(row)) => {
@@ -143,7 +143,7 @@ fn who_may_do_what() {
 }
 
 #[test]
-fn a_command_of_the_future_is_refused_by_all_alike() {
+fn a_command_that_this_build_does_not_know_is_refused() {
     let unknown = wire::Command { body: None, ..by("ann", Authority::Granted, message("x")) };
     assert_eq!(told(&open().apply(at(5), &unknown)), "invalid_payload");
     let powers = wire::Command { authority: 99, ..by("ann", Authority::Granted, message("x")) };
@@ -151,7 +151,7 @@ fn a_command_of_the_future_is_refused_by_all_alike() {
 }
 
 #[test]
-fn a_creation_is_seq_0_and_its_creator_participates() {
+fn a_creation_has_seq_0_and_its_creator_participates() {
     let mut conversation = nothing();
     let applied =
         conversation.apply(at(7), &by(OWNER, Authority::Participant, create(&["ann", OWNER, "ann"])));
@@ -218,9 +218,10 @@ fn times_do_not_go_back_by_a_little() {
     assert_eq!(id, MessageId::new(1_000, 2, "room", late.position));
 }
 
-/// Before, everything after one message of 2036 was of 2036, and no earlier client id was known any more.
+/// Before the fix, one message with a time in 2036 gave all later events a time in 2036, and made all earlier client
+/// ids expire.
 #[test]
-fn a_time_that_was_wrong_is_over_with_its_entry() {
+fn a_wrong_time_affects_only_its_own_event() {
     const DECADE_MS: u64 = 3_652 * 86_400_000;
     let mut conversation = nothing();
     let mut send = |sequence: u64, time_ms: u64, client_id: &str| {
@@ -281,7 +282,7 @@ fn a_refused_command_is_not_remembered() {
 }
 
 #[test]
-fn what_was_applied_before_makes_no_second_row() {
+fn a_replayed_command_makes_no_second_row() {
     let mut conversation = stored();
     let send = wire::Command { client_id: "c".into(), ..by("ann", Authority::Participant, message("x")) };
     let first = conversation.apply(at(2), &send);
@@ -290,16 +291,16 @@ fn what_was_applied_before_makes_no_second_row() {
     assert_eq!(again.outcome, first.outcome, "the same command is told the same");
     let unnamed = conversation.apply(at(1), &by(OWNER, Authority::Participant, create(&[])));
     assert!(unnamed.row.is_none() && unnamed.outcome.is_none());
-    // Refused then, accepted later: what was said then is not known any more.
+    // It was refused first and accepted later. The refusal is not known any more.
     let earlier = conversation.apply(at(1), &send);
     assert!(earlier.row.is_none() && earlier.outcome.is_none());
-    // A later life's positions lie above, whatever its sequences.
+    // Positions of a later incarnation are above, whatever their sequences are.
     let later = At { position: Position { incarnation: 2, sequence: 1, index: 0 }, ..at(1) };
     assert_eq!(told(&conversation.apply(later, &by("ann", Authority::Participant, message("y")))), "row 2");
 }
 
 #[test]
-fn only_a_backend_speaks_for_a_persona() {
+fn only_a_backend_sends_as_an_ai() {
     let body = || Body::SendMessage(wire::SendMessage { is_ai: true, ..wire::SendMessage::default() });
     let is_ai = |authority| {
         let row = stored().apply(at(2), &by("ann", authority, body())).row.expect("a row");
@@ -310,7 +311,7 @@ fn only_a_backend_speaks_for_a_persona() {
 }
 
 #[test]
-fn an_event_that_no_bus_takes_is_refused() {
+fn an_event_that_is_too_large_for_the_bus_is_refused() {
     let body = message(&"x".repeat(EVENT_BYTES_MAX));
     assert_eq!(told(&open().apply(at(2), &by("ann", Authority::Granted, body))), "too_large");
     let key = wire::Command { client_id: "k".repeat(129), ..by("ann", Authority::Granted, message("x")) };

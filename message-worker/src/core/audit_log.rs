@@ -1,5 +1,6 @@
-//! What a log claims, for the auditor: which commands of which conversations were worked, by position. Commands are
-//! placed as a worker's group places them, and kept as the bytes of their entries: hardly any is looked at again.
+//! The part of a log that the auditor compares: the commands of each conversation that were applied, by position. The
+//! auditor places commands as a worker's group does. It keeps the bytes of the entries, because few of them are decoded
+//! again.
 
 use super::apply::At;
 use super::suspended::Suspended;
@@ -14,16 +15,15 @@ use carillon_runtime::bus::LogEntry;
 use prost::Message as _;
 use std::collections::{HashMap, HashSet};
 
-/// Bytes of entries held at once: all that a worker keeps behind its checkpoint. Where a log holds more, the oldest
-/// are looked at, which go first.
+/// Bytes of entries held at once: as many as a worker keeps behind its checkpoint. If a log holds more, the oldest
+/// entries are compared, because they are purged first.
 const BYTES_MAX: u64 = LOG_KEPT_BYTES_MAX;
-/// Conversations followed in one partition: at about a millisecond each, a look at all takes seconds.
+/// Conversations followed in one partition. A look at one takes about a millisecond, so a look at all takes seconds.
 const CONVERSATIONS_MAX: usize = 10_000;
 
-/// The part of a partition's log that its worker says it has worked, as far as the log still holds it.
+/// The part of a partition's log up to the checkpoint, as far as the log still holds it.
 #[derive(Debug)]
 pub(crate) struct Log {
-    /// The partition.
     pub(crate) partition: u32,
     partitions: u32,
     life: Incarnation,
@@ -31,25 +31,25 @@ pub(crate) struct Log {
     suspended: Suspended,
     /// The sequence of the first entry in here.
     from: u64,
-    /// The sequence that the checkpoint stands at: rows at or below it are settled.
+    /// The sequence of the checkpoint. Rows at or below it are settled.
     checkpoint: u64,
     entries: Vec<Held>,
     bytes: u64,
     conversations: HashMap<ConversationId, Vec<Slot>>,
-    /// What was counted on the way.
+    /// What was counted while the entries were taken.
     pub(crate) counted: Counted,
 }
 
-/// What a log's entries came to.
+/// Counts of a log's commands.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Counted {
     /// Commands that a worker applied.
     pub(crate) commands: u64,
-    /// Commands that are passed over for good, by a record.
+    /// Commands that are skipped for good, because a record says so.
     pub(crate) skipped: u64,
-    /// Commands of conversations that belong to other partitions, of which there is no record.
+    /// Commands of conversations that belong to other partitions, and for which there is no such record.
     pub(crate) elsewhere: u64,
-    /// Commands of conversations beyond the bound.
+    /// Commands of conversations beyond `CONVERSATIONS_MAX`.
     pub(crate) left_out: u64,
 }
 
@@ -60,27 +60,27 @@ struct Held {
     payload: Bytes,
 }
 
-/// Where a command stands in the log that is held.
+/// The place of a command in the entries that are held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Slot {
     sequence: u64,
     index: u32,
 }
 
-/// What the log says of a row's position.
+/// What the log says about a row's position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Said {
-    /// Nothing: another life's, not worked yet, or not held any more.
+    /// Nothing: the position is of another incarnation, or its entry was not applied yet, or is not held any more.
     Nothing,
-    /// A command of this conversation stands there, in an entry with this tag.
+    /// A command of this conversation is there, in an entry with this tag.
     Command(Tag),
-    /// No command of this conversation stands there.
+    /// No command of this conversation is there.
     NoCommand,
 }
 
 impl Log {
-    /// A log of which nothing has been read; entries come from `from` on. All of `named` are followed, whether the
-    /// log has commands of them or not.
+    /// A log without entries, which begin at `from`. All conversations of `named` are followed, with or without
+    /// commands.
     pub(crate) fn new(
         (partition, partitions): (u32, u32),
         life: Incarnation,
@@ -103,23 +103,24 @@ impl Log {
         }
     }
 
-    /// Commands of these conversations were refused while they could not be read.
+    /// Adds the suspensions, which say which commands were refused because their conversation could not be read.
     pub(crate) fn suspending(self, suspended: Suspended) -> Log {
         Log { suspended, ..self }
     }
 
-    /// The sequence that is to be read next; `None` when all is read that was worked, or no more may be held.
+    /// The sequence of the next entry to read. `None` when all entries up to the checkpoint are read, or no more may be
+    /// held.
     pub(crate) fn wanted(&self) -> Option<u64> {
         let next = self.from + self.entries.len() as u64;
         (next <= self.checkpoint && self.bytes < BYTES_MAX).then_some(next)
     }
 
-    /// Entries in here.
+    /// The number of entries in here.
     pub(crate) fn entries(&self) -> u64 {
         self.entries.len() as u64
     }
 
-    /// Entries that were worked and found no room.
+    /// The number of entries up to the checkpoint that found no room.
     pub(crate) fn entries_left_out(&self) -> u64 {
         (self.checkpoint + 1).saturating_sub(self.from + self.entries())
     }
@@ -129,14 +130,14 @@ impl Log {
         self.conversations.keys()
     }
 
-    /// The life that is audited.
+    /// The incarnation that is audited.
     pub(crate) fn life(&self) -> Incarnation {
         self.life
     }
 
-    /// Takes the entry that [`Log::wanted`] names.
+    /// Adds the entry that [`Log::wanted`] names.
     pub(crate) fn take(&mut self, entry: &LogEntry) {
-        // An entry that does not decode, or has too many commands, is poison: nobody applied any of it.
+        // An entry that does not decode, or that has too many commands, is poison: no worker applied any of it.
         let decoded = wire::Entry::decode(entry.payload.clone()).unwrap_or_default();
         if decoded.commands.len() <= ENTRY_COMMANDS_MAX {
             for (index, command) in decoded.commands.iter().enumerate() {
@@ -144,7 +145,7 @@ impl Log {
             }
         }
         self.bytes += entry.payload.len() as u64;
-        // Copied, so that one entry does not keep the whole answer that it came in.
+        // A copy, so that one entry does not keep the memory of the whole reply that contained it.
         let payload = Bytes::copy_from_slice(&entry.payload);
         self.entries.push(Held { tag: entry.tag, time_ms: entry.time_ms, payload });
     }
@@ -168,7 +169,7 @@ impl Log {
         }
     }
 
-    /// Where the commands of a conversation stand, in their order.
+    /// The slots of a conversation's commands, in their order.
     pub(crate) fn slots(&self, conversation: &ConversationId) -> &[Slot] {
         self.conversations.get(conversation).map_or(&[], Vec::as_slice)
     }
@@ -178,7 +179,7 @@ impl Log {
         self.life.position(slot.sequence, slot.index)
     }
 
-    /// Where a command stands, and the command; `None` if that slot is not of this log.
+    /// The place of a command, and the command. `None` if the slot is not in these entries.
     pub(crate) fn command(&self, slot: Slot) -> Option<(At, wire::Command)> {
         let held = self.held(slot.sequence)?;
         let entry = wire::Entry::decode(held.payload.clone()).ok()?;
@@ -187,24 +188,24 @@ impl Log {
         Some((At { position: self.position(slot), timestamp_us, time_ms: held.time_ms }, command))
     }
 
-    /// The position that the life which is audited gives to what stands where a row says, if the log has not forgotten
-    /// anything since that was written; of an earlier log, what the row says.
+    /// Translates a row's position to the incarnation that is audited, if both are in the same log generation. A
+    /// position of another generation is returned as it is.
     pub(crate) fn here(&self, written: Position) -> Position {
         let is_here = self.life.stands_on(written) && written.sequence >= self.life.ground.first_sequence;
         if is_here { self.life.position(written.sequence, written.index) } else { written }
     }
 
-    /// Whether a row at this position is of this log, and was there when the checkpoint was written.
+    /// Whether a row at this position is of this log, and was stored when the checkpoint was written.
     pub(crate) fn is_settled(&self, position: Position) -> bool {
         self.is_of_this_log(position) && position.sequence <= self.checkpoint
     }
 
-    /// Whether a position is one that [`Log::here`] gives.
+    /// Whether a position is one of this log, as [`Log::here`] translates it.
     fn is_of_this_log(&self, position: Position) -> bool {
         position.incarnation == self.life.number && position.sequence >= self.life.ground.first_sequence
     }
 
-    /// What the log says of a position of a conversation that is followed.
+    /// What the log says about a position of a conversation that is followed.
     pub(crate) fn said(&self, conversation: &ConversationId, position: Position) -> Said {
         let held = self.is_of_this_log(position).then(|| self.held(position.sequence)).flatten();
         let (Some(held), Some(slots)) = (held, self.conversations.get(conversation)) else {

@@ -1,5 +1,5 @@
-//! Tests of the auditor's judgement: whatever commands come, rows that the state machine made give no finding, from
-//! any window of rows and any head; and a row that is taken away is found, and nothing else.
+//! Tests of the auditor's judgement. For arbitrary commands, the rows that the state machine made give no finding, with
+//! any window of rows and any head. If one row is removed, exactly that row is found missing.
 
 use super::*;
 use crate::core::apply::At;
@@ -47,12 +47,12 @@ fn command() -> impl Strategy<Value = wire::Command> {
     )
 }
 
-/// What a worker makes of commands: the log, the rows, and the head after each.
+/// The results of a worker for some commands: the log, the rows, and the head after each row.
 struct Worked {
     log: Log,
     rows: Vec<EventRow>,
     heads: Vec<(wire::Head, Vec<UserId>)>,
-    /// Positions of repetitions, with the seqs that they repeat.
+    /// Positions of repeated commands, with the seqs that they repeat.
     repeats: Vec<(Position, u64)>,
 }
 
@@ -86,8 +86,8 @@ fn work(commands: &[wire::Command]) -> Worked {
 }
 
 impl Worked {
-    /// As the auditor reads it, with the head that was written after the row at `head`, and at most `rows_max` rows up
-    /// to it.
+    /// The conversation as the auditor reads it, with the head that was written after the row at `head`, and at most
+    /// `rows_max` rows up to that head.
     fn stored(&self, head: Option<usize>, rows_max: usize) -> Stored {
         let (head, participants) = match head.and_then(|nth| self.heads.get(nth)) {
             Some((head, participants)) => (Some(head.clone()), participants.clone()),
@@ -121,7 +121,7 @@ fn told(judged: &Judged) -> Vec<(Kind, u64, Option<Position>)> {
 
 proptest! {
     #[test]
-    fn what_the_state_machine_made_is_right(
+    fn rows_of_the_state_machine_give_no_finding(
         commands in prop::collection::vec(command(), 1..60),
         head in prop::option::of(0..40usize),
         rows_max in 1..30usize,
@@ -140,7 +140,7 @@ proptest! {
     }
 
     #[test]
-    fn a_row_that_is_taken_away_is_missed_and_no_other(
+    fn a_removed_row_is_found_missing_and_no_other(
         commands in prop::collection::vec(command(), 1..60),
         nth in any::<prop::sample::Index>(),
     ) {
@@ -162,7 +162,7 @@ proptest! {
     }
 
     #[test]
-    fn rows_that_change_places_are_out_of_order(
+    fn rows_with_swapped_seqs_are_out_of_order(
         commands in prop::collection::vec(command(), 20..60),
         nth in any::<prop::sample::Index>(),
     ) {
@@ -195,7 +195,7 @@ fn messages(count: u64) -> Vec<wire::Command> {
 type Damage = fn(&mut EventRow);
 
 #[test]
-fn rows_that_are_not_what_their_command_makes_are_foreign() {
+fn rows_that_differ_from_what_their_command_makes_are_foreign() {
     let cases: [(&str, Damage); 7] = [
         ("another tag", |row| row.tag = Tag([0; 16])),
         ("another timestamp", |row| row.timestamp_us += 1),
@@ -221,7 +221,7 @@ fn rewrite(row: &mut EventRow, change: impl FnOnce(&mut wire::Event)) {
 }
 
 #[test]
-fn a_row_at_a_place_of_the_log_where_nothing_stands_is_foreign() {
+fn a_row_at_a_position_without_a_command_is_foreign() {
     let mut worked = work(&messages(6));
     let nowhere = LIFE.position(LIFE.first_sequence + 1, 200);
     worked.rows[5].position = nowhere;
@@ -232,16 +232,16 @@ fn a_row_at_a_place_of_the_log_where_nothing_stands_is_foreign() {
 }
 
 #[test]
-fn what_is_not_held_or_of_another_life_is_not_claimed() {
+fn rows_of_purged_entries_or_of_earlier_incarnations_give_no_finding() {
     let mut worked = work(&messages(6));
-    // As if the entries had been purged: the rows stand for themselves.
+    // As if the entries had been purged: there is nothing to compare the rows with.
     worked.log = Log::new((0, 1), LIFE, HashSet::new(), (LIFE.first_sequence + 2, 6), &[id()]);
     assert_eq!(told(&judge(&worked.whole(), &worked.log, &HashSet::new())), []);
-    // A life later: timestamps of the one before are not known.
+    // In a later incarnation, the timestamps of the one before are not known.
     let later = Incarnation::new(3, 7, 9_000_000);
     worked.log = Log::new((0, 1), later, HashSet::new(), (7, 6), &[id()]);
     assert_eq!(told(&judge(&worked.whole(), &worked.log, &HashSet::new())), []);
-    // A life earlier: nobody can have written them.
+    // In an earlier incarnation, no worker can have written these rows.
     let earlier = Incarnation::new(1, 7, 9_000_000);
     worked.log = Log::new((0, 1), earlier, HashSet::new(), (7, 6), &[id()]);
     let judged = judge(&worked.whole(), &worked.log, &HashSet::new());

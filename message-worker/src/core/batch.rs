@@ -1,11 +1,11 @@
-//! The bytes of messages to gateways. Events are encoded once, as the row that was committed, and copied from
-//! there into each gateway's batch.
+//! Encodes messages to gateways. An event is encoded once, for the row that was committed, and its bytes are copied
+//! from there into the batch of each gateway.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use carillon_proto::wire;
 use prost::Message as _;
 
-// Field numbers of proto/carillon/v1/bus.proto; the tests decode what is built here.
+// Field numbers of proto/carillon/v1/bus.proto. The tests decode what is built here.
 const TO_GATEWAY_BATCH: u32 = 1;
 const TO_GATEWAY_EPHEMERAL: u32 = 4;
 const BATCH_EVENTS: u32 = 4;
@@ -13,12 +13,12 @@ const EPHEMERAL_BATCH_EVENTS: u32 = 2;
 const REPLY_RESENT: u32 = 3;
 const RESENT_BATCHES: u32 = 1;
 
-/// Bytes that one event or outcome of `length` bytes takes in a batch.
+/// The bytes that one event or outcome of `length` bytes takes in a batch.
 pub(crate) fn field_bytes(length: usize) -> usize {
     1 + prost::length_delimiter_len(length) + length
 }
 
-/// A numbered batch: the message to the gateway, and the part of it that is the batch alone.
+/// Encodes a numbered batch. Returns the message to the gateway, and the slice of it that is the batch alone.
 pub(crate) fn numbered(batch: &wire::Batch, events: &[Bytes]) -> (Bytes, Bytes) {
     let length = batch.encoded_len() + events.iter().map(|event| field_bytes(event.len())).sum::<usize>();
     let mut message = BytesMut::with_capacity(field_bytes(length));
@@ -31,7 +31,7 @@ pub(crate) fn numbered(batch: &wire::Batch, events: &[Bytes]) -> (Bytes, Bytes) 
     (message, batch)
 }
 
-/// Ephemeral events of one gateway for another.
+/// Encodes ephemeral events of one gateway for another.
 pub(crate) fn ephemeral(gateway: &str, events: &[Bytes]) -> Bytes {
     let batch = wire::EphemeralBatch { gateway: gateway.to_owned(), events: Vec::new() };
     let length = batch.encoded_len() + events.iter().map(|event| field_bytes(event.len())).sum::<usize>();
@@ -42,7 +42,7 @@ pub(crate) fn ephemeral(gateway: &str, events: &[Bytes]) -> Bytes {
     message.freeze()
 }
 
-/// The answer that sends kept batches again.
+/// Encodes the reply that sends kept batches again.
 pub(crate) fn resent(epoch: u64, batches: &[Bytes]) -> Bytes {
     let reply = wire::PartitionReply { epoch, body: None };
     let length = batches.iter().map(|batch| field_bytes(batch.len())).sum::<usize>();
@@ -63,7 +63,7 @@ fn put_field(buffer: &mut BytesMut, field: u32, bytes: &[u8]) {
     buffer.put_slice(bytes);
 }
 
-/// The start of a length-delimited field. All field numbers here are below 16: the key is one byte.
+/// Writes the start of a length-delimited field. All field numbers here are below 16, so the key is one byte.
 fn put_delimiter(buffer: &mut BytesMut, field: u32, length: usize) {
     const LENGTH_DELIMITED: u32 = 2;
     buffer.put_u8((field << 3 | LENGTH_DELIMITED) as u8);
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_built_decodes_to_what_it_says() {
+    fn an_encoded_batch_decodes_to_the_same_batch() {
         let events = vec![event(1, "a"), event(2, &"long".repeat(20_000)), event(3, "")];
         let outcomes = vec![wire::Outcome { request: 7, body: None }];
         let head = wire::Batch { partition: 3, epoch: 9, number: 300, outcomes, events: Vec::new() };
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_kept_is_an_empty_answer_and_not_none() {
+    fn a_reply_without_kept_batches_is_an_empty_reply() {
         let reply = wire::PartitionReply::decode(resent(2, &[])).expect("decodes");
         let empty = wire::Resent { batches: Vec::new() };
         assert_eq!(

@@ -1,26 +1,25 @@
-//! The conversations in memory: the least recently used leave first, once the store has all their rows.
+//! The conversations in memory. The least recently used are removed first, once all their rows are in the store.
 
 use super::conversation::Conversation;
 use carillon_proto::id::{ConversationId, UserId};
 use carillon_runtime::collections::Spare;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-/// A conversation in memory.
 #[derive(Debug)]
 pub(crate) struct Slot {
-    /// Its state, with the group applied last, which may not be written yet.
+    /// The state, with the group that was applied last, whose rows may not be written yet.
     pub(crate) conversation: Conversation,
-    /// Seq of the newest event whose row is committed.
+    /// The seq of the newest event whose row is committed.
     pub(crate) committed_seq: u64,
-    /// What earlier lives of the log left of it is decided: commands may be applied to it.
+    /// It is decided which rows of earlier incarnations count, so commands may be applied.
     pub(crate) decided: bool,
-    /// A group that changed it is not written yet.
+    /// A group that changed the conversation is not written yet.
     pub(crate) uncommitted: bool,
-    /// Who participates as far as it is committed, where such a group changes that.
+    /// The committed participants, while a group that is not written yet changes them.
     committed_participants: Option<BTreeSet<UserId>>,
-    /// Its head waits to be written.
+    /// The head waits to be written.
     pub(crate) dirty: bool,
-    /// Tells one loading of a conversation from another.
+    /// Different for each loading of a conversation.
     pub(crate) instance: u64,
     used: u64,
     used_ms: u64,
@@ -28,12 +27,13 @@ pub(crate) struct Slot {
 }
 
 impl Slot {
-    /// Who participates as far as it is committed: nobody is let in by a row that may never be there.
+    /// The committed participants. A row that may never be stored must not let a user in.
     pub(crate) fn participants(&self) -> &BTreeSet<UserId> {
         self.committed_participants.as_ref().unwrap_or(self.conversation.participants())
     }
 
-    /// Changes the conversation by what is not written yet; `change` says whether it did.
+    /// Changes the conversation by a command whose row is not written yet. `change` returns whether it changed
+    /// anything.
     pub(crate) fn change<T>(
         &mut self,
         participants: bool,
@@ -48,7 +48,7 @@ impl Slot {
         result
     }
 
-    /// All that changed it is written.
+    /// Notes that all rows of the conversation are written.
     pub(crate) fn committed(&mut self) {
         self.committed_seq = self.conversation.seq();
         self.uncommitted = false;
@@ -59,11 +59,11 @@ impl Slot {
 /// How much may stay in memory.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Room {
-    /// Conversations.
+    /// The number of conversations.
     pub(crate) conversations: usize,
-    /// Bytes.
+    /// Their bytes.
     pub(crate) bytes: usize,
-    /// Time without use.
+    /// The time that a conversation stays without being used.
     pub(crate) idle_ms: u64,
 }
 
@@ -71,29 +71,28 @@ pub(crate) struct Room {
 #[derive(Debug, Default)]
 pub(crate) struct Cache {
     slots: HashMap<ConversationId, Slot>,
-    /// By last use, ascending.
+    /// In ascending order of last use.
     order: BTreeMap<u64, ConversationId>,
     uses: u64,
     bytes: usize,
 }
 
 impl Cache {
-    /// Conversations in memory.
+    /// The number of conversations in memory.
     pub(crate) fn len(&self) -> usize {
         self.slots.len()
     }
 
-    /// Whether the conversation is in memory.
     pub(crate) fn contains(&self, id: &ConversationId) -> bool {
         self.slots.contains_key(id)
     }
 
-    /// Whether commands may be applied to the conversation as it is in memory.
+    /// Whether commands may be applied to the conversation that is in memory.
     pub(crate) fn is_decided(&self, id: &ConversationId) -> bool {
         self.get(id).is_some_and(|slot| slot.decided)
     }
 
-    /// Takes a loaded conversation in, in the place of one to which nothing could be applied.
+    /// Inserts a loaded conversation. It replaces one that was loaded before without being sealed.
     pub(crate) fn insert(&mut self, conversation: Conversation, decided: bool, now_ms: u64) {
         let id = conversation.id().clone();
         self.remove(&id);
@@ -117,17 +116,17 @@ impl Cache {
         self.slots.insert(id, slot);
     }
 
-    /// A conversation, without using it.
+    /// A conversation. This does not count as use.
     pub(crate) fn get(&self, id: &ConversationId) -> Option<&Slot> {
         self.slots.get(id)
     }
 
-    /// A conversation, to note something about it: this is no use.
+    /// A conversation that can be changed. This does not count as use.
     pub(crate) fn note(&mut self, id: &ConversationId) -> Option<&mut Slot> {
         self.slots.get_mut(id)
     }
 
-    /// Uses a conversation; `change` may alter it.
+    /// Calls `change` with a conversation. This counts as use.
     pub(crate) fn using<T>(
         &mut self,
         id: &ConversationId,
@@ -148,7 +147,7 @@ impl Cache {
         Some(changed)
     }
 
-    /// Drops a conversation from memory.
+    /// Removes a conversation.
     fn remove(&mut self, id: &ConversationId) -> Option<Slot> {
         let slot = self.slots.remove(id)?;
         self.order.remove(&slot.used);
@@ -156,8 +155,8 @@ impl Cache {
         Some(slot)
     }
 
-    /// Drops what is idle or too much, except what is `kept` or not committed yet. Returns those whose heads wait to
-    /// be written.
+    /// Removes conversations that are idle or too many, except those that are `kept` or not committed yet. Returns the
+    /// removed conversations whose heads wait to be written.
     pub(crate) fn trim(
         &mut self,
         now_ms: u64,
@@ -204,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn the_least_recently_used_leaves_first() {
+    fn the_least_recently_used_conversation_is_removed_first() {
         let mut cache = cache(&["a", "b", "c"]);
         cache.using(&id("a"), 0, |_| ());
         assert!(cache.trim(1, ROOM, |_| false).is_empty(), "nothing waits to be written");
@@ -212,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_committed_or_needed_stays_and_heads_are_given_back() {
+    fn uncommitted_and_needed_conversations_stay_and_dirty_ones_are_returned() {
         let mut cache = cache(&["a", "b", "c", "d"]);
         cache.note(&id("a")).expect("there").uncommitted = true;
         cache.note(&id("c")).expect("there").dirty = true;
@@ -222,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn the_idle_leave_and_memory_is_given_back() {
+    fn idle_conversations_are_removed_and_memory_is_given_back() {
         let names: Vec<String> = (0..1_000).map(|n| format!("room-{n}")).collect();
         let mut cache = cache(&names.iter().map(String::as_str).collect::<Vec<_>>());
         let room = Room { conversations: 10_000, ..ROOM };

@@ -1,23 +1,23 @@
-//! Whether a worker's wall clock can be trusted with the beginning of a log's life: every write of a life carries
-//! timestamps that follow from it, and what comes later can only go above them.
+//! Decides whether a worker's wall clock is good enough to start an incarnation. The timestamps of all writes of an
+//! incarnation follow from the time at its start, and every later incarnation must begin above them.
 
 use std::fmt;
 
-/// How far this worker's clock may be from another: NTP keeps it within milliseconds, and a database refuses timestamps
-/// days ahead.
+/// How far this worker's clock may be from another one. NTP keeps clocks within milliseconds of each other, and a
+/// database refuses timestamps that are days ahead.
 pub(crate) const DIFFERENCE_MAX_MS: u64 = 60_000;
 
-/// Whose clock it is compared with.
+/// The clock that the worker's clock is compared with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Other {
-    /// The servers of the log.
+    /// The clock of the log's servers.
     Log,
-    /// The database.
+    /// The clock of the database.
     Database,
 }
 
 impl Other {
-    /// What it is called in metrics.
+    /// The name in metrics.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Other::Log => "log",
@@ -26,21 +26,21 @@ impl Other {
     }
 }
 
-/// Another clock, read between two readings of this worker's.
+/// The time of another clock, read between two reads of this worker's clock.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Reading {
     pub(crate) other: Other,
     pub(crate) other_ms: u64,
-    /// Of this worker's clock, before it was asked and after.
+    /// This worker's clock, before the other clock was read and after.
     pub(crate) asked_ms: u64,
     pub(crate) answered_ms: u64,
 }
 
-/// This worker's clock is too far from another.
+/// This worker's clock is too far from another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Disagreement {
     pub(crate) other: Other,
-    /// How far it is ahead; negative: behind.
+    /// How far this worker's clock is ahead. Negative if it is behind.
     pub(crate) ahead_ms: i64,
 }
 
@@ -52,10 +52,10 @@ impl fmt::Display for Disagreement {
 }
 
 impl Reading {
-    /// How far this worker's clock is ahead at the least.
+    /// How far this worker's clock is ahead at least. Negative if it is behind.
     pub(crate) fn ahead_ms(&self) -> i64 {
         let Reading { other_ms, asked_ms, answered_ms, .. } = *self;
-        // A clock that was set while it was waited for is compared with both.
+        // If this worker's clock was set during the read, the other clock may lie anywhere between the two times.
         let (earlier, later) = (asked_ms.min(answered_ms), asked_ms.max(answered_ms));
         if other_ms < earlier {
             i64::try_from(earlier - other_ms).unwrap_or(i64::MAX)
@@ -64,7 +64,7 @@ impl Reading {
         }
     }
 
-    /// What is wrong, if the difference is too large.
+    /// The disagreement, if the difference is too large.
     pub(crate) fn disagreement(&self) -> Option<Disagreement> {
         let ahead_ms = self.ahead_ms();
         (ahead_ms.unsigned_abs() > DIFFERENCE_MAX_MS).then_some(Disagreement { other: self.other, ahead_ms })
@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_clock_that_is_more_than_a_minute_off_is_told() {
+    fn a_clock_that_is_more_than_a_minute_off_is_reported() {
         const NOW_MS: u64 = 1_800_000_000_000;
         let table = [
             ("the same", 0, 0, 0, None),

@@ -1,9 +1,10 @@
-//! A sender's accepted client ids in one conversation: what makes sending again harmless.
+//! The accepted client ids of a sender in one conversation. They make it harmless to send a command again.
 //!
-//! Follows from the conversation's rows alone. The store's `sent` rows are only claims: a hit on one counts
-//! once the event it points to was seen to be this sender's, with this client id.
+//! They follow from the conversation's rows alone. The store's `sent` rows are only claims: a client id found in one
+//! counts after the event that it points to was seen to have this sender and this client id.
 //!
-//! No clock plays a part: a time that was wrong for a moment must not make a repeated send a second message.
+//! Client ids do not expire by time: a clock that was wrong for a moment must not turn a repeated send into a second
+//! message.
 
 use crate::store::SentRow;
 use carillon_proto::limits::DEDUP_CLIENT_IDS_MAX;
@@ -11,7 +12,7 @@ use carillon_proto::partition::stable_hash;
 use carillon_proto::position::Position;
 use std::collections::VecDeque;
 
-/// The event that a client id first became. Its message id follows from this.
+/// The event that a client id first became. The message id follows from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct First {
     pub(crate) seq: u64,
@@ -19,14 +20,14 @@ pub(crate) struct First {
     pub(crate) position: Position,
 }
 
-/// What is known of a client id.
+/// What is known about a client id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Hit {
-    /// Not among those of the window.
+    /// It is not in the window.
     None,
-    /// The store says that this event has it; to be confirmed.
+    /// According to the store it became this event. That is not confirmed yet.
     Claimed {
-        /// The event.
+        /// The event's seq.
         seq: u64,
     },
     /// It became this event.
@@ -38,39 +39,39 @@ struct Entry {
     client_id: Box<str>,
     seq: u64,
     time_ms: u64,
-    /// `None`: the store claims it.
+    /// `None` while this is only a claim of the store.
     position: Option<Position>,
 }
 
-/// The window of one sender's accepted client ids, at most [`DEDUP_CLIENT_IDS_MAX`]. Most senders have a few in
-/// memory, and some have all: hashes are searched one after the other, and ids only where they meet.
+/// The window of one sender's accepted client ids, at most [`DEDUP_CLIENT_IDS_MAX`]. Most senders have few of them in
+/// memory, and some have all. A search compares hashes first, and compares the ids only where the hashes are equal.
 #[derive(Debug, Default)]
 pub(crate) struct Sender {
-    /// Whether the store's rows are in here too.
+    /// Whether the rows of the store are in here too.
     complete: bool,
-    /// Ascending by seq.
+    /// In ascending order of seq.
     entries: VecDeque<Entry>,
-    /// Of the client ids, in the same order.
+    /// The hashes of the client ids, in the same order.
     hashes: VecDeque<u64>,
 }
 
 impl Sender {
-    /// A sender of whom the store has nothing that is not in here.
+    /// A sender for whom the store has no rows that are not in here.
     pub(crate) fn complete() -> Sender {
         Sender { complete: true, ..Sender::default() }
     }
 
-    /// Whether every accepted client id of the window is known.
+    /// Whether all accepted client ids of the window are known.
     pub(crate) fn is_complete(&self) -> bool {
         self.complete
     }
 
-    /// Client ids remembered.
+    /// The number of client ids in memory.
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// What is known of `client_id`.
+    /// What is known about `client_id`.
     pub(crate) fn hit(&self, client_id: &str) -> Hit {
         let found = self.find(client_id).and_then(|index| self.entries.get(index));
         let Some(Entry { seq, time_ms, position, .. }) = found else { return Hit::None };
@@ -80,7 +81,7 @@ impl Sender {
         }
     }
 
-    /// A client id was accepted: the sender's newest.
+    /// Adds a client id that was just accepted, as the sender's newest.
     pub(crate) fn remember(&mut self, client_id: &str, first: First) {
         while self.entries.len() >= DEDUP_CLIENT_IDS_MAX {
             self.forget_oldest();
@@ -89,8 +90,8 @@ impl Sender {
         self.push(Entry { client_id: client_id.into(), seq, time_ms, position: Some(position) });
     }
 
-    /// The store's newest [`DEDUP_CLIENT_IDS_MAX`] rows of this sender, newest first, where the conversation's head
-    /// is `head_seq`. What lies above that came from rows that do not count.
+    /// Adds the sender's newest [`DEDUP_CLIENT_IDS_MAX`] rows of the store, newest first. `head_seq` is the
+    /// conversation's newest seq; stored rows above it follow from event rows that do not count.
     pub(crate) fn learn(&mut self, rows: Vec<SentRow>, head_seq: u64) {
         let folded = std::mem::take(self);
         let mut claims: Vec<SentRow> = rows.into_iter().filter(|row| row.seq <= head_seq).collect();
@@ -107,7 +108,7 @@ impl Sender {
         self.complete = true;
     }
 
-    /// What the event that a claim pointed to really is.
+    /// Confirms a claim with the event that it points to, or drops the claim if that event is another one.
     pub(crate) fn confirm(&mut self, client_id: &str, first: Option<First>) {
         let Some(index) = self.find(client_id) else { return };
         let Some(entry) = self.entries.get_mut(index).filter(|entry| entry.position.is_none()) else {
@@ -133,7 +134,7 @@ impl Sender {
     }
 
     fn push(&mut self, entry: Entry) {
-        // Most senders are heard once or twice while their conversation is in memory.
+        // Most senders send once or twice while their conversation is in memory.
         if self.entries.is_empty() {
             self.entries.reserve_exact(1);
             self.hashes.reserve_exact(1);
@@ -173,7 +174,7 @@ mod tests {
         assert_eq!(sender.hit("c6"), Hit::Known(first(6, 1_000)));
     }
 
-    /// Before, one entry whose time was eight days ahead made everybody's client ids expire.
+    /// Before the fix, one entry with a time eight days ahead made the client ids of all senders expire.
     #[test]
     fn no_time_makes_an_id_expire() {
         let mut sender = Sender::complete();
@@ -184,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn the_stores_rows_are_claims_below_what_was_folded() {
+    fn stored_rows_are_claims_and_folded_rows_take_precedence() {
         let mut sender = Sender::default();
         sender.remember("c3", first(3, 1_000));
         sender.learn(vec![row("c3", 3), row("c2", 2), row("c1", 1)], 3);

@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn who_takes_over_from_one_that_may_be_writing_begins_another_life_on_the_same_ground() {
+    fn taking_over_from_an_owner_that_may_be_writing_starts_an_incarnation_in_the_same_log_generation() {
         let taken = LIFE.taken_over(130, 9_000_000);
         let cases = [
             ("checkpointed", found(90, 150, Some(checkpoint(4, 120)), Some(TAG)), 121),
@@ -186,7 +186,7 @@ mod tests {
             ),
         ];
         for (what, found, from) in cases {
-            let life = found.state.incarnation().expect("there is one");
+            let life = found.state.incarnation().expect("an incarnation");
             assert_eq!(decide(&found), Start::Continue { incarnation: life, from }, "{what}: given back");
             let Start::TakeOver(next) = decide(&Found { held: true, ..found.clone() }) else {
                 panic!("{what}: no other life")
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn another_life_begins_where_it_is_not() {
+    fn a_log_that_lost_entries_starts_another_log_generation() {
         let other = Some(Tag([8; 16]));
         let forgotten = Found { forgotten: true, ..found(90, 150, Some(checkpoint(4, 120)), Some(TAG)) };
         let made_anew = Found { made_anew: true, ..found(100, 99, None, None) };
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_of_this_process_is_worked_from_its_beginning() {
+    fn a_log_of_this_process_is_applied_from_its_first_entry() {
         // A gateway published before the worker began, and no other worker can have applied the entries.
         let Start::Renew { next, .. } =
             decide(&Found { made_anew: true, ..found(1, 3, Some(checkpoint(4, 2)), None) })
@@ -241,13 +241,13 @@ mod tests {
     }
 
     #[test]
-    fn the_first_life_begins_with_what_the_log_holds() {
+    fn the_first_incarnation_begins_at_the_first_entry_of_the_log() {
         let unworked = Found { state: PartitionState::default(), ..found(5, 9, None, None) };
         assert_eq!(decide(&unworked), Start::First(Incarnation::new(1, 5, 5_000_000)));
     }
 
     #[test]
-    fn timestamps_lie_above_everything_earlier_however_fast_the_log_grew() {
+    fn timestamps_of_an_incarnation_are_above_all_earlier_ones_however_fast_the_log_grew() {
         // More than 3,906 entries a second were written, so timestamps ran ahead of the clock. Then the log was made
         // anew.
         let worked = checkpoint(4, 90_000_000);

@@ -1,7 +1,8 @@
-//! Who listens where: which gateways registered which of a partition's conversations, and what they were sent.
+//! Interest: which gateways registered which conversations of a partition, and which batches they were sent.
 //!
-//! Batches are numbered for each gateway from 1 and never start over within an epoch, so a gateway that was
-//! forgotten keeps its number. Interest survives nothing: gateways see by the beat's hash that it is gone.
+//! The batches for each gateway are numbered from 1, and the numbers never start over within an epoch. So a gateway
+//! that was forgotten keeps its number. Interest is not stored: the hash in the beat shows a gateway that its
+//! registrations are gone.
 
 use super::batch;
 use crate::limits::{
@@ -16,25 +17,25 @@ use carillon_runtime::collections::Spare;
 use prost::Message as _;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
-/// A message for a gateway.
+/// A message to a gateway.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Outgoing {
-    /// Whom it is for.
+    /// The gateway that it is for.
     pub(crate) gateway: GatewayId,
     /// A `carillon.v1.ToGateway`.
     pub(crate) message: Bytes,
 }
 
-/// Why a request is not done.
+/// Why a request is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// A later one of this gateway has come before it.
+    /// A later request of this gateway has arrived before it.
     Old,
-    /// More is registered than a worker keeps.
+    /// Registering more would exceed the limit of the worker.
     Full,
 }
 
-/// A group's results for one gateway.
+/// The results of a group for one gateway.
 #[derive(Debug, Default)]
 struct Parcel {
     events: Vec<Bytes>,
@@ -43,23 +44,23 @@ struct Parcel {
 
 #[derive(Debug, Default)]
 struct Gateway {
-    /// Of its last request.
+    /// The counter of its last request.
     counter: u64,
     conversations: HashSet<ConversationId>,
-    /// XOR of their hashes.
+    /// The XOR of the hashes of these conversations.
     hash: u64,
-    /// Of the last batch.
+    /// The number of the last batch.
     number: u64,
     kept: VecDeque<(u64, Bytes)>,
     kept_bytes: usize,
-    /// It asked something, in this epoch.
+    /// The gateway has sent a request in this epoch.
     registered: bool,
-    /// Its last request, command or ephemeral batch.
+    /// When its last request, command or ephemeral batch arrived.
     heard_ms: u64,
 }
 
 impl Gateway {
-    /// Whether it may still live, so that it hears beats.
+    /// Whether the gateway may still be alive, so that it gets beats.
     fn is_known(&self, now_ms: u64) -> bool {
         let kept_ms = match (self.registered, self.conversations.is_empty()) {
             (true, false) => GATEWAY_FORGOTTEN_MS,
@@ -78,14 +79,14 @@ impl Gateway {
         }
     }
 
-    /// What is told of its interest. One that was silent for long is told wrong on purpose: if it lives it
-    /// registers anew, and if not its interest goes.
+    /// The hash for the beat. A gateway that was silent for 10 minutes gets a deliberately wrong hash, so that it
+    /// registers again if it is alive. If it does not, its interest is removed.
     fn told_hash(&self, now_ms: u64) -> u64 {
         if self.heard_ms + GATEWAY_SILENT_MS <= now_ms { !self.hash } else { self.hash }
     }
 }
 
-/// Who listens where in one partition.
+/// The interest of all gateways in one partition.
 #[derive(Debug)]
 pub(crate) struct Interest {
     partition: u32,
@@ -96,7 +97,7 @@ pub(crate) struct Interest {
 }
 
 impl Interest {
-    /// Nobody listens yet.
+    /// No gateway is registered.
     pub(crate) fn new(partition: u32, epoch: u64) -> Interest {
         Interest { partition, epoch, gateways: HashMap::new(), listeners: HashMap::new(), registered: 0 }
     }
@@ -106,7 +107,7 @@ impl Interest {
         self.epoch
     }
 
-    /// A gateway shows that it lives.
+    /// Notes that a gateway is alive.
     pub(crate) fn heard(&mut self, gateway: &GatewayId, now_ms: u64) {
         if !self.gateways.contains_key(gateway) && self.gateways.len() >= GATEWAYS_MAX {
             self.drop_longest_silent();
@@ -115,7 +116,7 @@ impl Interest {
         known.heard_ms = known.heard_ms.max(now_ms);
     }
 
-    /// Takes a request's counter.
+    /// Checks and stores the counter of a request.
     pub(crate) fn admit(&mut self, gateway: &GatewayId, counter: u64, now_ms: u64) -> Result<(), Refusal> {
         self.heard(gateway, now_ms);
         let known = self.gateways.entry(gateway.clone()).or_default();
@@ -127,7 +128,7 @@ impl Interest {
         Ok(())
     }
 
-    /// Changes what a gateway listens to.
+    /// Changes the conversations that a gateway is registered for.
     pub(crate) fn register(
         &mut self,
         gateway: &GatewayId,
@@ -153,7 +154,7 @@ impl Interest {
         Ok(())
     }
 
-    /// Everybody has to register again.
+    /// Forgets all registrations, so that all gateways register again.
     pub(crate) fn forget_registrations(&mut self) {
         self.listeners = HashMap::new();
         self.registered = 0;
@@ -163,7 +164,7 @@ impl Interest {
         }
     }
 
-    /// The kept batches from `from` on, as an answer; none if any of them is gone.
+    /// The reply that contains the kept batches from `from` on, or none if one of them is gone.
     pub(crate) fn resend(&self, gateway: &GatewayId, asked: &wire::Resend) -> Bytes {
         let kept = match self.gateways.get(gateway) {
             Some(known) if asked.epoch == self.epoch => &known.kept,
@@ -175,7 +176,8 @@ impl Interest {
         batch::resent(self.epoch, if whole { &missed } else { &[] })
     }
 
-    /// A group's events and outcomes as numbered batches for those who listen or wait.
+    /// Makes numbered batches of a group's events and outcomes, for the gateways that are registered or wait for an
+    /// outcome.
     pub(crate) fn batches(
         &mut self,
         events: &[(ConversationId, Bytes)],
@@ -214,7 +216,7 @@ impl Interest {
         message
     }
 
-    /// One gateway's ephemeral events, for each other gateway that listens.
+    /// Makes messages of one gateway's ephemeral events, for each other gateway that is registered.
     pub(crate) fn ephemeral(&self, sent: &wire::EphemeralBatch) -> Vec<Outgoing> {
         let mut events: BTreeMap<&GatewayId, Vec<Bytes>> = BTreeMap::new();
         for event in &sent.events {
@@ -231,7 +233,7 @@ impl Interest {
         events.into_iter().map(message).collect()
     }
 
-    /// This second's beats.
+    /// The beats of this second.
     pub(crate) fn beats(&self, now_ms: u64, lag_ms: u64) -> Vec<Outgoing> {
         let beat = |(gateway, known): (&GatewayId, &Gateway)| {
             let beat = wire::Beat {
@@ -248,15 +250,15 @@ impl Interest {
         self.gateways.iter().filter(|(_, known)| known.is_known(now_ms)).map(beat).collect()
     }
 
-    /// Says to every gateway that this owner is there: those that serve a conversation of this partition register
-    /// now, and not when they miss its predecessor's beats.
+    /// A beat that announces this owner to all gateways. Those that serve a conversation of this partition then
+    /// register at once, and not only when they miss the former owner's beats.
     pub(crate) fn arrival(&self) -> Bytes {
         let (partition, epoch) = (self.partition, self.epoch);
         let beat = wire::Beat { partition, epoch, ..wire::Beat::default() };
         wire::ToGateway { body: Some(to_gateway::Body::Beat(beat)) }.encode_to_vec().into()
     }
 
-    /// Gateways that fell silent for too long listen no more. Their numbers stay.
+    /// Removes the registrations of gateways that were silent for too long. The numbers of their batches stay.
     pub(crate) fn forget_silent(&mut self, now_ms: u64) {
         let silent =
             |known: &Gateway| !known.is_known(now_ms) && (known.registered || !known.kept.is_empty());
@@ -312,7 +314,7 @@ impl Interest {
     }
 }
 
-/// Pieces of at most [`BATCH_BYTES_MAX`], or of one event that is larger.
+/// Cuts a parcel into pieces of at most [`BATCH_BYTES_MAX`]. A piece with a single larger event may exceed that.
 fn cut(parcel: Parcel) -> Vec<Parcel> {
     let mut pieces = vec![Parcel::default()];
     let mut bytes = 0;

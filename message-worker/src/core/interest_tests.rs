@@ -1,4 +1,4 @@
-//! Tests of who listens where.
+//! Tests of gateways' interest.
 
 use super::*;
 use carillon_proto::wire::partition_reply;
@@ -62,7 +62,7 @@ fn hash(names: &[&str]) -> u64 {
 }
 
 #[test]
-fn a_group_is_one_numbered_batch_for_each_gateway_that_listens_or_waits() {
+fn a_group_is_one_numbered_batch_for_each_registered_or_waiting_gateway() {
     let mut interest = interest(&[("gw-1", &["a", "b"]), ("gw-2", &["b"]), ("gw-3", &["c"])]);
     let outcomes = vec![(gateway("gw-4"), wire::Outcome { request: 9, body: None })];
     let sent = batches(&interest.batches(&[event("a", 1, 1), event("b", 5, 1)], outcomes));
@@ -110,7 +110,7 @@ fn missed_batches_are_sent_again_while_they_are_kept() {
 }
 
 #[test]
-fn the_beat_tells_what_is_registered() {
+fn the_beat_contains_the_hash_of_the_registrations() {
     let mut interest = interest(&[("gw-1", &["a", "b", "a"])]);
     assert_eq!(
         beats(&interest, 1)["gw-1"],
@@ -143,7 +143,7 @@ fn older_requests_are_refused() {
 }
 
 #[test]
-fn one_that_only_sent_commands_hears_beats_for_a_minute() {
+fn a_gateway_that_only_sent_commands_gets_beats_for_a_minute() {
     let mut interest = Interest::new(3, 7);
     interest.heard(&gateway("gw-1"), 1_000);
     assert_eq!(beats(&interest, 1_000)["gw-1"].interest_hash, 0);
@@ -151,7 +151,7 @@ fn one_that_only_sent_commands_hears_beats_for_a_minute() {
 }
 
 #[test]
-fn a_silent_gateway_is_asked_to_register_again_and_then_forgotten_but_for_its_number() {
+fn a_silent_gateway_shall_register_again_and_is_then_forgotten_except_for_its_number() {
     let mut interest = interest(&[("gw-1", &["a"]), ("gw-2", &[])]);
     interest.batches(&[event("a", 1, 1)], Vec::new());
     let asked = beats(&interest, GATEWAY_SILENT_MS);
@@ -162,13 +162,13 @@ fn a_silent_gateway_is_asked_to_register_again_and_then_forgotten_but_for_its_nu
     interest.forget_silent(GATEWAY_FORGOTTEN_MS);
     assert!(interest.batches(&[event("a", 3, 1)], Vec::new()).is_empty());
     assert_eq!((interest.registered, interest.listeners.len()), (0, 0));
-    // It comes back: its batches go on where they were, or it would take them for old ones.
+    // A gateway that comes back gets batches with the next number. With numbers from 1 it would take them for old ones.
     interest.register(&gateway("gw-1"), true, &rooms(&["a"]), &[]).expect("room");
     assert_eq!(batches(&interest.batches(&[event("a", 4, 1)], Vec::new()))[0].1.number, 3);
 }
 
 #[test]
-fn ephemeral_events_go_to_the_others_who_listen() {
+fn ephemeral_events_go_to_the_other_registered_gateways() {
     let interest = interest(&[("gw-1", &["a"]), ("gw-2", &["a", "b"]), ("gw-3", &["c"])]);
     let typing = |name: &str| wire::Ephemeral {
         conversation: name.into(),
@@ -186,7 +186,7 @@ fn ephemeral_events_go_to_the_others_who_listen() {
 }
 
 #[test]
-fn gateways_are_bounded_and_the_longest_silent_goes() {
+fn gateways_are_bounded_and_the_longest_silent_one_is_removed() {
     let mut interest = interest(&[("gw-0", &["a"])]);
     for n in 1..=GATEWAYS_MAX {
         interest.heard(&gateway(&format!("gw-{n}")), 10 + n as u64);

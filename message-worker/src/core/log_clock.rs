@@ -1,27 +1,27 @@
-//! What time it is by a log's own clock, as far as its entries tell: how old one is follows from that and from steady
-//! time, never from this process's wall clock, which may be any time away from the log's.
+//! Estimates the present time of a log's own clock from its entries and steady time. The age of an entry follows from
+//! that, and not from this process's wall clock, which may be any time away from the log's clock.
 //!
-//! Entries are read a moment after the log took them, so the one that was read soonest tells the difference between
-//! the two clocks best. It is told anew every minute: the log's clock may be set, too.
+//! Entries are read a moment after the log took them, so the entry that was read soonest gives the best estimate of the
+//! difference between the two clocks. The estimate is made anew every minute, because the log's clock may be set.
 
-/// Steady time after which what was told of the difference is told anew, twice in a minute.
+/// Milliseconds of steady time in a window. The difference is estimated from this window and the one before.
 const WINDOW_MS: u64 = 30_000;
-/// Nothing to read for so long: whatever the log holds was read. Readers hear of an entry in a few milliseconds.
+/// Nothing to read for so long means that all entries were read: readers get an entry within a few milliseconds.
 const QUIET_MS: u64 = 100;
 
-/// See the module.
+/// The estimate of a log's time; see the module.
 #[derive(Debug, Default)]
 pub(crate) struct LogClock {
-    /// The largest differences of log time to steady time, of this window and the one before.
+    /// The largest differences of log time to steady time, of this window and of the one before.
     differences: [Option<i64>; 2],
     began_ms: u64,
     read_ms: u64,
-    /// When nothing was left to work.
+    /// The last time at which there was nothing to apply.
     caught_up_ms: Option<u64>,
 }
 
 impl LogClock {
-    /// At `now_ms` of steady time an entry was read, or seen, that the log took at `time_ms` of its own.
+    /// Notes that at `now_ms` of steady time an entry was read that the log took at `time_ms` of its own clock.
     pub(crate) fn read(&mut self, time_ms: u64, now_ms: u64) {
         if now_ms.saturating_sub(self.began_ms) >= WINDOW_MS {
             self.differences = [None, self.differences[0]];
@@ -32,22 +32,22 @@ impl LogClock {
         self.read_ms = now_ms;
     }
 
-    /// At `now_ms` of steady time the log is listened to, and there is nothing to work.
+    /// Notes that at `now_ms` of steady time a reader is open and there is nothing to apply.
     pub(crate) fn idle(&mut self, now_ms: u64) {
         if now_ms.saturating_sub(self.read_ms) >= QUIET_MS {
             self.caught_up_ms = Some(now_ms);
         }
     }
 
-    /// How long ago the log took an entry, as far as it can be told.
+    /// How long ago the log took an entry, as far as it can be estimated.
     pub(crate) fn age_ms(&self, time_ms: u64, now_ms: u64) -> u64 {
         let [current, before] = self.differences;
         let log_ms = current.max(before).map(|difference| now_ms as i64 + difference);
         log_ms.map_or(0, |log_ms| u64::try_from(log_ms - time_ms as i64).unwrap_or(0))
     }
 
-    /// How far work lies behind when the entry of `time_ms` is the oldest that is not worked: no longer than since
-    /// nothing was left, whatever became of the log's clock.
+    /// How far the work lags behind if the entry of `time_ms` is the oldest that is not applied. It is never longer
+    /// than the time since there was nothing to apply, even if the log's clock was set.
     pub(crate) fn lag_ms(&self, time_ms: u64, now_ms: u64) -> u64 {
         let since_caught_up = self.caught_up_ms.map_or(u64::MAX, |at_ms| now_ms.saturating_sub(at_ms));
         self.age_ms(time_ms, now_ms).min(since_caught_up)
@@ -58,7 +58,7 @@ impl LogClock {
 mod tests {
     use super::*;
 
-    /// The log's time where steady time is 0; no other clock plays a part.
+    /// The log's time at steady time 0. No other clock is used here.
     const LOG_MS: u64 = 1_800_000_000_000;
 
     fn clock(reads: &[(u64, u64)]) -> LogClock {
@@ -67,9 +67,10 @@ mod tests {
         clock
     }
 
-    /// Before, lag was the worker's wall clock less the log's: one of 30 s ahead reported 30 s with an empty log.
+    /// Before the fix, the lag was the worker's wall clock less the log's time: a wall clock 30 s ahead reported a lag
+    /// of 30 s for an empty log.
     #[test]
-    fn lag_is_told_by_the_log_and_steady_time() {
+    fn lag_follows_from_the_log_and_steady_time() {
         let table = [
             ("nothing was read", clock(&[]), 5_000, 0),
             ("read at once", clock(&[(1_000, 1_002)]), 1_003, 1),
@@ -94,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn work_is_never_further_behind_than_since_nothing_was_left() {
+    fn lag_is_never_longer_than_the_time_since_nothing_was_left() {
         let mut clock = clock(&[(8 * 86_400_000, 1_000)]);
         clock.idle(1_050);
         assert_eq!(

@@ -1,5 +1,5 @@
-//! The pure heart of the message-worker: given state and input, what becomes of it. No tokio, no clock, no
-//! randomness, no configuration and no I/O in here.
+//! The pure part of the message-worker: functions of state and input. This folder has no tokio, clock, randomness,
+//! configuration or I/O.
 
 pub(crate) mod acquainted;
 pub(crate) mod apply;

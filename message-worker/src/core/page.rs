@@ -1,4 +1,4 @@
-//! Cutting what a read found to what one message on the bus takes.
+//! Cuts the results of a read to what fits into one message on the bus.
 
 use super::batch::field_bytes;
 use super::conversation::Conversation;
@@ -15,8 +15,9 @@ pub(crate) struct Page<T> {
     pub(crate) has_more: bool,
 }
 
-/// The oldest events above `after`, of one more than `limit` read, and of the event at `after` itself. A row whose
-/// position lies below the one before was left by a former life of the log and is not part of the conversation.
+/// The oldest events above `after`. `events` are the event at `after` and up to one more than `limit` above it. A row
+/// whose position is below that of the row before it was left by an earlier incarnation and is not part of the
+/// conversation.
 pub(crate) fn oldest(
     mut events: Vec<wire::Event>,
     after: u64,
@@ -33,7 +34,7 @@ pub(crate) fn oldest(
     Page { items: events, has_more }
 }
 
-/// The newest events, of one more than `limit` asked for.
+/// The newest events. `events` are up to one more than `limit`.
 pub(crate) fn newest(mut events: Vec<wire::Event>, limit: usize, bytes_max: usize) -> Page<wire::Event> {
     let fits = fitting(events.iter().rev(), bytes_max).min(limit).min(events.len());
     let has_more = events.len() > fits;
@@ -56,7 +57,7 @@ pub(crate) fn info(conversation: &Conversation, bytes_max: usize) -> wire::Conve
     }
 }
 
-/// A page of a user's conversations. Those that are none any more are left out, but the cursor passes them.
+/// A page of a user's conversations. Conversations without an info are left out, but the cursor passes them.
 pub(crate) fn list(
     infos: Vec<(ConversationId, Option<wire::ConversationInfo>)>,
     has_more: bool,
@@ -78,7 +79,7 @@ pub(crate) fn list(
     wire::Conversations { conversations, next_cursor }
 }
 
-/// How many fit, at least one.
+/// How many messages fit, at least one.
 fn fitting<'a, M: Message + 'a>(messages: impl Iterator<Item = &'a M>, bytes_max: usize) -> usize {
     let mut bytes = 0;
     let fits = |message: &&M| {
@@ -120,14 +121,14 @@ mod tests {
     }
 
     #[test]
-    fn what_a_former_life_left_above_is_not_read() {
+    fn rows_that_an_earlier_incarnation_left_above_are_not_read() {
         let left = vec![event(5, 2), event(6, 2), event(7, 1)];
         assert_eq!(seqs(&oldest(left.clone(), 0, 9, 9_999)), (vec![5, 6], false));
         assert_eq!(seqs(&oldest(left[1..].to_vec(), 6, 9, 9_999)), (vec![], false));
     }
 
     #[test]
-    fn the_cursor_passes_what_is_left_out() {
+    fn the_cursor_passes_conversations_that_are_left_out() {
         let id = |name: &str| ConversationId::parse(name).expect("valid");
         let info = |name: &str| Some(page_info(name));
         let found = || vec![(id("a"), info("a")), (id("b"), None), (id("c"), info("c")), (id("d"), None)];

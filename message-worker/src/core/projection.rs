@@ -1,11 +1,11 @@
-//! What the store keeps besides an event's row so that it can be found: a function of the row alone, so that a
-//! worker that finds rows above a head can make up for what a crash left out.
+//! Projections: rows that the store keeps besides an event's row so that the event can be found. They are a function of
+//! the row alone, so a worker that finds rows above a head can write what a crash left out.
 
 use crate::store::Projection;
 use carillon_proto::id::{ConversationId, UserId};
 use carillon_proto::wire::{self, event::Kind};
 
-/// The projections of an event, heads aside.
+/// The projections of an event, except the head.
 pub(crate) fn of_event(
     conversation: &ConversationId,
     event: &wire::Event,

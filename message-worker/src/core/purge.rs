@@ -1,18 +1,18 @@
-//! How much of a log that was worked is kept: enough that a paused worker finds its place, bounded in time and
-//! bytes. The checkpoint's own entry always stays, because its tag is looked up.
+//! How much of the log behind the checkpoint is kept: enough that a paused worker finds its place again, and bounded in
+//! time and bytes. The checkpoint's own entry always stays, because its tag is compared.
 
 use std::collections::VecDeque;
 
 /// What is kept behind the checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Kept {
-    /// Steady time: the entries below a checkpoint are older than it is.
+    /// Milliseconds of steady time since a checkpoint. The entries below a checkpoint are older than the checkpoint.
     pub(crate) time_ms: u64,
     /// Bytes of entries.
     pub(crate) bytes: u64,
 }
 
-/// Checkpoints that were written, and how much lies between them.
+/// The checkpoints that were written, and how many bytes of entries lie between them.
 #[derive(Debug)]
 pub(crate) struct Purge {
     kept: Kept,
@@ -27,16 +27,15 @@ struct Mark {
     bytes: u64,
 }
 
-/// Marks kept: one a second for ten minutes, and room.
+/// The most marks that are kept: one a second for ten minutes, and some more.
 const MARKS_MAX: usize = 1_024;
 
 impl Purge {
-    /// Keeps `kept` behind the checkpoint.
     pub(crate) fn new(kept: Kept) -> Purge {
         Purge { kept, marks: VecDeque::new() }
     }
 
-    /// A checkpoint was written at this steady time; `bytes` of entries were worked so far.
+    /// Notes that a checkpoint was written at this steady time. `bytes` of entries were applied so far.
     pub(crate) fn checkpointed(&mut self, sequence: u64, time_ms: u64, bytes: u64) {
         if self.marks.len() == MARKS_MAX {
             self.marks.pop_front();
@@ -44,7 +43,8 @@ impl Purge {
         self.marks.push_back(Mark { sequence, time_ms, bytes });
     }
 
-    /// Below which sequence the log may forget at this steady time, if that is more than when last asked.
+    /// The sequence below which the log may be purged at this steady time. `None` if that has not risen since the last
+    /// call.
     pub(crate) fn due(&mut self, now_ms: u64) -> Option<u64> {
         let newest = *self.marks.back()?;
         let too_much = |mark: &Mark| {
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn entries_go_by_time_or_by_bytes_and_the_checkpoint_stays() {
+    fn entries_are_purged_by_time_or_by_bytes_and_the_checkpoint_stays() {
         let mut purge = Purge::new(Kept { time_ms: 1_000, bytes: 100 });
         assert_eq!(purge.due(0), None);
         purge.checkpointed(10, 500, 40);

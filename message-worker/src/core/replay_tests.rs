@@ -1,5 +1,5 @@
-//! Properties of the state machine over arbitrary commands: rows are contiguous, the same commands make the same
-//! bytes, state is the fold of the rows, and after a crash at any point replay makes exactly what was missing.
+//! Properties of the state machine for arbitrary commands: rows are contiguous, the same commands make the same bytes,
+//! state is the fold of the rows, and a replay after a crash at any point makes exactly the rows that were missing.
 
 use super::*;
 use crate::core::conversation::Need;
@@ -45,7 +45,7 @@ fn command() -> impl Strategy<Value = wire::Command> {
     )
 }
 
-/// Commands with their entries' times, which jump about, and sometimes by days.
+/// Commands with the times of their entries. The times go up and down, and sometimes jump by days.
 fn commands() -> impl Strategy<Value = Vec<(u64, wire::Command)>> {
     let time_ms = prop_oneof![9 => 1_000..9_000u64, 1 => Just(9 * 86_400_000)];
     prop::collection::vec((time_ms, command()), 0..40)
@@ -61,7 +61,7 @@ fn placed(commands: &[(u64, wire::Command)]) -> Vec<(At, &wire::Command)> {
     commands.iter().enumerate().map(|(nth, (time_ms, command))| (at(nth, *time_ms), command)).collect()
 }
 
-/// A store of one conversation: its rows, and those that were projected.
+/// The store of one conversation: its event rows, and the projected `sent` rows.
 #[derive(Default, Clone)]
 struct Rows {
     events: Vec<(Arc<wire::Event>, i64)>,
@@ -78,7 +78,7 @@ impl Rows {
         }
     }
 
-    /// As `load` does it: from the head at the `head`th row on, if there is one.
+    /// Loads as `load` does: from the head after the `head`th row, if there is one.
     fn load(&self, head: usize) -> Conversation {
         let id = || ConversationId::parse("room").expect("valid");
         let mut at_head = Conversation::new(id(), Vec::new());
@@ -95,7 +95,7 @@ impl Rows {
         conversation.loaded()
     }
 
-    /// As `prepare` does it.
+    /// Reads what a command needs, as `prepare` does.
     fn prepare(&self, conversation: &mut Conversation, command: &wire::Command) {
         while let Some(need) = conversation.need(&command.actor, &command.client_id) {
             match need {
@@ -114,7 +114,7 @@ impl Rows {
     }
 }
 
-/// What an uninterrupted run makes.
+/// Applies all commands without an interruption.
 fn run(commands: &[(u64, wire::Command)]) -> (Rows, Vec<Applied>, Conversation) {
     let mut rows = Rows::default();
     let mut conversation = rows.load(0);
@@ -129,7 +129,7 @@ fn run(commands: &[(u64, wire::Command)]) -> (Rows, Vec<Applied>, Conversation) 
     (rows, all, conversation)
 }
 
-/// Without what tells one life of the log from another.
+/// The event without what differs between two incarnations.
 fn in_one_life(event: &wire::Event) -> wire::Event {
     let position = event.position.map(|position| wire::Position { incarnation: 1, ..position });
     wire::Event { position, id: Bytes::new(), ..event.clone() }
@@ -154,14 +154,14 @@ fn bytes(rows: &[(Arc<wire::Event>, i64)]) -> Vec<(Vec<u8>, i64)> {
     rows.iter().map(|(event, timestamp_us)| (event.encode_to_vec(), *timestamp_us)).collect()
 }
 
-/// A worker that died with some rows written, the projections of fewer, a head over still fewer, and a checkpoint below
-/// that.
+/// A worker that died with some rows written, the projections of fewer rows, a head over still fewer, and a checkpoint
+/// below that head.
 struct Crash {
-    /// How many rows.
+    /// The number of rows that were written.
     written: usize,
-    /// The rows that the head covers.
+    /// The number of rows that the head covers.
     headed: usize,
-    /// The command to begin with.
+    /// The index of the first command to replay.
     checkpoint: usize,
     rows: Rows,
 }
@@ -172,7 +172,7 @@ impl Crash {
         let written = part(whole.events.len(), cuts.0);
         let headed = part(written, cuts.1);
         let mut rows = Rows { events: whole.events[..written].to_vec(), sent: Vec::new() };
-        // Everything below the head is projected. What lies above may be or not; here it is not.
+        // Everything below the head is projected. Rows above it may be projected or not; here they are not.
         let id = ConversationId::parse("room").expect("valid");
         for (event, timestamp_us) in &whole.events[..headed] {
             rows.project(&projection::of_event(&id, event, *timestamp_us));
@@ -228,11 +228,11 @@ proptest! {
         }
     }
 
-    /// The worker dies with some rows written, the projections of fewer, a head over still fewer, and begins again
-    /// at a checkpoint below that. Whoever takes over makes the missing rows, and tells everybody who was accepted
-    /// what they were or would have been told.
+    /// The worker dies with some rows written, the projections of fewer rows, and a head over still fewer, and replay
+    /// begins at a checkpoint below that head. The successor makes exactly the missing rows. Every sender whose command
+    /// was accepted as an event gets the same outcome again.
     #[test]
-    fn replay_after_a_crash_makes_what_was_missing(
+    fn replay_after_a_crash_makes_the_missing_rows(
         commands in commands(),
         cuts in (0.0..=1.0f64, 0.0..=1.0f64, 0.0..=1.0f64),
     ) {
@@ -261,10 +261,10 @@ proptest! {
         prop_assert_eq!(replayed.participants(), conversation.participants());
     }
 
-    /// The same where whoever takes over begins a life of its own on the same ground: all that tells its rows and
-    /// answers from those of an uninterrupted run is the number of the life, and what follows from that.
+    /// The same for a successor that starts another incarnation in the same log generation. Its rows and outcomes
+    /// differ from those of an uninterrupted run only in the incarnation and in what follows from it.
     #[test]
-    fn replay_in_a_life_of_its_own_makes_what_was_missing(
+    fn replay_in_another_incarnation_makes_the_missing_rows(
         commands in commands(),
         cuts in (0.0..=1.0f64, 0.0..=1.0f64, 0.0..=1.0f64),
     ) {

@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_are_refused_between_the_positions_in_every_life_on_the_ground() {
+    fn commands_between_the_positions_are_refused_in_every_incarnation_of_the_log_generation() {
         let first = Incarnation::new(1, 1, 1_000);
         let taken_over = first.taken_over(4, 2_000);
         let stored = recorded(first.position(5, 1), Some(first.position(9, 0)));
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_ended_is_kept_until_it_is_worked() {
+    fn an_ended_suspension_is_kept_until_its_commands_are_checkpointed() {
         let life = Incarnation::new(1, 1, 1_000);
         let mut suspended = Suspended::default();
         suspended.begin(room(), life.position(3, 0));

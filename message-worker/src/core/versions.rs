@@ -8,13 +8,13 @@ use carillon_runtime::bus::LEASE_MS;
 /// The newest version of the state machine that this build knows.
 pub const VERSION: u32 = 1;
 
-/// Between a worker's name and its version. Names consist of letters, digits and `-`.
+/// The separator between a worker's name and its version. Names consist of letters, digits and `-`.
 const MARK: &str = "_v";
 
-/// Characters that a version takes of a worker's id: the mark and any `u32`.
+/// The characters that a version adds to a worker's id: the separator and any `u32`.
 pub const VERSION_MARK_LENGTH_MAX: usize = MARK.len() + 10;
 
-/// A worker's id, which says which version its build knows.
+/// A worker's id that contains the version that its build knows.
 ///
 /// # Errors
 /// When it is too long for an id.
@@ -22,13 +22,13 @@ pub(crate) fn mark(worker: &WorkerId, version: u32) -> Result<WorkerId, InvalidI
     WorkerId::parse(&format!("{worker}{MARK}{version}"))
 }
 
-/// The newest version that a live worker knows.
+/// The newest version that a live worker's build knows.
 pub(crate) fn known_by(worker: &WorkerId) -> u32 {
     let marked = worker.as_str().rsplit_once(MARK).and_then(|(_, version)| version.parse().ok());
     marked.unwrap_or(FIRST_VERSION)
 }
 
-/// Which version all live workers know, and since when.
+/// The version that all live workers know, and since when.
 #[derive(Debug)]
 pub(crate) struct Agreement {
     version: u32,
@@ -36,13 +36,13 @@ pub(crate) struct Agreement {
 }
 
 impl Agreement {
-    /// At a steady time at which nothing is known.
+    /// Begins at a steady time, with no worker known.
     pub(crate) fn new(now_ms: u64) -> Agreement {
         Agreement { version: FIRST_VERSION, since_ms: now_ms }
     }
 
-    /// These workers are live at a steady time. Returns the version that all have known for a lease's time: a worker that
-    /// was missing from the list has no valid lease then.
+    /// Notes the workers that are live at a steady time. Returns the version that all of them have known for the time
+    /// of a lease. After that time, a worker that was missing from the list has no valid lease.
     pub(crate) fn listed(&mut self, live: &[WorkerId], now_ms: u64) -> u32 {
         let version = live.iter().map(known_by).min().unwrap_or(FIRST_VERSION);
         if version != self.version {
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_id_says_which_version_its_build_knows() {
+    fn a_worker_id_contains_the_version_that_its_build_knows() {
         for (name, known) in
             [("pod-0-ab12", 1), ("pod-0-ab12_v1", 1), ("pod_v7_v12", 12), ("pod_vx", 1), ("pod_v", 1)]
         {
@@ -79,7 +79,7 @@ mod tests {
             (0, &[&new, &newer], 1),
             (1_999, &[&new, &newer], 1),
             (2_000, &[&newer, &new], 2),
-            // A worker of an older build has come, and gone.
+            // A worker of an older build started and stopped.
             (3_000, &[&old, &new], 1),
             (4_000, &[&new], 1),
             (5_999, &[&new], 1),
