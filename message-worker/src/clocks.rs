@@ -1,5 +1,5 @@
-//! Compares this worker's wall clock with those of the log's servers and of the database. While it is wrong the worker
-//! holds no lease, so that others work its partitions, and begins no life of a log.
+//! Compares this worker's wall clock with those of the log's servers and of the database. While it is wrong, the worker
+//! holds no lease, so that others work its partitions, and it starts no incarnation.
 
 use crate::core::clocks::{Disagreement, Other, Reading};
 use crate::metrics;
@@ -12,24 +12,25 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-/// Between two comparisons: whoever begins a life compares by itself, so this is about how soon partitions move.
+/// Time between two comparisons. Starting an incarnation compares the clocks by itself, so this only decides how soon
+/// partitions move to other workers.
 const EVERY: Duration = Duration::from_secs(10);
 
-/// Whether the last comparison in this process went well.
+/// Whether the clocks agreed in the last comparison in this process.
 static AGREE: AtomicBool = AtomicBool::new(true);
 
-/// Whether this process's clock agrees with those of log and database, for readiness probes: while it does not, its
-/// message-worker works nothing.
+/// Whether this process's clock agrees with those of the log and the database, for readiness probes. While it does not,
+/// its message-worker works no partition.
 pub fn clocks_agree() -> bool {
     AGREE.load(Ordering::Relaxed)
 }
 
-/// What all partitions of a worker know of its clock.
+/// Access to the clocks, shared by all partitions of a worker.
 #[derive(Clone)]
 pub(crate) struct Clocks {
     bus: Arc<dyn Bus>,
     store: Arc<dyn Store>,
-    /// A partition found it wrong.
+    /// Notified when a partition found the clock wrong.
     suspected: Arc<Notify>,
     /// The log belongs to this process, and has its clock.
     exclusive: bool,
@@ -40,8 +41,8 @@ impl Clocks {
         Clocks { bus, store, suspected: Arc::default(), exclusive }
     }
 
-    /// What is wrong with this worker's clock, as far as the others can be asked: one that cannot be stops whoever wants
-    /// to work by itself.
+    /// Compares this worker's clock with the others. A clock that cannot be read counts as right: a log or a database
+    /// that is away stops the work by itself.
     pub(crate) async fn compare(&self) -> Option<Disagreement> {
         if self.exclusive {
             return None;
@@ -58,12 +59,13 @@ impl Clocks {
         found
     }
 
-    /// A partition that was to begin a life found the clock wrong: the worker is to give up its lease.
+    /// Notes that a partition found the clock wrong when it was about to start an incarnation. The worker then gives up
+    /// its lease.
     pub(crate) fn suspect(&self) {
         self.suspected.notify_one();
     }
 
-    /// Waits until the clock is right; `false` when `shutdown` came first.
+    /// Waits until the clock is right. Returns `false` if `shutdown` came first.
     pub(crate) async fn until_right(&self, shutdown: &CancellationToken) -> bool {
         let mut told = None;
         loop {

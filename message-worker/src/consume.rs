@@ -336,7 +336,7 @@ impl<'a> Consumer<'a> {
                 }
             }
             Err(error) => {
-                tracing::warn!(partition = self.context.partition, %error, "the log reader broke");
+                tracing::warn!(partition = self.context.partition, %error, "the log reader failed");
                 self.open_reader();
             }
         }

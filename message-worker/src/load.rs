@@ -352,7 +352,7 @@ async fn is_of_this_log(context: &Context, loaded: &Loaded, position: Position) 
         match ground::holds(context, Landmark { sequence: position.sequence, tag }).await {
             Ok(held) => return Ok(held),
             Err(error) => {
-                tracing::warn!(partition = context.partition, %error, "the log cannot be asked, trying again");
+                tracing::warn!(partition = context.partition, %error, "the log cannot be read, trying again");
                 backoff.wait().await;
             }
         }

@@ -1,4 +1,4 @@
-//! What a message-worker counts.
+//! The metrics of a message-worker.
 
 use prometheus::{
     IntCounter, IntCounterVec, IntGauge, IntGaugeVec, register_int_counter, register_int_counter_vec,
@@ -6,13 +6,13 @@ use prometheus::{
 };
 use std::sync::LazyLock;
 
-/// Commands by what became of them: `accepted`, `unchanged`, `repeated`, `refused`, `replayed`.
+/// Commands by outcome: `accepted`, `unchanged`, `repeated`, `refused`, `replayed`.
 pub(crate) static COMMANDS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     register_int_counter_vec!("carillon_commands_total", "commands by what became of them", &["outcome"])
         .expect("registered once, under a valid name")
 });
 
-/// Attempts that failed and were made again.
+/// Attempts that failed and were repeated.
 pub(crate) static RETRIES: LazyLock<IntCounterVec> = LazyLock::new(|| {
     register_int_counter_vec!(
         "carillon_worker_retries_total",
@@ -22,13 +22,13 @@ pub(crate) static RETRIES: LazyLock<IntCounterVec> = LazyLock::new(|| {
     .expect("registered once, under a valid name")
 });
 
-/// Messages to gateways that could not be handed to the bus.
+/// Messages to gateways that could not be published on the bus.
 pub(crate) static UNSENT: LazyLock<IntCounter> = LazyLock::new(|| {
     register_int_counter!("carillon_fanout_unsent_total", "messages to gateways that the bus did not take")
         .expect("registered once, under a valid name")
 });
 
-/// Poison commands and entries, passed over for good. Worth an alarm.
+/// Poison commands and entries, which are skipped for good. Worth an alarm.
 pub(crate) static POISON: LazyLock<IntCounter> = LazyLock::new(|| {
     register_int_counter!(
         "carillon_poison_commands_total",
@@ -65,7 +65,7 @@ pub(crate) static LEFT_OUT: LazyLock<IntCounter> = LazyLock::new(|| {
     .expect("registered once, under a valid name")
 });
 
-/// Tasks of partitions that panicked and were begun again. Worth an alarm.
+/// Tasks of partitions that panicked and were started again. Worth an alarm.
 pub(crate) static PANICS: LazyLock<IntCounter> = LazyLock::new(|| {
     register_int_counter!(
         "carillon_partition_panics_total",
@@ -74,13 +74,13 @@ pub(crate) static PANICS: LazyLock<IntCounter> = LazyLock::new(|| {
     .expect("registered once, under a valid name")
 });
 
-/// Lives of logs that were begun because a log had forgotten. Worth an alarm.
+/// Incarnations that began because a log had lost entries. Worth an alarm.
 pub(crate) static INCARNATIONS: LazyLock<IntCounter> = LazyLock::new(|| {
     register_int_counter!("carillon_incarnations_total", "lives of logs begun because a log had forgotten")
         .expect("registered once, under a valid name")
 });
 
-/// Partitions that were taken over from an owner that did not say that its writes were there: it was killed, or stood
+/// Partitions that were taken over from an owner that had not given back its tenure, because it was killed or stood
 /// still.
 pub(crate) static TAKEOVERS: LazyLock<IntCounter> = LazyLock::new(|| {
     register_int_counter!(
@@ -90,7 +90,7 @@ pub(crate) static TAKEOVERS: LazyLock<IntCounter> = LazyLock::new(|| {
     .expect("registered once, under a valid name")
 });
 
-/// Rows whose position does not lie above that of the row before, at which loading a conversation ends. Worth an alarm.
+/// Rows whose position is not above that of the row before; loading a conversation ends at such a row. Worth an alarm.
 pub(crate) static ROWS_OUT_OF_ORDER: LazyLock<IntCounter> = LazyLock::new(|| {
     register_int_counter!(
         "carillon_rows_out_of_order_total",
@@ -99,13 +99,13 @@ pub(crate) static ROWS_OUT_OF_ORDER: LazyLock<IntCounter> = LazyLock::new(|| {
     .expect("registered once, under a valid name")
 });
 
-/// Reads by what became of them: `answered`, `failed`, `refused`.
+/// Reads by result: `answered`, `failed`, `refused`.
 pub(crate) static READS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     register_int_counter_vec!("carillon_reads_total", "reads by what became of them", &["outcome"])
         .expect("registered once, under a valid name")
 });
 
-/// How far this worker's clock is ahead of another.
+/// How far this worker's clock is ahead of another one.
 pub(crate) static CLOCK_AHEAD_MS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     register_int_gauge_vec!(
         "carillon_worker_clock_ahead_ms",
@@ -115,7 +115,7 @@ pub(crate) static CLOCK_AHEAD_MS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     .expect("registered once, under a valid name")
 });
 
-/// How far a partition's worker is behind its log.
+/// How far a partition's owner lags behind the log.
 pub(crate) static LAG_MS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     register_int_gauge_vec!(
         "carillon_partition_lag_ms",
@@ -125,7 +125,7 @@ pub(crate) static LAG_MS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     .expect("registered once, under a valid name")
 });
 
-/// The version of the state machine that works a partition.
+/// The version of the state machine of a partition.
 pub(crate) static VERSION: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     register_int_gauge_vec!(
         "carillon_partition_version",
@@ -145,20 +145,20 @@ pub(crate) static CONVERSATIONS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     .expect("registered once, under a valid name")
 });
 
-/// What the last look of an auditor came to. They appear once it has looked.
+/// The results of the last audit. The metrics appear after the first one.
 pub(crate) struct Audit {
-    /// By kind, in the order of [`crate::audit::Kind::ALL`]. Worth an alarm above 0.
+    /// Findings by kind, in the order of [`crate::audit::Kind::ALL`]. Worth an alarm above 0.
     pub(crate) found: [IntGauge; 6],
     pub(crate) conversations: IntGauge,
     pub(crate) rows: IntGauge,
     pub(crate) entries: IntGauge,
     pub(crate) pending: IntGauge,
     pub(crate) last_run_timestamp_seconds: IntGauge,
-    /// 1: everything was read, and nothing found.
+    /// 1 if everything was read and nothing was found.
     pub(crate) last_run_ok: IntGauge,
 }
 
-/// See [`Audit`].
+/// The results of the last audit in this process.
 pub(crate) static AUDIT: LazyLock<Audit> = LazyLock::new(|| {
     let gauge = |name, help| register_int_gauge!(name, help).expect("registered once, under a valid name");
     Audit {
@@ -182,9 +182,9 @@ pub(crate) static AUDIT: LazyLock<Audit> = LazyLock::new(|| {
     }
 });
 
-/// A partition is no longer worked here.
+/// Removes the metrics of a partition that this worker no longer works.
 pub(crate) fn forget_partition(partition: &str) {
-    // Absent if the partition was not worked for a second.
+    // Absent if the partition was worked for less than a second.
     let _absent = LAG_MS.remove_label_values(&[partition]);
     let _absent = CONVERSATIONS.remove_label_values(&[partition]);
     let _absent = SUSPENDED.remove_label_values(&[partition]);

@@ -1,7 +1,7 @@
-//! Outcomes that a gateway asks for, because the batches that told them are gone with the owner that made them.
+//! Outcomes that a gateway requests because the batches that contained them are lost with the former owner.
 //!
-//! Accepted commands are remembered by their client ids, for repeats; that memory answers here as well. Nothing is
-//! decided: a command that is not known may still stand in the log, and one that was refused may be sent again.
+//! The client ids of accepted commands, which are kept to recognise repetitions, answer these requests as well. Nothing
+//! is decided here: a command that is not known may still be in the log, and one that was refused may be sent again.
 
 use crate::consume::{Consumer, Done};
 use crate::context::Context;
@@ -18,7 +18,7 @@ use prost::Message as _;
 use std::future::ready;
 use std::time::Duration;
 
-/// A command whose client id was accepted, by this entry or another.
+/// A command whose client id was accepted, in this entry or in another one.
 struct Known {
     id: ConversationId,
     seq: u64,
@@ -27,8 +27,8 @@ struct Known {
 }
 
 impl Consumer<'_> {
-    /// Tells of those commands that were accepted, and whose rows are committed. What has to be read for the others is
-    /// read until the gateway asks again.
+    /// Sends the outcomes of commands that were accepted and whose rows are committed. Reads what the other commands
+    /// need, so that it is known when the gateway requests their outcomes again.
     pub(crate) fn answer_outcomes(&mut self, reply: ReplyHandle, asked: wire::AskOutcomes) {
         let commands = asked.commands.into_iter().take(ASKED_OUTCOMES_MAX);
         let known: Vec<Known> = commands.filter_map(|command| self.known(command)).collect();
@@ -47,7 +47,8 @@ impl Consumer<'_> {
         if partition::of_conversation(&id, self.context.partitions) != self.context.partition {
             return None;
         }
-        // An outcome that is told must count for good, as with what is applied.
+        // An outcome must count for good. So the conversation must be sealed, as it must be before commands are
+        // applied.
         let Some(slot) = self.cache.get(&id).filter(|_| self.cache.is_decided(&id)) else {
             self.read_for_outcomes(Need::Conversation(id));
             return None;
@@ -62,7 +63,7 @@ impl Consumer<'_> {
         Some(Known { id, seq: known.seq, tag: asked.tag, outcome })
     }
 
-    /// Reads something, unless so much is read already that the log would lose its share.
+    /// Starts a read, unless so many reads run already that the log would lose its share.
     fn read_for_outcomes(&mut self, need: Need) {
         if self.outcome_reads.len() >= OUTCOME_READS_MAX || self.outcome_reads.contains(&need) {
             return;
@@ -78,8 +79,9 @@ impl Consumer<'_> {
     }
 }
 
-/// The outcome, if it was this very entry that became the row. Another attempt of the command may have been worked behind
-/// what its sender has sent since: who is told of that one here would find their messages in another order than sent.
+/// The outcome, if the row was made from this very entry. If it was made from another attempt of the command, that
+/// attempt may come after later messages of the same sender. With this outcome the sender's messages would seem to be
+/// in another order than they are.
 async fn became_row(context: &Context, known: Known) -> Option<wire::Outcome> {
     let _turn = context.reads.acquire().await;
     let row = context.store.event(&known.id, known.seq).await.ok()??;

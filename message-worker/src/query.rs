@@ -1,4 +1,5 @@
-//! Reads: history, conversations and acquaintances, answered from the store alone, so that any worker can.
+//! Reads: history, conversations and acquaintances. They are answered from the store alone, so any worker can answer
+//! them.
 
 use crate::backoff::Backoff;
 use crate::core::conversation::Conversation;
@@ -27,13 +28,13 @@ use std::sync::Arc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-/// Lives of a log that may begin while one conversation is read; each takes seconds.
+/// How often a read of one conversation is repeated because another incarnation begins. Each attempt may take a second.
 const JUDGEMENTS_MAX: u32 = 3;
 
 /// What reads are answered from.
 pub(crate) struct Reads {
     pub(crate) store: Arc<dyn Store>,
-    /// Partitions of the command log.
+    /// The number of partitions of the command log.
     pub(crate) partitions: u32,
     /// The log belongs to this process alone.
     pub(crate) exclusive: bool,
@@ -41,7 +42,7 @@ pub(crate) struct Reads {
     pub(crate) version: u32,
 }
 
-/// Answers reads until `shutdown`, one task each.
+/// Answers reads until `shutdown`, each in a task of its own.
 pub(crate) async fn serve(bus: Arc<dyn Bus>, source: Reads, shutdown: CancellationToken) {
     let source = Arc::new(source);
     let mut backoff = Backoff::new();
@@ -50,7 +51,7 @@ pub(crate) async fn serve(bus: Arc<dyn Bus>, source: Reads, shutdown: Cancellati
         tokio::select! {
             subscribed = bus.subscribe(subject::READ, Some(subject::READ_GROUP)) => match subscribed {
                 Ok(subscription) => hear(subscription, &source, &mut reads, &shutdown).await,
-                Err(error) => tracing::warn!(%error, "reads cannot be heard, trying again"),
+                Err(error) => tracing::warn!(%error, "cannot subscribe to reads, trying again"),
             },
             () = shutdown.cancelled() => {}
         }
@@ -59,7 +60,7 @@ pub(crate) async fn serve(bus: Arc<dyn Bus>, source: Reads, shutdown: Cancellati
         }
         backoff.wait().await;
     }
-    // What was asked is answered: a read ends within the store's own timeout.
+    // Reads that were accepted are still answered. Each ends within the store's own timeout.
     while reads.join_next().await.is_some() {}
 }
 
@@ -73,7 +74,7 @@ async fn hear(
         tokio::select! {
             incoming = subscription.next() => match incoming {
                 Some(Incoming::Message(message)) => take(message, source, reads),
-                // Who asked hears nothing and asks again.
+                // The gateway gets no reply and repeats its request.
                 Some(Incoming::Lost) => {}
                 None => return,
             },
@@ -94,7 +95,7 @@ fn take(message: Message, source: &Arc<Reads>, reads: &mut JoinSet<()>) {
     reads.spawn(async move { reply.send(answer(&source, message.payload).await) });
 }
 
-/// The answer to a `carillon.v1.ReadRequest`.
+/// The reply to a `carillon.v1.ReadRequest`.
 async fn answer(source: &Reads, payload: Bytes) -> Bytes {
     use read_request::Body;
     let body = wire::ReadRequest::decode(payload).ok().and_then(|request| request.body);
@@ -147,17 +148,18 @@ impl From<InvalidId> for Refused {
 }
 
 impl Reads {
-    /// A conversation as far as it certainly reaches: nobody will decide that a row of it does not count.
+    /// Loads a conversation as far as its rows certainly count, so that no later seal excludes one of them.
     ///
-    /// A row of the present life counts, if it is there without a gap: whoever begins a later one has not begun to look
-    /// when that life is read behind it, and finds it. What an earlier life left above the head may be shut out by whoever
-    /// seals the conversation, who may have looked before that row came. So it is sealed here, as the owner would
+    /// A row of the present incarnation counts if no row before it is missing. The incarnation is read after the rows,
+    /// so a worker that starts a later incarnation loads the conversation after that, and finds the row. A row that an
+    /// earlier incarnation left above the head may still be excluded: a worker that seals the conversation may have
+    /// loaded it before the row arrived. So such a conversation is sealed here, as its owner would seal it
     /// (`docs/decisions/0010-a-life-seals-what-came-before.md`).
     async fn committed(&self, id: &ConversationId) -> Result<Conversation, LoadError> {
         let (store, version) = (&*self.store, self.version);
         for _ in 0..JUDGEMENTS_MAX {
             let loaded = load::conversation(store, version, id).await?;
-            // No write of this process is late, and its rows are shown when they are durable.
+            // No write of this process arrives late, and its rows are visible only when they are durable.
             if self.exclusive {
                 return Ok(loaded.conversation);
             }
@@ -171,7 +173,7 @@ impl Reads {
             let loaded = load::conversation(store, version, id).await?;
             match seal::once(store, version, life, id, loaded).await {
                 Ok(sealed) => return Ok(sealed.conversation),
-                // Another life has begun meanwhile.
+                // Another incarnation has begun meanwhile.
                 Err(LoadError::StartOver(_)) => {}
                 Err(error) => return Err(error),
             }
@@ -237,7 +239,7 @@ async fn conversations(
     let has_more = ids.len() == limit;
     let loads = stream::iter(ids).map(async |id| {
         let loaded = source.committed(&id).await;
-        // The list follows the rows, which may know of a removal that the projection does not yet.
+        // The list follows the rows, which may contain a removal that the projection does not have yet.
         let is_theirs = |loaded: &Conversation| loaded.participants().contains(&user);
         let info = |loaded: Conversation| is_theirs(&loaded).then(|| page::info(&loaded, PAGE_BYTES_MAX / 4));
         (id, loaded.map(info))
@@ -247,15 +249,15 @@ async fn conversations(
     Ok(page::list(infos, has_more, PAGE_BYTES_MAX))
 }
 
-/// What could be read of a list. A conversation that could not is left out, and its damage is not everybody's; when none
-/// could be read, it is the store that cannot be.
+/// The part of a list that could be read. A damaged conversation is left out, so that it does not fail the whole list.
+/// If no conversation could be read, the cause is the store, and the list fails.
 fn readable<T>(
     loaded: Vec<(ConversationId, Result<T, LoadError>)>,
 ) -> Result<Vec<(ConversationId, Option<T>)>, Refused> {
     let any_read = loaded.iter().any(|(_, loaded)| !matches!(loaded, Err(LoadError::Store(_))));
     let left_out = |id: &ConversationId, error: &LoadError| {
         metrics::LEFT_OUT.inc();
-        tracing::warn!(conversation = %id, ?error, "a list leaves out what cannot be read");
+        tracing::warn!(conversation = %id, ?error, "a list leaves out a conversation that cannot be read");
     };
     let read = loaded.into_iter().map(|(id, loaded)| match loaded {
         Ok(loaded) => Ok((id, Some(loaded))),

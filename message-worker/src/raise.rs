@@ -1,5 +1,5 @@
-//! Raising the version of the state machine that works a partition: its owner appends an entry that says so, once all
-//! live workers know the version (`docs/decisions/0022-a-version-begins-by-a-log-entry.md`).
+//! Raises the version of the state machine of a partition: once all live workers know a newer version, the owner
+//! appends an entry that names it (`docs/decisions/0022-a-version-begins-by-a-log-entry.md`).
 
 use crate::consume::{Consumer, Done};
 use crate::context::{NEWER_VERSION, StartOver};
@@ -11,11 +11,11 @@ use carillon_proto::wire;
 use carillon_runtime::time::steady_ms;
 use prost::Message as _;
 
-/// What an owner knows of the next version.
+/// What an owner knows about the next version.
 #[derive(Debug)]
 pub(crate) struct Raising {
     agreement: Agreement,
-    /// Appended last at this steady time.
+    /// The steady time at which the entry was appended last.
     appended_ms: Option<u64>,
     attempts: u32,
 }
@@ -43,13 +43,13 @@ impl Consumer<'_> {
         let entry = wire::Entry { commands: Vec::new(), version }.encode_to_vec();
         self.job(async move {
             if let Err(error) = bus.append(partition, tag, entry.into()).await {
-                tracing::warn!(partition, version, %error, "the version was not raised, later");
+                tracing::warn!(partition, version, %error, "the version was not raised: trying again later");
             }
             Done::Raised
         });
     }
 
-    /// What follows is worked by this version.
+    /// Uses this version for the entries that follow. Starts over if this build does not know it.
     pub(crate) fn raised(&mut self, version: u32) -> Result<(), StartOver> {
         if version > self.context.version {
             self.context.outdated.meet(version);

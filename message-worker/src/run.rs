@@ -237,7 +237,7 @@ impl Worker {
     /// Stops all partitions after they have finished what was begun.
     async fn stop(&mut self) {
         if !self.leaving.begin(self.running.len()).await {
-            tracing::warn!("the store is slow: successors work again what was not written");
+            tracing::warn!("the store is slow: successors replay what was not written");
         }
         self.running.values().for_each(|running| running.stop.cancel());
         while self.tasks.join_next().await.is_some() {}

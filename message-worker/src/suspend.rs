@@ -186,6 +186,11 @@ impl Consumer<'_> {
     pub(crate) fn resumed(&mut self, id: &ConversationId, until: Position) {
         self.probes.resuming -= 1;
         self.ledger.suspended.end(id, until);
-        tracing::info!(partition = self.context.partition, conversation = %id, ?until, "it can be read again");
+        tracing::info!(
+            partition = self.context.partition,
+            conversation = %id,
+            ?until,
+            "a suspended conversation can be read again"
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! What a partition's owner does by the clock: beats, looks at the ground and at its own tenure, and what may leave memory
-//! and log.
+//! Periodic work of a partition's owner: beats, comparing the log and the tenure with what the owner knows, and
+//! removing what need not stay in memory or in the log.
 
 use crate::consume::{Consumer, Done, Stage};
 use crate::fanout;
@@ -9,7 +9,7 @@ use carillon_proto::id::ConversationId;
 use carillon_runtime::time::steady_ms;
 
 impl Consumer<'_> {
-    /// Once a second.
+    /// Runs once a second.
     pub(crate) async fn tick(&mut self) {
         let now_ms = steady_ms();
         let lag_ms = self.lag_ms(now_ms);
@@ -34,14 +34,14 @@ impl Consumer<'_> {
         metrics::SUSPENDED.with_label_values(&[&partition]).set(suspended as i64);
     }
 
-    /// Reads whether the partition still is ours.
+    /// Reads whether this worker still holds the tenure.
     pub(crate) fn confirm(&mut self) {
         self.confirming = true;
         let tenancy = self.tenancy.clone();
         self.job(async move { Done::Confirmed(tenancy.confirm().await) });
     }
 
-    /// Age of the oldest entry whose results have not left.
+    /// The age of the oldest entry whose results have not left.
     fn lag_ms(&self, now_ms: u64) -> u64 {
         let oldest = match &self.stage {
             Stage::Idle => self.queue.oldest_time_ms(),
@@ -51,7 +51,7 @@ impl Consumer<'_> {
         oldest.map_or(0, |time_ms| self.log_clock.lag_ms(time_ms, now_ms))
     }
 
-    /// Lets conversations leave memory that are idle or too many.
+    /// Removes conversations from memory that are idle or too many.
     pub(crate) fn trim(&mut self) {
         let stage = &self.stage;
         let needed = |id: &ConversationId| matches!(stage, Stage::Preparing(group) if group.involves(id));
@@ -59,7 +59,7 @@ impl Consumer<'_> {
         heads.iter().for_each(|conversation| self.flush.keep_head(conversation));
     }
 
-    /// Lets the log forget what it was kept for long enough.
+    /// Purges entries that the log has kept for long enough.
     pub(crate) fn purge(&mut self) {
         if self.purging {
             return;
@@ -69,7 +69,7 @@ impl Consumer<'_> {
             let context = self.context.clone();
             self.job(async move {
                 if let Err(error) = context.bus.purge_log(context.partition, below).await {
-                    tracing::warn!(partition = context.partition, %error, "the log was not purged, later");
+                    tracing::warn!(partition = context.partition, %error, "the log was not purged: trying again later");
                 }
                 Done::Purged
             });

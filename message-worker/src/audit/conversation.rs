@@ -1,4 +1,4 @@
-//! Reads a conversation for the auditor: head, rows in pages from the head down, and what lies above it.
+//! Reads a conversation for the auditor: its head, the rows in pages from the head down, and the rows above the head.
 
 use super::{Auditor, ROWS_MAX};
 use crate::core::audit::{Judged, Kind, Row, Stored, judge};
@@ -16,11 +16,11 @@ use std::collections::{HashMap, HashSet};
 /// Rows that are read at a time.
 const PAGE_ROWS: usize = 500;
 
-/// What a look at a conversation came to.
+/// The result of a look at a conversation.
 #[derive(Debug)]
 pub(super) struct Looked {
     pub(super) id: ConversationId,
-    /// Or why it could not be read.
+    /// The judgement, or why the conversation could not be read.
     pub(super) judged: Result<Judged, StoreError>,
     pub(super) rows: u64,
     /// Rows below those that were read were left out.
@@ -40,8 +40,8 @@ impl Auditor {
     }
 }
 
-/// Each read sees at least what there was at the ones before it. Reads `rows_max` rows up to the head, and as far down
-/// as the log has commands.
+/// Reads a conversation. Each read sees at least what the reads before it saw. Reads at least `rows_max` rows up to the
+/// head, and further down as far as the log has commands.
 async fn read(
     store: &dyn Store,
     log: &Log,
@@ -86,7 +86,8 @@ fn slim(rows: &[EventRow], log: &Log) -> Vec<Row> {
     rows.iter().map(|row| Row::of(row, log)).collect()
 }
 
-/// Judges; and where rows were left out, once more, knowing what repeats an event below those that were read.
+/// Judges a conversation. If rows were left out and commands seem to have no row, it is judged again with the commands
+/// that repeat an event below the rows that were read.
 async fn judge_all(store: &dyn Store, stored: &Stored, log: &Log) -> Result<Judged, StoreError> {
     let judged = judge(stored, log, &HashSet::new());
     let is_missing = judged.findings.iter().any(|finding| finding.kind == Kind::Missing);
@@ -97,8 +98,8 @@ async fn judge_all(store: &dyn Store, stored: &Stored, log: &Log) -> Result<Judg
     Ok(if repeats.is_empty() { judged } else { judge(stored, log, &repeats) })
 }
 
-/// Which commands without rows repeat an earlier event, as workers find out: what the store remembers of a sender is a
-/// claim, and the event that it points to decides.
+/// Finds the commands without rows that repeat an earlier event, in the way that workers do: a `sent` row of the store
+/// is a claim, and the event that it points to decides.
 async fn repeats(store: &dyn Store, stored: &Stored, log: &Log) -> Result<HashSet<Position>, StoreError> {
     let rows: HashSet<Position> = stored.rows.iter().map(|row| row.position).collect();
     let mut sent: HashMap<UserId, Vec<SentRow>> = HashMap::new();

@@ -1,8 +1,8 @@
-//! The auditor: compares logs, rows and heads of a live system from outside, and writes to none of them.
+//! The auditor: compares the logs, rows and heads of a live system from outside. It writes nothing.
 //!
-//! A checkpoint says what was worked, and is read before everything else: whatever lies at or below it has its rows,
-//! and heads that are read later are no lower. So a system that is written to meanwhile gives no false alarm; what
-//! looks wrong all the same is looked at again after two seconds, and counts if it is still the same.
+//! The checkpoint is read first. Everything at or below it has its rows, and heads that are read later are no lower. So
+//! writes during the audit cause no false alarm. Whatever looks wrong nevertheless is read again after two seconds, and
+//! is reported if it is still the same.
 
 use crate::store::Store;
 use carillon_proto::id::ConversationId;
@@ -19,28 +19,30 @@ mod report;
 pub use crate::core::audit::{Finding, Kind};
 pub use report::{Counts, PartitionReport, Report};
 
-/// Rows of a conversation that are read when nobody says otherwise: more than most have, a few megabytes.
+/// Rows of a conversation that are read by default: more than most conversations have, and a few megabytes.
 pub const ROWS_DEFAULT: usize = 10_000;
-/// Rows of a conversation that can be asked for, and that are read where the log has so many commands of it: some
-/// 50 MB for one conversation.
+/// The most rows of a conversation that can be requested. They are also read where the log has so many commands of it.
+/// They take some 50 MB.
 pub const ROWS_MAX: usize = 100_000;
-/// Conversations that can be named.
+/// The most conversations that can be named.
 pub const NAMED_MAX: usize = 1_000;
-/// Before what looks wrong is looked at again: longer than a checkpoint, a head or a purge is under way.
+/// The pause before a second look at what looks wrong: longer than a write of a checkpoint or a head, or a purge,
+/// takes.
 const BEFORE_ANOTHER_LOOK: Duration = Duration::from_secs(2);
 
-/// What is to be audited.
+/// What an audit looks at.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Partitions of the command log; must be as many as the workers have.
+    /// The number of partitions of the command log. It must be the workers' number.
     pub partitions: u32,
-    /// The newest rows of each conversation that are read, up to [`ROWS_MAX`]; more where the log has commands below.
+    /// How many of the newest rows of each conversation are read, up to [`ROWS_MAX`]. More are read where the log has
+    /// commands below them.
     pub rows: usize,
-    /// Conversations that are looked at whether the log has commands of them or not, up to [`NAMED_MAX`].
+    /// Conversations that are audited even if the log has no commands of them, up to [`NAMED_MAX`].
     pub conversations: Vec<ConversationId>,
 }
 
-/// An auditor: what it reads from, and what it is to look at.
+/// An auditor: what it reads from, and what it looks at.
 #[derive(Clone)]
 pub struct Auditor {
     bus: Arc<dyn Bus>,
@@ -55,13 +57,13 @@ impl Auditor {
         Auditor { bus, store, options, before_another_look: BEFORE_ANOTHER_LOOK }
     }
 
-    /// One that does not wait so long before it looks again.
+    /// The same auditor with another pause before a second look.
     #[cfg(test)]
     pub(crate) fn looking_again_after(self, pause: Duration) -> Auditor {
         Auditor { before_another_look: pause, ..self }
     }
 
-    /// Looks at all partitions, one after the other. What cannot be read is in the report.
+    /// Audits all partitions, one after the other. The report lists what could not be read.
     #[expect(clippy::disallowed_methods, reason = "the report is shown")]
     pub async fn run(&self) -> Report {
         let mut report = Report::default();

@@ -1,4 +1,5 @@
-//! Audits a partition: where its worker stands, what its log holds of that, and the conversations met there.
+//! Audits a partition: reads its checkpoint, then its log up to there, and then the conversations that have commands in
+//! it.
 
 use super::Auditor;
 use super::conversation::Looked;
@@ -15,23 +16,24 @@ use futures_util::stream::{self, StreamExt as _};
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-/// Conversations that are read at once: enough to hide a QUORUM read's latency, few enough not to be a load.
+/// Conversations that are read at once: enough to hide the latency of a QUORUM read, and few enough not to load the
+/// store.
 const READS_MAX: usize = 8;
-/// Entries asked for at a time.
+/// Entries requested at a time.
 const ENTRIES_MAX: usize = 256;
-/// An entry that is there and does not come within this time will not.
+/// An entry that exists and does not arrive within this time will not arrive.
 const ENTRY_TIMEOUT: Duration = Duration::from_secs(10);
-/// A partition whose ground moves more often than this while it is read is not audited this time.
+/// A partition whose log is purged or replaced more often than this while it is read is not audited in this run.
 const ATTEMPTS_MAX: u32 = 3;
-/// Between two lines about how far it has come.
+/// Time between two log lines about the progress.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
 /// Why a partition was not audited.
 #[derive(Debug)]
 enum Unread {
-    /// Its ground moved: read again from the beginning.
+    /// The log or its incarnation changed during the audit: read again from the beginning.
     Moved(&'static str),
-    /// It cannot be read, or not compared.
+    /// The partition cannot be read, or not be compared.
     For(String),
 }
 
@@ -59,11 +61,11 @@ impl Unread {
     }
 }
 
-/// Conversations that looked wrong, and how. Of those that could not be read nothing is known yet.
+/// Conversations that looked wrong, with their findings. The set is empty for a conversation that could not be read.
 type Suspects = HashMap<ConversationId, HashSet<Key>>;
 
 impl Auditor {
-    /// Audits a partition, again if its ground moves meanwhile.
+    /// Audits a partition, and repeats that if its log changes meanwhile.
     pub(super) async fn partition(&self, partition: u32) -> PartitionReport {
         let mut attempt = 1;
         loop {
@@ -115,7 +117,7 @@ impl Auditor {
         Ok(())
     }
 
-    /// Reads what the log holds of what was worked.
+    /// Reads the entries up to the checkpoint that the log still holds.
     async fn read_log(
         &self,
         partition: u32,
@@ -171,7 +173,7 @@ impl Auditor {
         Ok(log)
     }
 
-    /// The log must be the one that the checkpoint speaks of.
+    /// Checks that the log is the one of the checkpoint.
     async fn recognise(&self, partition: u32, landmark: Landmark) -> Result<(), Unread> {
         let Landmark { sequence, tag } = landmark;
         match self.bus.log_entry(partition, sequence).await? {
@@ -186,7 +188,7 @@ impl Auditor {
         }
     }
 
-    /// The first look, at all of them.
+    /// The first look, at all conversations.
     async fn look(&self, log: &Log, ids: Vec<ConversationId>, report: &mut PartitionReport) -> Suspects {
         let mut suspects = Suspects::new();
         let mut progress = Progress::new(log.partition);
@@ -205,7 +207,7 @@ impl Auditor {
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(conversation = %id, %error, "cannot be read, trying again");
+                    tracing::warn!(conversation = %id, %error, "a conversation cannot be read, trying again");
                     suspects.insert(id, HashSet::new());
                 }
             }
@@ -213,8 +215,8 @@ impl Auditor {
         suspects
     }
 
-    /// Looks at what looked wrong: what was found before and is found now counts. Returns what could only be read
-    /// now, and looks wrong.
+    /// Looks again at conversations that looked wrong. A finding is reported if both looks have it. Returns the
+    /// conversations that could be read for the first time now, and look wrong.
     async fn look_again(&self, log: &Log, before: Suspects, report: &mut PartitionReport) -> Suspects {
         let mut suspects = Suspects::new();
         let mut ids: Vec<ConversationId> = before.keys().cloned().collect();
@@ -238,7 +240,7 @@ impl Auditor {
     }
 }
 
-/// Tells how far it has come, once it has taken longer than a second.
+/// Logs the progress once a second.
 struct Progress {
     partition: u32,
     told: Instant,

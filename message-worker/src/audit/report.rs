@@ -1,4 +1,4 @@
-//! What an audit came to: counted by partition, told in lines, as JSON, and as metrics.
+//! The report of an audit: counts for each partition, as text, as JSON, and as metrics.
 
 use crate::core::audit::{Finding, Kind};
 use crate::metrics::AUDIT;
@@ -6,50 +6,50 @@ use serde_json::{Value, json};
 use std::fmt;
 use std::ops::AddAssign;
 
-/// Findings that are kept and told one by one, and reasons why something could not be read; the others are counted.
+/// Findings, and reasons why something could not be read, that are listed one by one. Further ones are only counted.
 const TOLD_MAX: usize = 100;
 
-/// What was counted.
+/// The counts of an audit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Findings by kind, in the order of [`Kind::ALL`].
     pub found: [u64; Kind::ALL.len()],
-    /// Conversations that were looked at.
+    /// Conversations that were audited.
     pub conversations: u64,
-    /// Those of them whose oldest rows were left out.
+    /// Conversations whose oldest rows were left out.
     pub conversations_cut: u64,
     /// Rows that were read.
     pub rows: u64,
-    /// Those of them above their conversation's head: written within the last second or so, and no error.
+    /// Rows above the head of their conversation. They were written within the last second or so, and are no error.
     pub rows_above_head: u64,
     /// Entries of the log that were compared.
     pub entries: u64,
-    /// Entries that were worked and found no room in memory.
+    /// Entries up to the checkpoint that found no room in memory.
     pub entries_left_out: u64,
     /// Commands that were compared.
     pub commands: u64,
-    /// Commands of conversations beyond the bound of one partition.
+    /// Commands of conversations beyond the limit for one partition.
     pub commands_left_out: u64,
-    /// Commands below the rows that were read, of which nothing can be said.
+    /// Commands below the rows that were read, which could not be judged.
     pub unjudged: u64,
-    /// Entries of the log above the checkpoint: being worked.
+    /// Entries of the log above the checkpoint, which are being applied.
     pub pending: u64,
     /// What could not be read, or not be compared.
     pub unread: u64,
 }
 
 impl Counts {
-    /// Findings of a kind.
+    /// The number of findings of a kind.
     pub fn of(&self, kind: Kind) -> u64 {
         self.found[kind as usize]
     }
 
-    /// All findings.
+    /// The number of all findings.
     pub fn findings(&self) -> u64 {
         self.found.iter().sum()
     }
 
-    /// Whether everything was read, and nothing found.
+    /// Whether everything was read, and nothing was found.
     pub fn is_ok(&self) -> bool {
         self.findings() == 0 && self.unread == 0
     }
@@ -94,16 +94,16 @@ impl AddAssign for Counts {
     }
 }
 
-/// What an audit of one partition came to.
+/// The report on one partition.
 #[derive(Debug, Clone)]
 pub struct PartitionReport {
     /// The partition.
     pub partition: u32,
-    /// The number of its log's life; `None` if nobody has worked it.
+    /// The number of the log's incarnation. `None` if the partition was never worked.
     pub incarnation: Option<u32>,
-    /// The sequence of its checkpoint in this life.
+    /// The sequence of the checkpoint in this log generation.
     pub checkpoint: Option<u64>,
-    /// What was counted.
+    /// The counts of this partition.
     pub counts: Counts,
     findings: Vec<Finding>,
     unread: Vec<String>,
@@ -130,16 +130,16 @@ impl PartitionReport {
     }
 }
 
-/// What an audit came to.
+/// The report of an audit.
 #[derive(Debug, Clone, Default)]
 pub struct Report {
-    /// Each partition, ascending.
+    /// The reports on the partitions, in ascending order.
     pub partitions: Vec<PartitionReport>,
-    /// All of them together.
+    /// The sums of all partitions.
     pub total: Counts,
-    /// Findings, at most 100; the others are counted.
+    /// Findings, at most 100. Further ones are only counted.
     pub findings: Vec<Finding>,
-    /// What could not be read or compared and why, at most 100; the others are counted.
+    /// What could not be read or compared, and why; at most 100. Further ones are only counted.
     pub unread: Vec<String>,
     /// When the audit ended, milliseconds since 1970.
     pub finished_ms: u64,
@@ -155,7 +155,7 @@ impl Report {
         self.partitions.push(partition);
     }
 
-    /// Whether everything was read, and nothing found.
+    /// Whether everything was read, and nothing was found.
     pub fn is_ok(&self) -> bool {
         self.total.is_ok()
     }
@@ -174,7 +174,7 @@ impl Report {
         AUDIT.last_run_ok.set(self.is_ok().into());
     }
 
-    /// A line for each partition, below a heading, for people.
+    /// A table for people, with a line for each partition.
     pub fn table(&self) -> String {
         let line = |cells: [String; 8]| {
             let [partition, life, checkpoint, conversations, rows, entries, pending, found] = cells;
@@ -237,7 +237,7 @@ impl Report {
     }
 }
 
-/// For people: the findings, what was left out, and a line with the sums.
+/// The text for people: the findings, what was left out, and a line with the sums.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for finding in &self.findings {
@@ -274,7 +274,7 @@ fn more(f: &mut fmt::Formatter<'_>, all: u64, told: usize, what: &str) -> fmt::R
 }
 
 impl Report {
-    /// What was not looked at, said aloud.
+    /// Lists what was left out.
     fn left_out(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let total = &self.total;
         let said = [
@@ -299,7 +299,7 @@ impl Report {
     }
 }
 
-/// One line: what, where, and what to do.
+/// One line: what was found, where, and what to do about it.
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Finding { kind, conversation, seq, to_seq, position, what } = self;

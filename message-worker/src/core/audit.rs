@@ -1,9 +1,10 @@
-//! The auditor's judgement: whether a conversation's rows follow each other, and whether they are all that its
-//! commands in the log came to.
+//! The auditor's judgement: whether the rows of a conversation follow each other, and whether they are exactly the rows
+//! that its commands in the log made.
 //!
-//! The log's commands are laid beside the rows. One that has its row at exactly its position is explained. Any other
-//! is applied by the state machine that workers run, to the fold of the rows before it: a repetition, a refusal or a
-//! change that changes nothing makes no row there, and whatever makes one is missing.
+//! The auditor compares the log's commands with the rows. A command that has a row at exactly its position is
+//! explained. Any other command is applied, by the state machine that workers run, to the fold of the rows before it. A
+//! repetition, a refusal or a change without effect makes no row there. If the command makes a row, that row is
+//! missing.
 
 use super::audit_log::{Log, Said};
 use super::conversation::Conversation;
@@ -17,29 +18,30 @@ use prost::Message as _;
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
-/// What is wrong.
+/// A kind of finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
-    /// A command that was worked has no row, though it was neither repeated nor refused: it may have been acknowledged.
+    /// A command that was applied has no row, although it was neither repeated nor refused. It may have been
+    /// acknowledged.
     Missing,
-    /// A send that stands in two rows.
+    /// A message that is in two rows.
     Duplicate,
-    /// A row whose command stands in the log before that of the row before it.
+    /// A row whose command is in the log before the command of the preceding row.
     OutOfOrder,
-    /// Seqs without rows, below rows.
+    /// Seqs without rows, with rows above them.
     Hole,
     /// A head above the last row.
     HeadAhead,
-    /// A row that is not what the command at its position makes.
+    /// A row that differs from what the command at its position makes.
     ForeignRow,
 }
 
 impl Kind {
-    /// All kinds, in the order in which they are told.
+    /// All kinds, in the order of reports.
     pub const ALL: [Kind; 6] =
         [Self::Missing, Self::Duplicate, Self::OutOfOrder, Self::Hole, Self::HeadAhead, Self::ForeignRow];
 
-    /// Its name in reports.
+    /// The name in reports.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Missing => "missing",
@@ -51,7 +53,7 @@ impl Kind {
         }
     }
 
-    /// What whoever runs the system does about it.
+    /// What an operator does about it.
     pub fn advice(self) -> &'static str {
         match self {
             Self::Missing => {
@@ -68,48 +70,49 @@ impl Kind {
 /// Something that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// What.
+    /// The kind of the finding.
     pub kind: Kind,
-    /// In which conversation.
+    /// The conversation.
     pub conversation: ConversationId,
-    /// At which seq: the first without a row, the row itself, or the last row below a head.
+    /// The seq: the first one without a row, the row itself, or the last row below a head.
     pub seq: u64,
-    /// To which seq it reaches: the last without a row, or the head.
+    /// The last seq: the last one without a row, or the head.
     pub to_seq: u64,
-    /// The position of the command or row, where there is one.
+    /// The position of the command or row, if there is one.
     pub position: Option<Position>,
-    /// In words.
+    /// The finding in words.
     pub what: &'static str,
 }
 
-/// By what two looks know that they found the same.
+/// Identifies a finding in two looks at the same conversation.
 pub(crate) type Key = (Kind, u64, Option<Position>);
 
 impl Finding {
-    /// The same at the next look, if nothing is changed. A head moves on while a conversation is written to.
+    /// The key of the finding. It stays the same in the next look if nothing changes. The key of a head contains no
+    /// seq, because the head rises while a conversation is written to.
     pub(crate) fn key(&self) -> Key {
         let seq = if self.kind == Kind::HeadAhead { 0 } else { self.seq };
         (self.kind, seq, self.position)
     }
 }
 
-/// A row, without the contents that no judgement needs.
+/// A row without the contents that the judgement does not need.
 #[derive(Debug, Clone)]
 pub(crate) struct Row {
     pub(crate) seq: u64,
-    /// In the life that is audited, where it is of the same log.
+    /// Translated to the incarnation that is audited, if the row is of the same log generation.
     pub(crate) position: Position,
-    /// The life that wrote it.
+    /// The incarnation that wrote the row.
     incarnation: u32,
     tag: Tag,
     timestamp_us: i64,
     event: Option<Arc<wire::Event>>,
-    /// What in the row contradicts itself.
+    /// A contradiction within the row, if there is one.
     contradiction: Option<&'static str>,
 }
 
 impl Row {
-    /// Reads a row, to be laid beside `log`.
+    /// Reads a row, to be compared with `log`.
     pub(crate) fn of(row: &EventRow, log: &Log) -> Row {
         let event = wire::Event::decode(row.blob.clone()).ok();
         let contradiction = match &event {
@@ -147,23 +150,23 @@ fn contradiction(row: &EventRow, event: &wire::Event) -> Option<&'static str> {
 pub(crate) struct Stored {
     pub(crate) id: ConversationId,
     pub(crate) head: Option<wire::Head>,
-    /// At least those of the head.
+    /// At least the participants of the head.
     pub(crate) participants: Vec<UserId>,
     /// The row at seq 0.
     pub(crate) creation: Option<Row>,
-    /// Ascending by seq: all up to the head, then those above it up to the first missing one.
+    /// In ascending order of seq: all rows up to the head, then those above it up to the first missing one.
     pub(crate) rows: Vec<Row>,
-    /// There are rows below the first, which were not read.
+    /// The conversation has rows below the first of these, which were not read.
     pub(crate) is_cut: bool,
 }
 
-/// What came out.
+/// The result of judging a conversation.
 #[derive(Debug, Default)]
 pub(crate) struct Judged {
     pub(crate) findings: Vec<Finding>,
-    /// Rows above the head.
+    /// The number of rows above the head.
     pub(crate) above_head: u64,
-    /// Commands that have no row, where the state before them is not known.
+    /// The number of commands without a row that could not be judged, because the state before them is not known.
     pub(crate) unjudged: u64,
 }
 
@@ -179,14 +182,15 @@ pub(crate) fn judge(stored: &Stored, log: &Log, repeats: &HashSet<Position>) -> 
     let mut walk = Walk { stored, log, settled_seq, conversation, passed: None, missing, judged };
     walk.contiguity(head_seq);
     let mut rows = walk.order();
-    // The state machine knows no seqs but its own: rows that changed places are folded as their commands came.
+    // Rows with swapped seqs are folded in the order of their commands, because the state machine gives out seqs
+    // itself.
     rows.sort_by_key(|row| row.position);
     walk.commands(&rows, repeats);
     walk.judged
 }
 
-/// The state before the rows that are judged: nothing, or where rows were left out that after the first which was
-/// read. Who participated then follows from who does now, and from the rows since.
+/// The state before the rows that are judged. If all rows were read, the conversation is empty. Otherwise it is the
+/// state after the first row that was read; its participants follow from the present ones and from the rows since.
 fn beginning(stored: &Stored) -> Option<Conversation> {
     if !stored.is_cut {
         return Some(Conversation::new(stored.id.clone(), Vec::new()).loaded());
@@ -215,7 +219,8 @@ fn beginning(stored: &Stored) -> Option<Conversation> {
     Some(Conversation::of_head(stored.id.clone(), then, participants.into_iter().collect()))
 }
 
-/// Changes who participates as a row did, or takes that back: rows name those alone who were not, or were.
+/// Applies a row's change of the participants, or undoes it. That is possible because a row names only users whose
+/// participation it changed.
 fn change(participants: &mut BTreeSet<UserId>, row: &Row, forward: bool) {
     let (users, adds) = match row.event.as_ref().and_then(|event| event.kind.as_ref()) {
         Some(EventKind::ParticipantsAdded(added)) => (added.users.as_slice(), true),
@@ -231,17 +236,17 @@ fn change(participants: &mut BTreeSet<UserId>, row: &Row, forward: bool) {
     }
 }
 
-/// Goes through rows, and then through rows and commands side by side.
+/// Goes through the rows, and then through rows and commands side by side.
 struct Walk<'a> {
     stored: &'a Stored,
     log: &'a Log,
-    /// Up to here rows are judged; above it a worker may be writing, and one that is no more may have written.
+    /// Rows up to this seq are judged. Above it a worker may be writing, or a former one may have written.
     settled_seq: u64,
     /// The fold of the rows that were passed.
     conversation: Option<Conversation>,
-    /// The position of the last of them.
+    /// The position of the last row that was passed.
     passed: Option<Position>,
-    /// Commands whose events are in the state, and in no row.
+    /// Commands without rows whose events are in the state nevertheless.
     missing: HashSet<Position>,
     judged: Judged,
 }
@@ -252,7 +257,7 @@ impl<'a> Walk<'a> {
         self.judged.findings.push(Finding { kind, conversation, seq, to_seq, position, what });
     }
 
-    /// The head was read before the rows, so all rows up to it were there.
+    /// Checks that no seq is missing. The head was read before the rows, so all rows up to it existed.
     fn contiguity(&mut self, head_seq: u64) {
         let stored = self.stored;
         if stored.creation.is_none() && stored.head.as_ref().is_some_and(|head| head.created) {
@@ -276,12 +281,12 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Looks at each row, and at its place after the one before. Returns all that count.
+    /// Checks each row, and that its position is above that of the row before it. Returns all rows that count.
     fn order(&mut self) -> Vec<&'a Row> {
         let stored = self.stored;
         let (mut rows, mut last): (Vec<&Row>, Option<Position>) = (Vec::new(), None);
         for row in stored.creation.iter().chain(&stored.rows) {
-            // Above the head, what an earlier life left behind counts for nobody, and neither does anything after it.
+            // Above the head, a row that an earlier incarnation left does not count, and neither does any row after it.
             if row.seq > self.settled_seq && Some(row.position) <= last {
                 break;
             }
@@ -299,7 +304,7 @@ impl<'a> Walk<'a> {
         rows
     }
 
-    /// Rows and commands side by side, both as the commands came.
+    /// Compares rows and commands, both in the order of the commands.
     fn commands(&mut self, rows: &[&Row], repeats: &HashSet<Position>) {
         let (stored, log) = (self.stored, self.log);
         let first = stored.rows.first().filter(|_| stored.is_cut).map(|row| row.position);
@@ -330,14 +335,14 @@ impl<'a> Walk<'a> {
         rows.get(next..).into_iter().flatten().for_each(|row| self.pass(row));
     }
 
-    /// Takes a row into the state, unless what it says is there already.
+    /// Folds a row into the state, unless the state contains it already.
     fn pass(&mut self, row: &Row) {
         let (seqs, position) = ((row.seq, row.seq), Some(row.position));
         if self.passed == position {
             return self.find(Kind::Duplicate, seqs, position, "the row's command has a row already");
         }
         self.passed = position;
-        // Where rows were cut off, the state begins with the creation and the first of those that were read.
+        // If rows were cut off, the state already contains the creation and the first row that was read.
         let is_known =
             self.stored.is_cut && self.stored.rows.first().is_some_and(|first| row.seq <= first.seq);
         let (Some(conversation), Some(event), false) = (&mut self.conversation, &row.event, is_known) else {
@@ -351,7 +356,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// What the log says against a row.
+    /// What in the log contradicts a row.
     fn foreign(&self, row: &Row) -> Option<&'static str> {
         let log = self.log;
         match log.said(&self.stored.id, row.position) {
