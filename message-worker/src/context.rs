@@ -77,8 +77,8 @@ pub(crate) fn newer(version: u32, known: u32) -> Refused {
     )])
 }
 
-/// How a process that is told to stop writes its pending heads, projections and checkpoints. All its partitions go on
-/// working meanwhile, so successors have little to replay, and no partition waits for the writes of another.
+/// How a stopping process writes its pending heads, projections and checkpoints. All its partitions go on working
+/// meanwhile, so successors have little to replay, and no partition waits for the writes of another.
 #[derive(Clone)]
 pub(crate) struct Leaving {
     begun: CancellationToken,

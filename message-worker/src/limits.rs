@@ -92,8 +92,8 @@ pub(crate) const SUSPENDED_READS_MAX: usize = 8;
 pub(crate) const SUSPENSION_KEPT_DAYS: i32 = 30;
 /// Time between beats, between comparisons of the log with what was read from it, and between flushes.
 pub(crate) const TICK_MS: u64 = 1_000;
-/// How long a process that is told to stop works on while it writes what is pending. With a database that takes longer,
-/// its successors are slow as well.
+/// How long a stopping process works on while it writes what is pending. With a database that takes longer, its
+/// successors are slow as well.
 pub(crate) const LEAVE_MS_MAX: u64 = 1_000;
 /// How long a worker that takes a partition over waits for a live former owner to give it back. That takes as long as
 /// the write of a group.

@@ -149,7 +149,12 @@ impl Consumer<'_> {
                 self.arrived(&Need::Conversation(id));
             }
             Err(LoadError::Unreadable(unreadable)) => {
-                tracing::warn!(partition = self.context.partition, conversation = %id, %unreadable, "a conversation is unreadable");
+                tracing::warn!(
+                    partition = self.context.partition,
+                    conversation = %id,
+                    %unreadable,
+                    "a conversation is unreadable"
+                );
                 self.leave_out(&id);
                 self.outcome_reads.remove(&Need::Conversation(id.clone()));
                 if needed {
@@ -157,7 +162,12 @@ impl Consumer<'_> {
                 }
             }
             Err(LoadError::Store(error)) => {
-                tracing::warn!(partition = self.context.partition, conversation = %id, %error, "loading a conversation failed");
+                tracing::warn!(
+                    partition = self.context.partition,
+                    conversation = %id,
+                    %error,
+                    "loading a conversation failed"
+                );
                 self.refuse_loaded(&id);
                 self.outcome_reads.remove(&Need::Conversation(id.clone()));
                 if needed && self.probes.has_waited_for(&id) {

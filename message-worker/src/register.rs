@@ -210,8 +210,8 @@ impl Consumer<'_> {
         self.registrations.shrink();
     }
 
-    /// Answers without a conversation that could not be loaded now. The reply lists it as unread, so the gateway asks
-    /// again.
+    /// Answers without a conversation that could not be loaded now. The reply lists it as unread, so the gateway
+    /// registers it again.
     pub(crate) fn refuse_loaded(&mut self, conversation: &ConversationId) {
         self.without(conversation, |pending| pending.unread.push(conversation.as_str().to_owned()));
     }

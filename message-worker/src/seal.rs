@@ -53,7 +53,7 @@ pub(crate) async fn once(
 }
 
 /// Returns a conversation as far as its rows are known to count, without writing a seal. [`Loaded::is_in_doubt_in`]
-/// tells whether a seal could still change it.
+/// returns whether a seal could still change it.
 pub(crate) async fn known(
     store: &dyn Store,
     version: u32,

@@ -203,7 +203,7 @@ fn the_head_counts_messages_and_keeps_the_newest() {
     conversation.apply(at(4), &by(OWNER, Authority::Participant, retitle("new")));
     let head = conversation.head(1);
     assert_eq!((head.seq, head.messages, head.title.as_str(), head.archived), (3, 2, "new", false));
-    let newest = head.last_message.expect("there was one");
+    let newest = head.last_message.expect("a last message");
     assert_eq!((newest.seq, newest.time_ms), (2, 3_000));
     assert_eq!(head.position, Some(at(4).position.into()));
 }

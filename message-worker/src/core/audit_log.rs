@@ -45,7 +45,7 @@ pub(crate) struct Log {
 pub(crate) struct Counted {
     /// Commands that a worker applied.
     pub(crate) commands: u64,
-    /// Commands that are skipped for good, because a record says so.
+    /// Commands that are skipped for good, by a record in the store.
     pub(crate) skipped: u64,
     /// Commands of conversations that belong to other partitions, and for which there is no such record.
     pub(crate) elsewhere: u64,
@@ -67,7 +67,7 @@ pub(crate) struct Slot {
     index: u32,
 }
 
-/// What the log says about a row's position.
+/// What the log has at a row's position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Said {
     /// Nothing: the position is of another incarnation, or its entry was not applied yet, or is not held any more.
@@ -103,7 +103,7 @@ impl Log {
         }
     }
 
-    /// Adds the suspensions, which say which commands were refused because their conversation could not be read.
+    /// Adds the suspensions: their commands were refused because the conversation could not be read.
     pub(crate) fn suspending(self, suspended: Suspended) -> Log {
         Log { suspended, ..self }
     }
@@ -205,7 +205,7 @@ impl Log {
         position.incarnation == self.life.number && position.sequence >= self.life.ground.first_sequence
     }
 
-    /// What the log says about a position of a conversation that is followed.
+    /// What the log has at a position of a conversation that is followed.
     pub(crate) fn said(&self, conversation: &ConversationId, position: Position) -> Said {
         let held = self.is_of_this_log(position).then(|| self.held(position.sequence)).flatten();
         let (Some(held), Some(slots)) = (held, self.conversations.get(conversation)) else {

@@ -62,7 +62,7 @@ fn work(commands: &[wire::Command]) -> Worked {
     let mut conversation = Conversation::new(id(), Vec::new()).loaded();
     let mut worked = (Vec::new(), Vec::new(), Vec::new());
     for commands in commands.chunks(COMMANDS_PER_ENTRY) {
-        let sequence = log.wanted().expect("not all");
+        let sequence = log.wanted().expect("more entries are wanted");
         let (tag, time_ms) = (Tag([sequence as u8; 16]), 1_000 * sequence);
         for (index, command) in commands.iter().enumerate() {
             let position = LIFE.position(sequence, index as u32);

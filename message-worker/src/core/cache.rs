@@ -213,8 +213,8 @@ mod tests {
     #[test]
     fn uncommitted_and_needed_conversations_stay_and_dirty_ones_are_returned() {
         let mut cache = cache(&["a", "b", "c", "d"]);
-        cache.note(&id("a")).expect("there").uncommitted = true;
-        cache.note(&id("c")).expect("there").dirty = true;
+        cache.note(&id("a")).expect("in memory").uncommitted = true;
+        cache.note(&id("c")).expect("in memory").dirty = true;
         let heads = cache.trim(1, ROOM, |kept| *kept == id("b"));
         assert_eq!(heads.iter().map(|conversation| conversation.id().as_str()).collect::<Vec<_>>(), ["c"]);
         assert!(cache.contains(&id("a")) && cache.contains(&id("b")) && cache.len() == 2);

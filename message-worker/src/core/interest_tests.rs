@@ -139,7 +139,7 @@ fn older_requests_are_refused() {
     interest.admit(&gateway("gw-1"), 5, 0).expect("newer");
     assert_eq!(interest.admit(&gateway("gw-1"), 5, 0), Err(Refusal::Old));
     assert_eq!(interest.admit(&gateway("gw-1"), 4, 0), Err(Refusal::Old));
-    interest.admit(&gateway("gw-2"), 1, 0).expect("another gateway counts for itself");
+    interest.admit(&gateway("gw-2"), 1, 0).expect("each gateway has its own counter");
 }
 
 #[test]
