@@ -21,8 +21,7 @@ use std::collections::{BTreeSet, HashMap};
 #[derive(Debug)]
 pub(crate) struct Flush {
     projections: Vec<Projection>,
-    /// Users whose acquaintances may change when the projections are written. At most the commands of one second add to
-    /// it.
+    /// Users whose acquaintances may change when the projections are written. Bounded by the commands of one second.
     acquainted: BTreeSet<String>,
     /// Conversations in memory whose head has changed.
     dirty: Vec<ConversationId>,

@@ -63,7 +63,7 @@ impl Queue {
     }
 }
 
-/// What decides whether and as what a command is applied.
+/// What places the commands of a group: it decides which are applied, skipped or refused.
 #[derive(Debug)]
 pub(crate) struct Ledger {
     pub(crate) partition: u32,

@@ -28,7 +28,7 @@ use std::sync::Arc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-/// How often a read of one conversation is repeated because another incarnation begins. Each attempt may take a second.
+/// Attempts to read one conversation while other incarnations begin. Each may take a second.
 const JUDGEMENTS_MAX: u32 = 3;
 
 /// What reads are answered from.

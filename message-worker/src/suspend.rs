@@ -38,7 +38,8 @@ pub(crate) struct Probes {
     suspended: Option<Instant>,
     /// The last time that suspended conversations were probed.
     looked: Option<Instant>,
-    /// The turn of each conversation's last probe. A conversation that was not probed yet, or longest ago, comes first.
+    /// When each conversation was probed last, as a turn. Conversations that were never probed come first, then those
+    /// that were probed longest ago.
     turns: HashMap<ConversationId, u64>,
     turn: u64,
     probing: usize,
