@@ -24,7 +24,7 @@ pub enum Kind {
     /// A command that was applied has no row, although it was neither repeated nor refused. It may have been
     /// acknowledged.
     Missing,
-    /// A message that is in two rows.
+    /// A command, or a client id of one sender, that has two rows.
     Duplicate,
     /// A row whose command is in the log before the command of the preceding row.
     OutOfOrder,
