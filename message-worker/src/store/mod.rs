@@ -1,8 +1,9 @@
 //! The store of conversations: event rows, which are the commit, and projections derived from them.
 //!
-//! Two implementations keep the promises written here, [`embedded`] on redb and [`scylla`] on CQL;
-//! `tests/tests/store_contract.rs` holds both to them. All writes carry a timestamp from the log position
-//! and are idempotent; of two writes to one cell the higher timestamp wins, whatever the order.
+//! Two implementations keep the promises in these docs: [`embedded`] on redb and [`scylla`] on CQL.
+//! `tests/tests/store_contract.rs` runs one suite against both. Every write carries a timestamp that follows from its
+//! log position, and repeating a write changes nothing. Of two writes to one cell the higher timestamp wins, in
+//! whichever order they arrive.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -15,14 +16,15 @@ use crate::limits::GROUP_COMMANDS_MAX;
 pub mod embedded;
 pub mod scylla;
 
-/// Rows above those that a seal counts that it keeps from being there. An earlier life's workers can have written no
-/// more: each writes a group after the one before is there for all, and a group has no more commands.
+/// How many rows above its last counted row a seal makes void. Workers of earlier incarnations cannot have written more
+/// there: a worker writes a group only after all rows of the previous group are in the store, and a group has at most
+/// this many commands.
 pub const SEALED_ROWS_MAX: u64 = GROUP_COMMANDS_MAX as u64;
 
-/// The version of the state machine that works a partition whose checkpoint names none.
+/// The version of the state machine that applies a partition's commands when its checkpoint names no version.
 pub const FIRST_VERSION: u32 = 1;
 
-/// Something went wrong. Of a write, the outcome is unknown: the same write, with the same timestamp, again.
+/// A call to the store failed. For a write, the outcome is unknown: repeat the same write with the same timestamp.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("store: {0}")]
 pub struct StoreError(pub String);
@@ -32,31 +34,31 @@ pub struct StoreError(pub String);
 pub struct EventRow {
     /// The conversation.
     pub conversation: ConversationId,
-    /// Contiguous from 1; 0 is the conversation's creation.
+    /// Contiguous from 1. Seq 0 is the conversation's creation.
     pub seq: u64,
-    /// Where in the log the command stood.
+    /// The command's position in the log.
     pub position: Position,
     /// The log entry's tag.
     pub tag: Tag,
-    /// The write timestamp that follows from the position.
+    /// The write timestamp. It follows from the position.
     pub timestamp_us: i64,
-    /// A `carillon.v1.Event`.
+    /// An encoded `carillon.v1.Event`.
     pub blob: Bytes,
 }
 
-/// A row derived from committed events. Written after them, never proof of anything.
+/// A row derived from committed events. It is written after them, and never proves that an event exists.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Projection {
-    /// How far the conversation is known to reach: loading goes on reading rows from here.
+    /// A summary of the conversation up to one seq. Loading reads only the rows above it.
     Head {
         /// The conversation.
         conversation: ConversationId,
         /// Write timestamp.
         timestamp_us: i64,
-        /// A `carillon.v1.Head`.
+        /// An encoded `carillon.v1.Head`.
         blob: Bytes,
     },
-    /// A stored participant, found both by conversation and by user.
+    /// A stored participant. It can be looked up by conversation and by user.
     Participant {
         /// The conversation.
         conversation: ConversationId,
@@ -64,22 +66,22 @@ pub enum Projection {
         user: UserId,
         /// Write timestamp.
         timestamp_us: i64,
-        /// Participates, or no longer.
+        /// True if the user participates, false if they were removed.
         present: bool,
     },
     /// A client id that was accepted.
     Sent {
         /// The conversation.
         conversation: ConversationId,
-        /// Whose it was.
+        /// The user who sent it.
         sender: UserId,
-        /// Write timestamp, and the order of the rows.
+        /// Write timestamp. The rows of a sender are ordered by it.
         timestamp_us: i64,
         /// Log time, milliseconds since 1970.
         time_ms: u64,
-        /// The idempotence key.
+        /// The client's idempotence key.
         client_id: String,
-        /// The event it became.
+        /// The seq of the event that the command became.
         seq: u64,
     },
 }
@@ -87,68 +89,71 @@ pub enum Projection {
 /// An accepted client id as the store remembers it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SentRow {
-    /// The idempotence key.
+    /// The client's idempotence key.
     pub client_id: String,
-    /// The event it became. Believed only if that event has this client id.
+    /// The seq of the event that the command became. It is only a hint: a repetition is recognised only if that event
+    /// has this client id.
     pub seq: u64,
     /// Log time, milliseconds since 1970.
     pub time_ms: u64,
 }
 
-/// What loading a conversation starts from.
+/// The stored state from which loading a conversation starts.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LoadedConversation {
-    /// The head's blob, if it was ever written. Read before the participants: these are written before the head, so
-    /// that they know at least what it knows. What they know beyond it, the rows above it say again.
+    /// The head's blob, if a head was ever written. It is read before the participants. Participants are written before
+    /// the head, so the list has every change that the head covers. If it also has later changes, the rows above the
+    /// head repeat them.
     pub head: Option<Bytes>,
-    /// Stored participants, ascending.
+    /// Stored participants, in ascending order.
     pub participants: Vec<UserId>,
 }
 
-/// Where a partition's worker stands, and in which life of the log.
+/// A partition's tenure and its last checkpoint.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PartitionState {
-    /// The log's current life, and who works in it.
+    /// The log's current incarnation and its owner. `None` if the partition never had an owner.
     pub tenure: Option<Tenure>,
-    /// The last checkpoint.
+    /// The last checkpoint. `None` before the first one.
     pub checkpoint: Option<Checkpoint>,
 }
 
 impl PartitionState {
-    /// The log's current life.
+    /// The log's current incarnation.
     pub fn incarnation(&self) -> Option<Incarnation> {
         self.tenure.as_ref().map(|tenure| tenure.incarnation)
     }
 }
 
-/// A life of a partition's log, and who may have writes under way in it.
+/// The ownership record of a partition: the log's current incarnation, and the worker that may have writes under way in
+/// it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tenure {
-    /// The life.
+    /// The log's current incarnation.
     pub incarnation: Incarnation,
-    /// Rises whenever somebody takes the partition; gateways listen to the highest.
+    /// Rises each time a worker takes the partition. Gateways listen to the owner with the highest epoch.
     pub epoch: u64,
-    /// Whoever took it, and has not said that everything it began to write is there. Nobody, where a log belongs to one
-    /// process and dies with it.
+    /// The worker that took the partition and has not yet recorded that all its writes are in the store. `None` after
+    /// the tenure was given back, and always for a log that belongs to one process and dies with it.
     pub holder: Option<Holder>,
 }
 
-/// A worker's one time of working a partition.
+/// Identifies one tenure of one worker: the worker's id, its lease, and a counter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder(String);
 
 impl Holder {
-    /// The `beginning`th time that a worker begins with this lease.
+    /// The holder for the `beginning`th time that a worker takes a partition under this lease.
     pub fn new(worker: &WorkerId, lease: u64, beginning: u64) -> Holder {
         Holder(format!("{worker}/{lease}/{beginning}"))
     }
 
-    /// As it was stored.
+    /// A holder from its stored form.
     pub fn stored(stored: String) -> Holder {
         Holder(stored)
     }
 
-    /// As it is stored.
+    /// The form in which it is stored.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -159,46 +164,48 @@ impl Holder {
     }
 }
 
-/// Everything up to this position has its rows, projections and fan-out.
+/// How far a partition's log is worked. Everything up to this position has its rows and projections and was fanned out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Checkpoint {
-    /// The last entry worked (index is that of its last command).
+    /// The position of the last command of the last entry that was applied.
     pub position: Position,
-    /// That entry's tag.
+    /// The tag of that entry.
     pub tag: Tag,
     /// Write timestamp.
     pub timestamp_us: i64,
-    /// The version of the state machine that works what follows it.
+    /// The version of the state machine that applies the entries after it.
     pub version: u32,
 }
 
-/// From where to where the commands of a conversation that cannot be read are refused.
+/// The range of positions in which the commands of a conversation are refused because it cannot be read
+/// (`docs/decisions/0021-what-cannot-be-read-is-suspended.md`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Suspension {
     /// The conversation.
     pub conversation: ConversationId,
-    /// The first command that is refused.
+    /// The first position at which a command is refused.
     pub from: Position,
-    /// The first place from which on commands are applied again; `None` while it lasts.
+    /// The first position at which commands are applied again. `None` while the suspension lasts.
     pub until: Option<Position>,
-    /// Why it cannot be read, for people.
+    /// Why the conversation cannot be read. For people.
     pub reason: String,
 }
 
-/// Which rows of earlier lives of the log count in a conversation. Decided once in a life, before anything is applied
-/// in it, so that all who load the conversation in that life fold the same rows, whatever lands later.
+/// Which rows of earlier incarnations count in a conversation. It is decided once per incarnation, before any command
+/// is applied in it. So all workers that load the conversation in that incarnation fold the same rows, whichever late
+/// writes arrive (`docs/decisions/0010-a-life-seals-what-came-before.md`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seal {
-    /// The life that decided it.
+    /// The incarnation in which it was decided.
     pub incarnation: u32,
-    /// Whether the creation, the row at seq 0, is one of them.
+    /// Whether the creation, the row at seq 0, counts.
     pub created: bool,
-    /// The last of them; 0 where there is none above the creation.
+    /// The highest seq that counts; 0 if no row above the creation counts.
     pub seq: u64,
 }
 
 impl Seal {
-    /// Whether a row counts that a life wrote at a seq.
+    /// Whether the row at `seq` counts if it was written in `incarnation`.
     pub fn counts(&self, incarnation: u32, seq: u64) -> bool {
         incarnation >= self.incarnation || if seq == 0 { self.created } else { seq <= self.seq }
     }
@@ -216,18 +223,18 @@ impl From<wire::Seal> for Seal {
     }
 }
 
-/// The store of conversations.
+/// The store of conversations. The docs of its methods are the contract that every implementation keeps.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
-    /// Writes event rows durably (QUORUM; embedded: synced to disk). When it returns `Ok`, every row is
-    /// committed. Rows of one conversation are given in ascending order.
+    /// Writes event rows durably (CQL: at QUORUM; embedded: synced to disk). When it returns `Ok`, every row is
+    /// committed. The rows of one conversation must be in ascending order of seq.
     ///
     /// # Errors
-    /// Outcome unknown, for each row: write the same rows again.
+    /// The outcome is unknown for each row: write the same rows again.
     async fn append(&self, rows: Vec<EventRow>) -> Result<(), StoreError>;
 
-    /// Rows of a conversation with `after_seq < seq`, ascending, at most `limit`, from `after_seq + 1` on
-    /// without a gap: reading ends before the first missing one. Seq 0 is never among them.
+    /// Reads rows of a conversation with `seq > after_seq`, in ascending order, at most `limit`. The rows start at
+    /// `after_seq + 1` and have no gap: reading ends before the first missing seq. Seq 0 is never returned.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -238,7 +245,7 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<EventRow>, StoreError>;
 
-    /// The newest `limit` rows of a conversation with `1 <= seq < before_seq`, ascending.
+    /// Reads the newest `limit` rows of a conversation with `1 <= seq < before_seq`, in ascending order.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -249,22 +256,23 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<EventRow>, StoreError>;
 
-    /// One row, seq 0 included.
+    /// Reads the row at one seq. Seq 0 is allowed.
     ///
     /// # Errors
     /// When the store cannot be read.
     async fn event(&self, conversation: &ConversationId, seq: u64) -> Result<Option<EventRow>, StoreError>;
 
-    /// Seals a conversation, if the seal in force still is `previous`, or if there is none; returns the one in force,
-    /// which is another worker's if that came first (lightweight transaction).
+    /// Seals a conversation by a lightweight transaction. `next` comes into force if the seal in force is `previous`,
+    /// or if there is none. Returns the seal that is in force afterwards; it is another worker's if that one came
+    /// first.
     ///
-    /// When that is of `next`'s life, rows that it does not count, with write timestamps below `timestamp_us`, are not
-    /// there from now on, whether they were written before or will be: the creation, and those up to
-    /// [`SEALED_ROWS_MAX`] above it. `timestamp_us` lies above all earlier lives' and below all of `next`'s own. Durable
-    /// when it returns.
+    /// If the returned seal was decided in `next`'s incarnation, the rows that it does not count are void from then on:
+    /// the creation, and seqs up to [`SEALED_ROWS_MAX`] above the seal. This holds for rows with write timestamps below
+    /// `timestamp_us`, whether they are in the store already or arrive later. `timestamp_us` lies above all timestamps
+    /// of earlier incarnations and below all of `next`'s incarnation. The result is durable when the call returns.
     ///
     /// # Errors
-    /// Outcome unknown: load and seal again.
+    /// The outcome is unknown: load and seal again.
     async fn seal(
         &self,
         conversation: &ConversationId,
@@ -273,27 +281,28 @@ pub trait Store: Send + Sync + 'static {
         timestamp_us: i64,
     ) -> Result<Seal, StoreError>;
 
-    /// The seal of a conversation, no older than any that [`Store::seal`] has returned before this began. It is in the
-    /// way of no transaction.
+    /// Reads the seal of a conversation. It is at least as new as every seal that [`Store::seal`] returned before this
+    /// call began. The read does not conflict with lightweight transactions.
     ///
     /// # Errors
     /// When the store cannot be read.
     async fn known_seal(&self, conversation: &ConversationId) -> Result<Option<Seal>, StoreError>;
 
-    /// Writes projections, in order; deletions carry timestamps too. Not yet durable when it returns in the
-    /// embedded store, but never durable later than a checkpoint or rows that are written after it.
+    /// Writes projections, in order. Deletions carry timestamps too. In the embedded store the projections are not yet
+    /// durable when the call returns, but they become durable no later than any checkpoint or row that is written after
+    /// them.
     ///
     /// # Errors
-    /// Outcome unknown: write the same again.
+    /// The outcome is unknown: write the same projections again.
     async fn project(&self, projections: Vec<Projection>) -> Result<(), StoreError>;
 
-    /// What a conversation's loading starts from: the head first, then participants.
+    /// Reads the state from which loading a conversation starts: first the head, then the participants.
     ///
     /// # Errors
     /// When the store cannot be read.
     async fn load(&self, conversation: &ConversationId) -> Result<LoadedConversation, StoreError>;
 
-    /// A sender's accepted client ids, the newest `limit`, newest first.
+    /// Reads the newest `limit` accepted client ids of a sender in a conversation, newest first.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -304,7 +313,8 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<SentRow>, StoreError>;
 
-    /// Conversations in which a user is a stored participant, ascending by id, above `cursor`, at most `limit`.
+    /// Reads the ids of conversations in which a user is a stored participant, in ascending order, above `cursor`, at
+    /// most `limit`.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -315,20 +325,21 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<ConversationId>, StoreError>;
 
-    /// Where a partition stands.
+    /// Reads a partition's tenure and checkpoint.
     ///
     /// # Errors
     /// When the store cannot be read.
     async fn partition(&self, partition: u32) -> Result<PartitionState, StoreError>;
 
-    /// In which life a partition's log is, and who works in it: what the last change came to, whoever made it.
+    /// Reads a partition's tenure: the result of the last change, whichever worker made it.
     ///
     /// # Errors
     /// When the store cannot be read.
     async fn tenure(&self, partition: u32) -> Result<Option<Tenure>, StoreError>;
 
-    /// In which life a partition's log is: none older than any that [`Store::change_tenure`] has returned before this
-    /// began. Unlike [`Store::tenure`] it is in the way of no transaction, so everybody who reads may ask.
+    /// Reads the current incarnation of a partition's log. It is at least as new as every tenure that
+    /// [`Store::change_tenure`] returned before this call began. Unlike [`Store::tenure`], the read does not conflict
+    /// with lightweight transactions, so every worker that answers reads may call it.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -336,11 +347,12 @@ pub trait Store: Send + Sync + 'static {
         Ok(self.tenure(partition).await?.map(|tenure| tenure.incarnation))
     }
 
-    /// Begins a life of the log, takes the present one, or gives it back, if what is in force is still `previous`;
-    /// returns what is in force then, which is another worker's if that came first (lightweight transaction).
+    /// Changes a partition's tenure by a lightweight transaction, if the tenure in force is still `previous`. The
+    /// change starts a new incarnation, takes the current one, or gives it back. Returns the tenure that is in force
+    /// afterwards; it is another worker's if that one came first.
     ///
     /// # Errors
-    /// Outcome unknown: read again.
+    /// The outcome is unknown: read the tenure again.
     async fn change_tenure(
         &self,
         partition: u32,
@@ -348,30 +360,30 @@ pub trait Store: Send + Sync + 'static {
         next: Tenure,
     ) -> Result<Tenure, StoreError>;
 
-    /// Records how far a partition's worker has come. Never moves back within an incarnation.
+    /// Records how far a partition's log is worked. The checkpoint never moves back within an incarnation.
     ///
     /// # Errors
-    /// Outcome unknown: a later one makes up for it.
+    /// The outcome is unknown. It need not be repeated, because a later checkpoint replaces it.
     async fn checkpoint(&self, partition: u32, checkpoint: Checkpoint) -> Result<(), StoreError>;
 
-    /// Records durably that a poison command is passed over, before anyone passes it.
+    /// Records durably that a poison command is skipped. No worker may skip the command before this has returned.
     ///
     /// # Errors
-    /// Outcome unknown: write again, and do not pass it before.
+    /// The outcome is unknown: write again, and do not skip the command until it succeeds.
     async fn record_skip(&self, partition: u32, position: Position, reason: &str) -> Result<(), StoreError>;
 
-    /// Positions of this incarnation that are passed over.
+    /// Reads the positions of this incarnation that are skipped.
     ///
     /// # Errors
     /// When the store cannot be read.
     async fn skips(&self, partition: u32, incarnation: u32) -> Result<Vec<Position>, StoreError>;
 
-    /// Records durably where a conversation's suspension begins, or ends, before anybody passes that place; in the place of
-    /// what was recorded of the conversation before with a lower write timestamp. One that has ended may be forgotten after
-    /// 30 days.
+    /// Records durably where a conversation's suspension begins or ends. No worker may pass that position before this
+    /// has returned. The record replaces an earlier record of the conversation that has a lower write timestamp. The
+    /// store may forget an ended suspension after 30 days.
     ///
     /// # Errors
-    /// Outcome unknown: write again, and do not pass that place before.
+    /// The outcome is unknown: write again, and do not pass the position until it succeeds.
     async fn record_suspension(
         &self,
         partition: u32,
@@ -379,13 +391,13 @@ pub trait Store: Send + Sync + 'static {
         timestamp_us: i64,
     ) -> Result<(), StoreError>;
 
-    /// Suspensions of a partition's conversations, in no order.
+    /// Reads the suspensions of a partition's conversations, in no particular order.
     ///
     /// # Errors
     /// When the store cannot be read.
     async fn suspensions(&self, partition: u32) -> Result<Vec<Suspension>, StoreError>;
 
-    /// What time the database has, milliseconds since 1970; `None` where it has this process's own clock.
+    /// Reads the database's clock, in milliseconds since 1970. `None` if the database uses this process's own clock.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -393,6 +405,6 @@ pub trait Store: Send + Sync + 'static {
         Ok(None)
     }
 
-    /// Whether the store can be used now, for readiness probes.
+    /// Whether the store is usable now. For readiness probes.
     async fn healthy(&self) -> bool;
 }

@@ -1,4 +1,4 @@
-//! The flusher: one thread that carries generations over into the table while the writer writes the next.
+//! The flusher: one thread that moves a journal generation into the table while the writer writes the next one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,10 +8,10 @@ use super::shared::Shared;
 use super::sweep::Sweep;
 use crate::store::StoreError;
 
-/// Between two attempts while the table cannot be written.
+/// Time between two attempts while the table cannot be written.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// Works until the writer has ended and everything is in the table, or cannot be.
+/// Runs until the writer has ended and all rows are in the table, or until they cannot be written and the store closes.
 pub(super) fn run(shared: &Shared, mut sweep: Sweep) {
     while let Some(generation) = next_generation(shared) {
         match shared.table.take_in(&generation, &mut sweep) {
@@ -40,7 +40,7 @@ fn next_generation(shared: &Shared) -> Option<Arc<Generation>> {
 
 fn finish(shared: &Shared, generation: Arc<Generation>) {
     let mut state = shared.state.lock();
-    // Thousands of rows are freed after the lock is given back.
+    // Drop the thousands of rows after the lock is released.
     let frozen = state.overlay.frozen.take();
     if state.table_error.take().is_some() {
         tracing::info!("the table can be written again");
@@ -50,9 +50,10 @@ fn finish(shared: &Shared, generation: Arc<Generation>) {
     drop((frozen, generation));
 }
 
-/// Takes note and waits; false when there is nothing more to wait for.
+/// Records the error and waits for the next attempt. Returns false if the store is closing, when no further attempt is
+/// made.
 fn fail(shared: &Shared, error: StoreError) -> bool {
-    // Reads go on while writes fail. If it cannot even be opened, the next attempt tries again.
+    // Reopen the table so that reads work while writes fail. If it cannot be opened, the next attempt tries again.
     let reopened = shared.table.reopen_if_closed();
     let mut state = shared.state.lock();
     if state.table_error.is_none() {

@@ -1,22 +1,22 @@
-//! Whether the writer should pause between two syncs, so that one serves several writes. Pure.
+//! Decides whether the writer pauses between two syncs, so that one sync serves several writes. Pure.
 //!
-//! A sync costs some 50 to 100 microseconds of CPU whatever it writes. Writes that arrive while one is under
-//! way share the next by themselves; those that arrive one at a time, a little apart, do so only if the writer
-//! pauses. A pause is of no use to a caller who writes again only when answered, so it is learnt from whether
-//! the last pauses won anything.
+//! A sync costs 50 to 100 microseconds of CPU, however much it writes. Writes that arrive during a sync share the next
+//! one anyway. Writes that arrive one at a time, a little apart, share a sync only if the writer pauses. A pause gains
+//! nothing if the only caller waits for its answer before it writes again. So the writer measures what its last pauses
+//! gained.
 
 use std::time::Duration;
 
-/// So many jobs share a sync well enough: none waits longer.
+/// With this many jobs in a group the writer does not pause.
 pub(super) const ENOUGH_JOBS: usize = 4;
-/// From the start of one sync to that of the next.
+/// Minimum time from the start of one sync to the start of the next, while pausing pays.
 pub(super) const INTERVAL: Duration = Duration::from_millis(5);
-/// Without a reason to pause, it is done all the same after so many groups, to learn.
+/// Even if pausing does not pay, the writer pauses once in this many groups, to measure again.
 const TRY_EVERY: u32 = 16;
-/// Jobs that a pause must win on average, beyond the one that would have been written anyway.
+/// Jobs that a pause must gain on average, beyond the one that would have been written anyway.
 const GAIN_MIN: f32 = 0.2;
 
-/// What pausing has won so far.
+/// How much pauses have gained so far.
 #[derive(Default)]
 pub(super) struct Gather {
     gain: f32,
@@ -24,13 +24,13 @@ pub(super) struct Gather {
 }
 
 impl Gather {
-    /// Whether to pause now that a group is written and `jobs` wait already.
+    /// Whether to pause, after a group was written, when `jobs` jobs wait already.
     pub(super) fn pays(&mut self, jobs: usize) -> bool {
         self.groups = (self.groups + 1) % TRY_EVERY;
         jobs < ENOUGH_JOBS && (self.gain >= GAIN_MIN || self.groups == 0)
     }
 
-    /// Takes note of a pause after which there were `after` jobs where there had been `before`.
+    /// Records a pause that began with `before` jobs and ended with `after`.
     pub(super) fn learn(&mut self, before: usize, after: usize) {
         let won = after.saturating_sub(before.max(1));
         self.gain += (won as f32 - self.gain) / 4.0;
@@ -41,14 +41,14 @@ impl Gather {
 mod tests {
     use super::*;
 
-    /// How many of 1,000 groups are followed by a pause, if so many jobs have come when it ends.
+    /// How many of 1,000 groups are followed by a pause. `jobs` returns how many jobs wait when the pause ends.
     fn pauses(jobs: impl Fn(usize) -> usize) -> usize {
         let mut gather = Gather::default();
         (0..1_000).filter(|group| gather.pays(0).then(|| gather.learn(0, jobs(*group))).is_some()).count()
     }
 
     #[test]
-    fn pauses_while_that_wins_and_else_hardly_ever() {
+    fn pauses_only_while_pausing_gains_jobs() {
         assert!(pauses(|_| 2) > 950);
         assert!(pauses(|group| 1 + group % 2) > 900);
         assert!(pauses(|_| 1) < 70, "one caller, who waits for each answer");
@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn never_pauses_when_there_is_enough() {
+    fn does_not_pause_when_enough_jobs_wait() {
         let mut gather = Gather::default();
         gather.learn(0, 10);
         assert!(gather.pays(1));

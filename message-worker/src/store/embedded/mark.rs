@@ -1,4 +1,4 @@
-//! The mark of the cluster whose data a directory holds: one row, written once.
+//! The mark of the cluster that owns a directory's data. It is one row, written once.
 
 use super::key::{self, Rows};
 use super::{EmbeddedStore, starting_with};
@@ -6,8 +6,9 @@ use crate::store::StoreError;
 use carillon_runtime::cluster::Mark;
 
 impl EmbeddedStore {
-    /// The mark of the cluster whose data these are, made if there is none: with as many partitions as were worked before
-    /// marks were made, else with as many as the settings say.
+    /// Reads the mark of the cluster that owns the data, and writes one if there is none. A new mark has as many
+    /// partitions as have tenures in a directory from before marks existed, and otherwise `partitions`, which comes
+    /// from the settings.
     ///
     /// # Errors
     /// When the directory cannot be read or written.
@@ -20,7 +21,7 @@ impl EmbeddedStore {
             worked = worked.max(key::read_incarnation_key(key).map(|partition| partition + 1));
             true
         })?;
-        // One process has the directory, so nobody else makes one meanwhile.
+        // Only this process uses the directory, so no other mark can be written meanwhile.
         let mark = Mark::new(worked.unwrap_or(partitions));
         let mut rows = Rows::default();
         rows.put_mark(&mark);

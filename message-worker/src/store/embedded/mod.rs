@@ -1,13 +1,13 @@
-//! The embedded store: a journal in front of a redb table, in one directory of one process.
+//! The embedded store: a journal in front of a redb table, in one directory that one process uses.
 //!
-//! A write is durable once the journal is synced ([`writer`], one sync for all who wait). Its rows are then
-//! shown to readers from memory ([`overlay`]) and carried over into the table every few seconds, in bulk and
-//! in key order ([`flusher`]): a table commit costs hundreds of microseconds of CPU, a record in the journal
-//! costs tens. After kill -9 the journal is read again; rows win by timestamp, so reading one twice is
+//! A write is durable once the journal is synced ([`writer`]; one sync serves all writes that wait for it). Readers
+//! then see its rows from memory ([`overlay`]). Every few seconds the rows are moved into the table, in bulk and in key
+//! order ([`flusher`]): a table commit costs hundreds of microseconds of CPU, and a journal record costs tens. After
+//! kill -9 the journal is read again. Of two rows with one key the higher timestamp wins, so reading a row twice is
 //! harmless.
 //!
-//! Single rows are read on the calling thread, in microseconds. Pages are read on tokio's blocking threads:
-//! they may have to come from disk, and a service with two cores cannot spare one for that.
+//! Single rows are read on the calling thread, in microseconds. Pages are read on tokio's blocking threads: they may
+//! come from disk, and a service with two cores cannot block one of them for that.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -51,26 +51,26 @@ mod writer;
 
 pub use repair::{Lost, Repair, repair};
 
-/// Bytes of rows that wait for the writer; further appends wait before they queue.
+/// Bytes of rows that may wait for the writer. Above this, appends wait before they queue.
 const QUEUE_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Rows that are read on the calling thread; about 20 microseconds when they are in memory.
+/// A read of at most this many rows runs on the calling thread. It takes about 20 microseconds if they are in memory.
 const PAGE_HERE_MAX: usize = 16;
 
 /// Why the embedded store could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Another process works on the directory.
+    /// Another process uses the directory.
     #[error("data directory {} is in use by another carillon (stop it, or give another with --data-dir)", .dir.display())]
     InUse {
         /// The directory.
         dir: PathBuf,
     },
-    /// The file system refused.
+    /// The file system returned an error.
     #[error("data directory {} cannot be used: {source}", .dir.display())]
     Directory {
         /// The directory.
         dir: PathBuf,
-        /// What it said.
+        /// The file system's error.
         source: std::io::Error,
     },
     /// The table cannot be opened or written.
@@ -78,7 +78,7 @@ pub enum OpenError {
     Table {
         /// The file.
         path: PathBuf,
-        /// What the database said.
+        /// The database's error message.
         reason: String,
     },
     /// A file is of a format that this version does not know.
@@ -91,21 +91,21 @@ pub enum OpenError {
         /// The newest format that is known here.
         known: u64,
     },
-    /// The journal is not what was written: what was acknowledged may be missing.
+    /// The journal does not hold what was written, so acknowledged rows may be missing.
     #[error("data directory {dir} is damaged: {what}; bring back a backup, or see with `carillon repair --data-dir {dir}` what would be lost without", dir = .dir.display())]
     Damaged {
         /// The directory.
         dir: PathBuf,
-        /// Where, and what is behind it.
+        /// Where the damage is, and how much lies after it.
         what: String,
     },
 }
 
-/// The store of conversations in a directory. Dropping it makes everything durable and closes the files.
+/// The store of conversations in a directory. Dropping it makes all writes durable and closes the files.
 pub struct EmbeddedStore {
     shared: Arc<Shared>,
     room: Arc<Semaphore>,
-    /// One seal is decided at a time.
+    /// Held while a seal is decided, so that only one is decided at a time.
     sealing: Arc<tokio::sync::Mutex<()>>,
     threads: Option<Threads>,
 }
@@ -116,10 +116,12 @@ struct Threads {
 }
 
 impl EmbeddedStore {
-    /// Opens the store in `dir`, which is made if it is not there, and recovers what a killed process left.
+    /// Opens the store in `dir`, creates the directory if it does not exist, and recovers the rows that a killed
+    /// process left in the journal.
     ///
     /// # Errors
-    /// When another process has it, its files cannot be read and written, are damaged, or of an unknown format.
+    /// When another process uses the directory, or when its files cannot be read or written, are damaged, or have an
+    /// unknown format.
     pub fn open(dir: &Path) -> Result<Arc<EmbeddedStore>, OpenError> {
         let refused = |source| OpenError::Directory { dir: dir.to_owned(), source };
         std::fs::create_dir_all(dir).map_err(refused)?;
@@ -128,7 +130,7 @@ impl EmbeddedStore {
             return Err(OpenError::Damaged { dir: dir.to_owned(), what: damage.to_string() });
         }
         if let Some(torn) = &scan.torn {
-            tracing::warn!(%torn, "a write that nobody was told of is passed over");
+            tracing::warn!(%torn, "the journal ends with a write that was cut off; it was never acknowledged and is ignored");
         }
         let mut sweep = Sweep::new();
         recover(&table, &scan, &mut sweep)?;
@@ -146,12 +148,13 @@ impl EmbeddedStore {
         Ok(Arc::new(EmbeddedStore { shared, room, sealing: Arc::default(), threads: Some(threads) }))
     }
 
-    /// Makes rows durable.
+    /// Makes rows durable before it returns.
     async fn write(&self, rows: Bytes) -> Result<(), StoreError> {
         write(&self.shared, &self.room, rows).await
     }
 
-    /// Shows rows at once, and makes them durable soon; waits for that if too much waits already.
+    /// Shows rows to readers at once and makes them durable soon. If too many rows wait already, it makes them durable
+    /// before it returns.
     async fn put(&self, rows: Rows) -> Result<(), StoreError> {
         let rows = rows.into_bytes();
         if self.shared.put_lazily(&rows)? {
@@ -160,7 +163,7 @@ impl EmbeddedStore {
         self.write(rows).await
     }
 
-    /// Reads up to `rows` rows, here if they are few.
+    /// Runs a read of up to `rows` rows: on the calling thread if they are few, otherwise on a blocking thread.
     async fn read<T: Send + 'static>(
         &self,
         rows: usize,
@@ -177,7 +180,7 @@ impl EmbeddedStore {
     }
 }
 
-/// Makes rows durable, once there is room for them in the queue.
+/// Makes rows durable. Waits first until the queue has room for them.
 async fn write(shared: &Shared, room: &Arc<Semaphore>, rows: Bytes) -> Result<(), StoreError> {
     let share = rows.len().clamp(1, QUEUE_BYTES_MAX) as u32;
     let room = Arc::clone(room).acquire_many_owned(share).await.map_err(|_| closed())?;
@@ -193,8 +196,8 @@ fn spawn<T: Send + 'static>(
     std::thread::Builder::new().name(name.into()).spawn(run)
 }
 
-/// Opens the files of a directory that is there, and reads the journal; nothing is written but a format where there was
-/// none.
+/// Opens the files of an existing directory and reads the journal. Writes nothing except a format number where there
+/// was none.
 fn open_files(dir: &Path) -> Result<(Files, Table, Scan), OpenError> {
     let files = Files::open(dir).map_err(|error| match error {
         JournalError::InUse => OpenError::InUse { dir: dir.to_owned() },
@@ -214,12 +217,12 @@ fn table_refused(table: &Table, error: StoreError) -> OpenError {
     OpenError::Table { path: table.path().to_owned(), reason: error.0 }
 }
 
-/// Carries over what the journal holds.
+/// Moves the rows of the journal into the table.
 fn recover(table: &Table, scan: &Scan, sweep: &mut Sweep) -> Result<(), OpenError> {
     let mut generation = Generation::last(scan.newest);
     scan.payloads.iter().for_each(|payload| generation.put_all(payload));
     if !generation.is_empty() {
-        tracing::info!(bytes = generation.bytes(), "recovering rows from the journal");
+        tracing::info!(bytes = generation.bytes(), "moving the rows that the journal holds into the table");
     }
     table.take_in(&generation, sweep).map_err(|error| table_refused(table, error))
 }
@@ -231,7 +234,7 @@ impl Drop for EmbeddedStore {
         let Some(Threads { writer, flusher }) = self.threads.take() else { return };
         let journal = writer.join();
         let flushed = flusher.join().is_ok() && self.shared.state.lock().overlay.is_empty();
-        // If it cannot be emptied it is read again at the next start, which is harmless.
+        // If the journal cannot be emptied, the next start reads it again, which is harmless.
         let unused = flushed && self.shared.table.journal_in_use(false).is_ok();
         self.shared.table.close();
         if let (Ok(journal), true) = (journal, unused) {
@@ -314,7 +317,8 @@ impl Store for EmbeddedStore {
     async fn load(&self, conversation: &ConversationId) -> Result<LoadedConversation, StoreError> {
         let conversation = conversation.clone();
         self.read(usize::MAX, move |shared| {
-            // In this order: participants ahead of the head are made right by the rows after it, never the reverse.
+            // The head is read first. Participants that are newer than the head are corrected by the rows above it; a
+            // head newer than the participants could not be corrected.
             let head = shared.get(&key::head(&conversation))?;
             let prefix = key::participants(&conversation);
             let participants = present(shared, prefix, None, usize::MAX, |id| UserId::parse(id).ok())?;

@@ -1,17 +1,18 @@
-//! Ranges of keys, and what lies in them.
+//! Ranges of keys, and a scan for the ids under a prefix.
 
 use super::key;
 use super::shared::Shared;
 use crate::store::StoreError;
 use std::ops::Range;
 
-/// All keys that start with `prefix`.
+/// The range of all keys that start with `prefix`.
 pub(super) fn starting_with(prefix: Vec<u8>) -> Range<Vec<u8>> {
     let end = key::above(&prefix);
     prefix..end
 }
 
-/// The ids at the end of those keys under `prefix`, above `cursor`, whose rows say "present".
+/// Reads the ids that end the keys under `prefix`, above `cursor`, at most `limit`. Only rows that are marked as
+/// present count.
 pub(super) fn present<T>(
     shared: &Shared,
     prefix: Vec<u8>,

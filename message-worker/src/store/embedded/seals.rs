@@ -1,4 +1,5 @@
-//! Seals in the embedded store: what a seal does not count is written over, seq by seq, with rows that say "not there".
+//! Seals in the embedded store. A seal overwrites each row that it does not count with a row that marks the seq as
+//! absent.
 
 use std::sync::Arc;
 
@@ -20,7 +21,8 @@ impl EmbeddedStore {
     ) -> Result<Seal, StoreError> {
         let (shared, room, sealing) =
             (Arc::clone(&self.shared), Arc::clone(&self.room), Arc::clone(&self.sealing));
-        // A task of its own: whoever asks may stop waiting, and no other seal may be decided before this one is.
+        // This runs in its own task: the caller may be cancelled, and the next seal must not be decided before this one
+        // is written.
         let decided = tokio::spawn(async move {
             let _turn = sealing.lock().await;
             let stored = shared.get(&key::seal(&conversation))?.as_deref().and_then(key::read_seal);
@@ -29,7 +31,7 @@ impl EmbeddedStore {
             {
                 return Ok(in_force);
             }
-            // In one record of the journal: a seal is never there without what follows from it.
+            // All rows are in one journal record, so a seal is never stored without the rows that it makes void.
             write(&shared, &room, rows(&conversation, next, timestamp_us).into_bytes()).await.map(|()| next)
         });
         decided.await.unwrap_or_else(|_| Err(closed()))
@@ -48,7 +50,7 @@ fn rows(conversation: &ConversationId, seal: Seal, timestamp_us: i64) -> Rows {
     rows
 }
 
-/// The newest `limit` rows of a conversation with `1 <= seq < before_seq`, ascending.
+/// Reads the newest `limit` rows of a conversation with `1 <= seq < before_seq`, in ascending order.
 pub(super) fn newest_events(
     shared: &Shared,
     conversation: &ConversationId,
@@ -65,7 +67,7 @@ pub(super) fn newest_events(
             rows.extend(key::read_event(conversation, key, value));
             true
         })?;
-        // Some of those that were visited may have said that they are not there.
+        // Some of the visited rows may have been marked as absent; then read further down.
         if rows.len() == limit || visited < wanted {
             rows.reverse();
             return Ok(rows);

@@ -1,4 +1,4 @@
-//! What callers, the writer and the flusher share: the overlay, what waits to be written, and the table.
+//! The state that callers, the writer and the flusher share: the overlay, the waiting writes, and the table.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -14,22 +14,23 @@ use super::table::Table;
 use super::{gather, key};
 use crate::store::{StoreError, Tenure};
 
-/// Bytes of a generation at which it is carried over into the table: about 7,000 messages, enough for a page
-/// to take several rows at once.
+/// Bytes at which a generation is moved into the table. This is about 7,000 messages, enough for one table page to take
+/// several rows at once.
 pub(super) const GENERATION_BYTES: usize = 4 * 1024 * 1024;
-/// Bytes that a generation may reach while the one before is still on its way; then writes wait, or fail if
-/// the table cannot be written.
+/// Maximum bytes of a generation while the previous one is still being moved into the table. Above this, writes wait;
+/// if the table cannot be written, they fail.
 pub(super) const GENERATION_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// Bytes of projections that may wait for the next durable write; further ones are written at once.
+/// Maximum bytes of projections that wait for the next durable write. Above this, a projection is made durable before
+/// its call returns.
 const LAZY_BYTES_MAX: usize = 1024 * 1024;
-/// Age at which a generation is carried over into the table: the longer, the fewer pages are written twice.
+/// Age at which a generation is moved into the table. A longer time writes fewer table pages twice.
 pub(super) const GENERATION_AGE_MAX: Duration = Duration::from_secs(5);
 
-/// Something that is answered once it is durable.
+/// A request to the writer. It is answered when it is durable.
 pub(super) enum Job {
     /// Rows to write.
     Write { rows: Bytes, done: oneshot::Sender<Result<(), StoreError>>, _room: OwnedSemaphorePermit },
-    /// A life of the log to begin, to take or to give back.
+    /// A partition's tenure to change.
     Change {
         partition: u32,
         previous: Option<Tenure>,
@@ -39,9 +40,9 @@ pub(super) enum Job {
 }
 
 impl Job {
-    /// Answers that it may not have been done.
+    /// Answers with an error: the outcome is unknown.
     pub(super) fn fail(self, error: &StoreError) {
-        // Whoever asked may have stopped waiting.
+        // The caller may have stopped waiting.
         match self {
             Job::Write { done, .. } => drop(done.send(Err(error.clone()))),
             Job::Change { done, .. } => drop(done.send(Err(error.clone()))),
@@ -49,7 +50,7 @@ impl Job {
     }
 }
 
-/// Rows of the overlay that are not in the journal yet, in the order in which they came.
+/// Rows of the overlay that are not in the journal yet, oldest first.
 #[derive(Default)]
 pub(super) struct Lazy {
     pub(super) rows: Vec<Bytes>,
@@ -62,43 +63,43 @@ impl Lazy {
         self.rows.push(rows);
     }
 
-    /// Adds what came later.
+    /// Adds rows that came later.
     pub(super) fn append(&mut self, mut later: Lazy) {
         self.bytes += later.bytes;
         self.rows.append(&mut later.rows);
     }
 }
 
-/// Changes under one lock, held for microseconds and never over I/O.
+/// Protected by one lock, which is held for microseconds and never during I/O.
 #[derive(Default)]
 pub(super) struct State {
     pub(super) overlay: Overlay,
-    /// When the active generation got its first row.
+    /// When the active generation got its first row. `None` while it is empty.
     pub(super) active_since: Option<Instant>,
-    /// What waits for the writer.
+    /// Requests that wait for the writer.
     pub(super) jobs: VecDeque<Job>,
-    /// What goes into the journal before anything later.
+    /// Projections that go into the journal before any later write.
     pub(super) lazy: Lazy,
-    /// The writer waits for a few more jobs and need not be woken for each.
+    /// The writer is pausing for more jobs, so submitting a job need not wake it.
     pub(super) gathering: bool,
-    /// No more jobs are taken; the writer ends when it has done those it has.
+    /// No more jobs are accepted. The writer ends when the accepted jobs are done.
     pub(super) closing: bool,
-    /// The writer has ended: no generation will follow.
+    /// The writer has ended, so no further generation will follow.
     pub(super) writer_ended: bool,
-    /// Why the journal could not be written last time.
+    /// The error of the last journal write, if it failed.
     pub(super) journal_error: Option<StoreError>,
-    /// Why the table could not be written last time.
+    /// The error of the last table write, if it failed.
     pub(super) table_error: Option<StoreError>,
 }
 
 impl State {
-    /// Puts rows into the active generation, for all readers to see.
+    /// Puts rows into the active generation, where all readers see them.
     pub(super) fn show(&mut self, rows: &Bytes) {
         self.overlay.active.put_all(rows);
         self.active_since.get_or_insert_with(Instant::now);
     }
 
-    /// Turns the active generation, which has this number in the journal, over to the flusher.
+    /// Gives the active generation to the flusher. `number` is its number in the journal.
     pub(super) fn freeze(&mut self, number: u64) {
         let mut active = std::mem::take(&mut self.overlay.active);
         active.number = number;
@@ -106,19 +107,19 @@ impl State {
         self.active_since = None;
     }
 
-    /// Whether the active generation is large or old enough to be turned over, and the flusher is free.
+    /// Whether the active generation is large or old enough to be frozen, and the flusher is free.
     pub(super) fn freeze_is_due(&self) -> bool {
         let old = self.active_since.is_some_and(|since| since.elapsed() >= GENERATION_AGE_MAX);
         self.overlay.frozen.is_none() && (old || self.overlay.active.bytes() >= GENERATION_BYTES)
     }
 
-    /// Whether the active generation may not grow before the flusher has made room.
+    /// Whether the active generation must not grow until the flusher has made room.
     pub(super) fn is_full(&self) -> bool {
         self.overlay.active.bytes() >= GENERATION_BYTES_MAX
     }
 }
 
-/// See the module.
+/// The shared state, with the condition variables that wake the two threads.
 pub(super) struct Shared {
     pub(super) state: Mutex<State>,
     /// The writer waits here.
@@ -133,7 +134,7 @@ impl Shared {
         Shared { state: Mutex::default(), for_writer: Condvar::new(), for_flusher: Condvar::new(), table }
     }
 
-    /// Hands a job to the writer.
+    /// Gives a job to the writer.
     pub(super) fn submit(&self, job: Job) {
         let mut state = self.state.lock();
         if state.closing {
@@ -148,8 +149,8 @@ impl Shared {
         }
     }
 
-    /// Shows rows at once and has them made durable with the next durable write, or within a second. Returns
-    /// false when too much waits already.
+    /// Shows rows to readers at once. They become durable with the next durable write, or within a second. Returns
+    /// false, and shows nothing, if too many rows wait already.
     pub(super) fn put_lazily(&self, rows: &Bytes) -> Result<bool, StoreError> {
         let mut state = self.state.lock();
         if state.closing {
@@ -158,7 +159,7 @@ impl Shared {
         if state.lazy.bytes + rows.len() > LAZY_BYTES_MAX || state.is_full() {
             return Ok(false);
         }
-        // While there is anything in the overlay the writer looks by itself, once a second.
+        // While the overlay has rows, the writer wakes once a second without being notified.
         let writer_sleeps = state.active_since.is_none();
         state.show(rows);
         state.lazy.push(rows.clone());
@@ -169,16 +170,16 @@ impl Shared {
         Ok(true)
     }
 
-    /// The newest value of a key.
+    /// Reads the newest value of a key.
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        // The overlay before the table: what leaves the one in between is found in the other.
+        // The overlay is read before the table. A row that is moved between the two reads is then found in the table.
         let newer = self.state.lock().overlay.get(key);
         let stored = self.table.get(key)?;
         Ok([stored, newer].into_iter().flatten().max_by_key(|value| key::timestamp_us(value)))
     }
 
-    /// Shows the newest values of the keys in `range`, ascending (`backward`: descending), to `visit`, until it
-    /// says that this was enough. It may be shown no more than `at_most`.
+    /// Calls `visit` with the newest value of each key in `range`, in ascending order (`backward`: descending), until
+    /// `visit` returns false or `at_most` rows were visited.
     pub(super) fn scan(
         &self,
         range: Range<Vec<u8>>,

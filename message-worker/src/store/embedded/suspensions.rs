@@ -1,4 +1,4 @@
-//! Suspensions in the embedded store: a row for each conversation, which stays when its suspension has ended.
+//! Suspensions in the embedded store: one row for each conversation. The row stays when the suspension has ended.
 
 use super::EmbeddedStore;
 use super::key::{self, Rows};

@@ -1,29 +1,31 @@
-//! Forgets accepted client ids that nobody asks for any more, a few at every flush: of each sender in a conversation, the
-//! newest [`DEDUP_CLIENT_IDS_MAX`] are all that is ever read.
+//! Removes accepted client ids that are never read any more, a few at every flush. Deduplication reads only the newest
+//! [`DEDUP_CLIENT_IDS_MAX`] of each sender in a conversation.
 //!
-//! They are counted, not dated: a clock that was wrong for a moment must not make everything look old.
+//! Ids are removed by their number and not by their age: a clock that was wrong for a moment must not make all ids look
+//! old.
 
 use carillon_proto::limits::DEDUP_CLIENT_IDS_MAX;
 use redb::{ReadableTable, StorageError};
 
 use super::key::{self, Walked};
 
-/// Steps at a flush at the least: about half a millisecond.
+/// Minimum steps at a flush. They take about half a millisecond.
 const STEPS_MIN: usize = 256;
-/// Steps for each row that came in, so that sweeping keeps up with any load.
+/// Steps for each client id that came in, so that sweeping keeps up with any load.
 const STEPS_PER_SENT: usize = 2;
-/// After a walk, so many rows come in before the next one: no sender can have more than twice as many as are kept.
+/// Client ids that must come in after one walk before the next walk begins. So no sender has more than twice as many as
+/// are kept.
 const REST_ROWS: usize = DEDUP_CLIENT_IDS_MAX;
 
-/// Where the walk over all conversations stands.
+/// The state of the walk over all conversations.
 pub(super) struct Sweep {
     cursor: Vec<u8>,
-    /// What the keys of the sender begin with whose rows are being walked, newest first, and how many were passed.
+    /// The key prefix of the sender whose rows are being walked, newest first. `passed` counts the rows walked so far.
     sender: Vec<u8>,
     passed: usize,
-    /// Rows that came in since the last steps.
+    /// Client ids that came in since the last steps.
     sent_rows: usize,
-    /// Rows to come in before the next walk begins.
+    /// Client ids still to come in before the next walk begins.
     rest_rows: usize,
 }
 
@@ -38,7 +40,7 @@ impl Sweep {
         }
     }
 
-    /// Takes note of a row that comes in.
+    /// Counts a row that comes in, if it is a client id.
     pub(super) fn note(&mut self, key: &[u8]) {
         if key.starts_with(key::CONVERSATIONS_START) && matches!(key::walked(key), Walked::Sent(_)) {
             self.sent_rows += 1;
@@ -46,12 +48,12 @@ impl Sweep {
         }
     }
 
-    /// Starts over, after what it removed may not have been.
+    /// Starts the walk again. Needed after a failed transaction, because its removals may not have been stored.
     pub(super) fn restart(&mut self) {
         *self = Sweep::new();
     }
 
-    /// Walks on for a few steps and returns the keys of rows to remove.
+    /// Walks a few steps further and returns the keys of rows to remove.
     pub(super) fn expired(
         &mut self,
         rows: &impl ReadableTable<&'static [u8], &'static [u8]>,
@@ -85,7 +87,7 @@ impl Sweep {
         Ok(expired)
     }
 
-    /// Whether the row of this sender that is walked next comes after those that are kept.
+    /// Counts the next row of this sender. Returns whether it comes after the rows that are kept.
     fn is_surplus(&mut self, sender: &[u8]) -> bool {
         if self.sender != sender {
             (self.sender, self.passed) = (sender.to_vec(), 0);

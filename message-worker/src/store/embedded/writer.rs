@@ -1,4 +1,4 @@
-//! The writer: one thread that makes rows durable, a group at a time, and answers who waits for them.
+//! The writer: one thread that makes rows durable, a group at a time, and answers the callers that wait for them.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,14 +12,14 @@ use super::key::{self, Rows};
 use super::shared::{Job, Lazy, Shared, State, closed};
 use crate::store::{StoreError, Tenure};
 
-/// Bytes of one group: what one sync makes durable, and what is copied on the way.
+/// Maximum bytes of a group. One sync makes a group durable, and its bytes are copied once for that.
 const GROUP_BYTES_MAX: usize = 1024 * 1024;
-/// How long projections may wait to be made durable.
+/// Maximum time that projections wait before they are made durable.
 const LAZY_AGE_MAX: Duration = Duration::from_secs(1);
 
-/// Bytes of a journal file at which the other takes its turn. Each group takes at least a block of it.
+/// When a journal file has this many bytes, the writer switches to the other file. Each group takes at least one block.
 const JOURNAL_BYTES: u64 = 16 * 1024 * 1024;
-/// Bytes that it may reach while the other's rows are still on their way into the table.
+/// Maximum bytes of a journal file while the rows of the other file are still being moved into the table.
 const JOURNAL_BYTES_MAX: u64 = 2 * JOURNAL_BYTES;
 
 pub(super) struct Writer {
@@ -27,11 +27,11 @@ pub(super) struct Writer {
     journal: Journal,
     gather: Gather,
     sync_began: Instant,
-    /// Why the next generation could not begin last time.
+    /// Why the last attempt to begin the next journal generation failed.
     turn_error: Option<StoreError>,
 }
 
-/// What one sync makes durable.
+/// The writes that one sync makes durable.
 struct Group {
     lazy: Lazy,
     jobs: Vec<Job>,
@@ -43,7 +43,7 @@ impl Writer {
         Writer { shared, journal, gather, sync_began, turn_error: None }
     }
 
-    /// Works until the store closes, and gives the journal back.
+    /// Runs until the store closes, and returns the journal.
     pub(super) fn run(mut self) -> Journal {
         let shared = Arc::clone(&self.shared);
         let _ended = Ended(&shared);
@@ -54,7 +54,7 @@ impl Writer {
         self.journal
     }
 
-    /// Waits for something to write; `None` at the end.
+    /// Waits for something to write. Returns `None` when the store closes and nothing is left.
     fn next_group(&mut self) -> Option<Group> {
         let shared = Arc::clone(&self.shared);
         let mut state = shared.state.lock();
@@ -66,7 +66,8 @@ impl Writer {
                 self.turn_over(&mut state);
             }
             if state.closing {
-                // Projections that cannot be written are left to the flusher, who has them as well.
+                // Projections that cannot be written to the journal are left to the flusher, which has them in the
+                // overlay too.
                 let lazy_left = !state.lazy.rows.is_empty() && state.journal_error.is_none();
                 return (lazy_left || !state.jobs.is_empty()).then(|| take_group(&mut state));
             }
@@ -88,8 +89,8 @@ impl Writer {
         }
     }
 
-    /// Begins the journal's next generation and turns the active one over to the flusher, which may mark it as carried
-    /// over only when the next one's header is on disk.
+    /// Begins the journal's next generation and gives the active one to the flusher. The flusher may mark a generation
+    /// as moved only when the header of the next one is on disk.
     fn turn_over(&mut self, state: &mut MutexGuard<'_, State>) {
         let number = self.journal.generation();
         match MutexGuard::unlocked(state, || self.journal.begin_generation()) {
@@ -101,21 +102,21 @@ impl Writer {
             Err(error) => {
                 let error = StoreError(format!("the journal's next generation cannot begin: {error}"));
                 if self.turn_error.replace(error.clone()).is_none() {
-                    tracing::error!(%error, "trying again; appending fails when this one is full");
+                    tracing::error!(%error, "trying again; appends fail once the current generation is full");
                 }
             }
         }
     }
 
-    /// Why there is no room, and will not be soon.
+    /// Why there is no room for writes and will not be soon, if an error is the reason.
     fn obstacle(&self, state: &State) -> Option<StoreError> {
         state.table_error.clone().or_else(|| self.turn_error.clone())
     }
 
-    /// Lets jobs come together before the next group is taken, if that pays.
+    /// Waits a few milliseconds for more jobs before the next group is taken, if that pays.
     fn pause(&mut self, state: &mut MutexGuard<'_, State>) {
         let (before, until) = (state.jobs.len(), self.sync_began + gather::INTERVAL);
-        // A slow disk lets jobs come together by itself.
+        // After a slow sync enough time has passed already, and more jobs have arrived.
         if Instant::now() >= until || !self.gather.pays(before) {
             return;
         }
@@ -129,7 +130,7 @@ impl Writer {
         self.gather.learn(before, state.jobs.len());
     }
 
-    /// Writes a group, shows it and answers.
+    /// Writes a group, shows its rows to readers and answers the callers.
     fn commit(&mut self, group: Group) {
         if let Some(Job::Change { .. }) = group.jobs.first() {
             return self.change(group);
@@ -152,12 +153,11 @@ impl Writer {
         }
     }
 
-    /// Changes who works in which life of the log if what is in force is what the job says; its group holds nothing
-    /// else.
+    /// Changes a partition's tenure if the one in force is the job's `previous`. The job is alone in its group.
     fn change(&mut self, mut group: Group) {
         let Some(Job::Change { partition, previous, next, done }) = group.jobs.pop() else { return };
         let outcome = self.try_change(group.lazy, partition, previous, next);
-        // Whoever asked may have stopped waiting.
+        // The caller may have stopped waiting.
         drop(done.send(outcome));
     }
 
@@ -187,7 +187,7 @@ impl Writer {
         Ok(if changes { next } else { in_force.unwrap_or(next) })
     }
 
-    /// Gives the flusher what is left, before both end.
+    /// Gives the flusher the remaining rows, before both threads end.
     fn hand_over_the_rest(&mut self) {
         let shared = Arc::clone(&self.shared);
         let mut state = shared.state.lock();
@@ -200,7 +200,7 @@ impl Writer {
     }
 }
 
-/// The rows that jobs want written.
+/// The rows of all write jobs.
 fn rows_of(jobs: &[Job]) -> impl Iterator<Item = &Bytes> + Clone {
     jobs.iter().filter_map(|job| match job {
         Job::Write { rows, .. } => Some(rows),
@@ -208,7 +208,8 @@ fn rows_of(jobs: &[Job]) -> impl Iterator<Item = &Bytes> + Clone {
     })
 }
 
-/// Takes jobs up to a group's bounds, in order. A beginning stands alone, for it must see what came before.
+/// Takes jobs in order, up to the bounds of a group. A tenure change is alone in its group, because it must see the
+/// rows of the jobs before it.
 fn take_group(state: &mut State) -> Group {
     let lazy = std::mem::take(&mut state.lazy);
     let mut bytes = lazy.bytes;
@@ -232,7 +233,7 @@ fn take_group(state: &mut State) -> Group {
     Group { lazy, jobs }
 }
 
-/// Notes how writing went. What could not be written waits on, before anything later.
+/// Records the outcome of a journal write. Projections that could not be written go back to the front of the queue.
 fn settle(state: &mut State, outcome: std::io::Result<()>, lazy: Lazy) -> Result<(), StoreError> {
     match outcome {
         Ok(()) => {
@@ -246,14 +247,14 @@ fn settle(state: &mut State, outcome: std::io::Result<()>, lazy: Lazy) -> Result
             let later = std::mem::replace(&mut state.lazy, lazy);
             state.lazy.append(later);
             if state.journal_error.replace(error.clone()).is_none() {
-                tracing::error!(%error, "appending fails until this is mended");
+                tracing::error!(%error, "appends fail until the journal can be written again");
             }
             Err(error)
         }
     }
 }
 
-/// Lets nobody wait for a writer that is no more, whatever ended it.
+/// Fails all waiting jobs when the writer ends, also by a panic, so that no caller waits forever.
 struct Ended<'a>(&'a Shared);
 
 impl Drop for Ended<'_> {
