@@ -1,8 +1,8 @@
-//! How rows become keys and values of one sorted table, and back. No I/O.
+//! Encodes rows as keys and values of one sorted table, and decodes them. No I/O.
 //!
-//! Everything of a conversation lies together, so that a message, its idempotence key and the head touch
-//! neighbouring pages. Ids are length-prefixed where something follows them and bare where they end a key,
-//! so that lists come out ascending by id. A value starts with the write timestamp by which rows win.
+//! All rows of a conversation lie together, so that a message, its idempotence key and the head touch neighbouring
+//! pages. An id is length-prefixed if something follows it, and bare if it ends a key, so that lists come out in
+//! ascending order of id. A value starts with its write timestamp; of two values for one key the higher timestamp wins.
 
 use crate::store::{
     Checkpoint, EventRow, FIRST_VERSION, Holder, Projection, Seal, SentRow, Suspension, Tenure,
@@ -17,7 +17,7 @@ const USER: u8 = 2;
 const PARTITION: u8 = 3;
 const CLUSTER: u8 = 4;
 
-// Events come last in a conversation: what walks over all else can leap over them.
+// Events come last in a conversation, so that a walk over all other rows can skip them.
 const HEAD: u8 = b'h';
 const SEAL: u8 = b'l';
 const PARTICIPANT: u8 = b'p';
@@ -29,9 +29,9 @@ const INCARNATION: u8 = b'i';
 const SKIP: u8 = b's';
 const SUSPENSION: u8 = b'u';
 
-/// The first key of all conversations.
+/// The lower bound of all keys of conversations.
 pub(super) const CONVERSATIONS_START: &[u8] = &[CONVERSATION];
-/// Above the last key of all conversations.
+/// The upper bound, exclusive, of all keys of conversations.
 pub(super) const CONVERSATIONS_END: &[u8] = &[CONVERSATION + 1];
 
 const TIMESTAMP_BYTES: usize = 8;
@@ -62,7 +62,7 @@ pub(super) fn event(conversation: &ConversationId, seq: u64) -> Vec<u8> {
     key
 }
 
-/// Above the last event of a conversation.
+/// The upper bound, exclusive, of the keys of a conversation's events.
 pub(super) fn events_end(conversation: &ConversationId) -> Vec<u8> {
     with_id(CONVERSATION, conversation.as_str(), EVENT + 1)
 }
@@ -71,22 +71,23 @@ pub(super) fn head(conversation: &ConversationId) -> Vec<u8> {
     with_id(CONVERSATION, conversation.as_str(), HEAD)
 }
 
-/// Which rows of earlier lives count.
+/// The key of a conversation's seal.
 pub(super) fn seal(conversation: &ConversationId) -> Vec<u8> {
     with_id(CONVERSATION, conversation.as_str(), SEAL)
 }
 
-/// All participants of a conversation start with this; the user's id follows.
+/// The prefix of the keys of a conversation's participants. The user's id follows it.
 pub(super) fn participants(conversation: &ConversationId) -> Vec<u8> {
     with_id(CONVERSATION, conversation.as_str(), PARTICIPANT)
 }
 
-/// All conversations of a user start with this; the conversation's id follows.
+/// The prefix of the keys of a user's conversations. The conversation's id follows it.
 pub(super) fn conversations(user: &UserId) -> Vec<u8> {
     with_id(USER, user.as_str(), PARTICIPANT)
 }
 
-/// All accepted client ids of a sender start with this; the inverted timestamp follows: newest first.
+/// The prefix of the keys of a sender's accepted client ids. The inverted timestamp follows it, so that the newest
+/// comes first.
 pub(super) fn sent(conversation: &ConversationId, sender: &UserId) -> Vec<u8> {
     let mut key = with_id(CONVERSATION, conversation.as_str(), SENT);
     key.push(sender.as_str().len() as u8);
@@ -110,7 +111,7 @@ pub(super) fn incarnation(number: u32) -> Vec<u8> {
     partition(number, INCARNATION)
 }
 
-/// All skips of a partition's incarnation start with this; sequence and index follow.
+/// The prefix of the keys of skips in a partition's incarnation. Sequence and index follow it.
 pub(super) fn skips(number: u32, incarnation: u32) -> Vec<u8> {
     let mut key = partition(number, SKIP);
     key.put_u32(incarnation);
@@ -124,34 +125,34 @@ pub(super) fn skip(number: u32, position: Position) -> Vec<u8> {
     key
 }
 
-/// The mark of the cluster whose data these are.
+/// The key of the mark of the cluster that owns the data.
 pub(super) const MARK: &[u8] = &[CLUSTER];
 
-/// All rows of partitions start with this.
+/// The prefix of the keys of all partitions.
 pub(super) const PARTITIONS: &[u8] = &[PARTITION];
 
-/// The partition, if the key is that of a log's current life.
+/// Returns the partition if the key is that of a tenure.
 pub(super) fn read_incarnation_key(key: &[u8]) -> Option<u32> {
     let (number, kind) = key.strip_prefix(PARTITIONS)?.split_first_chunk()?;
     (kind == [INCARNATION]).then(|| u32::from_be_bytes(*number))
 }
 
-/// All suspensions of a partition's conversations start with this; the conversation's id follows.
+/// The prefix of the keys of suspensions in a partition. The conversation's id follows it.
 pub(super) fn suspensions(number: u32) -> Vec<u8> {
     partition(number, SUSPENSION)
 }
 
-/// What a key is, to whoever walks over all conversations.
+/// The kinds of keys that the walk over all conversations distinguishes.
 pub(super) enum Walked<'a> {
-    /// An accepted client id, and what all keys of its sender begin with.
+    /// An accepted client id, with the prefix of all keys of its sender.
     Sent(&'a [u8]),
-    /// An event: nothing but events follow until this key.
+    /// An event, with the key below which all following keys are events of the same conversation.
     Events(Vec<u8>),
-    /// Something else.
+    /// Any other row of a conversation.
     Other,
 }
 
-/// What the key of a conversation's row is.
+/// Returns the kind of a key of a conversation's row.
 pub(super) fn walked(key: &[u8]) -> Walked<'_> {
     let id_end = 2 + usize::from(key.get(1).copied().unwrap_or(0));
     match key.get(id_end) {
@@ -161,20 +162,21 @@ pub(super) fn walked(key: &[u8]) -> Walked<'_> {
     }
 }
 
-/// What a row is, to whoever decides whether it can be believed without those before it.
+/// The kinds of rows that repair distinguishes, by whether a row can be believed without the rows before it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Told {
-    /// An event.
+    /// An event, with its seq.
     Event(ConversationId, u64),
-    /// Which rows of earlier lives count.
+    /// A conversation's seal.
     Seal(ConversationId),
-    /// A life of the log, a command that is passed over, or the cluster's mark.
+    /// A tenure, a skip, or the cluster's mark. Such a row depends on no other.
     OfPartition,
-    /// What is made anew from the others.
+    /// A row that is made again from other rows.
     Derived,
 }
 
-/// What the row with this key is; `None` if it is no key of this store.
+/// Returns the kind of the row with this key. `None` for suspensions, which concern only the log of the process that
+/// wrote them, and for keys that this store does not write.
 pub(super) fn told(key: &[u8]) -> Option<Told> {
     match *key.first()? {
         CONVERSATION => {
@@ -198,17 +200,16 @@ pub(super) fn told(key: &[u8]) -> Option<Told> {
     }
 }
 
-/// Whether an event's value says that it is there.
+/// Whether an event's value holds an event. A seq that a seal made void has only a timestamp.
 pub(super) fn is_there(value: &[u8]) -> bool {
     value.len() > TIMESTAMP_BYTES
 }
 
-/// The write timestamp of a value.
 pub(super) fn timestamp_us(value: &[u8]) -> i64 {
     value.first_chunk().map_or(i64::MIN, |bytes| i64::from_be_bytes(*bytes))
 }
 
-/// Rows on their way into the store, in one buffer: `key length u16, value length u32, key, value`, repeated.
+/// Rows to write, in one buffer: `key length u16, value length u32, key, value`, repeated.
 #[derive(Default)]
 pub(super) struct Rows {
     buffer: Vec<u8>,
@@ -237,14 +238,14 @@ impl Rows {
         self.put(&key, row.timestamp_us, &[&mark, &row.tag.0, &row.blob]);
     }
 
-    /// An event is not there, unless it was written with a higher timestamp: its value ends with that.
+    /// Marks a seq as absent, unless an event is written with a higher timestamp. The value holds only the timestamp.
     pub(super) fn put_no_event(&mut self, conversation: &ConversationId, seq: u64, timestamp_us: i64) {
         self.put(&event(conversation, seq), timestamp_us, &[]);
     }
 
     pub(super) fn put_seal(&mut self, conversation: &ConversationId, mark: &Seal) {
         let body = [&mark.incarnation.to_be_bytes()[..], &[u8::from(mark.created)], &mark.seq.to_be_bytes()];
-        // One in a life, and lives have rising numbers.
+        // The timestamp is the incarnation's number: a conversation has one seal per incarnation, and the numbers rise.
         self.put(&seal(conversation), i64::from(mark.incarnation), &body);
     }
 
@@ -290,12 +291,13 @@ impl Rows {
             &epoch.to_be_bytes(),
             holder.as_ref().map_or("", Holder::as_str).as_bytes(),
         ];
-        // Numbers rise with every life, whatever the clock says.
+        // The timestamp is the incarnation's number, which rises whatever the clock shows. Of two changes in one
+        // incarnation the later write wins.
         self.put(&incarnation(number), i64::from(life.number), &body);
     }
 
     pub(super) fn put_mark(&mut self, mark: &Mark) {
-        // Written once.
+        // The timestamp can be 0, because the mark is written once.
         self.put(MARK, 0, &[mark.id.as_bytes(), &mark.partitions.to_be_bytes()]);
     }
 
@@ -314,7 +316,7 @@ impl Rows {
     }
 }
 
-/// The rows in a buffer that [`Rows`] made. Ends at the first that is cut off.
+/// Reads the rows of a buffer that [`Rows`] made. Ends at the first row that is cut off.
 pub(super) fn rows_of(mut buffer: Bytes) -> impl Iterator<Item = (Bytes, Bytes)> {
     std::iter::from_fn(move || {
         let lengths: [u8; 6] = *buffer.first_chunk()?;
@@ -339,7 +341,7 @@ fn position_bytes(position: Position) -> [u8; POSITION_BYTES] {
     bytes
 }
 
-/// Reads numbers off the front of a value or key; `None` where it is too short.
+/// Reads numbers from the front of a value or key. Returns `None` if too few bytes are left.
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -371,7 +373,7 @@ pub(super) fn read_seq(key: &[u8]) -> Option<u64> {
     key.last_chunk().map(|bytes| u64::from_be_bytes(*bytes))
 }
 
-/// The row; `None` if the value says that it is not there.
+/// Decodes an event. Returns `None` if the value marks the seq as absent.
 pub(super) fn read_event(conversation: &ConversationId, key: &[u8], value: &[u8]) -> Option<EventRow> {
     let mut reader = Reader(value);
     Some(EventRow {
@@ -388,7 +390,7 @@ pub(super) fn read_head(value: &[u8]) -> Option<Bytes> {
     value.get(TIMESTAMP_BYTES..).map(Bytes::copy_from_slice)
 }
 
-/// Whether a participant's row says that they participate.
+/// Whether the value marks a participant as present.
 pub(super) fn read_present(value: &[u8]) -> bool {
     value.get(TIMESTAMP_BYTES) == Some(&1)
 }
@@ -403,7 +405,7 @@ pub(super) fn read_checkpoint(value: &[u8]) -> Option<Checkpoint> {
     let mut reader = Reader(value);
     let timestamp_us = reader.i64()?;
     let (position, tag) = (reader.position()?, Tag(reader.take()?));
-    // Absent in a checkpoint from before versions were recorded.
+    // Checkpoints from before versions were recorded have no version.
     let version = reader.u32().unwrap_or(FIRST_VERSION);
     Some(Checkpoint { position, tag, timestamp_us, version })
 }
@@ -411,7 +413,8 @@ pub(super) fn read_checkpoint(value: &[u8]) -> Option<Checkpoint> {
 pub(super) fn read_tenure(value: &[u8]) -> Option<Tenure> {
     let mut reader = Reader(value.get(TIMESTAMP_BYTES..)?);
     let life = Incarnation::new(reader.u32()?, reader.u64()?, reader.i64()?);
-    // Lives were stored without their ground before there were any that share it.
+    // Tenures from before log generations were recorded have none. In them every incarnation is a log generation of its
+    // own.
     let ground =
         reader.u32().and_then(|incarnation| Some(Ground { incarnation, first_sequence: reader.u64()? }));
     let incarnation = Incarnation { ground: ground.unwrap_or(life.ground), ..life };

@@ -46,7 +46,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_directory_from_before_there_were_marks_has_as_many_partitions_as_were_worked() {
+    async fn a_directory_without_a_mark_gets_as_many_partitions_as_have_tenures() {
         let directory = tempfile::tempdir().expect("a directory");
         let store = EmbeddedStore::open(directory.path()).expect("opened");
         for partition in [0, 7, 300] {

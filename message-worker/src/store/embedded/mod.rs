@@ -222,7 +222,7 @@ fn recover(table: &Table, scan: &Scan, sweep: &mut Sweep) -> Result<(), OpenErro
     let mut generation = Generation::last(scan.newest);
     scan.payloads.iter().for_each(|payload| generation.put_all(payload));
     if !generation.is_empty() {
-        tracing::info!(bytes = generation.bytes(), "moving the rows that the journal holds into the table");
+        tracing::info!(bytes = generation.bytes(), "recovering rows from the journal");
     }
     table.take_in(&generation, sweep).map_err(|error| table_refused(table, error))
 }

@@ -1,4 +1,4 @@
-//! What is newer than the table: the rows of the journal's two generations, kept in memory. No I/O.
+//! The rows that are newer than the table: the rows of up to two journal generations, in memory. No I/O.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -9,29 +9,30 @@ use bytes::Bytes;
 
 use super::key;
 
-/// A key with the value that has the highest timestamp.
+/// A key, and its value with the highest timestamp.
 pub(super) type Row = (Bytes, Bytes);
 
 /// The rows of one generation.
 #[derive(Default)]
 pub(super) struct Generation {
-    /// The journal's generation that these rows are in; earlier ones are in the table already.
+    /// The number of the journal generation that holds these rows. Earlier generations are in the table already.
     pub(super) number: u64,
-    /// The journal is not in use after this one, until it is begun anew.
+    /// After this generation no journal is in use, until the next generation begins.
     pub(super) last: bool,
     rows: BTreeMap<Bytes, Bytes>,
-    /// Of everything ever put, for rows that lost may be kept alive by neighbours in their buffer.
+    /// Bytes of all rows ever put. Replaced rows count too: they share buffers with rows that are still used, so their
+    /// memory may not be free.
     bytes: usize,
 }
 
 impl Generation {
-    /// An empty one that is the last before the journal begins anew.
+    /// An empty generation, after which no journal is in use until the next one begins.
     pub(super) fn last(number: u64) -> Generation {
         Generation { number, last: true, ..Generation::default() }
     }
 
-    /// Puts every row of a buffer; of two values for one key the higher timestamp wins, and the later put if
-    /// they are the same.
+    /// Puts every row of a buffer. Of two values for one key the higher timestamp wins; with equal timestamps the later
+    /// put wins.
     pub(super) fn put_all(&mut self, buffer: &Bytes) {
         self.bytes += buffer.len();
         for (key, value) in key::rows_of(buffer.clone()) {
@@ -39,18 +40,17 @@ impl Generation {
         }
     }
 
-    /// Puts one row, by the same rule.
+    /// Puts one row, by the same rule as [`Generation::put_all`].
     pub(super) fn put_row(&mut self, key: Bytes, value: Bytes) {
         self.bytes += key.len() + value.len();
         put(&mut self.rows, key, value);
     }
 
-    /// The value of a key.
     pub(super) fn get(&self, key: &[u8]) -> Option<Bytes> {
         self.rows.get(key).cloned()
     }
 
-    /// The rows in a range, ascending.
+    /// Reads the rows in a range, in ascending order.
     pub(super) fn range(&self, range: &Range<Vec<u8>>) -> Vec<Row> {
         let rows = self.rows.range::<[u8], _>(bounds(range));
         rows.map(|(key, value)| (key.clone(), value.clone())).collect()
@@ -64,7 +64,7 @@ impl Generation {
         self.rows.is_empty()
     }
 
-    /// All rows, ascending by key.
+    /// All rows, in ascending order of their keys.
     pub(super) fn rows(&self) -> impl Iterator<Item = (&Bytes, &Bytes)> {
         self.rows.iter()
     }
@@ -83,7 +83,7 @@ fn put(rows: &mut BTreeMap<Bytes, Bytes>, key: Bytes, value: Bytes) {
     }
 }
 
-/// The generation that is written, and the one that is on its way into the table.
+/// The generation that is being written, and the generation that is being moved into the table.
 #[derive(Default)]
 pub(super) struct Overlay {
     pub(super) active: Generation,
@@ -91,19 +91,20 @@ pub(super) struct Overlay {
 }
 
 impl Overlay {
-    /// Whether everything is in the table.
+    /// Whether all rows are in the table.
     pub(super) fn is_empty(&self) -> bool {
         self.frozen.is_none() && self.active.is_empty()
     }
 
-    /// The newest value of a key.
+    /// Reads the newest value of a key.
     pub(super) fn get(&self, key: &[u8]) -> Option<Bytes> {
         let active = self.active.rows.get(key);
         let frozen = self.frozen.as_ref().and_then(|frozen| frozen.rows.get(key));
         [frozen, active].into_iter().flatten().max_by_key(|value| key::timestamp_us(value)).cloned()
     }
 
-    /// The rows in a range, ascending, at least the first `at_most` of it (`backward`: the last).
+    /// Reads rows in a range, in ascending order. The result has at least the first `at_most` rows of the range
+    /// (`backward`: the last).
     pub(super) fn rows(&self, range: &Range<Vec<u8>>, backward: bool, at_most: usize) -> Vec<Row> {
         let mut rows = BTreeMap::new();
         let generations = self.frozen.iter().map(|frozen| &**frozen).chain([&self.active]);
@@ -120,7 +121,7 @@ impl Overlay {
     }
 }
 
-/// A range that ends before it starts is empty, not a panic.
+/// A range whose end is below its start is empty. Without this, `BTreeMap::range` would panic.
 fn bounds(range: &Range<Vec<u8>>) -> (Bound<&[u8]>, Bound<&[u8]>) {
     (Bound::Included(&range.start), Bound::Excluded((&range.end).max(&range.start)))
 }

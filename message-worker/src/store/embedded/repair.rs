@@ -1,9 +1,10 @@
-//! Makes a data directory usable whose journal is damaged, at the price of what cannot be read.
+//! Makes a data directory with a damaged journal usable again, at the cost of the rows that cannot be read
+//! (`docs/decisions/0019-a-journal-that-is-damaged-is-refused.md`).
 //!
-//! What lies before the damage is carried over as after a crash. Of what lies behind, rows count that follow from
-//! nothing that is missing: events that continue a conversation without a gap, lives of the log, and skips. What is
-//! derived from events is left out, and made anew from them; so the store is as after a crash between two writes. An
-//! event behind a gap is given up: a conversation has no holes, so nothing could be read past one.
+//! The rows before the damage are moved into the table, as after a crash. Of the rows after the damage, only those
+//! count that do not depend on missing rows: events that continue a conversation without a gap, tenures, and skips.
+//! Rows derived from events are left out, because they are made again from the events. So the store is as after a crash
+//! between two writes. An event after a gap is given up: readers stop at a gap, so they could never reach it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,30 +21,30 @@ use super::table::{self, Table};
 use super::{OpenError, open_files, table_refused};
 use crate::store::StoreError;
 
-/// Conversations that are named one by one.
+/// Maximum number of conversations that the report names.
 const NAMED_MAX: usize = 100;
 
-/// What is lost of a conversation, as far as it can be told.
+/// The lost events of a conversation, as far as they can be determined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lost {
-    /// The first event that is gone; the next one that is sent takes its seq.
+    /// The seq of the first lost event. The next event that is sent gets this seq.
     pub from_seq: u64,
-    /// The highest seq that was seen in the damaged journal.
+    /// The highest seq of the conversation that was found in the damaged journal.
     pub to_seq: u64,
 }
 
-/// What repairing comes to, or would.
+/// The result of a repair, or the result that it would have.
 #[derive(Debug, Default)]
 pub struct Repair {
-    /// What is wrong; nothing: there is nothing to repair.
+    /// The damages that were found. If empty, there is nothing to repair.
     pub damages: Vec<String>,
-    /// Events behind the damage that are kept.
+    /// Events after the damage that are kept.
     pub kept_events: usize,
-    /// What is lost, as far as it can be told.
+    /// Conversations with lost events, as far as they can be determined.
     pub lost: BTreeMap<ConversationId, Lost>,
-    /// Bytes that cannot be read: what they held beyond `lost` cannot be told.
+    /// Bytes that cannot be read. They may hold more rows than `lost` names.
     pub unreadable_bytes: usize,
-    /// Copies of the damaged files; nothing: it was not done.
+    /// Copies of the damaged files. If empty, the repair was not made.
     pub copies: Vec<PathBuf>,
 }
 
@@ -72,10 +73,10 @@ impl fmt::Display for Repair {
     }
 }
 
-/// Tells what is lost, and with `accept_loss` makes the directory usable without it.
+/// Reports what a repair would lose. With `accept_loss` it makes the repair.
 ///
 /// # Errors
-/// When another process has the directory, or its files cannot be read and written.
+/// When another process uses the directory, or its files cannot be read or written.
 pub fn repair(dir: &Path, accept_loss: bool) -> Result<Repair, OpenError> {
     if !dir.join(table::FILE).is_file() {
         let reason =
@@ -101,14 +102,14 @@ pub fn repair(dir: &Path, accept_loss: bool) -> Result<Repair, OpenError> {
     Ok(repair)
 }
 
-/// The rows that are kept, of all that can be read.
+/// Collects the rows to keep, and notes in `repair` what is kept and lost.
 fn keep(table: &Table, scan: &Scan, repair: &mut Repair) -> Result<Generation, StoreError> {
     let mut kept = Generation::last(scan.newest);
     scan.payloads.iter().for_each(|payload| kept.put_all(payload));
     let mut behind = Generation::default();
     scan.behind.iter().for_each(|payload| behind.put_all(payload));
     let mut seals = Vec::new();
-    // Ascending, so that an event comes after the one before it.
+    // Keys are in ascending order, so an event comes after the event before it.
     for (key, value) in behind.rows() {
         match key::told(key) {
             Some(Told::Event(conversation, seq)) if key::is_there(value) => {
@@ -127,13 +128,13 @@ fn keep(table: &Table, scan: &Scan, repair: &mut Repair) -> Result<Generation, S
     }
     for (conversation, key, value) in seals {
         let Some(seal) = key::read_seal(value) else { continue };
-        // One that counts more than there is would be a lie; the next life decides anew.
+        // Drop a seal that counts rows which are lost. The next incarnation decides a new one.
         let counted = seal.seq == 0 || is_there(table, &kept, &conversation, seal.seq)?;
         if counted && (!seal.created || is_there(table, &kept, &conversation, 0)?) {
             kept.put_row(key.clone(), value.clone());
         }
     }
-    // What was not written whole may still tell whose it was.
+    // A record that is not whole may still hold readable rows. They name conversations with lost events.
     for payload in &scan.unreadable {
         for (key, value) in key::rows_of(payload.clone()) {
             if let Some(Told::Event(conversation, seq)) = key::told(&key)
@@ -172,7 +173,7 @@ impl Repair {
     }
 }
 
-/// Whether an event is among what is kept.
+/// Whether an event is among the rows that are kept.
 fn is_there(
     table: &Table,
     kept: &Generation,
@@ -185,7 +186,7 @@ fn is_there(
     Ok(newest.is_some_and(|value| key::is_there(&value)))
 }
 
-/// Copies both files to names that are free.
+/// Copies both files to unused names.
 fn copy(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
     let mut copies = Vec::new();
     for name in FILES {

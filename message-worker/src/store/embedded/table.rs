@@ -1,8 +1,8 @@
-//! The table on disk, in redb: what the journal is emptied into, and what reads find besides the overlay.
+//! The table on disk, in redb. The journal is emptied into it, and reads merge its rows with the overlay's.
 //!
-//! redb refuses everything after an I/O error (a full disk is one), so the database is then opened anew,
-//! here, while the process lives on. Commits save redb's allocator state, so that opening after kill -9
-//! takes no longer than after a clean end, however large the file has grown.
+//! redb rejects every call after an I/O error, such as a full disk. So the database is then reopened here, while the
+//! process goes on. Commits save redb's allocator state, so opening after kill -9 takes no longer than after a clean
+//! end, however large the file is.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -18,12 +18,13 @@ use super::overlay::{Generation, Row};
 use super::sweep::Sweep;
 use crate::store::StoreError;
 
-/// What the file is called.
+/// The name of the file.
 pub(super) const FILE: &str = "messages.redb";
 const ROWS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("rows");
-/// What the file is, and how far the journal has been carried over.
+/// The file's format, and how far the journal has been moved into the table.
 const FORMAT: TableDefinition<&str, u64> = TableDefinition::new("format");
-/// The format of the rows. A file without a number is of this one, too: it was written before there were numbers.
+/// The format of the rows. A file without a format number has this format too: it was written before format numbers
+/// existed.
 const VERSION: u64 = 1;
 
 const VERSION_KEY: &str = "version";
@@ -31,24 +32,24 @@ const STORE_KEY: &str = "store";
 const CARRIED_KEY: &str = "journal-carried";
 const IN_USE_KEY: &str = "journal-in-use";
 
-/// Pages kept in memory: the upper levels of the tree. Recent rows are in the overlay, and the kernel caches the file as
-/// well, and gives its cache back when memory is short, which this one never does.
+/// Memory for pages: enough for the upper levels of the tree. Recent rows are in the overlay. The kernel caches the
+/// file as well, and unlike this cache its cache shrinks when memory is short.
 const CACHE_BYTES: usize = 4 * 1024 * 1024;
 
-/// The table, opened anew when it has failed.
+/// The table. It is reopened after a failure.
 pub(super) struct Table {
     path: PathBuf,
-    /// `None` from a failure until it could be opened again, and after closing.
+    /// `None` from a failure until the file is open again, and after closing.
     database: RwLock<Option<Database>>,
 }
 
-/// Anything that redb complains of, in words.
+/// Any error of redb, as a store error.
 fn failed(error: impl Into<redb::Error>) -> StoreError {
     StoreError(error.into().to_string())
 }
 
 impl Table {
-    /// Opens the file, or makes it, and gives it a number and a format if it has none.
+    /// Opens the file or creates it. A file without a format gets one, and a random store number.
     pub(super) fn open(dir: &Path) -> Result<Table, OpenError> {
         let path = dir.join(FILE);
         let refused = |reason: String| OpenError::Table { path: path.clone(), reason };
@@ -63,7 +64,7 @@ impl Table {
         Ok(Table { path, database: RwLock::new(Some(database)) })
     }
 
-    /// What is known of the journal.
+    /// Reads what the table has recorded about the journal.
     pub(super) fn mark(&self) -> Result<Mark, StoreError> {
         let database = self.database.read();
         let Some(database) = &*database else { return Err(StoreError("closed".into())) };
@@ -78,7 +79,7 @@ impl Table {
         })
     }
 
-    /// Takes note that the generation after those that were carried over has begun, or that none has.
+    /// Records whether a journal generation follows those that are in the table.
     pub(super) fn journal_in_use(&self, in_use: bool) -> Result<(), StoreError> {
         let database = self.database.read();
         let Some(database) = &*database else { return Err(StoreError("closed".into())) };
@@ -102,8 +103,8 @@ impl Table {
         .map(Option::flatten)
     }
 
-    /// Merges the rows in `range` with `newer`, which is sorted ascending, and shows each to `visit` until it
-    /// says that this was enough. `backward`: descending.
+    /// Merges the rows in `range` with `newer`, which is in ascending order, and calls `visit` with each row until it
+    /// returns false. The order is ascending, or descending if `backward`.
     pub(super) fn merge(
         &self,
         range: &Range<Vec<u8>>,
@@ -148,8 +149,8 @@ impl Table {
         Ok(())
     }
 
-    /// Takes in a generation, in one durable transaction, marks it as carried over, and sweeps a little. After an error nothing of it is
-    /// in the table, or all.
+    /// Writes a generation's rows in one durable transaction, records that the generation is in the table, and sweeps a
+    /// little. After an error either all of it is in the table or nothing.
     pub(super) fn take_in(&self, generation: &Generation, sweep: &mut Sweep) -> Result<(), StoreError> {
         self.reopen_if_closed()?;
         let outcome = match &*self.database.read() {
@@ -157,14 +158,14 @@ impl Table {
             None => Err(StoreError("closed".into())),
         };
         if outcome.is_err() {
-            // What was read with this handle is done: reads hold the lock as long as they last.
+            // This waits for all reads that use the failed handle, because a read holds the lock until it ends.
             *self.database.write() = None;
             sweep.restart();
         }
         outcome
     }
 
-    /// Opens the table anew after a failure, so that reads work even while writes still fail.
+    /// Reopens the table after a failure, so that reads work even while writes still fail.
     pub(super) fn reopen_if_closed(&self) -> Result<(), StoreError> {
         let mut database = self.database.write();
         if database.is_none() {
@@ -173,12 +174,12 @@ impl Table {
         Ok(())
     }
 
-    /// Closes the file, for good.
+    /// Closes the file for good.
     pub(super) fn close(&self) {
         *self.database.write() = None;
     }
 
-    /// Runs `read` on the rows as of now; `None` if none were ever written.
+    /// Runs `read` on a snapshot of the rows. Returns `None` if no row was ever written.
     fn with_rows<T>(
         &self,
         read: impl FnOnce(&redb::ReadOnlyTable<&'static [u8], &'static [u8]>) -> Result<T, StoreError>,
@@ -206,7 +207,8 @@ fn begin_write(database: &Database) -> Result<redb::WriteTransaction, StoreError
     Ok(transaction)
 }
 
-/// The file's format; one that has none yet gets one, and the number by which its journal knows it.
+/// Returns the file's format. A file without a format gets the current one, and a random store number by which it and
+/// its journal are recognised as belonging together.
 fn identify(database: &Database) -> Result<u64, StoreError> {
     let transaction = begin_write(database)?;
     let version = {
@@ -236,7 +238,7 @@ fn write(database: &Database, generation: &Generation, sweep: &mut Sweep) -> Res
         let mut rows = transaction.open_table(ROWS).map_err(failed)?;
         for (key, value) in generation.rows() {
             sweep.note(key);
-            // One descent in the usual case: only a row that turns out to be the older one is put back.
+            // Usually this is the only lookup. If the stored row turns out to be the newer one, it is put back.
             let newer = match rows.insert(&**key, &**value).map_err(failed)? {
                 Some(old) if key::timestamp_us(old.value()) > key::timestamp_us(value) => {
                     Some(old.value().to_vec())

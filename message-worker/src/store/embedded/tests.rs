@@ -1,5 +1,5 @@
-//! Whatever was written, in whichever order and however far it has come on its way into the table, reads find
-//! the values with the highest timestamps; and accepted client ids are forgotten when they are old.
+//! Reads find the values with the highest timestamps, in whichever order the rows were written and however many of them
+//! are in the table. Old accepted client ids are removed.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -13,18 +13,18 @@ use super::sweep::Sweep;
 use super::table::Table;
 use crate::store::Projection;
 
-/// What may happen to a store.
+/// One step of a random test.
 #[derive(Debug, Clone)]
 enum Step {
-    /// Rows are shown: few keys and timestamps, so that they meet.
+    /// Shows rows to readers. There are few keys and timestamps, so that rows collide.
     Show(Vec<(u8, i64)>),
-    /// The active generation is frozen, if none is.
+    /// Freezes the active generation, if none is frozen.
     Freeze,
-    /// The frozen one goes into the table.
+    /// Writes the frozen generation into the table.
     TakeIn,
-    /// A key is read.
+    /// Reads a key.
     Get(u8),
-    /// A range is read.
+    /// Reads a range.
     Scan { range: Range<u8>, backward: bool, at_most: usize },
 }
 
@@ -40,12 +40,12 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// The body follows from key and timestamp, as it does in the log.
+/// The body follows from key and timestamp, as it does for rows that are written from the log.
 fn body(key: u8, timestamp_us: i64) -> [u8; 2] {
     [key, timestamp_us as u8]
 }
 
-/// The store without its threads, beside what it should hold.
+/// The store without its threads, and a model of what it should hold.
 struct Pair {
     shared: Shared,
     sweep: Sweep,
@@ -112,7 +112,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
     #[test]
-    fn reads_find_the_newest_of_everything(steps in prop::collection::vec(step(), 1..60)) {
+    fn reads_find_the_newest_value_of_each_key(steps in prop::collection::vec(step(), 1..60)) {
         let directory = tempfile::tempdir().expect("a directory");
         let table = Table::open(directory.path()).expect("opened");
         let mut pair = Pair { shared: Shared::new(table), sweep: Sweep::new(), model: BTreeMap::new() };
@@ -131,12 +131,12 @@ fn ann() -> UserId {
     UserId::parse("ann").expect("an id")
 }
 
-/// Takes in accepted client ids of ann's in some rooms, one in each for every seq.
+/// Writes accepted client ids of user ann into the table: one in each of the rooms for every seq.
 fn send(shared: &Shared, sweep: &mut Sweep, rooms: Range<usize>, seqs: Range<u64>) {
     let mut rows = Rows::default();
     for (number, seq) in rooms.flat_map(|number| seqs.clone().map(move |seq| (number, seq))) {
         let (conversation, sender) = (room(number), ann());
-        // Of all clocks that there are, the worst.
+        // Every seventh time is far in the future, as from a wrong clock.
         let time_ms = if seq % 7 == 0 { u64::MAX / 2 } else { 1_000 };
         let (timestamp_us, client_id) = (seq as i64, format!("of-{seq}"));
         rows.put_projection(&Projection::Sent {
@@ -147,7 +147,7 @@ fn send(shared: &Shared, sweep: &mut Sweep, rooms: Range<usize>, seqs: Range<u64
             client_id,
             seq,
         });
-        // An event, which the walk leaps over.
+        // An event, which the sweep skips.
         rows.put(&key::event(&room(number), seq), timestamp_us, &[b"event"]);
     }
     let mut state = shared.state.lock();
@@ -170,16 +170,16 @@ fn seqs_left(shared: &Shared, number: usize) -> Vec<u64> {
     seqs
 }
 
-/// Before, one entry whose time was ten days ahead made the store forget all client ids.
+/// Before the fix, one entry whose time was ten days ahead made the store remove all client ids.
 #[test]
-fn the_newest_client_ids_stay_whatever_the_time_and_surplus_ones_go() {
+fn the_newest_client_ids_are_kept_whatever_their_time_and_older_ones_are_removed() {
     let directory = tempfile::tempdir().expect("a directory");
     let shared = Shared::new(Table::open(directory.path()).expect("opened"));
     let mut sweep = Sweep::new();
     let kept = carillon_proto::limits::DEDUP_CLIENT_IDS_MAX as u64;
     send(&shared, &mut sweep, 0..40, 1..4);
     send(&shared, &mut sweep, 7..8, 4..kept + 21);
-    // Traffic elsewhere: what nobody asks for goes, bit by bit.
+    // Writes to other rooms let the sweep remove the surplus ids, a few at a time.
     for seq in 0..40 {
         send(&shared, &mut sweep, 50..90, seq..seq + 1);
     }

@@ -12,7 +12,8 @@ use super::key::{self, Rows};
 use super::shared::{Job, Lazy, Shared, State, closed};
 use crate::store::{StoreError, Tenure};
 
-/// Maximum bytes of a group. One sync makes a group durable, and its bytes are copied once for that.
+/// Maximum bytes of a group, unless its only job is larger. One sync makes a group durable, and its bytes are copied
+/// once for that.
 const GROUP_BYTES_MAX: usize = 1024 * 1024;
 /// Maximum time that projections wait before they are made durable.
 const LAZY_AGE_MAX: Duration = Duration::from_secs(1);

@@ -1,4 +1,4 @@
-//! Event rows in CQL: written by bucket, and pages computed from seq.
+//! Event rows in CQL. They lie in buckets, and the buckets of a page are computed from its seqs.
 
 use bytes::Bytes;
 use carillon_proto::id::{ConversationId, Tag};
@@ -13,27 +13,28 @@ use scylla::statement::prepared::PreparedStatement;
 use super::{CONCURRENCY_MAX, ScyllaStore, failed};
 use crate::store::{EventRow, StoreError};
 
-/// Rows of a conversation in one partition: 100 MB at 10 KB each, where the databases begin to warn.
+/// Rows of a conversation in one database partition. With 10 KB each they are 100 MB, the size at which the databases
+/// begin to warn.
 pub(super) const BUCKET_ROWS: u64 = 10_000;
-/// Rows in one batch, and bytes: a batch lies in one partition, so it is one mutation, of a size that does not
-/// hold up others (ScyllaDB warns above 128 KiB).
+/// Maximum rows and bytes of one batch. A batch lies in one database partition, so it is one mutation. Its size must
+/// not delay others (ScyllaDB warns above 128 KiB).
 const BATCH_ROWS_MAX: usize = 64;
 const BATCH_BYTES_MAX: usize = 64 * 1024;
-/// Rows asked for at once. A row is at most some 50 KiB, usually 1.
+/// Rows requested at once. A row has at most about 50 KiB, usually 1 KiB.
 const PAGE_ROWS_MAX: usize = 200;
 
-/// What `INSERT INTO events` takes.
+/// The values of `INSERT INTO events`.
 type Insert<'a> = (&'a str, i32, i64, i32, i64, i32, &'a [u8], &'a [u8], i64);
-/// What a select of events yields.
+/// The columns of a select of events.
 type Selected<'a> = (i64, i32, i64, i32, &'a [u8], &'a [u8], i64);
 
-/// The bucket that a row lies in.
+/// The bucket in which a row lies.
 pub(super) fn bucket(seq: u64) -> i32 {
-    // No seq is so high; a caller who means "from the end" asks for one.
+    // No real seq is that high, but a caller that reads from the end passes `u64::MAX`.
     i32::try_from(seq / BUCKET_ROWS).unwrap_or(i32::MAX)
 }
 
-/// A seq as CQL has it.
+/// A seq as CQL's `bigint`.
 pub(super) fn bigint(seq: u64) -> i64 {
     i64::try_from(seq).unwrap_or(i64::MAX)
 }
@@ -64,12 +65,12 @@ fn event_row(conversation: &ConversationId, selected: Selected<'_>) -> Result<Ev
         },
         tag: Tag(tag),
         timestamp_us,
-        // Copied, so that one row that is kept does not keep the whole answer.
+        // Copied, so that one row in memory does not keep the whole response in memory.
         blob: Bytes::copy_from_slice(blob),
     })
 }
 
-/// Consecutive rows that go into one batch: of one partition, and within the bounds.
+/// Splits rows into batches: consecutive rows of one database partition, within the bounds.
 fn batches(rows: Vec<EventRow>) -> Vec<Vec<EventRow>> {
     let mut batches: Vec<Vec<EventRow>> = Vec::new();
     let mut bytes = 0;
@@ -86,7 +87,7 @@ fn batches(rows: Vec<EventRow>) -> Vec<Vec<EventRow>> {
     batches
 }
 
-/// Whether the row lies in the batch's partition, and the batch has room.
+/// Whether the row lies in the batch's database partition, and the batch has room for it.
 fn belongs(batch: &[EventRow], row: &EventRow) -> bool {
     let together =
         |first: &EventRow| first.conversation == row.conversation && bucket(first.seq) == bucket(row.seq);
@@ -144,7 +145,7 @@ impl ScyllaStore {
                 rows.push(row);
                 expected += 1;
             }
-            // Short of the bucket's end, or with the next row not at its start, there is no more.
+            // There are no more rows if the page is empty, or if it is short and ends before the bucket does.
             if found == 0 || (found < wanted && expected < bucket_end) {
                 break;
             }
@@ -176,7 +177,7 @@ impl ScyllaStore {
             below = match page.last() {
                 Some(lowest) if page.len() == wanted => lowest.seq,
                 Some(_) => first_of(bucket),
-                // Far above the head there may be any number of empty buckets: leap over them, once.
+                // Far above the head any number of buckets may be empty. Skip them, once.
                 None if rows.is_empty() && !at_the_end => {
                     at_the_end = true;
                     first_of(self.last_bucket(conversation, bucket).await? + 1).min(first_of(bucket))
@@ -189,12 +190,14 @@ impl ScyllaStore {
         Ok(rows)
     }
 
-    /// The last bucket below `above` that holds a row, as far as rows are contiguous from the head's hint on.
+    /// Finds the last bucket below `above` that has rows. The search starts at the bucket of the stored head's seq and
+    /// assumes that no empty bucket lies between two that have rows.
     async fn last_bucket(&self, conversation: &ConversationId, above: i32) -> Result<i32, StoreError> {
         let head = self.read_head(conversation).await?;
         let hint = head.and_then(|blob| wire::Head::decode(blob).ok()).map_or(0, |head| head.seq);
         let mut last = bucket(hint);
-        // The first bucket known to be empty, found by doubling, then by halving.
+        // `empty` is the lowest bucket known to be empty. The step doubles while buckets have rows, and starts again at 1
+        // below an empty one.
         let (mut empty, mut step) = (above, 1);
         while last + step < empty {
             if self.has_rows(conversation, last + step).await? {
@@ -233,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_lies_in_one_partition_and_within_its_bounds() {
+    fn a_batch_is_in_one_database_partition_and_within_its_bounds() {
         let shape =
             |rows: &[EventRow]| batches(rows.to_vec()).iter().map(|batch| batch.len()).collect::<Vec<_>>();
         assert_eq!(shape(&[]), Vec::<usize>::new());

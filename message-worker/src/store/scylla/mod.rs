@@ -1,9 +1,8 @@
-//! The store on ScyllaDB, in CQL that Apache Cassandra 5 takes too.
+//! The store on ScyllaDB, in CQL that Apache Cassandra 5 accepts too.
 //!
-//! Rows and projections are written at QUORUM with the timestamp of their log position, deletions too, so that
-//! repeating a write changes nothing. Lightweight transactions touch the
-//! tables of incarnations and seals alone. A batch never leaves its partition; everything else is single statements, some
-//! of them at a time.
+//! Rows, projections and deletions are written at QUORUM with the timestamp of their log position, so that repeating a
+//! write changes nothing. Only the tables of incarnations and seals use lightweight transactions. A batch stays within
+//! one database partition. All other writes are single statements, with some of them in flight at once.
 
 use std::sync::Arc;
 
@@ -34,7 +33,7 @@ mod statements;
 mod suspensions;
 mod tenures;
 
-/// Statements of one call that are under way at once: enough to keep a few shards busy, too few to be a burst.
+/// Maximum statements of one call in flight at once: enough to keep a few shards busy, too few to be a burst.
 const CONCURRENCY_MAX: usize = 32;
 
 /// The store of conversations in a keyspace.
@@ -44,23 +43,23 @@ pub struct ScyllaStore {
     keyspace: String,
 }
 
-/// What the driver says, as this store's error.
+/// Converts an error of the driver.
 fn failed(error: &impl std::fmt::Display) -> StoreError {
     StoreError(one_line(error))
 }
 
 impl ScyllaStore {
-    /// Connects to the keyspace, whose schema `carillon migrate` has made.
+    /// Connects to the keyspace. `carillon migrate` must have made its schema.
     ///
     /// # Errors
-    /// When no node answers or the schema is not there.
+    /// When no node answers or the schema does not exist.
     pub async fn connect(config: &DatabaseConfig) -> Result<Arc<ScyllaStore>, DatabaseError> {
         let session = connect(&config.nodes, &config.keyspace).await?;
         let statements = Statements::prepare(&session).await?;
         Ok(Arc::new(ScyllaStore { session, statements, keyspace: config.keyspace.clone() }))
     }
 
-    /// How durably the database keeps what it acknowledges.
+    /// Reads how durably the database keeps acknowledged writes.
     ///
     /// # Errors
     /// When the database cannot be read.
@@ -68,7 +67,7 @@ impl ScyllaStore {
         durability(&self.session, &self.keyspace).await
     }
 
-    /// The mark of the cluster whose database this is; none before its first worker.
+    /// Reads the mark of the cluster that owns this database. `None` before the cluster's first worker has started.
     ///
     /// # Errors
     /// When the database cannot be read.
@@ -76,11 +75,11 @@ impl ScyllaStore {
         database::mark(&self.session).await
     }
 
-    /// The mark, made if there is none: with as many partitions as were worked before marks were made, else with as many
-    /// as the settings say.
+    /// Reads the mark, and writes one if there is none. A new mark has as many partitions as have tenures in a database
+    /// from before marks existed, and otherwise `partitions`, which comes from the settings.
     ///
     /// # Errors
-    /// When the database cannot be used: to be tried again.
+    /// When the database cannot be used. Try again.
     pub async fn mark_or_make(&self, partitions: u32) -> anyhow::Result<Mark> {
         if let Some(mark) = self.mark().await? {
             return Ok(mark);
@@ -122,7 +121,7 @@ impl ScyllaStore {
             .map_err(|_| StoreError(format!("the tag of checkpoint {partition} is cut off")))?;
         let position =
             Position { incarnation: incarnation as u32, sequence: sequence as u64, index: index as u32 };
-        // Empty in a checkpoint from before versions were recorded.
+        // Checkpoints from before versions were recorded have no version.
         let version = version.map_or(FIRST_VERSION, |version| version as u32);
         Ok(Some(Checkpoint { position, tag: Tag(tag), timestamp_us, version }))
     }
@@ -163,7 +162,7 @@ impl ScyllaStore {
         }
     }
 
-    /// All values of a single-column select, however many pages they take.
+    /// Reads all values of a single-column select, over all its pages.
     async fn all_texts(
         &self,
         statement: &PreparedStatement,
@@ -232,13 +231,14 @@ impl Store for ScyllaStore {
     }
 
     async fn project(&self, projections: Vec<Projection>) -> Result<(), StoreError> {
-        // Their order does not matter here: of two writes to one row the higher timestamp wins.
+        // The order does not matter here: of two writes to one row the higher timestamp wins.
         let writes = projections.into_iter().map(|projection| self.write_projection(projection));
         stream::iter(writes).buffer_unordered(CONCURRENCY_MAX).try_collect::<()>().await
     }
 
     async fn load(&self, conversation: &ConversationId) -> Result<LoadedConversation, StoreError> {
-        // In this order: participants ahead of the head are made right by the rows after it, never the reverse.
+        // The head is read first. Participants that are newer than the head are corrected by the rows above it; a head
+        // newer than the participants could not be corrected.
         let head = self.read_head(conversation).await?;
         let participants = self.all_texts(&self.statements.participants, (conversation.as_str(),)).await?;
         let participants = participants.iter().filter_map(|id| UserId::parse(id).ok()).collect();
@@ -356,7 +356,7 @@ impl Store for ScyllaStore {
     }
 
     async fn healthy(&self) -> bool {
-        // A read of one row at QUORUM: what every commit needs as well.
+        // Read one row at QUORUM, because every commit needs a QUORUM too.
         self.read_checkpoint(0).await.is_ok()
     }
 }

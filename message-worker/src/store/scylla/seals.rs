@@ -1,5 +1,5 @@
-//! Seals in CQL: a lightweight transaction decides, and deletions with the seal's timestamp keep out what it does not
-//! count.
+//! Seals in CQL. A lightweight transaction decides the seal, and deletions with its timestamp make the rows void that
+//! it does not count.
 
 use carillon_proto::id::ConversationId;
 
@@ -9,7 +9,7 @@ use crate::store::{SEALED_ROWS_MAX, Seal, StoreError};
 use carillon_runtime::database::applied;
 use scylla::statement::prepared::PreparedStatement;
 
-// What lies above a seal begins in its bucket and ends in the next.
+// The rows to delete above a seal begin in the seal's bucket and end in the next one at the latest.
 const _: () = assert!(SEALED_ROWS_MAX <= BUCKET_ROWS);
 
 impl ScyllaStore {
@@ -41,7 +41,7 @@ impl ScyllaStore {
             if let Some(in_force) = self.read_seal(&self.statements.seal, conversation).await? {
                 return Ok(in_force);
             }
-            // A head knows of a seal that the database has lost.
+            // A head has a seal that the database has lost.
             previous = None;
         }
     }
@@ -82,8 +82,9 @@ impl ScyllaStore {
         Ok(applied(outcome.map_err(|error| failed(&error))?))
     }
 
-    /// Deletes what a seal does not count, and whatever of that comes later. Again by everyone who is told of the seal:
-    /// who decided it may not have come so far.
+    /// Deletes the rows that a seal does not count. The deletions also hide such rows if they arrive later. Every
+    /// worker that is returned this seal repeats the deletions, because the worker that decided it may have stopped
+    /// before them.
     async fn shut_out(&self, conversation: &str, seal: Seal, timestamp_us: i64) -> Result<(), StoreError> {
         let Seal { created, seq, .. } = seal;
         let last = if seq == 0 && !created { -1 } else { bigint(seq) };

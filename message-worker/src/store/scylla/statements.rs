@@ -1,4 +1,4 @@
-//! Every statement of the store, prepared once.
+//! All statements of the store, prepared once.
 
 use carillon_runtime::database::{DatabaseError, prepare};
 use scylla::client::session::Session;
@@ -7,13 +7,13 @@ use scylla::statement::prepared::PreparedStatement;
 
 macro_rules! statements {
     ($($(#[$doc:meta])* $name:ident: $cql:expr;)+) => {
-        /// See the module.
+        /// The prepared statements.
         pub(super) struct Statements {
             $($(#[$doc])* pub(super) $name: PreparedStatement,)+
         }
 
         impl Statements {
-            /// Prepares all of them.
+            /// Prepares all statements.
             pub(super) async fn prepare(session: &Session) -> Result<Statements, DatabaseError> {
                 let mut statements = Statements { $($name: prepare(session, $cql).await?,)+ };
                 statements.mark_transactions();
@@ -70,12 +70,12 @@ statements! {
     update_tenure: "UPDATE incarnations \
         SET number = ?, first_sequence = ?, base_us = ?, ground = ?, ground_sequence = ?, epoch = ?, holder = ? \
         WHERE id = ? IF number = ? AND first_sequence = ? AND base_us = ? AND epoch = ? AND holder = ?";
-    /// Serial: it sees what an undecided transaction comes to.
+    /// Serial: it returns the result of a transaction that is still undecided.
     tenure: "SELECT number, first_sequence, base_us, ground, ground_sequence, epoch, holder FROM incarnations \
         WHERE id = ?";
     worked: "SELECT id FROM incarnations";
 
-    /// At QUORUM: it sees every transaction that has been answered, and is in the way of none.
+    /// At QUORUM: it returns the result of every transaction that has been answered, and does not conflict with any.
     life: "SELECT number, first_sequence, base_us, ground, ground_sequence, epoch, holder FROM incarnations \
         WHERE id = ?";
 
@@ -84,9 +84,9 @@ statements! {
     /// Lightweight transaction.
     update_seal: "UPDATE seals SET incarnation = ?, created = ?, seq = ? WHERE conversation = ? \
         IF incarnation = ? AND created = ? AND seq = ?";
-    /// Serial: it sees what an undecided transaction comes to.
+    /// Serial: it returns the result of a transaction that is still undecided.
     seal: "SELECT incarnation, created, seq FROM seals WHERE conversation = ?";
-    /// At QUORUM: it sees every transaction that has been answered, and is in the way of none.
+    /// At QUORUM: it returns the result of every transaction that has been answered, and does not conflict with any.
     known_seal: "SELECT incarnation, created, seq FROM seals WHERE conversation = ?";
     delete_events_above: "DELETE FROM events USING TIMESTAMP ? WHERE conversation = ? AND bucket = ? AND seq > ?";
     delete_event: "DELETE FROM events USING TIMESTAMP ? WHERE conversation = ? AND bucket = ? AND seq = ?";
@@ -104,7 +104,8 @@ statements! {
 
 impl Statements {
     fn mark_transactions(&mut self) {
-        // The driver must not repeat these by itself: an own success would come back as a refusal.
+        // The driver must not repeat these by itself: if the first attempt succeeded, the second would be refused, and
+        // the success would look like a refusal.
         self.insert_tenure.set_is_idempotent(false);
         self.update_tenure.set_is_idempotent(false);
         self.tenure.set_consistency(Consistency::Serial);

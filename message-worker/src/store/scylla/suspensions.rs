@@ -1,4 +1,4 @@
-//! Suspensions in CQL: a row for each conversation, written whole each time.
+//! Suspensions in CQL: one row for each conversation. Each write replaces the whole row.
 
 use super::{ScyllaStore, failed};
 use crate::limits::SUSPENSION_KEPT_DAYS;
@@ -6,7 +6,7 @@ use crate::store::{StoreError, Suspension};
 use carillon_proto::id::ConversationId;
 use carillon_proto::position::Position;
 
-/// conversation, from, until, reason.
+/// The columns of a select: conversation, `from`, `until`, reason.
 type Stored = (String, i32, i64, i32, Option<i32>, Option<i64>, Option<i32>, Option<String>);
 
 impl ScyllaStore {

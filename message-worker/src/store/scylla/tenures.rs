@@ -1,4 +1,4 @@
-//! Lives of logs and who works in them, in CQL: lightweight transactions on one row for each partition.
+//! Tenures in CQL: lightweight transactions on one row for each partition.
 
 use super::{ScyllaStore, failed, first};
 use crate::store::{Holder, StoreError, Tenure};
@@ -6,7 +6,8 @@ use carillon_proto::position::{Ground, Incarnation};
 use carillon_runtime::database::applied;
 use scylla::statement::prepared::PreparedStatement;
 
-/// number, first_sequence, base_us, ground, ground_sequence, epoch, holder. Columns of later migrations may be empty.
+/// number, first_sequence, base_us, ground, ground_sequence, epoch, holder. Columns that later migrations added may be
+/// empty.
 type Stored = (i32, i64, i64, Option<i32>, Option<i64>, Option<i64>, Option<String>);
 
 impl ScyllaStore {
@@ -23,15 +24,15 @@ impl ScyllaStore {
         Ok(first::<Stored>(&rows)?.map(of_stored))
     }
 
-    /// How many partitions have ever been worked, as far as the highest of them tells: every worker of a cluster begins
-    /// with its share of all.
+    /// The number of partitions that have tenures, taken from the highest partition id. It is the cluster's number of
+    /// partitions, because the workers of a cluster start with all partitions.
     pub(super) async fn worked_partitions(&self) -> Result<Option<u32>, StoreError> {
         let rows = self.select(&self.statements.worked, ()).await?;
         let ids = rows.rows::<(i32,)>().map_err(|error| failed(&error))?;
         Ok(ids.flatten().map(|(id,)| id.unsigned_abs() + 1).max())
     }
 
-    /// Whether the row was `previous` and is `next` now.
+    /// Changes a tenure from `previous` to `next`. Returns false if the row was not `previous`.
     pub(super) async fn try_change(
         &self,
         partition: u32,

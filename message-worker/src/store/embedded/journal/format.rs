@@ -1,59 +1,60 @@
-//! What lies in a journal file, byte by byte: a header in its first block, then records. No I/O.
+//! The bytes of a journal file: a header in its first block, then records. No I/O.
 //!
-//! A record says by itself which generation it is of, so that what former generations left behind the end is told from
-//! what lies behind damage. Every write is one record with one checksum: what was acknowledged lies in whole records,
-//! and a write that was torn, in whatever order its sectors reached the disk, is one bad record.
+//! Each record names its generation. So records that earlier generations left after the end of this one can be
+//! distinguished from records that lie after damage. Every write is one record with one checksum. So acknowledged rows
+//! lie in whole records, and a write that was cut off is exactly one bad record, in whichever order its sectors reached
+//! the disk.
 
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-/// Records start at multiples of this: no disk has larger sectors, and memory pages are no smaller.
+/// Records start at multiples of this. Disk sectors are at most this large, and memory pages are at least this large.
 pub(in crate::store::embedded) const BLOCK_BYTES: usize = 4096;
-/// What every format that carries its version begins with.
+/// The first bytes of every format that carries its version.
 const MAGIC: [u8; 8] = *b"CARILLON";
-/// The format that is written. Version 1 has another magic, and is read by [`super::legacy`].
+/// The format that is written. Version 1 starts with other bytes and is read by [`super::legacy`].
 pub(super) const VERSION: u32 = 2;
 const HEADER_BYTES: usize = 64;
 /// Bytes of a record before its payload.
 pub(super) const RECORD_HEADER_BYTES: usize = 64;
 
-/// What a file says of itself.
+/// The header of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Header {
-    /// The store whose journal this is.
+    /// The number of the store that the journal belongs to.
     pub(super) store: u64,
-    /// Rises with every turn of the files.
+    /// The generation's number. It rises by one each time the writer switches files.
     pub(super) generation: u64,
-    /// Drawn for each generation.
+    /// A random number of this generation.
     pub(super) salt: u64,
-    /// Bytes that the file had before the header was written; it is never shorter from then on.
+    /// Bytes that the file had when the header was written. The file never gets shorter afterwards.
     pub(super) allocated: u64,
-    /// Records of the generation before this one that were written for certain.
+    /// How many records of the previous generation are certainly on disk.
     pub(super) previous_records: u64,
 }
 
-/// What stands before a record's payload.
+/// The header of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RecordHeader {
     pub(super) store: u64,
     pub(super) generation: u64,
     pub(super) salt: u64,
-    /// Counts from 0 in each generation.
+    /// The record's number in its generation, from 0.
     pub(super) number: u64,
-    /// Bytes that the file had before this record was written; it is never shorter from then on.
+    /// Bytes that the file had when this record was written. The file never gets shorter afterwards.
     pub(super) allocated: u64,
     pub(super) payload_bytes: u32,
     pub(super) checksum: u64,
 }
 
-/// What the first block of a file is.
+/// The content of a file's first block.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum FirstBlock {
     /// A generation's header.
     Header(Header),
-    /// A header of a version that is not known here.
+    /// A header of a version that this build does not know.
     Version(u32),
-    /// Nothing that is known.
+    /// No header of a format with a version.
     Unknown,
 }
 
@@ -85,7 +86,7 @@ pub(super) fn first_block(content: &[u8]) -> FirstBlock {
     let Some(bytes) = content.get(..HEADER_BYTES).filter(|bytes| bytes.starts_with(&MAGIC)) else {
         return FirstBlock::Unknown;
     };
-    // Every version has its checksum there, so that one that is not known is told from one that is damaged.
+    // The checksum is at this place in every version, so that an unknown version can be distinguished from damage.
     if u64_at(bytes, 56) != xxh3_64_with_seed(&bytes[..56], 0) {
         return FirstBlock::Unknown;
     }
@@ -102,7 +103,7 @@ pub(super) fn first_block(content: &[u8]) -> FirstBlock {
 }
 
 impl RecordHeader {
-    /// The bytes for a record that begins at `offset`.
+    /// Encodes the header of a record that begins at `offset`.
     pub(super) fn encode(&self, offset: u64) -> [u8; RECORD_HEADER_BYTES] {
         let mut bytes = [0; RECORD_HEADER_BYTES];
         let numbers = [self.store, self.generation, self.salt, self.number, self.allocated];
@@ -121,21 +122,21 @@ impl RecordHeader {
         offset + (RECORD_HEADER_BYTES + self.payload_bytes as usize).next_multiple_of(BLOCK_BYTES) as u64
     }
 
-    /// The payload of the record at `offset`, if it is whole.
+    /// Returns the payload of the record at `offset` if it is whole.
     pub(super) fn payload(&self, content: &Bytes, offset: u64) -> Option<Bytes> {
         let payload = self.payload_as_it_is(content, offset);
         let whole = payload.len() == self.payload_bytes as usize;
         (whole && xxh3_64_with_seed(&payload, self.salt) == self.checksum).then_some(payload)
     }
 
-    /// Whatever lies where the payload of the record at `offset` should be.
+    /// Returns the bytes in the place of the payload of the record at `offset`, whole or not.
     pub(super) fn payload_as_it_is(&self, content: &Bytes, offset: u64) -> Bytes {
         let start = (offset as usize + RECORD_HEADER_BYTES).min(content.len());
         content.slice(start..(start + self.payload_bytes as usize).min(content.len()))
     }
 }
 
-/// The header of the record at `offset`, of whatever generation.
+/// Reads the header of the record at `offset`, of any generation. Returns `None` if its checksum is wrong.
 pub(super) fn record_header(content: &[u8], offset: u64) -> Option<RecordHeader> {
     let bytes = content.get(offset as usize..)?.get(..RECORD_HEADER_BYTES)?;
     let salt = u64_at(bytes, 16);

@@ -1,8 +1,8 @@
-//! Reads the journal's first format, which carried no version: what it holds is carried over into the table, and it
-//! is never written again. No I/O.
+//! Reads the journal's first format, which had no version. Its rows are moved into the table, and the format is never
+//! written again. No I/O.
 //!
-//! Its records say nothing of their generation but by a checksum that is seeded with the generation's salt, and the
-//! first of them begins right behind the header.
+//! A record does not name its generation; its checksum is seeded with the generation's salt instead. The first record
+//! begins directly after the header.
 
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -66,7 +66,7 @@ fn record(content: &Bytes, at: usize, salt: u64) -> Option<Bytes> {
     (xxh3_64_with_seed(payload, salt) == checksum).then(|| content.slice_ref(payload))
 }
 
-/// A file as the first format had it.
+/// Makes a file in the first format.
 #[cfg(test)]
 pub(super) fn write(generation: u64, payloads: &[&str]) -> Vec<u8> {
     let salt = 7u64;

@@ -1,8 +1,8 @@
-//! Reads the two files of a journal and tells a torn tail from damage. No I/O.
+//! Reads the two files of a journal and distinguishes a write that was cut off (a torn tail) from damage. No I/O.
 //!
-//! A torn tail is one record that is not whole, at the end of the newest generation, with nothing of that generation
-//! behind it: such a write was never acknowledged. Anything else that does not fit is damage, and nothing behind it is
-//! believed without being asked for.
+//! A torn tail is one record that is not whole, at the end of the newest generation, with no record of that generation
+//! after it. Such a write was never acknowledged. Everything else that does not fit is damage. Records after damage are
+//! used only by a repair that an operator starts.
 
 use std::fmt;
 
@@ -12,18 +12,18 @@ use super::FILES;
 use super::format::{self, BLOCK_BYTES, FirstBlock, Header, RecordHeader};
 use super::legacy::{self, Legacy};
 
-/// What the table knows of the journal.
+/// What the table has recorded about the journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::store::embedded) struct Mark {
-    /// The store that both belong to.
+    /// The number of the store that table and journal belong to.
     pub(in crate::store::embedded) store: u64,
-    /// Generations up to this one are in the table.
+    /// All generations up to this one are in the table.
     pub(in crate::store::embedded) carried: u64,
-    /// The generation after it has begun, so it is in one of the files.
+    /// The generation after `carried` has begun, so one of the files must hold it.
     pub(in crate::store::embedded) in_use: bool,
 }
 
-/// Where a file is not what it should be.
+/// A place where a file does not hold what it should.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::store::embedded) struct Damage {
     pub(in crate::store::embedded) file: &'static str,
@@ -37,31 +37,31 @@ impl fmt::Display for Damage {
     }
 }
 
-/// What the files of a journal hold.
+/// The result of reading both files.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(in crate::store::embedded) struct Scan {
-    /// What is to be carried over into the table, oldest first.
+    /// The payloads to move into the table, oldest first.
     pub(in crate::store::embedded) payloads: Vec<Bytes>,
-    /// The highest number of a generation of this store.
+    /// The highest generation number of this store that was found.
     pub(in crate::store::embedded) newest: u64,
     /// A write that was cut off.
     pub(in crate::store::embedded) torn: Option<Damage>,
-    /// What is wrong.
+    /// The damages that were found.
     pub(in crate::store::embedded) damages: Vec<Damage>,
-    /// What can be read behind the first damage, oldest first.
+    /// The readable payloads after the first damage, oldest first.
     pub(in crate::store::embedded) behind: Vec<Bytes>,
-    /// What lies in records that are not whole.
+    /// The bytes of records that are not whole.
     pub(in crate::store::embedded) unreadable: Vec<Bytes>,
 }
 
-/// A file is of a format that is not known here.
+/// A file has a format that this build does not know.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::store::embedded) struct UnknownVersion {
     pub(in crate::store::embedded) file: &'static str,
     pub(in crate::store::embedded) version: u32,
 }
 
-/// What one file is.
+/// The kind of a file.
 enum Kind {
     Empty,
     Generation(Header),
@@ -69,25 +69,25 @@ enum Kind {
     Unknown,
 }
 
-/// A generation that the table does not have, and where it is.
+/// A generation that is not in the table yet, and its file.
 struct Held<'a> {
     file: &'static str,
     content: &'a Bytes,
     header: Header,
 }
 
-/// What became of one generation's records.
+/// The result of walking through one generation's records.
 #[derive(Default)]
 struct Walk {
     payloads: Vec<Bytes>,
-    /// Where the records end that are whole and in order.
+    /// Where the last whole record in sequence ends.
     end: u64,
-    /// The least that the file must have.
+    /// The minimum length of the file, by its header and records.
     allocated: u64,
-    /// A record begins at the end that is not whole.
+    /// The record at `end`, if one begins there that is not whole.
     bad: Option<RecordHeader>,
     behind: Vec<Bytes>,
-    /// Records behind the end, whole or not.
+    /// How many records lie after `end`, whole or not.
     records_behind: usize,
     unreadable: Vec<Bytes>,
 }
@@ -123,7 +123,8 @@ pub(in crate::store::embedded) fn scan(files: &[Bytes; 2], mark: &Mark) -> Resul
 }
 
 fn kind(file: &'static str, content: &Bytes) -> Result<Kind, UnknownVersion> {
-    // A file grows before its first header is written, and that may be cut off.
+    // A new file is grown before its first header is written. If the process dies between the two, the file has only
+    // zeros.
     if content.iter().all(|byte| *byte == 0) {
         return Ok(Kind::Empty);
     }
@@ -135,7 +136,7 @@ fn kind(file: &'static str, content: &Bytes) -> Result<Kind, UnknownVersion> {
 }
 
 impl Scan {
-    /// Takes note of a file whose beginning says nothing, and finds what records are in it all the same.
+    /// Notes a file whose first block is unknown as damage, and collects the records of this store in it.
     fn take_unknown(&mut self, file: &'static str, content: &Bytes, mark: &Mark) {
         let records: Vec<_> = blocks(content, BLOCK_BYTES as u64)
             .filter_map(|offset| Some((offset, format::record_header(content, offset)?)))
@@ -157,7 +158,7 @@ impl Scan {
         self.damages.push(Damage { file, offset: 0, what });
     }
 
-    /// Takes what the first format holds, which no table knows the generations of.
+    /// Takes the payloads of files in the first format. The table has no record of their generations.
     fn take_legacy(&mut self, mut older: Vec<(&'static str, Legacy)>) {
         older.sort_by_key(|(_, found)| found.generation);
         for (file, found) in older {
@@ -172,14 +173,14 @@ impl Scan {
         }
     }
 
-    /// Compares the generations that are there with those that the table waits for.
+    /// Compares the generations in the files with those that the table expects.
     fn compare(&mut self, held: &[Held<'_>], mark: &Mark) {
         let numbers: Vec<u64> = held.iter().map(|held| held.header.generation).collect();
         let fits = if mark.in_use {
             numbers.first() == Some(&(mark.carried + 1))
                 && numbers.iter().all(|number| *number <= mark.carried + 2)
         } else {
-            // One begins before the table hears of it.
+            // A generation begins before the table records that the journal is in use.
             numbers.iter().all(|number| *number == mark.carried + 1)
                 && held.iter().all(|held| walk(held).payloads.iter().all(Bytes::is_empty))
         };
@@ -210,7 +211,8 @@ impl Scan {
         self.damages.push(Damage { file, offset: 0, what });
     }
 
-    /// Takes the records of a generation. `certain`: of these it is known that they were written.
+    /// Takes the records of a generation. `certain` is the minimum number of its records, from the next generation's
+    /// header; it is `None` for the newest generation.
     fn take(&mut self, held: &Held<'_>, certain: Option<u64>) {
         let walk = walk(held);
         self.newest = self.newest.max(held.header.generation);
@@ -241,7 +243,7 @@ fn bad_record(behind: usize) -> String {
     format!("the record there cannot be read, and {behind} more of its generation are behind it")
 }
 
-/// The offsets from `first` on at which a record may begin.
+/// The offsets, from `first` on, at which a record may begin.
 fn blocks(content: &Bytes, first: u64) -> impl Iterator<Item = u64> + use<> {
     (first..content.len() as u64).step_by(BLOCK_BYTES)
 }

@@ -1,4 +1,5 @@
-//! A journal on disk: what is read back, whatever was cut off, and that damage is told from a torn tail.
+//! The journal on disk: what is read back after files were cut off or changed, and that damage is distinguished from a
+//! torn tail.
 
 use std::path::Path;
 
@@ -31,7 +32,7 @@ fn read(dir: &Path, mark: Mark) -> Scan {
     scan(&Files::open(dir).expect("opens").contents, &mark).expect("a known version")
 }
 
-/// A journal with one generation of these records, and what its file holds.
+/// Writes a journal with one generation of these records, and returns the content of its file.
 fn written(payloads: &[&'static str]) -> Bytes {
     let dir = directory();
     let mut journal = begin(dir.path(), 1);
@@ -51,7 +52,7 @@ fn flipped(content: &Bytes, at: usize) -> Vec<u8> {
 }
 
 #[test]
-fn holds_what_the_table_has_not_in_order() {
+fn returns_the_records_that_are_not_in_the_table_in_order() {
     let dir = directory();
     let mut journal = begin(dir.path(), 1);
     for (first, second) in [("a1", "a2"), ("b1", "b2"), ("c1", "c2")] {
@@ -72,13 +73,13 @@ fn holds_what_the_table_has_not_in_order() {
     assert_eq!(read(dir.path(), mark(4)).payloads, Vec::<Bytes>::new());
 }
 
-/// Before, everything behind a flipped byte was passed over in silence.
+/// Before the fix, everything after a flipped byte was ignored without a message.
 #[test]
-fn every_flipped_byte_is_harmless_or_refused_or_in_the_last_record() {
+fn a_flipped_byte_is_harmless_or_reported_unless_it_is_in_the_last_record() {
     let payloads = ["first", "second, the longest of them", "third"];
     let content = written(&payloads);
     let end = |number: usize| BLOCK_BYTES * (number + 2);
-    // Behind the records there is nothing but room.
+    // After the records the file has only zeros, so a sample of the bytes there is enough.
     for at in (0..end(3)).chain((end(3)..content.len()).step_by(509)) {
         let found = scan_one(flipped(&content, at));
         if found.damages.is_empty() && found.payloads != payloads {
@@ -94,10 +95,10 @@ fn every_flipped_byte_is_harmless_or_refused_or_in_the_last_record() {
     assert!(last.damages.is_empty() && last.torn.is_some_and(|torn| torn.offset == 12_288));
 }
 
-/// Before, a file that was cut off was read up to there in silence.
+/// Before the fix, a file that was cut off was read up to the cut without a message.
 #[test]
-fn every_cut_is_refused_but_one_that_nothing_was_acknowledged_behind() {
-    // The second and third record reach over places at which the file grew.
+fn every_shortened_file_is_reported_as_damaged() {
+    // The second and third record cross the places at which the file grew.
     let [long, longer] = [vec![b'x'; GROWTH_BYTES], vec![b'y'; GROWTH_BYTES]];
     let dir = directory();
     let mut journal = begin(dir.path(), 1);
@@ -118,7 +119,7 @@ fn every_cut_is_refused_but_one_that_nothing_was_acknowledged_behind() {
 }
 
 #[test]
-fn a_torn_write_is_one_bad_record_whichever_of_its_blocks_reached_the_disk() {
+fn a_torn_write_is_one_bad_record_whichever_blocks_reached_the_disk() {
     let whole = written(&["whole"]);
     let torn = {
         let dir = directory();
@@ -143,7 +144,7 @@ fn a_torn_write_is_one_bad_record_whichever_of_its_blocks_reached_the_disk() {
 }
 
 #[test]
-fn a_generation_that_was_followed_by_another_has_no_torn_tail() {
+fn a_bad_last_record_is_damage_if_another_generation_follows() {
     let dir = directory();
     let mut journal = begin(dir.path(), 1);
     write(&mut journal, "a1");
@@ -156,16 +157,16 @@ fn a_generation_that_was_followed_by_another_has_no_torn_tail() {
     let found = scan(&[contents[0].clone(), damaged.into()], &mark(0)).expect("a known version");
     assert_eq!(found.damages[0].offset, 8192);
     assert_eq!((found.payloads, found.behind), (vec![Bytes::from("a1")], vec![Bytes::from("b1")]));
-    // Gone altogether, it is missed as well.
+    // A whole file that is missing is noticed as well.
     let found = scan(&[contents[0].clone(), Bytes::new()], &mark(0)).expect("a known version");
     assert_eq!(found.damages.len(), 1);
     let found = scan(&[Bytes::new(), contents[1].clone()], &mark(1)).expect("a known version");
     assert!(found.damages[0].what.starts_with("generation 2, which the table waits for"), "{found:?}");
 }
 
-/// Before, what was no journal, or another's, was overwritten.
+/// Before the fix, a file that was no journal, or another store's journal, was overwritten.
 #[test]
-fn a_foreign_file_is_refused() {
+fn a_file_of_another_store_or_format_is_rejected() {
     let content = written(&["a"]);
     let other = Mark { store: STORE + 1, ..mark(0) };
     let found = scan(&[Bytes::new(), content.clone()], &other).expect("a known version");
@@ -183,7 +184,7 @@ fn a_foreign_file_is_refused() {
 }
 
 #[test]
-fn a_header_that_is_lost_loses_no_record() {
+fn records_are_found_although_the_header_is_lost() {
     let mut content = written(&["a", "b"]).to_vec();
     content[..BLOCK_BYTES].fill(0xFF);
     let found = scan_one(content);
@@ -192,7 +193,7 @@ fn a_header_that_is_lost_loses_no_record() {
 }
 
 #[test]
-fn the_first_format_is_read_by_the_same_rule() {
+fn the_first_format_is_read_by_the_same_rules() {
     let unmarked = Mark { in_use: false, ..mark(0) };
     let files = [legacy::write(4, &["c", "d"]), legacy::write(3, &["a", "b"])].map(Bytes::from);
     let found = scan(&files, &unmarked).expect("a known version");
@@ -207,7 +208,7 @@ fn the_first_format_is_read_by_the_same_rule() {
 }
 
 #[test]
-fn one_process_at_a_time() {
+fn only_one_process_can_open_the_files() {
     let dir = directory();
     let held = Files::open(dir.path()).expect("opens");
     assert!(matches!(Files::open(dir.path()), Err(JournalError::InUse)));
