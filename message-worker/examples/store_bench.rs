@@ -1,11 +1,11 @@
-//! What the embedded store costs: CPU and latency of an append with its projections.
+//! Measures the embedded store: CPU and latency of an append with its projections.
 //!
 //! `cargo run --release -p carillon-message-worker --example store_bench -- [DIRECTORY] [SECONDS]`
 //!
-//! An append is one row of 400 bytes in one of 1,000 conversations, followed by the projection of its client
-//! id, and every tenth time of a head and a checkpoint. The first run has them arrive one at a time, 1,000 a
-//! second; the others keep 1, 16 and 128 under way. CPU is that of the whole process, with what this program
-//! itself needs, which the first line tells.
+//! An append is one row of 400 bytes in one of 1,000 conversations, followed by the projection of its client id. Every
+//! tenth append also writes a head and a checkpoint. In the first run appends arrive one at a time, 1,000 a second; the
+//! other runs keep 1, 16 and 128 appends in flight. CPU is that of the whole process. The first line shows how much of
+//! it this program needs without a store.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use carillon_proto::position::Position;
 const CONVERSATIONS: u64 = 1_000;
 const ARRIVALS_PER_SECOND: u32 = 1_000;
 
-/// What one message brings; `None` measures the program itself.
+/// Appends one message with its projections. With `None` it only builds them, to measure this program alone.
 async fn append(store: Option<&EmbeddedStore>, number: u64) {
     let conversation =
         ConversationId::parse(&format!("room:{:06}", number * 7_919 % CONVERSATIONS)).expect("an id");

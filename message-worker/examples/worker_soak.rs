@@ -1,10 +1,11 @@
-//! What the worker costs and keeps: a message-worker on the embedded bus and store, fed by one gateway.
+//! Measures a message-worker on the embedded bus and store, fed by one gateway: its latency, its throughput, and the
+//! memory that it keeps.
 //!
 //! `cargo run --release -p carillon-message-worker --example worker_soak -- [MESSAGES] [CONVERSATIONS] [ROUNDS]`
 //!
-//! First one message at a time, for the latency from publish to ack; then all messages, coalesced as a busy gateway
-//! would, for the throughput; then nothing for as long as idle conversations stay in memory, for what is given back.
-//! A further round tells what is kept from what is lost.
+//! First it sends one message at a time, for the latency from publish to ack. Then it sends all messages, coalesced as
+//! a busy gateway would, for the throughput. Then it idles until idle conversations have left memory, for the memory
+//! that is given back. Further rounds show whether the remaining memory grows (a leak) or stays.
 
 use bytes::Bytes;
 use carillon_message_worker::store::embedded::EmbeddedStore;
@@ -20,14 +21,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
-/// As in the binary.
+/// The same allocator as in the binary.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const PARTITIONS: u32 = 16;
 const GATEWAY: &str = "soak";
 const ALONE: u64 = 500;
-/// Commands that may be under way: what 16 partitions take in two publishes.
+/// Maximum commands in flight: four publishes for each of the 16 partitions.
 const UNDER_WAY_MAX: u64 = 4_096;
 const COMMANDS_A_PUBLISH: usize = 64;
 
@@ -60,7 +61,7 @@ async fn publish(bus: &EmbeddedBus, partition: u32, commands: Vec<wire::Command>
     }
 }
 
-/// Waits for the next batch and returns how many commands were accepted in it.
+/// Waits for the next batch, and returns how many commands it accepts.
 async fn accepted(batches: &mut Subscription) -> u64 {
     loop {
         let Some(Incoming::Message(message)) = batches.next().await else { panic!("something was lost") };

@@ -1,4 +1,5 @@
-//! Gateways are told whose acquaintances change, when that can be read.
+//! Workers announce to all gateways whose acquaintances changed, once the change can be read
+//! (`docs/decisions/0016-acquaintances-are-read-again.md`).
 
 use super::harness::{Gateway, World};
 use super::memory::{Call, Fault};
@@ -15,10 +16,10 @@ async fn all_gateways(world: &World) -> Subscription {
     world.bus.subscribe(subject::GATEWAYS, None).await.expect("subscribed")
 }
 
-/// The users that the next such message names.
+/// The users in the next announcement of changed acquaintances.
 async fn acquainted(subscription: &mut Subscription) -> Vec<String> {
     loop {
-        let incoming = timeout(PATIENCE, subscription.next()).await.expect("told in time");
+        let incoming = timeout(PATIENCE, subscription.next()).await.expect("a message arrives in time");
         let Some(Incoming::Message(message)) = incoming else { panic!("the bus lives") };
         let message = wire::ToGateway::decode(message.payload).expect("decodes");
         if let Some(to_gateway::Body::Acquaintances(changed)) = message.body {
@@ -33,9 +34,10 @@ fn creation(gateway: &Gateway, request: u64, id: &str, participants: &[&str]) ->
     gateway.command(request, id, "ann", Body::CreateConversation(create))
 }
 
-/// Without the telling, nobody sees whom they meet in a conversation until they connect anew.
+/// Guards the announcement. Without it, users see the presence of new conversation partners only after they connect
+/// again.
 #[tokio::test]
-async fn those_who_come_to_share_a_conversation_are_named_once_for_a_group_and_only_they() {
+async fn users_whose_acquaintances_change_are_announced_once_per_group() {
     let world = World::new();
     let mut all = all_gateways(&world).await;
     let mut gateway = world.gateway("gw-1").await;
@@ -58,9 +60,9 @@ async fn those_who_come_to_share_a_conversation_are_named_once_for_a_group_and_o
     working.stop().await;
 }
 
-/// Told before the rows of participants are there, gateways would read that nothing has changed.
+/// Guards the order: an announcement before the participants' rows are written would let gateways read the old state.
 #[tokio::test]
-async fn they_are_named_when_who_participates_can_be_read() {
+async fn users_are_announced_after_their_participant_rows_are_written() {
     let world = World::new();
     let mut all = all_gateways(&world).await;
     let mut gateway = world.gateway("gw-1").await;
@@ -75,9 +77,10 @@ async fn they_are_named_when_who_participates_can_be_read() {
     working.stop().await;
 }
 
-/// A worker that dies between commit and telling leaves it to its successor, which works the entry again.
+/// Guards the announcement against a crash between commit and announcement: the successor replays the entry and
+/// announces.
 #[tokio::test]
-async fn whoever_works_the_entry_again_names_them_again() {
+async fn a_replay_announces_the_users_again() {
     let world = World::new();
     let mut gateway = world.gateway("gw-1").await;
     world.publish(vec![creation(&gateway, 1, "room", &["ben"])]).await;

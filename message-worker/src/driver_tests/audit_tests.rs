@@ -1,4 +1,5 @@
-//! The auditor beside a worker: a good system gives nothing, however busy; each kind of damage to the tables is found.
+//! The auditor beside a worker. A sound system has no findings, however busy it is, and each kind of damage to the
+//! tables is found.
 
 use super::bus::TestBus;
 use super::harness::{Gateway, LIFE, World, conversations_of, free, until};
@@ -27,12 +28,12 @@ async fn audit(world: &World) -> Report {
     auditor(world, 10_000, &[]).run().await
 }
 
-/// `kind seq` of each finding.
+/// Each finding as `kind seq`.
 fn found(report: &Report) -> Vec<String> {
     report.findings.iter().map(|finding| format!("{} {}", finding.kind.as_str(), finding.seq)).collect()
 }
 
-/// A conversation of some messages, one repeated and one refused, worked and checkpointed.
+/// A worked and checkpointed conversation of [`MESSAGES`] messages, with one repeated and one refused command.
 async fn worked() -> (World, Gateway) {
     let world = World::new();
     let mut gateway = world.gateway("gw-1").await;
@@ -50,7 +51,7 @@ async fn worked() -> (World, Gateway) {
     (world, gateway)
 }
 
-/// Changes a row together with what is in it, as somebody would who knows how.
+/// Moves a row to another seq and position, and changes its event and timestamp to match.
 fn moved(row: &EventRow, seq: u64, position: Position) -> EventRow {
     let mut event = wire::Event::decode(row.blob.clone()).expect("an event");
     (event.seq, event.position) = (seq, Some(position.into()));
@@ -65,7 +66,7 @@ fn key(seq: u64) -> (String, u64) {
 }
 
 #[tokio::test]
-async fn a_good_system_gives_nothing() {
+async fn a_sound_system_has_no_findings() {
     let (world, _gateway) = worked().await;
     let report = audit(&world).await;
     assert!(report.is_ok(), "{report}");
@@ -76,7 +77,7 @@ async fn a_good_system_gives_nothing() {
     assert_eq!(audit(&world).await.total.pending, 1, "what is not worked yet is no claim");
 }
 
-/// What is done to the tables, given the tag of the log's last entry.
+/// A change to the tables. It is given the tag of the log's last entry.
 type Damage = fn(&mut Tables, Tag);
 
 #[tokio::test]
@@ -91,7 +92,7 @@ async fn each_kind_of_damage_is_found() {
         (
             "a send in a second row, below a head that counts it",
             |tables, tag| {
-                // The second entry of the repeated command has become an event after all.
+                // The repeated command in the last entry has become an event of its own.
                 let row = tables.events[&key(3)].clone();
                 let again = moved(&row, 9, LIFE.position(9, 0));
                 tables.events.insert(key(9), EventRow { tag, ..again });
@@ -159,7 +160,7 @@ async fn each_kind_of_damage_is_found() {
 }
 
 #[tokio::test]
-async fn a_window_of_rows_judges_what_lies_in_it() {
+async fn an_audit_of_few_rows_judges_only_those() {
     let (world, _gateway) = worked().await;
     let window = || async { auditor(&world, 3, &[]).run().await };
     assert_eq!(window().await.total.rows, MESSAGES, "as many as the log has commands of");
@@ -170,17 +171,18 @@ async fn a_window_of_rows_judges_what_lies_in_it() {
     assert_eq!((total.rows, total.conversations_cut, total.unjudged), (3, 1, 0));
     world.store.change(|tables| drop(tables.events.remove(&key(7))));
     assert_eq!(found(&window().await), ["hole 7", "missing 7"]);
-    // The sender's ids are claims, and the event decides: without it, the repeated command would have made a row.
+    // A stored client id is only a hint, and the event at its seq decides. Without that event, the repeated command
+    // should have a row of its own.
     world.store.change(|tables| drop(tables.events.remove(&key(3))));
     assert_eq!(found(&window().await), ["hole 7", "missing 7", "missing 9"]);
 }
 
 #[tokio::test]
-async fn conversations_that_the_log_has_forgotten_are_looked_at_by_name() {
+async fn conversations_that_are_not_in_the_log_are_audited_by_name() {
     let (world, _gateway) = worked().await;
     world.bus.purge_log(0, MESSAGES + 1).await.expect("purged");
     world.store.change(|tables| drop(tables.events.remove(&key(2))));
-    // The last entry alone is held, and its commands are of this conversation.
+    // The log holds only the last entry, whose commands belong to this conversation.
     let report = audit(&world).await;
     assert_eq!((found(&report), report.total.entries), (vec!["hole 2".to_owned()], 1));
     let (world, _gateway) = worked().await;
@@ -198,9 +200,9 @@ async fn conversations_that_the_log_has_forgotten_are_looked_at_by_name() {
     assert_eq!(report.total.of(Kind::ForeignRow), 4, "{report}");
 }
 
-/// Guards the order in which things are read, and what counts as settled.
+/// Guards the order in which the auditor reads, and its rule for which commands must have rows by then.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_system_that_is_written_to_gives_nothing() {
+async fn a_busy_system_has_no_findings() {
     let world = World::new();
     world.store.unevenly(7);
     let gateway = world.gateway("gw-1").await;
@@ -224,7 +226,7 @@ async fn a_system_that_is_written_to_gives_nothing() {
             let last = world.publish(rooms.iter().map(command).collect()).await;
             tokio::time::sleep(Duration::from_millis(10)).await;
             if n % 40 == 0 {
-                // Not above the checkpoint, as a worker does it.
+                // Purge only below the checkpoint, as a worker does.
                 let worked = world.store.checkpoint().map_or(1, |checkpoint| checkpoint.position.sequence);
                 world.bus.purge_log(0, worked.min(last)).await.expect("purged");
             }
@@ -245,9 +247,9 @@ async fn a_system_that_is_written_to_gives_nothing() {
     working.stop().await;
 }
 
-/// Guards the tag at the checkpoint: a log that was made anew is not compared with rows of the one before.
+/// Guards the check of the tag at the checkpoint: a recreated log is not compared with rows of the log before it.
 #[tokio::test]
-async fn a_log_that_was_made_anew_is_not_compared_until_another_life_has_begun() {
+async fn a_recreated_log_is_not_compared_before_a_new_incarnation_starts() {
     let (world, _gateway) = worked().await;
     let anew = World::of(TestBus::new(1), world.store.clone());
     let mut gateway = anew.gateway("gw-1").await;
@@ -265,7 +267,8 @@ async fn a_log_that_was_made_anew_is_not_compared_until_another_life_has_begun()
     let report = audit(&anew).await;
     assert!(report.is_ok() && report.partitions[0].incarnation == Some(2), "{report}");
     assert_eq!((report.total.rows, report.total.entries), (MESSAGES + 1, 1));
-    // A worker of the first life wrote late: nobody reads on over it.
+    // A worker of the first incarnation wrote this row late. Loading a conversation ends before such a row, so it is no
+    // finding.
     anew.store.change(|tables| {
         let row = tables.events[&key(8)].clone();
         tables.events.insert(key(10), moved(&row, 10, LIFE.position(40, 0)));
@@ -274,9 +277,9 @@ async fn a_log_that_was_made_anew_is_not_compared_until_another_life_has_begun()
     assert!(report.is_ok() && report.total.rows_above_head == 1, "{report}");
 }
 
-/// Guards the second look.
+/// Guards the second look at suspicious conversations.
 #[tokio::test]
-async fn what_looks_wrong_is_looked_at_again_before_it_counts() {
+async fn a_finding_counts_only_after_a_second_look() {
     let (world, _gateway) = worked().await;
     let looks = world.store.count(Call::Load);
     let between_looks = |change: fn(&mut Tables, EventRow)| {
@@ -296,7 +299,7 @@ async fn what_looks_wrong_is_looked_at_again_before_it_counts() {
     let late = between_looks(|tables, row| drop(tables.events.insert(key(4), row))).await;
     assert!(late.is_ok(), "the row came late: {late}");
     assert_eq!(world.store.count(Call::Load) - looks, 2);
-    // Another life of the log begins: it claims nothing of the one before, whose rows stay.
+    // A new incarnation starts. It makes no claim about commands of the one before, whose rows stay.
     let another = between_looks(|tables, _| {
         let next = LIFE.next(MESSAGES + 1, LIFE.base_us);
         tables.partitions.get_mut(&0).expect("worked").tenure = free(next).tenure;
@@ -306,7 +309,7 @@ async fn what_looks_wrong_is_looked_at_again_before_it_counts() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_read_is_said() {
+async fn unreadable_conversations_are_reported() {
     let (world, _gateway) = worked().await;
     world.store.fail(Call::Load, &[Fault::Lost]);
     assert!(audit(&world).await.is_ok(), "it is tried again");
@@ -314,14 +317,14 @@ async fn what_cannot_be_read_is_said() {
     let report = audit(&world).await;
     assert!(!report.is_ok() && report.total.findings() == 0, "{report}");
     assert!(report.unread[0].starts_with("conversation room: store: Load"), "{report}");
-    // What is read at the second attempt is looked at once more before it counts.
+    // A conversation that is read only at the second attempt is looked at once more before its findings count.
     world.store.fail(Call::Load, &[Fault::Lost]);
     world.store.change(|tables| drop(tables.events.remove(&key(4))));
     assert_eq!(found(&audit(&world).await), ["hole 4", "missing 4"]);
 }
 
 #[tokio::test]
-async fn poison_is_explained_and_another_number_of_partitions_is_not() {
+async fn skipped_poison_is_no_finding_but_a_wrong_number_of_partitions_is_reported() {
     let (bus, store) = (TestBus::new(2), MemoryStore::new());
     let state = free(LIFE);
     store.change(|tables| tables.partitions.extend([(0, state)]));
@@ -336,7 +339,7 @@ async fn poison_is_explained_and_another_number_of_partitions_is_not() {
     let report = audit(&world).await;
     assert!(report.is_ok(), "{report}");
     assert_eq!((report.total.entries, report.total.commands), (2, 1));
-    // What a former owner passed over stays passed over for whoever takes over on the same ground.
+    // A skip that a former owner recorded also holds for a successor in the same log generation.
     let taken = LIFE.taken_over(last + 1, LIFE.base_us + 1_000_000_000);
     world.store.change(|tables| tables.partitions.get_mut(&0).expect("worked").tenure = free(taken).tenure);
     let report = audit(&world).await;
@@ -347,7 +350,7 @@ async fn poison_is_explained_and_another_number_of_partitions_is_not() {
 }
 
 #[tokio::test]
-async fn a_report_is_told_in_lines_and_as_json() {
+async fn a_report_is_printed_as_text_and_as_json() {
     let (world, _gateway) = worked().await;
     world.store.change(|tables| drop(tables.events.remove(&key(4))));
     let report = audit(&world).await;

@@ -1,4 +1,4 @@
-//! The embedded bus, able to forget its log and to lose messages.
+//! A wrapper around the embedded bus that can forget its log, break its readers and lose messages.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -9,20 +9,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// A bus that can be told to fail.
+/// A bus that fails on demand.
 pub(super) struct TestBus {
     inner: Arc<EmbeddedBus>,
-    /// Entries are looked up in vain.
+    /// Looking up a log entry finds nothing.
     pub(super) forgetful: AtomicBool,
-    /// The next messages that are published are refused.
+    /// How many of the next published messages are rejected.
     pub(super) refusing: AtomicUsize,
-    /// The next readers break after one reading.
+    /// How many of the next log readers break after one read.
     pub(super) breaking: AtomicUsize,
-    /// The next readers leave out the first entry of a reading.
+    /// How many of the next log readers leave out the first entry of a read.
     pub(super) gapping: AtomicUsize,
-    /// Entries come one by one, and with times that follow from their sequences, so that logs can be compared.
+    /// Log readers return one entry at a time, with times that follow from the sequences, so that two runs can be
+    /// compared.
     pub(super) sipping: AtomicBool,
-    /// So much the clock of this process is ahead of the bus's, in milliseconds.
+    /// How far this process's clock is ahead of the bus's, in milliseconds.
     pub(super) clock_ahead_ms: AtomicU64,
 }
 

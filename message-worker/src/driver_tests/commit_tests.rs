@@ -1,11 +1,11 @@
-//! Nothing is acknowledged before it is written, and nothing is written twice.
+//! Nothing is acknowledged before its row is written, and nothing is written twice.
 
 use super::harness::{A_WHILE, World};
 use super::memory::{Call, Fault};
 use carillon_proto::wire;
 use std::sync::atomic::Ordering;
 
-/// Guards the order of append, then acks and fan-out: without it the outcome arrives while the store still writes.
+/// Guards the order: append first, then acks and fan-out. Without it, the outcome arrives while the store still writes.
 #[tokio::test]
 async fn acks_and_events_leave_only_after_the_write() {
     let world = World::new();
@@ -15,7 +15,7 @@ async fn acks_and_events_leave_only_after_the_write() {
     world.publish(vec![gateway.send(1, "room", "one")]).await;
     gateway.hear_for(A_WHILE).await;
     assert_eq!((gateway.batches.len(), world.store.count(Call::Append)), (0, 1));
-    // Requests are answered meanwhile, with the head that is committed and not with the one that was applied.
+    // Meanwhile requests are answered with the committed head and not with the applied one.
     assert_eq!(gateway.register(&["room"]).await, [("room".into(), 0)]);
     world.store.release(Call::Append);
     assert_eq!(gateway.outcome(1).await, "seq 1");
@@ -24,7 +24,8 @@ async fn acks_and_events_leave_only_after_the_write() {
     working.stop().await;
 }
 
-/// Guards that every write error is an unknown outcome: the same rows again, at the same seq, and one ack.
+/// Guards that the outcome of every failed write counts as unknown: the same rows are written again, at the same seqs,
+/// and each command is acknowledged once.
 #[tokio::test]
 async fn failed_and_lying_writes_are_repeated_byte_for_byte() {
     let world = World::new();
@@ -47,7 +48,7 @@ async fn failed_and_lying_writes_are_repeated_byte_for_byte() {
     assert_eq!(sent[&("room".into(), "ann".into())].len(), 4, "projections are written again too");
 }
 
-/// Guards the dedup in memory: the second of an entry is not yet in any store.
+/// Guards deduplication in memory: when the second command of the entry is applied, the first one is in no store yet.
 #[tokio::test]
 async fn the_same_client_id_twice_in_one_entry_is_one_event() {
     let world = World::new();
@@ -60,7 +61,8 @@ async fn the_same_client_id_twice_in_one_entry_is_one_event() {
     working.stop().await;
 }
 
-/// Guards the loading of a sender's rows, and that they are claims: a hit counts if the event says so.
+/// Guards loading a sender's client ids from the store. They are only hints: a command is a repetition only if the
+/// event has its client id.
 #[tokio::test]
 async fn repetitions_are_found_in_the_store_and_forged_ones_are_not() {
     let world = World::new();
@@ -84,7 +86,7 @@ async fn repetitions_are_found_in_the_store_and_forged_ones_are_not() {
     second.stop().await;
 }
 
-/// Guards that the group waits for the store, and not each entry: what was read meanwhile is written together.
+/// Guards grouping: entries that were read while the store was busy are written in one group.
 #[tokio::test]
 async fn groups_grow_while_the_store_is_busy() {
     let world = World::new();
@@ -101,7 +103,7 @@ async fn groups_grow_while_the_store_is_busy() {
     working.stop().await;
 }
 
-/// Guards the look at the lease after the last write: rows may be written by anyone, acks only by the owner.
+/// Guards the check of the lease after the last write: any worker may write rows, but only the owner acknowledges.
 #[tokio::test]
 async fn a_worker_whose_lease_ran_out_acknowledges_nothing() {
     let world = World::new();
@@ -115,14 +117,14 @@ async fn a_worker_whose_lease_ran_out_acknowledges_nothing() {
     gateway.hear_for(A_WHILE).await;
     assert_eq!(gateway.batches.len(), 0);
     assert_eq!(world.contents("room"), [(1, "one".into())], "the row is there");
-    // Ours again: the log is read again from the checkpoint, and who waits is told.
+    // The worker has its lease again: it reads the log again from the checkpoint and acknowledges.
     working.ours.store(true, Ordering::SeqCst);
     assert_eq!(gateway.outcome(1).await, "seq 1");
     assert_eq!(gateway.outcomes[&1].len(), 1);
     working.stop().await;
 }
 
-/// Guards the order of flushing: a head may only say what projections below it say too.
+/// Guards the order of flushing: a head is written after all projections that it covers.
 #[tokio::test]
 async fn heads_are_coalesced_and_follow_the_projections() {
     let world = World::new();
@@ -153,7 +155,7 @@ async fn heads_are_coalesced_and_follow_the_projections() {
 async fn participants_are_projected_before_the_ack() {
     let world = World::new();
     let (working, mut gateway) = (world.work(1), world.gateway("gw-1").await);
-    // The flush of this second is over; the next one is far away.
+    // Wait until this second's flush is over, so that the next one is far away.
     world.publish(vec![gateway.send(9, "other", "x")]).await;
     world.checkpointed(1).await;
     let create = wire::CreateConversation { participants: vec!["bob".into()], ..Default::default() };

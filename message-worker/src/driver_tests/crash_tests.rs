@@ -1,4 +1,4 @@
-//! Workers die anywhere and double up; what is stored in the end is as if nothing had happened.
+//! Workers crash at any point and overlap. In the end the store holds the same rows as after an undisturbed run.
 
 use super::bus::TestBus;
 use super::harness::{A_WHILE, Gateway, LIFE, World, free, told, until};
@@ -41,8 +41,8 @@ fn body_of(n: u64) -> (&'static str, Body) {
     }
 }
 
-/// A world with a log of several commands an entry for two conversations, with repetitions and refusals: the same
-/// log every time.
+/// A world with a log of entries that have several commands each, for two conversations, with repetitions and refusals.
+/// The log is the same every time.
 async fn filled(seed: u64) -> (World, Gateway) {
     let (bus, store) = (TestBus::new(1), MemoryStore::new());
     bus.sipping.store(true, Ordering::SeqCst);
@@ -72,7 +72,7 @@ async fn filled(seed: u64) -> (World, Gateway) {
     (world, gateway)
 }
 
-/// Longer than a reading of its tenure is good for an owner.
+/// Longer than a tenure read stays valid for the owner.
 const LATE: Duration = Duration::from_millis(TENURE_MS + TENURE_MS / 5);
 
 const ENTRIES: u64 = 6;
@@ -84,7 +84,7 @@ fn outcomes(gateway: &Gateway) -> Told {
     gateway.outcomes.iter().map(|(request, bodies)| (*request, bodies.iter().map(told).collect())).collect()
 }
 
-/// What an undisturbed worker makes of the log.
+/// The tables and outcomes that an undisturbed worker produces from the log.
 async fn undisturbed() -> (Tables, Told) {
     let (world, mut gateway) = filled(0).await;
     let working = world.work(1);
@@ -98,14 +98,15 @@ async fn undisturbed() -> (Tables, Told) {
     (in_one_life(world.store.tables()), acks)
 }
 
-/// Keys whose values differ.
+/// The keys whose values differ.
 fn differing<K: Ord + Debug, V: PartialEq>(one: &BTreeMap<K, V>, other: &BTreeMap<K, V>) -> String {
     let keys: BTreeSet<&K> = one.keys().chain(other.keys()).collect();
     let differing = keys.into_iter().filter(|key| one.get(key) != other.get(key));
     differing.map(|key| format!("{key:?} ")).collect()
 }
 
-/// The tables without what tells one life of the log from another: who takes over from one that died begins a life.
+/// The tables without the values that differ between incarnations: a worker that takes over after a crash starts a new
+/// incarnation.
 fn in_one_life(mut tables: Tables) -> Tables {
     let bare = |event: &mut wire::Event| {
         event.position.iter_mut().for_each(|position| position.incarnation = 1);
@@ -162,10 +163,10 @@ async fn crash_and_take_over(cells: usize, golden: &(Tables, Told)) {
     assert_same(&format!("after a crash at cell {cells}"), &world, &gateway, golden);
 }
 
-/// Guards rows before acks before projections before heads before checkpoint, and replay from each: the worker is
-/// killed after each single cell that it writes.
+/// Guards the order rows, acks, projections, heads, checkpoint, and the replay after a crash between any two of them:
+/// the worker is killed after each single cell that it writes.
 #[tokio::test]
-async fn whoever_takes_over_after_a_crash_anywhere_makes_the_same() {
+async fn a_successor_stores_the_same_after_a_crash_at_any_write() {
     let golden = undisturbed().await;
     let sent = golden.0.sent.values().map(BTreeMap::len).sum::<usize>();
     let cells = golden.0.events.len() + golden.0.participants.len() + sent;
@@ -175,7 +176,7 @@ async fn whoever_takes_over_after_a_crash_anywhere_makes_the_same() {
 async fn displace(round: u64, golden: &(Tables, Told)) {
     let (world, mut gateway) = filled(round).await;
     let one = world.work(1);
-    // The other finds some of the first's rows, and more land while it works.
+    // The second worker finds some rows of the first one, and more rows arrive while it works.
     let store = world.store.clone();
     until(|| store.count(Call::Append) as u64 >= round % 3).await;
     one.ours.store(false, Ordering::SeqCst);
@@ -189,7 +190,8 @@ async fn displace(round: u64, golden: &(Tables, Told)) {
 async fn stand_still(round: u64, golden: &(Tables, Told)) {
     let (world, mut gateway) = filled(round).await;
     let twin = World::of(world.bus.clone(), world.store.twin());
-    // Of the first's groups, which create, add and remove participants, rows are there; nothing that follows from them.
+    // The first worker's groups create, add and remove participants. Their rows are written; the projections that
+    // follow from them are held back.
     world.store.hold(Call::Project);
     let one = world.work(1);
     until(|| world.store.count(Call::Project) > 0).await;
@@ -201,17 +203,17 @@ async fn stand_still(round: u64, golden: &(Tables, Told)) {
     assert_same(&format!("in round {round}, after standing still"), &world, &gateway, golden);
 }
 
-/// Guards heads and participants from an owner that stood still between rows and what follows from them, while another
-/// one changed who participates: what it writes when it goes on lies below.
+/// Guards heads and participants against an owner that paused between rows and projections while another owner changed
+/// the participants: its late writes have lower timestamps.
 #[tokio::test]
-async fn who_stood_still_between_row_and_head_changes_nothing() {
+async fn an_owner_that_paused_between_rows_and_projections_changes_nothing() {
     let golden = undisturbed().await;
     join_all((1..30).map(|round| stand_still(round, &golden))).await;
 }
 
-/// Guards the taking over from an owner that still writes, however their steps interleave.
+/// Guards taking over from an owner that still writes, however their steps interleave.
 #[tokio::test]
-async fn who_displaces_another_makes_the_same() {
+async fn a_worker_that_displaces_another_stores_the_same() {
     let golden = undisturbed().await;
     join_all((1..60).map(|round| displace(round, &golden))).await;
 }
@@ -224,8 +226,9 @@ async fn hold_the_first_row(world: &World, gateway: &Gateway) {
     until(|| world.store.count(Call::Append) > appended).await;
 }
 
-/// Guards acks from a store whose readings take longer than one is good for: they are late, and the owner stays. Where it
-/// is asked once more when the acks leave, it starts over, and so does every owner after it.
+/// Guards acks against a store in which a tenure read takes longer than it stays valid: the acks are late, and the
+/// owner stays. If the tenure were checked again when the acks leave, the owner would start over, and so would every
+/// owner after it.
 #[tokio::test]
 async fn a_slow_store_makes_acks_late_and_nothing_else() {
     let world = World::new();
@@ -246,17 +249,18 @@ async fn a_slow_store_makes_acks_late_and_nothing_else() {
     working.stop().await;
 }
 
-/// Guards the tenure as the fence: an owner that believes in its lease while another one works acknowledges nothing,
-/// and its late row is not there. Where a tenancy does not run out the first one acknowledges seq 1 as well.
+/// Guards the tenure as the fence. An owner that believes in its lease while another one works acknowledges nothing,
+/// and its late row does not count. If a tenure read stayed valid for ever, the first owner would acknowledge seq 1 as
+/// well.
 #[tokio::test]
-async fn who_was_displaced_acknowledges_nothing() {
+async fn a_displaced_owner_acknowledges_nothing() {
     let world = World::new();
     let twin = World::of(world.bus.clone(), world.store.twin());
     let mut gateway = world.gateway("gw-1").await;
     let one = world.work(1);
     world.worked(&mut gateway).await;
     hold_the_first_row(&world, &gateway).await;
-    // It does not hear that it was displaced either.
+    // With reads held, the first owner does not notice that it was displaced.
     world.store.hold(Call::Read);
     let other = twin.work(2);
     assert_eq!(gateway.outcome(1).await, "seq 1");
@@ -271,10 +275,10 @@ async fn who_was_displaced_acknowledges_nothing() {
     other.kill().await;
 }
 
-/// Guards the giving back of what was taken and not worked yet: without it the next owner waits for a hand-over that
-/// does not come, and begins another life. Nor does the process wait for such a partition when it stops.
+/// Guards giving back a tenure that was taken but not used yet. Without it, the next owner waits for a hand-over that
+/// never comes, and starts a new incarnation. The process also stops without waiting for such a partition.
 #[tokio::test]
-async fn who_is_stopped_while_it_begins_gives_the_partition_back() {
+async fn a_worker_stopped_while_it_starts_gives_the_partition_back() {
     let world = World::new();
     let first = world.publish(Vec::new()).await;
     let life = Incarnation::new(1, first + 1, 1_000_000_000);
@@ -298,10 +302,10 @@ async fn who_is_stopped_while_it_begins_gives_the_partition_back() {
     working.stop().await;
 }
 
-/// Guards the silence after displacing a holder, which may still acknowledge: who is stopped in it keeps what it took,
-/// or the next owner would find nobody whose silence to wait for.
+/// Guards the wait after displacing a holder, which may still acknowledge. A worker that is stopped during this wait
+/// keeps the tenure. Otherwise the next owner would find no holder and would not wait.
 #[tokio::test]
-async fn who_is_stopped_in_the_silence_gives_nothing_back() {
+async fn a_worker_stopped_while_it_waits_for_a_displaced_owner_keeps_the_tenure() {
     let world = World::new();
     let mut gateway = world.gateway("gw-1").await;
     let displaced = world.work(1);
@@ -319,10 +323,10 @@ fn holder(world: &World) -> Option<Holder> {
     world.store.tables().partitions[&0].tenure.clone().and_then(|tenure| tenure.holder)
 }
 
-/// Before, the panic of one partition's task ended its process, and then that of whoever took the partition over: all
-/// partitions of all workers stood still in turn.
+/// Before the fix, a panic of one partition's task ended its process, and then the process of each successor, until all
+/// partitions of all workers stood still.
 #[tokio::test]
-async fn a_partition_whose_task_panics_is_begun_again() {
+async fn a_partition_whose_task_panics_is_restarted() {
     let world = World::new();
     let mut gateway = world.gateway("gw-1").await;
     let panics = crate::metrics::PANICS.get();

@@ -1,6 +1,6 @@
-//! The ways in which a store in memory fails.
+//! The ways in which the in-memory store can fail.
 
-/// A call that can fail or wait.
+/// A kind of call that can fail or wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Call {
     Append,
@@ -15,12 +15,12 @@ pub(super) enum Call {
 /// How a call fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// Nothing was done.
+    /// An error although nothing was written.
     Lost,
-    /// All was done.
+    /// An error although everything was written.
     Lied,
-    /// The first half was done.
+    /// An error after the first half was written.
     Half,
-    /// A bug: the call panics.
+    /// The call panics, as with a bug.
     Panic,
 }

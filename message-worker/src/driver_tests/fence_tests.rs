@@ -1,4 +1,4 @@
-//! What is shown of a conversation is committed, and showing it writes nothing for good unless that hangs on it.
+//! Reads and joins return only committed rows, and they write nothing unless their answer depends on it.
 
 use super::bus::TestBus;
 use super::harness::{LIFE, World, content, interest, until};
@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// Another worker, which answers reads from a replica of its own.
+/// Another worker. It answers reads from the same store.
 struct Reader {
     bus: Arc<TestBus>,
     stop: CancellationToken,
@@ -65,8 +65,8 @@ impl Reader {
     }
 }
 
-/// A second life whose owner has loaded the room with `m1` and stands still before it seals that, when a write of the
-/// former life lands at seq 2.
+/// A second incarnation. Its owner has loaded the room with `m1` and pauses before sealing it, and a late write of the
+/// first incarnation arrives at seq 2.
 async fn stray_before_the_seal(
     store: &Arc<MemoryStore>,
 ) -> (World, super::harness::Gateway, super::harness::Working) {
@@ -81,9 +81,10 @@ async fn stray_before_the_seal(
     (world, gateway, working)
 }
 
-/// Before, a gateway that read just then was given the stray at seq 2, delivered it, and never heard `m2`.
+/// Before the fix, a gateway that read at this moment received the stray at seq 2, delivered it, and never received
+/// `m2`.
 #[tokio::test]
-async fn what_nobody_committed_is_not_read_above_what_is_known() {
+async fn rows_above_the_known_head_are_not_returned() {
     let store = MemoryStore::new();
     let (world, mut gateway, working) = stray_before_the_seal(&store).await;
     let reader = Reader::start(&world, &store);
@@ -96,9 +97,9 @@ async fn what_nobody_committed_is_not_read_above_what_is_known() {
     reader.end().await;
 }
 
-/// Before, history showed the stray, and something else at its seq later.
+/// Before the fix, history returned the stray first, and another event at its seq later.
 #[tokio::test]
-async fn what_history_shows_stays() {
+async fn history_that_was_returned_does_not_change() {
     type Read = fn(&Reader) -> std::pin::Pin<Box<dyn Future<Output = Vec<(u64, String)>> + '_>>;
     let reads: [Read; 3] = [
         |reader| Box::pin(reader.after(1, None)),
@@ -120,12 +121,13 @@ async fn what_history_shows_stays() {
     }
 }
 
-/// Before, each of them wrote a seal and deletions, and took a place in memory from what exists.
+/// Before the fix, each join of a nonexistent conversation wrote a seal and deletions, and pushed existing
+/// conversations out of memory.
 #[tokio::test]
-async fn joining_what_does_not_exist_writes_nothing() {
+async fn joining_a_nonexistent_conversation_writes_nothing() {
     let store = MemoryStore::new();
     store.append(vec![row(LIFE, 1, 1, kind("m1"))]).await.expect("written");
-    // Everything is known of the room from its head: nothing hangs on which rows above it count.
+    // The room's head covers all its rows, so the answer does not depend on which rows above it count.
     let position = Some(LIFE.position(1, 0).into());
     let head = wire::Head { seq: 1, position, messages: 1, ..wire::Head::default() };
     let (blob, timestamp_us) = (head.encode_to_vec().into(), LIFE.timestamp_us(1, 0));
@@ -144,13 +146,13 @@ async fn joining_what_does_not_exist_writes_nothing() {
     }
     assert_eq!(world.store.count(Call::Seal), 0);
     assert_eq!(world.store.tables().seals, before.seals);
-    // A command elsewhere lets those leave that are too many.
+    // A command in another conversation makes the worker evict conversations that are too many.
     world.publish(vec![gateway.send(1, "other", "x")]).await;
     assert_eq!(gateway.outcome(1).await, "seq 1");
     let loaded = world.store.count(Call::Load);
     assert_eq!(gateway.register(&["room"]).await, [("room".into(), 1)]);
     assert_eq!(world.store.count(Call::Load), loaded, "it is still in memory");
-    // What is applied is sealed all the same.
+    // A conversation is still sealed when a command is applied to it.
     world.publish(vec![gateway.send(2, "room", "m2")]).await;
     assert_eq!(gateway.outcome(2).await, "seq 2");
     assert_eq!(world.store.tables().seals["room"].incarnation, LATER.number);

@@ -1,4 +1,5 @@
-//! What gateways see of a partition: heads, refusals, batches by number, beats, and each other's ephemeral events.
+//! The messages that gateways receive from a partition: heads, refusals, numbered batches, beats, and ephemeral events
+//! of other gateways.
 
 use super::bus::TestBus;
 use super::harness::{A_WHILE, Gateway, World, conversations_of, interest, until};
@@ -18,9 +19,9 @@ fn failure(reply: wire::PartitionReply) -> String {
     }
 }
 
-/// Guards registration as join: the head that is answered, and every event above it.
+/// Guards registration as the way to join: the gateway receives the committed head and every event above it.
 #[tokio::test]
-async fn who_registers_hears_the_head_and_everything_above() {
+async fn a_registration_returns_the_head_and_all_later_events_follow() {
     let world = World::new();
     let mut writer = world.gateway("gw-1").await;
     let mut reader = world.gateway("gw-2").await;
@@ -41,7 +42,7 @@ async fn who_registers_hears_the_head_and_everything_above() {
     let numbers: Vec<u64> = reader.batches.iter().map(|batch| batch.number).collect();
     assert_eq!(numbers, (1..=numbers.len() as u64).collect::<Vec<_>>());
     assert!(reader.batches.iter().all(|batch| batch.epoch == 2));
-    // Registering anew in bulk answers only where there is more to know.
+    // A registration that replaces all others returns only conversations whose head is above the known one.
     let add = vec![interest("room", 29, &[]), interest("hall", 3, &[])];
     let listened = reader.register_with(wire::Register { replace: true, add, remove: Vec::new() }).await;
     assert_eq!(
@@ -51,9 +52,10 @@ async fn who_registers_hears_the_head_and_everything_above() {
     second.stop().await;
 }
 
-/// Guards that access is decided from stored participants, the same whether a conversation exists or not.
+/// Guards access checks: they use the stored participants, and the answer does not reveal whether a conversation
+/// exists.
 #[tokio::test]
-async fn who_does_not_participate_is_refused() {
+async fn users_that_do_not_participate_are_refused() {
     let world = World::new();
     let mut gateway = world.gateway("gw-1").await;
     let working = world.work(1);
@@ -69,9 +71,9 @@ async fn who_does_not_participate_is_refused() {
     working.stop().await;
 }
 
-/// Guards counters: a request that was overtaken must not undo what came after it.
+/// Guards the counters of requests: a request that arrives after a newer one must not undo it.
 #[tokio::test]
-async fn requests_that_come_late_or_wrong_are_refused() {
+async fn outdated_and_invalid_requests_are_refused() {
     let world = World { partitions: 2, ..World::of(TestBus::new(2), MemoryStore::new()) };
     let mut gateway = world.gateway("gw-1").await;
     let working = world.work(5);
@@ -93,9 +95,9 @@ async fn requests_that_come_late_or_wrong_are_refused() {
     working.stop().await;
 }
 
-/// Guards that loading for registrations runs beside the log, side by side, and never in its way.
+/// Guards that registrations load conversations in parallel with each other and with the log, and never delay it.
 #[tokio::test]
-async fn registrations_that_load_do_not_hold_up_the_log() {
+async fn registrations_that_load_do_not_delay_the_log() {
     let world = World::new();
     let mut writer = world.gateway("gw-1").await;
     let working = world.work(1);
@@ -117,7 +119,7 @@ async fn registrations_that_load_do_not_hold_up_the_log() {
     let (_reader, heads) = bulk.await.expect("answered");
     assert_eq!(heads.len(), 200);
     assert!(world.store.loading_most() <= 32, "{} loads at once", world.store.loading_most());
-    // A store that cannot be read is no reason to wait for the gateway's timeout.
+    // If the store cannot be read, the registration is refused at once, before the gateway's timeout.
     world.store.fail(Call::Load, &[Fault::Lost]);
     let add = vec![interest("fresh", 0, &[])];
     let register = wire::Register { replace: false, add, remove: Vec::new() };
@@ -125,9 +127,10 @@ async fn registrations_that_load_do_not_hold_up_the_log() {
     working.stop().await;
 }
 
-/// Guards the numbers, the beat and the resending: a message that the bus lost is missed and comes again, acks too.
+/// Guards batch numbers, the beat and resending: the gateway notices a message that the bus lost and receives it again,
+/// with its acks.
 #[tokio::test]
-async fn a_lost_batch_is_seen_by_the_beat_and_sent_again() {
+async fn a_lost_batch_is_noticed_by_the_beat_and_resent() {
     let world = World::new();
     let mut gateway = world.gateway("gw-1").await;
     let working = world.work(7);
@@ -157,9 +160,10 @@ async fn a_lost_batch_is_seen_by_the_beat_and_sent_again() {
     working.stop().await;
 }
 
-/// Guards that a new owner makes itself known to gateways it has only read commands of, and what lag means.
+/// Guards beats to a gateway that sent commands but never registered, and the lag that they report while a write is
+/// held.
 #[tokio::test]
-async fn a_gateway_that_only_sent_hears_beats_with_the_lag() {
+async fn a_gateway_that_never_registered_receives_beats_with_the_lag() {
     let world = World::new();
     let mut gateway = world.gateway("gw-1").await;
     world.store.hold(Call::Append);
@@ -174,9 +178,9 @@ async fn a_gateway_that_only_sent_hears_beats_with_the_lag() {
     working.stop().await;
 }
 
-/// Guards that ephemeral events reach the other gateways that listen, once for each batch, and not their sender.
+/// Guards that ephemeral events reach the other registered gateways, in one message per batch, and not their sender.
 #[tokio::test]
-async fn ephemeral_events_are_passed_to_the_others() {
+async fn ephemeral_events_reach_the_other_gateways() {
     let world = World::new();
     let (mut one, mut other) = (world.gateway("gw-1").await, world.gateway("gw-2").await);
     let working = world.work(1);
@@ -197,10 +201,10 @@ async fn ephemeral_events_are_passed_to_the_others() {
     working.stop().await;
 }
 
-/// Guards that what is applied and not written stays in memory, however much else is asked for: loaded anew from a
-/// store that does not have it yet, the next message would get its seq.
+/// Guards that a conversation with applied but unwritten commands stays in memory, however many others are requested.
+/// If it were loaded again from a store without these rows, the next message would get their seq.
 #[tokio::test]
-async fn what_is_not_written_yet_does_not_leave_memory() {
+async fn conversations_with_unwritten_rows_stay_in_memory() {
     let world = World { sharing: 5_000, ..World::new() };
     let mut gateway = world.gateway("gw-1").await;
     let working = world.work(1);
@@ -210,7 +214,7 @@ async fn what_is_not_written_yet_does_not_leave_memory() {
     let (first, second) = (all(0), all(1));
     world.store.hold(Call::Append);
     world.publish(first).await;
-    // Memory is looked through with every beat.
+    // Eviction runs with every beat.
     gateway.hear(|gateway| gateway.beats.len() >= 3).await;
     gateway.register(&rooms.iter().map(String::as_str).collect::<Vec<_>>()).await;
     world.store.release(Call::Append);
@@ -223,12 +227,12 @@ async fn what_is_not_written_yet_does_not_leave_memory() {
     assert_eq!(world.store.tables().events.len(), 12);
 }
 
-/// Guards memory: conversations leave it when there are too many, written, and come back as they were.
+/// Guards memory: surplus conversations are written, leave memory, and are the same when they are loaded again.
 #[tokio::test]
-async fn conversations_leave_memory_and_come_back() {
+async fn conversations_are_evicted_and_loaded_again() {
     let (partition, partitions) = (37, 64);
     let store = MemoryStore::new();
-    // A partition's share is then two conversations.
+    // With these numbers a partition may keep two conversations in memory.
     let world = World { partition, partitions, sharing: 5_000, ..World::of(TestBus::new(partitions), store) };
     let mut gateway = world.gateway("gw-1").await;
     let working = world.work(1);
@@ -252,10 +256,10 @@ async fn conversations_leave_memory_and_come_back() {
     assert!(rooms.iter().all(|room| tables.heads.contains_key(room)));
 }
 
-/// Before, a leaving owner refused whatever was asked for as long as its last group took, and was quicker than its
-/// successor's answer.
+/// Before the fix, a stopping owner refused all requests until its last group was written, and the refusals arrived
+/// before its successor's answers.
 #[tokio::test]
-async fn a_leaving_owner_leaves_answers_to_its_successor() {
+async fn a_stopping_owner_leaves_requests_to_its_successor() {
     let world = World::new();
     let mut gateway = world.gateway("gw-1").await;
     let leaving = world.work(1);
@@ -275,9 +279,9 @@ async fn a_leaving_owner_leaves_answers_to_its_successor() {
     working.stop().await;
 }
 
-/// Before, who had lost the lease refused, whether a successor was there or not.
+/// Before the fix, an owner that had lost its lease refused requests, whether it had a successor or not.
 #[tokio::test]
-async fn an_owner_whose_lease_has_run_out_says_nothing() {
+async fn an_owner_whose_lease_ran_out_does_not_answer() {
     let world = World::new();
     let mut gateway = world.gateway("gw-1").await;
     let paused = world.work(1);
@@ -289,10 +293,10 @@ async fn an_owner_whose_lease_has_run_out_says_nothing() {
     paused.kill().await;
 }
 
-/// Before, who was added by a row that was not committed yet could join, and heard what had been said since they were
-/// removed, however long that row took.
+/// Before the fix, a user added by a row that was not committed yet could join. They received the events since their
+/// earlier removal, however long that row took.
 #[tokio::test]
-async fn who_may_join_follows_from_what_is_committed() {
+async fn access_follows_from_committed_rows() {
     let world = World::new();
     let mut gateway = world.gateway("gw-1").await;
     let working = world.work(1);

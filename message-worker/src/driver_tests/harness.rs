@@ -1,4 +1,5 @@
-//! A partition with its log, its store, workers that come and go, and gateways that watch.
+//! The test harness: a partition with its log and store, workers that start and stop, and gateways that record what
+//! they receive.
 
 use super::bus::TestBus;
 use super::memory::MemoryStore;
@@ -24,20 +25,20 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-/// Longer than anything here takes, on a machine that is busy.
+/// Longer than anything in these tests takes, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Long enough for something that must not happen to happen.
+/// Long enough to notice an event that must not happen.
 pub(super) const A_WHILE: Duration = Duration::from_millis(150);
 
-/// The life in which tests begin, so that runs can be compared.
+/// The incarnation in which tests begin. It is fixed, so that runs can be compared.
 pub(super) const LIFE: Incarnation = Incarnation::new(1, 1, 1_000_000_000);
 
-/// A partition in this life that nobody works.
+/// The state of a partition in this incarnation without an owner.
 pub(super) fn free(incarnation: Incarnation) -> PartitionState {
     PartitionState { tenure: Some(Tenure { incarnation, epoch: 0, holder: None }), checkpoint: None }
 }
 
-/// One partition.
+/// One partition, with the log and store that its workers share.
 pub(super) struct World {
     pub(super) bus: Arc<TestBus>,
     pub(super) store: Arc<MemoryStore>,
@@ -59,7 +60,7 @@ pub(super) struct Working {
 }
 
 impl World {
-    /// Partition 0 of 1, in its first life.
+    /// Partition 0 of 1, in its first incarnation.
     pub(super) fn new() -> World {
         let world = World::of(TestBus::new(1), MemoryStore::new());
         world.store.change(|tables| {
@@ -77,7 +78,7 @@ impl World {
         self.begin(epoch, false)
     }
 
-    /// One that begins again when it panics.
+    /// Starts a worker that starts again after a panic.
     pub(super) fn work_supervised(&self, epoch: u64) -> Working {
         self.begin(epoch, true)
     }
@@ -106,7 +107,7 @@ impl World {
         let made_anew = self.exclusive;
         let task = match supervised {
             true => tokio::spawn(partition::work(context, epoch, made_anew, stop.clone())),
-            // A panic is told to whoever stops it.
+            // Without supervision, a panic becomes the task's result, and `stop` reports it.
             false => {
                 let beginnings = Arc::default();
                 tokio::spawn(partition::until_shutdown(context, epoch, made_anew, beginnings, stop.clone()))
@@ -115,7 +116,7 @@ impl World {
         Working { ours, leaving, outdated, stop, task }
     }
 
-    /// Publishes an entry.
+    /// Appends an entry with these commands to the log.
     pub(super) async fn publish(&self, commands: Vec<wire::Command>) -> u64 {
         self.publish_bytes(wire::Entry { commands, version: 0 }.encode_to_vec().into()).await
     }
@@ -127,7 +128,7 @@ impl World {
 
     pub(super) async fn publish_tagged(&self, tag: u64, payload: Bytes) -> u64 {
         let tag = Tag((u128::from(self.partition) << 64 | u128::from(tag)).to_be_bytes());
-        self.bus.append(self.partition, tag, payload).await.expect("the log takes it")
+        self.bus.append(self.partition, tag, payload).await.expect("the log accepts the entry")
     }
 
     pub(super) async fn gateway(&self, name: &str) -> Gateway {
@@ -146,7 +147,7 @@ impl World {
         }
     }
 
-    /// Waits until the store's checkpoint is at an entry.
+    /// Waits until the store's checkpoint reaches an entry.
     pub(super) async fn checkpointed(&self, sequence: u64) {
         let store = &self.store;
         until(|| store.checkpoint().is_some_and(|checkpoint| checkpoint.position.sequence >= sequence)).await;
@@ -167,47 +168,47 @@ impl World {
 }
 
 impl Working {
-    /// The process is about to stop: whether that need not wait for what this one has gathered.
+    /// Announces that the process is about to stop. Returns whether the worker wrote its pending results in time.
     pub(super) async fn leaves(&self) -> bool {
         self.leaving.begin(1).await
     }
 
-    /// Tells it to end.
+    /// Signals the worker to stop, without waiting.
     pub(super) fn end(&self) {
         self.stop.cancel();
     }
 
-    /// Ends it in good order.
+    /// Stops the worker in good order.
     pub(super) async fn stop(self) {
         self.leaving.begin(1).await;
         self.stop.cancel();
         timeout(PATIENCE, self.task).await.expect("it ends").expect("it does not panic");
     }
 
-    /// Ends it in good order, once the store's checkpoint is at an entry.
+    /// Waits until the store's checkpoint reaches an entry, then stops the worker in good order.
     pub(super) async fn stop_when(self, world: &World, sequence: u64) {
         world.checkpointed(sequence).await;
         self.stop().await;
     }
 
-    /// Kills it where it stands.
+    /// Kills the worker at its current await.
     pub(super) async fn kill(self) {
         self.task.abort();
         assert!(self.task.await.expect_err("killed").is_cancelled(), "it panicked");
     }
 }
 
-/// Waits until `met`.
+/// Waits until `met` returns true.
 pub(super) async fn until(mut met: impl FnMut() -> bool) {
     let waited = timeout(PATIENCE, async {
         while !met() {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     });
-    waited.await.expect("it comes to be");
+    waited.await.expect("the condition is met in time");
 }
 
-/// A gateway that remembers what it heard.
+/// A gateway that records everything that it receives.
 pub(super) struct Gateway {
     pub(super) name: String,
     bus: Arc<TestBus>,
@@ -238,7 +239,7 @@ impl Gateway {
         }
     }
 
-    /// Listens until `met`.
+    /// Receives messages until `met` returns true.
     pub(super) async fn hear(&mut self, met: impl Fn(&Gateway) -> bool) {
         let heard = timeout(PATIENCE, async {
             while !met(self) {
@@ -249,7 +250,7 @@ impl Gateway {
         heard.await.unwrap_or_else(|_| panic!("{}: never heard; outcomes {:?}", self.name, self.outcomes));
     }
 
-    /// Listens for a while.
+    /// Receives messages for this time.
     pub(super) async fn hear_for(&mut self, time: Duration) {
         tokio::time::sleep(time).await;
         while let Some(incoming) = self.subscription.try_next() {
@@ -257,19 +258,19 @@ impl Gateway {
         }
     }
 
-    /// The first outcome of a command.
+    /// Waits for the first outcome of a command, as [`told`] formats it.
     pub(super) async fn outcome(&mut self, request: u64) -> String {
         self.hear(|gateway| gateway.outcomes.contains_key(&request)).await;
         told(&self.outcomes[&request][0])
     }
 
-    /// Contents of all messages heard, by seq, in order.
+    /// The contents of all received events, with their seqs, in order.
     pub(super) fn contents(&self) -> Vec<(u64, String)> {
         let events = self.batches.iter().flat_map(|batch| &batch.events);
         events.map(|event| (event.seq, content(event))).collect()
     }
 
-    /// A command of this gateway.
+    /// A command of this gateway that sends a message.
     pub(super) fn send(&self, request: u64, conversation: &str, content: &str) -> wire::Command {
         let message = wire::SendMessage { content: content.into(), ..wire::SendMessage::default() };
         self.command(request, conversation, "ann", Body::SendMessage(message))
@@ -305,7 +306,7 @@ impl Gateway {
             loop {
                 match self.bus.request(&subject, payload.clone(), PATIENCE).await {
                     Ok(reply) => return reply,
-                    // Nobody works the partition yet.
+                    // No worker owns the partition yet.
                     Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
                 }
             }
@@ -333,7 +334,7 @@ pub(super) fn interest(conversation: &str, known_head: u64, check: &[&str]) -> w
     wire::Interest { conversation: conversation.into(), known_head, check }
 }
 
-/// `seq N`, `repeated N`, or the error's code.
+/// Formats an outcome as `seq N`, `repeated N`, or the error's code.
 pub(super) fn told(body: &outcome::Body) -> String {
     match body {
         outcome::Body::Accepted(accepted) if accepted.repeated => format!("repeated {}", accepted.seq),

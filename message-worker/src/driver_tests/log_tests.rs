@@ -1,4 +1,4 @@
-//! The log forgets, breaks, and holds what cannot be worked.
+//! The log loses entries, its readers break, and it holds entries that cannot be applied.
 
 use super::bus::TestBus;
 use super::harness::{A_WHILE, LIFE, World, conversations_of, until};
@@ -8,9 +8,9 @@ use carillon_runtime::bus::{Bus as _, LEASE_MS};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// Guards tags and incarnations: sequences of a log that was made anew say nothing about what was worked before.
+/// Guards tags and incarnations: the sequences of a recreated log have no relation to entries that were applied before.
 #[tokio::test]
-async fn a_log_made_anew_begins_another_life_and_nothing_is_told_twice() {
+async fn a_recreated_log_starts_a_new_incarnation_and_outcomes_are_sent_once() {
     let world = World::new();
     let mut gateway = world.gateway("gw-1").await;
     let working = world.work(1);
@@ -22,13 +22,13 @@ async fn a_log_made_anew_begins_another_life_and_nothing_is_told_twice() {
     gateway.hear(|gateway| gateway.outcomes.len() == 3).await;
     working.stop().await;
 
-    // The streams are recreated. What is published before anyone notices is never acknowledged, by design.
+    // The streams are recreated. A command that is published before a worker notices is never acknowledged, by design.
     let anew = World::of(TestBus::new(1), world.store.clone());
     let mut gateway = anew.gateway("gw-1").await;
     anew.publish(vec![commands[4].clone()]).await;
     let working = anew.work(2);
     anew.worked(&mut gateway).await;
-    // Their senders send again; and one whose ack was lost does too.
+    // The senders send again, and so does a sender whose ack was lost.
     anew.publish(vec![commands[4].clone(), commands[2].clone(), commands[5].clone()]).await;
     assert_eq!(gateway.outcome(5).await, "seq 5");
     assert_eq!(gateway.outcome(4).await, "seq 4");
@@ -43,10 +43,11 @@ async fn a_log_made_anew_begins_another_life_and_nothing_is_told_twice() {
     assert_eq!(rows[&("room".into(), 4)].position.incarnation, 2);
 }
 
-/// Guards the tags of rows: the log still holds the checkpoint, but above it lost what was worked and has grown
-/// over it. Without the look at the row's tag, the new entries at those sequences count as applied.
+/// Guards the tags of rows. The log still holds the checkpoint's entry; above it, it lost entries that were applied and
+/// has new ones in their place. Without the check of the row's tag, the new entries at those sequences count as
+/// applied.
 #[tokio::test]
-async fn a_log_that_lost_its_tail_is_recognised_by_the_rows() {
+async fn a_log_that_lost_its_tail_is_noticed_by_the_tags_of_rows() {
     let world = World::new();
     let mut gateway = world.gateway("gw-1").await;
     let working = world.work(1);
@@ -59,21 +60,21 @@ async fn a_log_that_lost_its_tail_is_recognised_by_the_rows() {
     world.store.release(Call::Checkpoint);
 
     let lossy = World::of(TestBus::new(1), world.store.clone());
-    let kept = world.bus.log_entry(0, 1).await.expect("asked").expect("held");
+    let kept = world.bus.log_entry(0, 1).await.expect("the bus answers").expect("the log holds it");
     lossy.bus.append(0, kept.tag, kept.payload).await.expect("kept");
     let mut gateway = lossy.gateway("gw-1").await;
     lossy.publish(vec![gateway.send(3, "room", "m3")]).await;
     let working = lossy.work(2);
-    // Life 2 takes over from one that was killed, and finds that the log is another one.
+    // Incarnation 2 takes over from a killed owner, and then finds that the log has other entries.
     until(|| lossy.store.tables().partitions[&0].incarnation().is_some_and(|life| life.number == 3)).await;
     lossy.publish(vec![gateway.send(3, "room", "m3")]).await;
     assert_eq!(gateway.outcome(3).await, "seq 3", "m2 was acknowledged and stays");
     working.stop().await;
 }
 
-/// Guards the look at the log once a second: acks stop when the ground has moved under a running worker.
+/// Guards the check of the log once a second: a running worker stops acknowledging when the log has lost entries.
 #[tokio::test]
-async fn a_running_worker_notices_that_the_log_forgot() {
+async fn a_running_worker_notices_that_the_log_lost_entries() {
     let world = World::new();
     let mut gateway = world.gateway("gw-1").await;
     let working = world.work(1);
@@ -91,7 +92,7 @@ async fn a_running_worker_notices_that_the_log_forgot() {
     working.stop().await;
 }
 
-/// Guards the new reader after a broken one: it goes on where the old one ended, with the same state.
+/// Guards the new reader after one that broke: it goes on where the old one ended, with the same state.
 #[tokio::test]
 async fn broken_readers_lose_and_repeat_nothing() {
     let world = World::new();
@@ -107,9 +108,10 @@ async fn broken_readers_lose_and_repeat_nothing() {
     assert!(gateway.outcomes.values().all(|told| told.len() == 1));
 }
 
-/// Guards the look at each entry's sequence, whatever a reader promises: an entry that is missed is lost for good.
+/// Guards the check of each entry's sequence, whatever a reader promises: an entry that is skipped here is lost for
+/// good.
 #[tokio::test]
-async fn readers_that_leave_something_out_are_not_believed() {
+async fn entries_that_a_reader_leaves_out_are_read_again() {
     let world = World::new();
     let mut gateway = world.gateway("gw-1").await;
     world.bus.gapping.store(3, Ordering::SeqCst);
@@ -124,9 +126,10 @@ async fn readers_that_leave_something_out_are_not_believed() {
     working.stop().await;
 }
 
-/// Guards the record of what is passed over: durable before anyone passes it, and honoured by every replay.
+/// Guards the record of skipped commands: it is durable before any worker passes the command, and every replay follows
+/// it.
 #[tokio::test]
-async fn poison_is_passed_over_only_once_that_is_recorded() {
+async fn poison_is_skipped_only_after_the_skip_is_recorded() {
     let world = World::new();
     let mut gateway = world.gateway("gw-1").await;
     world.store.fail(Call::Skip, &[Fault::Lost, Fault::Lied]);
@@ -141,7 +144,7 @@ async fn poison_is_passed_over_only_once_that_is_recorded() {
     working.stop().await;
     let skipped: Vec<_> = world.store.tables().skips[&0].iter().copied().collect();
     assert_eq!(skipped, [LIFE.position(1, 0)]);
-    // A replay takes the record's word for it, even where nothing is wrong with the command.
+    // A replay skips a recorded command even if nothing is wrong with it.
     let other = World::of(TestBus::new(1), MemoryStore::new());
     other.store.change(|tables| {
         tables.partitions = world.store.tables().partitions;
@@ -156,7 +159,8 @@ async fn poison_is_passed_over_only_once_that_is_recorded() {
     assert_eq!(other.contents("room"), [(1, "m1".into()), (2, "m3".into())]);
 }
 
-/// Guards conversations against being written from two partitions' logs, where roles disagree on their number.
+/// Guards conversations against being written from the logs of two partitions, when roles have different numbers of
+/// partitions.
 #[tokio::test]
 async fn a_conversation_of_another_partition_is_poison() {
     let world = World { partition: 1, partitions: 2, ..World::of(TestBus::new(2), MemoryStore::new()) };
@@ -174,7 +178,7 @@ async fn a_conversation_of_another_partition_is_poison() {
     assert_eq!(world.store.tables().skips[&1].len(), 1);
 }
 
-/// Guards memory: a log of this process keeps nothing that is checkpointed, a shared one ten minutes of it.
+/// Guards memory: a log that belongs to one process keeps nothing below the checkpoint, a shared log keeps ten minutes.
 #[tokio::test]
 async fn a_log_is_purged_below_the_checkpoint_and_never_above() {
     for exclusive in [true, false] {
@@ -193,14 +197,14 @@ async fn a_log_is_purged_below_the_checkpoint_and_never_above() {
     }
 }
 
-/// Guards lists in standalone: there is no log to replay after the power failed, so what a list shows is on disk
-/// before its cause is acknowledged.
+/// Guards lists in standalone: after a power failure there is no log to replay, so the rows that a list shows are on
+/// disk before the command is acknowledged.
 #[tokio::test]
-async fn an_acknowledged_participant_survives_a_process_with_its_own_bus() {
+async fn an_acknowledged_participant_survives_a_power_failure_in_standalone() {
     let world = World { exclusive: true, ..World::of(TestBus::new(1), MemoryStore::new()) };
     let mut gateway = world.gateway("gw-1").await;
     let working = world.work(1);
-    // The flush of this second is over; the next one is far away.
+    // Wait until this second's flush is over, so that the next one is far away.
     world.publish(vec![gateway.send(1, "other", "x")]).await;
     world.checkpointed(1).await;
     world.store.be_lazy();
@@ -212,9 +216,9 @@ async fn an_acknowledged_participant_survives_a_process_with_its_own_bus() {
     assert!(world.store.tables().participants.contains_key(&("room".into(), "ann".into())));
 }
 
-/// Guards standalone restarts: a log in memory is new with the process, and worked from its first entry, at once.
+/// Guards standalone restarts: a log in memory starts with the process, and is worked from its first entry at once.
 #[tokio::test]
-async fn a_process_with_its_own_bus_begins_another_life_without_waiting() {
+async fn a_standalone_process_starts_a_new_incarnation_without_waiting() {
     let first = World { exclusive: true, ..World::of(TestBus::new(1), MemoryStore::new()) };
     let mut gateway = first.gateway("gw-1").await;
     let working = first.work(1);

@@ -1,5 +1,5 @@
-//! A store in memory that keeps the trait's promises and no more: writes may fail with or without having been
-//! done, may wait, and may stop in the middle as in a crash.
+//! An in-memory store that keeps the promises of the trait and no more. Its calls can fail before or after they have
+//! written, can wait, and can stop in the middle as in a crash.
 
 pub(super) use super::faults::{Call, Fault};
 use super::tables::Tables;
@@ -20,22 +20,22 @@ use tokio::sync::watch;
 struct State {
     tables: Tables,
     faults: HashMap<Call, VecDeque<Fault>>,
-    /// Cells that may still be written; then everything stands still.
+    /// Cells that may still be written. At 0, every write waits for ever.
     fuse: Option<usize>,
-    /// Rows written over with other bytes at the same timestamp: never to happen.
+    /// Rows that were written with other bytes at an existing row's timestamp. This must never happen.
     torn: Vec<EventRow>,
     calls: Vec<Call>,
-    /// Conversations that cannot be read, by a range of tokens without a quorum; `*`: nothing can.
+    /// Conversations that cannot be read, as if their token range had no quorum. `*`: nothing can be read.
     unreadable: BTreeSet<String>,
     loading: usize,
     loading_most: usize,
-    /// What the disk has, of a store whose projections are durable only with the rows or checkpoints after them.
+    /// The tables as on disk, after [`MemoryStore::be_lazy`]: projections reach the disk only with the rows or
+    /// checkpoints after them.
     disk: Option<Tables>,
-    /// Makes calls take turns of different lengths.
+    /// The seed of the delays of calls; 0 means no delays.
     unevenness: u64,
 }
 
-/// A store in memory.
 pub(super) struct MemoryStore {
     state: Arc<Mutex<State>>,
     held: watch::Sender<BTreeSet<Call>>,
@@ -46,22 +46,22 @@ impl MemoryStore {
         Arc::new(MemoryStore { state: Arc::default(), held: watch::Sender::default() })
     }
 
-    /// The same store, whose calls are held apart from this one's.
+    /// The same store as another process sees it: [`MemoryStore::hold`] affects only one of the two.
     pub(super) fn twin(&self) -> Arc<MemoryStore> {
         Arc::new(MemoryStore { state: self.state.clone(), held: watch::Sender::default() })
     }
 
-    /// The next calls of this kind fail like this.
+    /// Makes the next calls of this kind fail, each with the next of these faults.
     pub(super) fn fail(&self, call: Call, faults: &[Fault]) {
         self.state.lock().faults.entry(call).or_default().extend(faults);
     }
 
-    /// This conversation cannot be read from now on; `*`: nothing can.
+    /// Makes a conversation unreadable. `*`: nothing can be read.
     pub(super) fn lose_quorum(&self, of: &str) {
         self.state.lock().unreadable.insert(of.to_owned());
     }
 
-    /// Everything can be read again.
+    /// Makes everything readable again.
     pub(super) fn regain_quorum(&self) {
         self.state.lock().unreadable.clear();
     }
@@ -71,12 +71,12 @@ impl MemoryStore {
         if lost.contains(of) || lost.contains("*") { Err(StoreError("no quorum".into())) } else { Ok(()) }
     }
 
-    /// Calls of this kind wait from now on.
+    /// Makes calls of this kind wait.
     pub(super) fn hold(&self, call: Call) {
         self.held.send_modify(|held| held.extend([call]));
     }
 
-    /// And no longer.
+    /// Lets calls of this kind go on.
     pub(super) fn release(&self, call: Call) {
         self.held.send_modify(|held| held.retain(|other| *other != call));
     }
@@ -87,23 +87,23 @@ impl MemoryStore {
         state.disk = Some(state.tables.clone());
     }
 
-    /// What is not on disk is gone.
+    /// Drops everything that is not on disk.
     pub(super) fn lose_power(&self) {
         let state = &mut *self.state.lock();
-        state.tables = state.disk.clone().expect("lazy");
+        state.tables = state.disk.clone().expect("the store is lazy");
     }
 
-    /// After this many cells more, every write stands still.
+    /// After this many more cells, every write waits for ever.
     pub(super) fn crash_after(&self, cells: usize) {
         self.state.lock().fuse = Some(cells);
     }
 
-    /// Writes go through again.
+    /// Lets writes go through again.
     pub(super) fn repair(&self) {
         self.state.lock().fuse = None;
     }
 
-    /// Whether the fuse has blown.
+    /// Whether the cells of [`MemoryStore::crash_after`] are used up.
     pub(super) fn has_crashed(&self) -> bool {
         self.state.lock().fuse == Some(0)
     }
@@ -124,7 +124,7 @@ impl MemoryStore {
         self.state.lock().calls.iter().filter(|made| **made == call).count()
     }
 
-    /// The most conversations that were loaded at once.
+    /// The largest number of conversations that were loaded at the same time.
     pub(super) fn loading_most(&self) -> usize {
         self.state.lock().loading_most
     }
@@ -134,7 +134,7 @@ impl MemoryStore {
         self.state.lock().tables.partitions.get(&0).and_then(|state| state.checkpoint)
     }
 
-    /// Calls take turns of lengths that follow from `seed`.
+    /// Delays calls by times that follow from `seed`.
     pub(super) fn unevenly(&self, seed: u64) {
         self.state.lock().unevenness = seed;
     }
@@ -153,7 +153,7 @@ impl MemoryStore {
         held.wait_for(|held| !held.contains(&call)).await.expect("the store outlives its calls");
     }
 
-    /// Writes cells one by one, as far as faults and the fuse let it.
+    /// Writes cells one by one, as far as the faults and `fuse` allow.
     async fn write<C>(
         &self,
         call: Call,
@@ -207,7 +207,8 @@ fn write_event(state: &mut State, row: EventRow) {
 #[async_trait]
 impl Store for MemoryStore {
     async fn append(&self, rows: Vec<EventRow>) -> Result<(), StoreError> {
-        // Rows of a group are not atomic, nor in order.
+        // The rows of a group are written one by one and in another order, because the trait promises neither atomicity
+        // nor order.
         let (seed, mut rows) = (self.state.lock().unevenness, rows);
         rows.sort_by_key(|row| stable_hash(&format!("{seed} {:?}", row.position)));
         self.write(Call::Append, rows, write_event).await
@@ -280,7 +281,7 @@ impl Store for MemoryStore {
         let head = self
             .read(Call::Load, |tables| tables.heads.get(conversation.as_str()).map(|(_, blob)| blob.clone()));
         let head = head.await;
-        // Not at one moment, but in the order that the trait promises.
+        // Head and participants are two reads, in the order that the trait promises.
         let participants =
             self.read(Call::Read, |tables| tables.participants_of(conversation.as_str())).await;
         self.state.lock().loading -= 1;

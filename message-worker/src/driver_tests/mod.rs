@@ -1,5 +1,6 @@
-//! The shell under fire: an embedded bus, a store that fails in all the ways a store can, workers that are killed,
-//! doubled and deceived. Each test says which mechanism it guards; taking that out makes it fail.
+//! Tests of the shell: an embedded bus, a store that fails in every way a store can, and workers that are killed, run
+//! twice, or believe in a lease that they lost. Each test names the mechanism that it guards; without that mechanism
+//! the test fails.
 
 mod acquainted_tests;
 mod audit_tests;

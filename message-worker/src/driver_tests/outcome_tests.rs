@@ -1,4 +1,4 @@
-//! Outcomes that gateways ask for, because the batches that told them went with their owner.
+//! Gateways request outcomes again when the batches with them were lost with their owner.
 
 use super::harness::{A_WHILE, Gateway, World, told};
 use super::memory::Call;
@@ -20,7 +20,8 @@ async fn publish(world: &World, commands: Vec<wire::Command>) -> u64 {
     world.publish_tagged(TAG as u64, wire::Entry { commands, version: 0 }.encode_to_vec().into()).await
 }
 
-/// What the owner tells of these commands of one entry, when it has read what it needs.
+/// The outcomes that the owner returns for commands of one entry. The request is repeated, because the owner first has
+/// to read.
 async fn known(gateway: &mut Gateway, tag: u128, commands: &[&wire::Command]) -> BTreeMap<u64, String> {
     let mut known = BTreeMap::new();
     for _ in 0..6 {
@@ -39,9 +40,10 @@ async fn known(gateway: &mut Gateway, tag: u128, commands: &[&wire::Command]) ->
     known
 }
 
-/// Before, an acknowledgement that was lost with its owner was told by nobody: its sender waited for a timeout.
+/// Before the fix, an acknowledgement that was lost with its owner was never sent again, and the sender waited for its
+/// timeout.
 #[tokio::test]
-async fn the_next_owner_tells_what_its_predecessor_accepted() {
+async fn the_next_owner_returns_the_outcomes_of_its_predecessor() {
     let world = World::new();
     let mut gateway = world.gateway("gw-1").await;
     let (first, other) = (gateway.send(1, "room", "m1"), gateway.send(2, "hall", "h1"));
@@ -61,9 +63,9 @@ async fn the_next_owner_tells_what_its_predecessor_accepted() {
     successor.stop().await;
 }
 
-/// Guards that an outcome that is asked for means what an acknowledgement means: the row is there.
+/// Guards that a requested outcome means the same as an acknowledgement: the row is committed.
 #[tokio::test]
-async fn what_is_not_committed_is_not_told() {
+async fn outcomes_of_uncommitted_commands_are_not_returned() {
     let world = World::new();
     let mut gateway = world.gateway("gw-1").await;
     let owner = world.work(1);

@@ -1,4 +1,4 @@
-//! Reads, answered from the store alone.
+//! Reads, which any worker answers from the store alone.
 
 use super::harness::{World, content};
 use super::memory::{Call, Fault, MemoryStore};
@@ -18,12 +18,12 @@ struct Reading {
     task: tokio::task::JoinHandle<()>,
 }
 
-/// Another worker that reads: partition 0 is the only one.
+/// Another worker that answers reads. Partition 0 is the only partition.
 pub(super) fn source(store: Arc<MemoryStore>) -> query::Reads {
     query::Reads { store, partitions: 1, exclusive: false, version: VERSION }
 }
 
-/// `room` of ann and bob with ten messages; `open` with one; `hall` of ann and eve.
+/// A world with `room` of ann and bob with ten messages, `open` with one message, and `hall` of ann and eve.
 async fn reading() -> Reading {
     let world = World::new();
     let mut gateway = world.gateway("gw-1").await;
@@ -126,7 +126,7 @@ async fn rows_above_a_gap_are_not_part_of_the_conversation() {
 }
 
 #[tokio::test]
-async fn strangers_learn_nothing() {
+async fn users_that_do_not_participate_are_refused() {
     let reading = reading().await;
     let check = |conversation: &str, check: &str| {
         read_request::Body::Events(wire::ReadEvents { check: check.into(), ..of(conversation, 5) })
@@ -151,7 +151,7 @@ async fn strangers_learn_nothing() {
 }
 
 #[tokio::test]
-async fn conversations_are_read_with_what_rows_say_above_heads() {
+async fn a_conversation_is_read_with_the_rows_above_its_head() {
     let reading = reading().await;
     reading.world.store.change(|tables| tables.heads.clear());
     let read = wire::ReadConversation { conversation: "room".into(), check: "ann".into() };
@@ -192,7 +192,7 @@ async fn a_users_conversations_and_acquaintances_are_listed() {
     };
     assert_eq!(known("ann").await, ["bob", "eve"]);
     assert_eq!(known("bob").await, ["ann"]);
-    // A conversation of more than a hundred makes nobody known.
+    // A conversation with more than 100 participants makes no acquaintances.
     reading.world.store.change(|tables| {
         for n in 0..120 {
             tables.participants.insert(("hall".into(), format!("u{n}")), (1, true));

@@ -25,7 +25,7 @@ fn start(world: &World, name: &str) -> (CancellationToken, JoinHandle<anyhow::Re
     start_of(world, name, VERSION)
 }
 
-/// A worker of all the world's partitions that knows this version of the state machine.
+/// Starts a worker of all the world's partitions that knows this version of the state machine.
 pub(super) fn start_of(
     world: &World,
     name: &str,
@@ -38,7 +38,7 @@ pub(super) fn start_of(
     (shutdown, running)
 }
 
-/// Ends a worker in good order.
+/// Stops a worker in good order.
 pub(super) async fn stopped(
     stop: CancellationToken,
     running: JoinHandle<anyhow::Result<()>>,
@@ -47,7 +47,7 @@ pub(super) async fn stopped(
     running.await.expect("no panic")
 }
 
-/// The epochs in which partitions are worked: each worker has its own.
+/// The epochs of the partitions' owners. Each worker has another epoch.
 async fn epochs(world: &World) -> BTreeSet<u64> {
     let mut epochs = BTreeSet::new();
     for partition in 0..PARTITIONS {
@@ -58,7 +58,7 @@ async fn epochs(world: &World) -> BTreeSet<u64> {
     epochs
 }
 
-/// A message to each partition, each acknowledged.
+/// Sends a message to each partition, and waits until each is acknowledged.
 async fn send_everywhere(world: &World, gateway: &mut Gateway, round: u64) {
     for partition in 0..PARTITIONS {
         let request = round * 10 + u64::from(partition);
@@ -70,7 +70,7 @@ async fn send_everywhere(world: &World, gateway: &mut Gateway, round: u64) {
     }
 }
 
-/// Guards that every partition is worked by somebody, whoever comes and goes, in good order or not.
+/// Guards that every partition has an owner, whichever workers start, stop or crash.
 #[tokio::test]
 async fn partitions_follow_the_leases() {
     let world = World { partitions: PARTITIONS, ..World::of(TestBus::new(PARTITIONS), MemoryStore::new()) };
@@ -91,11 +91,11 @@ async fn partitions_follow_the_leases() {
         panic!("not events")
     };
     assert_eq!(page.events.len(), 2);
-    // In good order: `two` takes over without waiting for a lease to run out.
+    // Stop `one` in good order: `two` takes over without waiting for a lease to run out.
     stop_one.cancel();
     one.await.expect("no panic").expect("no error");
     send_everywhere(&world, &mut gateway, 2).await;
-    // In the middle of everything.
+    // Kill `two` without notice.
     two.abort();
     assert!(two.await.expect_err("aborted").is_cancelled());
     let (stop_three, three) = start(&world, "three");
@@ -110,10 +110,10 @@ async fn partitions_follow_the_leases() {
 
 const DAY_MS: u64 = 24 * 3_600 * 1_000;
 
-/// Before, a life began with timestamps from a clock days ahead, and a database that refuses those refused all writes of
-/// the partition, whoever worked it then.
+/// Before the fix, an incarnation started with timestamps of a clock that was days ahead. A database that refuses such
+/// timestamps then refused all writes of the partition, whichever worker owned it.
 #[tokio::test]
-async fn no_life_begins_by_a_clock_that_is_days_ahead() {
+async fn no_incarnation_starts_while_the_clock_is_days_ahead() {
     let world = World::of(TestBus::new(1), MemoryStore::new());
     world.bus.clock_ahead_ms.store(3 * DAY_MS, Ordering::SeqCst);
     let working = world.work(1);
@@ -126,11 +126,11 @@ async fn no_life_begins_by_a_clock_that_is_days_ahead() {
     working.stop().await;
 }
 
-/// Before, a worker whose clock was wrong kept its partitions.
+/// Before the fix, a worker with a wrong clock kept its partitions.
 #[tokio::test(start_paused = true)]
-async fn a_worker_whose_clock_is_wrong_leaves_its_partitions_to_others() {
+async fn a_worker_with_a_wrong_clock_gives_up_its_lease() {
     let world = World { partitions: PARTITIONS, ..World::of(TestBus::new(PARTITIONS), MemoryStore::new()) };
-    let live = async || !world.bus.live_leases(crate::run::KIND).await.expect("told").is_empty();
+    let live = async || !world.bus.live_leases(crate::run::KIND).await.expect("listed").is_empty();
     let (stop, running) = start(&world, "one");
     for (ahead_ms, works) in [(0, true), (3 * DAY_MS, false), (0, true)] {
         world.bus.clock_ahead_ms.store(ahead_ms, Ordering::SeqCst);

@@ -1,4 +1,4 @@
-//! What a life of the log that is over wrote lands when another one has begun.
+//! Late writes of an earlier incarnation arrive after a new incarnation has started.
 
 use super::bus::TestBus;
 use super::harness::{LIFE, World, free, until};
@@ -11,10 +11,10 @@ use carillon_proto::wire::{self, event::Kind};
 use prost::Message as _;
 use std::sync::atomic::Ordering;
 
-/// The life after [`LIFE`]; its log was made anew.
+/// The incarnation after [`LIFE`]. Its log was recreated.
 pub(super) const LATER: Incarnation = Incarnation::new(2, 1, LIFE.base_us + 1_000_000_000);
 
-/// A partition in its second life, with an empty log.
+/// A partition in its second incarnation, with an empty log.
 pub(super) fn later(store: &MemoryStore) -> World {
     let world = World::of(TestBus::new(1), store.twin());
     world.store.change(|tables| {
@@ -24,7 +24,7 @@ pub(super) fn later(store: &MemoryStore) -> World {
     world
 }
 
-/// Another process at the same log and store.
+/// Another process with the same log and store.
 fn beside(world: &World) -> World {
     World::of(world.bus.clone(), world.store.twin())
 }
@@ -37,7 +37,7 @@ pub(super) fn kind(content: &str) -> Kind {
     Kind::Message(wire::SendMessage { content: content.into(), ..wire::SendMessage::default() })
 }
 
-/// A row that a life makes of its entry at `sequence`.
+/// The row that an incarnation writes for its log entry at `sequence`.
 pub(super) fn row(life: Incarnation, sequence: u64, seq: u64, kind: Kind) -> EventRow {
     let position = life.position(sequence, 0);
     let event = wire::Event {
@@ -64,11 +64,11 @@ fn rows(world: &World) -> Vec<(u64, u32, String)> {
     world.contents("room").into_iter().map(|(seq, content)| (seq, life(seq), content)).collect()
 }
 
-/// Guards the seal: without it the second worker finds the late row at seq 2 and writes at seq 3 what the first one
-/// writes at seq 2, both from the same entry. The second works in a life of its own, and what the first one sealed holds
-/// in it.
+/// Guards the seal. Without it, the second worker finds the late row at seq 2, and so writes at seq 3 the entry that
+/// the first worker writes at seq 2. The second worker has an incarnation of its own, in which the first worker's seal
+/// holds too.
 #[tokio::test]
-async fn a_late_row_of_an_earlier_life_does_not_come_between_two_workers() {
+async fn a_late_row_of_an_earlier_incarnation_does_not_make_two_workers_disagree() {
     let store = MemoryStore::new();
     store.append(vec![row(LIFE, 1, 1, kind("m1"))]).await.expect("written");
     let first = later(&store);
@@ -93,9 +93,10 @@ async fn a_late_row_of_an_earlier_life_does_not_come_between_two_workers() {
     assert_eq!(store.torn(), []);
 }
 
-/// Guards who comes later in a life from sealing at what it has loaded: what the first one found counts for all.
+/// Guards later workers of an incarnation against sealing at the rows that they loaded: the rows that the first worker
+/// found count for all.
 #[tokio::test]
-async fn what_was_there_before_the_seal_counts() {
+async fn rows_from_before_the_seal_count() {
     let store = MemoryStore::new();
     store.append(vec![row(LIFE, 1, 1, kind("m1")), row(LIFE, 2, 2, kind("in time"))]).await.expect("written");
     let world = later(&store);
@@ -113,14 +114,14 @@ async fn what_was_there_before_the_seal_counts() {
     assert_eq!(rows(&world)[2], (3, 2, "m3".into()));
 }
 
-/// Guards seq 0: a conversation that began with a message stays without the creation that comes late.
+/// Guards seq 0: a conversation that began with a message does not get a creation that arrives late.
 #[tokio::test]
-async fn a_late_creation_is_shut_out() {
+async fn a_late_creation_does_not_count() {
     let store = MemoryStore::new();
     let world = later(&store);
     let mut gateway = world.gateway("gw-1").await;
     let working = world.work(1);
-    // Nothing at all was there when it was sealed, for a command that was refused.
+    // The conversation was sealed for a command that was refused, when it had no rows at all.
     let forbidden =
         wire::Command { authority: wire::Authority::Participant.into(), ..gateway.send(9, "room", "no") };
     world.publish(vec![forbidden]).await;
@@ -136,10 +137,10 @@ async fn a_late_creation_is_shut_out() {
     assert_eq!(rows(&world), [(1, 2, "m1".into())]);
 }
 
-/// Guards the state beneath the rows: a head that a worker of the earlier life wrote when it had seen the late row is
-/// written later than the seal. The rows below it are folded instead.
+/// Guards the head. After the seal, a worker of the earlier incarnation saw the late row and wrote a head that covers
+/// it. The head is ignored, and the rows are folded from the first one.
 #[tokio::test]
-async fn a_late_head_of_an_earlier_life_is_not_believed() {
+async fn a_late_head_of_an_earlier_incarnation_is_not_used() {
     let store = MemoryStore::new();
     store.append(vec![row(LIFE, 1, 1, kind("m1"))]).await.expect("written");
     let sealed = Seal { incarnation: LATER.number, created: false, seq: 1 };
@@ -163,10 +164,10 @@ async fn a_late_head_of_an_earlier_life_is_not_believed() {
     assert_eq!((head.seq, head.messages, head.seal), (2, 2, Some(sealed.into())));
 }
 
-/// Guards each seal against the one before: what an earlier life had shut out does not count in a later one, even if it
-/// is still there because nobody has come to delete it.
+/// Guards each seal in the next incarnation: rows that an earlier seal excluded do not count later, even if no worker
+/// has deleted them yet.
 #[tokio::test]
-async fn an_earlier_seal_is_kept_by_the_next_life() {
+async fn an_earlier_seal_holds_in_the_next_incarnation() {
     let store = MemoryStore::new();
     store.append(vec![row(LIFE, 1, 1, kind("m1")), row(LIFE, 2, 2, kind("late"))]).await.expect("written");
     let before = Seal { incarnation: 2, created: false, seq: 1 };
@@ -182,10 +183,10 @@ async fn an_earlier_seal_is_kept_by_the_next_life() {
     assert_eq!(store.tables().seals["room"], Seal { incarnation: 3, ..before });
 }
 
-/// Guards the cost: once in a life, however often a conversation is loaded, and never in the first life or where one
-/// process has everything.
+/// Guards the cost: one seal per incarnation, however often a conversation is loaded. No seals in the first incarnation
+/// or in standalone.
 #[tokio::test]
-async fn a_conversation_is_sealed_once_in_a_life() {
+async fn a_conversation_is_sealed_once_per_incarnation() {
     let store = MemoryStore::new();
     store.append(vec![row(LIFE, 1, 1, kind("m1"))]).await.expect("written");
     let mut world = later(&store);
@@ -210,7 +211,7 @@ async fn a_conversation_is_sealed_once_in_a_life() {
     }
 }
 
-/// Guards people against a conversation that ends for no reason that anybody could see.
+/// Guards the metric for rows that are out of order. Without it, operators cannot see why a conversation ends there.
 #[tokio::test]
 async fn a_row_out_of_order_is_reported() {
     let world = World::new();
@@ -225,10 +226,10 @@ async fn a_row_out_of_order_is_reported() {
     working.stop().await;
 }
 
-/// Guards the landmark of a life that has worked nothing yet: without the one that was checkpointed when it began,
-/// nobody looks at the log before its first entry comes.
+/// Guards the landmark of an incarnation that has applied nothing yet. Without the checkpoint that is written when it
+/// starts, the log is not checked before its first entry arrives.
 #[tokio::test]
-async fn a_life_is_recognised_by_its_log_from_the_beginning() {
+async fn an_incarnation_is_checked_against_its_log_from_the_beginning() {
     let world = World::new();
     let mut gateway = world.gateway("gw-1").await;
     world.publish(vec![gateway.send(1, "room", "never acknowledged")]).await;

@@ -1,4 +1,4 @@
-//! A conversation that cannot be read is refused, and all others go on.
+//! The commands of a conversation that cannot be read are refused, and all other conversations go on.
 
 use super::audit_tests::auditor;
 use super::harness::{Gateway, LIFE, World, interest, until};
@@ -17,7 +17,7 @@ use prost::Message as _;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// The head of the room as a newer version writes it.
+/// Writes a head of the room with a version that no build knows.
 async fn damage(world: &World) {
     let position = Some(LIFE.position(1, 0).into());
     let head = wire::Head { seq: 1, version: u32::MAX, position, ..wire::Head::default() };
@@ -27,12 +27,12 @@ async fn damage(world: &World) {
     world.store.project(vec![head]).await.expect("written");
 }
 
-/// Somebody has put right what was wrong.
+/// Removes the unreadable head, as an operator's repair would.
 fn repair(world: &World) {
     world.store.change(|tables| drop(tables.heads.remove("room")));
 }
 
-/// Sends to the room until that is accepted.
+/// Sends messages to the room until one is accepted, and returns its outcome.
 async fn sends_again(world: &World, gateway: &mut Gateway, mut request: u64) -> String {
     loop {
         world.publish(vec![gateway.send(request, "room", &format!("m{request}"))]).await;
@@ -44,9 +44,9 @@ async fn sends_again(world: &World, gateway: &mut Gateway, mut request: u64) -> 
     }
 }
 
-/// Before, nothing of the whole partition was acknowledged any more, and every join in it failed.
+/// Before the fix, one damaged conversation stopped all acknowledgements of its partition, and every join in it failed.
 #[tokio::test(start_paused = true)]
-async fn a_damaged_conversation_holds_up_no_other() {
+async fn a_damaged_conversation_does_not_stop_others() {
     let world = World::new();
     damage(&world).await;
     let mut gateway = world.gateway("gw-1").await;
@@ -77,14 +77,14 @@ async fn a_damaged_conversation_holds_up_no_other() {
     assert!(report.is_ok(), "{report}");
 }
 
-/// Guards the record: what a client was told to be refused is not applied by who works the log again, although the
-/// conversation can be read by then.
+/// Guards the record of a suspension: a command that was refused is not applied by a replay, although the conversation
+/// can be read by then.
 #[tokio::test(start_paused = true)]
-async fn what_was_refused_is_not_applied_by_a_replay() {
+async fn a_replay_does_not_apply_refused_commands() {
     let world = World::new();
     damage(&world).await;
     let mut gateway = world.gateway("gw-1").await;
-    // The record fails at first, and nobody is told before it is there.
+    // Recording fails at first, and the refusal is not sent before the record exists.
     world.store.fail(Call::Skip, &[Fault::Lost, Fault::Lied]);
     let working = world.work(1);
     world.publish(vec![gateway.send(1, "room", "refused")]).await;
@@ -94,7 +94,7 @@ async fn what_was_refused_is_not_applied_by_a_replay() {
     assert_eq!(told, "seq 1");
     let accepted = world.contents("room");
     working.kill().await;
-    // The successor works everything again, in another life, without what was stored of it.
+    // The successor replays everything in another incarnation, without the conversation's stored rows.
     world.store.change(|tables| {
         tables.partitions.get_mut(&0).expect("there").checkpoint = None;
         tables.events.clear();
@@ -109,9 +109,10 @@ async fn what_was_refused_is_not_applied_by_a_replay() {
     assert_eq!(world.contents("room"), accepted);
 }
 
-/// Before, one range of tokens without a quorum stopped the partition. A hiccup suspends nobody.
+/// Before the fix, one token range without a quorum stopped the whole partition. A failure of one second suspends no
+/// conversation.
 #[tokio::test(start_paused = true)]
-async fn a_range_without_quorum_holds_up_no_other() {
+async fn a_token_range_without_quorum_does_not_stop_others() {
     let world = World::new();
     let mut gateway = world.gateway("gw-1").await;
     let working = world.work(1);
@@ -144,9 +145,9 @@ async fn a_range_without_quorum_holds_up_no_other() {
     working.stop().await;
 }
 
-/// Guards everybody against being refused because the whole store is away: the log keeps what is sent meanwhile.
+/// Guards against suspensions while the whole store is away: the log keeps the commands that are sent meanwhile.
 #[tokio::test(start_paused = true)]
-async fn a_store_that_is_away_suspends_nobody() {
+async fn a_store_that_is_away_suspends_no_conversation() {
     let world = World::new();
     let mut gateway = world.gateway("gw-1").await;
     let working = world.work(1);
@@ -160,9 +161,9 @@ async fn a_store_that_is_away_suspends_nobody() {
     working.stop().await;
 }
 
-/// Before, one conversation that could not be read broke its participants' lists, and whom they see.
+/// Before the fix, one unreadable conversation broke its participants' lists and their acquaintances.
 #[tokio::test]
-async fn lists_leave_out_what_cannot_be_read() {
+async fn lists_leave_out_unreadable_conversations() {
     let world = World::new();
     let mut gateway = world.gateway("gw-1").await;
     let working = world.work(1);

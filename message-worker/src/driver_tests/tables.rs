@@ -1,4 +1,4 @@
-//! What a store in memory holds: tables whose cells know their write timestamps.
+//! The tables of the in-memory store. Their cells have write timestamps.
 
 use crate::store::{EventRow, PartitionState, Projection, SEALED_ROWS_MAX, Seal, SentRow, Suspension};
 use bytes::Bytes;
@@ -6,7 +6,7 @@ use carillon_proto::id::UserId;
 use carillon_proto::position::Position;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Everything that is stored, comparable.
+/// Everything that is stored. Two values can be compared.
 #[derive(Debug, Default, Clone, PartialEq)]
 pub(super) struct Tables {
     pub(super) events: BTreeMap<(String, u64), EventRow>,
@@ -15,14 +15,15 @@ pub(super) struct Tables {
     pub(super) sent: BTreeMap<(String, String), BTreeMap<i64, SentRow>>,
     pub(super) partitions: BTreeMap<u32, PartitionState>,
     pub(super) seals: BTreeMap<String, Seal>,
-    /// Rows of a conversation with timestamps up to these that its seal does not count are not there.
+    /// Seals by conversation, each with its timestamp. A row with a timestamp up to this that the seal does not count
+    /// is void.
     pub(super) shut_out: BTreeMap<String, Vec<(Seal, i64)>>,
     pub(super) skips: BTreeMap<u32, BTreeSet<Position>>,
     pub(super) suspensions: BTreeMap<(u32, String), (i64, Suspension)>,
 }
 
 impl Tables {
-    /// Writes a row; returns it if another one has the same timestamp.
+    /// Writes a row. Returns it if the stored row has the same timestamp and other bytes.
     pub(super) fn write_event(&mut self, row: EventRow) -> Option<EventRow> {
         let key = (row.conversation.as_str().to_owned(), row.seq);
         if self.is_shut_out(&row) {
@@ -39,7 +40,7 @@ impl Tables {
     fn is_shut_out(&self, row: &EventRow) -> bool {
         let shut_out = self.shut_out.get(row.conversation.as_str()).into_iter().flatten();
         shut_out.clone().any(|(seal, timestamp_us)| {
-            // Whatever has been written in the seal's life has a higher timestamp.
+            // Rows of the seal's own incarnation have higher timestamps.
             let reached = row.seq <= seal.seq + SEALED_ROWS_MAX;
             row.timestamp_us <= *timestamp_us && reached && !seal.counts(0, row.seq)
         })

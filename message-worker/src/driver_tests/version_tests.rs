@@ -1,4 +1,5 @@
-//! Versions of the state machine: where one begins, and what a build does that does not know it.
+//! Versions of the state machine: where a version starts, and how a build stops that does not know it
+//! (`docs/decisions/0022-a-version-begins-by-a-log-entry.md`).
 
 use super::bus::TestBus;
 use super::harness::{A_WHILE, LIFE, World, until};
@@ -30,10 +31,10 @@ fn version(world: &World) -> Option<u32> {
     world.store.checkpoint().map(|checkpoint| checkpoint.version)
 }
 
-/// Guards the order: what follows the entry is worked when a checkpoint names the version, and heads name it from then
-/// on.
+/// Guards the order: entries after the version's entry are applied only when a checkpoint names the version. From then
+/// on heads name it too.
 #[tokio::test]
-async fn a_version_begins_at_its_entry_when_a_checkpoint_names_it() {
+async fn a_version_starts_at_its_entry_once_a_checkpoint_names_it() {
     let world = World { version: 2, ..World::new() };
     let mut gateway = world.gateway("gw-1").await;
     let working = world.work(1);
@@ -55,7 +56,7 @@ async fn a_version_begins_at_its_entry_when_a_checkpoint_names_it() {
     working.stop_when(&world, last).await;
     assert_eq!((head_version(&world, "room"), head_version(&world, "other")), (Some(2), Some(2)));
 
-    // An entry that raises nothing is passed.
+    // Entries that do not raise the version are passed without effect.
     raise(&world, 2).await;
     raise(&world, 1).await;
     let working = world.work(2);
@@ -97,7 +98,7 @@ fn record(world: &World, version: u32) {
 }
 
 #[tokio::test]
-async fn a_build_that_does_not_know_the_version_takes_nothing() {
+async fn a_build_that_does_not_know_the_version_takes_no_partition() {
     let world = World::new();
     record(&world, 2);
     let before = world.store.tables().partitions;
@@ -107,9 +108,9 @@ async fn a_build_that_does_not_know_the_version_takes_nothing() {
     assert_eq!(world.store.tables().partitions, before);
 }
 
-/// Guards that a version is not forgotten with the log in which it began.
+/// Guards that the version outlives the log in which it started.
 #[tokio::test]
-async fn another_life_of_the_log_keeps_the_version() {
+async fn a_new_incarnation_keeps_the_version() {
     let world = World { version: 2, ..World::new() };
     record(&world, 2);
     let mut gateway = world.gateway("gw-1").await;
@@ -124,10 +125,10 @@ async fn another_life_of_the_log_keeps_the_version() {
     assert_eq!((version(&world), head_version(&world, "room")), (Some(2), Some(2)));
 }
 
-/// A former owner raises the version while a build that does not know it takes the partition over: the conversation is
-/// sound, and not suspended.
+/// A former owner raises the version while a build that does not know it takes the partition over. The build stops; the
+/// conversation is sound and is not suspended.
 #[tokio::test]
-async fn a_head_of_a_version_that_a_checkpoint_names_stops_the_build() {
+async fn a_head_of_an_unknown_version_stops_the_build_if_a_checkpoint_names_it() {
     let world = World::new();
     let mut gateway = world.gateway("gw-1").await;
     let working = world.work(1);
@@ -149,10 +150,10 @@ async fn a_head_of_a_version_that_a_checkpoint_names_stops_the_build() {
     assert!(world.store.tables().suspensions.is_empty());
 }
 
-/// Whole workers: the version begins when the last old one has been gone for a lease's time, and an old one that comes
-/// back is refused before it takes a lease.
+/// Whole workers. The version starts when the last old worker has been gone for the time of a lease, and an old worker
+/// that comes back is refused before it takes a lease.
 #[tokio::test]
-async fn a_version_begins_when_all_live_workers_know_it() {
+async fn a_version_starts_when_all_live_workers_know_it() {
     const PARTITIONS: u32 = 4;
     let world = World { partitions: PARTITIONS, ..World::of(TestBus::new(PARTITIONS), MemoryStore::new()) };
     let versions = || -> Vec<u32> {
@@ -169,7 +170,7 @@ async fn a_version_begins_when_all_live_workers_know_it() {
     let (_stop, old) = start_of(&world, "old-again", 1);
     let refused = old.await.expect("no panic").expect_err("refused");
     assert!(refused.is::<Refused>(), "{refused:#}");
-    let live = world.bus.live_leases(KIND).await.expect("told");
+    let live = world.bus.live_leases(KIND).await.expect("listed");
     assert_eq!(live.len(), 1, "{live:?}");
     stopped(stop_new, new).await.expect("no error");
 }

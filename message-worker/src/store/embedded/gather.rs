@@ -9,7 +9,7 @@ use std::time::Duration;
 
 /// With this many jobs in a group the writer does not pause.
 pub(super) const ENOUGH_JOBS: usize = 4;
-/// Minimum time from the start of one sync to the start of the next, while pausing pays.
+/// A pause ends at the latest this long after the previous sync began.
 pub(super) const INTERVAL: Duration = Duration::from_millis(5);
 /// Even if pausing does not pay, the writer pauses once in this many groups, to measure again.
 const TRY_EVERY: u32 = 16;

@@ -103,7 +103,7 @@ impl Writer {
             Err(error) => {
                 let error = StoreError(format!("the journal's next generation cannot begin: {error}"));
                 if self.turn_error.replace(error.clone()).is_none() {
-                    tracing::error!(%error, "trying again; appends fail once the current generation is full");
+                    tracing::error!(%error, "trying again; appends fail once the current journal file is full");
                 }
             }
         }

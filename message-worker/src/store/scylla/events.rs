@@ -196,8 +196,8 @@ impl ScyllaStore {
         let head = self.read_head(conversation).await?;
         let hint = head.and_then(|blob| wire::Head::decode(blob).ok()).map_or(0, |head| head.seq);
         let mut last = bucket(hint);
-        // `empty` is the lowest bucket known to be empty. The step doubles while buckets have rows, and starts again at 1
-        // below an empty one.
+        // `empty` is the lowest bucket known to be empty. The step doubles while buckets have rows, and is 1 again
+        // after an empty bucket.
         let (mut empty, mut step) = (above, 1);
         while last + step < empty {
             if self.has_rows(conversation, last + step).await? {

@@ -41,7 +41,7 @@ impl ScyllaStore {
             if let Some(in_force) = self.read_seal(&self.statements.seal, conversation).await? {
                 return Ok(in_force);
             }
-            // A head has a seal that the database has lost.
+            // `previous` came from a head, but the database has lost that seal. Seal as if there had been none.
             previous = None;
         }
     }

@@ -25,7 +25,7 @@ impl ScyllaStore {
     }
 
     /// The number of partitions that have tenures, taken from the highest partition id. It is the cluster's number of
-    /// partitions, because the workers of a cluster start with all partitions.
+    /// partitions, because its workers together take all of them.
     pub(super) async fn worked_partitions(&self) -> Result<Option<u32>, StoreError> {
         let rows = self.select(&self.statements.worked, ()).await?;
         let ids = rows.rows::<(i32,)>().map_err(|error| failed(&error))?;

@@ -13,19 +13,19 @@ const MAGIC: [u8; 8] = *b"CARILLN1";
 const HEADER_BYTES: usize = 32;
 const RECORD_HEADER_BYTES: usize = 12;
 
-/// What a file of the first format holds.
+/// The content of a file in the first format.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Legacy {
     pub(super) generation: u64,
-    /// Up to the first record that is not whole.
+    /// The payloads of the records before the first one that is not whole.
     pub(super) payloads: Vec<Bytes>,
-    /// Where that is, if there is something behind it.
+    /// Where the first record begins that is not whole, if readable records lie after it.
     pub(super) bad_at: Option<u64>,
-    /// What can be read behind it.
+    /// The readable payloads after it.
     pub(super) behind: Vec<Bytes>,
 }
 
-/// Reads a file; `None` if it is not of this format.
+/// Reads a file. Returns `None` if it is not of this format.
 pub(super) fn read(content: &Bytes) -> Option<Legacy> {
     let header = content.get(..HEADER_BYTES)?;
     let number = |at: usize| header[at..].first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
