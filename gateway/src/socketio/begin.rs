@@ -1,5 +1,5 @@
-//! How a client's session begins: with a token, by authenticating later, by coming back to what another gateway
-//! held, or by moving here.
+//! How a Socket.IO session begins: by CONNECT with a token, by a later `authenticate` event, by recovery of an earlier
+//! session, or by a move from another gateway.
 
 use super::client::{AUTHENTICATION_TIMEOUT, Client, Path, State, asked_by, failure_of};
 use crate::application::Running;
@@ -24,42 +24,42 @@ use serde_json::value::RawValue;
 use std::sync::Arc;
 use tokio::time::Instant;
 
-/// What is joined again, in order.
+/// Joins that restore a session's earlier subscriptions, in their order.
 pub(super) type Joins = Vec<(Command, Asked)>;
 
-/// What the client is told when its session has begun.
+/// How a session begins, which decides what the client receives once it has begun.
 pub(super) enum Begins {
-    /// It connected with a token, or comes back. Its ids where it can be recovered.
+    /// The client sent CONNECT with a token, or to recover a session. With ids where the new session can be recovered.
     Connecting(Option<Ids>),
-    /// It had connected before, and gave a token by this event.
+    /// The client connected without a token, and gave one by this event.
     Authenticating(Asked),
-    /// It had all that on another gateway.
+    /// The session moved here from another gateway, where the client received its welcome.
     Moved,
 }
 
-/// What has begun.
+/// The outcome of [`Starting`].
 pub(super) enum Begun {
-    /// A session, under the ids that it had before, and with what it had joined.
+    /// The client's earlier session is recovered, under its former ids and with its former subscriptions.
     Back(Box<Running>, Ids, Joins),
-    /// A session.
+    /// A new session, or one that moved here with its subscriptions.
     New(Box<Running>, Joins),
-    /// Nothing is known of a client that gave no token.
+    /// The client gave no token, and no session was found to recover: it must authenticate.
     Nobody,
 }
 
-/// A session as it comes from another gateway.
+/// The state of a session that moves here from another gateway.
 pub(super) struct Arrival {
     pub identity: Identity,
-    /// What it had joined.
+    /// Its subscriptions.
     pub joins: Joins,
-    /// What it can be recovered by.
+    /// Its recovery record and tracker, if it can be recovered.
     pub found: Option<Found>,
 }
 
-/// A beginning that takes its time.
+/// The asynchronous start of a session.
 pub(super) type Starting = BoxFuture<'static, Result<Begun, Close>>;
 
-/// What a session begins with.
+/// The parts from which a session is started.
 struct Beginning {
     shared: Arc<Shared>,
     outgoing: Arc<Outgoing>,
@@ -76,7 +76,7 @@ impl Beginning {
         Ok(running)
     }
 
-    /// A session that is new, and can be recovered if it has ids.
+    /// Starts a session without earlier subscriptions. It can be recovered if it has ids.
     async fn fresh(self, identity: Identity, ids: Option<Ids>) -> Result<Running, Close> {
         let (shared, namespace) = (self.shared.clone(), self.namespace);
         let running = self.start(identity).await?;
@@ -84,13 +84,15 @@ impl Beginning {
         Ok(running)
     }
 
-    /// A session that goes on from where its client has heard it; `None` where that is not certain.
+    /// Starts a session that continues where its client's offset ends. The joins are `None` when the new record could
+    /// not be stored: the session may then not be reported as recovered.
     async fn resumed(mut self, identity: Identity, found: Found) -> Result<(Running, Option<Joins>), Close> {
         let Found { record: before, tracker, owner } = found;
         let (shared, namespace, outgoing) = (self.shared.clone(), self.namespace, self.outgoing.clone());
-        // It takes the place of the session before, which its gateway may not have missed yet. Where that is not known, it
-        // may still be counted: a client that gives the same secret again and again gets no more of it than one session
-        // for each gateway.
+        // The session takes the place of the earlier one, which its gateway may still count because it has not noticed
+        // that the connection is dead. Where that place is not known, the earlier session may still be counted, so no
+        // limit applies here. A client cannot exceed the limit much by repeating one secret: each gateway ends the
+        // earlier session of that secret, so there is at most one for each gateway.
         self.claim.limit = 0;
         self.claim.moved_from = self.claim.moved_from.or(owner);
         let joins = joins(namespace, &tracker);
@@ -103,7 +105,7 @@ impl Beginning {
     }
 }
 
-/// What is joined again of what a tracker has.
+/// The joins for every subscription of a tracker, each from the seq that the client has reached.
 fn joins(namespace: Namespace, tracker: &Tracker) -> Joins {
     let join = |conversation, after_seq| Command::Join { conversation, after_seq: Some(after_seq) };
     let reached = tracker.reached().into_iter();
@@ -117,7 +119,8 @@ fn record(running: &Running, namespace: Namespace, ids: Ids) -> RecoveryRecord {
     RecoveryRecord { pid, sid, namespace, identity: Some(identity), bases: Vec::new() }
 }
 
-/// A session with ids can be recovered: what it joins is added to the record behind this, and is not told before.
+/// Makes a session that has ids recoverable. The record is announced without waiting for it to be stored. What the
+/// session joins later is announced after it, so it is added to this record.
 fn recover_from_now(shared: &Shared, running: &Running, namespace: Namespace, ids: Option<Ids>) {
     if let Some(ids) = ids {
         shared.begin_recovery(running.connection(), record(running, namespace, ids));
@@ -125,12 +128,13 @@ fn recover_from_now(shared: &Shared, running: &Running, namespace: Namespace, id
     }
 }
 
-/// An identity that a record or another gateway has, while its token's time is not over.
+/// Whether the token of an identity from a record or from another gateway has not expired.
 fn still_valid(identity: &Identity) -> bool {
     identity.left_ms().is_none_or(|left_ms| left_ms > 0)
 }
 
-/// The session of a client that connects, with what it had before if it comes back and that is known.
+/// Starts the session of a client that sent CONNECT, and recovers its earlier session if it asks for that and the
+/// record is found.
 async fn connect(
     beginning: Beginning,
     who: Option<Identity>,
@@ -166,7 +170,7 @@ async fn connect(
     Ok(Begun::New(Box::new(running), Joins::new()))
 }
 
-/// A session that moves here, with what it had joined.
+/// Starts a session that moved here, with its subscriptions.
 async fn arrive(beginning: Beginning, arrival: Arrival) -> Result<Begun, Close> {
     let Arrival { identity, joins, found } = arrival;
     let Some(found) = found else {
@@ -175,7 +179,7 @@ async fn arrive(beginning: Beginning, arrival: Arrival) -> Result<Begun, Close> 
     let shared = beginning.shared.clone();
     let (running, reached) = beginning.resumed(identity, found).await?;
     if reached.is_none() {
-        // Its client has heard its ids already: it can be recovered when the record is stored.
+        // The client received its ids on the former gateway. It can be recovered again once this record is stored.
         shared.renew_recovery(running.connection());
     }
     Ok(Begun::New(Box::new(running), reached.unwrap_or(joins)))
@@ -196,7 +200,7 @@ impl Client {
         self.say(&packet::connect_error(namespace, &vocabulary::connect_error(failure, token_given)));
     }
 
-    /// Lets a client into a namespace, or says why not.
+    /// Admits a client to a namespace, or refuses it with a CONNECT_ERROR.
     pub(super) fn enter(&mut self, namespace: Namespace, auth: Option<&str>) {
         let auth = auth.and_then(|json| serde_json::from_str::<&RawValue>(json).ok());
         let recovery = auth.map(vocabulary::handshake_recovery).unwrap_or_default();
@@ -234,7 +238,7 @@ impl Client {
         Beginning { shared, outgoing, namespace, claim }
     }
 
-    /// A client that had connected has said who it is.
+    /// Starts the session of a client that connected without a token and has now authenticated.
     pub(super) fn authenticated(
         &mut self,
         namespace: Namespace,
@@ -251,13 +255,13 @@ impl Client {
         self.state = State::Starting { namespace, begins, starting: starting.boxed() };
     }
 
-    /// A client comes from another gateway.
+    /// Starts the session of a client that moved here from another gateway.
     pub(super) fn arrives(&mut self, namespace: Namespace, arrival: Arrival, claim: Claim) {
         let starting = arrive(Beginning { claim, ..self.beginning(namespace) }, arrival).boxed();
         self.state = State::Starting { namespace, begins: Begins::Moved, starting };
     }
 
-    /// Tells a client how its session began.
+    /// Informs a client of how its session began, and runs the session if it did.
     pub(super) fn started(&mut self, namespace: Namespace, begins: Begins, started: Result<Begun, Close>) {
         let (running, joins, ids) = match (started, &begins) {
             (Ok(Begun::Back(running, ids, joins)), _) => (running, joins, Some(ids)),
@@ -295,10 +299,10 @@ impl Client {
             running.session.reply(&Reply::Authenticated { user: identity.user.clone(), expires_ms }, asked);
         }
         let goes_on = joins.iter().any(|(_, asked)| asked.dialect().names_presence());
-        // Ring's path, and Ring's clients hear of people before they join anything.
+        // Presence goes to clients at `/api/socket`, and to clients that had joined in a vocabulary with presence.
         if goes_on || self.path == Path::Api {
             if moved {
-                // It has heard of them where it was.
+                // The client received the presence of online users on its former gateway: send changes only.
                 running.connection().speaks_of_presence();
             } else {
                 running.session.speaks_of_presence();
@@ -311,7 +315,8 @@ impl Client {
     fn not_started(&mut self, namespace: Namespace, begins: &Begins, close: Close) {
         let failure = failure_of(close);
         match begins {
-            // After a CONNECT_ERROR, clients would not come back by themselves (protocol §3).
+            // Close the transport instead of sending a CONNECT_ERROR: after a CONNECT_ERROR, the client library does
+            // not reconnect by itself.
             Begins::Connecting(_) => {}
             Begins::Authenticating(_) | Begins::Moved => {
                 self.tell(namespace, vocabulary::connection_error(&failure));

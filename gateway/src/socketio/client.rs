@@ -1,4 +1,4 @@
-//! A Socket.IO client of the gateway: its handshake, and the vocabularies that it speaks.
+//! A Socket.IO client of the gateway: its state from the handshake to the end, and its events as commands.
 
 use crate::application::{Running, Served};
 use crate::core::outbox::Urgency;
@@ -26,53 +26,55 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
-/// For a client that connected without a token to give one (protocol §8: unauthenticated).
+/// Time for a client that connected without a token to send `authenticate`.
 pub(super) const AUTHENTICATION_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// For a client that left its namespace to ask for one again, or to say goodbye (protocol §8: handshake).
+/// Time for a client that left its namespace to request one again, or to close the connection.
 const LEFT_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What the path of a connection decides (protocol §1).
+/// The path of a connection, which decides whether a token may be missing (`docs/protocol.md#socketio`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Path {
-    /// `/api/socket`: no connection without a token.
+    /// `/api/socket`: a client without a token is refused.
     Api,
-    /// `/socket.io/`: a token may follow, and authentication is told.
+    /// `/socket.io/`: `authenticate` may follow, and a token in the handshake is answered by `authenticated`.
     SocketIo,
 }
 
-/// How far a client has come.
+/// The progress of a client's connection.
 pub(super) enum State {
-    /// It has not asked for a namespace, or was refused.
+    /// The client has not requested a namespace, or was refused.
     Waiting,
-    /// It is in a namespace and has not said who it is.
+    /// The client is in a namespace and has not authenticated.
     Anonymous { namespace: Namespace, until: Instant, ids: Option<Ids> },
-    /// Its session begins.
+    /// The client's session is being started.
     Starting { namespace: Namespace, begins: Begins, starting: Starting },
-    /// Its session runs.
+    /// The client's session runs.
     Running { namespace: Namespace, running: Box<Running> },
-    /// It left its namespace, and its session ends.
+    /// The client left its namespace, and its session is being ended.
     Leaving { leaving: BoxFuture<'static, ()> },
-    /// It is in no namespace any more.
+    /// The client is in no namespace any more, and may request one until this time.
     Left { until: Instant },
 }
 
-/// One client.
+/// One client, served as [`Sockets`].
 pub struct Client {
     pub(super) shared: Arc<Shared>,
     pub(super) outgoing: Arc<Outgoing>,
     pub(super) path: Path,
-    /// It asked for connection-state recovery before it asked for a namespace, or all clients get it.
+    /// Whether the session can be recovered even if the client does not request it in its `auth`: the query of the
+    /// connection or the settings do.
     pub(super) recovers: bool,
     pub(super) state: State,
-    /// It ends, and has been told why.
+    /// Why the connection must end. The event that gives the reason, where there is one, has been queued.
     pub(super) ending: Option<Close>,
-    /// The gateway goes: until its session runs, nobody else tells a client. Boxed, and let go then.
+    /// Completes when the gateway drains. Needed only while no session runs: a running session receives the drain as a
+    /// signal. Boxed, and dropped once a session runs, to save memory.
     draining: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
 
 impl Client {
-    /// A client that has not asked for anything.
+    /// A client that has not requested a namespace.
     pub fn new(shared: Arc<Shared>, outgoing: Arc<Outgoing>, path: Path, recovers: bool) -> Client {
         Client { shared, outgoing, path, recovers, state: State::Waiting, ending: None, draining: None }
     }
@@ -85,7 +87,7 @@ impl Client {
         self.outgoing.offer(&packets(namespace, &[event]), Urgency::Reply);
     }
 
-    /// An event of a client that has not said who it is: only `authenticate` is heard.
+    /// Handles an event of a client that has not authenticated: every event but `authenticate` is refused.
     fn anonymous(
         &mut self,
         namespace: Namespace,
@@ -109,7 +111,7 @@ impl Client {
         };
         metrics::ERRORS.inc();
         if ack.is_some() {
-            // A callback hears it too, but clients of these vocabularies listen for the event.
+            // Sent besides the callback, because clients of these vocabularies listen for the event.
             self.tell(namespace, vocabulary::refusal_event(vocabulary, verb, &failure));
         }
         let asked = Asked::Event { vocabulary, namespace, verb, ack };
@@ -156,7 +158,7 @@ impl Client {
         Ok(())
     }
 
-    /// The client leaves its namespace; it may ask for one again, or say goodbye.
+    /// The client leaves its namespace. It may request one again, or close the connection.
     fn leave(&mut self) {
         if let State::Running { mut running, .. } = std::mem::replace(&mut self.state, State::Waiting) {
             running.session.said_goodbye = true;
@@ -173,7 +175,8 @@ impl Client {
         }
     }
 
-    /// Says why the connection is about to be dropped, where the client should know (protocol §3).
+    /// Sends the client the reason before the connection is closed, for those reasons on which the client can act
+    /// (`docs/protocol.md#closes`).
     fn dropping(&self, close: Close) -> Close {
         let telling =
             matches!(close, Close::TokenExpired | Close::AuthenticationTimeout | Close::TooManyConnections);
@@ -188,7 +191,7 @@ pub(super) fn asked_by(namespace: Namespace, verb: Verb, ack: Option<u64>) -> As
     Asked::Event { vocabulary: Vocabulary::ChordMe, namespace, verb, ack }
 }
 
-/// What a client is told of its connection's end.
+/// The error that a client receives when its connection is closed.
 pub(super) fn failure_of(close: Close) -> Failure {
     match close {
         Close::TooManyConnections => {
@@ -207,7 +210,7 @@ impl Sockets for Client {
         match (Namespace::parse(name), self.namespace()) {
             (Some(namespace), None) => self.enter(namespace, auth),
             (Some(again), Some(namespace)) if again == namespace => return Err(Close::ProtocolError),
-            // One at a time: both are the same to those who are in them.
+            // A client can be in one namespace only: `/` and its alias serve the same conversations.
             _ => self.say(&packet::connect_error(name, r#"{"message":"Invalid namespace"}"#)),
         }
         Ok(())
@@ -231,7 +234,7 @@ impl Sockets for Client {
                 self.leave();
                 Ok(())
             }
-            // Nothing that is sent asks for one.
+            // The server sends no packet that requests an acknowledgement, so an ACK has no use.
             _ => Ok(()),
         }
     }
@@ -321,7 +324,7 @@ impl Served for Client {
     async fn end(self) {
         match self.state {
             State::Running { running, .. } => running.end().await,
-            // What has been announced already must be taken back.
+            // What the start has announced must be taken back, so wait for it and end the session.
             State::Starting { starting, .. } => {
                 if let Ok(Begun::New(running, _) | Begun::Back(running, ..)) = starting.await {
                     running.end().await;

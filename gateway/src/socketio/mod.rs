@@ -1,4 +1,5 @@
-//! Socket.IO 5 over Engine.IO: packets with their attachments, and what is served behind them.
+//! Socket.IO 5 over Engine.IO: assembles packets with their attachments, and passes them to the [`Sockets`] behind
+//! them.
 
 mod begin;
 mod client;
@@ -17,38 +18,40 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Bytes of a namespace's name: a path.
+/// Bytes of a namespace's name. The names that are served are shorter; a longer name would only be echoed in the
+/// refusal.
 const NAMESPACE_BYTES_MAX: usize = 256;
 
 /// Serves the namespaces of one client.
 pub trait Sockets: Served {
-    /// A client asks for a namespace, with the JSON of its `auth` if it gave any.
+    /// The client requests a namespace, with the JSON of its `auth` if it gave any.
     ///
     /// # Errors
-    /// Why the connection must end: the client is in that namespace already.
+    /// The reason to close the connection: the client is in that namespace already.
     fn connect(&mut self, namespace: &str, auth: Option<&str>) -> Result<(), Close>;
-    /// Whether a namespace was asked for and not refused.
+    /// Whether the client is in a namespace, or is entering or leaving one.
     fn is_connected(&self) -> bool;
-    /// Whether attachments are taken: not before the client has said who it is (hazards: attachments).
+    /// Whether attachments are accepted. Before the client has authenticated they are not, so that strangers cannot
+    /// make the server hold them in memory.
     fn takes_attachments(&self) -> bool;
-    /// An event, an acknowledgement or a disconnect came.
+    /// An event, an acknowledgement or a disconnect was received.
     ///
     /// # Errors
-    /// Why the connection must end: the packet is for no namespace that the client is in.
+    /// The reason to close the connection: the packet is for a namespace that the client is not in.
     fn packet(&mut self, packet: &Packet<'_>, attachments: Vec<Bytes>) -> Result<(), Close>;
 }
 
-/// Packets of one client.
+/// The packets of one client, from messages of text and binary messages.
 pub struct Packets<S> {
     assembly: Assembly,
     sockets: S,
     began: Instant,
-    /// Until when a namespace must be asked for.
+    /// Time by which the client must have requested a namespace.
     connect_by: Option<Instant>,
 }
 
 impl<S: Sockets> Packets<S> {
-    /// The packets of a client that has so long to ask for a namespace.
+    /// Packets for `sockets`, of a client that has `connect_timeout` to request a namespace.
     pub fn new(sockets: S, connect_timeout: Duration) -> Packets<S> {
         let began = Instant::now();
         let assembly = Assembly::new(sockets.takes_attachments());
@@ -60,13 +63,13 @@ impl<S: Sockets> Packets<S> {
     }
 }
 
-/// Hands a packet on.
+/// Passes a packet to the namespaces.
 fn take<S: Sockets>(sockets: &mut S, packet: &Packet<'_>, attachments: Vec<Bytes>) -> Result<(), Close> {
     match packet.kind {
-        // Its name goes back with the answer.
+        // A refusal repeats the namespace's name, so limit its length.
         Kind::Connect if packet.namespace.len() > NAMESPACE_BYTES_MAX => Err(Close::ProtocolError),
         Kind::Connect => sockets.connect(packet.namespace, packet.data),
-        // Servers refuse, clients do not.
+        // Only a server may refuse a CONNECT.
         Kind::ConnectError => Err(Close::ProtocolError),
         _ => sockets.packet(packet, attachments),
     }
@@ -120,7 +123,7 @@ impl<S: Sockets> Served for Packets<S> {
 
     fn deadline(&self) -> Option<Instant> {
         let attachments = self.assembly.deadline_ms();
-        // One more, so that its time is over when it rings.
+        // One millisecond later, so that the deadline has passed when the timer fires.
         let attachments = attachments.map(|at_ms| self.began + Duration::from_millis(at_ms + 1));
         [attachments, self.connect_by, self.sockets.deadline()].into_iter().flatten().min()
     }

@@ -1,4 +1,4 @@
-//! A client on its way between gateways: what is written down where it leaves, and read where it arrives.
+//! Moves a client between gateways: packs its state on the former gateway, and restores it on the new one.
 
 use super::begin::{Arrival, Joins};
 use super::client::{AUTHENTICATION_TIMEOUT, Client, Path, State};
@@ -18,7 +18,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 impl Client {
-    /// A client that another gateway wrote down by [`Sockets::pack`].
+    /// Restores a client from the state that another gateway made with `Served::pack`.
     pub fn moved(
         shared: Arc<Shared>,
         outgoing: Arc<Outgoing>,
@@ -54,7 +54,7 @@ impl Client {
         Some(client)
     }
 
-    /// What another gateway needs to go on with the client; `None` while something is under way.
+    /// The state that another gateway needs to serve the client; `None` while something is under way.
     pub(super) fn packed(&self) -> Option<MovedClient> {
         let namespace = self.namespace().map(|namespace| namespace.name().to_owned());
         let mut moved = MovedClient { namespace, recovers: self.recovers, ..MovedClient::default() };
@@ -94,7 +94,7 @@ impl Client {
     }
 }
 
-/// Joins again, from where a subscription was read to.
+/// The join that restores a subscription, from the seq up to which it was read.
 fn rejoin(namespace: Namespace, subscription: &MovedSubscription) -> Option<(Command, Asked)> {
     let conversation = ConversationId::parse(&subscription.conversation).ok()?;
     let vocabulary = *Vocabulary::ALL.get(subscription.vocabulary as usize)?;

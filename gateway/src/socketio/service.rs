@@ -1,4 +1,4 @@
-//! Socket.IO on this gateway's listener.
+//! Socket.IO on this gateway's listener: the engine for each path, with its limits.
 
 use super::{Client, Packets, Path};
 use crate::admission;
@@ -18,16 +18,16 @@ use prost::Message;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// For a client to ask for a namespace (protocol §8: handshake).
+/// Time for a client to request a namespace.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Serves the vocabularies on one path.
+/// Serves all Socket.IO vocabularies on one path.
 pub struct Gateway {
     shared: Arc<Shared>,
     path: Path,
 }
 
-/// The engine behind a path.
+/// The Engine.IO engine that serves a path.
 pub fn engine(shared: Arc<Shared>, path: Path) -> Arc<Engine<Gateway>> {
     let settings = &shared.settings;
     let packet_bytes_max = settings.limits.frame_bytes;
@@ -50,7 +50,7 @@ pub fn engine(shared: Arc<Shared>, path: Path) -> Arc<Engine<Gateway>> {
     Engine::new(config, Gateway { shared, path }, sessions, Some(relay))
 }
 
-/// A place among the connections, and what was asked for with it.
+/// A place among the gateway's connections, and whether the connection's query or the settings request recovery.
 pub struct Place {
     _admitted: admission::Place,
     recovers: bool,
