@@ -1,4 +1,4 @@
-//! What requests ask of a polling session, and what they are answered, to the last of them.
+//! The requests that reach a polling session, their answers, and the answers to the last requests when it ends.
 
 use super::framing::NOOP;
 use super::request::Refusal;
@@ -12,24 +12,25 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 
-/// For a poll that crosses its client's goodbye on another connection: it was sent before, and is to be answered.
+/// Time for a poll that the client sent before it closed the session on another connection. Such a poll is still
+/// answered.
 const CROSSING_TIMEOUT: Duration = Duration::from_millis(50);
-/// For the last frames of a session to be asked for.
+/// Time for the client to poll the last frames of a session.
 pub const LAST_POLL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A request that reached its session.
+/// A request to the task of a polling session.
 pub enum Asked {
-    /// Waits for packets.
+    /// Wait for packets.
     Poll(oneshot::Sender<Polled>),
-    /// Brings packets.
+    /// Process the packets of this body.
     Post(String, oneshot::Sender<Result<(), Refusal>>),
-    /// A WebSocket to which the session may move.
+    /// Offer a WebSocket to which the session may move.
     Probe(Box<Socket>, Arc<TcpStream>),
-    /// A second post came while another one was under way.
+    /// Report a second POST while another one was under way.
     Overlap,
-    /// A WebSocket is probed on another gateway.
+    /// Report that a WebSocket for the session is being probed on another gateway.
     ProbedElsewhere,
-    /// The session moves to the WebSocket that was probed on another gateway.
+    /// Move the session to the WebSocket that was probed on another gateway.
     Take(oneshot::Sender<MovedSession>),
 }
 
@@ -37,7 +38,7 @@ pub enum Asked {
 pub enum Polled {
     /// Packets.
     Payload(String),
-    /// The session is over.
+    /// The poll is refused.
     Refused(Refusal),
 }
 
@@ -46,14 +47,14 @@ pub enum Polled {
 pub enum Over {
     /// The client is gone, or has broken the protocol.
     Gone,
-    /// The client has said goodbye.
+    /// The client has closed the session.
     Closed,
-    /// The application drops it, and may have said why.
+    /// The application drops the session, and may have queued an event with the reason.
     Dropped,
 }
 
-/// The session is over: the poll that waits is answered at once, with what was queued last; where none waits and
-/// the application had something to say, the next ones are.
+/// Answers the requests of a session that is over. The waiting poll receives the frames queued last, at once. If the
+/// application dropped the session and frames are left, the next polls receive them, each within [`LAST_POLL_TIMEOUT`].
 pub async fn last_words(
     over: Over,
     outgoing: &Outgoing,
@@ -87,7 +88,7 @@ pub async fn last_words(
     requests.close();
     while let Ok(asked) = requests.try_recv() {
         match asked {
-            // It crossed the goodbye, and is as one that waited.
+            // The client sent this poll before it closed the session: answer it as one that was waiting.
             Asked::Poll(answer) if over == Over::Closed => {
                 drop(answer.send(Polled::Payload(payload_of(&[NOOP]))))
             }
@@ -105,17 +106,17 @@ async fn next_poll(requests: &mut mpsc::Receiver<Asked>) -> Option<oneshot::Send
     }
 }
 
-/// Answers a request of a session that is over.
+/// Refuses a request of a session that is over.
 pub fn refuse(asked: Asked) {
     match asked {
         Asked::Poll(answer) => drop(answer.send(Polled::Refused(Refusal::BadRequest))),
         Asked::Post(_, answer) => drop(answer.send(Err(Refusal::BadRequest))),
-        // Let go, which says enough.
+        // Dropping the request closes its WebSocket or its channel, which is the answer.
         Asked::Probe(..) | Asked::Overlap | Asked::ProbedElsewhere | Asked::Take(_) => {}
     }
 }
 
-/// The packets of frames, as the answer to a poll has them.
+/// Encodes the packets of these frames as the answer to a poll.
 pub fn payload_of(frames: &[bytes::Bytes]) -> String {
     let packets: Vec<Packet<'_>> = frames
         .iter()

@@ -1,4 +1,4 @@
-//! Engine.IO packets in WebSocket frames: one a frame, and heartbeats that the server begins.
+//! Engine.IO packets in WebSocket frames, one in each frame, and the pings that the server sends.
 
 use crate::core::keepalive::{Due, Keepalive, Pings};
 use crate::drive::{Framing, Understood};
@@ -8,19 +8,19 @@ use carillon_proto::dialect::socketio::engine::Packet;
 use std::borrow::Cow;
 use tokio::time::Instant;
 
-/// A heartbeat, `2` in a text frame.
+/// A ping: `2` in a text frame.
 pub const PING: Bytes = Bytes::from_static(&[0x81, 1, b'2']);
-/// The end of a poll that waits, `6` in a text frame.
+/// A no-operation packet, which completes a waiting poll: `6` in a text frame.
 pub const NOOP: Bytes = Bytes::from_static(&[0x81, 1, b'6']);
 
-/// Packets on one WebSocket.
+/// The packets on one WebSocket.
 pub struct EnginePackets {
     keepalive: Keepalive,
     packet_bytes_max: usize,
 }
 
 impl EnginePackets {
-    /// Packets of at most so many bytes, 0: any.
+    /// Packets of at most `packet_bytes_max` bytes; 0 for no limit.
     pub fn new(pings: Pings, packet_bytes_max: usize) -> EnginePackets {
         EnginePackets { keepalive: Keepalive::new(pings, Instant::now().into_std()), packet_bytes_max }
     }
@@ -40,12 +40,13 @@ impl Framing for EnginePackets {
             }
             Packet::Close => Ok(Understood::Goodbye),
             Packet::Noop | Packet::Upgrade => Ok(Understood::Nothing),
-            // Only servers open and ping; a text's message is borrowed.
+            // Clients may not send OPEN or PING. A message parsed from text is always borrowed, so the last case does
+            // not occur.
             Packet::Open(_) | Packet::Ping(_) | Packet::Message(_) => Err(Close::ProtocolError),
         }
     }
 
-    /// Only a pong is a sign of life here, as in the reference server.
+    /// Only a pong is a sign of life, as in the reference server.
     fn heard(&mut self) {}
 
     fn deaf(&mut self) {

@@ -1,7 +1,7 @@
-//! Engine.IO 4: sessions over WebSocket and over polling, and the move from one to the other.
+//! Engine.IO 4: sessions over WebSocket and over polling, and the move from polling to WebSocket.
 //!
-//! A session that began with a WebSocket is known to its own task only. One that polls has a place in the
-//! registry, through which its requests reach its task.
+//! A session that began with a WebSocket has no entry in a registry, because no other request may refer to it. A
+//! polling session has an entry in [`Sessions`], through which its requests reach its task.
 
 mod answers;
 mod framing;
@@ -42,26 +42,26 @@ use std::sync::atomic::Ordering;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
-/// How an engine behaves.
+/// The limits and the timing of an engine.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Whose sessions they are: those of one engine are unknown to another.
+    /// The name of the engine. An engine serves only the polling sessions that it began.
     pub name: &'static str,
     /// When clients are pinged.
     pub pings: Pings,
-    /// Bytes of one polling request's body, which clients are told; answers are kept below it, too.
+    /// Bytes of one polling request's body. Clients receive this limit in the handshake.
     pub payload_bytes_max: usize,
     /// Packets in one polling request.
     pub packets_max: usize,
-    /// Bytes of one text packet; 0: any.
+    /// Bytes of one text packet; 0 for no limit.
     pub packet_bytes_max: usize,
-    /// Bytes of one WebSocket message, binary ones included; 0: any.
+    /// Bytes of one WebSocket message, binary ones included; 0 for no limit.
     pub message_bytes_max: usize,
 }
 
-/// What an engine serves.
+/// The service behind an engine: admits sessions, and makes the application of each.
 pub trait Service: Send + Sync + 'static {
-    /// What one session is served by.
+    /// Serves one session.
     type Application: Application;
     /// A place among the connections, given back when dropped.
     type Place: Send + Sync + 'static;
@@ -69,13 +69,13 @@ pub trait Service: Send + Sync + 'static {
     /// Admits a session that begins with this request.
     ///
     /// # Errors
-    /// The answer that says why not.
+    /// The response that refuses the request.
     fn admit(&self, request: &Request) -> Result<Self::Place, Box<Response>>;
 
-    /// Begins to serve an admitted session whose frames go to `outgoing`.
+    /// Makes the application of an admitted session, whose frames go to `outgoing`.
     fn open(&self, outgoing: &Arc<Outgoing>, place: &Self::Place) -> Self::Application;
 
-    /// Goes on serving a session that another gateway packed; `None` where that cannot be read.
+    /// Restores the application of a session from the state that another gateway packed; `None` if that is malformed.
     fn unpack(&self, outgoing: &Arc<Outgoing>, packed: Bytes) -> Option<Self::Application>;
 }
 
@@ -88,8 +88,8 @@ pub struct Engine<S> {
 }
 
 impl<S: Service> Engine<S> {
-    /// An engine whose polling sessions are kept in `sessions`; with a relay, requests for those of other gateways
-    /// are passed on.
+    /// An engine that keeps its polling sessions in `sessions`. With a relay, requests for sessions of other gateways
+    /// are passed on to them.
     pub fn new(config: Config, service: S, sessions: Arc<Sessions>, relay: Option<Relay>) -> Arc<Engine<S>> {
         Arc::new(Engine { config, service, sessions, relay })
     }
@@ -133,7 +133,7 @@ impl<S: Service> Engine<S> {
     }
 
     fn sid(&self) -> String {
-        // 122 random bits: a session's id is all that its polls are recognised by (hazards: sid hijack).
+        // 122 random bits, because the id is all that a request needs to read and write the session.
         let random = uuid::Uuid::new_v4().simple();
         match &self.relay {
             Some(relay) => relay.sid(random),
@@ -204,7 +204,8 @@ impl<S: Service> Engine<S> {
         }
     }
 
-    /// A request for a session that has its WebSocket: another one is let go without a word, as the reference does.
+    /// Refuses a request for a session that has moved to a WebSocket. A second WebSocket is accepted and closed without
+    /// a message, as in the reference server.
     fn refuse_second(&self, request: Request) -> Response {
         match upgrade::accept_key(request.headers()) {
             Some(accept) => upgrade::switch(request, accept, None, async |stream, _| drop(stream)),
@@ -212,7 +213,7 @@ impl<S: Service> Engine<S> {
         }
     }
 
-    /// A request for a session that is none of this gateway's.
+    /// Passes on a request for a session of another gateway.
     async fn pass_on(self: Arc<Self>, request: Request, sid: &str, is_upgrade: bool) -> Response {
         let Some((relay, gateway)) =
             self.relay.as_ref().and_then(|relay| Some((relay, relay.elsewhere(sid)?)))
@@ -233,7 +234,8 @@ impl<S: Service> Engine<S> {
         }
     }
 
-    /// A session that polls elsewhere wants to move to a WebSocket that came here: so does the session.
+    /// Accepts a WebSocket to which a polling session of another gateway may move, and serves the session here if it
+    /// does.
     fn probe_elsewhere(
         self: Arc<Self>,
         request: Request,
@@ -255,7 +257,7 @@ impl<S: Service> Engine<S> {
             let outgoing = Arc::new(Outgoing::to(stream.clone()));
             let close = match moved {
                 Some(MovedSession { frames, application }) => {
-                    // What the client has not heard goes before what it hears here.
+                    // Frames that the client has not yet received go before new ones.
                     for frame in &frames {
                         outgoing.offer(frame, Urgency::Reply);
                     }
@@ -271,7 +273,7 @@ impl<S: Service> Engine<S> {
         })
     }
 
-    /// Serves an application on a WebSocket that is all its own; returns why it must be closed.
+    /// Serves an application on a WebSocket that no other session shares. Returns the reason to close it.
     async fn drive_websocket(
         self: Arc<Self>,
         socket: &mut drive::Socket,
@@ -279,12 +281,12 @@ impl<S: Service> Engine<S> {
         application: S::Application,
     ) -> Option<Close> {
         let framing = EnginePackets::new(self.config.pings, self.config.packet_bytes_max);
-        // The rest of the engine is not needed by a session that has its socket.
+        // The session may last for days and does not need the engine.
         drop(self);
         drive_to_the_end(socket, outgoing, framing, application).await
     }
 
-    /// A session that polls wants to move to a WebSocket.
+    /// Passes a WebSocket to the polling session that may move to it.
     fn probe(self: Arc<Self>, request: Request, requests: mpsc::Sender<Asked>) -> Response {
         let Some(accept) = upgrade::accept_key(request.headers()) else {
             return Refusal::BadRequest.into_response();
@@ -292,13 +294,14 @@ impl<S: Service> Engine<S> {
         upgrade::switch(request, accept, None, async move |stream, leftover| {
             let stream = Arc::new(stream);
             let socket = drive::socket(stream.clone(), leftover, self.config.message_bytes_max).await;
-            // A session that has ended meanwhile lets the socket go.
+            // If the session has ended meanwhile, this drops the socket.
             let _ = requests.send(Asked::Probe(Box::new(socket), stream)).await;
         })
     }
 }
 
-/// Drives an application on a WebSocket, and ends it; returns why the WebSocket must be closed.
+/// Serves an application on a WebSocket to its end, and ends the application. Returns the reason to close the
+/// WebSocket.
 async fn drive_to_the_end<A: Application>(
     socket: &mut drive::Socket,
     outgoing: &Outgoing,
@@ -325,7 +328,7 @@ fn posted(posted: Result<(), Refusal>) -> Response {
     }
 }
 
-/// A payload, as the reference server labels it.
+/// A response with the content type that the reference server uses for payloads.
 fn text(payload: String) -> Response {
     let mut response = (StatusCode::OK, Body::from(payload)).into_response();
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=UTF-8"));

@@ -1,5 +1,4 @@
-//! The probe of a WebSocket for a session that lives on another gateway, from the first frame to the session's
-//! arrival here.
+//! Probes a WebSocket for a session that lives on another gateway, and moves the session here.
 
 use super::relay::Relay;
 use crate::drive::Socket;
@@ -10,10 +9,12 @@ use futures_util::{SinkExt, StreamExt};
 use std::time::Duration;
 use tokio_tungstenite::tungstenite::protocol::Message;
 
-/// For a probed WebSocket to become the session's own; polling goes on meanwhile, and after it.
+/// Time for the client to complete the move to a WebSocket after it opened it. The client goes on polling until then,
+/// and also if the move fails.
 pub const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Answers the probe and takes the session when the client says so; `None` where it stays.
+/// Answers the probe, and takes the session from its gateway when the client confirms the move; `None` if it stays
+/// there.
 pub async fn probe(
     socket: &mut Socket,
     relay: &Relay,

@@ -1,5 +1,4 @@
-//! Serves a session that polls: what waits goes into the next answer, until the session ends or moves to a
-//! WebSocket.
+//! Serves a session that polls. Queued frames go into the next answer, until the session ends or moves to a WebSocket.
 
 use super::answers::{Asked, LAST_POLL_TIMEOUT, Over, Polled, last_words, payload_of, refuse};
 use super::framing::{EnginePackets, NOOP, PING};
@@ -25,21 +24,21 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::protocol::Message;
 
-/// For what is under way in a session to be done, before it moves to another gateway.
+/// Time for the work under way in a session to complete before the session moves to another gateway.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(3);
-/// For the gateway to which a session moved to join what was joined here.
+/// Time for the gateway to which a session moved to join the session's conversations.
 const HANDOVER: Duration = Duration::from_secs(5);
 
-/// A WebSocket that wants to be the session's.
+/// A WebSocket to which the session may move.
 struct Probe {
     socket: Box<Socket>,
     stream: Arc<TcpStream>,
-    /// Its probe was answered: polls are sent home.
+    /// The probe was answered. From then on polls are answered at once, so that the client can complete the move.
     answered: bool,
     deadline: Instant,
 }
 
-/// What a client posted, as it is worked off.
+/// A packet that the client posted.
 enum Posted {
     Text(String),
     Binary(Vec<u8>),
@@ -53,13 +52,13 @@ struct Polling<'a, A> {
     application: A,
     keepalive: Keepalive,
     poll: Option<oneshot::Sender<Polled>>,
-    /// Packets of one post, and who waits for them to be taken.
+    /// The packets of one post that are not processed yet, and the answer to that post.
     posted: VecDeque<Posted>,
     posting: Option<oneshot::Sender<Result<(), Refusal>>>,
     probe: Option<Probe>,
-    /// A WebSocket is probed on another gateway: until when polls are sent home.
+    /// A WebSocket is being probed on another gateway. Until this time polls are answered at once.
     probed_elsewhere: Option<Instant>,
-    /// Another gateway takes the session: whom to tell, and until when.
+    /// Another gateway takes the session: where to send it, and until when.
     taker: Option<(oneshot::Sender<MovedSession>, Instant)>,
 }
 
@@ -67,16 +66,16 @@ struct Polling<'a, A> {
 enum Ended {
     /// The session is over.
     Over(Over),
-    /// It goes on over this WebSocket.
+    /// The session moved to this WebSocket.
     Moved(Box<Socket>, Arc<TcpStream>),
-    /// It goes on at another gateway.
+    /// The session moved to another gateway.
     Taken,
 }
 
 enum Woken {
     Asked(Option<Asked>),
     Probed(Option<Result<Message, tokio_tungstenite::tungstenite::Error>>),
-    /// Who polled has hung up.
+    /// The client hung up on its poll.
     Cancelled,
     Other,
     Timer,
@@ -112,7 +111,7 @@ pub async fn run<S: Service>(
         Ended::Taken => {
             outgoing.close();
             drop(requests);
-            // The other gateway joins before this one leaves: nobody sees the user go.
+            // The other gateway joins before this one leaves, so that other members do not see the user leave.
             tokio::time::sleep(HANDOVER).await;
             polling.application.end().await;
         }
@@ -128,7 +127,8 @@ pub async fn run<S: Service>(
 }
 
 impl<A: Application> Polling<'_, A> {
-    /// Serves until the end; what the application said last still goes to a WebSocket that was probed.
+    /// Serves until polling ends. If the application drops the session while a WebSocket is probed, waits a while for
+    /// the move, because the last frames can reach the client only there.
     async fn run(&mut self, requests: &mut mpsc::Receiver<Asked>) -> Ended {
         self.outgoing.listens(true);
         let ended = self.serve(requests).await;
@@ -137,7 +137,8 @@ impl<A: Application> Polling<'_, A> {
         if probed && matches!(ended, Ended::Over(Over::Dropped)) {
             let moved = tokio::time::timeout(LAST_POLL_TIMEOUT, self.move_at_last(requests)).await;
             if let Ok(Some((socket, stream))) = moved {
-                // The application says once more that it drops the session, as soon as it is asked.
+                // Wake the session on the WebSocket, so that it calls the application, which repeats that it drops the
+                // session.
                 self.outgoing.wake();
                 return Ended::Moved(socket, stream);
             }
@@ -145,7 +146,8 @@ impl<A: Application> Polling<'_, A> {
         ended
     }
 
-    /// The client has been told that it may move, and will not poll any more: only there does it hear the end.
+    /// Completes the move to a WebSocket. The client has received the answer to its probe and stops polling, so it can
+    /// receive the last frames only over the WebSocket.
     async fn move_at_last(
         &mut self,
         requests: &mut mpsc::Receiver<Asked>,
@@ -186,7 +188,7 @@ impl<A: Application> Polling<'_, A> {
             }
             let woken = tokio::select! {
                 asked = requests.recv() => Woken::Asked(asked),
-                // What was posted before the move is taken before it.
+                // Packets posted before the move must be processed before it.
                 message = next_of(&mut self.probe), if self.posted.is_empty() => Woken::Probed(message),
                 () = hung_up(&mut self.poll) => Woken::Cancelled,
                 () = self.outgoing.woken() => Woken::Other,
@@ -237,7 +239,7 @@ impl<A: Application> Polling<'_, A> {
         match self.keepalive.due(now.into_std()) {
             Due::Nothing => Ok(()),
             Due::Ping => {
-                // Before what waits: behind many answers' worth it would come too late to be answered in time.
+                // Put the ping in front of the queue. Behind several answers' worth of frames it would arrive too late.
                 self.outgoing.put_back(vec![PING]);
                 Ok(())
             }
@@ -252,7 +254,8 @@ impl<A: Application> Polling<'_, A> {
         match asked {
             Asked::Poll(answer) => {
                 if let Some(first) = self.poll.take() {
-                    // Two at once: the client is broken, and which of them gets what is anybody's guess.
+                    // Two polls at once: the client is broken, and frames could reach it in any order. The session
+                    // ends.
                     let _ = first.send(Polled::Payload(payload(&[Packet::Close])));
                     let _ = answer.send(Polled::Refused(Refusal::BadRequest));
                     return Err(Over::Gone);
@@ -260,7 +263,7 @@ impl<A: Application> Polling<'_, A> {
                 self.poll = Some(answer);
                 Ok(())
             }
-            // The one before was given up by its client, and its packets are not all taken.
+            // The client gave up its previous post, whose packets are not all processed.
             Asked::Post(_, answer) if self.posting.is_some() || !self.posted.is_empty() => {
                 let _ = answer.send(Err(Refusal::BadRequest));
                 Err(Over::Gone)
@@ -294,7 +297,7 @@ impl<A: Application> Polling<'_, A> {
         }
     }
 
-    /// Takes over the packets of a post.
+    /// Parses a post and queues its packets.
     fn take(&mut self, body: &str) -> Result<(), Malformed> {
         let bytes_max = self.config.packet_bytes_max;
         for packet in parse_payload(body, self.config.packets_max)? {
@@ -312,13 +315,13 @@ impl<A: Application> Polling<'_, A> {
         Ok(())
     }
 
-    /// Whether a posted packet may be worked off now. What a client does not poll keeps its posts waiting, as what it
-    /// does not read keeps a WebSocket's frames.
+    /// Whether a posted packet may be processed now. Posts wait while the client does not poll what is queued for it,
+    /// as a WebSocket is not read while its client does not read.
     fn takes_posted(&self) -> bool {
         self.application.reads() && self.outgoing.has_room()
     }
 
-    /// Hands posted packets to the application, as far as it reads; the post is answered when all were taken.
+    /// Processes posted packets while the application accepts them. The post is answered after its last packet.
     fn work_off(&mut self) -> Result<(), Over> {
         while self.takes_posted() {
             let Some(posted) = self.posted.pop_front() else { break };
@@ -338,8 +341,8 @@ impl<A: Application> Polling<'_, A> {
         Ok(())
     }
 
-    /// Answers the poll that waits, if there is something to say. Who has hung up meanwhile is gone: what was taken
-    /// out for them is not told to anybody else.
+    /// Answers the waiting poll if there are frames. If the client has hung up, the session ends: the frames taken out
+    /// for it are lost.
     fn answer_poll(&mut self) -> Result<(), Over> {
         let leaving =
             self.probed_elsewhere.is_some() || self.probe.as_ref().is_some_and(|probe| probe.answered);
@@ -357,12 +360,12 @@ impl<A: Application> Polling<'_, A> {
         poll.send(Polled::Payload(payload_of(&frames))).map_err(|_| Over::Gone)
     }
 
-    /// Gives the session to the gateway that takes it, as soon as nothing is under way; `true` when that was done.
+    /// Gives the session to the gateway that takes it, as soon as nothing is under way. Returns whether that was done.
     fn hand_over(&mut self) -> bool {
         if self.taker.is_none() || !self.posted.is_empty() {
             return false;
         }
-        // What an event adds to the frames and to the application's cursors must be in both or in neither.
+        // An event must be in both the packed frames and the packed cursors, or in neither.
         self.outgoing.seal(true);
         let given = self.give();
         self.outgoing.seal(false);
@@ -378,19 +381,19 @@ impl<A: Application> Polling<'_, A> {
         let frames = self.outgoing.drain_up_to(usize::MAX);
         let bytes: usize = frames.iter().map(bytes::Bytes::len).sum();
         if bytes + application.len() > RELAY_PART_BYTES_MAX {
-            // More than fits into one message: it is polled first, and the move is tried another time.
+            // Too large for one message on the bus: the client must poll first, and may then try again to move.
             self.outgoing.put_back(frames);
             return false;
         }
         if let Err(MovedSession { frames, .. }) = taker.send(MovedSession { frames, application }) {
-            // Who asked has given up, and the session stays with all it has.
+            // The other gateway has given up, so the session stays here with its frames.
             self.outgoing.put_back(frames);
             return false;
         }
         true
     }
 
-    /// Something came over a WebSocket that is probed; returned when the session moves to it.
+    /// Handles a message on the probed WebSocket. Returns the WebSocket when the session moves to it.
     async fn probed(
         &mut self,
         message: Option<Result<Message, tokio_tungstenite::tungstenite::Error>>,
@@ -404,7 +407,7 @@ impl<A: Application> Polling<'_, A> {
                 self.probe = Some(probe);
             }
             Ok(Packet::Upgrade) if probe.answered => {
-                // What was queued meanwhile goes over the WebSocket; a poll that still waits goes home.
+                // Frames queued meanwhile go over the WebSocket, so end the waiting poll without any.
                 if let Some(poll) = self.poll.take() {
                     let _ = poll.send(Polled::Payload(payload_of(&[NOOP])));
                 }

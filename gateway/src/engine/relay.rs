@@ -1,8 +1,9 @@
-//! Polling without sticky sessions: a request that reached another gateway than its session's is passed on over
-//! the bus (design: gateways).
+//! Polling without sticky sessions: a request that reached another gateway than its session's is passed on over the bus
+//! (`docs/decisions/0008-polls-are-repeated-posts-are-not.md`).
 //!
-//! A poll may be asked for again with the same number, as often as its asker likes, and is answered as before: what
-//! was taken out of a session for a client must not be lost with one message on the bus. A post is passed on once.
+//! A poll may be repeated with the same number, any number of times, and gets the same answer: packets that were taken
+//! out of a session must not be lost with one message on the bus. A post is passed on once, because its packets could
+//! be processed twice.
 
 use super::answers::Polled;
 use super::request::Refusal;
@@ -19,14 +20,14 @@ use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long a session's gateway holds a poll before it says that nothing has come. With the next one, who polls
-/// learns that it died.
+/// How long the session's gateway holds a poll before it answers that nothing has come. The other gateway then repeats
+/// the poll, so it notices soon if the session's gateway has died.
 pub(super) const HOLD: Duration = Duration::from_secs(2);
-/// For a session that is busy to take a post or a probe.
+/// Time for a busy session to accept a post or a probe.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(8);
-/// For an answer to be on the bus, above what it is held.
+/// Time for a request and its answer on the bus, besides the time for which the poll is held.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
-/// Times that a poll is asked for again when no answer comes, in a row.
+/// How often in a row a poll is repeated when no answer comes.
 const POLL_RETRIES: u32 = 3;
 
 /// Passes requests on to other gateways.
@@ -47,7 +48,7 @@ impl Relay {
         format!("{}.{random}", self.own)
     }
 
-    /// The other gateway on which a session lives, if its id names one.
+    /// The gateway of a session, if its id names one and it is not this one.
     pub(super) fn elsewhere(&self, sid: &str) -> Option<GatewayId> {
         let (gateway, _) = sid.split_once('.')?;
         GatewayId::parse(gateway).ok().filter(|gateway| *gateway != self.own)
@@ -65,7 +66,7 @@ impl Relay {
         reply.ok_or_else(|| BusError::Unavailable("an empty reply".into()))
     }
 
-    /// Waits for packets of a session elsewhere.
+    /// Waits for packets of a session on another gateway.
     pub(super) async fn poll(&self, gateway: &GatewayId, sid: &str) -> Polled {
         let body = Body::Poll(RelayPoll { wait_ms: HOLD.as_millis() as u32 });
         let request = RelayRequest { sid: sid.into(), request: random(), body: Some(body) };
@@ -89,7 +90,7 @@ impl Relay {
         }
     }
 
-    /// A WebSocket is probed here that wants to be the WebSocket of a session elsewhere.
+    /// Announces a WebSocket here to which a session on another gateway may move.
     pub(super) async fn probe(&self, gateway: &GatewayId, sid: &str) -> Result<(), Refusal> {
         match self.once(gateway, sid, Body::Probe(true)).await? {
             Reply::Probed(_) => Ok(()),
@@ -114,7 +115,7 @@ impl Relay {
         })
     }
 
-    /// Brings packets to a session elsewhere.
+    /// Passes packets to a session on another gateway.
     pub(super) async fn post(&self, gateway: &GatewayId, sid: &str, body: String) -> Result<(), Refusal> {
         let request = random();
         let body = bytes::Bytes::from(body);
@@ -124,7 +125,7 @@ impl Relay {
             let part = body.slice(index * RELAY_PART_BYTES_MAX..end);
             let post = RelayPost { index: index as u32, parts: parts as u32, part };
             let request = RelayRequest { sid: sid.into(), request, body: Some(Body::Post(post)) };
-            // Held while the session is busy, as a post to its own gateway is.
+            // The session's gateway answers when the packets have been processed, as it does for a post of its own.
             match self.ask(gateway, &request, BUSY_TIMEOUT).await {
                 Ok(Reply::Taken(_)) => return Ok(()),
                 Ok(Reply::Waiting(_)) => {}

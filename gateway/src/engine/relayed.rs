@@ -1,4 +1,4 @@
-//! What this gateway answers where requests for its polling sessions reached another one (see [`super::relay`]).
+//! Answers requests that reached another gateway and concern polling sessions of this one (see [`super::relay`]).
 
 use super::answers::Polled;
 use super::relay::{HOLD, Relay};
@@ -19,28 +19,28 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
 
-/// A poll that nobody has asked for again for so long is given up, and with it its session.
+/// A poll that has not been repeated for this long is given up, and its session ends.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(10);
-/// Bytes of answers that are kept for who may ask for them again. Above it the oldest are forgotten: what was in one
-/// is lost only if the bus lost it, too, and nobody had asked again by then.
+/// Bytes of answers kept in case they are requested again. Above this the oldest are dropped. A dropped answer is lost
+/// only if the bus also lost it and the other gateway has not requested it again by then.
 const KEPT_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Before a poll that somebody waits for already is said to wait.
+/// Pause before a repeated poll is answered by *waiting* while an earlier request still waits for the same poll.
 const REPEAT_PAUSE: Duration = Duration::from_millis(200);
-/// Polls that are held at one time, and other requests that are answered; more wait on the bus.
+/// Polls that are held at one time, and other requests that are processed at one time. More requests wait on the bus.
 const POLLS_MAX: usize = 16_384;
 const REQUESTS_MAX: usize = 1_024;
-/// Between two tries to subscribe, when the bus is away.
+/// Pause between two attempts to subscribe while the bus is unavailable.
 const RETRY_DELAY: Duration = Duration::from_millis(500);
-/// Bodies in parts at one time: those of clients who post much more than is usual.
+/// Bodies in several parts that are being put together at one time. A body of usual size is one part.
 const BODIES_MAX: usize = 64;
 
-/// A poll that was passed on, as its session's gateway knows it.
+/// The state of a poll that another gateway passed on.
 enum Poll {
-    /// Somebody waits for its answer right now.
+    /// A request waits for the answer now.
     Asked,
-    /// It waits in the session, and nobody asks.
+    /// The poll waits in the session, and no request waits for the answer.
     Waiting(oneshot::Receiver<Polled>),
-    /// It was answered so.
+    /// The poll was answered with this reply.
     Answered(Reply),
 }
 
@@ -59,11 +59,11 @@ impl Held {
     }
 }
 
-/// The last poll of each session, for as long as somebody may ask for it again.
+/// The last poll of each session, kept while it may be repeated.
 #[derive(Default)]
 struct Polls {
     held: HashMap<String, Held>,
-    /// Of the answers among them.
+    /// Bytes of the answers in `held`.
     bytes: usize,
 }
 
@@ -77,7 +77,7 @@ impl Polls {
         }
     }
 
-    /// Makes half of the room free, so that this is rarely done.
+    /// Drops the oldest answers until half of the limit is free, so that this is rarely necessary.
     fn forget_oldest(&mut self) {
         let answered = self.held.iter().filter(|(_, held)| held.bytes() > 0);
         let mut answered: Vec<(Instant, String)> =
@@ -113,7 +113,7 @@ struct Answers {
     bodies: Mutex<HashMap<String, Parts>>,
 }
 
-/// Serves the requests of other gateways; where the bus ends the subscription, a new one is made.
+/// Serves the requests of other gateways. Subscribes again if the bus ends the subscription.
 pub async fn serve(sessions: Arc<Sessions>, relay: Relay, mut subscription: Subscription) {
     let answers = Arc::new(Answers { sessions, polls: Mutex::default(), bodies: Mutex::default() });
     loop {
@@ -122,7 +122,7 @@ pub async fn serve(sessions: Arc<Sessions>, relay: Relay, mut subscription: Subs
             tokio::time::sleep(RETRY_DELAY).await;
             match relay.bus.subscribe(&subject::engine(&relay.own), None).await {
                 Ok(subscription) => break subscription,
-                Err(error) => tracing::warn!(%error, "requests of other gateways are not heard"),
+                Err(error) => tracing::warn!(%error, "cannot subscribe to the requests of other gateways"),
             }
         };
     }
@@ -142,7 +142,7 @@ async fn serve_subscription(answers: &Arc<Answers>, mut subscription: Subscripti
         };
         let message = match incoming {
             Some(Incoming::Message(message)) => message,
-            // Who asked asks again.
+            // The other gateway repeats its request.
             Some(Incoming::Lost) => continue,
             None => return,
         };
@@ -163,7 +163,7 @@ async fn serve_subscription(answers: &Arc<Answers>, mut subscription: Subscripti
 impl Answers {
     async fn answer(&self, request: RelayRequest) -> Reply {
         let Some(handle) = self.sessions.find(&request.sid) else {
-            // What its session said last may still be asked for.
+            // The session is over, but its last answer may be requested again.
             let said = self.repeated(&request.sid, request.request);
             return said.unwrap_or(Reply::Refused(Refusal::UnknownSession.number()));
         };
@@ -230,7 +230,8 @@ impl Answers {
             Some(Some(waiting)) => Some(waiting),
             Some(None) => handle.begin_poll().await,
             None => {
-                // Somebody waits for it already; whoever asks once more has lost that answer, and asks again.
+                // An earlier request still waits for this poll. The other gateway repeats a poll only if it lost that
+                // answer, and will repeat it again.
                 tokio::time::sleep(wait.min(REPEAT_PAUSE)).await;
                 return Reply::Waiting(true);
             }
@@ -247,7 +248,7 @@ impl Answers {
         self.keep(sid, request, poll)
     }
 
-    /// Keeps what became of a poll, unless its session has another one by now; returns what to answer.
+    /// Keeps the state of a poll, unless the session has a newer poll. Returns the reply.
     fn keep(&self, sid: String, request: u64, poll: Poll) -> Reply {
         let reply = match &poll {
             Poll::Answered(reply) => reply.clone(),
@@ -260,7 +261,7 @@ impl Answers {
         reply
     }
 
-    /// Puts a body together; `None` while parts are missing.
+    /// Puts a body together from its parts; `None` while parts are missing.
     fn whole(&self, sid: &str, request: u64, post: RelayPost) -> Result<Option<String>, Refusal> {
         let mut bodies = self.bodies.lock();
         if post.index == 0 {

@@ -1,4 +1,4 @@
-//! What a request asks of an engine, and how it is refused.
+//! The query of a request to an engine, and the responses that refuse a request.
 
 use axum::Json;
 use axum::http::StatusCode;
@@ -8,17 +8,17 @@ use serde_json::json;
 /// Why a request is refused, with the reference server's codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// No transport of this name.
+    /// No such transport.
     Transport,
-    /// No session of this id.
+    /// There is no session with this id.
     UnknownSession,
-    /// A session begins with GET.
+    /// A session can begin with GET only.
     HandshakeMethod,
-    /// Not what the session can do now.
+    /// The request is malformed, or not possible in the session's present state.
     BadRequest,
-    /// Another protocol version.
+    /// The client uses another protocol version.
     Version,
-    /// A body over the limit.
+    /// The body is over the limit.
     TooLarge,
 }
 
@@ -32,12 +32,12 @@ impl Refusal {
         Self::TooLarge,
     ];
 
-    /// Its number on the bus.
+    /// The number that stands for the refusal on the bus.
     pub fn number(self) -> u32 {
         self as u32
     }
 
-    /// The refusal with this number on the bus.
+    /// The refusal for a number from the bus. An unknown number, from another version, is [`Refusal::BadRequest`].
     pub fn of_number(number: u32) -> Refusal {
         Self::ALL.into_iter().find(|refusal| refusal.number() == number).unwrap_or(Self::BadRequest)
     }
@@ -65,19 +65,19 @@ impl IntoResponse for Refusal {
 /// The query of a request.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Query {
-    /// The session; none for a new one.
+    /// The session's id; `None` to begin a session.
     pub sid: Option<String>,
     /// The transport is WebSocket, not polling.
     pub websocket: bool,
-    /// `EIO=4`
+    /// The protocol version is 4: `EIO=4`.
     pub is_version_4: bool,
 }
 
 impl Query {
-    /// Reads a query.
+    /// Parses a query.
     ///
     /// # Errors
-    /// When it names no transport.
+    /// If it names no known transport.
     pub fn parse(query: &str) -> Result<Query, Refusal> {
         let (mut sid, mut transport, mut version) = (None, None, None);
         for pair in query.split('&') {

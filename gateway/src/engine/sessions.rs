@@ -1,4 +1,4 @@
-//! The polling sessions of a gateway, as requests find them.
+//! The registry of a gateway's polling sessions, through which requests reach them.
 
 use super::answers::{Asked, Polled};
 use super::request::Refusal;
@@ -14,13 +14,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-/// Requests of one polling session that wait for its task: a poll, a post and an upgrade, and a few that will be
+/// Requests that may wait for the task of a polling session: a poll, a post, an upgrade, and a few that will be
 /// refused.
 const REQUESTS_MAX: usize = 8;
 
-/// How many times the limit a body may have that is read only to be dropped.
+/// A body over the limit is still read and dropped, up to this many times the limit.
 const DROPPED_BODIES: usize = 4;
-/// For a request's body, as for one of the API.
+/// Time for a client to send the body of its request, as for the REST API.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A polling session.
@@ -28,18 +28,18 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Handle {
     pub(super) engine: &'static str,
     pub(super) requests: mpsc::Sender<Asked>,
-    /// It has moved to a WebSocket: it polls no more.
+    /// The session has moved to a WebSocket and accepts no more polls.
     pub(super) upgraded: Arc<AtomicBool>,
     /// A post is under way.
     posting: Arc<AtomicBool>,
 }
 
-/// Bytes of bodies that are being read at one time, and how finely they are counted: what clients announce is held
-/// before it is looked at.
+/// Bytes of bodies that are read at one time, and the unit in which they are counted. A request reserves the length
+/// that it announces before its body is read.
 const BODIES_BYTES_MAX: usize = 64 * 1024 * 1024;
 const BODIES_UNIT_BYTES: usize = 16 * 1024;
 
-/// All polling sessions of a gateway. Bounded by its connections, of which each is one.
+/// All polling sessions of a gateway. Bounded by its connections, because each session is one.
 pub struct Sessions {
     polling: Mutex<HashMap<Box<str>, Handle>>,
     bodies: Semaphore,
@@ -60,8 +60,9 @@ impl Sessions {
         (handle, queue)
     }
 
-    /// Reads a body of at most `bytes_max` bytes; it waits while others bring many. One that is larger is read to its
-    /// end, if that is near, and dropped: a client that is still sending would not hear that it is refused.
+    /// Reads a body of at most `bytes_max` bytes, and waits while other bodies take up the memory for that. A body that
+    /// is somewhat larger is read to its end and dropped, because a client that is still sending would not receive the
+    /// refusal.
     pub(super) async fn read(&self, request: Request, bytes_max: usize) -> Result<String, Refusal> {
         let announced = request.body().size_hint().upper().map_or(bytes_max, |bytes| bytes as usize);
         let held = if announced > bytes_max { 0 } else { announced };
@@ -71,7 +72,7 @@ impl Sessions {
             let mut chunks = request.into_body().into_data_stream();
             let (mut body, mut bytes) = (Vec::new(), 0);
             while let Some(chunk) = chunks.next().await {
-                // One that was cut off is refused as well, but nobody hears that.
+                // A body that was cut off is refused as well, although the client cannot receive the refusal.
                 let chunk = chunk.map_err(|_| Refusal::BadRequest)?;
                 bytes += chunk.len();
                 if announced <= bytes_max && bytes <= bytes_max {
@@ -109,7 +110,8 @@ impl Drop for Posting<'_> {
 }
 
 impl Handle {
-    /// Posts one at a time: a second one ends the session, as its packets could come in any order.
+    /// Allows one post at a time. A second one ends the session, because the packets of both could be processed in any
+    /// order.
     pub(super) async fn alone(&self, post: impl Future<Output = Result<(), Refusal>>) -> Result<(), Refusal> {
         if self.posting.swap(true, Ordering::AcqRel) {
             let _ = self.requests.send(Asked::Overlap).await;
@@ -119,7 +121,7 @@ impl Handle {
         post.await
     }
 
-    /// Brings packets; answered when all have been taken.
+    /// Passes packets to the session. Returns when all have been processed.
     pub(super) async fn post(&self, body: String) -> Result<(), Refusal> {
         let (answer, answered) = oneshot::channel();
         let asked = self.requests.send(Asked::Post(body, answer)).await;
@@ -127,7 +129,7 @@ impl Handle {
         answered.await.unwrap_or(Err(Refusal::UnknownSession))
     }
 
-    /// Waits for packets. Given up, the session takes its client for gone.
+    /// Waits for packets. If this is cancelled, the session takes the client for gone.
     pub(super) async fn poll(&self) -> Polled {
         match self.begin_poll().await {
             Some(answered) => answered.await.unwrap_or(Polled::Refused(Refusal::UnknownSession)),
@@ -135,12 +137,12 @@ impl Handle {
         }
     }
 
-    /// A WebSocket is probed on another gateway: polls are sent home.
+    /// Reports that a WebSocket is being probed on another gateway, so that polls are answered at once.
     pub(super) async fn probed_elsewhere(&self) -> Result<(), Refusal> {
         self.requests.send(Asked::ProbedElsewhere).await.map_err(|_| Refusal::UnknownSession)
     }
 
-    /// Lets the session go to another gateway.
+    /// Requests the session's state for another gateway, where the session goes on.
     pub(super) async fn take(&self) -> Result<MovedSession, Refusal> {
         let (taker, taken) = oneshot::channel();
         let asked = self.requests.send(Asked::Take(taker)).await;

@@ -85,7 +85,7 @@ impl Beginning {
     }
 
     /// Starts a session that continues where its client's offset ends. The joins are `None` when the new record could
-    /// not be stored: the session may then not be reported as recovered.
+    /// not be stored: the session must then not be reported as recovered.
     async fn resumed(mut self, identity: Identity, found: Found) -> Result<(Running, Option<Joins>), Close> {
         let Found { record: before, tracker, owner } = found;
         let (shared, namespace, outgoing) = (self.shared.clone(), self.namespace, self.outgoing.clone());
