@@ -1,6 +1,6 @@
-//! The gateway's decisions: pure state machines that take the time and an input and return what to do.
+//! The gateway's decisions: pure state machines that take the time and an input, and return what to do.
 //!
-//! Nothing here knows tokio, sockets, a clock or its siblings.
+//! These modules use no tokio, no sockets, no clock, and not each other.
 
 pub mod keepalive;
 pub mod link;

@@ -1,24 +1,25 @@
-//! Whose acquaintances are read again, and when: at once after a change, each user's at most once a second, and
-//! everybody's little by little after changes may have been missed.
+//! Decides whose acquaintances are read again, and when: at once after a change, but each user's at most once a second.
+//! When changes may have been missed, all users' acquaintances are read, spread over time.
 
 use carillon_proto::id::UserId;
 use std::collections::{BTreeSet, HashMap};
 
-/// Between two reads of one user's acquaintances: whoever is invited to many conversations at once is read twice.
+/// Time between two reads of one user's acquaintances. A user who is invited to many conversations at once is read
+/// twice.
 pub const SPACING_MS: u64 = 1_000;
-/// After a read that failed.
+/// Time before a failed read is repeated.
 pub const RETRY_MS: u64 = 2_000;
-/// Reads under way at once: a conversation of a hundred is shown within a few of a worker's round trips, and workers
-/// answer others meanwhile.
+/// Reads under way at once. Enough to read a conversation of 100 participants within a few round trips, and few enough
+/// that workers can answer other reads meanwhile.
 pub const UNDER_WAY_MAX: usize = 8;
-/// Of those whose changes may have been missed, so many are read in a second: a read costs a worker a row for each of a
-/// user's conversations, and all gateways may read at the same time.
+/// Reads in a second when changes may have been missed. A read costs a worker one row for each conversation of the
+/// user, and all gateways may read at the same time.
 pub const SWEPT_PER_SECOND: u64 = 20;
 
-/// What is to be done now.
+/// The next action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next<U> {
-    /// Read this user's acquaintances; answered by [`Refresh::done`].
+    /// Read this user's acquaintances, then call [`Refresh::done`].
     Read(U),
     /// Nothing before this time, milliseconds.
     At(u64),
@@ -28,19 +29,19 @@ pub enum Next<U> {
 
 #[derive(Debug, Default)]
 struct Entry {
-    /// When it is looked at next: to read, or to be forgotten.
+    /// When the entry is due: to be read, or to be removed.
     at_ms: Option<u64>,
     wanted: bool,
     reading: bool,
     not_before_ms: u64,
 }
 
-/// The users whose acquaintances are to be read, and those whose were read a moment ago. Bounded by the users that are
-/// connected when they are named.
+/// The users whose acquaintances are to be read or were read within the last second. Bounded by the number of users
+/// that are connected when they are named.
 #[derive(Debug, Default)]
 pub struct Refresh {
     users: HashMap<UserId, Entry>,
-    /// When each is looked at next.
+    /// The due time of each entry.
     due: BTreeSet<(u64, UserId)>,
     under_way: usize,
 }
@@ -51,7 +52,7 @@ impl Refresh {
         self.want(user, now_ms);
     }
 
-    /// Anybody's may have changed.
+    /// The acquaintances of any of these users may have changed.
     pub fn missed<'a>(&mut self, now_ms: u64, users: impl Iterator<Item = &'a UserId>) {
         for (place, user) in (0..).zip(users) {
             self.want(user, now_ms + place * 1_000 / SWEPT_PER_SECOND);
@@ -76,7 +77,7 @@ impl Refresh {
         self.due.insert((at_ms, user.clone()));
     }
 
-    /// What is to be done now.
+    /// The next action.
     pub fn next(&mut self, now_ms: u64) -> Next<UserId> {
         while let Some((at_ms, user)) = self.due.first().cloned() {
             if at_ms > now_ms {
@@ -99,7 +100,7 @@ impl Refresh {
         Next::Nothing
     }
 
-    /// A read is done, or failed and is to be tried again.
+    /// A read is done, or failed and is to be repeated (`read` is `false`).
     pub fn done(&mut self, now_ms: u64, user: &UserId, read: bool) {
         let Some(entry) = self.users.get_mut(user).filter(|entry| entry.reading) else { return };
         self.under_way -= 1;
@@ -112,7 +113,7 @@ impl Refresh {
         self.look_at(user, at_ms);
     }
 
-    /// Whether a user's acquaintances are being read, or are to be within the spacing of reads.
+    /// Whether a user's acquaintances are being read, or will be within the spacing of reads.
     pub fn is_pending(&self, now_ms: u64, user: &UserId) -> bool {
         let soon = |entry: &Entry| entry.at_ms.is_some_and(|at_ms| at_ms <= now_ms + SPACING_MS);
         self.users.get(user).is_some_and(|entry| entry.reading || (entry.wanted && soon(entry)))
@@ -134,7 +135,7 @@ mod tests {
         refresh.changed(5, &ann);
         assert!(refresh.is_pending(5, &ann));
         assert_eq!(refresh.next(5), Next::Read(ann.clone()));
-        // What changes while it is read may not be in it.
+        // The read under way may not include a change that comes meanwhile.
         refresh.changed(6, &ann);
         refresh.changed(7, &ann);
         assert_eq!(refresh.next(7), Next::Nothing);
@@ -167,7 +168,7 @@ mod tests {
         assert_eq!(refresh.next(0), Next::At(1_000 / SWEPT_PER_SECOND));
         refresh.changed(1, &crowd[99]);
         assert_eq!(refresh.next(1), Next::Read(crowd[99].clone()));
-        // Later is no reason to wait for longer.
+        // A later request does not delay a read that is already due.
         refresh.missed(1, crowd[2..3].iter());
         assert_eq!(refresh.next(1), Next::Read(crowd[2].clone()));
         let mut reads = 3;

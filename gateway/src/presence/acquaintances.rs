@@ -1,5 +1,6 @@
-//! Whom users see because they share stored conversations. Read when a session begins, and again whenever who
-//! participates in their conversations changes or may have changed unheard: visibility follows membership.
+//! Acquaintances: the users that a user sees because they share stored conversations. They are read when a session
+//! begins, and again whenever workers report that they may have changed, or such a report may have been missed
+//! (`docs/decisions/0016-acquaintances-are-read-again.md`).
 
 use crate::connection::{Acquaintances, Connection};
 use crate::core::refresh::{Next, Refresh};
@@ -16,10 +17,10 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
 
-/// How long a question about somebody waits for a change that is being read: above the spacing of reads.
+/// How long a query about another user waits for a read that is under way or due. Longer than the spacing of reads.
 const SETTLE_TIMEOUT: Duration = Duration::from_millis(1_500);
 
-/// Whose acquaintances are to be read again on this gateway.
+/// The users whose acquaintances are to be read again on this gateway.
 pub struct Refreshing {
     core: Mutex<Refresh>,
     began: Instant,
@@ -52,7 +53,7 @@ impl Refreshing {
         self.done.notify_waiters();
     }
 
-    /// Waits, for a bounded time, until what is known to have changed of a user's acquaintances was read.
+    /// Waits, for a bounded time, until the reported changes of a user's acquaintances have been read.
     async fn settled(&self, user: &UserId) {
         let settling = async {
             loop {
@@ -65,12 +66,12 @@ impl Refreshing {
                 done.await;
             }
         };
-        // Later is late, not wrong: the answer is what is known now.
+        // After the timeout, the caller uses the acquaintances that are known, which is out of date but does no harm.
         let _ = timeout(SETTLE_TIMEOUT, settling).await;
     }
 }
 
-/// Reads again what has changed, as long as the gateway lives.
+/// Reads acquaintances again whenever that is due. Runs as long as the gateway.
 pub async fn refresh(shared: Arc<Shared>) {
     let refreshing = &shared.refreshing;
     let mut reads: FuturesUnordered<BoxFuture<'_, (UserId, bool)>> = FuturesUnordered::new();
@@ -100,7 +101,7 @@ pub async fn refresh(shared: Arc<Shared>) {
 }
 
 impl Shared {
-    /// Users who share a stored conversation of at most 100 participants with this one, sorted, at most 500.
+    /// The users that share a stored conversation of at most 100 participants with this one, sorted, at most 500.
     ///
     /// # Errors
     /// As [`Shared::read`].
@@ -115,7 +116,7 @@ impl Shared {
         Ok(users)
     }
 
-    /// A connection begins: it watches those whom its user sees by sharing conversations. Returns them.
+    /// Makes a new connection watch its user's acquaintances. Returns them.
     pub(crate) async fn begin_acquaintance(&self, connection: &Arc<Connection>) -> Arc<[UserId]> {
         let users = self.acquaintances(&connection.user).await.unwrap_or_else(|failure| {
             tracing::debug!(%failure, "a connection starts without its acquaintances");
@@ -123,7 +124,7 @@ impl Shared {
             Vec::new()
         });
         let mut known = connection.acquaintances.lock();
-        // What was read for a change meanwhile is newer.
+        // If acquaintances were read for a change meanwhile, those are newer.
         if let Acquaintances::Unknown = &*known {
             users.iter().for_each(|user| self.audience.watch(user, connection));
             *known = Acquaintances::Known(users.into());
@@ -131,7 +132,7 @@ impl Shared {
         known.users()
     }
 
-    /// A connection has ended: it watches nobody.
+    /// Ends the watches of a connection that has ended.
     pub(crate) fn end_acquaintance(&self, connection: &Arc<Connection>) {
         let mut known = connection.acquaintances.lock();
         let users = known.users();
@@ -139,7 +140,7 @@ impl Shared {
         self.unwatch(connection, &users);
     }
 
-    /// Workers say that these users may see others than before.
+    /// Workers report that these users' acquaintances may have changed.
     pub fn take_acquainted(&self, changed: &wire::AcquaintancesChanged) {
         for user in changed.users.iter().filter_map(|user| UserId::parse(user).ok()) {
             if self.directory.is_here(&user) {
@@ -148,7 +149,7 @@ impl Shared {
         }
     }
 
-    /// Such messages may have been missed.
+    /// Reports may have been missed, so the acquaintances of all users here are read again.
     pub fn acquainted_unheard(&self) {
         let mut users = HashSet::new();
         users.extend(self.directory.connections().iter().map(|connection| connection.user.clone()));
@@ -157,12 +158,12 @@ impl Shared {
         refreshing.wanted.notify_one();
     }
 
-    /// Waits for what is known to have changed, so that what is asked next is answered truly.
+    /// Waits until reported changes have been read, so that the next query is answered from them.
     pub(crate) async fn acquaintances_settled(&self, user: &UserId) {
         self.refreshing.settled(user).await;
     }
 
-    /// Reads a user's acquaintances for all connections here; `false` when they cannot be read now.
+    /// Reads a user's acquaintances for all connections of the user; `false` if they cannot be read now.
     async fn read_again(&self, user: &UserId) -> bool {
         if !self.directory.is_here(user) {
             return true;
@@ -170,7 +171,7 @@ impl Shared {
         let users: Arc<[UserId]> = match self.acquaintances(user).await {
             Ok(users) => users.into(),
             Err(failure) => {
-                tracing::debug!(%failure, "whom a user sees is read again later");
+                tracing::debug!(%failure, "cannot read a user's acquaintances; will retry");
                 return false;
             }
         };
@@ -179,7 +180,7 @@ impl Shared {
         true
     }
 
-    /// From now on a connection sees these, and no others by sharing conversations; it hears of those who are new to it.
+    /// Replaces the acquaintances that a connection sees, and sends it the presence of those who are new to it.
     async fn acquaint(&self, connection: &Arc<Connection>, users: &Arc<[UserId]>) {
         let new = self.meet(connection, users);
         if !new.is_empty() {
@@ -187,7 +188,7 @@ impl Shared {
         }
     }
 
-    /// Takes note of whom a connection sees now: those it did not see before.
+    /// Replaces the acquaintances that a connection watches. Returns those whom it did not see before.
     fn meet(&self, connection: &Arc<Connection>, users: &Arc<[UserId]>) -> Vec<UserId> {
         let mut known = connection.acquaintances.lock();
         if let Acquaintances::Ended = &*known {
@@ -200,7 +201,8 @@ impl Shared {
         let names: Vec<String> = new.iter().map(ToString::to_string).collect();
         let seen = self.audience.seen_by(connection, &names);
         new.iter().for_each(|user| self.audience.watch(user, connection));
-        // Under `dev` anyone may be watched, and those who are, are not told from the others here.
+        // Under `dev` any user may be watched on request, and such watches are not kept apart from those of
+        // acquaintances. Keep watching former acquaintances, or a requested watch could end.
         if self.settings.dev && !gone.is_empty() {
             let mut all: Vec<UserId> = users.iter().cloned().chain(gone).collect();
             all.sort_unstable();
@@ -212,7 +214,7 @@ impl Shared {
         new.into_iter().filter(|user| !seen.contains(user.as_str())).collect()
     }
 
-    /// Tells a connection who of these is online, once.
+    /// Sends a connection the presence of those of these users who are online, once.
     async fn show_met(&self, connection: &Arc<Connection>, users: &[UserId]) {
         let presences = users.iter().map(|user| async move {
             match self.audience.shown(user) {

@@ -1,4 +1,5 @@
-//! Who on this gateway hears of whose presence: by watching, by sharing a room, or under `dev` by being here.
+//! Which connections of this gateway see which users: by watching them, by sharing a room, or under `dev` by being
+//! connected here.
 
 use super::seen_after;
 use crate::connection::{Connection, Speaks};
@@ -12,43 +13,43 @@ use carillon_runtime::collections::Spare;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-/// Where one user is seen from.
+/// From where one user is seen.
 #[derive(Default)]
 struct SeenFrom {
     watchers: Vec<Arc<Connection>>,
     rooms: Vec<Arc<Room>>,
-    /// The native clients in the lobby see the user.
+    /// Whether the native clients in the lobby see the user.
     lobby: bool,
-    /// What was told last.
+    /// The user's presence as it is known here: the last one that connections were sent, or that was read.
     shown: Option<UserPresence>,
 }
 
-/// Under `dev`, the users of this gateway whom all native clients in here see, with their connections; without any they
-/// are seen until they are offline. At most [`VISIBLE_USERS_MAX`], the first that came. Other vocabularies have no list of
-/// who is online that this would be true to.
+/// Under `dev`, the users of this gateway whom all its native clients see, with their connections. A user without
+/// connections stays until offline. At most [`VISIBLE_USERS_MAX`] users, the first that connected. Only for native
+/// clients: the other vocabularies have no list of online users.
 type Lobby = HashMap<UserId, Vec<Arc<Connection>>>;
 
 fn is_native(connection: &&Arc<Connection>) -> bool {
     connection.speaks == Speaks::Native
 }
 
-/// A connection that came into the lobby.
+/// The result of a connection's entering the lobby.
 pub struct EnteredLobby {
-    /// Those who did not see its user before.
+    /// The connections that did not see its user before.
     pub new_hearers: Vec<Arc<Connection>>,
-    /// What is known of its user; `None` when nobody here saw them before.
+    /// The last known presence of its user; `None` if no connection here saw the user before.
     pub shown: Option<UserPresence>,
-    /// The others in there, likewise.
+    /// The other users in the lobby, with their last known presence.
     pub others: Vec<(UserId, Option<UserPresence>)>,
 }
 
-/// A user who may be seen in a room.
+/// The result of a user's becoming visible in a room.
 pub struct EnteredRoom {
-    /// Members who did not see the user before.
+    /// The members that did not see the user before.
     pub new_hearers: Vec<Arc<Connection>>,
-    /// What is known of the user; `None` when nobody here saw them before.
+    /// The last known presence of the user; `None` if no connection here saw the user before.
     pub shown: Option<UserPresence>,
-    /// The room has gone: nobody is seen there.
+    /// The room is closed, so the user is not visible there.
     pub closed: bool,
 }
 
@@ -57,7 +58,7 @@ impl SeenFrom {
         self.watchers.is_empty() && self.rooms.is_empty() && !self.lobby
     }
 
-    /// Every connection that sees the user, once, their own excepted.
+    /// Every connection that sees the user, once, except the user's own.
     fn hearers(&self, user: &str, lobby: &Lobby) -> Vec<Arc<Connection>> {
         let mut known = HashSet::new();
         let mut hearers = Vec::new();
@@ -81,13 +82,12 @@ impl SeenFrom {
     }
 }
 
-/// All users who are seen from this gateway. A room's lock and the lobby's are taken under the users', never the other
-/// way.
+/// All users that are seen from this gateway. Lock order: the users' lock before a room's or the lobby's.
 #[derive(Default)]
 pub struct Audience(Mutex<HashMap<UserId, SeenFrom>>, Mutex<Lobby>);
 
 impl Audience {
-    /// A connection watches a user; watching twice is watching once.
+    /// Makes a connection watch a user. Watching twice has no further effect.
     pub fn watch(&self, user: &UserId, connection: &Arc<Connection>) {
         let mut users = self.0.lock();
         let seen = users.entry(user.clone()).or_default();
@@ -96,12 +96,12 @@ impl Audience {
         }
     }
 
-    /// A connection no longer watches a user; `true` when nobody here sees the user any more.
+    /// Ends a connection's watch of a user. Returns `true` if no connection here sees the user any more.
     pub fn unwatch(&self, user: &UserId, connection: &Connection) -> bool {
         self.change(user.as_str(), |seen| seen.watchers.retain(|watcher| watcher.id != connection.id))
     }
 
-    /// Changes where a known user is seen from; `true` when they were, and are no longer.
+    /// Changes from where a user is seen. Returns `true` if the user was seen, and is not any more.
     fn change(&self, user: &str, change: impl FnOnce(&mut SeenFrom)) -> bool {
         let mut users = self.0.lock();
         let Some(seen) = users.get_mut(user) else { return false };
@@ -114,20 +114,20 @@ impl Audience {
         gone
     }
 
-    /// A user may be seen in a room from now on.
+    /// Makes a user visible in a room.
     pub fn enter_room(&self, room: &Arc<Room>, user: &UserId) -> EnteredRoom {
         let mut users = self.0.lock();
         {
             let mut state = room.lock();
             if state.closed {
-                // Nobody is in there any more, and nothing would take the user out of it again.
+                // The room has no members, and nothing would remove the user from it later.
                 return EnteredRoom { new_hearers: Vec::new(), shown: None, closed: true };
             }
             state.visible.insert(user.clone(), Seen::Present);
         }
         let seen = users.entry(user.clone()).or_default();
         let mut new_hearers = Vec::new();
-        // One who is back before their absence was told is in there already: nobody noticed it.
+        // A user who comes back before others received their absence is still in the list, and no connection is new.
         if !seen.rooms.iter().any(|other| Arc::ptr_eq(other, room)) {
             let lobby = self.1.lock();
             let known: HashSet<u64> =
@@ -139,7 +139,8 @@ impl Audience {
         EnteredRoom { new_hearers, shown: seen.shown.clone(), closed: false }
     }
 
-    /// A connection is in the lobby from now on: who hears of its user, and of whom it does. `None` where it is full.
+    /// Adds a connection to the lobby, so that native clients there see each other's users. `None` if the lobby is
+    /// full.
     pub fn enter_lobby(&self, connection: &Arc<Connection>) -> Option<EnteredLobby> {
         let (mut users, mut lobby) = (self.0.lock(), self.1.lock());
         let user = &connection.user;
@@ -159,8 +160,8 @@ impl Audience {
         Some(EnteredLobby { new_hearers, shown: shown(user), others })
     }
 
-    /// A connection has ended: its user stays in the lobby until they are offline. `true` when they are, and nobody here
-    /// sees them any more.
+    /// Removes an ended connection. Its user stays in the lobby until offline. Returns `true` if the user is offline
+    /// and no connection here sees them any more.
     pub fn leave_lobby(&self, connection: &Connection) -> bool {
         if let Some(connections) = self.1.lock().get_mut(&connection.user) {
             connections.retain(|other| other.id != connection.id);
@@ -169,18 +170,20 @@ impl Audience {
         offline && self.forget_gone(connection.user.as_str())
     }
 
-    /// What was told last of a user who is seen from here.
+    /// The last known presence of a user who is seen from here.
     pub fn shown(&self, user: &UserId) -> Option<UserPresence> {
         self.0.lock().get(user)?.shown.clone()
     }
 
-    /// Tells what is known of these users, in their order. Under the lock, so that nothing newer is told before it.
+    /// Passes the last known presence of these users to `tell`, in their order. Under the lock, so that no newer
+    /// presence is sent before it.
     pub fn show_again(&self, users: &[UserId], tell: impl Fn(&UserPresence)) {
         let seen = self.0.lock();
         users.iter().filter_map(|user| seen.get(user)?.shown.as_ref()).for_each(tell);
     }
 
-    /// What a presence-worker said of a user: those who must be told, nobody if they know it already.
+    /// Stores a presence that a presence-worker sent. Returns the connections that must receive it: none if it is known
+    /// already.
     pub fn told(&self, presence: &UserPresence) -> Vec<Arc<Connection>> {
         let mut users = self.0.lock();
         let Some(seen) = users.get_mut(presence.user.as_str()) else { return Vec::new() };
@@ -191,15 +194,15 @@ impl Audience {
         if same { Vec::new() } else { seen.hearers(&presence.user, &self.1.lock()) }
     }
 
-    /// What is known of a user without a change to tell.
+    /// Stores the presence of a user without sending it to other connections.
     pub fn learnt(&self, presence: &UserPresence) {
         if let Some(seen) = self.0.lock().get_mut(presence.user.as_str()) {
             seen.shown = Some(presence.clone());
         }
     }
 
-    /// A user left a room: at once if they asked to, when they are offline if their connection ended. One who has a
-    /// connection there is back already, and has not left. `true` when nobody here sees the user any more.
+    /// Removes a user from a room: at once after a leave, but only once offline after a lost connection. A user who has
+    /// a connection in the room again is not removed. Returns `true` if no connection here sees the user any more.
     pub fn leave_room(&self, room: &Arc<Room>, user: &UserId, disconnected: bool) -> bool {
         if let Some(gone) = seen_after(disconnected) {
             let mut state = room.lock();
@@ -219,8 +222,8 @@ impl Audience {
         })
     }
 
-    /// A user is offline: the rooms that they had left with their connection forget them, and so does the lobby. `true`
-    /// when nobody here sees them any more.
+    /// Removes an offline user from the lobby, and from the rooms that they left by losing the connection. Returns
+    /// `true` if no connection here sees them any more.
     pub fn forget_gone(&self, user: &str) -> bool {
         self.change(user, |seen| {
             let mut lobby = self.1.lock();
@@ -239,7 +242,7 @@ impl Audience {
         })
     }
 
-    /// A room has no local members any more: the users whom nobody here sees now.
+    /// Removes the users of a room that has no local members any more. Returns those whom no connection here sees now.
     pub fn close_room(&self, room: &Arc<Room>) -> Vec<String> {
         let visible: Vec<UserId> = std::mem::take(&mut room.lock().visible).into_keys().collect();
         let gone = |user: &UserId| {
@@ -248,7 +251,7 @@ impl Audience {
         visible.iter().filter(|user| gone(user)).map(ToString::to_string).collect()
     }
 
-    /// The users among `users` whom this connection sees already.
+    /// The users among `users` that this connection already sees.
     pub fn seen_by(&self, connection: &Connection, users: &[String]) -> HashSet<String> {
         let all = self.0.lock();
         let own = |other: &Arc<Connection>| other.id == connection.id;
@@ -266,7 +269,7 @@ impl Audience {
         users.iter().filter(sees).cloned().collect()
     }
 
-    /// Whether anybody here sees a user.
+    /// Whether a connection here sees a user.
     pub fn sees(&self, user: &str) -> bool {
         self.0.lock().contains_key(user)
     }

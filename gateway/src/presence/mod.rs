@@ -1,4 +1,5 @@
-//! The gateway's side of presence: what it announces to the presence-workers, and who here hears what.
+//! The gateway's side of presence: it announces sessions, rooms and watches to the presence-workers, and passes
+//! presence and room changes on to the connections here that see them.
 
 mod acquaintances;
 mod audience;
@@ -21,25 +22,26 @@ use carillon_proto::wire::{self, presence_change::Body as Change, presence_resul
 use std::collections::HashSet;
 use std::sync::Arc;
 
-/// What presence said to a session that starts.
+/// The answer of presence to a session that starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Admission {
-    /// It is counted.
+    /// The session counts among its user's connections.
     Admitted,
     /// The user has as many connections as allowed.
     TooMany,
 }
 
 impl Shared {
-    /// Announces a session, which is counted until [`Shared::end_session`] unless there are too many: `limit` is what
-    /// its user may have, 0 any number. Without presence, a connection is admitted.
+    /// Announces a session, which counts among its user's connections until [`Shared::end_session`]. It is refused if
+    /// the user has `limit` connections already; 0 for no limit. If no presence-worker answers, the session is
+    /// admitted.
     pub async fn start_session(&self, session: LocalSession, limit: u32) -> Admission {
         let started = Change::SessionStarted(session.started(limit));
         let connection = session.connection.clone();
         self.directory.add(session);
         match self.ask_presence(started).await {
             Some(Outcome::Done(false)) => {
-                // A snapshot may have told of it meanwhile.
+                // A snapshot sent meanwhile may have announced the session.
                 self.end_session(&connection);
                 Admission::TooMany
             }
@@ -47,12 +49,12 @@ impl Shared {
         }
     }
 
-    /// The presence of users, without following it. Every user once, unknown ones offline.
+    /// The presence of users, without following its changes. Each user once; unknown users are offline.
     pub async fn presence_of(&self, users: &[UserId]) -> Vec<wire::UserPresence> {
         self.presence_by(users, |user| Change::StatusQuery(wire::StatusQuery { user })).await
     }
 
-    /// The presence of users, whose changes this connection hears from now on.
+    /// The presence of users. The connection receives its changes from now on.
     pub async fn watch(&self, connection: &Arc<Connection>, users: &[UserId]) -> Vec<wire::UserPresence> {
         for user in users {
             self.audience.watch(user, connection);
@@ -87,17 +89,17 @@ impl Shared {
         futures_util::future::join_all(answers).await
     }
 
-    /// Announces a change and waits for its result; `None` when presence is away.
+    /// Announces a change and waits for its result; `None` when no presence-worker answers.
     pub(crate) async fn ask_presence(&self, change: Change) -> Option<Outcome> {
         self.presence_of_change(&change).ask(change).await
     }
 
-    /// Announces a change that must be taken: whether it was.
+    /// Announces a change that may be refused. Returns whether it was applied.
     pub(crate) async fn is_taken(&self, change: Change) -> bool {
         self.ask_presence(change).await == Some(Outcome::Done(true))
     }
 
-    /// Announces a change.
+    /// Announces a change without waiting for its result.
     pub(crate) fn tell_presence(&self, change: Change) {
         self.presence_of_change(&change).tell(change);
     }
@@ -106,14 +108,14 @@ impl Shared {
         &self.presence[presence_shard(subject_of(change)) as usize]
     }
 
-    /// A session is not counted any more.
+    /// Ends a session, so that it does not count any more.
     pub(crate) fn end_session(&self, connection: &Connection) {
         self.directory.remove(connection);
         let (user, session) = (connection.user.to_string(), connection.id);
         self.tell_presence(Change::SessionEnded(wire::SessionEnded { user, session }));
     }
 
-    /// Changes that a presence-worker pushed.
+    /// Applies the changes that a presence-worker sent.
     pub fn take_presence(&self, changes: wire::PresenceChanges) {
         if changes.snapshot_wanted
             && let Some(shard) = self.presence.get(changes.shard as usize)
@@ -158,8 +160,9 @@ impl Shared {
         }
     }
 
-    /// Whether a change is as things are now. A leave is told after the step in which it happened: if the user is back by
-    /// then, it is of no more use, and what says that they are there may be in front of it. Watches likewise.
+    /// Whether a change still describes the present state. A leave is announced after the step in which it happened. If
+    /// the user has joined again by then, the leave is dropped, because the announcement of that join may already have
+    /// been sent before it. The same holds for watches.
     fn still_holds(&self, change: &Change) -> bool {
         match change {
             Change::RoomLeft(left) => {
@@ -171,8 +174,8 @@ impl Shared {
         }
     }
 
-    /// A presence-worker answered that a user of this gateway is in a room, or no longer. In the order in which it was
-    /// told, so that members here hear of both in that order.
+    /// Applies a presence-worker's answer to a join or leave of a user of this gateway. Called in the order of the
+    /// announcements, so that members here receive joins and leaves in that order.
     fn room_told(&self, change: &Change, state: &wire::RoomState) {
         let (conversation, user, joined) = match change {
             Change::RoomJoined(joined) => (&joined.conversation, &joined.user, true),
@@ -200,7 +203,8 @@ impl Shared {
         }
     }
 
-    /// A user joined a room and may be seen there: who did not see them before hears of it once.
+    /// A user joined a room and may be seen there. Each connection that did not see the user before receives one
+    /// presence.
     pub(crate) fn becomes_visible(&self, room: &Arc<Room>, user: &UserId) {
         let EnteredRoom { new_hearers, shown, closed } = self.audience.enter_room(room, user);
         if !closed {
@@ -208,7 +212,7 @@ impl Shared {
         }
     }
 
-    /// Tells those who see a user now of them, if they are online.
+    /// Sends a user's presence, if online, to connections that now see the user.
     fn show_entered(
         &self,
         user: &UserId,
@@ -229,8 +233,8 @@ impl Shared {
         });
     }
 
-    /// Under `dev`, a connection's user and all others here are seen by all native clients from now on, up to a bound.
-    /// Returns who of the others is online.
+    /// Under `dev`, makes the user of a connection and all other users here visible to all native clients, up to a
+    /// bound. Returns the other users that are online.
     pub(crate) async fn enter_lobby(&self, connection: &Arc<Connection>) -> Vec<String> {
         let Some(entered) = self.audience.enter_lobby(connection) else { return Vec::new() };
         let EnteredLobby { new_hearers, shown, others } = entered;
@@ -245,7 +249,7 @@ impl Shared {
         online.map(|presence| presence.user).collect()
     }
 
-    /// Ends what [`Shared::enter_lobby`] began: the user is seen until they are offline.
+    /// Ends what [`Shared::enter_lobby`] began. The user stays visible until offline.
     pub(crate) fn leave_lobby(&self, connection: &Connection) {
         if self.audience.leave_lobby(connection) {
             let user = connection.user.to_string();
@@ -253,7 +257,7 @@ impl Shared {
         }
     }
 
-    /// Tells a connection which of these users, whom it watches, are online.
+    /// Sends a connection the presence of those of these users who are online. It must already watch them.
     pub(crate) fn show_online(&self, connection: &Arc<Connection>, users: &[UserId]) {
         self.audience.show_again(users, |presence| {
             if presence.online {
@@ -262,7 +266,8 @@ impl Shared {
         });
     }
 
-    /// A connection joined a room whose visible users are `visible`: it hears of those it did not see.
+    /// A connection joined a room whose visible users are `visible`. It receives the presence of those online users
+    /// that it did not see `before`.
     pub(crate) async fn sees(
         &self,
         room: &Arc<Room>,
@@ -288,7 +293,7 @@ impl Shared {
         }
     }
 
-    /// Follows a user who was not seen from here before: how they are, if they are online.
+    /// Watches a user whom no connection here saw before. Returns the user's presence if online.
     async fn look_at(&self, user: &UserId) -> Option<wire::UserPresence> {
         let watch = Change::Watch(wire::Watch { user: user.to_string() });
         match self.ask_presence(watch).await {
@@ -300,7 +305,7 @@ impl Shared {
         }
     }
 
-    /// Everything this gateway announces to one shard, for a worker that is new or lost count.
+    /// Everything that this gateway announces to one shard, for a worker that is new or missed a batch.
     pub(crate) fn presence_snapshot(&self, shard: u32) -> Vec<wire::PresenceChange> {
         let mut changes = Vec::new();
         let mut add = |body| changes.push(wire::PresenceChange { body: Some(body) });
@@ -325,7 +330,7 @@ impl Shared {
     }
 }
 
-/// The id by which a change finds its shard.
+/// The id that decides to which shard a change belongs.
 fn subject_of(change: &Change) -> &str {
     match change {
         Change::SessionStarted(change) => &change.user,
@@ -345,7 +350,8 @@ fn subject_of(change: &Change) -> &str {
     }
 }
 
-/// How a user is seen in a room after leaving it.
+/// How a user is seen in a room after leaving it. `None` if they are not visible there any more; a user who lost the
+/// connection stays visible until offline.
 pub(crate) fn seen_after(disconnected: bool) -> Option<Seen> {
     disconnected.then_some(Seen::Gone)
 }

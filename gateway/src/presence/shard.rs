@@ -1,4 +1,4 @@
-//! One task per presence shard announces this gateway's changes in numbered batches, one in flight.
+//! One task for each presence shard announces this gateway's changes in numbered batches, with one batch in flight.
 
 use crate::shared::Shared;
 use carillon_proto::limits::{ENTRY_BYTES_MAX, ENTRY_COMMANDS_MAX};
@@ -10,14 +10,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
-/// Changes that wait for a shard's task; above it they are dropped and made up for by a snapshot. Each
+/// Changes that wait for a shard's task. Above this bound changes are dropped, and a snapshot replaces them. Each
 /// connection has a few under way at once.
 const CHANGES_MAX: usize = 65_536;
-/// How long one request may take; presence is best effort, and joins wait for it.
+/// Time for one request. Presence is best effort, and joins wait for it, so the timeout is short.
 const REQUEST_TIMEOUT: Duration = Duration::from_millis(500);
-/// Tries of one batch before its waiters are told that presence is away.
+/// Attempts to send one batch before its callers are answered without a result.
 const TRIES_MAX: u32 = 2;
-/// One heartbeat a second carries the last number.
+/// Interval of heartbeats. A heartbeat carries the number of the last batch, so that the worker notices a missed batch.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
 struct Announced {
@@ -32,33 +32,33 @@ pub struct ShardHandle {
 }
 
 impl ShardHandle {
-    /// Announces a change and waits for its result; `None` when presence is away.
+    /// Announces a change and waits for its result; `None` when no presence-worker answers, or the queue is full.
     pub async fn ask(&self, change: Change) -> Option<Outcome> {
         let (answer, answered) = oneshot::channel();
         self.changes.try_send(Announced { change, answer: Some(answer) }).ok()?;
         answered.await.ok().flatten()
     }
 
-    /// Announces a change.
+    /// Announces a change. If the queue is full, a snapshot is sent instead.
     pub fn tell(&self, change: Change) {
         if self.changes.try_send(Announced { change, answer: None }).is_err() {
             self.snapshot();
         }
     }
 
-    /// Announces everything anew with the next batch.
+    /// Requests that everything be announced anew before the next batch.
     pub fn snapshot(&self) {
         self.snapshot_wanted.store(true, Ordering::Relaxed);
     }
 }
 
-/// What [`ShardTask::run`] owns.
+/// The receiving side of a [`ShardHandle`], for [`ShardTask::run`].
 pub struct ShardTask {
     changes: mpsc::Receiver<Announced>,
     snapshot_wanted: Arc<AtomicBool>,
 }
 
-/// Makes a shard's handle and the task behind it.
+/// Makes a shard's handle and its task.
 pub fn shard() -> (ShardHandle, ShardTask) {
     let (sender, changes) = mpsc::channel(CHANGES_MAX);
     let snapshot_wanted = Arc::new(AtomicBool::new(false));
@@ -69,7 +69,7 @@ pub fn shard() -> (ShardHandle, ShardTask) {
 }
 
 impl ShardTask {
-    /// Serves one shard until the gateway ends.
+    /// Announces the changes of one shard until the gateway ends.
     pub async fn run(mut self, shared: Arc<Shared>, shard: u32) {
         let mut number = 0;
         let mut heartbeat = tokio::time::interval(HEARTBEAT);
@@ -93,7 +93,7 @@ impl ShardTask {
             if self.snapshot_wanted.swap(false, Ordering::Relaxed) {
                 number = self.send_snapshot(&shared, shard, number).await;
             }
-            // A change that says that something has ended may have been overtaken by one that began it anew.
+            // A change that ends something may be outdated, because the same thing has begun again meanwhile.
             batch.retain(|announced| shared.still_holds(&announced.change));
             let last_number = number;
             if !batch.is_empty() {
@@ -123,7 +123,8 @@ impl ShardTask {
         }
     }
 
-    /// Sends everything this gateway announces, cut to what the bus takes; returns the number of the last part.
+    /// Sends everything that this gateway announces, in parts that fit into a message on the bus. Returns the number of
+    /// the last part.
     async fn send_snapshot(&self, shared: &Shared, shard: u32, number: u64) -> u64 {
         let parts = cut(shared.presence_snapshot(shard));
         let last_number = number + parts.len() as u64;
@@ -168,7 +169,7 @@ impl ShardTask {
     }
 }
 
-/// Cuts a snapshot into parts of at most [`ENTRY_BYTES_MAX`], at least one.
+/// Divides a snapshot into parts of at most [`ENTRY_BYTES_MAX`], and into at least one part.
 fn cut(changes: Vec<wire::PresenceChange>) -> Vec<Vec<wire::PresenceChange>> {
     let mut parts = vec![Vec::new()];
     let mut bytes = 0;
