@@ -1,4 +1,4 @@
-//! When a silent client is asked whether it lives, and when it is given up.
+//! Decides when a silent client is pinged, and when it is given up.
 
 use std::time::{Duration, Instant};
 
@@ -11,49 +11,50 @@ pub struct Pings {
     pub timeout: Duration,
 }
 
-/// How late a timer rings on a server that is not overloaded.
+/// How late a timer fires on a server that is not overloaded.
 const TIMER_SLACK: Duration = Duration::from_millis(20);
 
-/// For native clients (protocol §8: native ping).
+/// For native clients (`docs/protocol.md#closes`).
 pub const NATIVE: Pings = Pings { interval: Duration::from_secs(30), timeout: Duration::from_secs(30) };
 
 /// What to do about a client now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Due {
-    /// It was heard lately, or has time left to answer.
+    /// Nothing: the client gave a sign of life lately, or has time left to answer.
     Nothing,
-    /// It has been silent: ask.
+    /// Ping the client, which has been silent.
     Ping,
-    /// It was pinged and has said nothing since.
+    /// Give up the client, which has left a ping unanswered.
     GiveUp,
 }
 
-/// What is known of a client's life.
+/// The last sign of life of a client, and whether it was pinged since.
 #[derive(Debug)]
 pub struct Keepalive {
     pings: Pings,
-    /// The last sign, or the ping that has no answer yet.
+    /// The time of the last sign of life, or of the ping that has no answer yet.
     since: Instant,
     pinged: bool,
 }
 
 impl Keepalive {
-    /// A client that has just come.
+    /// Keepalive for a client that has just connected.
     pub fn new(pings: Pings, now: Instant) -> Self {
         Self { pings, since: now, pinged: false }
     }
 
-    /// A sign of life; or nobody listened for one, which is no sign of the contrary.
+    /// Records a sign of life. Also called after a time in which the client was not read, so that it is not given up
+    /// for that.
     pub fn heard(&mut self, now: Instant) {
         *self = Self::new(self.pings, now);
     }
 
-    /// When to ask [`Self::due`] again.
+    /// When to call [`Self::due`] again.
     pub fn next(&self) -> Instant {
         self.since + if self.pinged { self.pings.timeout } else { self.pings.interval }
     }
 
-    /// What to do. Only a client that was pinged is given up, however late this is asked.
+    /// What to do now. Only a client that was pinged is given up, however late this is called.
     pub fn due(&mut self, now: Instant) -> Due {
         if now < self.next() {
             return Due::Nothing;
@@ -61,7 +62,8 @@ impl Keepalive {
         if self.pinged {
             return Due::GiveUp;
         }
-        // As late as timers are is not late: the client's time runs from when the ping was due.
+        // Ignore normal timer jitter (<= 20 ms): the timeout runs from when the ping was due. After a longer delay it
+        // runs from now, so that the client has its full time to answer.
         let due = self.next();
         let since = if now.saturating_duration_since(due) <= TIMER_SLACK { due } else { now };
         *self = Self { since, pinged: true, ..*self };
@@ -73,7 +75,7 @@ impl Keepalive {
 mod tests {
     use super::*;
 
-    /// Runs an idle client that answers each ping at once, with a timer that rings late; returns its pings.
+    /// Runs an idle client that answers each ping at once, with a timer that fires late. Returns the number of pings.
     fn pings(late: Duration, rounds: u32) -> u32 {
         let began = Instant::now();
         let (mut keepalive, mut now, mut pings) = (Keepalive::new(NATIVE, began), began, 0);
@@ -93,14 +95,14 @@ mod tests {
     }
 
     #[test]
-    fn who_answers_is_never_given_up_however_late_the_timer() {
+    fn a_client_that_answers_is_never_given_up_however_late_the_timer() {
         for late_ms in [0, 1, 50, 5_000, 29_999, 60_001] {
             assert_eq!(pings(Duration::from_millis(late_ms), 100), 100, "{late_ms} ms late");
         }
     }
 
     #[test]
-    fn who_does_not_answer_is_given_up_a_timeout_after_the_ping() {
+    fn a_silent_client_is_given_up_a_timeout_after_the_ping() {
         let began = Instant::now();
         let pings = Pings { interval: Duration::from_secs(25), timeout: Duration::from_secs(60) };
         let mut keepalive = Keepalive::new(pings, began);
@@ -113,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn who_talks_is_not_pinged() {
+    fn a_client_that_sends_is_not_pinged() {
         let began = Instant::now();
         let mut keepalive = Keepalive::new(NATIVE, began);
         keepalive.heard(began + Duration::from_secs(20));

@@ -1,37 +1,37 @@
-//! What waits to be written to one connection: shared frames, bounded in bytes.
+//! The queue of one connection: shared frames, bounded in bytes.
 
 use bytes::Bytes;
 use carillon_proto::limits::OUTBOX_BYTES_MAX;
 use std::collections::VecDeque;
 
-/// How badly a frame must get through.
+/// The kind of a frame, which decides what happens to it when the queue is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Urgency {
-    /// An event of a log: refused when the outbox is full, and read again from the cursor.
+    /// A durable event: refused when the outbox is full. The member reads it again from its cursor.
     Event,
-    /// Typing, cursors, broadcasts: skipped when the outbox is full.
+    /// Typing, cursors, broadcasts: dropped when the outbox is full.
     Ephemeral,
-    /// Presence: nobody repeats it, so it may use as much again.
+    /// Presence: it is not sent again, so it may use twice the bound.
     Presence,
-    /// The answer to a command: bounded by the number of unanswered commands.
+    /// The answer to a command. Not refused, because the number of unanswered commands is bounded.
     Reply,
 }
 
-/// Frames that wait for one connection.
+/// The frames queued for one connection.
 #[derive(Debug, Default)]
 pub struct Outbox {
-    /// The first of them, in its own place: mostly there is no other, and then nothing is allocated.
+    /// The first frame, in a field of its own: mostly there is no other, and then the queue needs no allocation.
     first: Option<Bytes>,
     more: VecDeque<Bytes>,
     bytes: usize,
-    /// No events are taken, as what is queued goes elsewhere.
+    /// Events are refused, because the queued frames are being moved to another gateway.
     sealed: bool,
     closed: bool,
 }
 
 impl Outbox {
-    /// Takes a frame, unless there is no room for its urgency. `Some(true)` says that the writer must be
-    /// woken; `None` that the frame was not taken.
+    /// Queues a frame, unless there is no room for its kind. Returns `None` when the frame was not queued, and
+    /// `Some(true)` when it is the first, so that the writer must be woken.
     pub fn offer(&mut self, frame: &Bytes, urgency: Urgency) -> Option<bool> {
         let bytes_max = match urgency {
             Urgency::Event | Urgency::Ephemeral => OUTBOX_BYTES_MAX,
@@ -53,7 +53,7 @@ impl Outbox {
         Some(false)
     }
 
-    /// Takes the only frame out; `None` when there are others, or none.
+    /// Takes the only frame; `None` when there are several, or none.
     pub fn take_only(&mut self) -> Option<Bytes> {
         if !self.more.is_empty() {
             return None;
@@ -62,7 +62,7 @@ impl Outbox {
         self.first.take()
     }
 
-    /// Takes everything out and leaves no buffer behind: an idle connection costs nothing here.
+    /// Takes all frames, and keeps no buffer, so that an idle connection needs no memory here.
     pub fn drain(&mut self) -> VecDeque<Bytes> {
         self.bytes = 0;
         let mut frames = std::mem::take(&mut self.more);
@@ -72,7 +72,7 @@ impl Outbox {
         frames
     }
 
-    /// Takes frames out, first come first served, of together at most `bytes_max`; one at least, if there is any.
+    /// Takes frames from the front, together at most `bytes_max` bytes, but at least one if there is any.
     pub fn drain_up_to(&mut self, bytes_max: usize) -> Vec<Bytes> {
         let mut taken = Vec::new();
         let mut bytes = 0;
@@ -90,7 +90,7 @@ impl Outbox {
         taken
     }
 
-    /// Puts frames back that were taken out, in front of what was queued since.
+    /// Puts back frames that were taken, in front of those queued since.
     pub fn put_back(&mut self, frames: Vec<Bytes>) {
         if self.closed {
             return;
@@ -103,22 +103,22 @@ impl Outbox {
         }
     }
 
-    /// Whether nothing waits.
+    /// Whether the queue is empty.
     pub fn is_empty(&self) -> bool {
         self.first.is_none()
     }
 
-    /// Whether an event of `length` bytes would be taken.
+    /// Whether the queue is less than half full.
     pub fn has_room(&self) -> bool {
         self.bytes < OUTBOX_BYTES_MAX / 2
     }
 
-    /// Refuses events, which are read again from their cursors, or takes them again.
+    /// Refuses durable events, which are read again from their cursors (`true`), or accepts them again (`false`).
     pub fn seal(&mut self, sealed: bool) {
         self.sealed = sealed;
     }
 
-    /// Takes nothing from now on.
+    /// Drops all frames, and accepts none from now on.
     pub fn close(&mut self) {
         self.closed = true;
         (self.first, self.more, self.bytes) = (None, VecDeque::new(), 0);

@@ -1,40 +1,41 @@
-//! Whether a connection still lives, asked when somebody wants its place: sooner than its pings would find out.
+//! Decides whether a connection is alive when another connection needs its place, sooner than the regular pings would
+//! (`docs/decisions/0015-the-dead-make-room.md`).
 
 use carillon_proto::limits::PROBE_MS;
 
-/// A timer that rings later than this says more about this process than about the client.
+/// A timer that fires later than this shows that this process is overloaded, and proves nothing about the client.
 const LATE_MS: u64 = 500;
 
-/// What a ping came to.
+/// The result of a ping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// The client has given a sign of life, or nobody has listened for one.
+    /// The client has given a sign of life, or the connection is not being read.
     Alive,
-    /// It has left the ping unanswered.
+    /// The client has left the ping unanswered.
     Dead,
-    /// It cannot be told: ping once more.
+    /// Undecided: ping once more.
     Ask,
 }
 
-/// A ping to a connection whose place is wanted.
+/// A ping to a connection whose place is needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Probe {
     asked_ms: u64,
 }
 
 impl Probe {
-    /// A ping that leaves now.
+    /// A ping that is sent now.
     pub fn new(now_ms: u64) -> Probe {
         Probe { asked_ms: now_ms }
     }
 
-    /// When [`Probe::due`] is to be asked.
+    /// When to call [`Probe::due`].
     pub fn next_ms(&self) -> u64 {
         self.asked_ms + PROBE_MS
     }
 
-    /// What it came to, where the client was heard last at `heard_ms`; `None`: nobody listens to it now. No client is given
-    /// up for what a late timer hid.
+    /// The result of the ping, for a client that gave its last sign of life at `heard_ms`; `None` if it is not being
+    /// read now. A client is never given up because of a late timer.
     pub fn due(&mut self, now_ms: u64, heard_ms: Option<u64>) -> Verdict {
         if heard_ms.is_none_or(|heard_ms| heard_ms >= self.asked_ms) {
             return Verdict::Alive;
@@ -67,8 +68,8 @@ mod tests {
     }
 
     proptest! {
-        /// However late timers are: who answers within a second is never given up, and who does not answer at all is,
-        /// as soon as one timer is not late.
+        /// However late timers fire, a client that answers within a second is never given up. A client that does not
+        /// answer is given up as soon as one timer is not late.
         #[test]
         fn only_the_dead_are_given_up(lates in prop::collection::vec(0u64..5_000, 0..8), answer_ms in prop::option::of(0u64..1_000)) {
             let mut now_ms = 10_000;

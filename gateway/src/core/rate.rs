@@ -1,17 +1,20 @@
-//! Token buckets: burst is the limit, refilled evenly over a minute (protocol §2).
+//! Token buckets: the limit may be used in one burst, and is refilled evenly over a minute.
 
 const MINUTE_MS: f64 = 60_000.0;
 
-/// One user's (or address's) allowance for one kind of action.
+/// The allowance of one user or address for one kind of action.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Bucket {
-    /// Used and not yet refilled.
+    /// Actions used and not yet refilled.
     used: f32,
     at_ms: u64,
 }
 
 impl Bucket {
-    /// Takes one, or says after how many milliseconds one will be there. A limit of 0 is none.
+    /// Takes one action. A limit of 0 never refuses.
+    ///
+    /// # Errors
+    /// The milliseconds after which one action is available.
     pub fn take(&mut self, now_ms: u64, per_minute: u32) -> Result<(), u64> {
         if per_minute == 0 {
             return Ok(());
@@ -28,7 +31,7 @@ impl Bucket {
         Err(((missing * MINUTE_MS / f64::from(per_minute) - 1e-3).ceil() as u64).max(1))
     }
 
-    /// Whether it is as full as a new one, so that it may be forgotten.
+    /// Whether the bucket is as full as a new one, so that it may be dropped.
     pub fn is_full(&self, now_ms: u64, per_minute: u32) -> bool {
         now_ms.saturating_sub(self.at_ms) as f64 * f64::from(per_minute) / MINUTE_MS >= f64::from(self.used)
     }
@@ -53,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn no_limit_is_no_limit() {
+    fn a_limit_of_zero_never_refuses() {
         let mut bucket = Bucket::default();
         assert!((0..10_000).all(|_| bucket.take(5, 0).is_ok()));
     }

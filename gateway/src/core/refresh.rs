@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_is_read_at_once_and_what_follows_it_once_a_second_later() {
+    fn a_change_is_read_at_once_and_later_changes_a_second_later() {
         let (mut refresh, ann) = (Refresh::default(), user("ann"));
         assert_eq!(refresh.next(0), Next::Nothing);
         refresh.changed(5, &ann);
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn few_are_read_at_once_and_a_change_goes_before_what_may_have_been_missed() {
+    fn few_are_read_at_once_and_reported_changes_come_first() {
         let mut refresh = Refresh::default();
         let crowd: Vec<UserId> = (0..100).map(|number| user(&format!("u{number}"))).collect();
         refresh.missed(0, crowd.iter());

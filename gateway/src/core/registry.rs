@@ -1,23 +1,24 @@
-//! The rooms of one partition that are there, and what the partition's owner has to be told of them.
+//! The open rooms of one partition, and what the partition's owner must be sent about them.
 //!
-//! One source: a room that comes or goes is noted in the same step as that it has changed, and what the owner is told of
-//! it follows from whether it is there when the owner is told, never from the order in which others heard of it.
+//! The open rooms are the only source. A room that opens or closes is noted as changed in the same step. What the owner
+//! is sent follows from whether the room is open at that time, never from the order in which changes became known
+//! (`docs/decisions/0017-what-is-heard-follows-from-who-is-there.md`).
 
 use carillon_proto::id::ConversationId;
 use carillon_proto::partition::stable_hash;
 use carillon_runtime::collections::Spare;
 use std::collections::{HashMap, HashSet};
 
-/// So many rooms may come and go before the owner is told, as while it is away; above it everything is told anew, which
-/// costs no more than so many single changes.
+/// Changed rooms that are kept until the owner receives them, for example while it is unavailable. Above this, all
+/// rooms are registered anew, which costs no more than so many single changes.
 pub const CHANGES_MAX: usize = 65_536;
 
-/// What the owner is to be told: each conversation stands in one of the lists, by whether its room is there.
+/// A registration for the owner: each conversation is in one of the lists.
 #[derive(Debug)]
 pub struct Changes<R> {
-    /// Rooms that are there.
+    /// Conversations whose room is open.
     pub add: Vec<(ConversationId, R)>,
-    /// Conversations without one.
+    /// Conversations without a room.
     pub remove: Vec<ConversationId>,
 }
 
@@ -27,11 +28,11 @@ pub struct Registry<R> {
     rooms: HashMap<ConversationId, R>,
     /// XOR of the hashes of `rooms`.
     hash: u64,
-    /// Rooms that came or went since the owner was told of them.
+    /// Rooms that opened or closed since the owner was sent their state.
     changed: HashSet<ConversationId>,
-    /// Too many did: everything is to be told anew.
+    /// Too many rooms changed: all rooms must be registered anew.
     overflowed: bool,
-    /// XOR of the hashes of what the owner was told last, where that was everything.
+    /// XOR of the hashes of the rooms at the last registration, if that sent all changes.
     told: Option<u64>,
 }
 
@@ -42,7 +43,7 @@ impl<R> Default for Registry<R> {
 }
 
 impl<R: Clone> Registry<R> {
-    /// The conversation's room, made if there is none.
+    /// The conversation's room, opened if there is none.
     pub fn open(&mut self, conversation: &ConversationId, make: impl FnOnce() -> R) -> &R {
         if !self.rooms.contains_key(conversation) {
             self.hash ^= stable_hash(conversation.as_str());
@@ -51,7 +52,7 @@ impl<R: Clone> Registry<R> {
         self.rooms.entry(conversation.clone()).or_insert_with(make)
     }
 
-    /// The conversation's room goes.
+    /// Closes the conversation's room.
     pub fn close(&mut self, conversation: &ConversationId) {
         if self.rooms.remove(conversation).is_some() {
             self.hash ^= stable_hash(conversation.as_str());
@@ -60,22 +61,22 @@ impl<R: Clone> Registry<R> {
         }
     }
 
-    /// The conversation's room, if it is there.
+    /// The conversation's room, if it is open.
     pub fn get(&self, conversation: &str) -> Option<&R> {
         self.rooms.get(conversation)
     }
 
-    /// Every room.
+    /// All rooms.
     pub fn rooms(&self) -> impl Iterator<Item = &R> {
         self.rooms.values()
     }
 
-    /// How many there are.
+    /// The number of rooms.
     pub fn len(&self) -> usize {
         self.rooms.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are no rooms.
     pub fn is_empty(&self) -> bool {
         self.rooms.is_empty()
     }
@@ -87,13 +88,12 @@ impl<R: Clone> Registry<R> {
         self.changed.insert(conversation);
     }
 
-    /// Whether so much has changed that everything is to be told anew, by [`Registry::take_all`].
+    /// Whether so much has changed that all rooms must be registered anew, by [`Registry::take_all`].
     pub fn has_overflowed(&self) -> bool {
         self.overflowed
     }
 
-    /// What the owner is told with the next registration: the conversations that are `asked` for, and as many of those that
-    /// have changed as make `most` of them.
+    /// The next registration: the conversations in `asked`, and further changed ones up to `most` conversations in all.
     pub fn take(&mut self, asked: impl Iterator<Item = ConversationId>, most: usize) -> Changes<R> {
         let mut taken: HashSet<ConversationId> = asked.collect();
         for conversation in &taken {
@@ -119,20 +119,20 @@ impl<R: Clone> Registry<R> {
         changes
     }
 
-    /// Every room, of which the owner is told in the place of everything that it was told before.
+    /// All rooms, for a registration that replaces everything that the owner has registered.
     pub fn take_all(&mut self) -> Vec<(ConversationId, R)> {
         (self.changed, self.overflowed, self.told) = (HashSet::new(), false, Some(self.hash));
         self.rooms.iter().map(|(conversation, room)| (conversation.clone(), room.clone())).collect()
     }
 
-    /// It is not known whether the owner heard of these: it is told again.
+    /// Notes conversations as changed again, because the owner may not have received their registration.
     pub fn put_back(&mut self, conversations: impl Iterator<Item = ConversationId>) {
         conversations.for_each(|conversation| self.note(conversation));
         self.told = None;
     }
 
-    /// XOR of the hashes of what the owner has registered, if it has heard everything; `None` while that cannot be
-    /// compared. Where nothing waits to be told, these are the rooms themselves.
+    /// XOR of the hashes that the owner must have registered if it received everything; `None` while that is not known.
+    /// If no changes wait to be sent, this is the hash of the open rooms.
     pub fn expected(&self) -> Option<u64> {
         let settled = self.changed.is_empty() && !self.overflowed && self.told.is_some();
         if settled { Some(self.hash) } else { self.told }
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_room_that_went_and_came_back_is_there() {
+    fn a_room_closed_and_opened_again_is_registered() {
         let mut registry = Registry::default();
         registry.open(&id("a"), || 1);
         assert_eq!(take(&mut registry), (vec!["a".into()], vec![]));
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked_for_is_told_first_and_the_rest_later() {
+    fn requested_conversations_are_sent_first_and_the_rest_later() {
         let mut registry = Registry::default();
         for name in ["a", "b", "c"] {
             registry.open(&id(name), || 0);
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn more_changes_than_are_kept_are_everything_anew() {
+    fn too_many_changes_cause_a_full_registration() {
         let mut registry = Registry::default();
         registry.open(&id("stays"), || 0);
         for index in 0..=CHANGES_MAX {
@@ -206,10 +206,10 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever comes and goes, is told in parts, lost on the way and told again: when all has been told, the owner has
-        /// the rooms that are there, and its hash is the expected one whenever there is one.
+        /// Rooms open and close, and registrations are sent in parts, lost and repeated. Once everything has been sent,
+        /// the owner has the open rooms. Whenever there is an expected hash, it is the owner's.
         #[test]
-        fn the_owner_ends_with_the_rooms_that_are_there(
+        fn the_owner_ends_with_the_open_rooms(
             steps in prop::collection::vec((0u8..6, 0usize..6, any::<bool>()), 1..120),
         ) {
             let mut registry = Registry::default();

@@ -1,37 +1,38 @@
-//! A conversation as one gateway serves it: its head, a ring of recent events, and members with cursors.
+//! A conversation as one gateway serves it: its head, a ring of recent events, and its members with their cursors.
 //!
-//! Delivery is moving cursors. A member is *live* while its cursor is at the head and its queue takes
-//! events; otherwise it is *behind* and reads on from its cursor, from the ring or the store, until it is
-//! at the head again. A jump in seq makes the topic itself fetch what is missing before it moves on.
+//! Delivery moves cursors. A member is *live* while its cursor is at the head and its queue accepts events. Otherwise
+//! it is *behind*: it reads on from its cursor, from the ring or the store, until it is at the head again. If a seq is
+//! missing, the topic fetches the missing events before it serves later ones.
 //!
-//! Some events end subscriptions, as a removal does. They count at their seq, whenever they arrive: a member is served
-//! what is below, and the event itself, and nothing above; one who came later, by right, is not concerned.
+//! Some events end subscriptions, such as a removal. They take effect at their seq, whenever they arrive: a member is
+//! served everything below, and the event itself, and nothing above. A member whose right to join is newer than the
+//! event is not affected.
 
 use carillon_proto::limits::{RING_BYTES_MAX, RING_EVENTS_MAX};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-/// Events that arrive before the head is known or ahead of a gap are kept up to this many: more come again
-/// from the store, so dropping the highest loses nothing.
+/// Events kept that arrived before the head is known or ahead of a gap. Above this bound the highest is dropped, which
+/// loses nothing because it can be fetched from the store.
 pub const EARLY_EVENTS_MAX: usize = 256;
 
-/// A durable event as members get it.
+/// A durable event as members receive it.
 pub trait Event {
-    /// Its place in the conversation.
+    /// The event's seq in its conversation.
     fn seq(&self) -> u64;
-    /// What it weighs in the ring, in bytes.
+    /// The bytes that it counts in the ring.
     fn weight(&self) -> usize;
-    /// Whether it ends anybody's subscription.
+    /// Whether it may end subscriptions.
     fn may_end(&self) -> bool {
         false
     }
 }
 
-/// Whoever hears a conversation.
+/// A subscription to a conversation.
 pub trait Hearer<E> {
-    /// Queues what it hears of an event, which may be nothing; `false` when there is no room.
+    /// Queues the event in the subscription's vocabulary, which may have no form for it. `false` when there is no room.
     fn hear(&self, event: &E) -> bool;
-    /// Whether the event is the last that it may hear, unless it was let in later.
+    /// Whether the event ends this subscription, unless the right to it is newer than the event.
     fn ends_with(&self, _event: &E) -> bool {
         false
     }
@@ -41,14 +42,14 @@ struct Member<H> {
     hearer: H,
     cursor: u64,
     live: bool,
-    /// Let in by right of the conversation as of this seq.
+    /// The seq as of which the member's right to be here was decided. Events up to it do not end the subscription.
     since: u64,
-    /// The last seq that it may hear.
+    /// The last seq that the member may receive.
     until: u64,
 }
 
 impl<H> Member<H> {
-    /// It has queued an event.
+    /// Records that the event has been queued.
     fn has_heard<E: Event>(&mut self, event: &E)
     where
         H: Hearer<E>,
@@ -66,51 +67,51 @@ impl<H> Member<H> {
         }
     }
 
-    /// It has heard all that it may.
+    /// Whether the member has been served everything that it may receive.
     fn has_ended(&self) -> bool {
         self.cursor >= self.until
     }
 }
 
-/// Events that end subscriptions and were accepted while joins are under way are kept up to this many, for those who are
-/// not members yet. One that joins when more have come must ask anew.
+/// Events kept that ended subscriptions while joins are under way. They decide the rights of members that have not
+/// joined yet. If more have come, a member that joins must request its right again.
 const ENDS_KEPT_MAX: usize = 256;
 
-/// What became of somebody's right to join while they joined.
+/// Whether a member's right to join still holds after the events that came during the join.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Right {
-    /// It holds.
+    /// The right holds.
     Holds,
-    /// It has ended.
+    /// An event has ended the right.
     Ended,
-    /// Too much has come since to tell.
+    /// Too many events have come since to decide.
     Unknown,
 }
 
-/// A member's place in its topic.
+/// A member's index in its topic.
 pub type Slot = u32;
 
-/// What a topic wants done after an input.
+/// What the caller must do after an input.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Wants {
-    /// Read events from this seq (exclusive) to that one (inclusive) and hand them to [`Topic::fetched`].
+    /// Read the events from this seq (exclusive) to that one (inclusive) and pass them to [`Topic::fetched`].
     pub fetch: Option<(u64, u64)>,
     /// These members fell behind just now and must read on from their cursors.
     pub behind: Vec<Slot>,
-    /// These have heard the last that they may, and leave.
+    /// These members have been served the last event that they may receive, and must leave.
     pub ended: Vec<Slot>,
 }
 
-/// What a member that is behind reads next.
+/// The next read of a member that is behind.
 #[derive(Debug)]
 pub enum CatchUp<E> {
-    /// It is at the head, and live again.
+    /// The member is at the head, and live again.
     Live,
-    /// It has heard the last that it may, and leaves.
+    /// The member has been served the last event that it may receive, and must leave.
     Ended,
-    /// These, from the ring; the cursor is past them.
+    /// These events from the ring have been queued, and the cursor is past them.
     Events(Vec<Arc<E>>),
-    /// Events from the store; call [`Topic::read`] with them.
+    /// Read events from the store and call [`Topic::read`] with them.
     Read {
         /// Above this seq.
         after_seq: u64,
@@ -126,15 +127,15 @@ pub struct Topic<H, E> {
     ring_bytes: usize,
     early: BTreeMap<u64, Arc<E>>,
     fetching: bool,
-    /// The committed head that somebody told us of.
+    /// The highest seq that is known to be committed.
     announced: u64,
     members: Vec<Option<Member<H>>>,
     free: Vec<Slot>,
     /// Joins under way.
     joining: u32,
-    /// What ends subscriptions, of the time in which there are joins under way.
+    /// Events that ended subscriptions while joins are under way.
     ends: VecDeque<Arc<E>>,
-    /// Seq of the highest of them that is not kept.
+    /// The highest seq of such an event that is not kept.
     ends_forgotten: u64,
 }
 
@@ -157,22 +158,22 @@ impl<H, E> Default for Topic<H, E> {
 }
 
 impl<H: Hearer<E>, E: Event> Topic<H, E> {
-    /// The seq up to which members have been served; `None` before the conversation's worker told it.
+    /// The seq up to which members have been served; `None` until the partition's owner has sent the head.
     pub fn head(&self) -> Option<u64> {
         self.head
     }
 
-    /// Members now.
+    /// The number of members.
     pub fn member_count(&self) -> usize {
         self.members.len() - self.free.len()
     }
 
-    /// The members, in no order.
+    /// The members, in no particular order.
     pub fn members(&self) -> impl Iterator<Item = (Slot, &H)> {
         (0..).zip(&self.members).filter_map(|(slot, member)| Some((slot, &member.as_ref()?.hearer)))
     }
 
-    /// The committed head, as the conversation's worker told it.
+    /// Applies a committed head that the partition's owner sent.
     pub fn announce(&mut self, head: u64) -> Wants {
         self.announced = self.announced.max(head);
         if self.head.is_none() {
@@ -182,7 +183,7 @@ impl<H: Hearer<E>, E: Event> Topic<H, E> {
         self.advance()
     }
 
-    /// An event from the bus.
+    /// Applies an event from the bus.
     pub fn deliver(&mut self, event: Arc<E>) -> Wants {
         match self.head {
             Some(head) if event.seq() <= head => return Wants::default(),
@@ -202,10 +203,10 @@ impl<H: Hearer<E>, E: Event> Topic<H, E> {
         self.advance()
     }
 
-    /// What a fetch brought, ascending; nothing when it failed. Another one is wanted if there is still a gap.
+    /// Applies fetched events, ascending; none if the fetch failed. Requests another fetch if there is still a gap.
     ///
-    /// What lies above everything that a worker has told is not served, whoever read it: a row that is not committed may
-    /// yet be another one, and then this topic would never hear that.
+    /// Events above every seq that the owner has reported are not served, even if a worker has read them. A row that is
+    /// not committed may still be replaced by another, and the topic would never receive that one.
     pub fn fetched(&mut self, events: Vec<Arc<E>>) -> Wants {
         self.fetching = false;
         let mut wants = Wants::default();
@@ -222,7 +223,7 @@ impl<H: Hearer<E>, E: Event> Topic<H, E> {
         wants
     }
 
-    /// Serves what has become contiguous, and says what is missing.
+    /// Serves events that have become contiguous, and requests missing ones.
     fn advance(&mut self) -> Wants {
         let mut wants = Wants::default();
         let Some(mut head) = self.head else { return wants };
@@ -265,7 +266,8 @@ impl<H: Hearer<E>, E: Event> Topic<H, E> {
             }
             member.cursor = member.cursor.max(seq);
             if member.has_ended() {
-                // It is in the list before it goes: what comes in the same step is not for it.
+                // The member stays in the list until the caller removes it, so do not serve it later events of the same
+                // step.
                 member.live = false;
                 wants.ended.push(slot);
             }
@@ -294,12 +296,12 @@ impl<H: Hearer<E>, E: Event> Topic<H, E> {
         }
     }
 
-    /// Somebody is about to join: what would end their subscription is kept for [`Topic::right`].
+    /// Begins a join. Until it ends, events that end subscriptions are kept for [`Topic::right`].
     pub fn begin_join(&mut self) {
         self.joining += 1;
     }
 
-    /// They have joined, or not.
+    /// Ends a join, whether it succeeded or not.
     pub fn end_join(&mut self) {
         self.joining -= 1;
         if self.joining == 0 {
@@ -307,8 +309,8 @@ impl<H: Hearer<E>, E: Event> Topic<H, E> {
         }
     }
 
-    /// Whether a right to join that was there as of `since` still holds, for one whose join has begun before that was
-    /// decided.
+    /// Whether a right to join, decided as of `since`, still holds. The caller must have called [`Topic::begin_join`]
+    /// before the right was decided.
     pub fn right(&self, hearer: &H, since: u64) -> Right {
         let ends = |event: &&Arc<E>| event.seq() > since && hearer.ends_with(event);
         if self.ends.iter().any(|event| ends(&event)) {
@@ -320,8 +322,8 @@ impl<H: Hearer<E>, E: Event> Topic<H, E> {
         }
     }
 
-    /// Adds a member whose cursor is at `cursor` and whose right to be here is of `since`; `true` when it is behind and
-    /// must read on.
+    /// Adds a member with its cursor at `cursor` and a right decided as of `since`. Returns its slot, and `true` when
+    /// it is behind and must read on.
     pub fn join(&mut self, hearer: H, cursor: u64, since: u64) -> (Slot, bool) {
         let live = self.head.is_some_and(|head| cursor >= head);
         let member = Some(Member { hearer, cursor, live, since, until: u64::MAX });
@@ -338,8 +340,8 @@ impl<H: Hearer<E>, E: Event> Topic<H, E> {
         (slot, !live)
     }
 
-    /// A join is repeated, with a right of `since`; with `cursor`, the member's cursor moves there, back or forth. `true`
-    /// when it must read on.
+    /// Repeats a join, with a right decided as of `since`. With `cursor`, moves the member's cursor there, backward or
+    /// forward. Returns `true` when the member must read on.
     pub fn rejoin(&mut self, slot: Slot, cursor: Option<u64>, since: u64) -> bool {
         let head = self.head;
         let Some(member) = self.member_mut(slot) else { return false };
@@ -364,7 +366,7 @@ impl<H: Hearer<E>, E: Event> Topic<H, E> {
         Some(member.hearer)
     }
 
-    /// Who has a slot now. A slot may have gone to somebody else since.
+    /// The subscription in a slot. A slot is reused, so it may belong to another member than before.
     pub fn hearer(&self, slot: Slot) -> Option<&H> {
         self.members.get(slot as usize)?.as_ref().map(|member| &member.hearer)
     }
@@ -378,8 +380,8 @@ impl<H: Hearer<E>, E: Event> Topic<H, E> {
         self.members.get_mut(slot as usize)?.as_mut()
     }
 
-    /// What the member reads next. From the ring, the events are queued here, as far as there is room: an
-    /// empty list says that the queue is full.
+    /// The next read of a member. Events from the ring are queued here as far as there is room: an empty list means
+    /// that the queue is full.
     pub fn catch_up(&mut self, slot: Slot) -> CatchUp<E> {
         let oldest = self.ring.front().map(|event| event.seq());
         let Topic { head, ring, members, .. } = self;
@@ -413,7 +415,7 @@ impl<H: Hearer<E>, E: Event> Topic<H, E> {
         CatchUp::Events(served)
     }
 
-    /// Queues what was read from the store for a member that is behind, as far as it may hear that.
+    /// Queues events read from the store for a member that is behind, up to the last one that it may receive.
     pub fn read(&mut self, slot: Slot, events: &[Arc<E>], queue: impl Fn(&H, &E)) {
         let Some(member) = self.member_mut(slot) else { return };
         for event in events {
@@ -425,7 +427,7 @@ impl<H: Hearer<E>, E: Event> Topic<H, E> {
         }
     }
 
-    /// Whether nobody hears it or joins. What is being fetched is for nobody then.
+    /// Whether there are neither members nor joins under way, so that events need not be fetched.
     pub fn is_idle(&self) -> bool {
         self.member_count() == 0 && self.joining == 0
     }

@@ -1,10 +1,10 @@
-//! A topic's members get every event above their cursors once and in order, whatever arrives when.
+//! A topic's members receive every event above their cursors once and in order, in whatever order events arrive.
 
 use super::*;
 use parking_lot::Mutex;
 use proptest::prelude::*;
 
-/// An event of this seq, which may end the subscriptions of one ear.
+/// An event with this seq, which may end the subscriptions of one ear.
 struct Numbered(u64, Option<Ear>);
 
 impl Numbered {
@@ -29,7 +29,7 @@ impl Event for Numbered {
     }
 }
 
-/// Hears seqs up to a number that may be raised.
+/// Records the seqs that it receives, as long as it has room, which a test may add.
 #[derive(Clone, Default)]
 struct Ear(Arc<Mutex<(Vec<u64>, usize)>>);
 
@@ -66,7 +66,7 @@ fn events(from: u64, to: u64) -> Vec<Arc<Numbered>> {
 }
 
 #[test]
-fn live_members_hear_at_once_and_repeats_are_nothing() {
+fn live_members_receive_at_once_and_repeats_are_ignored() {
     let mut topic = Topic::default();
     assert_eq!(topic.announce(4), Wants::default());
     let ear = Ear::with_room(9);
@@ -77,7 +77,7 @@ fn live_members_hear_at_once_and_repeats_are_nothing() {
     assert_eq!(ear.heard(), [5, 6]);
 }
 
-/// Breaking it: without the `seq == head + 1` condition of `advance`, members hear 8 before 6 and 7.
+/// To break it: without the `seq == head + 1` condition of `advance`, members receive 8 before 6 and 7.
 #[test]
 fn a_gap_is_fetched_once_before_the_topic_moves_on() {
     let mut topic = Topic::default();
@@ -92,9 +92,10 @@ fn a_gap_is_fetched_once_before_the_topic_moves_on() {
     assert_eq!(ear.heard(), [6, 7, 8, 9]);
 }
 
-/// Before, members heard 7, which nobody had said to be committed, and never what became seq 7.
+/// Before the fix, members received row 7, which no worker had reported as committed, and never the event that became
+/// seq 7.
 #[test]
-fn what_nobody_has_told_is_not_served() {
+fn rows_above_every_reported_head_are_not_served() {
     let mut topic = Topic::default();
     topic.announce(5);
     let ear = Ear::with_room(99);
@@ -138,7 +139,7 @@ fn a_full_member_falls_behind_alone_and_reads_on_from_its_cursor() {
 }
 
 #[test]
-fn what_the_ring_has_forgotten_is_read_from_the_store() {
+fn events_that_left_the_ring_are_read_from_the_store() {
     let mut topic = Topic::default();
     topic.announce(0);
     let watcher = Ear::with_room(999);
@@ -156,7 +157,7 @@ fn what_the_ring_has_forgotten_is_read_from_the_store() {
 }
 
 #[test]
-fn a_cursor_from_the_future_hears_only_what_is_above_it() {
+fn a_cursor_above_the_head_receives_only_events_above_it() {
     let mut topic = Topic::default();
     topic.announce(3);
     let ear = Ear::with_room(9);
@@ -182,9 +183,10 @@ fn slots_are_used_again_and_an_empty_topic_is_idle() {
     assert!(topic.is_idle());
 }
 
-/// Before, a removal counted when it arrived: behind a gap, its user missed what was said below it, and the removal.
+/// Before the fix, a removal took effect when it arrived. Behind a gap, its user missed the events below it, and the
+/// removal.
 #[test]
-fn a_removal_behind_a_gap_ends_nothing_before_its_turn() {
+fn a_removal_behind_a_gap_takes_effect_at_its_seq() {
     let mut topic = Topic::default();
     topic.announce(0);
     let (ann, bob) = (Ear::with_room(9), Ear::with_room(9));
@@ -199,9 +201,9 @@ fn a_removal_behind_a_gap_ends_nothing_before_its_turn() {
     assert_eq!((ann.heard(), bob.heard()), (vec![1, 2, 3, 4], vec![1, 2, 3]));
 }
 
-/// Before, a removal that came again, resent or in a page, ended the subscription of a user who had been added since.
+/// Before the fix, a repeated removal, resent or in a page, ended the subscription of a user who had been added since.
 #[test]
-fn a_removal_that_comes_again_ends_nothing() {
+fn a_repeated_removal_ends_nothing() {
     let mut topic = Topic::default();
     topic.announce(0);
     let bob = Ear::with_room(9);
@@ -220,7 +222,7 @@ fn a_removal_that_comes_again_ends_nothing() {
     assert!(topic.hearer(again).is_some());
 }
 
-/// Before, a member that was behind read on, from the ring and from the store, above its user's removal.
+/// Before the fix, a member that was behind read events above its user's removal, from the ring and from the store.
 #[test]
 fn a_member_that_is_behind_reads_up_to_its_removal() {
     let mut topic = Topic::default();
@@ -265,9 +267,9 @@ fn a_member_that_is_behind_in_the_ring_reads_up_to_its_removal() {
     assert_eq!((bob.heard(), full.heard()), (vec![1, 2], vec![1, 2, 3, 4]));
 }
 
-/// Before, a removal between the owner's word and the member's place was seen by nobody.
+/// Before the fix, a removal after the owner's answer and before the member was added had no effect on the member.
 #[test]
-fn a_removal_while_somebody_joins_is_kept_for_them() {
+fn a_removal_during_a_join_ends_the_right_to_join() {
     let mut topic = Topic::default();
     topic.announce(4);
     let (bob, ann) = (Ear::default(), Ear::default());
@@ -288,9 +290,9 @@ fn a_removal_while_somebody_joins_is_kept_for_them() {
 }
 
 proptest! {
-    /// Events lost, doubled and out of order, slow members, failing fetches: everyone ends complete.
+    /// With events lost, repeated and out of order, slow members, and failing fetches, each member receives everything.
     #[test]
-    fn whatever_happens_all_hear_all(
+    fn every_member_receives_every_event(
         steps in prop::collection::vec((1u64..60, 0u8..6, 0usize..4), 1..200),
         starts in prop::collection::vec(0u64..60, 1..5),
     ) {

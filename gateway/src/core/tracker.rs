@@ -1,9 +1,11 @@
-//! How far a Socket.IO client that can be recovered has heard what it subscribed to, written behind every event.
+//! Tracks how far a recoverable Socket.IO client has received its subscriptions, and appends that as an offset to each
+//! event.
 //!
-//! Offsets count from a *base*: the list of subscriptions and a seq for each. The base lies where the gateway's
-//! death does not reach it, and the client has the last offset that it heard, so that the two together say what
-//! comes next in every conversation. A subscription keeps its place in the list for the session's life; a place
-//! is given again only after a new base.
+//! Offsets count from a *base*: the list of subscriptions with a seq for each. A presence-worker stores the base, where
+//! it outlasts the gateway, and the client keeps the last offset that it received. The two together give the next event
+//! of every conversation. A subscription keeps its place in the list while the session lasts. The place of a
+//! subscription that has ended is reused only after a new base
+//! (`docs/decisions/0009-recovery-is-a-record-and-an-offset.md`).
 
 use crate::frame::{self, Body};
 use bytes::{Bytes, BytesMut};
@@ -13,47 +15,48 @@ use carillon_proto::id::ConversationId;
 use carillon_proto::limits::RECOVERY_PLACES_MAX;
 use carillon_proto::wire::{RecoveryBase, RecoverySubscription};
 
-/// Characters of an offset above which a new base makes it short again: less than most events have.
+/// Characters of an offset above which a new base is requested to make it short again. Most events are longer than
+/// this.
 const OFFSET_LONG: usize = 96;
 
-/// A subscription that lasts.
+/// A subscription that has not ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Place {
     conversation: ConversationId,
     vocabulary: Vocabulary,
-    /// The seq that the base has for it.
+    /// Its seq in the base.
     base: u64,
-    /// The last seq that was told whole.
+    /// The last seq of which all packets were queued.
     cursor: u64,
-    /// Packets told of the event behind it.
+    /// Packets queued of the event after `cursor`.
     told: u32,
 }
 
-/// A subscription as it goes on elsewhere.
+/// A subscription, and how far the client has received it, for a join on another gateway.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reached {
-    /// What is heard.
+    /// The conversation.
     pub conversation: ConversationId,
-    /// In which vocabulary.
+    /// The vocabulary of the subscription.
     pub vocabulary: Vocabulary,
-    /// The last seq that the client has heard whole.
+    /// The last seq of which the client has received all packets.
     pub cursor: u64,
 }
 
-/// How far one client has heard.
+/// How far one client has received its subscriptions.
 #[derive(Debug, Default)]
 pub struct Tracker {
     number: u32,
     changes: u32,
-    /// Some have ended; their places are given again after the next base.
+    /// Subscriptions by place; `None` for one that has ended. Its place is reused only after the next base.
     places: Vec<Option<Place>>,
-    /// Places that had ended before the base was made.
+    /// Places whose subscription had ended before the base was made.
     free: Vec<u32>,
-    /// The base before, from which the client may still have an offset.
+    /// The previous base, from which the client's last offset may still count.
     previous: Option<RecoveryBase>,
     /// The next base while it is being stored.
     next: Option<RecoveryBase>,
-    /// When the first offset that counts from the base was given out.
+    /// When the first offset that counts from the current base was queued.
     since_ms: Option<u64>,
     /// Characters of the last offset.
     length: usize,
@@ -62,13 +65,13 @@ pub struct Tracker {
 }
 
 impl Tracker {
-    /// Of a session that begins, and whose first base has this number.
+    /// The tracker of a new session, whose first base has this number.
     pub fn beginning(number: u32) -> Tracker {
         Tracker { number, ..Tracker::default() }
     }
 
-    /// Goes on from an offset that a client gave back; `None` where the record does not know enough. Offsets count
-    /// from a new base, which must be stored before the first of them is given out.
+    /// Continues from an offset that a client returned; `None` if the record misses a change that the offset knows.
+    /// Offsets then count from a new base, which must be stored before the first of them is sent.
     pub fn restored(bases: &[RecoveryBase], offset: &Offset) -> Option<Tracker> {
         let heard = bases.iter().find(|base| base.number == offset.base)?;
         let newest = bases.last()?;
@@ -105,7 +108,7 @@ impl Tracker {
         Some(tracker)
     }
 
-    /// What is subscribed to, and how far the client has heard it.
+    /// The subscriptions, and how far the client has received them.
     pub fn reached(&self) -> Vec<Reached> {
         let lasting = self.places.iter().flatten();
         let of = |Place { conversation, vocabulary, cursor, .. }: &Place| Reached {
@@ -116,7 +119,7 @@ impl Tracker {
         lasting.map(of).collect()
     }
 
-    /// From what offsets count now, and what they counted from before.
+    /// The previous base, if there is one, and the current base.
     pub fn bases(&self) -> Vec<RecoveryBase> {
         let current = self.base(self.number, self.changes, |place| place.base);
         self.previous.iter().cloned().chain([current]).collect()
@@ -140,18 +143,19 @@ impl Tracker {
         self.places.iter().position(same).map(|place| place as u32)
     }
 
-    /// The place that the next subscription gets; `None` when there is none until the next base.
+    /// The place of the next subscription; `None` if all places are taken until the next base.
     pub fn next_place(&self) -> Option<u32> {
         let new = self.places.len();
         self.free.last().copied().or_else(|| (new < RECOVERY_PLACES_MAX).then_some(new as u32))
     }
 
-    /// The base that offsets count from, and the changes of its list so far.
+    /// The number of the current base, and the number of changes of its list so far.
     pub fn version(&self) -> (u32, u32) {
         (self.number, self.changes)
     }
 
-    /// A subscription begins behind `seq`, at [`Tracker::next_place`]. A base that is being stored does not have it.
+    /// Adds a subscription that receives events above `seq`, at [`Tracker::next_place`]. A base that is being stored
+    /// lacks it, so that base is discarded.
     pub fn subscribe(
         &mut self,
         conversation: ConversationId,
@@ -169,7 +173,7 @@ impl Tracker {
         Some(place)
     }
 
-    /// A subscription ends.
+    /// Ends a subscription.
     pub fn unsubscribe(&mut self, place: u32) {
         if self.places.get_mut(place as usize).and_then(Option::take).is_some() {
             self.changes += 1;
@@ -178,7 +182,7 @@ impl Tracker {
         }
     }
 
-    /// How far the client has heard everything that was queued.
+    /// The offset of a client that has received everything queued so far.
     pub fn offset(&self) -> Offset {
         let moved = |(place, of): (u32, &Option<Place>)| {
             let of = of.as_ref()?;
@@ -194,7 +198,7 @@ impl Tracker {
         Offset { base: self.number, changes: self.changes, partial, moved }
     }
 
-    /// The offset as text, which is about to be given out.
+    /// The current offset as text, to be appended to an event.
     fn give_out(&mut self, now_ms: u64) -> String {
         let text = self.offset().text();
         self.length = text.len();
@@ -202,7 +206,7 @@ impl Tracker {
         text
     }
 
-    /// Frames with the offset behind each event, which moves nothing.
+    /// Appends the offset to each event among these frames. The events are of no log, so the offset does not change.
     pub fn stamp(&mut self, frames: &Bytes, now_ms: u64) -> Bytes {
         if !frame::single(frames).any(|frame| event(&frame).is_some()) {
             return frames.clone();
@@ -215,8 +219,8 @@ impl Tracker {
         out.freeze()
     }
 
-    /// The frames of a durable event, each with the offset that follows from it, without those that were told
-    /// before; and where the tracker was, for [`Tracker::take_back`].
+    /// Appends to each frame of a durable event the offset that holds after that frame. Frames that were queued before
+    /// are skipped. Also returns the state before the event, for [`Tracker::take_back`].
     pub fn stamp_event(&mut self, place: u32, seq: u64, frames: &Bytes, now_ms: u64) -> (Bytes, Moved) {
         let (cursor, told) = self.reach(place, None);
         let mut out = BytesMut::with_capacity(frames.len() + OFFSET_LONG);
@@ -230,7 +234,8 @@ impl Tracker {
         (out.freeze(), Moved { place, cursor, told })
     }
 
-    /// Where a subscription stands, and where it goes: the last seq told whole, and packets of the next.
+    /// The position of a subscription: the last seq queued whole, and packets queued of the next event. If `reached` is
+    /// given, moves it there; returns the position before.
     fn reach(&mut self, place: u32, reached: Option<(u64, u32)>) -> (u64, u32) {
         let Some(Some(place)) = self.places.get_mut(place as usize) else { return (0, 0) };
         let before = (place.cursor, place.told);
@@ -238,20 +243,21 @@ impl Tracker {
         before
     }
 
-    /// An event was not queued after all.
+    /// Restores the state before an event that was not queued.
     pub fn take_back(&mut self, before: &Moved) {
         self.reach(before.place, Some((before.cursor, before.told)));
     }
 
-    /// Whether offsets have grown long, or the list has, and the client is known to have one that counts from the
-    /// base: it has heard what was queued `heard_within_ms` ago, or its connection is gone.
+    /// Whether a new base is wanted: offsets have grown long, or many places have ended, and the client is known to have
+    /// an offset that counts from the current base. It has one `heard_within_ms` after the first of them was queued,
+    /// unless its connection is dead.
     pub fn wants_base(&self, now_ms: u64, heard_within_ms: u64) -> bool {
         let long = self.length > OFFSET_LONG || self.ended > RECOVERY_PLACES_MAX / 4;
         let heard = self.since_ms.is_some_and(|since_ms| now_ms >= since_ms.saturating_add(heard_within_ms));
         long && heard && self.next.is_none()
     }
 
-    /// The bases with the next one, to be stored.
+    /// The current base and the next one, to be stored.
     pub fn propose_base(&mut self) -> Vec<RecoveryBase> {
         let current = self.base(self.number, self.changes, |place| place.base);
         let next = self.base(self.number + 1, 0, |place| place.cursor);
@@ -259,11 +265,11 @@ impl Tracker {
         vec![current, next]
     }
 
-    /// The proposed base is stored (`true`) or not: offsets count from it, unless something began or ended since.
-    /// Returns whether they do.
+    /// Ends the proposal of a base, which was stored (`true`) or not. Offsets count from it if it was stored and no
+    /// subscription began or ended meanwhile. Returns whether they do.
     pub fn adopt_base(&mut self, stored: bool) -> bool {
         if !stored {
-            // Not asked for again at once, as it may be refused again.
+            // Do not propose again at once: it may have been refused, and would be refused again.
             self.since_ms = None;
         }
         let Some(next) = self.next.take().filter(|_| stored) else { return false };
@@ -281,7 +287,7 @@ impl Tracker {
     }
 }
 
-/// Where a tracker was before an event.
+/// The state of a tracker before an event.
 #[derive(Debug)]
 pub struct Moved {
     place: u32,
@@ -289,19 +295,20 @@ pub struct Moved {
     told: u32,
 }
 
-/// A subscription as a record has it.
+/// A subscription as a base stores it.
 fn written(place: &Place, seq: u64) -> RecoverySubscription {
     let (conversation, vocabulary) = (place.conversation.to_string(), place.vocabulary as u32);
     RecoverySubscription { conversation, vocabulary, seq, ended: false }
 }
 
-/// Whether a place of one base holds the subscription that it holds in the next: ended ones are written without a
-/// conversation, and a place is given again only after a base in which it had ended.
+/// Whether a place holds the same subscription in two successive bases. A subscription that ended is stored without a
+/// conversation, and a place is reused only after a base in which its subscription had ended.
 fn is_same(before: &RecoverySubscription, now: &RecoverySubscription) -> bool {
     !before.ended && before.conversation == now.conversation && before.vocabulary == now.vocabulary
 }
 
-/// An event without the end of its arguments: Engine.IO's message, Socket.IO's event, and at the end the array.
+/// An event without the end of its array of arguments: an Engine.IO message (`4`) with a Socket.IO EVENT (`2`) that
+/// ends in `]`.
 fn event(frame: &Bytes) -> Option<&[u8]> {
     match frame::body(frame)? {
         Body::Text(text) if text.starts_with("42") => text.strip_suffix(']').map(str::as_bytes),
@@ -309,7 +316,7 @@ fn event(frame: &Bytes) -> Option<&[u8]> {
     }
 }
 
-/// An event gets one more argument; everything else stays as it is.
+/// Writes a frame. An event gets the offset as one more argument; any other frame is written unchanged.
 fn put_stamped(out: &mut BytesMut, frame: &Bytes, offset: &str) {
     match event(frame) {
         Some(event) => frame::put_parts(out, &[event, b",\"", offset.as_bytes(), b"\"]"]),

@@ -1,4 +1,4 @@
-//! Offsets against what was told: a client that breaks off anywhere goes on with exactly what it missed.
+//! Offsets: a client whose connection breaks at any packet continues with exactly what it missed.
 
 use super::*;
 use proptest::prelude::*;
@@ -49,7 +49,7 @@ fn every_event_and_nothing_else_is_stamped() {
 }
 
 #[test]
-fn an_offset_tells_how_far_each_subscription_was_heard() {
+fn an_offset_counts_the_events_of_each_subscription() {
     let mut tracker = Tracker::default();
     assert_eq!(tracker.subscribe(room(1), Vocabulary::Ring, 10), Some(0));
     assert_eq!(tracker.subscribe(room(2), Vocabulary::Guide, 0), Some(1));
@@ -66,7 +66,7 @@ fn an_offset_tells_how_far_each_subscription_was_heard() {
 }
 
 #[test]
-fn a_record_that_misses_a_change_is_not_believed() {
+fn a_record_that_misses_a_change_is_rejected() {
     let mut tracker = Tracker::default();
     tracker.subscribe(room(1), Vocabulary::Ring, 0);
     let stored = tracker.bases();
@@ -82,7 +82,7 @@ fn a_record_that_misses_a_change_is_not_believed() {
 }
 
 #[test]
-fn what_was_not_queued_was_not_heard() {
+fn an_event_that_was_not_queued_leaves_the_offset_unchanged() {
     let mut tracker = Tracker::default();
     tracker.subscribe(room(1), Vocabulary::Ring, 0);
     tracker.stamp_event(0, 1, &event(1, 1), 0);
@@ -140,16 +140,16 @@ fn places_are_bounded() {
     assert!(tracker.adopt_base(true) && tracker.next_place().is_some());
 }
 
-/// What may happen to a session, at random.
+/// A random step of a session.
 #[derive(Debug, Clone)]
 enum Step {
     Join(u32),
     Leave(u32),
-    /// An event of so many packets in a room; 0: the vocabulary has no name for it.
+    /// An event of so many packets in a room; 0 if the vocabulary has no form for it.
     Event(u32, u64),
     Ephemeral,
     Rebase,
-    /// The client breaks off, having heard all but the last so many packets, and comes back.
+    /// The connection breaks. The client has received all but the last so many packets, and recovers its session.
     Break(usize),
 }
 
@@ -164,13 +164,13 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A server with rooms and a client that hears packets.
+/// A server with rooms, and a client that receives packets.
 #[derive(Default)]
 struct World {
     tracker: Tracker,
     stored: Vec<RecoveryBase>,
     logs: [Vec<u64>; 4],
-    /// What the client must have heard of each room at last, and what it heard.
+    /// The packets that the client must have received at the end, and those that it received.
     expected: Vec<String>,
     wire: Vec<(String, Option<String>)>,
     client: Vec<String>,
@@ -195,7 +195,7 @@ impl World {
         self.wire.extend(heard(&stamped));
     }
 
-    /// The client hears what is on the wire, but for the last packets.
+    /// The client receives the packets on the wire, except the last `but`.
     fn hear(&mut self, but: usize) {
         let whole = self.wire.len().saturating_sub(but);
         for (text, offset) in self.wire.drain(..).take(whole) {
@@ -233,7 +233,7 @@ impl World {
                 self.tell(number, seq);
             }
             Step::Ephemeral => self.answer(),
-            // The client has heard everything by then: that is the rule.
+            // A base may be replaced only once the client has an offset that counts from it.
             Step::Rebase => {
                 self.hear(0);
                 if self.last_base_is_heard() {
@@ -250,12 +250,12 @@ impl World {
         Offset::parse(&self.last_offset).is_some_and(|offset| offset.base == self.tracker.version().0)
     }
 
-    /// Something that is not of a log; which changes of the list the client knows of matters from then on.
+    /// Sends an event of no log. From then on the client's offset knows the latest change of the list.
     fn answer(&mut self) {
         let stamped = self.tracker.stamp(&frame::text(r#"42["answer",{}]"#), self.now_ms);
         let answer = heard(&stamped);
         self.wire.extend(answer);
-        // The property is about logs: joins and leaves are heard before anything breaks off.
+        // The property is about logs, so the answers to joins and leaves always arrive before a break.
         self.hear(0);
         self.client.retain(|text| !text.contains("answer"));
     }
@@ -281,7 +281,7 @@ impl World {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
     #[test]
-    fn whatever_breaks_off_everything_is_heard_once_and_in_order(steps in proptest::collection::vec(step(), 1..60)) {
+    fn every_event_is_received_once_and_in_order_across_breaks(steps in proptest::collection::vec(step(), 1..60)) {
         let mut world = World::default();
         world.stored = world.tracker.bases();
         world.answer();

@@ -1,48 +1,48 @@
-//! Who is typing in one conversation: starts renew, ends come by themselves, and members are told a user's latest state
-//! at most once a second (protocol §2).
+//! Typing in one conversation. A start must be renewed or it ends, and members receive a user's latest state at most
+//! once a second (`docs/protocol.md#where-the-protocol-leaves-room`).
 
 use carillon_proto::id::UserId;
 use carillon_proto::limits::{TYPING_MS, TYPING_RENEWAL_MS};
 use carillon_runtime::collections::Spare;
 use std::collections::HashMap;
 
-/// What members are to be told now.
+/// A typing state to send to members now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Told {
-    /// How the typist is shown.
+    /// The typist's display name.
     pub name: Box<str>,
-    /// Whether they type, or have stopped.
+    /// Whether the user types, or has stopped.
     pub typing: bool,
-    /// Other gateways are to be told, too: it was said here.
+    /// Send it to other gateways, too: it came from a client here.
     pub pass_on: bool,
-    /// The client ids of messages that the typist sent before they began to type.
+    /// The client ids of messages that the typist sent before typing began.
     pub sent: Box<[String]>,
 }
 
-/// What a typist says.
+/// A typing state that a typist sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Said {
-    /// Whether they type, or have stopped.
+    /// Whether the user types, or has stopped.
     pub typing: bool,
-    /// It was said to this gateway, not to another one.
+    /// Whether it came from a client of this gateway, not from another gateway.
     pub here: bool,
-    /// The client ids of the messages that they sent before, as far as those may still be on their way.
+    /// The client ids of messages that the typist sent before, and that may not have been delivered yet.
     pub sent: Box<[String]>,
 }
 
 #[derive(Debug)]
 struct Typist {
     name: Box<str>,
-    /// What was said last.
+    /// The last state that the typist sent.
     said: Said,
-    /// When typing ends, if nothing renews it.
+    /// When typing ends unless it is renewed.
     ends_ms: u64,
-    /// What members were told last, and when.
+    /// The last state that members received, and when.
     told: bool,
     told_ms: u64,
-    /// What was said last has to wait until a second after that.
+    /// The last state that the typist sent is held back until a second after `told_ms`.
     waits: bool,
-    /// When [`Typists::due`] is to be asked, as it is known outside.
+    /// The earliest time at which the caller will call [`Typists::due`].
     rings_ms: u64,
 }
 
@@ -57,7 +57,7 @@ impl Typist {
         }
     }
 
-    /// Ends the typing: members who saw it are told at once.
+    /// Ends the typing. Members that know of it receive the end at once.
     fn end(&mut self, now_ms: u64, pass_on: bool) -> Option<Told> {
         (self.said.typing, self.waits) = (false, false);
         self.told.then(|| self.tell(now_ms, pass_on))
@@ -67,7 +67,7 @@ impl Typist {
         self.told_ms + TYPING_RENEWAL_MS
     }
 
-    /// When something is due: what waits, an end, or being forgotten.
+    /// When the next action is due: a state that was held back, the end of typing, or the removal of the entry.
     fn next_ms(&self) -> u64 {
         match (self.said.typing, self.waits) {
             (true, false) => self.ends_ms,
@@ -77,13 +77,13 @@ impl Typist {
     }
 }
 
-/// The typists of one conversation. Those who stopped are kept for the second in which nothing more is told of them.
+/// The typists of one conversation. A user who stopped stays for the second in which no further state is sent.
 #[derive(Debug, Default)]
 pub struct Typists(HashMap<UserId, Typist>);
 
 impl Typists {
-    /// A typist starts, goes on, or stops: what is told of it now. What is news, and comes within a second of what was told
-    /// last, waits for the end of that second, unless it is overtaken.
+    /// Applies a start, renewal or stop of a typist. Returns the state to send now. A changed state within a second of
+    /// the last one is held back until the end of that second, unless a newer state replaces it.
     pub fn say(&mut self, user: &UserId, name: &str, said: Said, now_ms: u64) -> Option<Told> {
         let Some(typist) = self.0.get_mut(user) else {
             return if said.typing { Some(self.begin(user, name, said, now_ms)) } else { None };
@@ -113,20 +113,20 @@ impl Typists {
         told
     }
 
-    /// A typist left, or their connection ended: that is told at once.
+    /// A typist left or lost the connection. Returns the end, which is sent at once.
     pub fn end(&mut self, user: &str, here: bool, now_ms: u64) -> Option<Told> {
         self.0.get_mut(user)?.end(now_ms, here)
     }
 
-    /// A message of the typist came, which ends what they typed until they sent it. Every gateway sees the message, and
-    /// none has to be told.
+    /// Applies a message of the typist. It ends the typing, unless the typing began after the message was sent. Every
+    /// gateway receives the message, so the end is not passed on.
     pub fn message(&mut self, user: &str, client_id: &str, now_ms: u64) -> Option<Told> {
         let typist = self.0.get_mut(user)?;
         let began_later = typist.said.typing && typist.said.sent.iter().any(|sent| sent == client_id);
         if began_later { None } else { typist.end(now_ms, false) }
     }
 
-    /// When [`Typists::due`] is to be asked about a user, if that is sooner than was said before.
+    /// When to call [`Typists::due`] for a user, if that is earlier than the time returned before.
     pub fn rings(&mut self, user: &str) -> Option<u64> {
         let typist = self.0.get_mut(user)?;
         let next_ms = typist.next_ms();
@@ -135,12 +135,12 @@ impl Typists {
         sooner.then_some(next_ms)
     }
 
-    /// The time has come that [`Typists::rings`] said: what is told.
+    /// Applies the time that [`Typists::rings`] returned. Returns the state to send.
     pub fn due(&mut self, user: &str, rang_ms: u64, now_ms: u64) -> Option<Told> {
         let typist = self.0.get_mut(user).filter(|typist| typist.rings_ms == rang_ms)?;
         typist.rings_ms = u64::MAX;
         if typist.said.typing && now_ms >= typist.ends_ms {
-            // Every gateway ends it by itself, so that a typist's may die.
+            // Every gateway ends it by itself, so that it ends even if the typist's gateway has died.
             return typist.end(now_ms, false);
         }
         if now_ms < typist.may_be_told_ms() {

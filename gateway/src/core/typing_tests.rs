@@ -1,4 +1,4 @@
-//! Typists, by tables and against a model that tells nothing itself.
+//! Tests of [`Typists`], by tables and against a model.
 
 use super::*;
 use proptest::prelude::*;
@@ -11,7 +11,7 @@ struct World {
     typists: Typists,
     rings: Vec<u64>,
     now_ms: u64,
-    /// What members were told, and when.
+    /// The states that members received, and when.
     told: Vec<(u64, bool)>,
 }
 
@@ -21,7 +21,7 @@ impl World {
         self.rings.extend(self.typists.rings(ANN));
     }
 
-    /// Lets time pass, with what is due in it.
+    /// Lets time pass, and applies what falls due.
     fn until(&mut self, until_ms: u64) {
         while let Some(ring_ms) = self.rings.iter().copied().min().filter(|ring_ms| *ring_ms <= until_ms) {
             self.rings.retain(|other| *other != ring_ms);
@@ -51,7 +51,7 @@ impl World {
     }
 }
 
-/// What happens at a time.
+/// An action of the typist.
 #[derive(Debug, Clone, Copy)]
 enum Act {
     Start,
@@ -79,9 +79,9 @@ fn play(acts: &Acts) -> Vec<(u64, bool)> {
     world.told
 }
 
-/// Before, a start, a stop and a start within a second were all passed on.
+/// Before the fix, a start, a stop and a start within a second were all passed on.
 #[test]
-fn the_latest_state_is_told_at_most_once_a_second() {
+fn the_latest_state_is_sent_at_most_once_a_second() {
     use Act::{Leave, Message, Start, Stop};
     let tables: [(&Acts, &Tellings); 10] = [
         (&[(0, Start)], &[(0, true), (5_000, false)]),
@@ -103,7 +103,7 @@ fn the_latest_state_is_told_at_most_once_a_second() {
     }
 }
 
-/// Before, the message that was sent first ended the typing that began behind it.
+/// Before the fix, a message that was sent before typing began ended that typing.
 #[test]
 fn typing_outlives_the_messages_that_were_sent_before_it() {
     let mut world = World::default();
@@ -122,7 +122,7 @@ fn typing_outlives_the_messages_that_were_sent_before_it() {
 }
 
 #[test]
-fn what_another_gateway_said_is_not_passed_on_again() {
+fn typing_from_another_gateway_is_not_passed_on() {
     let (mut typists, user) = (Typists::default(), UserId::parse(ANN).expect("valid"));
     let said = |typing, here| Said { typing, here, sent: Box::default() };
     assert!(!typists.say(&user, "Ann", said(true, false), 0).expect("told").pass_on);
@@ -140,10 +140,10 @@ fn what_another_gateway_said_is_not_passed_on_again() {
 }
 
 proptest! {
-    /// Whatever a typist does: members are told at most once a second, apart from ends, which are told at once; they
-    /// are never told twice that somebody stopped; and once all is quiet they have been told how it is.
+    /// Members receive at most one state a second, except ends, which they receive at once. They never receive two
+    /// stops in succession. Once the typist is quiet, they have received the final state.
     #[test]
-    fn members_know_how_it_is(acts in prop::collection::vec((0u64..1_500, 0u8..4), 0..40)) {
+    fn members_receive_the_final_state(acts in prop::collection::vec((0u64..1_500, 0u8..4), 0..40)) {
         let mut world = World::default();
         let (mut now_ms, mut typing_until_ms) = (0, 0);
         let mut ends = Vec::new();

@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_answers_make_room() {
+    fn the_oldest_answers_are_dropped_above_the_bound() {
         let (mut polls, began) = (Polls::default(), Instant::now());
         let at = |second| began + Duration::from_secs(second);
         polls.set("waits".into(), Held { request: 1, poll: Poll::Asked, touched: began });
