@@ -1,7 +1,7 @@
 //! The open rooms of one partition, and what the partition's owner must be sent about them.
 //!
-//! The open rooms are the only source. A room that opens or closes is noted as changed in the same step. What the owner
-//! is sent follows from whether the room is open at that time, never from the order in which changes became known
+//! The open rooms are the only source. A room that opens or closes is noted as changed in the same step. The
+//! next registration states whether the room is open when it is sent, whatever the order in which changes became known
 //! (`docs/decisions/0017-what-is-heard-follows-from-who-is-there.md`).
 
 use carillon_proto::id::ConversationId;

@@ -77,7 +77,7 @@ fn live_members_receive_at_once_and_repeats_are_ignored() {
     assert_eq!(ear.heard(), [5, 6]);
 }
 
-/// To break it: without the `seq == head + 1` condition of `advance`, members receive 8 before 6 and 7.
+/// This test fails without the `seq == head + 1` condition of `advance`: members then receive 8 before 6 and 7.
 #[test]
 fn a_gap_is_fetched_once_before_the_topic_moves_on() {
     let mut topic = Topic::default();

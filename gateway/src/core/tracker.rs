@@ -70,7 +70,7 @@ impl Tracker {
         Tracker { number, ..Tracker::default() }
     }
 
-    /// Continues from an offset that a client returned; `None` if the record misses a change that the offset knows.
+    /// Continues from an offset that a client returned; `None` if the record misses a change that the offset counts.
     /// Offsets then count from a new base, which must be stored before the first of them is sent.
     pub fn restored(bases: &[RecoveryBase], offset: &Offset) -> Option<Tracker> {
         let heard = bases.iter().find(|base| base.number == offset.base)?;
@@ -248,9 +248,9 @@ impl Tracker {
         self.reach(before.place, Some((before.cursor, before.told)));
     }
 
-    /// Whether a new base is wanted: offsets have grown long, or many places have ended, and the client is known to have
-    /// an offset that counts from the current base. It has one `heard_within_ms` after the first of them was queued,
-    /// unless its connection is dead.
+    /// Whether a new base is wanted: offsets have grown long, or many places have ended, and the client is known to
+    /// have an offset that counts from the current base. It has one `heard_within_ms` after the first of them was
+    /// queued, unless its connection is dead.
     pub fn wants_base(&self, now_ms: u64, heard_within_ms: u64) -> bool {
         let long = self.length > OFFSET_LONG || self.ended > RECOVERY_PLACES_MAX / 4;
         let heard = self.since_ms.is_some_and(|since_ms| now_ms >= since_ms.saturating_add(heard_within_ms));

@@ -250,7 +250,7 @@ impl World {
         Offset::parse(&self.last_offset).is_some_and(|offset| offset.base == self.tracker.version().0)
     }
 
-    /// Sends an event of no log. From then on the client's offset knows the latest change of the list.
+    /// Sends an event of no log. From then on the client's offset counts the latest change of the list.
     fn answer(&mut self) {
         let stamped = self.tracker.stamp(&frame::text(r#"42["answer",{}]"#), self.now_ms);
         let answer = heard(&stamped);

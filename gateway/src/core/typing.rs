@@ -57,7 +57,7 @@ impl Typist {
         }
     }
 
-    /// Ends the typing. Members that know of it receive the end at once.
+    /// Ends the typing. Members that received the start receive the end at once.
     fn end(&mut self, now_ms: u64, pass_on: bool) -> Option<Told> {
         (self.said.typing, self.waits) = (false, false);
         self.told.then(|| self.tell(now_ms, pass_on))

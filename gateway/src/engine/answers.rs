@@ -12,8 +12,8 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 
-/// Time for a poll that the client sent before it closed the session on another connection. Such a poll is still
-/// answered.
+/// Time to wait for a poll that the client sent before it closed the session on another connection. Such a poll is
+/// still answered.
 const CROSSING_TIMEOUT: Duration = Duration::from_millis(50);
 /// Time for the client to poll the last frames of a session.
 pub const LAST_POLL_TIMEOUT: Duration = Duration::from_secs(5);

@@ -129,7 +129,7 @@ impl Handle {
         answered.await.unwrap_or(Err(Refusal::UnknownSession))
     }
 
-    /// Waits for packets. If this is cancelled, the session takes the client for gone.
+    /// Waits for packets. If this is cancelled, the session treats the client as gone.
     pub(super) async fn poll(&self) -> Polled {
         match self.begin_poll().await {
             Some(answered) => answered.await.unwrap_or(Polled::Refused(Refusal::UnknownSession)),

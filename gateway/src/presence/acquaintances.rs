@@ -66,7 +66,7 @@ impl Refreshing {
                 done.await;
             }
         };
-        // After the timeout, the caller uses the acquaintances that are known, which is out of date but does no harm.
+        // After the timeout, the caller uses the acquaintances that are known, which may be out of date but do no harm.
         let _ = timeout(SETTLE_TIMEOUT, settling).await;
     }
 }

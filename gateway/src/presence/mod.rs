@@ -266,8 +266,8 @@ impl Shared {
         });
     }
 
-    /// A connection joined a room whose visible users are `visible`. It receives the presence of those online users
-    /// that it did not see `before`.
+    /// A connection joined a room whose visible users are `visible`. It receives the presence of those who are online
+    /// and not in `before`, the users that it saw already.
     pub(crate) async fn sees(
         &self,
         room: &Arc<Room>,

@@ -133,7 +133,7 @@ fn still_valid(identity: &Identity) -> bool {
     identity.left_ms().is_none_or(|left_ms| left_ms > 0)
 }
 
-/// Starts the session of a client that sent CONNECT, and recovers its earlier session if it asks for that and the
+/// Starts the session of a client that sent CONNECT, and recovers its earlier session if it requests that and the
 /// record is found.
 async fn connect(
     beginning: Beginning,
