@@ -1,4 +1,4 @@
-//! A connection as the rest of the gateway sees it: somebody to queue frames for and to signal.
+//! One client's connection: a queue for frames to the client, and signals for the connection's own task.
 
 use crate::core::outbox::Urgency;
 use crate::core::topic::Hearer;
@@ -14,18 +14,19 @@ use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// What somebody else wants the connection's own task to do.
+/// What other tasks request of the connection's own task.
 #[derive(Debug)]
 pub enum Signal {
-    /// One of its members fell behind in this conversation and must read on from its cursor.
+    /// One of the connection's members fell behind in this conversation and must read on from its cursor.
     Behind(Arc<Room>),
-    /// One of its members, in this vocabulary, has heard the last that it may, and is gone from the room.
+    /// One of the connection's members, in this vocabulary, received the last event that it may receive. It is already
+    /// removed from the room.
     Ended(Arc<Room>, Dialect),
-    /// End, for this reason, after what is queued.
+    /// Send what is queued, then close for this reason.
     Close(Close),
 }
 
-/// What a client speaks, whatever it joins by.
+/// Which kind of vocabulary a client uses, independent of its subscriptions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Speaks {
     /// The native vocabulary.
@@ -34,20 +35,20 @@ pub enum Speaks {
     SocketIo(Namespace),
 }
 
-/// Whom a connection's user sees by sharing stored conversations.
+/// The users whom a connection's user sees because they share stored conversations.
 #[derive(Debug, Default)]
 pub enum Acquaintances {
-    /// They have not been read.
+    /// They have not been read yet.
     #[default]
     Unknown,
-    /// These, sorted, and the connection watches them. Bounded by what one read gives.
+    /// These users, sorted. The connection watches them. One read returns a bounded number.
     Known(Arc<[UserId]>),
-    /// The connection has ended, and watches nobody any more.
+    /// The connection has ended and watches no users.
     Ended,
 }
 
 impl Acquaintances {
-    /// Those that are known.
+    /// The known users; none in the other states.
     pub fn users(&self) -> Arc<[UserId]> {
         match self {
             Self::Known(users) => users.clone(),
@@ -56,25 +57,26 @@ impl Acquaintances {
     }
 }
 
-/// One client's connection, shared between its own task and all who have something for it.
+/// One client's connection. Its own task shares it with all tasks that send to the client.
 pub struct Connection {
-    /// Unique in this gateway's life.
+    /// Unique within this process.
     pub id: u64,
-    /// Who it is.
+    /// The connection's user.
     pub user: UserId,
-    /// How the user is shown.
+    /// The user's display name.
     pub name: Arc<str>,
-    /// What it speaks.
+    /// The kind of vocabulary that the client uses.
     pub speaks: Speaks,
-    /// Its frames.
+    /// Frames queued for the client.
     pub outgoing: Arc<Outgoing>,
-    /// Events were queued that nobody has written yet.
+    /// Events were queued that have not been written to the socket yet.
     touched: AtomicBool,
-    /// It has a name for other users' presence.
+    /// The client uses a vocabulary that has a name for other users' presence.
     hears_presence: AtomicBool,
-    /// It is being found out whether its client lives.
+    /// A probe, which pings the client to see whether it is alive, is under way.
     probed: AtomicBool,
-    /// Whom it watches for its user's conversations. The audience's lock is taken under this one.
+    /// The users whom it watches because they share conversations with its user. Lock order: this lock first, then the
+    /// audience's.
     pub acquaintances: Mutex<Acquaintances>,
     signals: Mutex<Vec<Signal>>,
     unanswered: AtomicUsize,
@@ -98,17 +100,17 @@ impl Connection {
         }
     }
 
-    /// Queues frames, if there are any; `false` when they were not taken.
+    /// Queues frames. Returns `false` if the queue did not take them. Empty frames count as taken.
     pub fn offer(&self, frames: &Bytes, urgency: Urgency) -> bool {
         frames.is_empty() || self.outgoing.offer(frames, urgency)
     }
 
-    /// Whether events were queued since the last time this was asked.
+    /// Whether events were queued since the last call.
     pub fn take_touched(&self) -> bool {
         self.touched.swap(false, Ordering::Relaxed)
     }
 
-    /// Pings the client, apart from the pings that are due by themselves.
+    /// Sends the client a ping in addition to the regular pings.
     pub fn ping(&self) {
         let ping = match self.speaks {
             Speaks::Native => crate::frame::PING,
@@ -117,17 +119,17 @@ impl Connection {
         self.offer(&ping, Urgency::Reply);
     }
 
-    /// It is to be found out whether the client lives; `false` when that is under way already.
+    /// Begins a probe. Returns `false` if one is already under way.
     pub fn begin_probe(&self) -> bool {
         !self.probed.swap(true, Ordering::Relaxed)
     }
 
-    /// It has been found out.
+    /// Ends a probe.
     pub fn end_probe(&self) {
         self.probed.store(false, Ordering::Relaxed);
     }
 
-    /// Asks the connection's task for something.
+    /// Adds a signal and wakes the connection's task.
     pub fn signal(&self, signal: Signal) {
         self.signals.lock().push(signal);
         self.outgoing.wake();
@@ -138,35 +140,36 @@ impl Connection {
         std::mem::take(&mut *self.signals.lock())
     }
 
-    /// A command waits for its outcome.
+    /// Counts a command that was sent and has no outcome yet.
     pub fn command_sent(&self) {
         self.unanswered.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A command's outcome is known.
+    /// Counts an outcome that arrived, or was given up.
     pub fn command_answered(&self) {
-        // One that is not read waits for fewer of them, one that moves elsewhere for none.
+        // The connection's task is woken in two cases: when reading may go on because the count fell below the limit,
+        // and when the count reaches 0, for which a session that moves to another gateway waits.
         if matches!(self.unanswered.fetch_sub(1, Ordering::Relaxed), 1 | UNANSWERED_COMMANDS_MAX) {
             self.outgoing.wake();
         }
     }
 
-    /// Whether any command waits for its outcome.
+    /// Whether any command has no outcome yet.
     pub fn has_unanswered(&self) -> bool {
         self.unanswered.load(Ordering::Relaxed) > 0
     }
 
-    /// Whether so many commands wait that no more are read.
+    /// Whether so many commands have no outcome yet that no more frames are read.
     pub fn is_busy(&self) -> bool {
         self.unanswered.load(Ordering::Relaxed) >= UNANSWERED_COMMANDS_MAX
     }
 
-    /// The client speaks a vocabulary that has a name for presence; `true` when that was not known.
+    /// Notes that the client uses a vocabulary with a name for presence. Returns `true` the first time.
     pub fn speaks_of_presence(&self) -> bool {
         !self.hears_presence.swap(true, Ordering::Relaxed)
     }
 
-    /// Whether the client hears of other users' presence.
+    /// Whether the client is sent other users' presence.
     pub fn hears_presence(&self) -> bool {
         self.hears_presence.load(Ordering::Relaxed)
     }
@@ -178,19 +181,19 @@ impl std::fmt::Debug for Connection {
     }
 }
 
-/// A connection's place in one conversation: a subscription, in the vocabulary that it was made in.
+/// A connection's subscription to one conversation in one vocabulary.
 #[derive(Debug, Clone)]
 pub struct Member {
-    /// Whose it is.
+    /// The subscribed connection.
     pub connection: Arc<Connection>,
-    /// What it hears the conversation in.
+    /// The dialect in which its events are encoded.
     pub dialect: Dialect,
-    /// Its place in the connection's tracker, where there is one.
+    /// The subscription's place in the connection's tracker; unused without a tracker.
     pub place: u32,
 }
 
 impl Member {
-    /// Queues what it hears of an event; `false` when there is no room.
+    /// Queues an event in the member's dialect. Returns `false` if there is no room.
     pub fn queue(&self, event: &Encoded, urgency: Urgency) -> bool {
         let frames = event.frames(self.dialect);
         frames.is_empty()
@@ -199,14 +202,14 @@ impl Member {
 }
 
 impl Hearer<Encoded> for Member {
-    /// Nobody is woken: whoever delivers writes at the end of the delivery (see [`crate::hub`]).
+    /// Does not wake the connection's task: the delivery writes to all touched members at its end (see [`crate::hub`]).
     fn hear(&self, event: &Encoded) -> bool {
         let taken = self.queue(event, Urgency::Event);
         self.connection.touched.store(true, Ordering::Relaxed);
         taken
     }
 
-    /// Removing a participant ends their live subscription (protocol §7).
+    /// Removing a participant ends the participant's subscriptions (`docs/protocol.md#removal`).
     fn ends_with(&self, event: &Encoded) -> bool {
         let Some(Kind::ParticipantRemoved(removed)) = &event.event.kind else { return false };
         self.connection.user.as_str() == removed.user

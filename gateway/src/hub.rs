@@ -1,6 +1,6 @@
 //! The conversations that this gateway serves, and the delivery of events to their members.
 //!
-//! What is registered with partitions' owners follows from the rooms that are here (see [`crate::core::registry`]).
+//! The gateway registers exactly the rooms in the hub with the partitions' owners (see [`crate::core::registry`]).
 
 use crate::connection::{Connection, Member, Signal};
 use crate::core::outbox::Urgency;
@@ -22,22 +22,22 @@ use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use tokio::sync::Notify;
 
-/// A durable event, encoded once for each vocabulary in which anybody hears it.
+/// A durable event. Its frames are encoded once for each vocabulary in which a member receives it.
 pub struct Encoded {
     /// The event itself.
     pub event: wire::Event,
     native: OnceLock<Bytes>,
-    /// Made when the first client of Socket.IO hears the event.
+    /// Allocated when the first Socket.IO client receives the event.
     socketio: OnceLock<Box<[OnceLock<Bytes>; SOCKETIO_DIALECTS]>>,
 }
 
 impl Encoded {
-    /// An event that nobody has heard yet.
+    /// An event of which no frames are encoded yet.
     pub fn new(event: wire::Event) -> Arc<Encoded> {
         Arc::new(Encoded { event, native: OnceLock::new(), socketio: OnceLock::new() })
     }
 
-    /// The event's frames; empty where the vocabulary has no name for it.
+    /// The event's frames in a dialect; empty if the vocabulary has no name for this event.
     pub fn frames(&self, dialect: Dialect) -> &Bytes {
         let place = match dialect.socketio_index() {
             None => &self.native,
@@ -52,7 +52,8 @@ impl Event for Encoded {
         self.event.seq
     }
     fn weight(&self) -> usize {
-        // The event holds its content once, each vocabulary's frames once more; mostly that is one vocabulary.
+        // An estimate: the decoded event holds the content once, and each vocabulary's frames hold it once more. Most
+        // events are encoded for one vocabulary only.
         3 * self.event.encoded_len() + size_of::<Encoded>()
     }
     fn may_end(&self) -> bool {
@@ -60,34 +61,34 @@ impl Event for Encoded {
     }
 }
 
-/// A user whose presence the members of a room see.
+/// Whether a user whose presence the room's members see is still in the room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Seen {
-    /// Joined now.
+    /// The user is in the room.
     Present,
-    /// Gone with their connection: seen until they are offline.
+    /// The user's connection ended. The members see the user until the user is offline.
     Gone,
 }
 
-/// What a room holds, under its lock.
+/// What a room's lock protects.
 #[derive(Default)]
 pub struct RoomState {
     /// Head, ring and members.
     pub topic: Topic<Member, Encoded>,
-    /// Who is typing.
+    /// Users who are typing.
     pub typists: Typists,
-    /// Connections here of each user.
+    /// How many connections each user has in this room at this gateway.
     pub users: HashMap<UserId, u32>,
-    /// Users over all gateways whose presence is shared here.
+    /// Users, at any gateway, whose presence the members of this room see.
     pub visible: HashMap<UserId, Seen>,
-    /// Distinct users joined now over all gateways, best effort.
+    /// How many distinct users have joined, over all gateways. The count is best effort.
     pub participants: u32,
-    /// No longer in the hub: whoever holds it must look again.
+    /// The room is no longer in the hub. Code that still holds the room must look up the conversation's room again.
     pub closed: bool,
 }
 
 impl RoomState {
-    /// Queues what `frames` makes, once for each dialect in use, for every member that `hears` it.
+    /// Queues a frame for every member that `hears` selects. `frames` is called once for each dialect among them.
     pub fn pass_on(&self, hears: impl Fn(&Connection) -> bool, frames: impl Fn(Dialect) -> Bytes) {
         let mut made: Vec<(Dialect, Bytes)> = Vec::new();
         for (_, member) in self.topic.members().filter(|(_, member)| hears(&member.connection)) {
@@ -101,9 +102,9 @@ impl RoomState {
     }
 }
 
-/// A conversation with local members.
+/// A conversation with members at this gateway.
 pub struct Room {
-    /// Its id.
+    /// The conversation's id.
     pub conversation: ConversationId,
     /// The partition whose owner serves it.
     pub partition: u32,
@@ -117,13 +118,13 @@ impl std::fmt::Debug for Room {
 }
 
 impl Room {
-    /// The room's state; held briefly, never over an await.
+    /// Locks the room's state. Hold the lock briefly and never over an await.
     pub fn lock(&self) -> MutexGuard<'_, RoomState> {
         self.state.lock()
     }
 
-    /// Writes to the members for whom events were queued. Written outside the lock, and in chunks, so that a
-    /// large room holds up nobody.
+    /// Writes to the sockets of members for which events were queued. It writes outside the lock, and yields after
+    /// every [`FANOUT_CHUNK`] members, so that a large room does not delay other tasks.
     pub async fn flush(&self) {
         let touched: Vec<Arc<Connection>> = {
             let state = self.lock();
@@ -142,31 +143,34 @@ impl Room {
         }
     }
 
-    /// Tells that a user is in the room, or no longer, over all gateways.
+    /// Sends the room's members that a user joined or left it, counted over all gateways. The user's own connections
+    /// are left out.
     pub fn show_arrival(&self, user: &str, participants: u32, joined: bool) {
         let conversation = self.conversation.as_str();
         let hears = |member: &Connection| member.user.as_str() != user;
         self.lock().pass_on(hears, |dialect| dialect.arrival(user, conversation, participants, joined));
     }
 
-    /// Queues an event that is not stored for every member that `hears` it.
+    /// Queues an event that is not stored for every member that `hears` selects.
     pub fn pass_on(&self, event: &wire::Ephemeral, hears: impl Fn(&Connection) -> bool) {
         self.lock().pass_on(hears, |dialect| dialect.ephemeral(event));
     }
 }
 
 impl RoomState {
-    /// Whether a place is a connection's in this vocabulary: places are given to others when they are free.
+    /// Whether this slot belongs to this connection in this vocabulary. A slot that becomes free is given to another
+    /// member, so a remembered slot number may be out of date.
     pub fn is_place_of(&self, slot: Slot, connection: &Connection, dialect: Dialect) -> bool {
         let ours = |member: &Member| member.connection.id == connection.id && member.dialect == dialect;
         self.topic.hearer(slot).is_some_and(ours)
     }
 
-    /// Lets a member in whose right to be here is of `since`, if that still holds: a removal may have come since the owner
-    /// said so.
+    /// Checks that a member's right to receive the conversation still holds. The owner granted the right at the seq
+    /// `since`, and a removal of the user may have arrived after that.
     ///
     /// # Errors
-    /// `forbidden`, or `unavailable` where more has come than is kept.
+    /// `forbidden` if the user was removed above `since`; `unavailable` if the topic no longer keeps every removal
+    /// since then.
     pub fn admit(&self, member: &Member, since: u64) -> Result<(), Failure> {
         match self.topic.right(member, since) {
             Right::Holds => Ok(()),
@@ -176,14 +180,14 @@ impl RoomState {
     }
 }
 
-/// What the shell must do after something was handed to a room.
+/// Events that a room is missing and that must be read from the store.
 #[derive(Debug)]
 pub struct Fetch {
     /// The room that misses events.
     pub room: Arc<Room>,
-    /// The last seq it has.
+    /// The last seq that the room has.
     pub after_seq: u64,
-    /// The last one that it misses, which is committed.
+    /// The last seq to read. It is committed.
     pub up_to_seq: u64,
 }
 
@@ -191,11 +195,11 @@ pub struct Fetch {
 #[derive(Default)]
 struct Partition {
     rooms: Mutex<Registry<Arc<Room>>>,
-    /// A room has gone: its owner is to be told.
+    /// Notified when a room was closed, so that the link task reports this to the partition's owner.
     changed: Notify,
 }
 
-/// All rooms of this gateway. A room's lock is taken under its partition's, never the other way.
+/// All rooms of this gateway. Lock order: a partition's registry first, then a room in it.
 pub struct Hub {
     partitions: Vec<Partition>,
 }
@@ -211,7 +215,7 @@ impl Hub {
         (partition, &self.partitions[partition as usize])
     }
 
-    /// The room of a conversation, made if need be, held open for a join until [`Hub::release`].
+    /// Returns the conversation's room and keeps it open for a join until [`Hub::release`]. A missing room is created.
     pub fn hold(&self, conversation: &ConversationId) -> Arc<Room> {
         let (number, partition) = self.partition(conversation.as_str());
         let mut rooms = partition.rooms.lock();
@@ -221,14 +225,15 @@ impl Hub {
         room
     }
 
-    /// Ends a [`Hub::hold`]; `true` when the room went with it.
+    /// Ends a [`Hub::hold`]. Returns `true` if this closed the room.
     pub fn release(&self, room: &Arc<Room>) -> bool {
         room.lock().topic.end_join();
         self.close_if_idle(room)
     }
 
-    /// Lets a room go that nobody needs; `true` when it went. In the same step it is noted for the partition's owner,
-    /// who is told that nobody listens unless there is another room of the conversation by then.
+    /// Closes a room that has no members and no joins under way. Returns `true` if it closed. Closing and noting the
+    /// change for the partition's owner are one step under one lock. The owner then unregisters the conversation,
+    /// unless there is a new room for it by the time the change is sent.
     pub fn close_if_idle(&self, room: &Arc<Room>) -> bool {
         let Partition { rooms, changed } = &self.partitions[room.partition as usize];
         let mut rooms = rooms.lock();
@@ -242,12 +247,12 @@ impl Hub {
         true
     }
 
-    /// The room of a conversation with local members.
+    /// The conversation's room, if it has one here.
     pub fn room(&self, conversation: &str) -> Option<Arc<Room>> {
         self.partition(conversation).1.rooms.lock().get(conversation).cloned()
     }
 
-    /// Asks the room of a conversation, if there is one now.
+    /// Evaluates `ask` on the conversation's room while the room cannot be closed; `false` if there is no room.
     pub fn in_room(&self, conversation: &str, ask: impl FnOnce(&RoomState) -> bool) -> bool {
         let rooms = self.partition(conversation).1.rooms.lock();
         rooms.get(conversation).is_some_and(|room| ask(&room.lock()))
@@ -259,22 +264,22 @@ impl Hub {
         self.partitions.iter().flat_map(rooms).collect()
     }
 
-    /// How many rooms there are.
+    /// The number of rooms.
     pub fn count(&self) -> usize {
         self.partitions.iter().map(|partition| partition.rooms.lock().len()).sum()
     }
 
-    /// How many there are of one partition.
+    /// The number of rooms of one partition.
     pub fn count_of(&self, partition: u32) -> usize {
         self.partitions[partition as usize].rooms.lock().len()
     }
 
-    /// Waits until the partition's owner is to be told that a room has gone.
+    /// Waits until a room of the partition was closed, which its owner must be sent.
     pub async fn changed(&self, partition: u32) {
         self.partitions[partition as usize].changed.notified().await;
     }
 
-    /// As [`Registry::take`]; `None` when everything is to be told anew.
+    /// As [`Registry::take`]; `None` if so much has changed that everything must be registered again.
     pub fn take_changes(
         &self,
         partition: u32,
@@ -300,8 +305,8 @@ impl Hub {
         self.partitions[partition as usize].rooms.lock().expected()
     }
 
-    /// Queues a durable event for its room's members. They are written to with [`Room::flush`], once for all
-    /// events that came together: `touched` collects the rooms.
+    /// Queues a durable event for its room's members and adds the room to `touched`. The caller then calls
+    /// [`Room::flush`] once for each room in `touched`, after all events of a batch.
     pub fn deliver(&self, event: wire::Event, touched: &mut Vec<Arc<Room>>) -> Option<Fetch> {
         let room = self.room(&event.conversation)?;
         if touched.last().is_none_or(|last| !Arc::ptr_eq(last, &room)) {
@@ -314,8 +319,8 @@ impl Hub {
         carry_out(&room, &mut state, wants)
     }
 
-    /// The committed head of a room's conversation was told, as of a registration that was made while this very room was
-    /// there. Returns what to fetch, and whether events were queued for its members.
+    /// Applies a committed head from a registration reply. The registration must have been made while this very room
+    /// was open. Returns what to fetch, and whether events were queued for members.
     pub fn announce(&self, room: &Arc<Room>, head: u64) -> (Option<Fetch>, bool) {
         let mut state = room.lock();
         let before = state.topic.head();
@@ -324,7 +329,7 @@ impl Hub {
         (carry_out(room, &mut state, wants), served)
     }
 
-    /// A fetch came back, with nothing if it failed.
+    /// Applies the result of a fetch; `events` is empty if the fetch failed.
     pub fn fetched(&self, room: &Arc<Room>, events: Vec<wire::Event>) -> Option<Fetch> {
         let events: Vec<_> = events.into_iter().map(Encoded::new).collect();
         let mut state = room.lock();
@@ -346,7 +351,8 @@ fn carry_out(room: &Arc<Room>, state: &mut RoomState, wants: Wants) -> Option<Fe
     Some(Fetch { room: room.clone(), after_seq, up_to_seq })
 }
 
-/// A message from the typist ends the typing that it came from (protocol §2).
+/// A message ends the typing of its author, if the author started typing before sending it
+/// (`docs/protocol.md#where-the-protocol-leaves-room`).
 fn end_typing(state: &mut RoomState, event: &wire::Event) {
     if matches!(event.kind, Some(Kind::Message(_)))
         && state.typists.message(&event.actor, &event.client_id, steady_ms()).is_some()
@@ -364,8 +370,9 @@ fn end_typing(state: &mut RoomState, event: &wire::Event) {
     }
 }
 
-/// A member has heard the last that it may: it is told so, in whatever it hears the conversation in, and goes. Its
-/// connection's task is told in the same step, once for each member that goes so.
+/// Removes a member that has received the last event that it may receive. The client is sent a notice in the member's
+/// vocabulary, and the connection's task gets a signal in the same step. Each removed member leads to exactly one
+/// signal.
 pub fn end(room: &Arc<Room>, state: &mut RoomState, slot: Slot) {
     let Some(Member { connection, dialect, .. }) = state.topic.leave(slot) else { return };
     connection.offer(&dialect.ended(&room.conversation), Urgency::Reply);

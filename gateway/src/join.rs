@@ -1,4 +1,4 @@
-//! Joining and leaving a conversation: registration with its worker, presence, and the member's cursor.
+//! Joining and leaving a conversation: registration with the partition's owner, presence, and the member's cursor.
 
 use crate::connection::{Connection, Member, Signal};
 use crate::core::outbox::Urgency;
@@ -19,24 +19,24 @@ use carillon_proto::wire::{
 };
 use std::sync::Arc;
 
-/// A conversation that was joined.
+/// The result of a successful join.
 pub struct Entered {
-    /// Its room.
+    /// The conversation's room.
     pub room: Arc<Room>,
-    /// What it is heard in.
+    /// The dialect of the subscription.
     pub dialect: Dialect,
-    /// The member's place there.
+    /// The member's slot in the room.
     pub slot: Slot,
 }
 
-/// A subscription of a client that can be recovered.
+/// The subscription in the recovery record of a client that can be recovered.
 struct Recorded {
     vocabulary: Vocabulary,
-    /// Behind which seq it begins.
+    /// The subscription begins above this seq.
     seq: u64,
-    /// Its place, if it has one already.
+    /// The subscription's place in the tracker, if it has one already.
     place: Option<u32>,
-    /// It is in the record.
+    /// The presence-worker has stored it.
     stored: bool,
 }
 
@@ -44,22 +44,22 @@ struct Recorded {
 pub struct Request {
     /// The gateway.
     pub shared: Arc<Shared>,
-    /// Who joins.
+    /// The connection that joins.
     pub connection: Arc<Connection>,
-    /// What they join.
+    /// The conversation to join.
     pub conversation: ConversationId,
-    /// The last seq they have.
+    /// The last seq that the client has; `None` to receive only new events.
     pub after_seq: Option<u64>,
-    /// What entitles them.
+    /// What entitles the user to join.
     pub authority: Authority,
-    /// Their place, if they have joined it before.
+    /// The room and slot of the same subscription, if the client has joined before.
     pub already: Option<(Arc<Room>, Slot)>,
-    /// How it was asked.
+    /// How the client sent the command, which decides the form of the reply.
     pub asked: Asked,
 }
 
 impl Request {
-    /// Joins and replies, or replies why not.
+    /// Joins, and queues the reply or the refusal.
     pub async fn run(self) -> Done {
         let held = self.shared.hold(&self.conversation);
         let entered = match self.register(&held.room).await {
@@ -76,7 +76,8 @@ impl Request {
         }
     }
 
-    /// Makes sure that events of the conversation come here, and that the user may hear them: as of which seq.
+    /// Registers the conversation with its owner and checks the user's right. Returns the seq from which the right
+    /// holds.
     async fn register(&self, room: &Room) -> Result<u64, Failure> {
         let check = (self.authority == Authority::Participant).then(|| self.connection.user.clone());
         self.shared.links[room.partition as usize].join(room, check).await
@@ -102,7 +103,8 @@ impl Request {
         let before = self.shared.audience.seen_by(&self.connection, &visible);
         let entered = self.become_member(room, participants, recorded.as_ref(), since);
         if let Err(failure) = entered {
-            // A session that goes on tries that elsewhere, unless it may not.
+            // A session that is restored here and fails with `unavailable` is closed and restored elsewhere, so its
+            // record keeps the subscription. Only `forbidden` removes it.
             if !matches!(self.asked, Asked::Silently(_)) || failure.code == ErrorCode::Forbidden {
                 let dialect = self.asked.dialect();
                 self.shared.recovery_unsubscribes(&self.connection, &self.conversation, dialect);
@@ -125,7 +127,8 @@ impl Request {
         entered
     }
 
-    /// Where the client can be recovered: from where it hears the conversation, written down before it is told so.
+    /// Writes the subscription into the recovery record before the client gets the reply, with the seq above which it
+    /// receives events. `None` if there is nothing to record.
     async fn record(&self, room: &Room) -> Option<Recorded> {
         let Dialect::SocketIo(vocabulary, _) = self.asked.dialect() else { return None };
         let outgoing = &self.connection.outgoing;
@@ -136,7 +139,7 @@ impl Request {
                 return Some(Recorded { vocabulary, seq, place: Some(place), stored: true });
             }
             (Some(_), None) => return None,
-            // From elsewhere in the log: that is another subscription.
+            // The client joins again at another seq, which is recorded as another subscription.
             (Some(_), Some(_)) => {
                 let dialect = self.asked.dialect();
                 self.shared.recovery_unsubscribes(&self.connection, &self.conversation, dialect);
@@ -149,8 +152,8 @@ impl Request {
         Some(Recorded { vocabulary, seq, place: None, stored })
     }
 
-    /// The reply and the cursor under one lock, so that no event comes between them, nor between what may have ended the
-    /// user's right and the cursor.
+    /// Queues the reply and sets the cursor under one lock. No event, and no removal of the user, can come between
+    /// them.
     fn become_member(
         &self,
         room: &Arc<Room>,
@@ -167,13 +170,13 @@ impl Request {
             };
             Some((self.connection.outgoing.tracked(subscribe)??, *seq))
         });
-        // What came since it was written down is heard, too.
+        // The record does not have the subscription yet, so the client is sent `recovery_pending` first.
         if recorded.is_some_and(|recorded| !recorded.stored) {
             tell_pending(&self.connection);
         }
         let (connection, dialect) = (self.connection.clone(), self.asked.dialect());
         let member = Member { connection, dialect, place: tracked.map_or(0, |(place, _)| place) };
-        // Where nobody is asked whether they may, they may as of now.
+        // An authority that the owner does not check holds as of the current head.
         let since = match self.authority {
             Authority::Participant => since,
             _ => head_seq,
@@ -189,7 +192,8 @@ impl Request {
         let place = self.already.as_ref().map(|(_, slot)| *slot);
         let place = place.filter(|slot| state.is_place_of(*slot, &self.connection, dialect));
         if self.already.is_some() && place.is_none() {
-            // The subscription ended meanwhile, which is counted when the session hears of it, if it has not yet.
+            // The earlier subscription ended while this join was under way. The session then counts the connection out
+            // (`step_out`) when it handles that signal, so it is counted in again here.
             if self.count_in(&mut state) {
                 self.shared.tell_presence(self.arrival());
             }
@@ -208,7 +212,7 @@ impl Request {
         Ok(Entered { room: room.clone(), dialect, slot })
     }
 
-    /// Counts the connection in; `true` if it is its user's first one there.
+    /// Counts the connection in. Returns `true` if it is its user's first connection in the room.
     fn count_in(&self, state: &mut RoomState) -> bool {
         let connections = state.users.entry(self.connection.user.clone()).or_insert(0);
         *connections += 1;
@@ -220,8 +224,8 @@ impl Request {
         Change::RoomJoined(wire::RoomJoined { conversation, user })
     }
 
-    /// Counts the user in; their first connection here announces them. Returns how many users there are,
-    /// and whom the joiner sees.
+    /// Counts the connection in and reports the user's first connection in the room to the presence-worker. Returns how
+    /// many users are in the room and which of them the joining user sees.
     async fn enter_presence(&self, room: &Arc<Room>) -> (u32, Vec<String>) {
         let first = self.count_in(&mut room.lock());
         if first && let Some(Outcome::Room(state)) = self.shared.ask_presence(self.arrival()).await {
@@ -235,8 +239,9 @@ impl Request {
     }
 }
 
-/// What a session had joined elsewhere cannot be joined here. Nobody asked for it, so nobody would notice that it is
-/// not: what the user may not hear any more ends, and for anything else the client must come back.
+/// Refuses a join that restores a session's subscription and that the client did not send. The client gets no error,
+/// so: on `forbidden` the subscription ends, and on any other failure the connection is closed and the client must
+/// connect again.
 pub fn refuse_silently(
     shared: &Shared,
     connection: &Connection,
@@ -251,8 +256,8 @@ pub fn refuse_silently(
     }
 }
 
-/// Takes a connection's place in a room away, and its user out of the room if it was their last one there. A place that
-/// is gone already has ended, of which the connection is told.
+/// Removes a subscription from its room. Does nothing if the topic already removed it, because the connection then gets
+/// [`Signal::Ended`] and steps out when it handles that.
 pub fn leave(
     shared: &Shared,
     connection: &Connection,
@@ -270,7 +275,8 @@ pub fn leave(
     step_out(shared, connection, room, disconnected);
 }
 
-/// A connection's place in a room is gone.
+/// Counts one of a connection's subscriptions out of a room. If it was the user's last one at this gateway, the
+/// presence-worker is sent that the user left.
 pub fn step_out(shared: &Shared, connection: &Connection, room: &Arc<Room>, disconnected: bool) {
     let last = {
         let mut state = room.lock();

@@ -1,4 +1,4 @@
-//! One task per partition keeps what is registered with the partition's owner as the hub's rooms are.
+//! One task per partition keeps the registration with the partition's owner equal to the rooms in the hub.
 
 use crate::core::link::{Link, Repair, Rooms};
 use crate::hub::Room;
@@ -15,14 +15,14 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-/// Asks that wait for a partition's task; above it a join is `unavailable`. As many as connections that an
-/// instance takes by default, since each asks one at a time.
+/// Requests that wait for a partition's task. When the queue is full, a join fails with `unavailable`. The number
+/// equals the default limit of connections per gateway, because each connection has at most one join under way.
 const ASKS_MAX: usize = 16_384;
 /// How long one request to the owner may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a join is tried, over a change of owners (a lease's 2 s and its successor's loading).
+/// How long a join is retried. It covers a change of owners: a lease of 2 s and the successor's loading.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
-/// Between two tries when nobody answers.
+/// Delay between two tries.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
 
 enum Ask {
@@ -30,7 +30,7 @@ enum Ask {
     Heard(Heard),
 }
 
-/// What came from the owner.
+/// What arrived from the owner.
 enum Heard {
     Batch { epoch: u64, number: u64 },
     Beat(wire::Beat),
@@ -44,8 +44,9 @@ pub struct LinkHandle {
 }
 
 impl LinkHandle {
-    /// Makes sure that events come for a room that the caller holds open; with `check`, only if that user may join. A room
-    /// that knows its head is registered, for as long as it is there. Returns as of which seq of the conversation they may.
+    /// Registers a room that the caller holds open and returns the seq from which the user may receive events. With
+    /// `check`, the owner also checks that this user may join. Without it, a room that knows its head is registered
+    /// already.
     ///
     /// # Errors
     /// `forbidden`, or `unavailable` when the owner did not answer in time.
@@ -63,12 +64,12 @@ impl LinkHandle {
         answered.await.unwrap_or_else(|_| Err(unavailable()))
     }
 
-    /// A batch with this number came.
+    /// Reports that a batch with this number arrived.
     pub async fn batch(&self, epoch: u64, number: u64) {
         let _ = self.asks.send(Ask::Heard(Heard::Batch { epoch, number })).await;
     }
 
-    /// A beat came.
+    /// Reports that a beat arrived.
     pub async fn beat(&self, beat: wire::Beat) {
         let _ = self.asks.send(Ask::Heard(Heard::Beat(beat))).await;
     }
@@ -78,7 +79,7 @@ impl LinkHandle {
         let _ = self.asks.send(Ask::Heard(Heard::Lost)).await;
     }
 
-    /// How far the owner is behind its log, if that is too far to take more work, in milliseconds.
+    /// The owner's lag behind its log, in milliseconds, if it is too large to send the owner more commands.
     pub fn overloaded(&self) -> Option<u64> {
         let lag_ms = self.lag_ms.load(Ordering::Relaxed);
         (lag_ms > 0).then_some(lag_ms)
@@ -92,23 +93,23 @@ pub fn link() -> (LinkHandle, LinkTask) {
     (LinkHandle { asks: sender, lag_ms: lag_ms.clone() }, LinkTask { asks, lag_ms })
 }
 
-/// What [`LinkTask::run`] owns.
+/// A partition's task before it runs.
 pub struct LinkTask {
     asks: mpsc::Receiver<Ask>,
     lag_ms: Arc<AtomicU64>,
 }
 
-/// What has gathered for a partition's task.
+/// The requests that a partition's task handles in one round.
 #[derive(Default)]
 pub(crate) struct Gathered {
-    /// Joins that wait.
+    /// Joins that wait for registration.
     pub(crate) joins: Vec<Join>,
     heard: Vec<Heard>,
 }
 
 impl LinkTask {
-    /// Waits until there is something to do, and takes what is there by then; `None` when the gateway ends. Cancelling
-    /// loses nothing.
+    /// Waits for a request or a change, and takes all requests that are queued by then. `None` when the gateway ends.
+    /// It is safe to cancel.
     pub(crate) async fn gather(&mut self, changed: impl Future<Output = ()>) -> Option<Gathered> {
         let mut gathered = Gathered::default();
         let mut next = tokio::select! {
@@ -174,7 +175,7 @@ impl Owner {
         }
     }
 
-    /// Tells the owner which of the rooms that are joined or have changed are there.
+    /// Sends the owner a registration of rooms that were joined, opened or closed.
     async fn register(&mut self, mut joins: Vec<Join>) {
         let registration = loop {
             match Registration::of(&self.shared.hub, self.partition, joins) {
@@ -186,7 +187,7 @@ impl Owner {
             self.link.resynced(finished);
         };
         let body = wire::partition_request::Body::Register(registration.request());
-        // Where no join waits, later ones should not wait for this.
+        // Without a waiting join, give up after one second, so that later joins do not wait for this registration.
         let alone = || Instant::now() + REQUEST_TIMEOUT;
         let deadline = registration.since().map_or_else(alone, |since| since + JOIN_TIMEOUT);
         let registered = match self.request(body, deadline).await {
@@ -221,7 +222,8 @@ impl Owner {
         }
     }
 
-    /// Takes batches that were missed: whether the owner still had all of them, `None` if it did not answer.
+    /// Requests the batches from number `from` on and applies them. `Some(true)` if the owner still had them, `None` if
+    /// it did not answer.
     async fn resend(&mut self, epoch: u64, from: u64) -> Option<bool> {
         let body = wire::partition_request::Body::Resend(wire::Resend { epoch, from });
         let reply = self.request(body, Instant::now() + REQUEST_TIMEOUT).await?;
@@ -237,8 +239,8 @@ impl Owner {
         Some(whole)
     }
 
-    /// Registers all rooms that are there, in the place of everything before: whether that was done, and the heads are
-    /// known.
+    /// Registers all rooms of the partition and replaces the earlier registration. Returns `true` if every page was
+    /// answered with all heads.
     async fn resync(&mut self) -> bool {
         crate::metrics::RESYNCS.inc();
         let mut finished = true;
@@ -254,7 +256,7 @@ impl Owner {
         finished
     }
 
-    /// Asks the owner, again and again until `deadline`; each try has a counter of its own.
+    /// Sends a request to the owner until it is answered or `deadline` passes. Each try has its own counter.
     async fn request(
         &mut self,
         body: wire::partition_request::Body,

@@ -1,5 +1,5 @@
-//! A registration with a partition's owner: what it says follows from the rooms that are in the hub as it is made, and
-//! its answer is for those very rooms and for the joins that waited for it.
+//! A registration with a partition's owner. Its content is taken from the rooms in the hub when it is built. Its answer
+//! applies to those room objects and to the joins that waited for it.
 
 use crate::hub::{Fetch, Hub, Room};
 use carillon_proto::code::{ErrorCode, Failure};
@@ -11,22 +11,22 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-/// Conversations in one registration: ids of the largest size stay far below a bus message.
+/// Conversations per registration. With ids of maximum size it still is far smaller than the largest bus message.
 pub const REGISTRATIONS_MAX: usize = ENTRY_COMMANDS_MAX * 4;
 
-/// A join that waits for its conversation to be registered. Whoever waits holds the room open.
+/// A join that waits until its conversation is registered. The waiting task holds the room open.
 pub struct Join {
-    /// What is joined.
+    /// The conversation to join.
     pub conversation: ConversationId,
-    /// The user, if the owner decides whether they may.
+    /// The user, if the owner must check the user's right.
     pub check: Option<UserId>,
-    /// Is told when events come, and as of which seq of the conversation the user may hear them; or why not.
+    /// Receives the seq from which the user may receive events, or the failure.
     pub answer: oneshot::Sender<Result<u64, Failure>>,
-    /// When it was asked.
+    /// When the join was requested.
     pub since: Instant,
 }
 
-/// A registration on its way.
+/// A registration that is under way.
 pub struct Registration {
     partition: u32,
     joins: Vec<Join>,
@@ -34,27 +34,26 @@ pub struct Registration {
     removed: Vec<ConversationId>,
 }
 
-/// What became of a registration.
+/// What the caller must do after a registration was answered.
 pub struct Registered {
-    /// What rooms miss.
+    /// Ranges of events that rooms are missing.
     pub fetches: Vec<Fetch>,
-    /// Rooms whose members are to be written to.
+    /// Rooms whose members have queued frames to be written.
     pub touched: Vec<Arc<Room>>,
 }
 
-/// What a join is told whose conversation cannot be registered now.
+/// The failure of a join whose conversation cannot be registered now.
 pub fn unavailable() -> Failure {
     Failure::new(ErrorCode::Unavailable, "the conversation cannot be reached now: try again")
         .retry_after(1_000)
 }
 
 impl Registration {
-    /// Looks at the rooms of a partition that are joined or have changed: those that are there are registered, of the
-    /// others the owner is told that nobody listens. `None` when there is nothing to tell; the joins come back when
-    /// everything is to be told anew first.
+    /// Builds a registration of the conversations that are joined or have changed. Those that have a room are added,
+    /// the others are removed. `None` if there is nothing to register.
     ///
     /// # Errors
-    /// The joins.
+    /// Returns the joins if too much has changed, so that everything must be registered again first.
     pub fn of(hub: &Hub, partition: u32, joins: Vec<Join>) -> Result<Option<Registration>, Vec<Join>> {
         let asked = joins.iter().map(|join| join.conversation.clone());
         let Some(changes) = hub.take_changes(partition, asked, REGISTRATIONS_MAX) else { return Err(joins) };
@@ -65,7 +64,7 @@ impl Registration {
         Ok(Some(Registration { partition, joins, rooms, removed }))
     }
 
-    /// What the owner is told.
+    /// The message to the owner.
     pub fn request(&self) -> wire::Register {
         let mut checks: HashMap<&ConversationId, Vec<String>> = HashMap::new();
         for Join { conversation, check, .. } in &self.joins {
@@ -80,13 +79,14 @@ impl Registration {
         wire::Register { replace: false, add, remove: self.removed.iter().map(ToString::to_string).collect() }
     }
 
-    /// The oldest join that waits for it.
+    /// When the oldest waiting join was requested.
     pub fn since(&self) -> Option<Instant> {
         self.joins.iter().map(|join| join.since).min()
     }
 
-    /// The owner answered, or did not, and is told again later. Heads go to the rooms that were registered, not to later
-    /// ones of the same conversations: what those missed in between is above the heads of their own registrations.
+    /// Applies the owner's answer and answers the waiting joins. With `None`, because the owner did not answer, the
+    /// changes are put back to be sent again. A head goes only to the room object that was registered. A later room of
+    /// the same conversation has a registration of its own, whose head covers what it missed.
     pub fn answered(self, hub: &Hub, registered: Option<wire::Registered>) -> Registered {
         let Registration { partition, joins, rooms, removed } = self;
         let mut done = Registered { fetches: Vec::new(), touched: Vec::new() };
@@ -132,14 +132,15 @@ impl Registered {
     }
 }
 
-/// Rooms that are registered in the place of everything before, page by page.
+/// Registers all rooms page by page. The first page replaces everything that was registered before.
 pub struct Anew {
     pages: Vec<HashMap<ConversationId, Arc<Room>>>,
     begun: bool,
 }
 
 impl Anew {
-    /// All rooms of a partition that are in the hub now. At least one page, so that the owner hears of none, too.
+    /// All rooms of a partition that are in the hub now. There is at least one page, so that the owner also gets an
+    /// empty registration.
     pub fn of(hub: &Hub, partition: u32) -> Anew {
         let rooms = hub.take_all(partition);
         let mut pages: Vec<HashMap<_, _>> =
@@ -150,7 +151,7 @@ impl Anew {
         Anew { pages, begun: false }
     }
 
-    /// What the owner is told next, with the heads that are known. A room that has gone meanwhile is left out.
+    /// The next page, with the heads that are known here. Rooms that were closed meanwhile are left out.
     pub fn request(&mut self) -> Option<wire::Register> {
         let page = self.pages.last()?;
         let interest = |(conversation, room): (&ConversationId, &Arc<Room>)| {
@@ -164,7 +165,7 @@ impl Anew {
         Some(wire::Register { replace, add, remove: Vec::new() })
     }
 
-    /// The owner answered what was told last.
+    /// Applies the owner's answer to the last page.
     pub fn answered(&mut self, hub: &Hub, registered: &wire::Registered) -> Registered {
         let mut done = Registered { fetches: Vec::new(), touched: Vec::new() };
         if let Some(page) = self.pages.pop() {

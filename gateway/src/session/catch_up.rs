@@ -1,4 +1,4 @@
-//! How a session's members that fell behind read on from their cursors.
+//! How a session's members that fell behind catch up from their cursors.
 
 use super::{Cursor, Done, Session, Work};
 use crate::core::outbox::Urgency;
@@ -9,7 +9,7 @@ use crate::reads::Page;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Between two reads when the first brought nothing.
+/// Delay before the next read when one failed or was empty.
 const RETRY_DELAY: Duration = Duration::from_millis(200);
 
 impl Session {
@@ -19,7 +19,8 @@ impl Session {
         }
     }
 
-    /// Queues what members that are behind can take now, or says what to read for them.
+    /// Serves members that are behind from their rooms' rings. Returns the read that the next member needs from the
+    /// store.
     pub fn catch_up(&mut self) -> Option<Work> {
         while let Some(room) = self.behind.last().cloned() {
             if !self.connection.outgoing.has_room() {
@@ -48,7 +49,7 @@ impl Session {
         None
     }
 
-    /// What the first member in a room that is not at the head reads next.
+    /// The next step of the first member in a room that is not at the head.
     fn read_on(&self, room: &Arc<Room>) -> ((Dialect, Slot), CatchUp<Encoded>) {
         let joined = self.joined.get(&room.conversation);
         let places = joined.map(|joined| joined.places.as_slice()).unwrap_or_default();
@@ -66,8 +67,9 @@ impl Session {
         ((Dialect::Native, 0), CatchUp::Live)
     }
 
-    /// Queues a page for the member that it was read for, if that still is where it was: it may have left, been
-    /// removed, or joined again from elsewhere, and then reads anew. What is above its removal is left out.
+    /// Queues a page for the member that it was read for, if the member's cursor has not moved since. Otherwise the
+    /// member left, was removed or joined again at another seq, and the page is dropped. Events above the user's
+    /// removal are left out.
     pub(super) fn queue_page(&self, cursor: &Cursor, page: Page) {
         let Ok(events) = page else { return };
         let mut state = cursor.room.lock();

@@ -1,4 +1,4 @@
-//! A session's places in rooms: how they come, go, and end.
+//! A session's subscriptions: how they begin, end, and are given back.
 
 use super::{Done, Joined, Place, Session};
 use crate::connection::Signal;
@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 use std::sync::Arc;
 
 impl Session {
-    /// What is joined, and in what, with the last seq that was queued for it.
+    /// The session's subscriptions, each with the last seq that was queued for it.
     pub fn subscriptions(&self) -> Vec<(ConversationId, Dialect, u64)> {
         let of = |(conversation, joined): (&ConversationId, &Joined)| {
             let state = joined.room.lock();
@@ -29,21 +29,21 @@ impl Session {
         self.joined.iter().flat_map(of).collect()
     }
 
-    /// What is known of the user.
+    /// The user's profile, as the directory has it.
     pub fn profile(&self) -> wire::Profile {
         self.shared.directory.session(&self.connection).map(|session| session.profile).unwrap_or_default()
     }
 
-    /// Takes note of what came of [`Work`].
+    /// Applies the result of [`Work`].
     pub fn done(&mut self, done: Done) {
         match done {
             Done::Told => {}
             Done::Entered(Entered { room, dialect, slot }) => {
                 if !room.lock().is_place_of(slot, &self.connection, dialect) {
-                    // It has ended meanwhile, of which there is a signal.
+                    // The subscription has ended meanwhile. A signal reports that.
                     return;
                 }
-                // It may be behind from the start, or have fallen behind before it was known here.
+                // It may be behind from the start, or have fallen behind before this session knew its slot.
                 self.fell_behind(room.clone());
                 let conversation = room.conversation.clone();
                 let new = || Joined { room: room.clone(), places: SmallVec::new(), typing: false };
@@ -53,7 +53,8 @@ impl Session {
                     Some(place) => place.slot = slot,
                     None => joined.places.push(Place { dialect, slot }),
                 }
-                // Judged when it began, by an identity that another token may have replaced since.
+                // Access was decided when the join began. The token may have been renewed since, so it is checked
+                // again.
                 if self.authority(&conversation).is_err() {
                     self.end_subscription(&conversation);
                 }
@@ -63,7 +64,7 @@ impl Session {
         }
     }
 
-    /// Somebody else wants something of this connection; a close is returned.
+    /// Handles signals from other tasks. Returns the reason to close the connection, if one of them requests that.
     pub fn signalled(&mut self, signals: Vec<Signal>) -> Option<Close> {
         let mut close = None;
         for signal in signals {
@@ -76,15 +77,15 @@ impl Session {
         close
     }
 
-    /// Ends what the identity does not open any more: its token was renewed by one that names less. Nothing later is
-    /// queued, and what they said there in passing ends with it.
+    /// Ends subscriptions that a renewed token no longer allows. No later event is queued for them, and typing in those
+    /// conversations ends.
     pub(super) fn end_forbidden(&mut self) {
         let joined = self.joined.keys();
         let ended: Vec<_> = joined.filter(|id| self.authority(id).is_err()).cloned().collect();
         ended.iter().for_each(|conversation| self.end_subscription(conversation));
     }
 
-    /// The user may not hear a conversation any more, and is told so.
+    /// Ends every subscription of this session to a conversation and sends the client a notice of each.
     fn end_subscription(&mut self, conversation: &ConversationId) {
         let Some(joined) = self.joined.get(conversation) else { return };
         let room = joined.room.clone();
@@ -93,7 +94,7 @@ impl Session {
             let ours = {
                 let mut state = room.lock();
                 let ours = state.is_place_of(slot, &self.connection, dialect);
-                // Where the topic was the one to notice, there is a signal of it.
+                // If the topic removed the member first, there is a signal that ends it.
                 ours && state.topic.leave(slot).is_some()
             };
             if ours {
@@ -103,11 +104,11 @@ impl Session {
         }
     }
 
-    /// A member has heard the last that it may: it is gone from the room, and what was held for it is given back.
+    /// Gives back what was held for a subscription whose member is already gone from the room.
     fn ended(&mut self, room: &Arc<Room>, dialect: Dialect) {
         self.shared.recovery_unsubscribes(&self.connection, &room.conversation, dialect);
         if let Some(joined) = self.joined.get_mut(&room.conversation) {
-            // One who is back already has another place.
+            // If the client has joined again, the subscription has a new slot and stays.
             let state = joined.room.lock();
             let is_here = |place: &Place| state.is_place_of(place.slot, &self.connection, dialect);
             joined.places.retain(|place| place.dialect != dialect || is_here(place));
@@ -122,7 +123,7 @@ impl Session {
         join::step_out(&self.shared, &self.connection, room, false);
     }
 
-    /// The session has ended: everything it held is given back.
+    /// Ends the session and gives back everything that it holds.
     pub fn end(mut self) {
         self.shared.end_recovery(&self.connection, self.said_goodbye);
         for (_, Joined { room, places, typing }) in self.joined.drain() {

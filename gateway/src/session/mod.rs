@@ -1,7 +1,7 @@
-//! One connection's session: what its user has joined and watches, and what becomes of its commands.
+//! One connection's session: its subscriptions, the users that it watches, and the handling of its commands.
 //!
-//! What needs an answer from elsewhere becomes [`Work`], of which the socket runs one at a time and in
-//! order; everything else is done on the spot.
+//! A command that needs an answer from another service becomes [`Work`]. The connection's task runs one at a time, in
+//! order. All other commands are handled at once.
 
 mod catch_up;
 mod membership;
@@ -34,16 +34,16 @@ use std::collections::{HashMap, HashSet};
 use std::pin::Pin;
 use std::sync::Arc;
 
-/// For a client that has used up its tracker's places, until offsets count anew.
+/// `retry_after` for a client that has used all places of its tracker. A new base of offsets frees places by then.
 const REBASE_RETRY_MS: u64 = 30_000;
 
-/// Between two errors that say that a cursor moves too often.
+/// Minimum time between two `rate_limited` errors for cursors.
 const CURSOR_REFUSAL_MS: u64 = 60_000;
 
-/// Something that waits for an answer from elsewhere.
+/// A step that waits for an answer from another service.
 pub type Work = Pin<Box<dyn Future<Output = Done> + std::marker::Send>>;
 
-/// From where a member reads on.
+/// The member for which a page is read, and the seq after which it is read.
 pub struct Cursor {
     room: Arc<Room>,
     dialect: Dialect,
@@ -51,25 +51,25 @@ pub struct Cursor {
     after_seq: u64,
 }
 
-/// What came of [`Work`].
+/// The result of [`Work`].
 pub enum Done {
     /// A conversation was joined.
     Entered(Entered),
-    /// A page for a member that is behind.
+    /// A page was read for a member that is behind.
     Page(Cursor, Page),
-    /// These users are watched.
+    /// These users are watched now.
     Watched(Vec<UserId>),
-    /// Everything was told already.
+    /// Nothing is left to do: the client has its answer.
     Told,
 }
 
-/// A subscription: a member's place in its room, in the vocabulary that it joined by.
+/// A subscription: a member's slot in its room, and the dialect in which it receives events.
 struct Place {
     dialect: Dialect,
     slot: Slot,
 }
 
-/// A conversation that was joined, mostly in one vocabulary.
+/// A joined conversation. Most clients join it in one vocabulary.
 struct Joined {
     room: Arc<Room>,
     places: SmallVec<[Place; 1]>,
@@ -87,19 +87,19 @@ pub struct Session {
     shared: Arc<Shared>,
     /// The connection.
     pub connection: Arc<Connection>,
-    /// Whose it is.
+    /// The user, and what the user's token allows.
     pub identity: Identity,
     joined: HashMap<ConversationId, Joined>,
     watched: HashSet<UserId>,
     behind: Vec<Arc<Room>>,
-    /// When it was last said that the cursor moves too often.
+    /// When the last `rate_limited` error for cursors was sent.
     cursor_refused_ms: Option<u64>,
-    /// The client left by itself, and does not come back for what it misses.
+    /// The client disconnected deliberately and does not come back to recover the session.
     pub said_goodbye: bool,
 }
 
 impl Session {
-    /// A session that has joined nothing yet.
+    /// A session without subscriptions.
     pub fn new(shared: Arc<Shared>, connection: Arc<Connection>, identity: Identity) -> Session {
         Session {
             shared,
@@ -113,15 +113,16 @@ impl Session {
         }
     }
 
-    /// Code points of a message's content at most; 0: any.
+    /// Maximum length of a message's content in code points; 0 means no limit.
     pub fn content_chars_max(&self) -> usize {
         self.shared.settings.limits.content_chars
     }
 
-    /// What keeps the offsets of a client short that can be recovered, where they have grown long.
+    /// Makes a new base for the offsets of a recoverable client when the offsets have become long.
     pub fn rebase(&self) -> Option<Work> {
         let settings = &self.shared.settings;
-        // A client that has not answered a ping for so long is gone, and one that has, has heard what was before it.
+        // A client that does not answer a ping for this long is closed. One that is still open has received everything
+        // that was written before.
         let heard_within_ms = (settings.ping_interval + settings.ping_timeout).as_millis() as u64;
         let wants = |tracker: &mut Tracker| tracker.wants_base(steady_ms(), heard_within_ms);
         self.connection.outgoing.tracked(wants).filter(|wants| *wants)?;
@@ -137,13 +138,13 @@ impl Session {
         reply_to(&self.connection, reply, asked);
     }
 
-    /// Says what is wrong with a command.
+    /// Replies with an error.
     pub fn refuse(&self, failure: Failure, asked: &Asked) {
         metrics::ERRORS.inc();
         self.reply(&Reply::Error(failure), asked);
     }
 
-    /// Does what a command asks for, or says what to wait for.
+    /// Handles a command. Returns the work to wait for, if there is any.
     pub fn command(&mut self, command: Command, asked: &Asked) -> Option<Work> {
         let silently = match (&command, asked) {
             (Command::Join { conversation, .. }, Asked::Silently(dialect)) => {
@@ -210,7 +211,7 @@ impl Session {
         Ok(None)
     }
 
-    /// Tells a callback that something was done that has no reply otherwise.
+    /// Confirms a command that has no reply of its own, if the client passed a callback.
     fn acknowledge(&self, asked: &Asked) {
         if matches!(asked, Asked::Event { ack: Some(_), .. }) {
             self.reply(&Reply::Ack, asked);
@@ -228,7 +229,8 @@ impl Session {
         })
     }
 
-    /// Cursors move often: what is too much is dropped, with at most one error a minute (protocol §2).
+    /// Cursors above the rate are dropped, with at most one error a minute
+    /// (`docs/protocol.md#where-the-protocol-leaves-room`).
     fn allow_cursor(&mut self) -> Result<bool, Failure> {
         let Err(failure) = self.allow(Action::Cursor) else { return Ok(true) };
         metrics::CURSORS_DROPPED.inc();
@@ -362,7 +364,8 @@ impl Session {
     fn typing(&mut self, conversation: &ConversationId, typing: bool) -> Result<(), Failure> {
         self.joined_room(conversation)?;
         if self.allow(Action::Typing).is_err() {
-            // There are clients that start at every key, and an error would help nobody (protocol §2).
+            // Dropped without an error: some clients send a start at every key press, and an error does not help them
+            // (`docs/protocol.md#where-the-protocol-leaves-room`).
             metrics::TYPING_DROPPED.inc();
             return Ok(());
         }
@@ -411,7 +414,7 @@ impl Session {
             },
             ..Default::default()
         };
-        // The page before seq 0 is empty; on the bus, 0 asks for the newest.
+        // On the bus, `before_seq: 0` means the newest page. For the client, nothing is before seq 0.
         let nothing_before = from == HistoryFrom::Before(0);
         let (shared, connection) = (self.shared.clone(), self.connection.clone());
         Ok(Box::pin(async move {
@@ -427,7 +430,7 @@ impl Session {
     }
 }
 
-/// A key for a send whose client gave none.
+/// Makes a client id for a message whose client gave none.
 pub fn made_client_id() -> String {
     format!("{MADE_CLIENT_ID_PREFIX}{}", uuid::Uuid::new_v4().simple())
 }
@@ -437,7 +440,7 @@ pub fn reply_to(connection: &Connection, reply: &Reply, asked: &Asked) {
     connection.offer(&asked.answer(reply), Urgency::Reply);
 }
 
-/// Tells a connection something that it did not ask for.
+/// Sends a connection a frame that is not a reply to a command.
 pub fn tell(connection: &Connection, reply: &Reply) {
     let asked = match connection.speaks {
         Speaks::Native => Asked::NATIVE,

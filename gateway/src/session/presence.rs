@@ -1,4 +1,4 @@
-//! What a session sees of other users: the first frame, status, watches.
+//! What a session receives about other users: the first frame, status and watches.
 
 use super::{Done, Session, Work, reply_to, tell};
 use crate::connection::Connection;
@@ -13,8 +13,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 impl Session {
-    /// Watches the users whom this one sees by sharing stored conversations, under `dev` all others here, too, and tells
-    /// who is online.
+    /// Watches the users whom this session's user sees because they share stored conversations, and sends which of them
+    /// are online. Under `dev` the list has the other users of this gateway, too.
     pub async fn greet(&mut self) {
         let users = self.shared.begin_acquaintance(&self.connection).await;
         let presences = self.shared.watch(&self.connection, &users).await;
@@ -26,7 +26,7 @@ impl Session {
         }
         others.remove(&own);
         let users = std::iter::once(own).chain(others.into_iter().take(VISIBLE_USERS_MAX)).collect();
-        // Changes that came meanwhile go behind the first frame.
+        // Presence changes that were queued meanwhile follow the first frame.
         let early = self.connection.outgoing.drain();
         tell(&self.connection, &Reply::OnlineUsers { users });
         for frame in early {
@@ -34,8 +34,8 @@ impl Session {
         }
     }
 
-    /// The client speaks a vocabulary that has a name for presence. Of Socket.IO's, none has a list of who is online:
-    /// when it does so first, it is told each of those whom its user sees.
+    /// Notes that the client uses a vocabulary with a name for presence. Socket.IO's vocabularies have no list of
+    /// online users, so the first time the client is sent the presence of each online user that its user sees.
     pub fn speaks_of_presence(&self) {
         if self.connection.speaks_of_presence() {
             let users = self.connection.acquaintances.lock().users();
@@ -79,7 +79,7 @@ impl Session {
     }
 }
 
-/// Under `dev` anyone may be seen, otherwise those who are visible already.
+/// Splits users into those that the connection may see and the others. Under `dev` every user may be seen.
 async fn may_see(
     shared: &Shared,
     connection: &Arc<Connection>,

@@ -1,5 +1,4 @@
-//! A token that is renewed while a join is under way, with the session's own functions in the order in which they may
-//! run.
+//! Tests that renew a token while a join is under way. They call the session's own functions in the possible orders.
 
 use super::*;
 use crate::outgoing::Outgoing;
@@ -22,7 +21,7 @@ fn token(conversations: &[&str]) -> String {
         .expect("signed")
 }
 
-/// A gateway with the access rule `token`, and an owner of its partition that knows every conversation.
+/// A gateway with the access rule `token`, and a fake owner of its only partition that grants every registration.
 async fn gateway(tasks: &mut JoinSet<()>) -> Arc<Shared> {
     let mut settings = Settings::defaults(Role::Gateway);
     settings.partitions = 1;
@@ -57,7 +56,7 @@ fn session(shared: &Arc<Shared>, identity: Identity) -> Session {
     Session::new(shared.clone(), connection, identity)
 }
 
-/// Before, a join that was under way was judged by the token with which it had begun.
+/// Before the fix, a join under way was judged by the token with which it had begun.
 #[tokio::test]
 async fn a_join_is_judged_by_the_identity_at_the_time_it_completes() {
     let mut tasks = JoinSet::new();
@@ -80,8 +79,9 @@ async fn a_join_is_judged_by_the_identity_at_the_time_it_completes() {
     tasks.shutdown().await;
 }
 
-/// What a session goes on with and may not hear any more is taken out of what it can be recovered by, whether its own
-/// rules refuse it or the conversation's owner. Before, the former was not, and nobody noticed.
+/// A restored subscription that the user may no longer have is removed from the recovery record. The session's access
+/// rules or the conversation's owner may refuse it. Before the fix, a refusal by the access rules did not remove it,
+/// and no test noticed.
 #[tokio::test]
 async fn what_may_not_be_joined_again_is_not_followed_any_more() {
     use crate::dialect::Namespace;
