@@ -1,4 +1,4 @@
-//! Who may use a conversation, by its namespace (protocol §7).
+//! Decides who may use a conversation, by the conversation's namespace (`docs/configuration.md`).
 
 use crate::auth::Identity;
 use carillon_proto::id::ConversationId;
@@ -13,7 +13,7 @@ pub struct AccessRules {
 }
 
 impl AccessRules {
-    /// The rules that the settings say.
+    /// The rules that the settings give.
     pub fn new(settings: &Settings) -> AccessRules {
         AccessRules {
             default: settings.access_default.clone(),
@@ -25,8 +25,8 @@ impl AccessRules {
         self.namespaces.get(conversation.namespace()).unwrap_or(&self.default)
     }
 
-    /// What entitles `identity` to use the conversation; `None` when it may not. With
-    /// [`Authority::Participant`] the stored participants decide.
+    /// What entitles `identity` to use the conversation; `None` if it may not. With [`Authority::Participant`] the
+    /// owner checks the stored participants.
     pub fn authority(&self, identity: &Identity, conversation: &ConversationId) -> Option<Authority> {
         match self.of(conversation) {
             Access::Open => Some(Authority::Granted),
@@ -35,12 +35,12 @@ impl AccessRules {
                 let names = |pattern: &String| matches(pattern, conversation.as_str());
                 identity.conversations.iter().any(names).then_some(Authority::Granted)
             }
-            // Nobody is asked: refusing is the safe side, and the gateway says so when it starts.
+            // Webhooks are not served by this version, so access is refused. The gateway logs a warning when it starts.
             Access::Webhook(_) => None,
         }
     }
 
-    /// Whether presence is shared by being joined, rather than by being a stored participant.
+    /// Whether members see each other's presence because they joined, and not because they are stored participants.
     pub fn is_open(&self, conversation: &ConversationId) -> bool {
         *self.of(conversation) == Access::Open
     }

@@ -1,4 +1,4 @@
-//! Who may connect at all: origins, addresses, and how many.
+//! Decides which connections are accepted, by origin, by address and by number.
 
 use crate::core::rate::Bucket;
 use crate::metrics;
@@ -13,24 +13,24 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Addresses whose allowance is remembered; above it the fullest are forgotten first, which only ever
-/// favours clients.
+/// Addresses whose allowance is remembered. Above it, full allowances are forgotten, and then all others. Both only
+/// favour clients.
 const ADDRESSES_MAX: usize = 65_536;
 
-/// Why somebody may not connect now.
+/// Why a connection is not accepted now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Turned {
-    /// The browser's page comes from elsewhere.
+    /// A browser page of another origin requested it.
     Origin,
-    /// Too many connections from this address; milliseconds to wait.
+    /// Too many connections from this address; the time to wait in milliseconds.
     Address(u64),
-    /// The instance has as many connections as it takes.
+    /// The instance has its maximum of connections.
     Full,
-    /// As many sessions begin as can be begun at one time.
+    /// The maximum number of sessions is beginning at this moment.
     Busy,
 }
 
-/// Counts connections.
+/// Counts connections and applies the limits.
 pub struct Admission {
     allowed_origins: Vec<String>,
     dev: bool,
@@ -42,7 +42,7 @@ pub struct Admission {
     addresses: Mutex<HashMap<IpAddr, Bucket>>,
 }
 
-/// A session that begins: identified, not yet greeted. Ends when dropped.
+/// A session that is identified and has not been greeted yet. Dropping it ends the count.
 #[derive(Debug)]
 pub struct Beginning(Arc<AtomicU32>);
 
@@ -52,7 +52,7 @@ impl Drop for Beginning {
     }
 }
 
-/// A place among the instance's connections, given back when dropped.
+/// One of the instance's connections. Dropping it gives the place back.
 #[derive(Debug)]
 pub struct Place(Arc<AtomicU32>);
 
@@ -64,7 +64,7 @@ impl Drop for Place {
 }
 
 impl Admission {
-    /// The rules that the settings say.
+    /// The rules that the settings give.
     pub fn new(settings: &Settings) -> Admission {
         Admission {
             allowed_origins: settings.allowed_origins.clone(),
@@ -78,13 +78,13 @@ impl Admission {
         }
     }
 
-    /// Counts a session that begins, so that others are turned away while many do.
+    /// Counts a session that is beginning. While too many are, new connections are refused.
     pub fn begin(&self) -> Beginning {
         self.beginning.fetch_add(1, Ordering::Relaxed);
         Beginning(self.beginning.clone())
     }
 
-    /// Connections now.
+    /// The number of connections now.
     pub fn connections(&self) -> u32 {
         self.connections.load(Ordering::Relaxed)
     }
@@ -92,7 +92,7 @@ impl Admission {
     /// Admits a connection from `peer` with these headers.
     ///
     /// # Errors
-    /// Why not.
+    /// Why it is not admitted.
     pub fn admit(&self, headers: &HeaderMap, peer: IpAddr) -> Result<Place, Turned> {
         if !self.origin_allowed(headers) {
             return Err(Turned::Origin);
@@ -112,7 +112,8 @@ impl Admission {
         Ok(Place(self.connections.clone()))
     }
 
-    /// A missing origin is not a browser; `null` is refused (hazards: cross-site hijacking).
+    /// Whether the request's origin may connect, which prevents cross-site WebSocket hijacking. A request without an
+    /// origin does not come from a browser page and is allowed. `null` is refused unless every origin is allowed.
     pub fn origin_allowed(&self, headers: &HeaderMap) -> bool {
         let Some(origin) = headers.get(ORIGIN) else { return true };
         let Ok(origin) = origin.to_str() else { return false };
@@ -126,12 +127,13 @@ impl Admission {
         (self.allowed_origins.is_empty() && host == Some(authority)) || (self.dev && local)
     }
 
-    /// Whether the origins that are allowed were named: cookies of any other page are nobody's to use.
+    /// Whether the settings name the allowed origins instead of allowing `*`. With `*`, cookies of other pages must not
+    /// be used.
     pub fn trusts_origins(&self) -> bool {
         !self.allowed_origins.iter().any(|allowed| allowed == "*")
     }
 
-    /// The client's address: behind trusted proxies the rightmost one that is none of them.
+    /// The client's address. Behind trusted proxies it is the rightmost forwarded address that is not a trusted proxy.
     pub fn client_address(&self, headers: &HeaderMap, peer: IpAddr) -> IpAddr {
         if !self.trusted_proxies.contains(&peer) {
             return peer;
@@ -217,7 +219,7 @@ mod tests {
         assert_eq!(admission.client_address(&headers(&[]), address("10.0.0.1")), address("10.0.0.1"));
     }
 
-    /// Breaking it: without the bound, all of a dead gateway's clients begin at once on another.
+    /// Without this bound, all clients of a dead gateway begin at once on another.
     #[test]
     fn while_many_begin_others_are_turned_away() {
         let admission = admission(&[], false);

@@ -1,6 +1,6 @@
-//! What is done when a user has as many connections as allowed: a new one waits while the others are pinged, on whatever
-//! gateways they are, and takes the place of one that does not answer. A phone that lost its network is not locked out by
-//! its own dead connections.
+//! Makes room when a user has the maximum number of connections. The new connection waits while the others are pinged,
+//! on all gateways, and takes the place of one that does not answer. Otherwise a phone that lost its network would be
+//! locked out by its own dead connections (`docs/decisions/0015-the-dead-make-room.md`).
 
 use crate::connection::{Connection, Signal};
 use crate::core::probe::{Probe, Verdict};
@@ -16,13 +16,13 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// How long a new connection waits for a place: for the ping's answer, and for its way there and back over the bus.
+/// How long a new connection waits for a place: the time for a ping's answer, and for messages over the bus.
 const WAIT: Duration = Duration::from_millis(PROBE_MS + 1_500);
-/// Between two looks whether there is one. A session whose client comes back is mostly on its way out already.
+/// How often it tries again. If its client only reconnects, its old session usually ends within this time.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
 impl Shared {
-    /// Announces a session as [`Shared::start_session`] does, and waits for a place if there is none.
+    /// Announces a session as [`Shared::start_session`] does. If the user has too many, it waits for a place.
     pub async fn find_place(&self, session: LocalSession, limit: u32) -> Admission {
         let mut admission = self.start_session(session.clone(), limit).await;
         if admission == Admission::Admitted {
@@ -38,11 +38,12 @@ impl Shared {
         admission
     }
 
-    /// Pings the connections of a user here, and ends those that do not answer.
+    /// Pings the user's connections to this gateway and ends those that do not answer.
     pub fn find_dead(&self, user: &str) {
         let (Some(shared), Ok(user)) = (self.this.upgrade(), UserId::parse(user)) else { return };
         for connection in self.directory.connections_of(&user) {
-            // One to which nobody listens, as it begins or waits for an answer, is not asked.
+            // A connection that is not read now, because it is beginning or waits for an outcome, cannot answer a ping,
+            // so it is not probed.
             if connection.outgoing.heard_ms().is_some() && connection.begin_probe() {
                 tokio::spawn(probe(shared.clone(), connection));
             }
@@ -50,7 +51,7 @@ impl Shared {
     }
 }
 
-/// At most one at a time for each connection.
+/// Probes one connection. At most one probe runs per connection.
 async fn probe(shared: Arc<Shared>, connection: Arc<Connection>) {
     let mut probe = Probe::new(steady_ms());
     loop {
@@ -61,7 +62,7 @@ async fn probe(shared: Arc<Shared>, connection: Arc<Connection>) {
             Verdict::Alive => break,
             Verdict::Dead => {
                 metrics::FOUND_DEAD.inc();
-                // Not counted from now on, however long it takes to end.
+                // It is no longer counted from now on, even if closing it takes time.
                 shared.end_session(&connection);
                 connection.signal(Signal::Close(Close::Unresponsive));
                 break;

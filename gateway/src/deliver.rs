@@ -1,5 +1,5 @@
-//! Hears everything that workers have for this gateway, on one subscription, and on another, which all gateways
-//! share, that a partition has a new owner or that users see others than before.
+//! Receives what workers send: one subscription for messages to this gateway, and one for messages to all gateways,
+//! which report new owners and changed acquaintances.
 
 use crate::hub::Room;
 use crate::shared::Shared;
@@ -12,14 +12,13 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Between two tries to subscribe, when the bus is away.
+/// Delay between two tries to subscribe while the bus is unreachable.
 const RETRY_DELAY: Duration = Duration::from_millis(500);
 
-/// Messages whose events are written together, at most: what came while the last ones were written, without
-/// letting the first of them wait long.
+/// How many messages' events are written together at most. More would delay the first message's events for too long.
 const MESSAGES_TOGETHER_MAX: usize = 16;
 
-/// Serves the subscription until the bus ends, then makes a new one.
+/// Takes messages until the subscription ends, then subscribes again.
 pub async fn run(shared: Arc<Shared>, mut subscription: Subscription) {
     loop {
         let mut touched = Vec::new();
@@ -45,8 +44,8 @@ pub async fn run(shared: Arc<Shared>, mut subscription: Subscription) {
     }
 }
 
-/// Hears what is said to every gateway: of new owners, and whose acquaintances have changed. What is missed of the
-/// former, the owner's beats say again; of the latter, everybody's are read again.
+/// Takes messages that are sent to all gateways. A missed report of a new owner does no harm, because the owner's beats
+/// repeat it. After missed reports of acquaintances, the acquaintances of all local users are read again.
 pub async fn to_all(shared: Arc<Shared>, mut subscription: Subscription) {
     let mut touched = Vec::new();
     loop {
@@ -61,7 +60,7 @@ pub async fn to_all(shared: Arc<Shared>, mut subscription: Subscription) {
     }
 }
 
-/// Subscribes again, as soon as the bus is there.
+/// Retries until the bus accepts the subscription.
 async fn subscribe(shared: &Shared, subject: &str) -> Subscription {
     loop {
         tokio::time::sleep(RETRY_DELAY).await;
@@ -72,7 +71,7 @@ async fn subscribe(shared: &Shared, subject: &str) -> Subscription {
     }
 }
 
-/// Messages may have been missed: everything is announced again, and told only where more is known.
+/// Registers all rooms and announces all sessions again, because messages may have been lost.
 async fn register_anew(shared: &Shared) {
     tracing::info!("messages from workers may have been lost: registering everything anew");
     for link in &shared.links {

@@ -1,5 +1,5 @@
-//! In which vocabulary a client is spoken to: what it joined by decides how it hears a conversation, and what it
-//! asked decides how it is answered.
+//! The dialect of each frame to a client. The command that joined decides how events of that conversation are encoded,
+//! and each command decides how its own reply is encoded (`docs/decisions/0007-a-subscription-has-a-vocabulary.md`).
 
 use crate::frame;
 use crate::wall;
@@ -11,7 +11,7 @@ use carillon_proto::event::Reply;
 use carillon_proto::id::ConversationId;
 use carillon_proto::wire;
 
-/// The namespaces that are served: the main one, and its alias (protocol §3).
+/// The served namespaces: the main one and its alias (`docs/protocol.md#socketio`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Namespace {
     /// `/`
@@ -26,7 +26,7 @@ impl Namespace {
         [Self::Main, Self::Alias].into_iter().find(|namespace| namespace.name() == name)
     }
 
-    /// Its name in packets.
+    /// The namespace's name in packets.
     pub fn name(self) -> &'static str {
         match self {
             Self::Main => "/",
@@ -35,7 +35,7 @@ impl Namespace {
     }
 }
 
-/// What a subscription hears its conversation in.
+/// The vocabulary, and for Socket.IO the namespace, in which a subscription receives events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Dialect {
     /// The native vocabulary.
@@ -44,17 +44,17 @@ pub enum Dialect {
     SocketIo(Vocabulary, Namespace),
 }
 
-/// How many Socket.IO dialects there are: each vocabulary in each namespace.
+/// The number of Socket.IO dialects: three vocabularies in two namespaces.
 pub const SOCKETIO_DIALECTS: usize = 6;
 
 impl Dialect {
-    /// The place of a Socket.IO dialect among all of them; `None` for the native one.
+    /// The index of a Socket.IO dialect, below [`SOCKETIO_DIALECTS`]; `None` for the native dialect.
     pub fn socketio_index(self) -> Option<usize> {
         let Self::SocketIo(vocabulary, namespace) = self else { return None };
         Some(2 * vocabulary as usize + namespace as usize)
     }
 
-    /// The frames of a durable event; none where the vocabulary has no name for it.
+    /// The frames of a durable event; empty if the vocabulary has no name for it.
     pub fn event(self, event: &wire::Event) -> Bytes {
         match self {
             Self::Native => frame::texts(&native::event(event)),
@@ -64,7 +64,7 @@ impl Dialect {
         }
     }
 
-    /// The frame of an event that is not stored; empty where the vocabulary has no name for it.
+    /// The frame of an event that is not stored; empty if the vocabulary has no name for it.
     pub fn ephemeral(self, event: &wire::Ephemeral) -> Bytes {
         match self {
             Self::Native => native::ephemeral(event).map(|text| frame::text(&text)),
@@ -75,7 +75,7 @@ impl Dialect {
         .unwrap_or_default()
     }
 
-    /// The frame of a subscription that has ended without being asked to.
+    /// The notice that a subscription ended without a command of the client.
     pub fn ended(self, conversation: &ConversationId) -> Bytes {
         match self {
             Self::Native => {
@@ -88,7 +88,7 @@ impl Dialect {
         }
     }
 
-    /// The frame of a user's first connection to a room, or the end of their last one; empty where the vocabulary
+    /// The frame that reports a user's first connection to a room, or the end of the last one; empty if the vocabulary
     /// has no name for it.
     pub fn arrival(self, user: &str, conversation: &str, participants: u32, joined: bool) -> Bytes {
         match self {
@@ -99,46 +99,46 @@ impl Dialect {
         }
     }
 
-    /// Whether the vocabulary has a name for other users' presence (protocol §5a).
+    /// Whether the vocabulary has a name for other users' presence (`docs/protocol.md#one-event-four-vocabularies`).
     pub fn names_presence(self) -> bool {
         matches!(self, Self::Native | Self::SocketIo(Vocabulary::Ring | Vocabulary::Guide, _))
     }
 }
 
-/// Frames of events, each given as its data array.
+/// The frames of Socket.IO events, each given as its data array.
 pub fn packets(namespace: Namespace, events: &[String]) -> Bytes {
     let texts: Vec<String> = events.iter().map(|data| packet::event(namespace.name(), None, data)).collect();
     frame::texts(&texts)
 }
 
-/// How a command was asked.
+/// How a command arrived, which decides how it is answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Asked {
-    /// By a native frame, whose `ref` the answer echoes.
+    /// In a native frame. The answer echoes its `ref`.
     Native {
-        /// The `ref`.
+        /// The frame's `ref`.
         reference: Option<Box<str>>,
     },
-    /// By nobody: a session that goes on here joins again what it had joined elsewhere.
+    /// Not from the client: this gateway joins again what a moved or recovered session had joined. There is no answer.
     Silently(Dialect),
-    /// By an event of a Socket.IO vocabulary.
+    /// In an event of a Socket.IO vocabulary.
     Event {
-        /// Whose event it was.
+        /// The event's vocabulary.
         vocabulary: Vocabulary,
-        /// Where it came from.
+        /// The event's namespace.
         namespace: Namespace,
-        /// Which event it was.
+        /// The kind of event.
         verb: Verb,
-        /// The callback's number, if the client gave one.
+        /// The callback's number, if the client passed one.
         ack: Option<u64>,
     },
 }
 
 impl Asked {
-    /// A native command without `ref`, or what a native client is told unasked.
+    /// A native command without `ref`. Also used for frames to native clients that are not replies.
     pub const NATIVE: Asked = Asked::Native { reference: None };
 
-    /// What the asker hears a conversation in that it joins so.
+    /// The dialect of a subscription that this command begins.
     pub fn dialect(&self) -> Dialect {
         match self {
             Self::Native { .. } => Dialect::Native,
@@ -147,7 +147,7 @@ impl Asked {
         }
     }
 
-    /// Whether a message that was stored is acknowledged, given whether it came with a client id.
+    /// Whether a stored message is acknowledged. `client_id` says whether the client gave one.
     pub fn wants_ack(&self, client_id: bool) -> bool {
         match self {
             Self::Native { reference } => client_id || reference.is_some(),
@@ -156,7 +156,7 @@ impl Asked {
         }
     }
 
-    /// The frames of the answer; none where there is nothing to say.
+    /// The frames of the answer; empty if there is none.
     pub fn answer(&self, reply: &Reply) -> Bytes {
         match self {
             Self::Native { reference } => {
@@ -179,7 +179,7 @@ impl Asked {
     }
 }
 
-/// The frame of a change of somebody's presence, for a native client or one of this namespace.
+/// The frame of a change of a user's presence, for native clients or for Socket.IO clients of this namespace.
 pub fn presence(namespace: Option<Namespace>, user: &wire::UserPresence) -> Bytes {
     match namespace {
         None => frame::text(&native::presence(user, wall::shown_ms())),

@@ -1,4 +1,4 @@
-//! The users connected to this gateway: their sessions and their allowances.
+//! The users that are connected to this gateway, with their sessions and rate allowances.
 
 use crate::connection::Connection;
 use crate::core::rate::Bucket;
@@ -11,14 +11,14 @@ use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-/// What is limited per user and minute.
+/// Actions with a limit per user and minute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// Sending a message.
     Message,
-    /// Saying that one types, or has stopped.
+    /// Starting or stopping to type.
     Typing,
-    /// Moving one's cursor.
+    /// Moving a cursor.
     Cursor,
     /// Operations and broadcasts.
     Operation,
@@ -35,21 +35,21 @@ impl Action {
     }
 }
 
-/// A connection as presence knows it.
+/// A session as it is announced to the presence-workers.
 #[derive(Clone)]
 pub struct LocalSession {
     /// The connection.
     pub connection: Arc<Connection>,
-    /// What is known of its user.
+    /// The user's profile.
     pub profile: Profile,
-    /// What its user set, and a line under the name.
+    /// The status that the user set, with its text.
     pub status: Option<(Status, String)>,
-    /// Where it was before.
+    /// The gateway and number of the session that this one replaces.
     pub moved_from: Option<SessionPlace>,
 }
 
 impl LocalSession {
-    /// As it is announced.
+    /// The announcement for the presence-worker. `limit` is the user's maximum of sessions.
     pub fn started(&self, limit: u32) -> SessionStarted {
         let status = self.status.as_ref().map(|(status, _)| (*status).into());
         let text = self.status.as_ref().map(|(_, text)| text.clone()).unwrap_or_default();
@@ -65,13 +65,14 @@ impl LocalSession {
     }
 }
 
-/// Messages of a user here that may still be on their way, so that one that arrives does not end the typing that began
-/// behind it: as many as somebody types ahead in a slow moment.
+/// How many messages of a user are remembered as possibly under way. When one of them is delivered, it does not end
+/// typing that began after it was sent. A user rarely sends more than 16 in a slow moment.
 const SENT_MAX: usize = 16;
-/// For how long they may be: what takes longer ends a typing that it should not, and that is renewed.
+/// How long they are remembered, in milliseconds. A message that takes longer ends later typing, which the next renewal
+/// shows again.
 const SENT_MS: u64 = 30_000;
 
-/// A message that was sent here.
+/// A message that was sent to this gateway.
 struct Sent {
     conversation: ConversationId,
     client_id: Box<str>,
@@ -84,7 +85,7 @@ struct LocalUser {
     buckets: [Bucket; 4],
     /// Newest last.
     sent: VecDeque<Sent>,
-    /// New connections that wait for a place.
+    /// New connections that wait until the user has fewer sessions.
     waiting: u32,
 }
 
@@ -108,7 +109,7 @@ impl LocalUser {
     }
 }
 
-/// A new connection that waits for a place, until this is dropped.
+/// A new connection that waits until its user has fewer sessions. Dropping it ends the waiting.
 pub struct Waiting<'a> {
     directory: &'a Directory,
     user: UserId,
@@ -122,18 +123,18 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Local users. Those without a session stay until their allowances are full again, so that reconnecting
-/// is no way around a limit.
+/// Local users. A user without a session is kept until the allowances are full again, so that reconnecting does not
+/// evade a limit.
 #[derive(Default)]
 pub struct Directory(Mutex<HashMap<UserId, LocalUser>>);
 
 impl Directory {
-    /// A session starts.
+    /// Adds a session.
     pub fn add(&self, session: LocalSession) {
         self.0.lock().entry(session.connection.user.clone()).or_default().sessions.push(session);
     }
 
-    /// A session's user set how they want to be seen.
+    /// Stores the status that a session's user set.
     pub fn set_status(&self, connection: &Connection, status: Status, text: &str) {
         if let Some(local) = self.0.lock().get_mut(&connection.user) {
             let session = local.sessions.iter_mut().find(|session| session.connection.id == connection.id);
@@ -143,14 +144,14 @@ impl Directory {
         }
     }
 
-    /// A connection as presence knows it.
+    /// A session of this gateway, if it still exists.
     pub fn session(&self, connection: &Connection) -> Option<LocalSession> {
         let users = self.0.lock();
         let sessions = &users.get(&connection.user)?.sessions;
         sessions.iter().find(|session| session.connection.id == connection.id).cloned()
     }
 
-    /// A session has ended.
+    /// Removes a session that has ended.
     pub fn remove(&self, connection: &Connection) {
         if let Some(local) = self.0.lock().get_mut(&connection.user) {
             local.sessions.retain(|session| session.connection.id != connection.id);
@@ -178,10 +179,10 @@ impl Directory {
         sessions.iter().map(|session| session.connection.clone()).collect()
     }
 
-    /// Takes one action from a user's allowance, or says after how many milliseconds it may be repeated.
+    /// Takes one action from a user's allowance.
     ///
     /// # Errors
-    /// The time to wait, in milliseconds.
+    /// The time until the action may be repeated, in milliseconds.
     pub fn take(&self, user: &UserId, action: Action, limits: &Limits, now_ms: u64) -> Result<(), u64> {
         let per_minute = action.per_minute(limits);
         if per_minute == 0 {
@@ -192,7 +193,8 @@ impl Directory {
         local.buckets[action as usize].take(now_ms, per_minute)
     }
 
-    /// A new connection of a user is to wait for a place: `None` when as many do as there are places.
+    /// Registers a new connection as waiting for a place. `None` if as many already wait as the user may have
+    /// connections.
     pub fn wait(&self, user: &UserId, limit: u32) -> Option<Waiting<'_>> {
         let mut users = self.0.lock();
         let local = users.entry(user.clone()).or_default();
@@ -203,7 +205,7 @@ impl Directory {
         Some(Waiting { directory: self, user: user.clone() })
     }
 
-    /// A user who is connected here sends a message.
+    /// Remembers a message that a connected user sends.
     pub fn note_sent(&self, user: &UserId, conversation: &ConversationId, client_id: &str, now_ms: u64) {
         let mut users = self.0.lock();
         let Some(local) = users.get_mut(user).filter(|local| !local.sessions.is_empty()) else { return };
@@ -215,7 +217,7 @@ impl Directory {
         local.sent.push_back(Sent { conversation, client_id, at_ms: now_ms });
     }
 
-    /// The client ids of a user's messages to a conversation that may still be on their way.
+    /// The client ids of a user's messages to a conversation that may still be under way.
     pub fn sent(&self, user: &UserId, conversation: &ConversationId, now_ms: u64) -> Vec<String> {
         let mut users = self.0.lock();
         let Some(local) = users.get_mut(user) else { return Vec::new() };
@@ -224,14 +226,14 @@ impl Directory {
         there.map(|sent| sent.client_id.to_string()).collect()
     }
 
-    /// The sessions of a presence shard.
+    /// The sessions whose users belong to a presence shard.
     pub fn sessions(&self, shard: u32) -> Vec<LocalSession> {
         let users = self.0.lock();
         let of_shard = users.iter().filter(|(user, _)| presence_shard(user.as_str()) == shard);
         of_shard.flat_map(|(_, local)| local.sessions.iter().cloned()).collect()
     }
 
-    /// Forgets users without sessions whose allowances are full. Called once a minute.
+    /// Removes users that have no session and full allowances. Called once a minute.
     pub fn sweep(&self, now_ms: u64, limits: &Limits) {
         let mut users = self.0.lock();
         users.values_mut().for_each(|local| local.forget_sent(now_ms));

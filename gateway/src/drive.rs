@@ -1,8 +1,8 @@
-//! Drives one WebSocket: frames in, one write per wake-up, pings, and the end.
+//! Drives one WebSocket: reads frames, writes once per wake-up, sends pings, and closes.
 //!
-//! Reading and control frames are tungstenite's; events go out as frames that were built once for all
-//! (see [`crate::frame`]), written to the TCP stream beneath it, mostly by whoever delivers them. The two never
-//! interleave: the library writes only while [`Outgoing::hold`] keeps everybody else from it.
+//! tungstenite reads frames and writes control frames. Events are frames that were built once for all members (see
+//! [`crate::frame`]) and are written directly to the TCP stream, mostly by the task that delivers them. The two never
+//! interleave: the library writes only while [`Outgoing::hold`] keeps other tasks from writing.
 
 use crate::application::Application;
 use crate::core::keepalive::Due;
@@ -27,21 +27,20 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::error::{CapacityError, Error as WsError, ProtocolError};
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, WebSocketConfig};
 
-/// A socket that takes nothing for so long is closed (hazards: slow client).
+/// A socket that takes no bytes for this long is closed, so that a stuck client does not hold its queue for ever.
 const WRITE_STALL_TIMEOUT: Duration = Duration::from_secs(30);
-/// Time and bytes for a client to see why it was closed, before the socket is.
+/// How long, and for how many bytes, a closed connection is still read, so that the client can read the close frame.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Pings that a client may send in a second (hazards: ping floods), as a rate per minute.
+/// How many pings a client may send, as a rate per minute (10 a second). Each ping costs a pong.
 const CLIENT_PINGS_PER_MINUTE: u32 = 600;
-/// tungstenite's read buffer: allocated for every connection, so as small as a usual frame (hazards:
-/// memory per idle connection).
+/// tungstenite's read buffer in bytes. It is allocated for every connection, so it is as small as a usual frame.
 const READ_BUFFER_BYTES: usize = 1024;
 
-/// A WebSocket whose stream others write to as well.
+/// A WebSocket whose TCP stream is also written to directly.
 pub type Socket = WebSocketStream<SharedStream>;
 
-/// The library's WebSocket on a stream whose handshake is done; messages have at most `bytes_max` bytes, 0: any.
+/// Makes a WebSocket from a stream whose handshake is done. `bytes_max` limits a message; 0 means no limit.
 pub async fn socket(stream: Arc<TcpStream>, leftover: Bytes, bytes_max: usize) -> Socket {
     let bytes_max = (bytes_max > 0).then_some(bytes_max);
     let config = WebSocketConfig::default()
@@ -51,39 +50,39 @@ pub async fn socket(stream: Arc<TcpStream>, leftover: Bytes, bytes_max: usize) -
         .max_message_size(bytes_max)
         .max_frame_size(bytes_max);
     let first = leftover.to_vec();
-    // Mostly nothing, in the 8 KiB buffer of the HTTP request, which would be kept for good.
+    // Usually `leftover` is empty but holds the 8 KiB buffer of the HTTP request, which would stay allocated.
     drop(leftover);
     WebSocketStream::from_partially_read(SharedStream(stream), first, Role::Server, Some(config)).await
 }
 
-/// How a text frame is understood.
+/// The meaning of a text frame.
 pub enum Understood<'a> {
-    /// It is for the application.
+    /// A message for the application.
     Message(&'a str),
-    /// It is a binary message in text.
+    /// A binary message in a text frame.
     Binary(Bytes),
-    /// It is answered with this frame.
+    /// A frame that is answered with this frame.
     Answer(Bytes),
-    /// It was about the connection.
+    /// A frame that concerns only the connection.
     Nothing,
-    /// The client says goodbye.
+    /// The client ends the connection.
     Goodbye,
 }
 
-/// What stands between WebSocket frames and the application's messages.
+/// The layer between WebSocket frames and the application's messages.
 pub trait Framing: Send {
-    /// Understands a text frame.
+    /// Decodes a text frame.
     ///
     /// # Errors
     /// Why the connection must end.
     fn text<'a>(&mut self, text: &'a str) -> Result<Understood<'a>, Close>;
-    /// Something came: a sign of life, where any frame is one.
+    /// Notes that a frame arrived. It counts as a sign of life if any frame does in this protocol.
     fn heard(&mut self);
-    /// Nobody has listened for signs of life.
+    /// Notes that no frames were read for a while, so that the client's silence does not count.
     fn deaf(&mut self);
-    /// When [`Framing::due`] must be asked.
+    /// When [`Framing::due`] must be called.
     fn deadline(&self) -> Instant;
-    /// What to do about a client that is silent, and the ping to send.
+    /// What to do about a client that is silent, and the ping frame for it.
     fn due(&mut self) -> (Due, Bytes);
 }
 
@@ -95,7 +94,7 @@ enum Woken {
     Timer,
 }
 
-/// Serves an application until the connection ends; returns why it must be closed, if it still can be told.
+/// Serves an application until the connection ends. Returns the reason to close it, if a close frame can still be sent.
 pub async fn drive<F: Framing, A: Application>(
     socket: &mut Socket,
     outgoing: &Outgoing,
@@ -105,7 +104,7 @@ pub async fn drive<F: Framing, A: Application>(
     let mut driver = Driver { socket, outgoing, framing, application, pings: Bucket::default() };
     let close = driver.run().await;
     outgoing.listens(false);
-    // What comes behind the end is not the client's any more, however slowly it reads what came before.
+    // Events are refused from now on, even while the client slowly reads earlier frames.
     outgoing.seal(true);
     let told = close.is_some() && Box::pin(have_the_stream(outgoing)).await;
     close.filter(|_| told)
@@ -126,7 +125,7 @@ impl<F: Framing, A: Application> Driver<'_, F, A> {
         }
         let sleep = tokio::time::sleep_until(self.deadline());
         tokio::pin!(sleep);
-        // When a socket that takes nothing is given up.
+        // When to give up a socket that takes no bytes.
         let mut stalled_at = None;
         loop {
             let mut reads = false;
@@ -153,7 +152,8 @@ impl<F: Framing, A: Application> Driver<'_, F, A> {
                 Woken::Frames | Woken::Worked => {}
                 Woken::Came(message) => match self.came(message) {
                     Ok(Answer::None) => {}
-                    // Boxed, as everything rare is here: a connection is as large as its largest await.
+                    // Boxed, as all rare steps are here, because the largest future in an await decides the size of a
+                    // connection.
                     Ok(answer) => {
                         if !Box::pin(self.answer(answer)).await {
                             return None;
@@ -170,7 +170,8 @@ impl<F: Framing, A: Application> Driver<'_, F, A> {
             if let Err(close) = self.application.woken() {
                 return Some(close);
             }
-            // A renewed token or a greeting brings other times with it; signs of life only later ones.
+            // A renewed token or a greeting may bring an earlier deadline. Signs of life only postpone it, so the timer
+            // is left until it fires.
             let deadline = self.deadline();
             if rang || deadline < sleep.deadline() {
                 sleep.as_mut().reset(deadline);
@@ -178,7 +179,7 @@ impl<F: Framing, A: Application> Driver<'_, F, A> {
         }
     }
 
-    /// Waits while there is nothing to write.
+    /// Waits while there are no frames to write.
     async fn idle(&mut self, sleep: Pin<&mut Sleep>, reads: bool) -> Woken {
         tokio::select! {
             () = self.outgoing.woken() => Woken::Frames,
@@ -188,8 +189,8 @@ impl<F: Framing, A: Application> Driver<'_, F, A> {
         }
     }
 
-    /// Waits while the socket takes nothing. The client is not read meanwhile, and everything else goes on: a client
-    /// that reads as slowly as it likes does not outlive its token. `None` at the end.
+    /// Waits while the socket takes no bytes. Frames are not read meanwhile. Timers go on, so that a client that reads
+    /// slowly does not stay connected after its token ends. `None` ends the connection.
     async fn blocked(&mut self, sleep: Pin<&mut Sleep>, stalled_at: Instant) -> Option<Woken> {
         tokio::select! {
             biased;
@@ -221,8 +222,8 @@ impl<F: Framing, A: Application> Driver<'_, F, A> {
         Ok(())
     }
 
-    /// A message came, or the end: what there is to do about the library's own frames, or `Err` with what to say
-    /// to the client, if it can be told.
+    /// Handles a frame or the end of the stream. Returns which frame of the library must be written. `Err` holds the
+    /// reason for the client, if there is one to send.
     fn came(&mut self, message: Option<Result<Message, WsError>>) -> Result<Answer, Option<Close>> {
         self.framing.heard();
         self.outgoing.heard();
@@ -254,7 +255,8 @@ impl<F: Framing, A: Application> Driver<'_, F, A> {
         Ok(Answer::None)
     }
 
-    /// Sends what the library has queued by itself, while nobody else writes; `false` at the end.
+    /// Writes a frame that the library has queued, while other tasks do not write. Returns `false` if the connection
+    /// ends.
     async fn answer(&mut self, answer: Answer) -> bool {
         let held = have_the_stream(self.outgoing).await;
         let sent = held && matches!(timeout(LINGER, self.socket.flush()).await, Ok(Ok(())));
@@ -265,7 +267,7 @@ impl<F: Framing, A: Application> Driver<'_, F, A> {
     }
 }
 
-/// What the library has queued by itself after a message.
+/// A frame that the library has queued in reaction to a message.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Answer {
     None,
@@ -280,8 +282,8 @@ async fn writable(outgoing: &Outgoing) -> std::io::Result<()> {
     }
 }
 
-/// Writes what is queued, as far as the client takes it soon, and keeps others from writing; `false` when a frame
-/// stays half written, behind which nothing can be said.
+/// Writes what is queued within [`LINGER`] and then keeps other tasks from writing. Returns `false` if a frame is half
+/// written, because no other frame can follow it.
 async fn have_the_stream(outgoing: &Outgoing) -> bool {
     let written = timeout(LINGER, async {
         loop {
@@ -299,7 +301,7 @@ async fn have_the_stream(outgoing: &Outgoing) -> bool {
     }
 }
 
-/// What a client is told of an error in its frames; nothing where the connection is gone.
+/// The close reason for an error in a client's frames; `None` if the connection is gone.
 pub fn reason(error: &WsError) -> Option<Close> {
     match error {
         WsError::Capacity(CapacityError::MessageTooLong { .. }) => Some(Close::FrameTooLarge),
@@ -310,13 +312,13 @@ pub fn reason(error: &WsError) -> Option<Close> {
     }
 }
 
-/// Ends a connection: says why, where that can be told, and reads on for a moment so that it is not lost to a
-/// reset.
+/// Ends a connection. It sends the reason, if there is one, and reads on for a moment, because closing a socket with
+/// unread bytes resets the connection and the client would lose the reason.
 pub async fn end(socket: Socket, close: Option<Close>, stream: &TcpStream) {
     if let Some(close) = close {
         say_goodbye(socket, close).await;
     }
-    // Others may hold the stream for a while yet.
+    // Other tasks may hold the stream for a moment longer.
     let _ = SockRef::from(stream).shutdown(std::net::Shutdown::Both);
 }
 

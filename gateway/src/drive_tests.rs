@@ -6,11 +6,11 @@ use crate::core::keepalive::{Keepalive, NATIVE};
 use std::time::Instant as Monotonic;
 use tokio::net::TcpListener;
 
-/// Bytes that wait for the client: more than it reads while the test lasts.
+/// Bytes that wait for the client: more than it reads during the test.
 const BACKLOG_BYTES: usize = 64 * 1024 * 1024;
 const FRAME_BYTES: usize = 64 * 1024;
 
-/// A token's end, and nothing else.
+/// An application that only has a token's end.
 struct Expiring(Instant);
 
 impl Served for Expiring {
@@ -52,8 +52,8 @@ impl Framing for Frames {
     }
 }
 
-/// Drives a connection with a backlog whose token ends after `token`, and whose client reads `read_bytes` every 5 ms;
-/// returns how long that took, and what it ended with.
+/// Drives a connection with a backlog. Its token ends after `token`, and its client reads `read_bytes` every 5 ms.
+/// Returns how long the connection lasted, and its close reason.
 async fn driven(token: Duration, read_bytes: usize) -> (Duration, Option<Close>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let client = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("connected");
@@ -84,8 +84,8 @@ async fn driven(token: Duration, read_bytes: usize) -> (Duration, Option<Close>)
     (began.elapsed(), close)
 }
 
-/// Before, a write that was blocked looked at no clock: the connection outlived its token for as long as there was
-/// something to write, and while nothing could be written, for the 30 s until it was given up.
+/// Before the fix, a blocked write did not watch the token's end. The connection outlived its token while there were
+/// frames to write, and while nothing could be written until the stall timeout of 30 s.
 #[tokio::test]
 async fn a_token_ends_while_its_client_reads_slowly_or_not_at_all() {
     let token = Duration::from_millis(300);

@@ -1,5 +1,5 @@
-//! Typing, cursors and broadcasts: to local members at once, to other gateways through the conversation's
-//! owner; and what is told of typing by the clock.
+//! Typing, cursors and broadcasts. They go to local members at once, and to other gateways through the conversation's
+//! owner. A timer ends typing that is not renewed.
 
 use crate::connection::Connection;
 use crate::core::typing::{Said, Told, Typists};
@@ -18,27 +18,27 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 
-/// Events that wait to be passed on; above it they are dropped, as what is ephemeral may be.
+/// Events that wait to be sent to owners. Above it new ones are dropped, which ephemeral events allow.
 const QUEUE_MAX: usize = 4_096;
 
-/// When something is due of those who type, soonest first. At most one more for each thing that is said; bounded by the
-/// typing rate.
+/// When a typist's state must be looked at, soonest first. Each typing command adds at most one entry, so the typing
+/// rate bounds it.
 #[derive(Default)]
 pub struct TypingEnds {
     due: Mutex<BinaryHeap<Reverse<(u64, ConversationId, UserId)>>>,
     changed: Notify,
 }
 
-/// Where ephemeral events are handed over for other gateways.
+/// The queue of ephemeral events for other gateways.
 pub struct Passing(mpsc::Sender<wire::Ephemeral>);
 
-/// Makes the handle and the queue that [`run`] serves.
+/// Makes the queue's handle and the receiver that [`run`] serves.
 pub fn passing() -> (Passing, mpsc::Receiver<wire::Ephemeral>) {
     let (sender, receiver) = mpsc::channel(QUEUE_MAX);
     (Passing(sender), receiver)
 }
 
-/// Sends queued events to the owners of their conversations, those of one wake-up together.
+/// Sends queued events to the owners of their conversations, one batch per partition and wake-up.
 pub async fn run(shared: Arc<Shared>, mut queue: mpsc::Receiver<wire::Ephemeral>) {
     while let Some(first) = queue.recv().await {
         let mut by_partition: BTreeMap<u32, Vec<wire::Ephemeral>> = BTreeMap::new();
@@ -58,13 +58,13 @@ pub async fn run(shared: Arc<Shared>, mut queue: mpsc::Receiver<wire::Ephemeral>
 }
 
 impl Shared {
-    /// An event of a local connection: to the other local members, and on to the other gateways.
+    /// Sends a local connection's event to the other local members and to the other gateways.
     pub fn send_ephemeral(&self, room: &Room, event: wire::Ephemeral, sender: u64) {
         show(room, &event, Some(sender));
         let _ = self.passing.0.try_send(event);
     }
 
-    /// Events from another gateway.
+    /// Passes on events that came from another gateway.
     pub fn take_ephemeral(&self, batch: wire::EphemeralBatch) {
         for event in batch.events {
             let Some(room) = self.hub.room(&event.conversation) else { continue };
@@ -78,14 +78,14 @@ impl Shared {
     fn typing_elsewhere(&self, room: &Room, event: wire::Ephemeral, typing: bool) {
         let Ok(user) = UserId::parse(&event.user) else { return };
         if !typing {
-            // It has waited where it was said, if it had to.
+            // The typist's gateway already delayed this if the rate required it, so it takes effect at once.
             return self.end_typing(room, &user, false);
         }
         let said = Said { typing, here: false, sent: event.sent.into() };
         self.typists(room, &user, |typists, now_ms| typists.say(&user, &event.user_name, said, now_ms));
     }
 
-    /// A local user types or has stopped.
+    /// A local user starts, renews or stops typing.
     pub fn typing(&self, room: &Room, user: &UserId, user_name: &str, typing: bool) {
         let now_ms = steady_ms();
         let sent = if typing { self.directory.sent(user, &room.conversation, now_ms) } else { Vec::new() };
@@ -93,12 +93,13 @@ impl Shared {
         self.typists(room, user, |typists, now_ms| typists.say(user, user_name, said, now_ms));
     }
 
-    /// A typist leaves the conversation or disconnects, `here` or at another gateway.
+    /// A typist leaves the conversation or disconnects, from this gateway (`here`) or from another.
     pub fn end_typing(&self, room: &Room, user: &UserId, here: bool) {
         self.typists(room, user, |typists, now_ms| typists.end(user.as_str(), here, now_ms));
     }
 
-    /// Changes who types in a room, and tells what is to be told of it.
+    /// Changes a typist's state in a room, and sends the resulting event to members and, if it began here, to other
+    /// gateways.
     fn typists(&self, room: &Room, user: &UserId, change: impl FnOnce(&mut Typists, u64) -> Option<Told>) {
         let (told, rings_ms) = {
             let mut state = room.lock();
@@ -129,8 +130,8 @@ fn typing_event(room: &Room, user: &str, told: Told) -> wire::Ephemeral {
     }
 }
 
-/// Queues an event for a room's members: typing never for the typist, everything else not for the
-/// connection that sent it.
+/// Queues an event for a room's members. Typing is not sent to any connection of the typist, other events not to the
+/// connection that sent them.
 fn show(room: &Room, event: &wire::Ephemeral, sender: Option<u64>) {
     let typing = matches!(event.kind, Some(Kind::Typing(_)));
     let hears = |member: &Connection| {
@@ -164,8 +165,8 @@ impl TypingEnds {
     }
 }
 
-/// Tells what is due of those who type: states that waited, and ends that nobody put off, on every gateway that shows
-/// them, so that a typist's gateway may die.
+/// Handles typists' timers: sends states that were delayed, and ends typing that was not renewed. Every gateway does
+/// this for the typists that it shows, so that typing ends even if the typist's gateway dies.
 pub async fn end_typing(shared: Arc<Shared>) {
     loop {
         match shared.typing_ends.pop(steady_ms()) {

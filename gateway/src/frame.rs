@@ -1,4 +1,4 @@
-//! Server-to-client WebSocket frames, built once and shared by all who hear them (RFC 6455 §5.2).
+//! Server-to-client WebSocket frames, built once and shared by all their receivers (RFC 6455 §5.2).
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -49,7 +49,7 @@ pub fn binary(body: &[u8]) -> Bytes {
     out.freeze()
 }
 
-/// What a frame of ours holds.
+/// The body of a frame that this gateway built.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Body<'a> {
     /// Text.
@@ -58,7 +58,7 @@ pub enum Body<'a> {
     Binary(&'a [u8]),
 }
 
-/// The length of the frame at the beginning, and of its head; `None` when it is not whole.
+/// The length of the first frame with and without its body; `None` if the frame is not complete.
 fn lengths(frames: &[u8]) -> Option<(usize, usize)> {
     let (head, body) = match frames {
         [_, 126, high, low, ..] => (4, usize::from(u16::from_be_bytes([*high, *low]))),
@@ -69,7 +69,8 @@ fn lengths(frames: &[u8]) -> Option<(usize, usize)> {
     (frames.len() >= head + body).then_some((head + body, head))
 }
 
-/// The body of a text or binary frame that was built here, for a client to whom no WebSocket carries it.
+/// The body of a text or binary frame that was built here, for a client that does not use a WebSocket, as while it
+/// polls.
 pub fn body(frame: &[u8]) -> Option<Body<'_>> {
     let (whole, head) = lengths(frame)?;
     let body = &frame[head..whole];
@@ -80,12 +81,12 @@ pub fn body(frame: &[u8]) -> Option<Body<'_>> {
     }
 }
 
-/// Frames that were built here, each for itself.
+/// Splits buffers of frames that were built here into single frames.
 pub fn split(frames: &[Bytes]) -> Vec<Bytes> {
     frames.iter().flat_map(single).collect()
 }
 
-/// Each of the frames that were built here behind one another.
+/// The single frames of a buffer that was built here.
 pub fn single(frames: &Bytes) -> impl Iterator<Item = Bytes> {
     let mut rest = frames.clone();
     std::iter::from_fn(move || lengths(&rest).map(|(length, _)| rest.split_to(length)))
@@ -98,7 +99,7 @@ pub fn text(text: &str) -> Bytes {
     out.freeze()
 }
 
-/// Several text frames behind one another; nothing for none.
+/// Several text frames one after another; empty for none.
 pub fn texts(texts: &[String]) -> Bytes {
     let mut out = BytesMut::new();
     for text in texts {

@@ -1,8 +1,8 @@
-//! Asks for outcomes that are late.
+//! Requests late outcomes from partitions' owners.
 //!
-//! Outcomes come in batches, and batches that were lost are sent again by the owner that made them. Where that owner has
-//! gone meanwhile, or keeps them no longer, its successor knows what was accepted, and is asked here. Without this a
-//! sender would wait for its timeout, although its message is stored.
+//! Outcomes arrive in batches, and the owner that made a lost batch sends it again. If that owner is gone, or no longer
+//! keeps the batch, its successor knows what was accepted and is asked here. Otherwise a sender would wait for its
+//! timeout although its message is stored.
 
 use crate::pending::{Key, Late};
 use crate::shared::Shared;
@@ -15,16 +15,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Between two rounds of questions. An owner that has to load the conversation, its sender's client ids and the event
-/// tells in the fourth.
+/// Time between two rounds. An owner that must first load the conversation, the sender's client ids and the event
+/// answers in the fourth round.
 const ROUND: Duration = Duration::from_millis(250);
-/// Time for an answer: what the owner must read first it tells in a later round.
+/// Time for an answer. What the owner must read first is in the answer of a later round.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
-/// Commands asked about in one round and partition, the oldest first: what a gateway has under way where everything is
-/// late is told by the owner itself when it catches up.
+/// Commands per partition and round, the oldest first. When all of a partition's outcomes are late, the owner is behind
+/// and sends them itself when it catches up, so more requests would not help.
 const ASKED_MAX: usize = 256;
 
-/// Asks until the gateway ends.
+/// Requests late outcomes until the gateway ends.
 pub async fn run(shared: Arc<Shared>) {
     loop {
         tokio::time::sleep(ROUND).await;
@@ -47,7 +47,8 @@ fn asked(Late { request, key: Key { conversation, actor, client_id }, tag }: Lat
     wire::AskOutcome { request, conversation, actor, client_id, tag }
 }
 
-/// Takes what the owner knows. Of a message that it does not know nothing follows: it may not have been worked yet.
+/// Applies the outcomes that the owner knows. For a command that is missing in the answer nothing is decided: the owner
+/// may not have applied it yet.
 async fn ask(shared: &Shared, partition: u32, commands: Vec<wire::AskOutcome>) {
     let request = wire::PartitionRequest {
         gateway: shared.id.to_string(),
@@ -58,7 +59,7 @@ async fn ask(shared: &Shared, partition: u32, commands: Vec<wire::AskOutcome>) {
     let reply = match shared.bus.request(&subject::partition(partition), payload, ANSWER_TIMEOUT).await {
         Ok(reply) => wire::PartitionReply::decode(reply),
         Err(error) => {
-            return tracing::debug!(partition, %error, "the owner does not tell late outcomes");
+            return tracing::debug!(partition, %error, "the owner did not answer a request for late outcomes");
         }
     };
     if let Ok(wire::PartitionReply { body: Some(partition_reply::Body::Outcomes(known)), .. }) = reply {
