@@ -1,4 +1,4 @@
-//! Decides who may use a conversation, by the conversation's namespace (`docs/configuration.md`).
+//! Decides who may use a conversation, by the conversation's namespace (`docs/configuration.md#who-may-do-what`).
 
 use crate::auth::Identity;
 use carillon_proto::id::ConversationId;

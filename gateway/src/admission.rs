@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_believed_only_behind_trusted_proxies_from_the_right() {
+    fn the_rightmost_untrusted_forwarded_address_counts_behind_trusted_proxies() {
         let address = |text: &str| text.parse::<IpAddr>().expect("an address");
         let forwarded = headers(&[("x-forwarded-for", "6.6.6.6, 7.7.7.7, 10.0.0.2")]);
         let admission = admission(&[], false);
@@ -221,7 +221,7 @@ mod tests {
 
     /// Without this bound, all clients of a dead gateway begin at once on another.
     #[test]
-    fn while_many_begin_others_are_turned_away() {
+    fn connections_are_refused_while_too_many_sessions_begin() {
         let admission = admission(&[], false);
         let (none, near) = (HeaderMap::new(), "127.0.0.1".parse().expect("an address"));
         let mut beginning: Vec<_> = (0..BEGINNING_MAX).map(|_| admission.begin()).collect();

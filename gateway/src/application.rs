@@ -1,4 +1,4 @@
-//! What is served over a connection, whatever carries it.
+//! The interface between a connection and what is served over it, independent of the transport.
 
 use crate::connection::Connection;
 use crate::dialect::Asked;
@@ -14,37 +14,36 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// A token's end is announced this long before (protocol §2), milliseconds.
+/// How long before its end a token's end is announced, in milliseconds.
 const EXPIRY_NOTICE_MS: u64 = 60_000;
 
-/// Serves one client with messages as they come.
+/// Serves one client's messages.
 pub trait Application: Served {
-    /// A message came; `Err` says how the connection ends.
+    /// Handles a text message.
     ///
     /// # Errors
     /// Why the connection must end.
     fn text(&mut self, text: &str) -> Result<(), Close>;
-    /// A binary message came.
+    /// Handles a binary message.
     ///
     /// # Errors
     /// Why the connection must end.
     fn binary(&mut self, bytes: Bytes) -> Result<(), Close>;
 }
 
-/// What serves one client between its messages, whatever those are. Nothing here waits: what takes time is gone on
-/// with in [`Served::poll_work`].
+/// Serves one client between its messages. No method waits: long work continues in [`Served::poll_work`].
 pub trait Served: Send + 'static {
-    /// Whether another message is wanted now.
+    /// Whether the next message may be read now.
     fn reads(&self) -> bool {
         true
     }
-    /// Queues what has waited for room.
+    /// Queues frames that have waited for room.
     fn advance(&mut self) {}
-    /// Goes on with what is under way; ready when something was done.
+    /// Continues work that is under way. Ready when a step is finished.
     fn poll_work(&mut self, _context: &mut Context<'_>) -> Poll<()> {
         Poll::Pending
     }
-    /// Does what others want of the connection. Called after whatever woke the connection.
+    /// Handles requests of other tasks. Called whenever the connection was woken.
     ///
     /// # Errors
     /// Why the connection must end.
@@ -55,40 +54,40 @@ pub trait Served: Send + 'static {
     fn deadline(&self) -> Option<Instant> {
         None
     }
-    /// Does what time asks for.
+    /// Does what is due at [`Served::deadline`].
     ///
     /// # Errors
     /// Why the connection must end.
     fn due(&mut self) -> Result<(), Close> {
         Ok(())
     }
-    /// What is served, written down so that another gateway can go on; `None` while it cannot be.
+    /// The session's state, encoded so that another gateway can take it over; `None` while that is impossible.
     fn pack(&self) -> Option<Bytes> {
         None
     }
-    /// The connection has ended.
+    /// Ends the session when the connection has ended.
     fn end(self) -> impl Future<Output = ()> + Send;
 }
 
-/// A session, and what is under way for it.
+/// A session, and its work that is under way.
 pub struct Running {
     /// The session.
     pub session: Session,
-    /// The command that waits for an answer; the next one is read when it is done.
+    /// The command that waits for an answer. The next one is read when it is done.
     work: Option<Work>,
-    /// What is being read for a member that is behind.
+    /// The page that is being read for a member that is behind.
     page: Option<Work>,
-    /// What is still to be joined again. Bounded by what a connection may join.
+    /// Subscriptions that must still be joined again. The number of conversations per connection bounds it.
     restoring: VecDeque<(Command, Asked)>,
-    /// The token's end that was announced.
+    /// The token's end that was announced to the client.
     expiry_told: Option<u64>,
-    /// The token's end as `deadline` knows it, by the steady clock.
+    /// The token's end on the steady clock, as it was when `deadline` was set.
     ends_ms: Option<u64>,
     deadline: Option<Instant>,
 }
 
 impl Running {
-    /// A session for which nothing is under way.
+    /// A session without work under way.
     pub fn new(session: Session) -> Running {
         let mut running = Running {
             session,
@@ -103,7 +102,7 @@ impl Running {
         running
     }
 
-    /// When the token must be looked at: when its end is to be announced, and at its end.
+    /// Sets the time at which the token's end is announced, or at which it ends.
     fn set_deadline(&mut self) {
         let identity = &self.session.identity;
         self.ends_ms = identity.ends_ms();
@@ -114,18 +113,17 @@ impl Running {
         });
     }
 
-    /// Whose connection it is.
+    /// The session's connection.
     pub fn connection(&self) -> &Arc<Connection> {
         &self.session.connection
     }
 
-    /// Whether another command may be begun.
+    /// Whether another command may begin.
     pub fn reads(&self) -> bool {
         self.work.is_none() && self.restoring.is_empty() && !self.session.connection.is_busy()
     }
 
-    /// Begins what a command asks for. Short work, like a join of a conversation that is known, is often done at
-    /// once.
+    /// Begins work. Short work, like joining a conversation that is registered already, often finishes at once.
     pub fn begin(&mut self, work: Option<Work>) {
         if self.session.identity.ends_ms() != self.ends_ms {
             self.set_deadline();
@@ -139,7 +137,8 @@ impl Running {
         }
     }
 
-    /// Joins again what was joined on another gateway, from where it was read to. Nothing else is begun before.
+    /// Joins again what the session had joined on another gateway, from the cursors there. No other command begins
+    /// before.
     pub fn restore(&mut self, subscriptions: impl IntoIterator<Item = (Command, Asked)>) {
         self.restoring.extend(subscriptions);
         self.go_on_restoring();
@@ -154,13 +153,13 @@ impl Running {
         }
     }
 
-    /// Whether nothing is under way, so that the session can go on elsewhere.
+    /// Whether nothing is under way, so that the session can move to another gateway.
     pub fn is_settled(&self) -> bool {
         self.work.is_none() && self.restoring.is_empty() && !self.session.connection.has_unanswered()
     }
 
-    /// The connection has ended. What is under way is done first: dropped half-way, a join would leave the user in
-    /// the room for good. It ends within the bus's own timeouts.
+    /// Ends the session after the current work, because a join that is dropped half-way would leave the user in the
+    /// room. The bus's timeouts bound the wait.
     pub async fn end(mut self) {
         if let Some(work) = self.work.take() {
             let done = work.await;
@@ -203,15 +202,15 @@ impl Running {
         close.map_or(Ok(()), Err)
     }
 
-    /// When the token must be looked at.
+    /// When the token's end must be announced, or when it ends.
     pub fn deadline(&self) -> Option<Instant> {
         self.deadline
     }
 
-    /// Announces the token's end once, and ends the connection at it.
+    /// Announces the token's end once, and ends the connection at that time.
     ///
     /// # Errors
-    /// When the token's time is over.
+    /// When the token has ended.
     pub fn due(&mut self) -> Result<(), Close> {
         let identity = &self.session.identity;
         let (Some(expires_ms), Some(left_ms)) = (identity.expires_ms, identity.left_ms()) else {

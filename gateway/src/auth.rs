@@ -1,4 +1,4 @@
-//! Tokens to identities: HS256 with the current and the previous secret.
+//! Verifies tokens and makes identities of them. Tokens are signed by HS256 with the current or the previous secret.
 
 use crate::wall;
 use carillon_proto::code::{Close, ErrorCode, Failure};
@@ -12,33 +12,33 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode};
 use serde::Deserialize;
 use std::sync::Arc;
 
-/// Clocks may differ by this much (protocol §1), seconds.
+/// Tolerated difference between the clocks of the token's issuer and of this gateway, in seconds.
 const LEEWAY_SECONDS: u64 = 5;
-/// A longer token is no token: claims with a thousand conversations fit.
+/// Maximum length of a token. A thousand conversations in the claims fit.
 const TOKEN_BYTES_MAX: usize = 16 * 1024;
 
-/// Who somebody is, and what their token entitles them to.
+/// A user, and what the user's token allows.
 #[derive(Debug, Clone)]
 pub struct Identity {
     /// The user.
     pub user: UserId,
-    /// How they are shown.
+    /// The user's display name.
     pub name: Arc<str>,
-    /// What is known of them.
+    /// The user's profile.
     pub profile: Profile,
-    /// Conversations that the token names, `prefix*` included.
+    /// The conversations that the token names, some as `prefix*`.
     pub conversations: Arc<[String]>,
-    /// When the token's time is over, milliseconds since 1970; `None` without a token.
+    /// When the token ends, in milliseconds since 1970; `None` without a token.
     pub expires_ms: Option<u64>,
-    /// The same by the steady clock, as the two stood when the token was verified: a wall clock that is set later
-    /// neither ends nor prolongs a session.
+    /// The same time on the steady clock, computed when the token was verified. A wall clock that is set later neither
+    /// shortens nor prolongs a session.
     ends_ms: Option<u64>,
-    /// Of a token that was exchanged for another one: when that one's time is over.
+    /// For a token that was issued in exchange for another one: when that other token ends.
     pub session_expires_ms: Option<u64>,
 }
 
 impl Identity {
-    /// An identity without a token: development only.
+    /// An identity without a token, for development only.
     pub fn unverified(user: UserId, name: Option<&str>) -> Identity {
         let name = shown_name(name.filter(|name| !name.trim().is_empty()).unwrap_or(user.as_str()));
         let profile = Profile { user: user.to_string(), name: name.to_string(), ..Profile::default() };
@@ -55,7 +55,7 @@ impl Identity {
 }
 
 impl Identity {
-    /// The identity as it goes to another gateway, with its profile, which the directory keeps.
+    /// Encodes the identity for another gateway, with its profile, which the directory keeps.
     pub fn pack(&self, profile: Profile) -> MovedIdentity {
         MovedIdentity {
             user: self.user.to_string(),
@@ -67,7 +67,7 @@ impl Identity {
         }
     }
 
-    /// The identity that another gateway verified; `None` if it is none.
+    /// The identity that another gateway verified; `None` if the user id is not valid.
     pub fn moved(moved: MovedIdentity) -> Option<Identity> {
         Some(Identity {
             user: UserId::parse(&moved.user).ok()?,
@@ -82,38 +82,38 @@ impl Identity {
 }
 
 impl Identity {
-    /// Milliseconds for which the token lasts yet; `None` without a token.
+    /// Milliseconds until the token ends; `None` without a token.
     pub fn left_ms(&self) -> Option<u64> {
         self.ends_ms.map(|ends_ms| ends_ms.saturating_sub(steady_ms()))
     }
 
-    /// When the token's time is over, by the steady clock.
+    /// When the token ends, on the steady clock.
     pub fn ends_ms(&self) -> Option<u64> {
         self.ends_ms
     }
 }
 
-/// A time of the wall clock by the steady one, as the two stand now.
+/// Converts a time of the wall clock to the steady clock, as the two stand now.
 fn steadily(wall_ms: u64) -> u64 {
     steady_ms().saturating_add(wall_ms.saturating_sub(wall::token_ms()))
 }
 
-/// A name as it is shown: without control characters, and cut.
+/// A display name: without control characters, and cut to its maximum length.
 fn shown_name(name: &str) -> Arc<str> {
     name.chars().filter(|c| !c.is_control()).take(NAME_LENGTH_MAX).collect::<String>().into()
 }
 
-/// Why a token does not count.
+/// Why a token is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
     /// It is not valid.
     Invalid,
-    /// Its time is over.
+    /// It has ended.
     Expired,
 }
 
 impl Refusal {
-    /// How a WebSocket is closed for it.
+    /// The close reason of a WebSocket.
     pub fn close(self) -> Close {
         match self {
             Self::Invalid => Close::InvalidToken,
@@ -121,7 +121,7 @@ impl Refusal {
         }
     }
 
-    /// How a request is answered for it.
+    /// The error of a request.
     pub fn failure(self) -> Failure {
         match self {
             Self::Invalid => Failure::new(ErrorCode::Unauthorized, "the token is not valid"),
@@ -142,7 +142,7 @@ struct Claims {
     session_exp: Option<u64>,
 }
 
-/// Checks tokens.
+/// Verifies tokens.
 pub struct Verifier {
     keys: Vec<DecodingKey>,
     validation: Validation,
@@ -153,7 +153,7 @@ impl Verifier {
     pub fn new(auth: &Auth) -> Verifier {
         let secrets = auth.secret.iter().chain(&auth.previous_secret);
         let keys = secrets.map(|secret| DecodingKey::from_secret(secret.as_bytes())).collect();
-        // The algorithm is the key's, never the token's choice.
+        // The algorithm is fixed. Otherwise the token's header could choose a weaker one.
         let mut validation = Validation::new(Algorithm::HS256);
         validation.leeway = LEEWAY_SECONDS;
         validation.validate_nbf = true;

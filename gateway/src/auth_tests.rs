@@ -47,7 +47,7 @@ fn hostile_tokens_do_not_count() {
     let unsigned = |header: &str| {
         let part = |text: &str| {
             use std::fmt::Write;
-            // base64url without padding, by hand: no library is needed for a test's few bytes.
+            // base64url without padding, written here because a library for a few bytes is not worth it.
             const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
             let mut out = String::new();
             for chunk in text.as_bytes().chunks(3) {

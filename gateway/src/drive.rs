@@ -29,7 +29,8 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, WebSoc
 
 /// A socket that takes no bytes for this long is closed, so that a stuck client does not hold its queue for ever.
 const WRITE_STALL_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long, and for how many bytes, a closed connection is still read, so that the client can read the close frame.
+/// Limits, in time and bytes, for ending a connection: for writing queued frames, and for reading on so that the client
+/// can read the close frame.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How many pings a client may send, as a rate per minute (10 a second). Each ping costs a pong.

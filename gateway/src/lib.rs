@@ -1,7 +1,7 @@
-//! The gateway: holds clients' connections, publishes their commands to the log, and delivers what
-//! workers send back.
+//! The gateway. It holds clients' connections, publishes their commands to the log, and delivers the events that
+//! workers send.
 //!
-//! A gateway keeps nothing durable and never speaks to a database: kill any, and nothing is lost.
+//! A gateway keeps nothing durable and has no access to a database, so a gateway that is killed loses nothing.
 
 pub mod access;
 pub mod admission;
@@ -66,16 +66,16 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// How often late outcomes are looked for.
+/// How often commands without an outcome are checked for their timeout.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
-/// How often forgotten users are looked for.
+/// How often users without a session are checked for removal.
 const DIRECTORY_SWEEP_INTERVAL: Duration = Duration::from_secs(60);
-/// Time that one connection adds to a drain, so that a few leave at once and many are spread.
+/// Drain time per connection. It spreads the reconnects of many clients, while a few clients leave at once.
 const DRAIN_PER_CONNECTION: Duration = Duration::from_millis(2);
-/// For the last announcements to leave.
+/// Time for the last announcements to leave.
 const LAST_WORDS: Duration = Duration::from_millis(100);
 
-/// A gateway whose port is open.
+/// A gateway whose port is open and which does not serve yet.
 pub struct Gateway {
     listener: std::net::TcpListener,
     settings: Settings,
@@ -85,7 +85,7 @@ impl Gateway {
     /// Opens the port of `settings.listen`.
     ///
     /// # Errors
-    /// When the port is taken or not allowed, in one clear line.
+    /// When the port is taken or not allowed, with a message of one line.
     pub fn bind(settings: &Settings) -> anyhow::Result<Gateway> {
         let address = settings.listen;
         let listener = listen::bind(address).map_err(|error| match error.kind() {
@@ -100,15 +100,15 @@ impl Gateway {
     /// Where it listens.
     ///
     /// # Errors
-    /// When the operating system cannot tell.
+    /// When the operating system does not return the address.
     pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
         self.listener.local_addr()
     }
 
-    /// Serves until `shutdown`, then sends the clients away within `drain_timeout`.
+    /// Serves until `shutdown`, then closes all connections within `drain_timeout`.
     ///
     /// # Errors
-    /// When it cannot begin: the bus is away.
+    /// When the bus cannot be reached at the start.
     pub async fn run(self, bus: Arc<dyn Bus>, shutdown: CancellationToken) -> anyhow::Result<()> {
         let listener =
             tokio::net::TcpListener::from_std(self.listener).context("the listener cannot be used")?;
@@ -130,18 +130,17 @@ impl Gateway {
     }
 }
 
-/// A gateway behind its port: what serves sessions, wherever they come from. Dropping it ends it at once, as a
-/// crash would.
+/// A gateway without its port: the tasks that serve sessions. Dropping it stops them at once, like a crash.
 pub struct Heart {
     shared: Arc<Shared>,
     tasks: JoinSet<()>,
 }
 
 impl Heart {
-    /// Puts a gateway's parts together and starts what is behind them. Sessions begin with [`socket::start`].
+    /// Builds a gateway's parts and starts their tasks. Sessions begin with [`socket::start`].
     ///
     /// # Errors
-    /// When the bus is away.
+    /// When the bus cannot be reached.
     pub async fn begin(settings: Settings, bus: Arc<dyn Bus>) -> anyhow::Result<Heart> {
         warn_of_unserved(&settings);
         let mut tasks = JoinSet::new();
@@ -161,12 +160,13 @@ impl Heart {
         Ok(Heart { shared, tasks })
     }
 
-    /// What its sessions share.
+    /// The state that all sessions share.
     pub fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }
 
-    /// Waits until one of its tasks panics: without it, conversations would go deaf and nobody would know.
+    /// Waits until one of the gateway's tasks panics. The gateway must then stop, because without the task some
+    /// conversations would silently receive nothing.
     pub async fn failed(&mut self) -> anyhow::Error {
         loop {
             match self.tasks.join_next().await {
@@ -179,19 +179,20 @@ impl Heart {
         }
     }
 
-    /// Tells every client to come back elsewhere, and closes them within `drain_timeout`.
+    /// Sends all clients away and closes their connections within `drain_timeout`.
     pub async fn drain(&self) {
         drain(&self.shared).await;
     }
 
-    /// Lets the last announcements leave, then ends.
+    /// Waits until the last announcements have left, then stops all tasks.
     pub async fn end(mut self) {
         tokio::time::sleep(LAST_WORDS).await;
         self.tasks.shutdown().await;
     }
 }
 
-/// Settings that this version accepts, as one environment serves every version, and does not act on.
+/// Warns of settings that this version accepts and does not apply. They are accepted because one environment may
+/// configure several versions.
 fn warn_of_unserved(settings: &Settings) {
     let rules = settings.access_namespaces.values().chain([&settings.access_default]);
     if rules.into_iter().any(|access| matches!(access, Access::Webhook(_))) {
@@ -204,7 +205,7 @@ fn warn_of_unserved(settings: &Settings) {
     }
 }
 
-/// Puts a gateway's parts together and starts the tasks behind them.
+/// Builds a gateway's parts and starts the tasks of its partitions and presence shards.
 fn assemble(settings: Settings, bus: Arc<dyn Bus>, tasks: &mut JoinSet<()>) -> anyhow::Result<Arc<Shared>> {
     let partitions = settings.partitions;
     let id = uuid::Uuid::new_v4().simple().to_string();
@@ -263,8 +264,8 @@ async fn sweep(shared: Arc<Shared>) {
     }
 }
 
-/// Tells every client to come back later, elsewhere, each after a random delay, and closes them spread over
-/// the time that this takes.
+/// Sends every client a `reconnect` with a random delay, and closes the connections spread over at most half of
+/// `drain_timeout`.
 async fn drain(shared: &Shared) {
     shared.draining.cancel();
     let connections = shared.directory.connections();
@@ -286,7 +287,7 @@ async fn drain(shared: &Shared) {
     }
 }
 
-/// A random number below `bound`; its quality matters to nobody but a load balancer.
+/// A random number below `bound`. It only spreads load and is not for secrets.
 pub(crate) fn random_below(bound: u64) -> u64 {
     let (random, _) = uuid::Uuid::new_v4().as_u64_pair();
     random % bound.max(1)

@@ -1,5 +1,4 @@
-//! Accepts TCP connections and serves HTTP/1.1 on them: `axum::serve` would give slow headers all the time
-//! in the world.
+//! Accepts TCP connections and serves HTTP/1.1 on them. `axum::serve` has no time limit for a request's headers.
 
 use axum::Router;
 use axum::body::Body;
@@ -16,18 +15,18 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-/// For a request's headers (hazards: slowloris).
+/// Time limit for a request's headers, so that slow requests cannot hold connections (slowloris).
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
-/// Connections that wait to be accepted: a reconnect storm fills the usual 128 within milliseconds.
+/// Length of the accept queue. A storm of reconnects fills the usual 128 within milliseconds.
 const BACKLOG: i32 = 4_096;
-/// Connections that speak HTTP at one time beside those of clients that poll; upgraded ones have left this count.
+/// How many HTTP connections are allowed in addition to two per client. WebSockets are not counted after their upgrade.
 const HTTP_CONNECTIONS_SPARE: usize = 4_096;
-/// The same where settings allow any number of clients.
+/// The total when the settings do not limit the number of clients.
 const HTTP_CONNECTIONS_MAX: usize = 65_536;
-/// After a failure to accept, which is mostly a lack of file descriptors.
+/// Delay after a failed accept. The usual cause is a lack of file descriptors.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// The address at the other end of a request's connection.
+/// The address of the other end of a request's TCP connection.
 #[derive(Debug, Clone, Copy)]
 pub struct Peer(pub IpAddr);
 
@@ -44,8 +43,8 @@ pub fn bind(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
-/// How many connections may speak HTTP at one time, of `clients` that may be connected, 0: any number. One that polls
-/// has a connection that waits, and a second one while it posts.
+/// The maximum number of HTTP connections. `clients` is the maximum number of clients, 0 for no limit. A polling client
+/// has one connection that waits, and another one while it posts.
 pub fn http_connections(clients: u32) -> usize {
     match clients {
         0 => HTTP_CONNECTIONS_MAX,
@@ -53,7 +52,7 @@ pub fn http_connections(clients: u32) -> usize {
     }
 }
 
-/// Accepts and serves until `stop`, at most so many connections that speak HTTP; more wait in the backlog.
+/// Accepts and serves connections until `stop`. Above `http_connections`, new ones wait in the accept queue.
 pub async fn serve(listener: TcpListener, router: Router, http_connections: usize, stop: CancellationToken) {
     let places = Arc::new(Semaphore::new(http_connections));
     loop {

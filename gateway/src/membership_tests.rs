@@ -1,5 +1,5 @@
-//! Members who come, go and are removed while others do: on a real gateway's parts, with the partition's owner and the
-//! presence-workers modelled at the other end of the embedded bus.
+//! Joins, leaves and removals that happen at the same time. The gateway's parts are real. The partition's owner and the
+//! presence-workers are models at the other end of the embedded bus.
 
 use crate::connection::{Connection, Speaks};
 use crate::dialect::{Asked, Namespace};
@@ -29,7 +29,7 @@ use tokio::task::JoinSet;
 
 const EPOCH: u64 = 7;
 
-/// A partition's owner: what is registered, events by conversation, and who does not participate.
+/// A partition's owner: the registered conversations, their events, and the users that may not join.
 #[derive(Default)]
 struct Owner {
     registered: Mutex<BTreeSet<String>>,
@@ -80,12 +80,12 @@ impl Owner {
     }
 }
 
-/// All presence-workers: who is in which room.
+/// All presence-workers: the users in each room, and the watched users.
 #[derive(Default)]
 struct Presence {
     rooms: Mutex<BTreeSet<(String, String)>>,
     watched: Mutex<BTreeSet<String>>,
-    /// Joins are answered when this is over.
+    /// While set, joins are not answered.
     waits: AtomicBool,
     asked: AtomicU64,
 }
@@ -229,7 +229,7 @@ impl World {
         join::leave(&self.shared, connection, room, (*dialect, *slot), false);
     }
 
-    /// The owner commits an event, and fans it out if this gateway is registered.
+    /// Commits an event at the owner, and sends it to this gateway if the conversation is registered.
     async fn event(&self, kind: Kind) {
         let event = {
             let mut events = self.owner.events.lock();
@@ -259,7 +259,7 @@ impl World {
     }
 }
 
-/// Waits until it is so, for two seconds at most.
+/// Waits until the condition holds, for two seconds at most.
 async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     for _ in 0..400 {
         if is_so() {
@@ -270,9 +270,10 @@ async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     panic!("{what}");
 }
 
-/// Before, about one in a hundred rounds ended with a room that heard nothing. No beat heals it here.
+/// Before the fix, about one in a hundred rounds ended with a room that received nothing. The model sends no beats,
+/// which would repair that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn whoever_is_there_after_a_storm_of_joins_and_leaves_hears() {
+async fn members_after_a_storm_of_joins_and_leaves_receive_events() {
     let world = Arc::new(world().await);
     let mut stays = Vec::new();
     for round in 0..150 {
@@ -326,14 +327,15 @@ async fn whoever_is_there_after_a_storm_of_joins_and_leaves_hears() {
     assert_eq!(world.shared.hub.count(), 0);
 }
 
-/// Before, presence was told last that the user had left, and nobody on another gateway saw them in the room any more.
+/// Before the fix, the presence-worker was last sent that the user had left. Then users at other gateways no longer saw
+/// the user in the room.
 #[tokio::test]
-async fn who_leaves_behind_their_own_return_has_not_left() {
+async fn a_late_leave_does_not_remove_a_user_that_is_back() {
     let world = world().await;
     let (phone, laptop) = (world.connection("ann"), world.connection("ann"));
     let entered = world.join(&phone, Authority::Granted).await.expect("joined");
     {
-        // The first half of a leave, as `join::leave` takes it.
+        // The first half of a leave, as in `join::leave`.
         let mut state = entered.room.lock();
         state.topic.leave(entered.slot);
         state.users.clear();
@@ -350,10 +352,10 @@ async fn who_leaves_behind_their_own_return_has_not_left() {
     eventually("she has left", || world.presence.rooms.lock().is_empty()).await;
 }
 
-/// Before, a user who became visible in a room that had just been closed stayed watched for good, and a watch that began
-/// in the next room of the same conversation was ended by the closing of the one before.
+/// Before the fix, a user that became visible in a room that had just been closed stayed watched for ever. And closing
+/// a room ended a watch that had begun in the conversation's next room.
 #[tokio::test]
-async fn a_room_that_is_closed_shows_nobody() {
+async fn a_closed_room_shows_no_users() {
     let world = world().await;
     let (ann, bob) = (world.connection("ann"), world.connection("bob"));
     let entered = world.join(&ann, Authority::Granted).await.expect("joined");
@@ -382,13 +384,13 @@ fn asked(dialect: Option<Vocabulary>) -> Asked {
     }
 }
 
-/// Before, she was told that she had joined, and heard what was said after her removal.
+/// Before the fix, the user got `conversation_joined` and received messages sent after the removal.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn who_is_removed_while_joining_is_refused() {
+async fn a_user_removed_while_joining_is_refused() {
     let world = world().await;
     let (ann, eve) = (world.connection("ann"), world.connection("eve"));
     world.join(&ann, Authority::Granted).await.expect("joined");
-    // Presence takes its time, as it does over a network.
+    // The presence-worker's answer is delayed, as over a network.
     world.presence.waits.store(true, Ordering::Relaxed);
     let joining = tokio::spawn(world.request(&eve, Authority::Participant, None).run());
     eventually("she asks presence", || world.presence.asked.load(Ordering::Relaxed) > 0).await;
@@ -409,9 +411,10 @@ async fn who_is_removed_while_joining_is_refused() {
     .await;
 }
 
-/// Before, the removed heard the removal at best, in two vocabularies, and nobody was told that it was the end.
+/// Before the fix, a removed user received at most the removal, in only two vocabularies, and no notice that the
+/// subscription had ended.
 #[tokio::test]
-async fn who_is_removed_is_told_that_the_subscription_ended() {
+async fn a_removed_user_gets_a_notice_that_the_subscription_ended() {
     for (dialect, ended) in [
         (None, r#""type":"conversation_left","conversation_id":"room""#),
         (Some(Vocabulary::Ring), r#"["conversation_left",{"conversationId":"room"}]"#),

@@ -1,4 +1,4 @@
-//! What a gateway counts.
+//! The metrics that a gateway exports.
 
 use prometheus::{IntCounter, IntGauge, register_int_counter, register_int_gauge};
 use std::sync::LazyLock;

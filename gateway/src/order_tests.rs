@@ -1,5 +1,5 @@
-//! Joins, leaves, registrations and deliveries in every order that threads may run them in, by shuttle: the hub, the
-//! link's handle and gathering, and registrations are the gateway's own; the partition's owner and its store are modelled.
+//! Joins, leaves, registrations and deliveries in many orders of threads, chosen by shuttle. The hub, the link's handle
+//! and gathering, and registrations are the gateway's own code. The partition's owner and its store are models.
 
 use crate::connection::{Connection, Member, Speaks};
 use crate::dialect::Dialect;
@@ -16,14 +16,14 @@ use shuttle::thread;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// Orders that are tried of each case.
+/// Random orders that are tried for each test.
 const ORDERS: usize = 3_000;
 
 fn id() -> ConversationId {
     ConversationId::parse("room").expect("valid")
 }
 
-/// The owner of the only partition, the store, and the way from it to the gateway.
+/// A model of the owner of the only partition, of the store, and of the messages to the gateway.
 #[derive(Default)]
 struct Owner {
     state: Mutex<OwnerState>,
@@ -34,7 +34,7 @@ struct OwnerState {
     registered: BTreeSet<String>,
     participants: BTreeSet<String>,
     events: Vec<wire::Event>,
-    /// Sent, and not delivered yet.
+    /// Events that were sent and are not delivered yet.
     sent: Vec<wire::Event>,
 }
 
@@ -90,7 +90,7 @@ struct World {
 }
 
 impl World {
-    /// With the link's task at work until [`World::settle`].
+    /// A gateway whose link task runs until [`World::settle`].
     fn begin(participants: &[&str]) -> (Arc<World>, thread::JoinHandle<()>) {
         let (handle, task) = link();
         let owner = Owner::default();
@@ -106,7 +106,7 @@ impl World {
         while let Some(gathered) = block_on(task.gather(self.hub.changed(0))) {
             let Ok(Some(registration)) = Registration::of(&self.hub, 0, gathered.joins) else { continue };
             let registered = self.owner.registers(&registration.request());
-            // The answer is on its way, and events are.
+            // Other threads may run while the answer is under way, as over a bus.
             thread::yield_now();
             let done = registration.answered(&self.hub, Some(registered));
             done.fetches.into_iter().for_each(|fetch| self.fetch(Some(fetch)));
@@ -165,8 +165,8 @@ impl World {
         self.hub.close_if_idle(&person.room);
     }
 
-    /// Everybody has done what they wanted: what was said last is heard by all who are there, and what is registered is
-    /// what is in the hub.
+    /// Ends the link task and checks the result: all members receive the last message, and exactly the rooms in the hub
+    /// are registered.
     fn settle(&self, linking: thread::JoinHandle<()>, here: &[Person]) {
         *self.link.lock() = None;
         linking.join().expect("no panic");
@@ -217,10 +217,10 @@ fn every_order(case: impl Fn() + Send + Sync + 'static) {
     stepped(|| shuttle::check_random(case, ORDERS));
 }
 
-/// Before, the room stayed deaf: the leave was worked after the join, wherever the one who left was held up between
-/// closing the room and saying so.
+/// Before the fix, the room received nothing: the owner applied the leave after the join, if the thread that left was
+/// delayed between closing the room and reporting that.
 #[test]
-fn who_joins_while_the_last_one_leaves_hears_the_conversation() {
+fn a_member_that_joins_while_the_last_one_leaves_receives_events() {
     every_order(|| {
         let (world, linking) = World::begin(&[]);
         let ann = world.join(1, "ann").expect("joined");
@@ -235,10 +235,10 @@ fn who_joins_while_the_last_one_leaves_hears_the_conversation() {
     });
 }
 
-/// The order of before: these tests see it.
+/// Reports a leave without a look at the hub, as before the fix. The test must detect the loss of events.
 #[test]
 #[should_panic(expected = "bob joined at")]
-fn a_leave_that_is_told_without_a_look_is_found() {
+fn a_leave_reported_without_a_look_at_the_hub_loses_events() {
     every_order(|| {
         let (world, linking) = World::begin(&[]);
         let ann = world.join(1, "ann").expect("joined");
@@ -256,10 +256,10 @@ fn a_leave_that_is_told_without_a_look_is_found() {
     });
 }
 
-/// Before, a member who joined a room that came after another one was given the head of that one's registration, and
-/// did not hear what had been said in between until somebody spoke again.
+/// Before the fix, a room got the head of the registration of an earlier room of the same conversation. Its member then
+/// missed the events in between until the next message.
 #[test]
-fn rooms_that_come_and_go_leave_nothing_behind() {
+fn a_room_does_not_get_the_head_of_an_earlier_room() {
     every_order(|| {
         let (world, linking) = World::begin(&[]);
         let people: Vec<_> = (1..=2)
@@ -281,7 +281,7 @@ fn rooms_that_come_and_go_leave_nothing_behind() {
 }
 
 #[test]
-fn a_conversation_that_nobody_hears_is_registered_nowhere() {
+fn a_conversation_without_members_is_not_registered() {
     every_order(|| {
         let (world, linking) = World::begin(&[]);
         let people: Vec<_> = (1..=3)
@@ -295,10 +295,10 @@ fn a_conversation_that_nobody_hears_is_registered_nowhere() {
     });
 }
 
-/// Before, a removal that came between the owner's word and the member's place was seen by nobody, and the removed user
-/// heard everything while the connection lived.
+/// Before the fix, no check saw a removal that came between the owner's answer and the member's join. The removed user
+/// received everything as long as the connection lived.
 #[test]
-fn who_is_removed_while_joining_hears_nothing_above_the_removal() {
+fn a_user_removed_while_joining_receives_nothing_above_the_removal() {
     every_order(|| {
         let (world, linking) = World::begin(&["eve"]);
         let ann = world.join(1, "ann").expect("joined");
@@ -324,9 +324,9 @@ fn who_is_removed_while_joining_hears_nothing_above_the_removal() {
     });
 }
 
-/// Before, the removal of a user who had been added again since threw them out, when it came late or once more.
+/// Before the fix, a removal that was delivered late or twice removed a user who had been added again since.
 #[test]
-fn who_is_added_again_stays() {
+fn a_user_added_again_stays() {
     every_order(|| {
         let (world, linking) = World::begin(&["eve"]);
         let ann = world.join(1, "ann").expect("joined");

@@ -1,6 +1,7 @@
-//! What is on its way to one client: queued frames, and the socket that carries them, if there is one now.
+//! The frames that are under way to one client, and the socket that carries them.
 //!
-//! Whoever queues may write. Without a socket, as while a client polls, frames wait for whoever asks for them.
+//! Any task may queue a frame and write to the socket. Without a socket, as while a client polls, frames wait until a
+//! poll takes them.
 
 use crate::core::outbox::{Outbox, Urgency};
 use crate::core::tracker::Tracker;
@@ -21,25 +22,25 @@ struct State {
     outbox: Outbox,
     writer: Writer,
     socket: Option<Arc<TcpStream>>,
-    /// The WebSocket library writes now: nobody else may.
+    /// The WebSocket library writes now, so no other task may.
     held: bool,
-    /// Of a client that can be recovered: how far it has heard. Under the same lock as the queue, so that offsets
-    /// come in the order of the events.
+    /// For a client that can be recovered: how far it has received its conversations. It has the same lock as the
+    /// queue, so that offsets follow the order of the events.
     tracker: Option<Box<Tracker>>,
 }
 
-/// How far the queued frames got.
+/// How far [`Outgoing::flush`] got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flushed {
-    /// All were written.
+    /// All queued frames were written.
     Done,
-    /// The socket takes no more for now, or there is none.
+    /// The socket takes no more for now, or there is no socket.
     Blocked,
     /// The connection is broken.
     Broken,
 }
 
-/// How many of these frames go into one answer to a poll.
+/// How many of these frames fit into one answer to a poll.
 pub fn answer_length(frames: &[Bytes]) -> usize {
     let mut bytes = 0;
     let fits = |frame: &&Bytes| {
@@ -47,32 +48,33 @@ pub fn answer_length(frames: &[Bytes]) -> usize {
         bytes <= ENGINEIO_ANSWER_BYTES_MAX
     };
     let fitting = frames.iter().take(ENGINEIO_ANSWER_PACKETS_MAX).take_while(fits).count();
-    // One that is too large alone goes alone.
+    // A frame that exceeds the limit by itself is sent alone.
     fitting.max(frames.len().min(1))
 }
 
-/// Frames for one client, and when it was heard.
+/// The queue of frames for one client, and when the client last gave a sign of life.
 #[derive(Default)]
 pub struct Outgoing {
     state: Mutex<State>,
     wake: Notify,
-    /// By the steady clock, one more than that; 0 while nobody listens to the client.
+    /// Time of the last sign of life on the steady clock, in milliseconds, plus one; 0 while the connection is not
+    /// read.
     heard: AtomicU64,
 }
 
 impl Outgoing {
-    /// Frames that are written to this socket.
+    /// A queue whose frames are written to this socket.
     pub fn to(socket: Arc<TcpStream>) -> Outgoing {
         let state = State { socket: Some(socket), ..State::default() };
         Outgoing { state: Mutex::new(state), ..Outgoing::default() }
     }
 
-    /// The client gave a sign of life, or somebody begins to listen for one.
+    /// Notes a sign of life of the client, or that reading begins.
     pub fn heard(&self) {
         self.heard.store(steady_ms() + 1, Ordering::Relaxed);
     }
 
-    /// Whether somebody listens to the client from now on.
+    /// Notes whether the connection is read from now on.
     pub fn listens(&self, listens: bool) {
         let listened = self.heard.load(Ordering::Relaxed) > 0;
         match (listened, listens) {
@@ -82,12 +84,13 @@ impl Outgoing {
         }
     }
 
-    /// When the client was heard last, or somebody began to listen to it; `None` while nobody does.
+    /// When the client last gave a sign of life, or reading began, in milliseconds of the steady clock; `None` while
+    /// the connection is not read.
     pub fn heard_ms(&self) -> Option<u64> {
         self.heard.load(Ordering::Relaxed).checked_sub(1)
     }
 
-    /// Queues a frame; `None` when it was not taken, `Some(true)` when it is the first that waits.
+    /// Queues a frame. `None` if it was not taken; `Some(true)` if no other frame was waiting.
     fn queue(&self, frame: &Bytes, urgency: Urgency) -> Option<bool> {
         let State { outbox, tracker, .. } = &mut *self.state.lock();
         match tracker {
@@ -96,8 +99,8 @@ impl Outgoing {
         }
     }
 
-    /// Queues the frames of a durable event for the subscription at `place`, which matters only for a client that
-    /// can be recovered; `false` when they were not taken.
+    /// Queues the frames of a durable event. `place` is the subscription's place in the tracker and matters only for a
+    /// client that can be recovered. Returns `false` if the frames were not taken.
     pub fn queue_event(&self, frames: &Bytes, urgency: Urgency, place: u32, seq: u64) -> bool {
         let State { outbox, tracker, .. } = &mut *self.state.lock();
         let Some(tracker) = tracker else { return outbox.offer(frames, urgency).is_some() };
@@ -109,17 +112,17 @@ impl Outgoing {
         taken
     }
 
-    /// How far the client has heard is written behind its events from now on, or no more.
+    /// Sets or removes the tracker. With one, each event's frames carry the offset that the client has reached.
     pub fn track(&self, tracker: Option<Tracker>) {
         self.state.lock().tracker = tracker.map(Box::new);
     }
 
-    /// Asks or changes how far the client has heard; `None` where that is not followed.
+    /// Calls `ask` with the tracker; `None` if there is none.
     pub fn tracked<T>(&self, ask: impl FnOnce(&mut Tracker) -> T) -> Option<T> {
         self.state.lock().tracker.as_deref_mut().map(ask)
     }
 
-    /// Queues a frame and wakes the connection's own task; `false` when it was not taken.
+    /// Queues a frame and wakes the connection's own task. Returns `false` if the frame was not taken.
     pub fn offer(&self, frame: &Bytes, urgency: Urgency) -> bool {
         let taken = self.queue(frame, urgency);
         if taken == Some(true) {
@@ -128,8 +131,7 @@ impl Outgoing {
         taken.is_some()
     }
 
-    /// Writes what is queued, as far as the socket takes it. What it does not take is left to the connection's
-    /// own task.
+    /// Writes queued frames until the socket takes no more. The rest is left to the connection's own task.
     pub fn flush(&self) -> Flushed {
         let mut state = self.state.lock();
         let state = &mut *state;
@@ -158,25 +160,25 @@ impl Outgoing {
         }
     }
 
-    /// Writes what a delivery queued; the connection's own task is woken only where that fails.
+    /// Writes the frames of a delivery. Wakes the connection's own task only if not everything could be written.
     pub fn flush_delivery(&self) {
         if self.flush() != Flushed::Done {
             self.wake.notify_one();
         }
     }
 
-    /// Frames are written to this socket from now on.
+    /// Sets the socket to which frames are written from now on.
     pub fn attach(&self, socket: Arc<TcpStream>) {
         self.state.lock().socket = Some(socket);
     }
 
-    /// The socket that carries frames now.
+    /// The current socket.
     pub fn socket(&self) -> Option<Arc<TcpStream>> {
         self.state.lock().socket.clone()
     }
 
-    /// Keeps everybody else from writing, so that the WebSocket library can; `false` while a frame is half
-    /// written. Ended by [`Outgoing::release`].
+    /// Keeps other tasks from writing until [`Outgoing::release`], so that the WebSocket library can write. Returns
+    /// `false` while a frame is half written.
     pub fn hold(&self) -> bool {
         let mut state = self.state.lock();
         state.held = state.writer.is_empty();
@@ -193,22 +195,22 @@ impl Outgoing {
         self.wake.notify_one();
     }
 
-    /// Waits until something is queued or the task is woken for another reason.
+    /// Waits until a frame is queued or the task is woken for another reason.
     pub async fn woken(&self) {
         self.wake.notified().await;
     }
 
-    /// Takes all queued frames that are not on their way yet.
+    /// Takes all queued frames. A frame that is half written stays with the writer.
     pub fn drain(&self) -> VecDeque<Bytes> {
         self.state.lock().outbox.drain()
     }
 
-    /// Takes queued frames of together at most `bytes_max`, and one at least if any waits.
+    /// Takes queued frames of at most `bytes_max` bytes in total, but at least one if there is any.
     pub fn drain_up_to(&self, bytes_max: usize) -> Vec<Bytes> {
         self.state.lock().outbox.drain_up_to(bytes_max)
     }
 
-    /// Takes frames of at most so many packets, for an answer to a poll.
+    /// Takes the frames of one answer to a poll, within the limits of bytes and packets.
     pub fn drain_answer(&self) -> Vec<Bytes> {
         let mut state = self.state.lock();
         let mut frames = frame::split(&state.outbox.drain_up_to(ENGINEIO_ANSWER_BYTES_MAX));
@@ -217,27 +219,27 @@ impl Outgoing {
         frames
     }
 
-    /// Puts frames back that were taken out, in front of what was queued since.
+    /// Puts taken frames back, in front of later ones.
     pub fn put_back(&self, frames: Vec<Bytes>) {
         self.state.lock().outbox.put_back(frames);
     }
 
-    /// Whether nothing waits to be written.
+    /// Whether the queue is empty.
     pub fn is_empty(&self) -> bool {
         self.state.lock().outbox.is_empty()
     }
 
-    /// Whether more events may be queued without filling the outbox.
+    /// Whether the queue is filled to less than half, so that a page of events may be queued.
     pub fn has_room(&self) -> bool {
         self.state.lock().outbox.has_room()
     }
 
-    /// Refuses events until what is queued has gone elsewhere, or takes them again.
+    /// Starts or stops refusing events. A session that moves to another gateway reads refused events again there.
     pub fn seal(&self, sealed: bool) {
         self.state.lock().outbox.seal(sealed);
     }
 
-    /// Nothing is queued from now on.
+    /// Drops all queued frames and takes none from now on.
     pub fn close(&self) {
         self.state.lock().outbox.close();
     }

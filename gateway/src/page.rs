@@ -1,14 +1,14 @@
-//! The pages: the demo chat, served at `/` under `dev`, and the one to read and try the REST API. Their files
-//! are part of the binary.
+//! The web pages that are part of the binary: the demo chat at `/`, only under `dev`, and the page for reading and
+//! trying the REST API.
 
 use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use axum::response::{IntoResponse, Response};
 
-/// Nothing from elsewhere, nothing inline.
+/// Allows only the gateway's own files, no inline scripts, and connections to the gateway.
 const POLICY: &str = "default-src 'self'; connect-src 'self' ws: wss:; style-src 'self'; img-src 'self' data:; \
                       base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
 
-/// The page's files: path, type, content.
+/// The demo page's files: path, content type and content.
 pub const FILES: &[(&str, &str, &str)] = &[
     ("/", "text/html; charset=utf-8", include_str!("../page/index.html")),
     ("/assets/style.css", "text/css; charset=utf-8", include_str!("../page/style.css")),
@@ -18,14 +18,14 @@ pub const FILES: &[(&str, &str, &str)] = &[
     ("/assets/icon.svg", "image/svg+xml", include_str!("../page/icon.svg")),
 ];
 
-/// Only what belongs to the page, and requests to the API beside it.
+/// Allows only the page's own files, and requests to the API.
 const DOCS_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
                            connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// The page to read and try the REST API.
+/// The page for reading and trying the REST API.
 pub const DOCS: &str = include_str!("../page/docs.html");
 
-/// What [`DOCS`] needs: path, type, content.
+/// The files that [`DOCS`] uses: path, content type and content.
 pub const DOCS_FILES: &[(&str, &str, &str)] = &[
     ("/api/docs/style.css", "text/css; charset=utf-8", include_str!("../page/style.css")),
     ("/api/docs/docs.css", "text/css; charset=utf-8", include_str!("../page/docs.css")),

@@ -1,4 +1,4 @@
-//! Commands whose outcome is awaited: who hears it, and how long they wait.
+//! Commands that wait for their outcome: who receives it, and how long they wait.
 
 use crate::connection::Connection;
 use crate::core::outbox::Urgency;
@@ -18,42 +18,43 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-/// How long an outcome is awaited. Above the database's own retries within a group, below a person's
-/// patience; then `timeout` says that it is unknown.
+/// How long a command waits for its outcome. It is longer than the database's own retries within a group. After it the
+/// client gets `timeout`, which means that the outcome is unknown.
 pub const OUTCOME_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// An outcome that has not come after this long is asked for: longer than a group waits for a healthy database.
+/// A command without an outcome after this time is late, and its outcome is requested. It is longer than a group waits
+/// for a healthy database.
 const OUTCOME_LATE: Duration = Duration::from_secs(1);
 
-/// By what a partition's owner recognises a command.
+/// What identifies a command for a partition's owner.
 #[derive(Debug, Clone)]
 pub struct Key {
-    /// Where it was sent to.
+    /// The conversation that the command is for.
     pub conversation: ConversationId,
-    /// Who sent it; nobody where a backend acts for itself.
+    /// The user that sent it; `None` if a backend acts for itself.
     pub actor: Option<UserId>,
-    /// Its client id, given or made.
+    /// The client id, from the client or made by this gateway.
     pub client_id: String,
 }
 
 /// A command whose outcome is late.
 #[derive(Debug)]
 pub struct Late {
-    /// Its number.
+    /// Its request number.
     pub request: u64,
-    /// By what it is recognised.
+    /// What identifies it.
     pub key: Key,
-    /// Of the log entry that it was published in.
+    /// The tag of the log entry in which it was published.
     pub tag: Tag,
 }
 
-/// A client that waits for its message's outcome.
+/// A client connection that waits for a command's outcome.
 pub struct Sender {
-    /// Where the ack goes.
+    /// The connection that gets the reply.
     pub connection: Arc<Connection>,
-    /// How it asked.
+    /// How the command arrived, which decides the form of the reply.
     pub asked: Asked,
-    /// The client id is its own, and not made by this gateway.
+    /// The client gave the client id itself.
     pub gave_client_id: bool,
 }
 
@@ -65,12 +66,12 @@ enum Waiting {
 struct Pending {
     waiting: Waiting,
     key: Key,
-    /// Of the log entry that it was published in.
+    /// The tag of the log entry in which it was published; `None` until then.
     tag: Option<Tag>,
     since: Instant,
 }
 
-/// All awaited outcomes of this gateway, by request number.
+/// All commands of this gateway that wait for an outcome, by request number.
 #[derive(Default)]
 pub struct PendingCommands {
     waiting: Mutex<HashMap<u64, Pending>>,
@@ -78,13 +79,13 @@ pub struct PendingCommands {
 }
 
 impl PendingCommands {
-    /// A connection awaits an outcome; the number goes with the command.
+    /// Registers a connection's command and returns its request number.
     pub fn expect_sender(&self, sender: Sender, key: Key) -> u64 {
         sender.connection.command_sent();
         self.insert(Waiting::Sender(Box::new(sender)), key)
     }
 
-    /// A caller awaits an outcome.
+    /// Registers a REST caller's command. Returns its request number and the receiver of the outcome.
     pub fn expect_call(&self, key: Key) -> (u64, oneshot::Receiver<Result<wire::Accepted, Failure>>) {
         let (sender, receiver) = oneshot::channel();
         (self.insert(Waiting::Call(sender), key), receiver)
@@ -96,7 +97,7 @@ impl PendingCommands {
         request
     }
 
-    /// Commands leave for the log, in an entry with this tag.
+    /// Notes that commands are about to be published in an entry with this tag.
     pub fn published(&self, requests: &[u64], tag: Tag) {
         let mut waiting = self.waiting.lock();
         for request in requests {
@@ -122,7 +123,7 @@ impl PendingCommands {
         keys
     }
 
-    /// An outcome came. One that nobody awaits any more is dropped.
+    /// Answers a command with its outcome. An outcome that no command waits for is dropped.
     pub fn resolve(&self, request: u64, outcome: Result<wire::Accepted, Failure>) {
         let pending = self.waiting.lock().remove(&request);
         if let Some(pending) = pending {
@@ -131,7 +132,7 @@ impl PendingCommands {
         }
     }
 
-    /// Answers `timeout` to all who have waited too long. Called about twice a second.
+    /// Answers `timeout` to all commands that have waited too long. Called about twice a second.
     pub fn sweep(&self, now: Instant) {
         let late: Vec<Pending> = {
             let mut waiting = self.waiting.lock();
@@ -186,7 +187,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_outcome_is_told_once_and_lateness_is_a_timeout() {
+    async fn a_command_is_answered_once_and_times_out_without_an_outcome() {
         let pending = PendingCommands::default();
         let (first, heard) = pending.expect_call(key("a"));
         let (second, late) = pending.expect_call(key("b"));
@@ -200,7 +201,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_late_and_has_no_outcome_is_to_be_asked_for() {
+    async fn late_commands_without_an_outcome_are_listed() {
         let pending = PendingCommands::default();
         let (told, _heard) = pending.expect_call(key("told"));
         let (open, _open) = pending.expect_call(key("open"));

@@ -1,5 +1,5 @@
-//! Pages of events that members who are behind read: each page is read and encoded once, however many want it, at
-//! one time or within seconds, as the clients of a gateway that died do.
+//! Pages of events for members that are behind. Each page is read and encoded once for all members that need it at the
+//! same time or within seconds, as many do when their gateway has died.
 
 use crate::hub::Encoded;
 use crate::shared::Shared;
@@ -14,26 +14,26 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// A page of events, or why there is none.
+/// A page of events, or why it could not be read.
 pub type Page = Result<Arc<Vec<Arc<Encoded>>>, Failure>;
 
 type Key = (ConversationId, u64);
 
-/// Pages that are being read, each by a task of its own, and those that were read lately. What is being read is
-/// bounded by the members that are behind, each of whom waits for one; what was read, in bytes and in time.
+/// Pages that are being read and pages that were read recently. The number of members that are behind bounds the
+/// former, because each waits for one page. Bytes and time bound the latter.
 #[derive(Default)]
 pub struct SharedReads(Mutex<Pages>);
 
 #[derive(Default)]
 struct Pages {
     pages: HashMap<Key, SharedFuture<BoxFuture<'static, Page>>>,
-    /// Those that were read, oldest first: until when they are kept, and their bytes.
+    /// The pages that were read, oldest first: when they are dropped, their bytes, and their key.
     kept: VecDeque<(Instant, usize, Key)>,
     bytes: usize,
 }
 
 impl Pages {
-    /// Lets go of what is old, and of the oldest while there is too much.
+    /// Drops pages that are too old, and the oldest pages while they have too many bytes.
     fn sweep(&mut self, now: Instant) {
         while let Some((until, bytes, key)) = self.kept.front()
             && (*until <= now || self.bytes > PAGES_BYTES_MAX)
@@ -44,7 +44,7 @@ impl Pages {
         }
     }
 
-    /// A page was read. One that tells nothing is not kept: what it misses may be there in a moment.
+    /// Keeps a page that was read. An empty or failed page is not kept, because the next read may have events.
     fn read(&mut self, now: Instant, key: Key, page: &Page) {
         match page {
             Ok(events) if !events.is_empty() => {
@@ -59,15 +59,15 @@ impl Pages {
 }
 
 impl SharedReads {
-    /// Lets go of what is old. Called now and then: a page that nobody asks for is not worth its memory.
+    /// Drops pages that are too old. Called regularly, because a page that is not requested again only costs memory.
     pub fn sweep(&self) {
         self.0.lock().sweep(Instant::now());
     }
 }
 
 impl Shared {
-    /// The events above `after_seq`, read once for all who ask for the same within seconds, up to what was known to be
-    /// committed for the first of them: whoever wants more asks for what comes after.
+    /// The events above `after_seq`, read once for all callers with the same `after_seq` within seconds. The page ends
+    /// at the `up_to_seq` of the first caller; a caller that needs more requests the next page.
     pub async fn page_after(
         self: Arc<Self>,
         conversation: ConversationId,
@@ -84,7 +84,7 @@ impl Shared {
     }
 }
 
-/// Reads in a task of its own: whoever asked first may be gone before it is done.
+/// Reads in a task of its own, because the first caller may end before the page is read.
 fn read_page(shared: Arc<Shared>, key: Key, up_to_seq: u64) -> SharedFuture<BoxFuture<'static, Page>> {
     let reading = tokio::spawn(async move {
         crate::metrics::CATCH_UP_READS.inc();
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn what_tells_nothing_is_not_kept() {
+    fn empty_and_failed_pages_are_not_kept() {
         let (mut pages, now) = (Pages::default(), Instant::now());
         put(&mut pages, now, 1, page(0..0, 0));
         put(&mut pages, now, 2, Err(Failure::new(ErrorCode::Timeout, "late")));

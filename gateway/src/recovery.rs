@@ -1,5 +1,6 @@
-//! Connection-state recovery, as this gateway keeps it: what each session that can be recovered subscribed to lies
-//! with a presence-worker, where another gateway finds it after this one's death.
+//! Connection-state recovery. The subscriptions of each session that can be recovered are stored as a record at a
+//! presence-worker, so that another gateway finds them when this one is dead
+//! (`docs/decisions/0009-recovery-is-a-record-and-an-offset.md`).
 
 use crate::connection::{Connection, Signal, Speaks};
 use crate::core::outbox::Urgency;
@@ -21,63 +22,65 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A presence-worker that is new knows all records within three heartbeats: for so long it is asked again.
+/// How often an unfinished answer is requested again, over 4 s. A new presence-worker has all records after three
+/// heartbeats.
 const ASK_AGAIN_MAX: u32 = 16;
-/// Between two questions.
+/// Delay between two such requests.
 const ASK_AGAIN_DELAY: Duration = Duration::from_millis(250);
-/// Characters of the ids that clients are given, and at most give back.
+/// Length of the ids that clients are given, in characters. An id of another length is not looked up.
 const PID_LENGTH: usize = 32;
 
-/// Hexadecimal digits of a session's public id that number its first base: three bytes of each offset.
+/// How many hexadecimal digits of a session's public id make the number of its first base. It takes three bytes of each
+/// offset.
 const NUMBER_DIGITS: usize = 5;
 
-/// What a client is told of itself when it connects.
+/// The ids that a client is given when it connects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ids {
     /// The public id.
     pub sid: String,
-    /// The secret by which it comes back.
+    /// The secret with which the client recovers the session.
     pub pid: String,
 }
 
 impl Ids {
-    /// Ids that nobody has had, 122 random bits each: whoever knows a pid may go on with its session.
+    /// New ids of 122 random bits each. The pid must not be guessed: a client that sends it may recover the session.
     pub fn random() -> Ids {
         let random = || uuid::Uuid::new_v4().simple().to_string();
         Ids { sid: random(), pid: random() }
     }
 
-    /// How far the client of a session that begins has heard. Its bases have numbers of their own: a client that is
-    /// given a new secret may still give back the offset that it heard last in the session before.
+    /// The tracker of a session that begins. Each session numbers its bases differently, because a client that is given
+    /// new ids may still send the last offset of its earlier session.
     pub fn tracker(&self) -> Tracker {
         let number = self.sid.get(..NUMBER_DIGITS).and_then(|digits| u32::from_str_radix(digits, 16).ok());
         Tracker::beginning(number.unwrap_or_default())
     }
 }
 
-/// What a client gives back when it connects again.
+/// The ids that a client sends when it connects again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Return {
     /// Its secret.
     pub pid: String,
-    /// The last offset that it heard.
+    /// The last offset that the client received.
     pub offset: String,
 }
 
-/// A session that is gone on with.
+/// A session that can be recovered.
 #[derive(Debug)]
 pub struct Found {
     /// Its record.
     pub record: RecoveryRecord,
-    /// How far its client has heard.
+    /// How far its client has received its conversations.
     pub tracker: Tracker,
-    /// The session before, where another gateway still has it.
+    /// Where the session is still counted, if that is another gateway.
     pub owner: Option<wire::SessionPlace>,
 }
 
 struct Recoverable {
     connection: Arc<Connection>,
-    /// Without its bases, which the connection's tracker has.
+    /// The record without its bases, which are in the connection's tracker.
     record: RecoveryRecord,
 }
 
@@ -88,27 +91,28 @@ impl Recoverable {
     }
 }
 
-/// One that is too large to be given out is not kept.
+/// The announcement of a record; `None` if the record is too large.
 fn kept(session: u64, record: &RecoveryRecord, bases: Vec<RecoveryBase>) -> Option<wire::RecoveryKept> {
     let record = RecoveryRecord { bases, ..record.clone() };
     let fits = record.encoded_len() <= RECOVERY_RECORD_BYTES_MAX;
     fits.then_some(wire::RecoveryKept { session, record: Some(record) })
 }
 
-/// The record does not have a change yet. The client is given an offset that tells of it before it hears of the change
-/// itself: with that it is recovered when the record has it, and hears otherwise that it is not.
+/// Sends `recovery_pending` before the reply to a change that the record does not have yet. Its offset counts that
+/// change. A client that returns with this offset is recovered if the record has the change by then, and otherwise
+/// starts over.
 pub fn tell_pending(connection: &Connection) {
     if let Speaks::SocketIo(namespace) = connection.speaks {
         connection.offer(&packets(namespace, &[vocabulary::recovery_pending()]), Urgency::Reply);
     }
 }
 
-/// The sessions of this gateway that can be recovered, by their connections' ids. Bounded by its connections.
+/// The sessions of this gateway that can be recovered, by connection id. The number of connections bounds it.
 #[derive(Default)]
 pub struct Recoveries(Mutex<HashMap<u64, Recoverable>>);
 
 impl Recoveries {
-    /// Everything that is to be announced to a presence shard.
+    /// The records that are announced to one presence shard.
     pub fn of_shard(&self, shard: u32) -> Vec<wire::RecoveryKept> {
         let sessions = self.0.lock();
         let here = sessions.values().filter(|session| presence_shard(&session.record.pid) == shard);
@@ -125,7 +129,8 @@ impl Recoveries {
 }
 
 impl Shared {
-    /// What is known of a client that comes back; `None` where that is not all that it has heard of.
+    /// Finds the session that a client returns to. `None` if the record does not cover everything that the client
+    /// received.
     pub async fn find_recovery(&self, back: &Return, user: &str, namespace: Namespace) -> Option<Found> {
         let offset = Offset::parse(&back.offset).filter(|_| back.pid.len() == PID_LENGTH)?;
         for _ in 0..ASK_AGAIN_MAX {
@@ -134,7 +139,7 @@ impl Shared {
                 Some(Outcome::Recovery(wire::RecoveryFound { record: Some(record), owner, .. })) => {
                     let here = record.namespace == namespace.name();
                     let tracker = Tracker::restored(&record.bases, &offset).filter(|_| here)?;
-                    // One of this gateway ends at once.
+                    // If this gateway has the session itself, [`Shared::supersede`] ends it.
                     let owner = owner.filter(|owner| owner.gateway != self.id.as_str());
                     return Some(Found { record, tracker, owner });
                 }
@@ -147,13 +152,14 @@ impl Shared {
         None
     }
 
-    /// The session can be recovered from now on, as soon as its record is stored.
+    /// Makes a session recoverable. The caller then stores its record.
     pub fn begin_recovery(&self, connection: &Arc<Connection>, record: RecoveryRecord) {
         let session = Recoverable { connection: connection.clone(), record };
         self.recoveries.0.lock().insert(connection.id, session);
     }
 
-    /// A client comes back from these sessions, which have not noticed: they are not counted any more, and end.
+    /// Ends this gateway's sessions with this pid, because their client comes back on a new connection. They are no
+    /// longer counted.
     pub fn supersede(&self, pid: &str) {
         let before: Vec<_> = {
             let sessions = self.recoveries.0.lock();
@@ -166,7 +172,7 @@ impl Shared {
         }
     }
 
-    /// Stores the record: whether it is there.
+    /// Stores the record. Returns whether the presence-worker has it.
     pub async fn store_recovery(&self, connection: &Connection) -> bool {
         let kept = self.recoveries.kept(connection);
         self.store(kept).await
@@ -177,14 +183,14 @@ impl Shared {
         self.is_taken(Change::RecoveryKept(kept)).await
     }
 
-    /// Stores the record anew, with what has changed in it or been missed of it.
+    /// Announces the whole record again, after it has changed or an announcement has failed.
     pub fn renew_recovery(&self, connection: &Connection) {
         if let Some(kept) = self.recoveries.kept(connection) {
             self.tell_presence(Change::RecoveryKept(kept));
         }
     }
 
-    /// Whose session it is has changed: the token was renewed.
+    /// Updates the identity in the record after the token was renewed.
     pub fn renew_identity(&self, connection: &Connection, identity: wire::MovedIdentity) {
         if let Some(session) = self.recoveries.0.lock().get_mut(&connection.id) {
             session.record.identity = Some(identity);
@@ -192,7 +198,7 @@ impl Shared {
         self.renew_recovery(connection);
     }
 
-    /// A subscription is about to begin behind `seq`: whether it is in the record before it does.
+    /// Adds a subscription above `seq` to the record before it begins. Returns whether the presence-worker has it.
     pub async fn recovery_subscribes(
         &self,
         connection: &Connection,
@@ -216,7 +222,7 @@ impl Shared {
         self.is_taken(Change::RecoverySubscribed(made)).await
     }
 
-    /// A subscription ends, if the connection's are followed: what is to be announced of that.
+    /// Ends a subscription in the tracker. Returns the announcement for it, if the session can be recovered.
     fn unsubscribe(
         &self,
         connection: &Connection,
@@ -234,7 +240,7 @@ impl Shared {
         Some(wire::RecoveryUnsubscribed { pid, session, base, changes, place })
     }
 
-    /// A subscription ends because of others, or makes place for the next one.
+    /// Ends a subscription that was removed, or that is replaced by one at another seq.
     pub fn recovery_unsubscribes(
         &self,
         connection: &Connection,
@@ -246,7 +252,8 @@ impl Shared {
         }
     }
 
-    /// A client ends a subscription, and is told so when the record does not have it any more.
+    /// Ends a subscription that the client left. Returns when the record no longer has it, or after `recovery_pending`
+    /// was queued.
     pub async fn recovery_leaves(
         &self,
         connection: &Connection,
@@ -260,7 +267,7 @@ impl Shared {
         }
     }
 
-    /// Stores a new base, from which offsets are short again.
+    /// Stores a new base, so that offsets become short again.
     pub async fn rebase_recovery(&self, connection: &Connection) {
         let Some(bases) = connection.outgoing.tracked(Tracker::propose_base) else { return };
         let kept = {
@@ -270,12 +277,13 @@ impl Shared {
         let stored = self.store(kept).await;
         let adopted = connection.outgoing.tracked(|tracker| tracker.adopt_base(stored));
         if stored && adopted == Some(false) {
-            // Something began or ended meanwhile, and the record has a base that offsets will not count from.
+            // A subscription began or ended meanwhile, so the base in the record is not used. The record is announced
+            // again.
             self.renew_recovery(connection);
         }
     }
 
-    /// The session has ended here. Its record stays for a while, unless the client said goodbye.
+    /// Ends recovery at this gateway. The record is kept for a while, unless `forget` is set.
     pub fn end_recovery(&self, connection: &Connection, forget: bool) {
         let ended = self.recoveries.0.lock().remove(&connection.id);
         if let Some(pid) = ended.map(|session| session.record.pid) {
@@ -284,7 +292,7 @@ impl Shared {
         }
     }
 
-    /// What another gateway needs to go on with a session at once, and how far its queued frames go.
+    /// What another gateway needs to take over the session: the record, and the offset of the last queued frame.
     pub fn moved_recovery(&self, connection: &Connection) -> Option<(RecoveryRecord, String)> {
         let record = self.recoveries.kept(connection)?.record?;
         let offset = connection.outgoing.tracked(|tracker| tracker.offset().text())?;

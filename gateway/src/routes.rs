@@ -1,4 +1,4 @@
-//! What is served where: WebSocket upgrades, probes, metrics, the demo page, and the REST API.
+//! The HTTP routes: WebSocket upgrades, probes, metrics, web pages and the REST API.
 
 use crate::admission::{Place, Turned};
 use crate::auth::{Identity, Refusal};
@@ -21,12 +21,12 @@ use carillon_proto::limits::BEGINNING_RETRY_MS;
 use serde::Deserialize;
 use std::sync::Arc;
 
-/// The subprotocol beside which a browser may put its token.
+/// The subprotocol that a browser offers together with its token.
 const SUBPROTOCOL: &str = "carillon.v1";
-/// Starts the subprotocol that carries a token.
+/// The prefix of a subprotocol that carries a token.
 const TOKEN_PROTOCOL: &str = "bearer.";
 
-/// Everything that this gateway serves.
+/// The router with all routes of this gateway.
 pub fn router(shared: Arc<Shared>) -> Router {
     let mut router = Router::new()
         .route("/ws", get(native))
@@ -49,7 +49,7 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .with_state(shared)
 }
 
-/// Socket.IO on both its paths, with and without the trailing slash.
+/// Socket.IO on both its paths, each with and without the trailing slash.
 fn socketio_routes(shared: &Arc<Shared>) -> Router<Arc<Shared>> {
     let mut router = Router::new();
     for (path, names) in
@@ -80,7 +80,7 @@ async fn prometheus(State(shared): State<Arc<Shared>>) -> Response {
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 
-/// The demo page, or a WebSocket as on `/ws`.
+/// The demo page, or a WebSocket like on `/ws`.
 async fn root(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     if is_upgrade(request.headers()) {
         return native(State(shared), request).await;
@@ -181,7 +181,7 @@ fn upgrade(shared: Arc<Shared>, request: Request, arrival: impl FnOnce(&Shared) 
 /// Admits a connection that begins with this request.
 ///
 /// # Errors
-/// The answer that says why not.
+/// The response that refuses it.
 pub fn admit(shared: &Shared, request: &Request) -> Result<Place, Box<Response>> {
     let unavailable = |message: &str, retry_after_ms| {
         Failure::new(ErrorCode::Unavailable, message).retry_after(retry_after_ms)

@@ -1,4 +1,4 @@
-//! What all parts of one gateway share, and the handing out of what workers send.
+//! The state that all parts of one gateway share, and the distribution of messages from workers.
 
 use crate::access::AccessRules;
 use crate::admission::Admission;
@@ -28,52 +28,52 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// How long a read by a worker may take.
+/// Time limit for one read by a message-worker.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
-/// Between two tries to fetch what a topic misses.
+/// Delay before the next try to fetch missing events.
 const FETCH_RETRY_DELAY: Duration = Duration::from_millis(200);
 
 /// One gateway.
 pub struct Shared {
-    /// This life of the gateway.
+    /// This process's id. It is new at every start.
     pub id: GatewayId,
     /// The settings.
     pub settings: Settings,
-    /// Partitions of the command log.
+    /// Number of partitions of the command log.
     pub partitions: u32,
     /// The bus.
     pub bus: Arc<dyn Bus>,
     /// Checks tokens.
     pub verifier: Verifier,
-    /// Who may use what.
+    /// Decides who may use a conversation.
     pub access: AccessRules,
-    /// Who may connect.
+    /// Decides who may connect.
     pub admission: Admission,
     /// Local users.
     pub directory: Directory,
     /// Conversations with local members.
     pub hub: Hub,
-    /// Awaited outcomes.
+    /// Commands that wait for their outcome.
     pub pending: PendingCommands,
-    /// One for each partition.
+    /// The handles of the tasks that register with partitions' owners, by partition.
     pub links: Vec<LinkHandle>,
-    /// One for each partition.
+    /// The handles of the tasks that publish commands, by partition.
     pub publishers: Vec<Publisher>,
-    /// One for each presence shard.
+    /// The handles of the tasks that announce presence, by presence shard.
     pub presence: Vec<ShardHandle>,
-    /// Who hears of whose presence.
+    /// Which connections are sent which users' presence.
     pub audience: Audience,
-    /// Whose acquaintances are to be read again.
+    /// Users whose acquaintances must be read again.
     pub refreshing: Refreshing,
-    /// For other gateways.
+    /// The queue of ephemeral events for other gateways.
     pub passing: Passing,
-    /// When typing ends.
+    /// When typists' states must be looked at.
     pub typing_ends: TypingEnds,
-    /// The number of the next connection.
+    /// The last connection number that was given out.
     pub next_connection: AtomicU64,
     /// Cancelled when clients are to be sent away.
     pub draining: CancellationToken,
-    /// Every connection's own way to be told that the gateway goes.
+    /// A weak reference to this value, for tasks that it spawns.
     pub this: Weak<Shared>,
     /// Sessions that poll.
     pub polling: Arc<engine::Sessions>,
@@ -81,7 +81,7 @@ pub struct Shared {
     pub recoveries: Recoveries,
     /// Pages being read for members that are behind.
     pub reads: SharedReads,
-    /// What the health endpoint judged last.
+    /// The last result of the health check.
     pub health: crate::rest::RecentHealth,
 }
 
@@ -89,7 +89,7 @@ impl Shared {
     /// Queues a command for its conversation's log.
     ///
     /// # Errors
-    /// `unavailable` when the log or its worker is not keeping up.
+    /// `unavailable` when the log or the partition's owner is too far behind.
     pub fn publish(&self, conversation: &ConversationId, mut command: wire::Command) -> Result<(), Failure> {
         let partition = partition::of_conversation(conversation, self.partitions) as usize;
         if let Some(lag_ms) = self.links[partition].overloaded() {
@@ -101,7 +101,7 @@ impl Shared {
         self.publishers[partition].publish(command)
     }
 
-    /// Asks any message-worker to read something.
+    /// Requests a read from any message-worker.
     ///
     /// # Errors
     /// The worker's refusal, or `unavailable`/`timeout`.
@@ -134,8 +134,8 @@ impl Shared {
         }
     }
 
-    /// Events above `after_seq`, for topics and members that miss them, up to one that is known to be committed: a row
-    /// above may be one that will never count.
+    /// Reads events above `after_seq` for topics and members that miss them. The caller knows that `up_to_seq` is
+    /// committed. A row above it may not be committed, so it is not returned.
     ///
     /// # Errors
     /// As [`Shared::read`].
@@ -153,13 +153,13 @@ impl Shared {
             ..Default::default()
         };
         let mut events = self.read_events(page).await?.events;
-        // A worker of an earlier version knows no bound.
+        // A worker of an earlier version ignores `up_to_seq`.
         events.retain(|event| event.seq <= up_to_seq);
         Ok(events)
     }
 
-    /// Hands a batch's events to their rooms and its outcomes to who awaits them.
-    /// Rooms whose members are to be written to are added to `touched`.
+    /// Applies a batch: events go to their rooms, outcomes to the commands that wait for them. Rooms whose members must
+    /// be written to are added to `touched`.
     pub fn take_batch(&self, batch: wire::Batch, touched: &mut Vec<Arc<Room>>) {
         metrics::EVENTS.inc_by(batch.events.len() as u64);
         for event in batch.events {
@@ -174,7 +174,7 @@ impl Shared {
         batch.outcomes.into_iter().for_each(|outcome| self.take_outcome(outcome));
     }
 
-    /// Hands an outcome to who awaits it.
+    /// Passes an outcome to the command that waits for it.
     pub fn take_outcome(&self, outcome: wire::Outcome) {
         let came = match outcome.body {
             Some(Came::Accepted(accepted)) => Ok(accepted),
@@ -184,7 +184,7 @@ impl Shared {
         self.pending.resolve(outcome.request, came);
     }
 
-    /// Fetches what a topic misses, in the background, until it misses nothing.
+    /// Fetches a room's missing events in the background until none is missing.
     pub(crate) fn start_fetch(&self, fetch: Option<Fetch>) {
         let (Some(mut fetch), Some(shared)) = (fetch, self.this.upgrade()) else { return };
         tokio::spawn(async move {
@@ -215,19 +215,19 @@ impl Shared {
         });
     }
 
-    /// The room of a conversation, held open for a join until the guard is dropped.
+    /// Opens the conversation's room and holds it open for a join until the guard is dropped.
     pub fn hold(&self, conversation: &ConversationId) -> Held<'_> {
         Held { shared: self, room: self.hub.hold(conversation) }
     }
 
-    /// Lets a room go if nobody needs it.
+    /// Closes a room that has no members and no joins under way.
     pub fn let_go(&self, room: &Arc<Room>) {
         if self.hub.close_if_idle(room) {
             self.forget_room(room);
         }
     }
 
-    /// The users who were seen in a room that has been closed are seen there no longer.
+    /// Stops showing the users that were seen in a closed room.
     fn forget_room(&self, room: &Arc<Room>) {
         for user in self.audience.close_room(room) {
             self.tell_presence(Change::Unwatch(wire::Unwatch { user }));
@@ -235,7 +235,7 @@ impl Shared {
     }
 }
 
-/// A room that does not go while somebody joins it.
+/// A room that stays open for a join. Dropping it ends the hold.
 pub struct Held<'s> {
     shared: &'s Shared,
     /// The room.

@@ -1,4 +1,4 @@
-//! One native WebSocket, from its upgrade to its end: authentication, and JSON frames in and out.
+//! One native WebSocket from its upgrade to its end: authentication, then JSON frames.
 
 use crate::admission::Beginning;
 use crate::application::{Application, Running, Served};
@@ -28,20 +28,20 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::protocol::Message;
 
-/// For a first frame with a token (protocol §8).
+/// Time limit for a first frame with a token (`docs/protocol.md#connecting`).
 const AUTHENTICATION_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How a connection arrived.
+/// What a connection's upgrade said about the user.
 pub enum Arrival {
-    /// With an identity.
+    /// It had a valid identity.
     Identified(Box<Identity>),
-    /// It will say who it is with its first frame.
+    /// It had no token. The first frame must have one.
     Anonymous,
-    /// With a token that does not count.
+    /// It had a token that is refused.
     Refused(Refusal),
 }
 
-/// Serves a connection from its upgrade to its end. `beginning` counts it while it begins, if its upgrade did so.
+/// Serves a connection from its upgrade to its end. `beginning` is set if the upgrade was already counted as beginning.
 pub async fn serve(
     shared: Arc<Shared>,
     io: TcpStream,
@@ -66,7 +66,7 @@ pub async fn serve(
     Box::pin(drive::end(socket, ended, &stream)).await;
 }
 
-/// Waits for `authenticate`; anything else is told what is missing.
+/// Waits for `authenticate`. Any other command gets an error that requests it.
 async fn first_frame(shared: &Shared, socket: &mut Socket) -> Result<Identity, Option<Close>> {
     let deadline = Instant::now() + AUTHENTICATION_TIMEOUT;
     loop {
@@ -110,7 +110,7 @@ async fn first_frame(shared: &Shared, socket: &mut Socket) -> Result<Identity, O
     }
 }
 
-/// Serves an identified connection; returns why it must be closed, if it still can be told.
+/// Serves an identified connection. Returns the reason to close it, if a close frame can still be sent.
 async fn admitted(
     shared: Arc<Shared>,
     socket: &mut Socket,
@@ -133,18 +133,18 @@ async fn admitted(
     close
 }
 
-/// By what right a connection is counted in, and what it brings along.
+/// The conditions under which a connection is counted for its user.
 pub struct Claim {
-    /// Connections that its user may have; 0: any number.
+    /// The maximum number of the user's connections; 0 means no limit.
     pub limit: u32,
-    /// Where it is counted until now.
+    /// The session that this one replaces, at the gateway where it is still counted.
     pub moved_from: Option<SessionPlace>,
-    /// How its user wants to be seen, and a line under the name, where it has said so.
+    /// The status that the user had set, with its text.
     pub status: Option<(Status, String)>,
 }
 
 impl Claim {
-    /// Of a connection that is new.
+    /// The claim of a new connection.
     pub fn new(shared: &Shared) -> Claim {
         Claim { limit: shared.settings.limits.connections_per_user, moved_from: None, status: None }
     }
@@ -153,7 +153,7 @@ impl Claim {
 /// Counts a connection in and begins its session.
 ///
 /// # Errors
-/// When the user has as many connections as allowed, and all of them live.
+/// When the user has the maximum number of connections, and all of them are alive.
 pub async fn start(
     shared: Arc<Shared>,
     mut identity: Identity,
@@ -161,7 +161,7 @@ pub async fn start(
     outgoing: Arc<Outgoing>,
     claim: Claim,
 ) -> Result<Running, Close> {
-    // The directory keeps it: once is enough.
+    // The directory keeps the profile, so the identity does not need a second copy.
     let profile = std::mem::take(&mut identity.profile);
     let id = shared.next_connection.fetch_add(1, Ordering::Relaxed) + 1;
     let connection = Connection::new(id, identity.user.clone(), identity.name.clone(), speaks, outgoing);
@@ -176,18 +176,18 @@ pub async fn start(
     Ok(Running::new(Session::new(shared, connection, identity)))
 }
 
-/// A session that speaks the native vocabulary.
+/// A session in the native vocabulary.
 pub struct Native {
     running: Running,
 }
 
 impl Native {
-    /// A session that has been begun by [`start`].
+    /// The application for a session that [`start`] has begun.
     pub fn new(running: Running) -> Native {
         Native { running }
     }
 
-    /// Says who is online, which is the first thing that a client hears.
+    /// Sends the list of online users, which is the first frame that a client gets.
     pub async fn greet(&mut self) {
         self.running.session.greet().await;
     }
@@ -247,7 +247,7 @@ impl Served for Native {
     }
 }
 
-/// Native frames are messages; WebSocket's own pings keep them company.
+/// Each native text frame is a message. Pings are WebSocket's own.
 struct JsonFrames {
     keepalive: Keepalive,
 }
@@ -288,7 +288,7 @@ mod tests {
         size_of::<F>()
     }
 
-    /// Every idle connection holds this future: what is rare is boxed, so that it is paid for when it happens.
+    /// Every idle connection holds this future. Rare steps are boxed, so that they take memory only while they run.
     #[test]
     fn an_idle_connection_is_small() {
         let bytes = future_bytes(serve);

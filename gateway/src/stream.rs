@@ -1,5 +1,4 @@
-//! A TCP stream that two may write to: the connection's own task, through the WebSocket library, and whoever
-//! delivers, beneath it.
+//! A TCP stream with two writers: the WebSocket library, and the task that delivers frames directly.
 
 use std::io::{ErrorKind, Result};
 use std::pin::Pin;
@@ -8,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// A shared TCP stream; who writes when is [`crate::connection::Connection`]'s to say.
+/// A shared TCP stream. [`crate::outgoing::Outgoing::hold`] decides which of the two may write.
 pub struct SharedStream(pub Arc<TcpStream>);
 
 impl AsyncRead for SharedStream {
@@ -47,7 +46,7 @@ impl AsyncWrite for SharedStream {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<()>> {
-        // Nothing of ours is buffered: the end is told by the operating system when the last handle goes.
+        // Nothing is buffered here. The write half is shut down now, even if other tasks still hold the stream.
         Poll::Ready(socket2::SockRef::from(&*self.0).shutdown(std::net::Shutdown::Write))
     }
 }

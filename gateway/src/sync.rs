@@ -1,5 +1,5 @@
-//! The lock of what many tasks change together. Tests that try every order of steps, by shuttle, switch between tasks
-//! wherever it is taken; everybody else gets `parking_lot`'s.
+//! The lock for state that many tasks change together. It is `parking_lot`'s. In tests with shuttle, which tries orders
+//! of steps, taking the lock may switch to another task.
 
 pub use parking_lot::MutexGuard;
 
@@ -26,19 +26,19 @@ mod stepping {
         }
     }
 
-    /// Runs `test` with a switch of tasks wherever a lock is taken. Shuttle's tasks share one thread.
+    /// Runs `test` with a possible switch of tasks at every lock. All of shuttle's tasks run on one thread.
     pub fn stepped<T>(test: impl FnOnce() -> T) -> T {
         STEPPED.set(true);
         let _stepping = Stepping;
         test()
     }
 
-    /// As `parking_lot`'s, and within [`stepped`] a point where another task may go on.
+    /// Like `parking_lot`'s mutex. Within [`stepped`], taking it may switch to another task.
     #[derive(Debug, Default)]
     pub struct Mutex<T>(parking_lot::Mutex<T>);
 
     impl<T> Mutex<T> {
-        /// A lock around a value.
+        /// A mutex around a value.
         pub fn new(value: T) -> Mutex<T> {
             Mutex(parking_lot::Mutex::new(value))
         }

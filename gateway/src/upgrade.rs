@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-/// For a client to finish the upgrade that it asked for (protocol §8: handshake).
+/// Time limit for a client to finish the upgrade that it requested.
 const UPGRADE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The subprotocols that a client offers.
@@ -28,18 +28,18 @@ fn has_token(headers: &HeaderMap, name: impl axum::http::header::AsHeaderName, t
     values.flat_map(|value| value.split(',')).any(|value| value.trim().eq_ignore_ascii_case(token))
 }
 
-/// Whether a request asks for a WebSocket.
+/// Whether a request is a WebSocket upgrade.
 pub fn is_upgrade(headers: &HeaderMap) -> bool {
     has_token(headers, CONNECTION, "upgrade") && has_token(headers, UPGRADE, "websocket")
 }
 
-/// The answer to a handshake's key; `None` when the handshake is not one of version 13.
+/// The answer to a handshake's key; `None` if there is no key or the version is not 13.
 pub fn accept_key(headers: &HeaderMap) -> Option<String> {
     let key = headers.get(SEC_WEBSOCKET_KEY).filter(|_| has_token(headers, SEC_WEBSOCKET_VERSION, "13"));
     key.map(|key| derive_accept_key(key.as_bytes()))
 }
 
-/// Switches protocols: `serve` gets the stream, and what was read of it already, in a task of its own.
+/// Switches to the WebSocket protocol. `serve` runs in a task of its own, with the stream and the bytes already read.
 pub fn switch<S, R>(mut request: Request, accept: String, subprotocol: Option<&str>, serve: S) -> Response
 where
     S: FnOnce(TcpStream, Bytes) -> R + Send + 'static,
@@ -51,7 +51,7 @@ where
         let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
             return tracing::error!("an upgraded connection is not the one that was accepted");
         };
-        // On its own: the handshake's task keeps none of its size after the upgrade.
+        // A separate allocation, so that the future of `serve` does not enlarge the handshake's task.
         boxed(serve, parts.io.into_inner(), parts.read_buf).await;
     });
     let mut response = Response::builder()

@@ -1,32 +1,32 @@
-//! Writes shared frames to a socket: one system call for everything that is queued.
+//! Writes shared frames to a socket, with one system call for all that are queued.
 
 use bytes::{Buf, Bytes};
 use std::collections::VecDeque;
 use std::io::{ErrorKind, IoSlice, Result};
 use tokio::net::TcpStream;
 
-/// Slices handed to one `writev`; Linux takes up to 1,024, and 64 frames fill several packets.
+/// Slices for one `writev` call. Linux allows up to 1,024; 64 frames fill several packets.
 const SLICES_MAX: usize = 64;
 
-/// Frames under way to one socket.
+/// Frames that are being written to one socket.
 #[derive(Default)]
 pub struct Writer(VecDeque<Bytes>);
 
 impl Writer {
-    /// Takes frames over; nothing may be under way.
+    /// Takes frames to write. No frames may be under way.
     pub fn take(&mut self, frames: VecDeque<Bytes>) {
         debug_assert!(self.0.is_empty());
         crate::metrics::FRAMES_OUT.inc_by(frames.len() as u64);
         self.0 = frames;
     }
 
-    /// Whether everything was written.
+    /// Whether all frames were written.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Takes one frame over and writes as much of it as the socket takes now; `true` when that was everything.
-    /// Nothing may be under way. What most deliveries are: a plain write costs less than one of slices.
+    /// Takes one frame and writes as much of it as the socket takes now. Returns `true` if that was all of it. No
+    /// frames may be under way. Most deliveries are one frame, for which a plain write costs less than a vectored one.
     ///
     /// # Errors
     /// When the connection is broken.
@@ -44,7 +44,7 @@ impl Writer {
         Ok(false)
     }
 
-    /// Writes as much as the socket takes now; `true` when that was everything.
+    /// Writes as much as the socket takes now. Returns `true` if that was everything.
     ///
     /// # Errors
     /// When the connection is broken.

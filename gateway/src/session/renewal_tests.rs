@@ -83,7 +83,7 @@ async fn a_join_is_judged_by_the_identity_at_the_time_it_completes() {
 /// rules or the conversation's owner may refuse it. Before the fix, a refusal by the access rules did not remove it,
 /// and no test noticed.
 #[tokio::test]
-async fn what_may_not_be_joined_again_is_not_followed_any_more() {
+async fn a_refused_restored_subscription_is_removed_from_the_record() {
     use crate::dialect::Namespace;
     let mut tasks = JoinSet::new();
     let shared = gateway(&mut tasks).await;
