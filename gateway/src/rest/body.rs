@@ -1,4 +1,4 @@
-//! What requests carry: JSON bodies, queries and ids in paths, each refused with a code and never in plain text.
+//! Extracts JSON bodies, queries and ids from requests. Every refusal is JSON with a code.
 
 use super::Refused;
 use super::caller::user_id;
@@ -17,11 +17,11 @@ use serde_json::error::Category;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A body that is not there by then will not come.
+/// Time limit for receiving a body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// Beside what a frame may have: the same content with longer field names.
+/// Added to the maximum size of a frame, because the same content has longer field names here.
 const BODY_OVERHEAD_BYTES: usize = 4 * 1024;
-/// A body that is too large is read on this far, so that its sender comes to hear of it.
+/// How much of a too large body is read and dropped, so that the client reads the error instead of a broken connection.
 const SURPLUS_BYTES_MAX: usize = 1024 * 1024;
 
 /// A JSON object as the request's body.
@@ -83,7 +83,7 @@ fn invalid_frame(message: &str) -> Failure {
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
-    // Derived decoders take an array for an object.
+    // Derived decoders would accept an array as an object.
     if body.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
         return Err(invalid_frame("the body must be a JSON object"));
     }
@@ -113,7 +113,7 @@ impl<T: DeserializeOwned> FromRequestParts<Arc<Shared>> for Params<T> {
     }
 }
 
-/// The conversation that the path names.
+/// The conversation in the path.
 pub struct InConversation(pub ConversationId);
 
 impl FromRequestParts<Arc<Shared>> for InConversation {
@@ -124,7 +124,7 @@ impl FromRequestParts<Arc<Shared>> for InConversation {
     }
 }
 
-/// The user that the path names, under this name.
+/// The user in the path: the segment `userId` if `NESTED`, otherwise `id`.
 pub struct OfUser<const NESTED: bool>(pub UserId);
 
 impl<const NESTED: bool> FromRequestParts<Arc<Shared>> for OfUser<NESTED> {
@@ -143,7 +143,7 @@ async fn segment(parts: &mut Parts, shared: &Arc<Shared>, name: &str) -> Result<
     found.ok_or_else(|| Failure::new(ErrorCode::Internal, format!("this path has no {name}")))
 }
 
-/// The conversation's id.
+/// Parses a conversation's id.
 ///
 /// # Errors
 /// `invalid_payload`.
@@ -151,7 +151,7 @@ pub fn conversation_id(text: &str) -> Result<ConversationId, Failure> {
     ConversationId::parse(text).map_err(|error| Failure::invalid_payload(error.to_string()))
 }
 
-/// The ids of a list with commas, each once.
+/// Parses a list of ids separated by commas. Repeated ids are dropped.
 ///
 /// # Errors
 /// `too_large` or `invalid_payload`.
@@ -160,7 +160,7 @@ pub fn user_ids(list: &str) -> Result<Vec<UserId>, Failure> {
     checked_users(parts.iter().copied())
 }
 
-/// Valid ids, each once, in their order.
+/// Checks user ids and drops repeated ones. The order stays.
 ///
 /// # Errors
 /// `too_large` or `invalid_payload`.
@@ -179,7 +179,7 @@ pub fn checked_users<'a>(ids: impl ExactSizeIterator<Item = &'a str>) -> Result<
     Ok(users)
 }
 
-/// The length of a page (protocol §6).
+/// The number of items in a page, within its limits.
 pub fn page_limit(asked: Option<u32>) -> u32 {
     asked.unwrap_or(HISTORY_LIMIT_DEFAULT).clamp(1, HISTORY_LIMIT_MAX)
 }
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies_are_objects_or_refused_with_the_code_that_says_why() {
+    fn bodies_that_are_not_valid_objects_are_refused_with_a_code() {
         assert_eq!(parse(b" {\"title\":\"a\",\"more\":1} "), Ok(Thing { title: Some("a".into()) }));
         assert_eq!(parse(b"{\"title\":null}"), Ok(Thing { title: None }));
         for (body, code) in [
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn json_is_told_by_its_content_type() {
+    fn json_is_recognised_by_its_content_type() {
         let typed =
             |value: &str| is_json(&HeaderMap::from_iter([(CONTENT_TYPE, value.parse().expect("text"))]));
         assert!(typed("application/json") && typed("Application/JSON; charset=utf-8"));

@@ -1,4 +1,4 @@
-//! Who calls: a user with a token, or a backend with a key (protocol §6).
+//! The caller of a request: a user with a token, or a backend with an API key (`docs/rest.md`).
 
 use super::Refused;
 use crate::auth::Identity;
@@ -13,24 +13,24 @@ use carillon_proto::id::{ConversationId, UserId};
 use carillon_proto::wire::Authority;
 use std::sync::Arc;
 
-/// Who calls.
+/// The caller of a request.
 pub enum Caller {
-    /// A user, with what their token says.
+    /// A user, with the token's identity.
     User(Box<Identity>),
-    /// A backend, which may speak for anybody.
+    /// A backend, which may act for any user.
     Backend,
 }
 
 /// A caller's right to one conversation.
 pub struct Right {
-    /// What goes with commands.
+    /// The authority that commands carry.
     pub authority: Authority,
-    /// What goes with reads: the user who must be a stored participant, or nobody.
+    /// The user that reads carry and that must be a stored participant; empty if none is required.
     pub check: String,
 }
 
 impl Caller {
-    /// What entitles the caller to use the conversation, as far as the gateway can tell.
+    /// What entitles the caller to use the conversation, by the gateway's access rules.
     ///
     /// # Errors
     /// `forbidden`.
@@ -46,10 +46,10 @@ impl Caller {
         Ok(Right { authority, check })
     }
 
-    /// The user for whom the caller acts: themself, or whom a backend names as `name`.
+    /// The user that the caller acts for: the calling user, or the one that a backend names in the field `name`.
     ///
     /// # Errors
-    /// `invalid_payload` when a backend names nobody, `forbidden` when a user names somebody else.
+    /// `invalid_payload` when a backend names no user, `forbidden` when a user names another user.
     pub fn acts_for(&self, named: Option<&str>, name: &str) -> Result<UserId, Failure> {
         match (self, named) {
             (Caller::User(identity), None) => Ok(identity.user.clone()),
@@ -62,7 +62,7 @@ impl Caller {
         }
     }
 
-    /// How the caller is shown; a backend is not.
+    /// The display name of the caller; empty for a backend.
     pub fn shown_name(&self) -> &str {
         match self {
             Caller::User(identity) => &identity.name,
@@ -70,7 +70,7 @@ impl Caller {
         }
     }
 
-    /// The user who calls, if it is one.
+    /// The calling user; `None` for a backend.
     pub fn user(&self) -> Option<&UserId> {
         match self {
             Caller::User(identity) => Some(&identity.user),
@@ -79,7 +79,7 @@ impl Caller {
     }
 }
 
-/// The user's id.
+/// Parses a user's id.
 ///
 /// # Errors
 /// `invalid_payload`.
@@ -87,7 +87,7 @@ pub fn user_id(text: &str) -> Result<UserId, Failure> {
     UserId::parse(text).map_err(|error| Failure::invalid_payload(error.to_string()))
 }
 
-/// A field that only a backend may fill in.
+/// The error for a field that only a backend may set.
 pub fn only_with_a_key(name: &str) -> Failure {
     Failure::new(ErrorCode::Forbidden, format!("{name} needs an API key"))
 }
@@ -106,7 +106,7 @@ impl FromRequestParts<Arc<Shared>> for Caller {
     }
 }
 
-/// The identity behind a request's token.
+/// The identity of a request's token.
 ///
 /// # Errors
 /// `unauthorized` or `token_expired`.
@@ -122,7 +122,7 @@ fn api_key(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("apikey").then(|| key.trim())
 }
 
-/// Compares with every key, in a time that tells nothing but lengths.
+/// Compares with every key. The time that it takes depends only on lengths, so it does not reveal a key.
 fn is_one_of(given: &str, keys: &[String]) -> bool {
     let same = |key: &String| {
         let differences = key.bytes().zip(given.bytes()).fold(0, |all, (one, other)| all | (one ^ other));
@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_is_one_of_the_keys_or_none() {
+    fn only_a_configured_key_is_valid() {
         let keys = ["first-key", "second-key"].map(String::from);
         assert!(is_one_of("first-key", &keys) && is_one_of("second-key", &keys));
         for wrong in ["", "first-ke", "first-keys", "first-kez", "First-key"] {

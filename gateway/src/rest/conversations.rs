@@ -1,4 +1,4 @@
-//! Conversations: lists, creation, reading one, changing one.
+//! Conversations: listing, creating, reading and changing them.
 
 use super::Refused;
 use super::body::{InConversation, JsonBody, Params, checked_users, conversation_id, page_limit};
@@ -137,7 +137,7 @@ pub(super) async fn create(
         actor: owner.as_ref(),
         actor_name: caller.shown_name(),
         right,
-        // Apart from the keys of messages, which the same caller may have chosen alike.
+        // The prefix separates these keys from those of messages, for which the same caller may use the same key.
         client_id: key.map(|key| format!("{MADE_CLIENT_ID_PREFIX}create:{key}")),
         body: Body::CreateConversation(body.clone()),
     };
@@ -151,7 +151,7 @@ pub(super) async fn create(
     Ok((StatusCode::CREATED, location, Json(created)).into_response())
 }
 
-/// The new conversation, without asking a worker for what is known.
+/// The response for a new conversation, built without a read because all fields are known.
 fn created(
     conversation: &ConversationId,
     owner: Option<&UserId>,
@@ -172,7 +172,8 @@ fn created(
     Conversation::of(wire::ConversationInfo { conversation, head: Some(head), participants })
 }
 
-/// An id for a conversation that was given none: the same for the same key, so that a repeat finds it.
+/// Makes the id of a conversation for which none was given. The same owner and key give the same id, so that a repeated
+/// request finds the conversation.
 fn made_id(owner: Option<&UserId>, key: Option<&str>) -> Result<ConversationId, Failure> {
     let uuid = match key {
         None => uuid::Uuid::new_v4(),
@@ -238,7 +239,7 @@ pub(super) async fn update(
     manage(&shared, &caller, &conversation, Body::UpdateConversation(body)).await.map(Json)
 }
 
-/// Changes a conversation or who participates, and reads what it has become.
+/// Changes a conversation or its participants, and reads the result.
 pub(super) async fn manage(
     shared: &Shared,
     caller: &Caller,
@@ -253,7 +254,7 @@ pub(super) async fn manage(
     Ok(read_conversation(shared, conversation, check).await?)
 }
 
-/// Reads a conversation, if `check` is empty or a stored participant.
+/// Reads a conversation. `check` is empty, or a user that must be a stored participant.
 pub(super) async fn read_conversation(
     shared: &Shared,
     conversation: &ConversationId,
@@ -264,20 +265,20 @@ pub(super) async fn read_conversation(
     match shared.read(read_request::Body::Conversation(read)).await {
         Ok(read_reply::Body::Conversation(info)) => Ok(Conversation::of(info)),
         Ok(_) => Err(wrong_reply()),
-        // A refusal looks the same whether the conversation exists or not.
+        // The refusal does not reveal whether the conversation exists.
         Err(failure) if checked && failure.code == ErrorCode::NotFound => Err(Failure::forbidden()),
         Err(failure) => Err(failure),
     }
 }
 
-/// A title without control characters, within its bound.
+/// Checks a title's length and removes control characters.
 fn checked_title(title: &str) -> Result<String, Failure> {
     let title: String = title.chars().filter(|c| !c.is_control()).collect();
     check_length(&title, "title", TITLE_LENGTH_MAX)?;
     Ok(title)
 }
 
-/// A worker's reply that does not answer what was asked.
+/// The error for a worker's reply of an unexpected kind.
 pub(super) fn wrong_reply() -> Failure {
     Failure::new(ErrorCode::Internal, "a reply of the wrong kind")
 }

@@ -1,4 +1,4 @@
-//! The API's description, made from its code, and the page to read and try it.
+//! The API's description, generated from its code, and the page for reading and trying it.
 
 use super::refusal::Error;
 use super::{conversations, health, messages, participants, session, users};
@@ -45,7 +45,7 @@ impl Modify for Credentials {
     }
 }
 
-/// Every route with its description.
+/// All routes, with their descriptions.
 pub fn routes() -> OpenApiRouter<Arc<Shared>> {
     OpenApiRouter::with_openapi(Description::openapi())
         .routes(routes!(conversations::list, conversations::create))
@@ -63,14 +63,14 @@ pub fn routes() -> OpenApiRouter<Arc<Shared>> {
         .routes(routes!(docs))
 }
 
-/// The files that the page needs; they are no part of the API.
+/// The files of the page. They are not part of the API.
 pub fn page() -> Router<Arc<Shared>> {
     page::DOCS_FILES.iter().fold(Router::new(), |router, (path, content_type, content)| {
         router.route(path, get(move || async move { page::docs_response(content_type, content) }))
     })
 }
 
-/// Serialized once: it is the same for all.
+/// Serialized once, because it never changes.
 static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| {
     let json = routes().into_openapi().to_json();
     json.unwrap_or_else(|error| {

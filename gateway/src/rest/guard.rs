@@ -1,4 +1,4 @@
-//! What stands before every route of the API: the origin's check, CORS, and headers that all answers have.
+//! Middleware for all routes of the API: the origin check, CORS, and headers that all responses have.
 
 use super::refusal;
 use crate::metrics;
@@ -15,16 +15,16 @@ use axum::response::{IntoResponse, Response};
 use carillon_proto::code::{ErrorCode, Failure};
 use std::sync::Arc;
 
-/// For how long a browser may remember a preflight's answer, seconds.
+/// How long a browser may cache the answer to a preflight, in seconds.
 const PREFLIGHT_SECONDS: u32 = 600;
 
-/// Answers preflights, refuses foreign origins, and passes everything else on.
+/// Answers preflights, refuses foreign origins, and passes all other requests on.
 pub async fn guard(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     metrics::REST_REQUESTS.inc();
     across_origins(State(shared), request, next).await
 }
 
-/// As [`guard`], for what is not the API.
+/// Like [`guard`], for routes outside the API.
 pub async fn across_origins(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     let origin = request.headers().get(ORIGIN).cloned();
     let allowed = shared.admission.origin_allowed(request.headers());

@@ -1,4 +1,4 @@
-//! The gateway's health, for people and monitoring; probes have their own endpoints.
+//! The gateway's health, for people and monitoring. Liveness and readiness probes have their own endpoints.
 
 use crate::shared::Shared;
 use axum::extract::State;
@@ -11,12 +11,12 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 use utoipa::ToSchema;
 
-/// What takes longer is not healthy.
+/// A check that takes longer counts as failed.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
-/// A judgement holds for this long: whoever asks more often costs nothing.
+/// How long a result is reused, so that frequent requests cost nothing.
 const JUDGEMENT_AGE_MAX: Duration = Duration::from_secs(1);
 
-/// What was judged last, and when.
+/// The last result, and when it was found.
 #[derive(Default)]
 pub struct RecentHealth(tokio::sync::Mutex<Option<(Instant, Judgement)>>);
 
@@ -85,7 +85,7 @@ impl Shared {
         {
             return judgement;
         }
-        // Nobody has this id: the read finds nothing, and is cheap.
+        // A user id that no real user is expected to have, so the read is cheap and finds nothing.
         let nobody =
             wire::ReadConversations { user: "health@carillon".into(), cursor: String::new(), limit: 1 };
         let store = timeout(CHECK_TIMEOUT, self.read(read_request::Body::Conversations(nobody)));

@@ -1,4 +1,4 @@
-//! Messages of a conversation: pages of them, and sending one.
+//! Messages of a conversation: reading pages of them, and sending one.
 
 use super::Refused;
 use super::body::{InConversation, JsonBody, Params, page_limit};
@@ -23,9 +23,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use utoipa::{IntoParams, ToSchema};
 
-/// Reads for one page: a run of events that are no messages longer than this ends the page early.
+/// Maximum number of reads for one page. A long run of events without messages ends the page early.
 const READS_MAX: usize = 10;
-/// Bytes of messages after which a page is not read on: what one read brings, and a little.
+/// A page ends when its messages have this many bytes. One read may bring a little more.
 const PAGE_BYTES: usize = 512 * 1024;
 
 #[derive(Deserialize, IntoParams)]
@@ -89,8 +89,8 @@ struct Page<'a> {
 }
 
 impl Page<'_> {
-    /// Reads events until enough of them are messages. The first read asks for as many as are wanted, as
-    /// most events are messages; what follows a run of others asks for more.
+    /// Reads events until enough of them are messages. The first read requests only the page's limit, because most
+    /// events are messages. Later reads request the maximum, because a run of other events may go on.
     async fn read(&self, mut from: HistoryFrom) -> Result<MessagePage, Failure> {
         let (limit, forward) = (self.limit as usize, matches!(from, HistoryFrom::After(_)));
         let (mut messages, mut bytes, mut has_more) = (VecDeque::new(), 0, true);
@@ -133,8 +133,8 @@ impl Page<'_> {
     async fn events(&self, from: HistoryFrom, limit: u32) -> Result<wire::Events, Failure> {
         let (after_seq, before_seq) = match from {
             HistoryFrom::After(seq) => (Some(seq), None),
-            // Below seq 1 there is nothing, which 0 would not say on the bus. It is read all the same: who
-            // may not read hears so.
+            // On the bus, 0 means the newest page, so 1 is sent for the empty page below seq 1. It is read although it
+            // is empty, so that a caller without the right to read is refused.
             HistoryFrom::Before(seq) => (None, Some(seq.max(1))),
             HistoryFrom::Head => (None, Some(0)),
         };
@@ -230,7 +230,7 @@ pub(super) async fn send(
     Ok((StatusCode::CREATED, Json(Message::of(&event))).into_response())
 }
 
-/// The message that an earlier send with the same client id became.
+/// Reads the message that an earlier send with the same client id created.
 async fn first(
     shared: &Shared,
     conversation: &ConversationId,
@@ -240,7 +240,7 @@ async fn first(
     let read = wire::ReadEvents {
         conversation: conversation.to_string(),
         after_seq: Some(seq.saturating_sub(1)),
-        // It was accepted, so it is committed.
+        // The seq was accepted, so it is committed.
         up_to_seq: Some(seq),
         limit: 1,
         check,
@@ -279,7 +279,7 @@ fn checked_message(
     })
 }
 
-/// How the sender is shown: a user as their token says, anybody else as the backend or their profile says.
+/// The sender's display name: a user's from the token; otherwise the name that the backend gives, or the profile's.
 async fn sender_name(
     shared: &Shared,
     caller: &Caller,
@@ -317,7 +317,7 @@ fn parse_client_id(text: &str) -> Result<String, Failure> {
     Ok(id.to_string())
 }
 
-/// The header `Idempotency-Key`, with or without quotes.
+/// The value of the header `Idempotency-Key`, with or without quotes.
 pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Failure> {
     let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
     let value = value.to_str().unwrap_or_default().trim();

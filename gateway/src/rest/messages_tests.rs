@@ -1,4 +1,4 @@
-//! Idempotency keys, and pages over events that are no messages.
+//! Tests idempotency keys, and pages of messages with long runs of other events between them.
 
 use super::*;
 use crate::rest::tests::{Api, bearer};
@@ -8,7 +8,7 @@ use carillon_runtime::bus::{Bus, Incoming};
 use prost::Message as _;
 use serde_json::{Value, json};
 
-/// Events: a message at seq 1 and one at the end, and nothing but changes between them.
+/// The last event's seq. Seqs 1 and this one are messages; all events between are changes.
 const LAST_SEQ: u64 = 2_500;
 
 fn event(seq: u64) -> wire::Event {
@@ -22,7 +22,7 @@ fn event(seq: u64) -> wire::Event {
     wire::Event { conversation: "room".into(), seq, kind: Some(kind), ..Default::default() }
 }
 
-/// What a worker answers.
+/// A worker's answer.
 fn answer(read: &wire::ReadEvents) -> wire::Events {
     let limit = u64::from(read.limit);
     let (first, last) = match (read.after_seq, read.before_seq) {
@@ -45,13 +45,13 @@ async fn api_with_events() -> Api {
             let Some(wire::read_request::Body::Events(read)) = request.body else { panic!("not for events") };
             assert_eq!(read.check, "ann");
             let body = Some(wire::read_reply::Body::Events(answer(&read)));
-            message.reply.expect("somebody waits").send(wire::ReadReply { body }.encode_to_vec().into());
+            message.reply.expect("a request").send(wire::ReadReply { body }.encode_to_vec().into());
         }
     });
     api
 }
 
-/// Walks all pages in one direction; the seqs of the messages of each.
+/// Reads all pages in one direction. Returns the seqs of each page's messages.
 async fn walk(first: &str, next: &str) -> Vec<Vec<u64>> {
     let (api, token) = (api_with_events().await, bearer(60));
     let (mut pages, mut query) = (Vec::new(), first.to_owned());
@@ -70,7 +70,7 @@ async fn walk(first: &str, next: &str) -> Vec<Vec<u64>> {
 }
 
 #[tokio::test]
-async fn a_long_run_of_changes_ends_a_page_and_the_next_goes_on_behind_it() {
+async fn a_page_ends_early_in_a_long_run_of_changes_and_the_next_continues() {
     assert_eq!(walk("", "beforeSeq").await, [vec![LAST_SEQ], vec![], vec![1]]);
     assert_eq!(walk("afterSeq=0", "afterSeq").await, [vec![1], vec![], vec![LAST_SEQ]]);
 }
@@ -80,7 +80,7 @@ fn headers(key: &str) -> HeaderMap {
 }
 
 #[test]
-fn a_key_names_a_send_by_header_or_body() {
+fn the_idempotency_key_is_in_the_header_or_the_body() {
     let none = HeaderMap::new();
     assert_eq!(client_id(&none, None), Ok(None));
     assert_eq!(client_id(&none, Some("a-1")), Ok(Some("a-1".into())));

@@ -1,8 +1,9 @@
-//! The REST API of protocol §6: conversations, messages, users and presence in camelCase JSON, for people
-//! with a token and for backends with a key.
+//! The REST API (`docs/rest.md`): conversations, messages, users and presence as camelCase JSON, for users with a token
+//! and for backends with an API key.
 //!
-//! A write becomes a command of the log and is answered when its outcome is known; a read is answered by any
-//! worker. Nothing is decided here that the log does not decide again.
+//! A write becomes a command of the log and is answered when its outcome is known. A read is answered by any
+//! message-worker. The gateway checks the form of a request and the caller's access; the partition's owner decides what
+//! a command comes to.
 
 mod body;
 mod caller;
@@ -44,12 +45,12 @@ pub fn router(shared: &Arc<Shared>) -> Router<Arc<Shared>> {
         .layer(from_fn_with_state(shared.clone(), guard::guard))
 }
 
-/// The answer where nothing is.
+/// The response for a path that does not exist.
 pub async fn not_found() -> Response {
     refusal(&Failure::new(ErrorCode::NotFound, "there is nothing here"))
 }
 
-/// The answer to a method that something does not have.
+/// The response for a method that the path does not support.
 pub async fn method_not_allowed() -> Response {
     let failure = Failure::invalid_payload("this takes other methods: see the header Allow");
     refusal_with_status(&failure, StatusCode::METHOD_NOT_ALLOWED)

@@ -1,4 +1,4 @@
-//! Who participates in a conversation.
+//! Adding and removing a conversation's participants.
 
 use super::Refused;
 use super::body::{InConversation, JsonBody, OfUser, checked_users};

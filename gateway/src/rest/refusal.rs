@@ -1,4 +1,4 @@
-//! Errors as responses (protocol §1): always JSON, always with a code.
+//! Errors as responses (`docs/protocol.md#errors`): always JSON with a code.
 
 use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
@@ -46,14 +46,14 @@ impl ToSchema for Code {
     }
 }
 
-/// An error as a response, with the status of its code.
+/// An error as a response, with the HTTP status of its code.
 pub fn refusal(failure: &Failure) -> Response {
     let status =
         StatusCode::from_u16(failure.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     refusal_with_status(failure, status)
 }
 
-/// An error as a response, where HTTP knows a status that is nearer than the code's.
+/// An error as a response, with a status that fits better than the code's own.
 pub fn refusal_with_status(failure: &Failure, status: StatusCode) -> Response {
     let body = Error {
         error: status.canonical_reason().unwrap_or("Error"),
@@ -72,7 +72,7 @@ pub fn refusal_with_status(failure: &Failure, status: StatusCode) -> Response {
     response
 }
 
-/// A request that is answered with an error.
+/// A request that is refused with an error.
 #[derive(Debug)]
 pub struct Refused {
     failure: Failure,
@@ -80,7 +80,7 @@ pub struct Refused {
 }
 
 impl Refused {
-    /// An error with another status than its code's.
+    /// An error with a status other than its code's.
     pub fn with_status(failure: Failure, status: StatusCode) -> Refused {
         Refused { failure, status: Some(status) }
     }
@@ -101,7 +101,7 @@ impl IntoResponse for Refused {
     }
 }
 
-/// The refusals of every request that needs a caller, for the description of the API.
+/// The possible errors of every request with credentials, for the API's description.
 pub struct Refusals;
 
 impl utoipa::IntoResponses for Refusals {

@@ -1,4 +1,4 @@
-//! The session behind a request's credentials, and its exchange for a token that WebSockets take.
+//! The session of a request's token, and the exchange of that token for a WebSocket token.
 
 use super::Refused;
 use super::caller::session;
@@ -17,7 +17,7 @@ use serde::Serialize;
 use std::sync::Arc;
 use utoipa::ToSchema;
 
-/// How long an exchanged token lasts (protocol §1).
+/// How long an exchanged token lasts, in seconds.
 const TOKEN_SECONDS: u64 = 3_600;
 
 #[derive(Serialize)]
@@ -36,7 +36,7 @@ struct Claims<'a> {
     aud: Option<&'a str>,
     iat: u64,
     exp: u64,
-    /// Until when this token may be exchanged again.
+    /// The end of the first token, in seconds since 1970. After it this token cannot be exchanged again.
     session_exp: u64,
 }
 
@@ -69,7 +69,7 @@ pub(super) async fn websocket_token(
 
 fn exchange(identity: &Identity, auth: &Auth, now: u64) -> Result<String, Failure> {
     let session_exp = identity.session_expires_ms.or(identity.expires_ms).unwrap_or(0) / 1_000;
-    // Otherwise one token, once stolen, would last for ever.
+    // Without this, a stolen token could be exchanged again for ever.
     if identity.session_expires_ms.is_some() && session_exp <= now {
         return Err(Refusal::Expired.failure());
     }

@@ -32,13 +32,13 @@ pub struct Conversation {
     archived: bool,
     #[schema(value_type = Object)]
     metadata: Box<RawValue>,
-    /// Time of the last message, or of the creation: the order of lists.
+    /// Time of the last message, or else of the creation. Lists are sorted by it.
     #[serde(skip)]
     active_ms: u64,
 }
 
 impl Conversation {
-    /// A conversation as a worker told it.
+    /// The JSON shape of a conversation that a worker returned.
     pub fn of(info: wire::ConversationInfo) -> Conversation {
         let head = info.head.unwrap_or_default();
         let active_ms = head.last_message.as_ref().map_or(head.created_ms, |message| message.time_ms);
@@ -92,7 +92,7 @@ pub struct Message {
 }
 
 impl Message {
-    /// The message that an event is, if it is one.
+    /// The JSON shape of a message event; `None` for other events.
     pub fn of(event: &wire::Event) -> Option<Message> {
         let Some(Kind::Message(message)) = &event.kind else { return None };
         Some(Message {
@@ -111,12 +111,12 @@ impl Message {
         })
     }
 
-    /// Its seq.
+    /// The message's seq.
     pub fn seq(&self) -> u64 {
         self.seq
     }
 
-    /// About how many bytes its JSON takes.
+    /// The approximate size of its JSON in bytes.
     pub fn weight_bytes(&self) -> usize {
         256 + self.content.len() + self.metadata.as_ref().map_or(0, |json| json.get().len())
     }
@@ -139,7 +139,7 @@ pub struct User {
 }
 
 impl User {
-    /// A user by their profile. Of whom only the id is known, that is the name.
+    /// The JSON shape of a profile. Without a name in the profile, the id is the name.
     pub fn of(profile: wire::Profile, with_email: bool) -> User {
         User {
             name: present(profile.name).unwrap_or_else(|| profile.user.clone()),
@@ -167,7 +167,7 @@ pub struct Presence {
 }
 
 impl Presence {
-    /// A user's presence as a worker told it.
+    /// The JSON shape of a presence that a worker returned.
     pub fn of(presence: &wire::UserPresence) -> Presence {
         Presence {
             online: presence.online,
@@ -187,7 +187,7 @@ fn json(text: &str) -> Option<Box<RawValue>> {
 }
 
 fn empty_object() -> Box<RawValue> {
-    // It is valid JSON.
+    // `{}` is valid JSON, so the default is never used.
     RawValue::from_string("{}".into()).unwrap_or_default()
 }
 
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn an_email_is_not_for_everybody() {
+    fn an_email_is_shown_only_on_request() {
         let profile = wire::Profile { user: "ann".into(), email: "ann@x.org".into(), ..Default::default() };
         let shown = |with_email| serde_json::to_value(User::of(profile.clone(), with_email)).expect("JSON");
         assert_eq!(shown(true)["email"], "ann@x.org");

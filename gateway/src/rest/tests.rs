@@ -1,4 +1,4 @@
-//! The API without workers: its description, who is let in, and that every error is JSON with a code.
+//! Tests the API without workers: its description, credentials, origins, and that every error is JSON with a code.
 
 use super::*;
 use axum::body::Body;
@@ -38,7 +38,7 @@ impl Answer {
         serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
     }
 
-    /// Status and code of an error that has all that errors have.
+    /// The status and code of an error. Checks that it has every field of an error.
     fn error(&self) -> (u16, String) {
         assert_eq!(self.headers[CONTENT_TYPE], "application/json", "{}", self.text);
         let body = self.json();
@@ -94,7 +94,7 @@ pub(super) fn bearer(seconds: i64) -> String {
     format!("Bearer {}", jsonwebtoken::encode(&Default::default(), &claims, &key).expect("a token"))
 }
 
-/// Every operation: path, method in capitals, and what is said of it.
+/// Every operation of the description: path, method in capitals, and content.
 fn operations(document: &Value) -> Vec<(String, Method, Value)> {
     let mut all = Vec::new();
     for (path, item) in document["paths"].as_object().expect("paths") {
@@ -143,7 +143,7 @@ async fn the_description_names_every_route_of_the_contract() {
 }
 
 #[tokio::test]
-async fn what_is_served_is_what_is_described() {
+async fn served_and_described_routes_are_the_same() {
     let api = Api::start(|_| {});
     let operations = operations(&api.description().await);
     let paths: BTreeSet<&String> = operations.iter().map(|(path, ..)| path).collect();
@@ -161,7 +161,7 @@ async fn what_is_served_is_what_is_described() {
             }
         }
     }
-    // A handler that is described but nowhere registered would be missing above without a word.
+    // A handler that is described but not registered would be missing in both lists above.
     let sources = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/rest")).expect("sources");
     let described_in = |path: std::path::PathBuf| {
         let text = std::fs::read_to_string(path).expect("a source");
@@ -174,7 +174,7 @@ async fn what_is_served_is_what_is_described() {
 }
 
 #[tokio::test]
-async fn the_description_is_sound() {
+async fn the_description_is_consistent() {
     let document = Api::start(|_| {}).description().await;
     assert!(document["openapi"].as_str().is_some_and(|version| version.starts_with("3.")), "{document}");
     assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
@@ -215,7 +215,7 @@ async fn the_description_is_sound() {
 }
 
 #[tokio::test]
-async fn nobody_gets_in_without_credentials_that_hold() {
+async fn requests_without_valid_credentials_are_refused() {
     let api = Api::start(|_| {});
     let wrong_key = format!("apikey {KEY}s");
     for (credentials, code) in [
@@ -241,7 +241,7 @@ async fn nobody_gets_in_without_credentials_that_hold() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_a_request_is_told_by_a_code() {
+async fn wrong_requests_get_the_code_of_their_error() {
     let api = Api::start(|_| {});
     let (token, long) = (bearer(60), format!("{{\"title\":\"{}\"}}", "x".repeat(70 * 1024)));
     let json = ("content-type", "application/json");
@@ -291,7 +291,7 @@ async fn what_is_wrong_with_a_request_is_told_by_a_code() {
 }
 
 #[tokio::test]
-async fn pages_of_other_origins_are_kept_out() {
+async fn requests_of_other_origins_are_refused() {
     let api = Api::start(|settings| settings.allowed_origins = vec!["https://app.example".into()]);
     let asked = ("access-control-request-method", "PATCH");
     let preflight = async |origin: &str| {
@@ -310,7 +310,7 @@ async fn pages_of_other_origins_are_kept_out() {
         let refused = api.get("/api/auth/session", &[("origin", foreign)]).await;
         assert_eq!(refused.error(), (403, "forbidden".into()));
     }
-    // A page that may ask hears of refusals too.
+    // An allowed page can also read refusals.
     let refused = api.get("/api/conversations", &[("origin", "https://app.example")]).await;
     assert_eq!(refused.error(), (401, "unauthorized".into()));
     assert_eq!(refused.headers[ACCESS_CONTROL_ALLOW_ORIGIN], "https://app.example");
@@ -320,7 +320,7 @@ async fn pages_of_other_origins_are_kept_out() {
 }
 
 #[tokio::test]
-async fn without_workers_nothing_is_promised() {
+async fn without_workers_reads_and_health_are_unavailable() {
     let api = Api::start(|_| {});
     let answer = api.get("/api/conversations", &[("authorization", &bearer(60))]).await;
     assert_eq!(answer.error(), (503, "unavailable".into()));
@@ -336,7 +336,7 @@ async fn without_workers_nothing_is_promised() {
 }
 
 #[tokio::test]
-async fn an_outcome_that_does_not_come_is_unknown() {
+async fn a_missing_outcome_is_a_timeout() {
     let api = Api::start(|_| {});
     let (token, json) = (bearer(60), ("content-type", "application/json"));
     let headers = [("authorization", token.as_str()), json];
@@ -353,14 +353,14 @@ async fn an_outcome_that_does_not_come_is_unknown() {
 }
 
 #[tokio::test]
-async fn the_store_is_judged_by_a_read_that_is_not_repeated_for_everybody() {
+async fn many_health_requests_cause_one_read_of_the_store() {
     let api = Api::start(|_| {});
     let mut reads = api.bus.subscribe(subject::READ, None).await.expect("subscribed");
     let worker = tokio::spawn(async move {
         let body = wire::read_reply::Body::Conversations(wire::Conversations::default());
         let empty = wire::ReadReply { body: Some(body) }.encode_to_vec();
         let Some(Incoming::Message(message)) = reads.next().await else { panic!("no read") };
-        message.reply.expect("somebody waits").send(empty.into());
+        message.reply.expect("a request").send(empty.into());
         reads
     });
     for _ in 0..3 {
@@ -371,7 +371,7 @@ async fn the_store_is_judged_by_a_read_that_is_not_repeated_for_everybody() {
 }
 
 #[tokio::test]
-async fn the_page_needs_nothing_from_elsewhere() {
+async fn the_docs_page_uses_only_its_own_files() {
     let api = Api::start(|_| {});
     let page = api.get("/api/docs", &[]).await;
     assert_eq!(page.status, StatusCode::OK);

@@ -1,4 +1,4 @@
-//! Users by their profiles, which come from the claims of their tokens, and their presence.
+//! Users and their presence. Profiles come from the claims of the users' tokens.
 
 use super::Refused;
 use super::body::{OfUser, Params, page_limit, user_ids};
@@ -68,7 +68,7 @@ pub(super) async fn list(
     Ok(Json(UserPage { users, next_cursor }))
 }
 
-/// A page of sorted users, and where the next one begins.
+/// A page of sorted users, and the cursor of the next page.
 fn page(users: Vec<UserId>, params: &UserParams) -> Result<(Vec<UserId>, Option<String>), Failure> {
     let limit = page_limit(params.limit) as usize;
     let after = params.cursor.as_deref().filter(|cursor| !cursor.is_empty()).map(user_id).transpose()?;
@@ -99,7 +99,7 @@ pub(super) async fn read(
     Ok(Json(shown(&caller, profile)))
 }
 
-/// A user's profile: the caller's own from their token, others' as presence knows it.
+/// A user's profile: the caller's own from the token, another user's from the presence-worker.
 async fn profile(shared: &Shared, caller: &Caller, user: &UserId) -> Result<wire::Profile, Failure> {
     if let Caller::User(identity) = caller
         && identity.user == *user
@@ -116,7 +116,7 @@ async fn profile(shared: &Shared, caller: &Caller, user: &UserId) -> Result<wire
     }
 }
 
-/// Whether presence knows more of them than their id.
+/// Whether the profile has more than the id.
 fn is_known(profile: &wire::Profile) -> bool {
     !profile.name.is_empty()
 }

@@ -1,5 +1,5 @@
-//! Whom a caller may see (protocol §2): themself, who shares a stored conversation with them, and whom their
-//! connections here see now. A backend sees everybody.
+//! Which users a caller may see (`docs/protocol.md#presence`): the caller, users that share a stored conversation with
+//! the caller, and users that the caller's connections to this gateway see now. A backend sees all users.
 
 use super::caller::Caller;
 use crate::shared::Shared;

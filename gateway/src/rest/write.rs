@@ -1,4 +1,4 @@
-//! Writes: a command for the log, and the wait for its outcome.
+//! Writes of the API: each sends a command to the log and waits for its outcome.
 
 use super::caller::Right;
 use crate::directory::Action;
@@ -10,24 +10,24 @@ use carillon_proto::id::{ConversationId, UserId};
 use carillon_proto::wire::{self, command::Body};
 use carillon_runtime::time::steady_ms;
 
-/// A command in the making.
+/// A command to send.
 pub struct Write<'a> {
-    /// Where.
+    /// The conversation that it is for.
     pub conversation: &'a ConversationId,
-    /// Who does it; nobody when a backend acts for itself.
+    /// The user that it acts for; `None` if a backend acts for itself.
     pub actor: Option<&'a UserId>,
-    /// How the actor is shown.
+    /// The actor's display name.
     pub actor_name: &'a str,
-    /// What entitles them.
+    /// What entitles the actor.
     pub right: Right,
-    /// The idempotence key; one is made where there is none.
+    /// The client's idempotency key. Without one, a client id is made.
     pub client_id: Option<String>,
-    /// What to do.
+    /// The command's content.
     pub body: Body,
 }
 
 impl Shared {
-    /// Sends a command to its log and waits until it is stored durably, or refused.
+    /// Publishes a command and waits until it is stored durably or refused.
     pub(super) async fn write(&self, write: Write<'_>) -> Result<wire::Accepted, Failure> {
         let client_id = write.client_id.unwrap_or_else(made_client_id);
         if let (Some(user), Body::SendMessage(_)) = (write.actor, &write.body) {
@@ -57,7 +57,7 @@ impl Shared {
         outcome.await.unwrap_or_else(|_| Err(gone()))
     }
 
-    /// Takes one action from a user's allowance; a backend has no limit.
+    /// Takes one action from a user's rate allowance. A backend has no limit.
     pub(super) fn allow(&self, user: Option<&UserId>, action: Action) -> Result<(), Failure> {
         let Some(user) = user else { return Ok(()) };
         self.directory.take(user, action, &self.settings.limits, steady_ms()).map_err(|wait_ms| {
