@@ -1,4 +1,4 @@
-//! A corpus of good and hostile tokens.
+//! Tests valid and forged tokens.
 
 use super::*;
 use jsonwebtoken::{EncodingKey, Header, encode};

@@ -66,14 +66,14 @@ async fn subscribe(shared: &Shared, subject: &str) -> Subscription {
         tokio::time::sleep(RETRY_DELAY).await;
         match shared.bus.subscribe(subject, None).await {
             Ok(subscription) => return subscription,
-            Err(error) => tracing::warn!(%error, "no subscription to the bus"),
+            Err(error) => tracing::warn!(%error, "subscribing to the bus failed: trying again"),
         }
     }
 }
 
 /// Registers all rooms and announces all sessions again, because messages may have been lost.
 async fn register_anew(shared: &Shared) {
-    tracing::info!("messages from workers may have been lost: registering everything anew");
+    tracing::info!("messages from workers may have been lost: registering everything again");
     for link in &shared.links {
         link.lost().await;
     }

@@ -1,4 +1,4 @@
-//! How a connection ends whose client reads slowly.
+//! Tests how a connection ends when its client reads slowly.
 
 use super::*;
 use crate::application::Served;

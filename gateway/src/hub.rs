@@ -61,7 +61,7 @@ impl Event for Encoded {
     }
 }
 
-/// Whether a user whose presence the room's members see is still in the room.
+/// The state in a room of a user whose presence the room's members see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Seen {
     /// The user is in the room.

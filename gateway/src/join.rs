@@ -40,7 +40,7 @@ struct Recorded {
     stored: bool,
 }
 
-/// A join.
+/// A join that is under way.
 pub struct Request {
     /// The gateway.
     pub shared: Arc<Shared>,

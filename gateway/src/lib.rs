@@ -97,7 +97,7 @@ impl Gateway {
         Ok(Gateway { listener, settings: settings.clone() })
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     ///
     /// # Errors
     /// When the operating system does not return the address.

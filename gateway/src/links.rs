@@ -15,8 +15,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-/// Requests that wait for a partition's task. When the queue is full, a join fails with `unavailable`. The number
-/// equals the default limit of connections per gateway, because each connection has at most one join under way.
+/// Requests that wait for a partition's task. When the queue is full, a join fails with `unavailable`. The number is
+/// above the default limit of connections per gateway (10,000), because each connection has at most one join under way.
 const ASKS_MAX: usize = 16_384;
 /// How long one request to the owner may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
@@ -74,7 +74,7 @@ impl LinkHandle {
         let _ = self.asks.send(Ask::Heard(Heard::Beat(beat))).await;
     }
 
-    /// Messages may have been lost.
+    /// Reports that messages from the owner may have been lost.
     pub async fn lost(&self) {
         let _ = self.asks.send(Ask::Heard(Heard::Lost)).await;
     }

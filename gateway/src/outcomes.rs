@@ -1,8 +1,8 @@
 //! Requests late outcomes from partitions' owners.
 //!
 //! Outcomes arrive in batches, and the owner that made a lost batch sends it again. If that owner is gone, or no longer
-//! keeps the batch, its successor knows what was accepted and is asked here. Otherwise a sender would wait for its
-//! timeout although its message is stored.
+//! keeps the batch, the outcomes are requested here from its successor, which knows what was accepted. Otherwise a sender
+//! would wait for its timeout although its message is stored.
 
 use crate::pending::{Key, Late};
 use crate::shared::Shared;

@@ -61,7 +61,7 @@ impl Ids {
 /// The ids that a client sends when it connects again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Return {
-    /// Its secret.
+    /// The session's secret.
     pub pid: String,
     /// The last offset that the client received.
     pub offset: String,

@@ -86,7 +86,8 @@ impl Registration {
 
     /// Applies the owner's answer and answers the waiting joins. With `None`, because the owner did not answer, the
     /// changes are put back to be sent again. A head goes only to the room object that was registered. A later room of
-    /// the same conversation has a registration of its own, whose head covers what it missed.
+    /// the same conversation must not take it, because events above it may have been sent while the conversation was
+    /// not registered.
     pub fn answered(self, hub: &Hub, registered: Option<wire::Registered>) -> Registered {
         let Registration { partition, joins, rooms, removed } = self;
         let mut done = Registered { fetches: Vec::new(), touched: Vec::new() };

@@ -198,7 +198,7 @@ impl Shared {
                 let events = match read {
                     Ok(events) => events,
                     Err(failure) => {
-                        tracing::debug!(conversation = %room.conversation, %failure, "missed events not fetched yet");
+                        tracing::debug!(conversation = %room.conversation, %failure, "missing events could not be fetched: trying again");
                         Vec::new()
                     }
                 };

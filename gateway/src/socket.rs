@@ -31,7 +31,7 @@ use tokio_tungstenite::tungstenite::protocol::Message;
 /// Time limit for a first frame with a token (`docs/protocol.md#connecting`).
 const AUTHENTICATION_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a connection's upgrade said about the user.
+/// What is known about the user after a connection's upgrade.
 pub enum Arrival {
     /// It had a valid identity.
     Identified(Box<Identity>),

@@ -49,7 +49,7 @@ where
     tokio::spawn(async move {
         let Ok(Ok(upgraded)) = tokio::time::timeout(UPGRADE_TIMEOUT, upgraded).await else { return };
         let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
-            return tracing::error!("an upgraded connection is not the one that was accepted");
+            return tracing::error!("an upgraded connection has an unexpected type");
         };
         // A separate allocation, so that the future of `serve` does not enlarge the handshake's task.
         boxed(serve, parts.io.into_inner(), parts.read_buf).await;
