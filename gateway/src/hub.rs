@@ -77,7 +77,7 @@ pub struct RoomState {
     pub topic: Topic<Member, Encoded>,
     /// Users who are typing.
     pub typists: Typists,
-    /// How many connections each user has in this room at this gateway.
+    /// How many subscriptions each user has in this room. A connection may have one per vocabulary.
     pub users: HashMap<UserId, u32>,
     /// Users, at any gateway, whose presence the members of this room see.
     pub visible: HashMap<UserId, Seen>,
@@ -143,8 +143,8 @@ impl Room {
         }
     }
 
-    /// Sends the room's members that a user joined or left it, counted over all gateways. The user's own connections
-    /// are left out.
+    /// Reports to the room's members that a user joined or left it, counted over all gateways. The user's own
+    /// connections are left out.
     pub fn show_arrival(&self, user: &str, participants: u32, joined: bool) {
         let conversation = self.conversation.as_str();
         let hears = |member: &Connection| member.user.as_str() != user;
@@ -274,7 +274,7 @@ impl Hub {
         self.partitions[partition as usize].rooms.lock().len()
     }
 
-    /// Waits until a room of the partition was closed, which its owner must be sent.
+    /// Waits until a room of the partition was closed, so that its removal must be sent to the owner.
     pub async fn changed(&self, partition: u32) {
         self.partitions[partition as usize].changed.notified().await;
     }

@@ -192,8 +192,8 @@ impl Request {
         let place = self.already.as_ref().map(|(_, slot)| *slot);
         let place = place.filter(|slot| state.is_place_of(*slot, &self.connection, dialect));
         if self.already.is_some() && place.is_none() {
-            // The earlier subscription ended while this join was under way. The session then counts the connection out
-            // (`step_out`) when it handles that signal, so it is counted in again here.
+            // The earlier subscription ended while this join was under way. The session counts it out (`step_out`) when
+            // it handles that signal, so the new one is counted in here.
             if self.count_in(&mut state) {
                 self.shared.tell_presence(self.arrival());
             }
@@ -212,7 +212,7 @@ impl Request {
         Ok(Entered { room: room.clone(), dialect, slot })
     }
 
-    /// Counts the connection in. Returns `true` if it is its user's first connection in the room.
+    /// Counts the subscription in. Returns `true` if it is its user's first one in the room.
     fn count_in(&self, state: &mut RoomState) -> bool {
         let connections = state.users.entry(self.connection.user.clone()).or_insert(0);
         *connections += 1;
@@ -224,8 +224,8 @@ impl Request {
         Change::RoomJoined(wire::RoomJoined { conversation, user })
     }
 
-    /// Counts the connection in and reports the user's first connection in the room to the presence-worker. Returns how
-    /// many users are in the room and which of them the joining user sees.
+    /// Counts the subscription in and reports the user's first one in the room to the presence-worker. Returns how many
+    /// users are in the room and which of them the joining user sees.
     async fn enter_presence(&self, room: &Arc<Room>) -> (u32, Vec<String>) {
         let first = self.count_in(&mut room.lock());
         if first && let Some(Outcome::Room(state)) = self.shared.ask_presence(self.arrival()).await {
@@ -239,9 +239,9 @@ impl Request {
     }
 }
 
-/// Refuses a join that restores a session's subscription and that the client did not send. The client gets no error,
-/// so: on `forbidden` the subscription ends, and on any other failure the connection is closed and the client must
-/// connect again.
+/// Refuses a join that restores a session's subscription and that the client did not send, so the client gets no error.
+/// On `forbidden` the subscription ends. On any other failure the connection is closed, so that the client connects
+/// again.
 pub fn refuse_silently(
     shared: &Shared,
     connection: &Connection,
@@ -275,8 +275,8 @@ pub fn leave(
     step_out(shared, connection, room, disconnected);
 }
 
-/// Counts one of a connection's subscriptions out of a room. If it was the user's last one at this gateway, the
-/// presence-worker is sent that the user left.
+/// Counts one of a connection's subscriptions out of a room. If it was the user's last one there, reports to the
+/// presence-worker that the user left.
 pub fn step_out(shared: &Shared, connection: &Connection, room: &Arc<Room>, disconnected: bool) {
     let last = {
         let mut state = room.lock();

@@ -1,8 +1,8 @@
 //! Requests late outcomes from partitions' owners.
 //!
 //! Outcomes arrive in batches, and the owner that made a lost batch sends it again. If that owner is gone, or no longer
-//! keeps the batch, the outcomes are requested here from its successor, which knows what was accepted. Otherwise a sender
-//! would wait for its timeout although its message is stored.
+//! keeps the batch, the outcomes are requested here from its successor, which knows what was accepted. Without this, a
+//! sender would wait for its timeout although its message is stored.
 
 use crate::pending::{Key, Late};
 use crate::shared::Shared;

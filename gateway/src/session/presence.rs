@@ -13,8 +13,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 impl Session {
-    /// Watches the users whom this session's user sees because they share stored conversations, and sends which of them
-    /// are online. Under `dev` the list has the other users of this gateway, too.
+    /// Watches the users that this session's user sees because they share stored conversations, and sends the list of
+    /// those that are online. Under `dev` the list has the other users of this gateway, too.
     pub async fn greet(&mut self) {
         let users = self.shared.begin_acquaintance(&self.connection).await;
         let presences = self.shared.watch(&self.connection, &users).await;
