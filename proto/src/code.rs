@@ -1,4 +1,4 @@
-//! The numbered tables of what can go wrong: error codes, their HTTP statuses, and close codes.
+//! Error codes with their HTTP statuses, and the close codes of native WebSockets.
 
 use crate::wire;
 
@@ -13,21 +13,21 @@ pub enum ErrorCode {
     EmptyContent,
     /// Over a size limit.
     TooLarge,
-    /// No identity, or one that does not hold.
+    /// No identity was given, or it is not valid.
     Unauthorized,
-    /// The token's time is over.
+    /// The token has expired.
     TokenExpired,
-    /// The identity may not do this. Looks the same whether the thing exists or not.
+    /// The user may not do this. The answer is the same whether the conversation exists or not.
     Forbidden,
-    /// There is no such thing.
+    /// What the request names does not exist.
     NotFound,
-    /// Too many in too short a time; carries `retry_after_ms`.
+    /// Too many requests in too short a time; carries `retry_after_ms`.
     RateLimited,
     /// Too many connections of one user.
     TooManyConnections,
-    /// It exists already, or has moved on.
+    /// The conversation exists already, or a later request was processed first.
     Conflict,
-    /// Cannot be done now, and was not done; carries `retry_after_ms`.
+    /// It cannot be done now, and was not done; carries `retry_after_ms`.
     Unavailable,
     /// Outcome unknown: send again with the same client id.
     Timeout,
@@ -36,7 +36,7 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
-    /// Every code, in the order of the protocol's list.
+    /// Every code, in the order of declaration.
     pub const ALL: [ErrorCode; 14] = [
         Self::InvalidFrame,
         Self::InvalidPayload,
@@ -54,7 +54,7 @@ impl ErrorCode {
         Self::Internal,
     ];
 
-    /// The code as it stands in a frame.
+    /// The code as text, as frames and HTTP bodies carry it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::InvalidFrame => "invalid_frame",
@@ -74,12 +74,12 @@ impl ErrorCode {
         }
     }
 
-    /// The code that `text` names; an unknown one from a newer peer is [`ErrorCode::Internal`].
+    /// The code with this text. A newer peer may send an unknown one, which becomes [`ErrorCode::Internal`].
     pub fn parse(text: &str) -> ErrorCode {
         Self::ALL.into_iter().find(|code| code.as_str() == text).unwrap_or(Self::Internal)
     }
 
-    /// The HTTP status that goes with the code (protocol §1).
+    /// The HTTP status of the code (`docs/rest.md#errors`).
     pub fn http_status(self) -> u16 {
         match self {
             Self::InvalidFrame | Self::InvalidPayload | Self::EmptyContent => 400,
@@ -95,31 +95,31 @@ impl ErrorCode {
         }
     }
 
-    /// Whether the same request may succeed later, unchanged.
+    /// Whether the same request may succeed if it is repeated later.
     pub fn may_retry(self) -> bool {
         matches!(self, Self::RateLimited | Self::Unavailable | Self::Timeout | Self::TooManyConnections)
     }
 }
 
-/// An error on its way to a client.
+/// An error as it is sent to a client.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {message}", code.as_str())]
 pub struct Failure {
     /// What kind of error it is.
     pub code: ErrorCode,
-    /// For people: lower case, says what to do.
+    /// A text for people, in lower case, that says what to do.
     pub message: String,
-    /// With `rate_limited` and `unavailable`: when to try again, in milliseconds.
+    /// With `rate_limited` and `unavailable`: after how many milliseconds to try again.
     pub retry_after_ms: Option<u64>,
 }
 
 impl Failure {
-    /// An error without a time to retry.
+    /// An error without `retry_after_ms`.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Failure {
         Failure { code, message: message.into(), retry_after_ms: None }
     }
 
-    /// The same error, with the time after which to try again.
+    /// The same error with the time after which to try again, in milliseconds.
     pub fn retry_after(self, retry_after_ms: u64) -> Failure {
         Failure { retry_after_ms: Some(retry_after_ms), ..self }
     }
@@ -129,7 +129,8 @@ impl Failure {
         Failure::new(ErrorCode::InvalidPayload, message)
     }
 
-    /// A refusal that looks the same whether the conversation exists or not (protocol §7).
+    /// A refusal that is the same whether the conversation exists or not, so that clients cannot probe for
+    /// conversations.
     pub fn forbidden() -> Failure {
         Failure::new(ErrorCode::Forbidden, "you may not do this in this conversation")
     }
@@ -155,28 +156,28 @@ impl From<wire::Failure> for Failure {
     }
 }
 
-/// Why the server closes a native WebSocket (protocol §1).
+/// Why the server closes a native WebSocket (`docs/protocol.md#closes`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Close {
-    /// The token is not valid. Do not come back with it.
+    /// The token is not valid. The client must not reconnect with it.
     InvalidToken,
-    /// The token's time is over. Come back with a new one.
+    /// The token has expired. The client reconnects with a new one.
     TokenExpired,
-    /// No token within the time for it.
+    /// The client gave no token in time.
     AuthenticationTimeout,
     /// The user has as many connections as allowed.
     TooManyConnections,
-    /// A frame over the limit.
+    /// A frame was larger than allowed.
     FrameTooLarge,
-    /// Not WebSocket as RFC 6455 has it.
+    /// The client did not follow RFC 6455.
     ProtocolError,
-    /// Text that is not UTF-8 (RFC 6455 §8.1).
+    /// A text frame was not UTF-8 (RFC 6455 §8.1).
     InvalidUtf8,
-    /// The server shuts down. Come back, to another one.
+    /// The gateway shuts down. The client reconnects to another one.
     Draining,
-    /// The client did not answer pings, or could not be written to.
+    /// The client did not answer pings, or frames could not be written to it.
     Unresponsive,
-    /// What the session goes on with cannot be had now. Come back soon.
+    /// State that the session needs cannot be read now. The client reconnects soon.
     Unavailable,
     /// A bug.
     Internal,
@@ -199,7 +200,7 @@ impl Close {
         }
     }
 
-    /// The reason that goes with the code.
+    /// The reason text of the close frame.
     pub fn reason(self) -> &'static str {
         match self {
             Self::InvalidToken => "Invalid token",

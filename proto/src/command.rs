@@ -1,11 +1,11 @@
-//! What clients ask for, whatever vocabulary they say it in.
+//! Commands of clients, the same for every vocabulary, and the checks of their fields.
 
 use crate::code::{ErrorCode, Failure};
 use crate::id::{ClientId, ConversationId, UserId};
 use crate::limits;
 use crate::wire::Status;
 
-/// A client's command, decoded and bounded: every field has passed the protocol's limits.
+/// A decoded command of a client. Every field has passed its checks and limits.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Command {
     /// Proves or renews the identity.
@@ -13,33 +13,33 @@ pub enum Command {
         /// A JWT, without `Bearer`.
         token: String,
     },
-    /// Starts hearing a conversation, from `after_seq` if given.
+    /// Joins a conversation: the client receives its events, from `after_seq` on if given.
     Join {
         /// The conversation.
         conversation: ConversationId,
         /// The last seq the client has.
         after_seq: Option<u64>,
     },
-    /// Stops hearing a conversation.
+    /// Leaves a conversation: the client receives its events no longer.
     Leave {
         /// The conversation.
         conversation: ConversationId,
     },
     /// Adds a message to a conversation.
     Send(Send),
-    /// Says that the user types, or has stopped.
+    /// Reports that the user has begun or stopped typing.
     Typing {
         /// The conversation.
         conversation: ConversationId,
-        /// Typing, or stopped.
+        /// True: typing; false: stopped.
         typing: bool,
     },
-    /// Asks for the presence of users, once.
+    /// Requests the presence of users, once.
     GetOnlineStatus {
         /// The users.
         users: Vec<UserId>,
     },
-    /// Asks for the presence of users, and their changes from now on.
+    /// Requests the presence of users, and their changes from now on.
     WatchPresence {
         /// The users.
         users: Vec<UserId>,
@@ -49,23 +49,23 @@ pub enum Command {
         /// The users.
         users: Vec<UserId>,
     },
-    /// Says how the user wants to be seen.
+    /// Sets the status that other users see.
     SetStatus {
         /// The status.
         status: Status,
-        /// A line under the name; may be empty.
+        /// The status text, one line; may be empty.
         text: String,
     },
-    /// Asks for a page of a conversation's durable events.
+    /// Requests a page of a conversation's durable events.
     History {
         /// The conversation.
         conversation: ConversationId,
-        /// From where, and in which direction.
+        /// Where the page begins, and in which direction it goes.
         from: HistoryFrom,
         /// At most this many events, at most [`crate::limits::HISTORY_LIMIT_MAX`].
         limit: u32,
     },
-    /// Passes data on to those who are there now.
+    /// Sends data to the members who are connected now. It is not stored.
     Broadcast {
         /// The conversation.
         conversation: ConversationId,
@@ -74,37 +74,37 @@ pub enum Command {
         /// JSON.
         data: String,
     },
-    /// Moves the user's cursor; the latest wins.
+    /// Moves the user's cursor. Only the latest position matters.
     MoveCursor {
         /// The conversation.
         conversation: ConversationId,
         /// JSON.
         position: String,
     },
-    /// Asks for a pong.
+    /// Requests a pong.
     Ping,
 }
 
 /// A message to send.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Send {
-    /// Where to.
+    /// The conversation that the message is added to.
     pub conversation: ConversationId,
     /// The content, cleaned by [`clean_content`].
     pub content: String,
-    /// `text` unless the client says otherwise.
+    /// `text` if the client gives none.
     pub content_type: String,
     /// Makes the send idempotent.
     pub client_id: Option<ClientId>,
-    /// The persona that is addressed, or empty.
+    /// The id of the addressed persona, or empty.
     pub persona_id: String,
-    /// The message that this one answers, or empty.
+    /// The id of the message that this one answers, or empty.
     pub reply_to: String,
     /// A JSON object, or empty.
     pub metadata: String,
 }
 
-/// Which page of history.
+/// Which page of the history is requested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HistoryFrom {
     /// The oldest events above this seq.
@@ -115,13 +115,13 @@ pub enum HistoryFrom {
     Head,
 }
 
-/// The content without control characters other than line feed and tab (protocol §2). Content is data:
-/// nothing else is rewritten.
+/// The content without control characters other than line feed and tab. Nothing else is changed: the gateway does not
+/// interpret content.
 pub fn clean_content(content: &str) -> String {
     content.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect()
 }
 
-/// `name` is over a bound.
+/// The `too_large` failure for `name`, which may have at most `bound` of `unit`.
 pub fn too_large(name: &str, bound: usize, unit: &str) -> Failure {
     Failure::new(ErrorCode::TooLarge, format!("{name} may have at most {bound} {unit}"))
 }
@@ -137,7 +137,7 @@ pub fn check_length(text: &str, name: &str, chars_max: usize) -> Result<(), Fail
     }
 }
 
-/// Checks that valid JSON, which is passed on as it is, is neither too long nor too deep.
+/// Checks that JSON is neither too long nor nested too deep. `json` must be valid JSON.
 ///
 /// # Errors
 /// `too_large`.
@@ -151,7 +151,7 @@ pub fn check_json(json: &str, name: &str, bytes_max: usize) -> Result<(), Failur
     Ok(())
 }
 
-/// A message's content as it will be stored, within its bounds; `chars_max` 0: none.
+/// A message's content as it will be stored, after its checks. `chars_max` 0 means no bound.
 ///
 /// # Errors
 /// `empty_content` or `too_large`.
@@ -166,7 +166,7 @@ pub fn checked_content(content: &str, chars_max: usize) -> Result<String, Failur
     Ok(content)
 }
 
-/// Metadata as it will be stored: a JSON object, or empty where there is none or `null`.
+/// Metadata as it will be stored: a JSON object, or empty if it is absent or `null`.
 ///
 /// # Errors
 /// `invalid_payload` or `too_large`.
@@ -205,7 +205,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn content_keeps_all_but_control_characters() {
+    fn content_loses_only_control_characters() {
         assert_eq!(clean_content(" a\u{0}b\r\n\tc\u{7f}\u{85}<b>\u{1f600} "), " ab\n\tc<b>\u{1f600} ");
     }
 

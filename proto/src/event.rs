@@ -1,45 +1,45 @@
-//! What clients hear, whatever vocabulary they hear it in: events of conversations, presence, and the
-//! direct replies to their commands.
+//! Events and replies for clients, the same for every vocabulary: events of conversations, presence, and the direct
+//! replies to commands.
 //!
-//! Durable and ephemeral events of conversations are [`wire::Event`] and [`wire::Ephemeral`]; they
-//! travel over the bus and are encoded once per vocabulary. A [`Reply`] is for one connection.
+//! Durable and ephemeral events of conversations are [`wire::Event`] and [`wire::Ephemeral`]. They travel over the bus
+//! and are encoded once for each vocabulary. A [`Reply`] is for one connection.
 
 use crate::code::Failure;
 use crate::id::{ConversationId, MessageId, UserId};
 use crate::wire;
 
-/// What one connection is told, and nobody else.
+/// A message for one connection only.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Reply {
-    /// The first frame: visible users who are online.
+    /// The first frame: the users who are online among those that the user sees.
     OnlineUsers {
         /// Their ids.
         users: Vec<String>,
     },
-    /// The identity holds.
+    /// The identity is accepted.
     Authenticated {
-        /// Who the connection is.
+        /// The user of the connection.
         user: UserId,
-        /// When the token's time is over, milliseconds since 1970.
+        /// When the token expires, in milliseconds since 1970.
         expires_ms: u64,
     },
-    /// The conversation is heard from now on.
+    /// The client has joined the conversation.
     Joined {
         /// The conversation.
         conversation: ConversationId,
-        /// Seq of its newest durable event; 0 when there is none.
+        /// The seq of its newest durable event; 0 if there is none.
         head_seq: u64,
-        /// Distinct users joined now.
+        /// How many distinct users are joined now.
         participant_count: u32,
     },
-    /// The conversation is no longer heard.
+    /// The client has left the conversation.
     Left {
         /// The conversation.
         conversation: ConversationId,
     },
     /// A message is stored durably.
     MessageAck {
-        /// The client's own name for the send, if it gave one.
+        /// The client id of the send, if the client gave one.
         client_id: Option<String>,
         /// The conversation.
         conversation: ConversationId,
@@ -48,11 +48,11 @@ pub enum Reply {
         /// The message's seq.
         seq: u64,
     },
-    /// Done.
+    /// The command is done.
     Ack,
-    /// The presence asked for.
+    /// The requested presence.
     OnlineStatus {
-        /// Every user asked for, once.
+        /// Each requested user, once.
         users: Vec<wire::UserPresence>,
     },
     /// A page of events, ascending by seq.
@@ -61,26 +61,26 @@ pub enum Reply {
         conversation: ConversationId,
         /// The events.
         events: Vec<wire::Event>,
-        /// Whether there are more in the direction asked for.
+        /// Whether there are more events in the requested direction.
         has_more: bool,
     },
     /// The answer to a ping.
     Pong,
-    /// It was not done, and why.
+    /// The command failed, with the reason.
     Error(Failure),
-    /// Come back, to another gateway, after this time.
+    /// The client must reconnect, to another gateway, after this time.
     Reconnect {
         /// Milliseconds.
         after_ms: u64,
     },
-    /// The token's time is nearly over.
+    /// The token expires soon.
     TokenExpiring {
-        /// When, milliseconds since 1970.
+        /// When it expires, in milliseconds since 1970.
         expires_ms: u64,
     },
 }
 
-/// The status as clients write it.
+/// The name of a status, as clients write it.
 pub fn status_name(status: wire::Status) -> &'static str {
     match status {
         wire::Status::Active => "active",
@@ -90,13 +90,13 @@ pub fn status_name(status: wire::Status) -> &'static str {
     }
 }
 
-/// The status that a client wrote.
+/// The status with this name; `None` if there is none.
 pub fn parse_status(name: &str) -> Option<wire::Status> {
     use wire::Status::{Active, Away, Dnd, Invisible};
     [Active, Away, Dnd, Invisible].into_iter().find(|status| status_name(*status) == name)
 }
 
-/// A user nobody knows anything of: offline, never seen.
+/// The presence of an unknown user: offline, never seen.
 pub fn unknown_presence(user: &str) -> wire::UserPresence {
     wire::UserPresence { user: user.into(), ..wire::UserPresence::default() }
 }

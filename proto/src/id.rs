@@ -1,4 +1,4 @@
-//! Ids as validated newtypes: what is not one of these never reaches a bus subject or a query.
+//! Validated ids. Bus subjects and database queries are built from these types only, never from unchecked text.
 
 use crate::limits;
 use crate::position::Position;
@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
 
-/// Text that is not the id it should be.
+/// The error for text that is not a valid id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what} must be 1 to {length_max} characters of {alphabet}")]
 pub struct InvalidId {
@@ -17,7 +17,7 @@ pub struct InvalidId {
 }
 
 impl InvalidId {
-    /// Says what `what` has to be.
+    /// The error for an invalid `what`, with the rule that it breaks.
     pub(crate) fn new(what: &'static str, length_max: usize, alphabet: &'static str) -> InvalidId {
         InvalidId { what, length_max, alphabet }
     }
@@ -30,7 +30,7 @@ macro_rules! text_id {
         pub struct $name(Arc<str>);
 
         impl $name {
-            /// The id that `text` is.
+            /// Parses an id.
             ///
             /// # Errors
             /// When `text` is empty, too long, or has a character that is not allowed.
@@ -69,50 +69,52 @@ macro_rules! text_id {
 }
 
 text_id! {
-    /// A conversation (a room in ChordMe's words). The part before the first `:` is its namespace (protocol §7).
+    /// A conversation (in ChordMe: a room). The part before the first `:` is its namespace, which selects the access
+    /// rule (`docs/configuration.md#who-may-do-what`).
     ConversationId, "a conversation id", limits::ID_LENGTH_MAX, "A-Z a-z 0-9 _ . : @ -", b"_.:@-"
 }
 text_id! {
-    /// A user: the `sub` of their token.
+    /// A user: the `sub` claim of the token.
     UserId, "a user id", limits::ID_LENGTH_MAX, "A-Z a-z 0-9 _ . : @ - | +", b"_.:@-|+"
 }
 text_id! {
-    /// What a client names its own send by, so that sending again is harmless (protocol §2).
+    /// The id that a client gives to a send, so that it can repeat the send without storing the message twice.
     ClientId, "a client id", limits::CLIENT_ID_LENGTH_MAX, "A-Z a-z 0-9 _ . : -", b"_.:-"
 }
 text_id! {
-    /// A gateway's life: new at every start, part of a bus subject.
+    /// A gateway process: a new id at every start, part of a bus subject.
     GatewayId, "a gateway id", limits::SERVICE_ID_LENGTH_MAX, "A-Z a-z 0-9 _ -", b"_-"
 }
 text_id! {
-    /// A worker's life: new at every start, part of a bus subject.
+    /// A worker process: a new id at every start, part of its lease key.
     WorkerId, "a worker id", limits::SERVICE_ID_LENGTH_MAX, "A-Z a-z 0-9 _ -", b"_-"
 }
 
 impl ConversationId {
-    /// The namespace that access rules are chosen by: the part before the first `:`, or nothing.
+    /// The namespace, which selects the access rule: the part before the first `:`, or empty.
     pub fn namespace(&self) -> &str {
         self.0.split_once(':').map_or("", |(namespace, _)| namespace)
     }
 }
 
-/// Starts an idempotence key that a gateway made because the client gave none. No [`ClientId`] has it.
+/// The first character of an idempotence key that a gateway made because the client gave none. No valid [`ClientId`]
+/// contains it.
 pub const MADE_CLIENT_ID_PREFIX: char = '~';
 
-/// The client id that a client gave, if `key` is one and not made by a gateway.
+/// `key` if a client gave it, `None` if a gateway made it or there is none.
 pub fn given_client_id(key: &str) -> Option<&str> {
     (!key.is_empty() && !key.starts_with(MADE_CLIENT_ID_PREFIX)).then_some(key)
 }
 
-/// A message's id: a UUID (version 7 in form) made from log time, seq and a hash of conversation and
-/// position, so that the id alone leads to the event's row, and replay makes the same one.
+/// A message's id: a UUID in the form of version 7, made from log time, seq and a hash of conversation and position.
+/// The id alone leads to the event's row, and a replay makes the same id.
 ///
-/// 48 bits of milliseconds, 40 bits of seq, 34 bits of hash.
+/// It has 48 bits of milliseconds, 40 bits of seq and 34 bits of hash.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MessageId(uuid::Uuid);
 
 impl MessageId {
-    /// The id of the event with this seq, made by the command at `position` at `time_ms`.
+    /// The id of the event with this seq, made by the command at `position`. `time_ms` is the event's time.
     pub fn new(time_ms: u64, seq: u64, conversation: &str, position: Position) -> MessageId {
         let mut hashed = Vec::with_capacity(conversation.len() + 14);
         hashed.extend_from_slice(conversation.as_bytes());
@@ -126,7 +128,7 @@ impl MessageId {
         MessageId(uuid::Uuid::from_u64_pair(high, low))
     }
 
-    /// The id in its text form.
+    /// Parses the text form of an id.
     ///
     /// # Errors
     /// When `text` is not a UUID.
@@ -135,7 +137,7 @@ impl MessageId {
         uuid::Uuid::try_parse(text).map(MessageId).map_err(|_| invalid)
     }
 
-    /// The id from its 16 bytes, or the nil id where there are not 16.
+    /// The id with these 16 bytes; the nil id if `bytes` has another length.
     pub fn from_slice(bytes: &[u8]) -> MessageId {
         MessageId(uuid::Uuid::from_slice(bytes).unwrap_or_default())
     }
@@ -145,13 +147,14 @@ impl MessageId {
         self.0.as_bytes()
     }
 
-    /// The seq of the event that the id belongs to, if it is one of ours.
+    /// The seq of the event with this id. Meaningless for a UUID that Carillon did not make.
     pub fn seq(&self) -> u64 {
         let (high, low) = self.0.as_u64_pair();
         ((high & 0xfff) << 28) | ((low >> 34) & ((1 << 28) - 1))
     }
 
-    /// The time of the event that the id belongs to, if it is one of ours: milliseconds since 1970.
+    /// The time of the event with this id, in milliseconds since 1970. Meaningless for a UUID that Carillon did not
+    /// make.
     pub fn time_ms(&self) -> u64 {
         self.0.as_u64_pair().0 >> 16
     }
@@ -169,17 +172,18 @@ impl fmt::Debug for MessageId {
     }
 }
 
-/// A random mark on a log entry, by which a position is believed only if the log still holds it there.
+/// A random tag on a log entry. A worker trusts a position only if the log still has the entry with this tag at that
+/// sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Tag(pub [u8; 16]);
 
 impl Tag {
-    /// The tag in the text form that bus headers carry.
+    /// The text form of the tag, as bus headers carry it.
     pub fn to_text(self) -> String {
         uuid::Uuid::from_bytes(self.0).simple().to_string()
     }
 
-    /// The tag of its text form.
+    /// Parses the text form of a tag.
     pub fn parse(text: &str) -> Option<Tag> {
         uuid::Uuid::try_parse(text).ok().map(|uuid| Tag(uuid.into_bytes()))
     }
@@ -190,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_take_what_the_protocol_allows_and_nothing_else() {
+    fn ids_accept_exactly_the_allowed_characters_and_lengths() {
         for good in ["a", "room-1", "ns:room.1@host_x-Y", &"x".repeat(128)] {
             assert_eq!(ConversationId::parse(good).expect("valid").as_str(), good);
         }
@@ -211,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_id_leads_to_its_seq_and_differs_by_position() {
+    fn a_message_id_contains_seq_and_time_and_differs_by_position() {
         let at = |index| Position { incarnation: 3, sequence: 99, index };
         for seq in [0, 1, 4_095, 1 << 28, (1 << 40) - 1] {
             let id = MessageId::new(1_700_000_000_123, seq, "room", at(1));

@@ -1,8 +1,7 @@
-//! The language of Carillon: ids, bus subjects, error codes, limits, commands and events, the messages
-//! on the bus and in the store, and the clients' dialects.
+//! The types that every part of Carillon shares: ids, bus subjects, error codes, limits, commands and events, the
+//! messages on the bus and in the store, and the vocabularies of the clients.
 //!
-//! This crate has no tokio, no sockets, no clock and no randomness: everything in it is a function of
-//! its arguments.
+//! This crate has no tokio, no sockets, no clock and no randomness: every function depends on its arguments only.
 
 pub mod code;
 pub mod command;

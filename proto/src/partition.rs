@@ -1,20 +1,21 @@
-//! Which partition a conversation, and which presence shard a user or room, belongs to.
+//! Which partition a conversation belongs to, and which presence shard a user or room belongs to.
 
 use crate::id::ConversationId;
 use crate::limits::PRESENCE_SHARDS;
 use xxhash_rust::xxh3::xxh3_64;
 
-/// The stable hash behind partitions, shards and interest. Never to change: data lies where it says.
+/// The hash that selects partitions and shards, and that beats carry for registered conversations. It must never
+/// change: stored conversations would then belong to other partitions.
 pub fn stable_hash(text: &str) -> u64 {
     xxh3_64(text.as_bytes())
 }
 
-/// The partition whose log carries the conversation's commands, below `partitions`.
+/// The partition whose log has the conversation's commands; below `partitions`.
 pub fn of_conversation(conversation: &ConversationId, partitions: u32) -> u32 {
     of_text(conversation.as_str(), partitions)
 }
 
-/// As [`of_conversation`], for what claims to be a conversation's id.
+/// Like [`of_conversation`], for text that is not checked to be a conversation id.
 pub fn of_text(conversation: &str, partitions: u32) -> u32 {
     (stable_hash(conversation) % u64::from(partitions)) as u32
 }
@@ -24,8 +25,8 @@ pub fn presence_shard(id: &str) -> u32 {
     (stable_hash(id) % u64::from(PRESENCE_SHARDS)) as u32
 }
 
-/// Who of `workers` works the unit `unit` (a partition or a shard): the highest by rendezvous hashing,
-/// so that a worker that comes or goes moves only its own share.
+/// Which of `workers` should own the unit `unit` (a partition or a shard): the one with the highest rendezvous hash. A
+/// worker that comes or goes moves only its own share of units.
 pub fn rendezvous_owner<'a>(unit: u32, workers: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     workers.into_iter().max_by_key(|worker| (stable_hash(&format!("{unit}/{worker}")), *worker))
 }
@@ -35,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn partitions_never_move() {
+    fn the_partition_of_a_conversation_is_fixed() {
         let room = ConversationId::parse("room-1").expect("valid");
         assert_eq!(stable_hash("room-1"), xxh3_64(b"room-1"));
         assert_eq!(of_conversation(&room, 16), (xxh3_64(b"room-1") % 16) as u32);

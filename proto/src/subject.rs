@@ -1,28 +1,28 @@
-//! Every subject, stream and bucket on the bus, built here from numbers and validated ids, and nowhere else.
+//! The names of every subject, stream and bucket on the bus. They are built only here, from numbers and validated ids.
 
 use crate::id::{GatewayId, InvalidId, WorkerId};
 use crate::limits::PREFIX_LENGTH_MAX;
 use std::fmt;
 
-/// What keeps the subjects, streams and buckets of one installation apart from those of another on the same servers:
-/// nothing, or a name before each of them. Services know only their own subjects; the bus puts the prefix before them.
+/// The prefix that separates one installation from others on the same NATS servers: empty, or a name in front of every
+/// subject, stream and bucket. Services use names without it; the bus adds it.
 ///
-/// Two prefixes never come to the same name: subjects begin with the name and a dot, and no name has a dot in it;
-/// streams and buckets end with what this module calls them.
+/// Two prefixes never lead to the same name. A subject begins with the prefix and a dot, and no prefix contains a dot.
+/// Streams and buckets end with the fixed names of this module.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Prefix {
     name: String,
-    /// The name and a dot.
+    /// The name and a dot; empty without a name.
     of_subjects: String,
-    /// The name and what streams and buckets allow instead.
+    /// The name and `_`, because names of streams and buckets allow no dot; empty without a name.
     of_streams: String,
 }
 
 impl Prefix {
-    /// No prefix, or the one that `name` is.
+    /// Parses a prefix. An empty `name` means no prefix.
     ///
     /// # Errors
-    /// When `name` is too long, has a character that is not allowed, or begins with one that NATS keeps for itself.
+    /// When `name` is too long, has a character that is not allowed, or begins with a character that NATS reserves.
     pub fn parse(name: &str) -> Result<Prefix, InvalidId> {
         if name.is_empty() {
             return Ok(Prefix::default());
@@ -36,12 +36,12 @@ impl Prefix {
         Err(InvalidId::new("a prefix", PREFIX_LENGTH_MAX, "A-Z a-z 0-9 _ -, the first a letter or digit"))
     }
 
-    /// The name; empty where there is none.
+    /// The name; empty if there is no prefix.
     pub fn as_str(&self) -> &str {
         &self.name
     }
 
-    /// A subject, or a queue group, as the servers know it.
+    /// A subject or a queue group with the prefix.
     pub fn subject(&self, subject: &str) -> String {
         [&self.of_subjects, subject].concat()
     }
@@ -51,12 +51,12 @@ impl Prefix {
         format!("{}CMD_{partition}", self.of_streams)
     }
 
-    /// The one subject of a partition's command stream.
+    /// The subject of a partition's command stream, which has only this one.
     pub fn command(&self, partition: u32) -> String {
         format!("{}cmd.{partition}", self.of_subjects)
     }
 
-    /// The key-value bucket in which workers of one kind keep their leases.
+    /// The key-value bucket with the leases of the workers of one kind.
     pub fn lease_bucket(&self, kind: &str) -> String {
         format!("{}carillon_{kind}", self.of_streams)
     }
@@ -68,40 +68,43 @@ impl fmt::Debug for Prefix {
     }
 }
 
-/// The owner of a partition answers registrations here.
+/// The subject on which the owner of a partition takes requests of gateways.
 pub fn partition(partition: u32) -> String {
     format!("part.{partition}")
 }
 
-/// Typing, cursors and broadcasts of a partition's conversations, for its owner to pass on.
+/// The subject for typing, cursors and broadcasts in a partition's conversations. The owner sends them on to the
+/// interested gateways.
 pub fn ephemeral(partition: u32) -> String {
     format!("eph.{partition}")
 }
 
-/// Everything that workers have for a gateway.
+/// The subject on which a gateway receives the messages of workers.
 pub fn gateway(gateway: &GatewayId) -> String {
     format!("gw.{gateway}")
 }
 
-/// A gateway answers here for the polling sessions that live on it.
+/// The subject on which a gateway takes polls and posts of its sessions that reached other gateways.
 pub fn engine(gateway: &GatewayId) -> String {
     format!("engine.{gateway}")
 }
 
-/// A partition's new owner says here, to every gateway, that it is there.
+/// The subject for messages of workers to all gateways: a new owner's announcement, and users whose acquaintances may
+/// have changed.
 pub const GATEWAYS: &str = "gateways";
 
-/// Workers of one kind say here that they have come or gone, so that the others look at once.
+/// The subject on which workers of one kind announce that they have come or gone, so that the others look at the leases
+/// at once.
 pub fn lease_changed(kind: &str) -> String {
     format!("lease.{kind}")
 }
 
-/// The owner of a presence shard answers here.
+/// The subject on which the owner of a presence shard takes requests of gateways.
 pub fn presence(shard: u32) -> String {
     format!("pres.{shard}")
 }
 
-/// Any message-worker answers reads here, one of a queue group.
+/// The subject for reads. One message-worker of the queue group [`READ_GROUP`] answers each read.
 pub const READ: &str = "read";
 
 /// The queue group of [`READ`].
@@ -117,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn without_a_prefix_everything_is_called_as_ever() {
+    fn names_have_no_prefix_by_default() {
         let none = Prefix::parse("").expect("no prefix");
         assert_eq!((none.command_stream(3).as_str(), none.command(3).as_str()), ("CMD_3", "cmd.3"));
         assert_eq!((none.subject(READ).as_str(), none.lease_bucket("a").as_str()), ("read", "carillon_a"));
@@ -125,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_is_before_everything() {
+    fn a_prefix_stands_before_every_name() {
         let prefix = Prefix::parse("blue").expect("a prefix");
         assert_eq!(prefix.command_stream(3), "blue_CMD_3");
         assert_eq!(

@@ -1,8 +1,9 @@
-//! Times as clients see them: RFC 3339 in UTC with milliseconds.
+//! Formats times as clients get them: RFC 3339 in UTC with milliseconds.
 
 use time::OffsetDateTime;
 
-/// `1970-01-01T00:00:00.000Z` for 0. Times past the year 9999 are shown as its end.
+/// Formats milliseconds since 1970; 0 is `1970-01-01T00:00:00.000Z`. A time after the year 9999 is shown as the last
+/// millisecond of 9999, because RFC 3339 has four digits for the year.
 pub fn rfc3339(time_ms: u64) -> String {
     const LAST_MS: u64 = 253_402_300_799_999;
     let nanos = i128::from(time_ms.min(LAST_MS)) * 1_000_000;

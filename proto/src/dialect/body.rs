@@ -1,31 +1,31 @@
-//! Writing what clients hear: the pieces that are the same in every vocabulary.
+//! Helpers for encoding events and replies that every vocabulary uses.
 
 use crate::event::status_name;
 use crate::wire;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-/// `value` as JSON. It must be made of maps with text keys, and of values that serialize.
+/// `value` as JSON. Its maps must have text keys and every part must serialize; otherwise the result is empty.
 pub(crate) fn text(value: &impl Serialize) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
 
-/// JSON that is passed on as it is; nothing for none.
+/// JSON that is passed on unchanged; `None` if `json` is empty or not valid.
 pub(crate) fn raw(json: &str) -> Option<&RawValue> {
     if json.is_empty() { None } else { serde_json::from_str(json).ok() }
 }
 
-/// A text that is there.
+/// `None` if the text is empty, so that the field is left out.
 pub(crate) fn present(value: &str) -> Option<&str> {
     (!value.is_empty()).then_some(value)
 }
 
-/// The status that others see: of somebody offline, `offline`.
+/// The status that other users see; `offline` for a user who is offline.
 pub(crate) fn shown_status(user: &wire::UserPresence) -> &'static str {
     if user.online { status_name(user.status()) } else { "offline" }
 }
 
-/// What has changed in a conversation.
+/// The changed fields of a conversation.
 #[derive(Serialize)]
 pub(crate) struct Changes<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]

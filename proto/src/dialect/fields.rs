@@ -1,4 +1,4 @@
-//! Reading what clients send: fields of any vocabulary to checked values, each refusal with its code.
+//! Helpers for decoding that every vocabulary uses: they check fields and return values, or failures with their codes.
 
 use crate::code::Failure;
 use crate::command::{Send, check_json, check_length, checked_content, checked_metadata};
@@ -17,22 +17,22 @@ pub(crate) struct Token<'a> {
     pub(crate) token: Option<Cow<'a, str>>,
 }
 
-/// The fields of a JSON object; others are ignored.
+/// Reads the fields of a JSON object into `T`; fields that `T` does not have are ignored.
 ///
 /// # Errors
-/// `invalid_payload` when `json` is no object, or a field is not of its type.
+/// `invalid_payload` when `json` is not an object, or a field has the wrong type.
 pub(crate) fn fields<'a, T: Deserialize<'a>>(json: &'a str) -> Result<T, Failure> {
-    // serde would take an array for a struct, field by field.
+    // serde would also accept an array for a struct, field by field.
     if !json.trim_start().starts_with('{') {
         return Err(Failure::invalid_payload("the fields must be in an object"));
     }
     serde_json::from_str(json).map_err(unreadable)
 }
 
-/// The text that `json` is.
+/// Reads a JSON string.
 ///
 /// # Errors
-/// `invalid_payload` when it is something else, or has half a character (a lone surrogate).
+/// `invalid_payload` when `json` is not a string, or contains half a surrogate pair.
 pub(crate) fn text(json: &str) -> Result<String, Failure> {
     serde_json::from_str(json).map_err(unreadable)
 }
@@ -43,7 +43,7 @@ fn unreadable(error: serde_json::Error) -> Failure {
     Failure::invalid_payload(what.chars().take(200).collect::<String>())
 }
 
-/// The refusal of a command without the field `name`.
+/// The failure of a command without the field `name`.
 pub(crate) fn missing(name: &str) -> Failure {
     Failure::invalid_payload(format!("missing {name}"))
 }
@@ -54,20 +54,20 @@ pub(crate) fn required<T>(value: Option<T>, name: &str) -> Result<T, Failure> {
     value.ok_or_else(|| missing(name))
 }
 
-/// The refusal of text that is not the id it should be.
+/// The failure for text that is not a valid id.
 pub(crate) fn bad_id(error: InvalidId) -> Failure {
     Failure::invalid_payload(error.to_string())
 }
 
-/// The conversation that the field `name` names.
+/// Reads the conversation id in the field `name`.
 ///
 /// # Errors
-/// `invalid_payload` when it is absent or no id.
+/// `invalid_payload` when the field is absent or not a valid id.
 pub(crate) fn conversation(id: Option<Cow<'_, str>>, name: &str) -> Result<ConversationId, Failure> {
     ConversationId::parse(&required(id, name)?).map_err(bad_id)
 }
 
-/// Optional text of at most `chars_max` characters; absent is empty.
+/// Reads optional text of at most `chars_max` characters; empty if it is absent.
 ///
 /// # Errors
 /// `too_large`.
@@ -77,7 +77,7 @@ pub(crate) fn bounded(value: Option<Cow<'_, str>>, name: &str, chars_max: usize)
     Ok(value.into_owned())
 }
 
-/// Optional JSON that is passed on as it is.
+/// Reads optional JSON that is passed on unchanged; `None` if it is absent or `null`.
 ///
 /// # Errors
 /// `too_large`.
@@ -87,16 +87,16 @@ pub(crate) fn json(raw: Option<&RawValue>, name: &str, bytes_max: usize) -> Resu
     Ok(Some(raw.to_owned()))
 }
 
-/// The status that a client wants to be seen with.
+/// Reads the status that a client sets.
 ///
 /// # Errors
-/// `invalid_payload` when it is absent or no status.
+/// `invalid_payload` when it is absent or not the name of a status.
 pub(crate) fn status(name: Option<Cow<'_, str>>) -> Result<Status, Failure> {
     parse_status(&required(name, "status")?)
         .ok_or_else(|| Failure::invalid_payload("status must be active, away, dnd or invisible"))
 }
 
-/// A message as a client wrote it, its bounds not yet checked.
+/// A message as a client sent it, before its fields are checked.
 pub(crate) struct Draft<'a> {
     pub(crate) conversation: ConversationId,
     pub(crate) content: Option<Cow<'a, str>>,
@@ -108,7 +108,7 @@ pub(crate) struct Draft<'a> {
 }
 
 impl Draft<'_> {
-    /// The message to send; `content_chars_max` 0: no bound.
+    /// Checks the fields and returns the message to send. `content_chars_max` 0 means no bound.
     ///
     /// # Errors
     /// `invalid_payload`, `empty_content` or `too_large`.

@@ -1,5 +1,6 @@
-//! The clients' vocabularies: bytes to commands, events and replies to bytes. One file per vocabulary;
-//! none knows of connections, and nothing outside knows their field names.
+//! The vocabularies of the clients: they decode bytes to commands and encode events and replies to bytes. Each
+//! vocabulary has its own file or folder. Only this module knows their field names, and it knows nothing of
+//! connections.
 
 mod body;
 mod fields;

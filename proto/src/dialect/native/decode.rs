@@ -1,4 +1,4 @@
-//! Native frames to commands. Pure; whatever the bytes, the answer is a command or a coded error.
+//! Decodes native frames to commands. Every input gives a command or a failure with a code.
 
 use crate::code::{ErrorCode, Failure};
 use crate::command::{Command, HistoryFrom, Send, too_large};
@@ -12,25 +12,25 @@ use std::borrow::Cow;
 /// A decoded frame.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Frame {
-    /// Echoed in the direct reply or the error.
+    /// The frame's `ref`, which the direct reply or the error repeats.
     pub reference: Option<String>,
-    /// What the client asks for.
+    /// The command.
     pub command: Command,
 }
 
-/// A frame that is no command, with the `ref` that the error must echo.
+/// A frame that is not a valid command, with the `ref` that the error repeats.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Refused {
-    /// The frame's `ref`, where it could be read.
+    /// The frame's `ref`, if it could be read.
     pub reference: Option<String>,
-    /// What is wrong.
+    /// The failure to report.
     pub failure: Failure,
 }
 
-/// Bounds that settings can change; the rest are constants of [`crate::limits`].
+/// The limits that settings can change; the others are constants of [`crate::limits`].
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
-    /// Code points of a message's content; 0: none.
+    /// Code points of a message's content; 0 means no bound.
     pub content_chars_max: usize,
 }
 
@@ -48,11 +48,11 @@ struct Envelope<'a> {
     reference: Option<&'a RawValue>,
 }
 
-/// The command that the text frame `text` carries.
+/// Decodes the text frame `text`. `content_chars_max` limits the code points of a message's content; 0 means no bound.
 ///
 /// # Errors
-/// `invalid_frame` when it is not a JSON object with a `type`; `invalid_payload`, `empty_content` or
-/// `too_large` when its fields are not what the type needs (protocol §1).
+/// `invalid_frame` when it is not a JSON object with a `type`; `invalid_payload`, `empty_content` or `too_large` when
+/// its fields do not fit the type (`docs/protocol.md#errors`).
 pub fn decode(text: &str, content_chars_max: usize) -> Result<Frame, Refused> {
     let bounds = Bounds { content_chars_max };
     let unreadable =

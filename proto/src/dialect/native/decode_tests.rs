@@ -1,4 +1,4 @@
-//! Tables and properties of the native decoder: what it takes, what it refuses and how, and that no
+//! Tests of the native decoder: tables of accepted and refused frames with their codes, and property tests that no
 //! input makes it panic.
 
 use super::*;
@@ -13,7 +13,7 @@ fn code(text: &str) -> &'static str {
 }
 
 #[test]
-fn gators_own_frames_are_understood() {
+fn frames_of_gator_clients_are_decoded() {
     let Command::Send(send) =
         ok(r#"{"type":"send_message","conversation_id":"c1","content":"hi","persona_id":null}"#)
     else {
@@ -33,7 +33,7 @@ fn gators_own_frames_are_understood() {
 }
 
 #[test]
-fn what_is_wrong_has_its_code() {
+fn wrong_frames_are_refused_with_their_codes() {
     let long =
         format!(r#"{{"type":"send_message","conversation_id":"c","content":"{}"}}"#, "x".repeat(5_001));
     let deep = format!(
@@ -109,7 +109,7 @@ fn bounds_hold_exactly() {
     assert_eq!(limit, limits::HISTORY_LIMIT_MAX);
 }
 
-/// Frames near to valid ones: a valid frame with a span replaced.
+/// Frames that are almost valid: a valid frame with a few characters replaced.
 fn mutated() -> impl Strategy<Value = String> {
     let seeds = prop::sample::select(vec![
         r#"{"type":"send_message","conversation_id":"c1","content":"hi \ud83d\ude00","client_id":"a","metadata":{"k":[1]},"ref":"r"}"#,
@@ -132,7 +132,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 20_000, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_text_makes_it_panic(text in prop_oneof![".{0,200}", mutated(), r#"[\[\]{}",:a-z0-9\\ ]{0,120}"#]) {
+    fn no_text_makes_the_decoder_panic(text in prop_oneof![".{0,200}", mutated(), r#"[\[\]{}",:a-z0-9\\ ]{0,120}"#]) {
         if let Err(refused) = decode(&text, limits::CONTENT_CHARS_MAX) {
             prop_assert!(!refused.failure.message.is_empty());
             prop_assert!(refused.failure.message.chars().count() < 400);
@@ -140,7 +140,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_accepted_is_within_bounds(text in mutated()) {
+    fn accepted_sends_are_within_the_limits(text in mutated()) {
         if let Ok(Frame { command: Command::Send(send), reference }) = decode(&text, limits::CONTENT_CHARS_MAX) {
             prop_assert!(!send.content.trim().is_empty());
             prop_assert!(send.content.chars().all(|c| !c.is_control() || c == '\n' || c == '\t'));

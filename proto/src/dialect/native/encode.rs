@@ -1,4 +1,5 @@
-//! Events and replies to native frames. Each is built once and shared by all who hear it.
+//! Encodes events and replies as native frames. An event's frame is built once and shared by all members that receive
+//! it.
 
 use crate::code::Failure;
 use crate::dialect::body::{Changes, present, raw, shown_status, text};
@@ -76,7 +77,7 @@ enum EventFrame<'a> {
     },
 }
 
-/// The frames of a durable event: none for what has no name in this vocabulary, one for each user where
+/// The frames of a durable event: none for an event that this vocabulary has no name for, and one for each user if
 /// several were added at once.
 pub fn event(event: &wire::Event) -> Vec<String> {
     let timestamp = &rfc3339(event.time_ms);
@@ -116,7 +117,7 @@ pub fn event(event: &wire::Event) -> Vec<String> {
     }
 }
 
-/// The frame of an event that passes and is not stored.
+/// The frame of an ephemeral event; `None` if its kind is unknown.
 pub fn ephemeral(event: &wire::Ephemeral) -> Option<String> {
     let timestamp = &rfc3339(event.time_ms);
     let (conversation_id, user_id) = (event.conversation.as_str(), event.user.as_str());
@@ -170,7 +171,7 @@ struct PresenceUpdate<'a> {
     timestamp: String,
 }
 
-/// The frame of a change of somebody's presence.
+/// The frame of a change of a user's presence. `now_ms` is in milliseconds since 1970.
 pub fn presence(user: &wire::UserPresence, now_ms: u64) -> String {
     text(&PresenceUpdate {
         user_id: &user.user,
@@ -289,7 +290,7 @@ struct Direct<'a> {
     timestamp: String,
 }
 
-/// The frame of a direct reply, which echoes the command's `ref`.
+/// The frame of a direct reply, with the command's `ref` if it had one. `now_ms` is in milliseconds since 1970.
 pub fn reply(reply: &Reply, reference: Option<&str>, now_ms: u64) -> String {
     text(&Direct { reply: ReplyFrame::of(reply), reference, timestamp: rfc3339(now_ms) })
 }

@@ -1,4 +1,4 @@
-//! Native frames, held against the tables of protocol §2.
+//! Tests of native frames against the tables of `docs/protocol.md#native-websocket`.
 
 use super::*;
 use crate::code::ErrorCode;
@@ -24,7 +24,7 @@ fn sample(kind: Kind) -> wire::Event {
 }
 
 #[test]
-fn a_message_has_every_field_of_the_table() {
+fn a_message_frame_has_every_documented_field() {
     let message = wire::SendMessage {
         content: "<b>\"hi\"\n".into(),
         content_type: "text".into(),
@@ -46,7 +46,7 @@ fn a_message_has_every_field_of_the_table() {
 }
 
 #[test]
-fn what_has_no_name_is_not_sent_and_several_users_are_several_frames() {
+fn a_creation_has_no_frame_and_each_added_user_has_one() {
     assert!(event(&sample(Kind::Created(wire::CreateConversation::default()))).is_empty());
     let added = event(&sample(Kind::ParticipantsAdded(wire::AddParticipants {
         users: vec!["b".into(), "c".into()],
@@ -94,7 +94,7 @@ fn replies_have_type_timestamp_and_the_reference() {
 }
 
 #[test]
-fn presence_shows_offline_and_never_seen() {
+fn an_unknown_user_is_shown_as_offline_and_never_seen() {
     let gone = crate::event::unknown_presence("bob");
     assert_eq!(
         parsed(&presence(&gone, 1)),

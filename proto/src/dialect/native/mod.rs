@@ -1,4 +1,5 @@
-//! The native vocabulary (protocol §2): JSON text frames with a `type`, a superset of Gator's.
+//! The native vocabulary (`docs/protocol.md#native-websocket`): JSON text frames with a `type`, a superset of Gator's
+//! chat protocol.
 
 mod decode;
 mod encode;
