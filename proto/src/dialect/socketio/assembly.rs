@@ -1,25 +1,25 @@
-//! Socket.IO packets with binary attachments, put together: the text packet comes first, its attachments
-//! follow, each in a binary message, with nothing between (Socket.IO protocol v5, "Format").
+//! Puts Socket.IO packets and their binary attachments together. The text packet comes first, and its attachments
+//! follow directly, each in a binary message (Socket.IO protocol v5, "Format").
 
 use super::packet::{Malformed, Packet};
 use crate::limits;
 use bytes::Bytes;
 use serde_json::Value;
 
-/// Why a message is refused. What was waiting is forgotten, and the connection should be closed: the reader
-/// no longer knows which packet the next binary message belongs to.
+/// Why a message is refused. The waiting packet is dropped, and the caller should close the connection, because it is
+/// not known any more which packet the next binary message belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// The text is no packet.
+    /// The text is not a valid packet.
     #[error(transparent)]
     Malformed(#[from] Malformed),
-    /// Attachments announced on a connection that may not send any yet.
+    /// The packet announces attachments on a connection that may not send any yet.
     #[error("authenticate before sending attachments")]
     NotAllowed,
-    /// More attachments announced than [`limits::SOCKETIO_ATTACHMENTS_MAX`].
+    /// The packet announces more attachments than [`limits::SOCKETIO_ATTACHMENTS_MAX`].
     #[error("a packet must have at most {} attachments", limits::SOCKETIO_ATTACHMENTS_MAX)]
     TooMany,
-    /// More bytes together than [`limits::SOCKETIO_ATTACHMENTS_BYTES_MAX`].
+    /// The attachments have more bytes together than [`limits::SOCKETIO_ATTACHMENTS_BYTES_MAX`].
     #[error(
         "a packet's attachments must have at most {} bytes together",
         limits::SOCKETIO_ATTACHMENTS_BYTES_MAX
@@ -28,33 +28,33 @@ pub enum Refused {
     /// The last attachment came more than [`limits::SOCKETIO_ATTACHMENTS_MS`] after the packet.
     #[error("a packet's attachments must follow within {} ms", limits::SOCKETIO_ATTACHMENTS_MS)]
     Late,
-    /// A packet of a binary kind that announces none.
+    /// A packet of a binary kind announces no attachments.
     #[error("a binary packet must announce at least one attachment")]
     NoAttachments,
-    /// A placeholder that stands for none of the attachments.
+    /// A placeholder does not refer to one of the attachments.
     #[error("a placeholder must name one of the packet's attachments")]
     Placeholder,
-    /// Text, while attachments were due.
+    /// Text arrived while attachments were expected.
     #[error("a packet's attachments must follow it before any other packet")]
     UnexpectedText,
-    /// A binary message that no packet announced.
+    /// A binary message arrived that no packet announced.
     #[error("a binary message must follow the packet that announces it")]
     UnexpectedBinary,
 }
 
-/// A packet whose attachments have all come.
+/// A packet with all its attachments.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Assembled {
     text: Box<str>,
-    /// The attachments, in the order that the data's placeholders number from 0.
+    /// The attachments. Placeholder number `n` in the data refers to element `n`.
     pub attachments: Vec<Bytes>,
 }
 
 impl Assembled {
-    /// The packet, its placeholders (`{"_placeholder":true,"num":0}`) as they came.
+    /// The packet, with its placeholders (`{"_placeholder":true,"num":0}`) unchanged.
     ///
     /// # Errors
-    /// None in practice: the text was parsed when it came.
+    /// None in practice, because the text was parsed when it arrived.
     pub fn packet(&self) -> Result<Packet<'_>, Malformed> {
         Packet::parse(&self.text)
     }
@@ -69,7 +69,7 @@ struct Waiting {
     deadline_ms: u64,
 }
 
-/// The packets of one connection. It holds at most one packet's text and
+/// Assembles the packets of one connection. It holds at most one packet's text and
 /// [`limits::SOCKETIO_ATTACHMENTS_BYTES_MAX`] bytes of attachments.
 #[derive(Debug)]
 pub struct Assembly {
@@ -78,21 +78,22 @@ pub struct Assembly {
 }
 
 impl Assembly {
-    /// Of a connection that may send attachments, or may not until [`Assembly::allow_attachments`].
+    /// The state for a new connection. If `attachments_allowed` is false, attachments are refused until
+    /// [`Assembly::allow_attachments`].
     pub fn new(attachments_allowed: bool) -> Assembly {
         Assembly { attachments_allowed, waiting: None }
     }
 
-    /// The connection may send attachments from now on: it has authenticated.
+    /// Allows attachments from now on, because the client has authenticated.
     pub fn allow_attachments(&mut self) {
         self.attachments_allowed = true;
     }
 
-    /// Takes a message of text, without the Engine.IO `4`. Returns its packet, or none when its attachments
-    /// must come first. `now_ms` is of any clock that does not go back.
+    /// Takes a text message without the Engine.IO `4`. Returns its packet, or `None` if attachments must follow first.
+    /// `now_ms` may come from any clock that does not go back.
     ///
     /// # Errors
-    /// [`Refused`], as soon as the announcement is over a limit.
+    /// [`Refused`] for a bad packet, also if it announces more than a limit allows.
     pub fn text<'a>(&mut self, now_ms: u64, text: &'a str) -> Result<Option<Packet<'a>>, Refused> {
         if self.waiting.take().is_some() {
             return Err(Refused::UnexpectedText);
@@ -107,7 +108,7 @@ impl Assembly {
         if packet.attachments > limits::SOCKETIO_ATTACHMENTS_MAX {
             return Err(Refused::TooMany);
         }
-        // At most 16: it fits everywhere.
+        // At most 16, so the cast loses nothing.
         let announced = packet.attachments as usize;
         self.waiting = Some(Waiting {
             text: text.into(),
@@ -119,10 +120,10 @@ impl Assembly {
         Ok(None)
     }
 
-    /// Takes a binary message. Returns the packet when this was its last attachment.
+    /// Takes a binary message. Returns the packet if this was its last attachment.
     ///
     /// # Errors
-    /// [`Refused`] when it was not announced, is too late or too large.
+    /// [`Refused`] if it was not announced, came too late or is too large.
     pub fn binary(&mut self, now_ms: u64, bytes: Bytes) -> Result<Option<Assembled>, Refused> {
         let mut waiting = self.waiting.take().ok_or(Refused::UnexpectedBinary)?;
         if now_ms > waiting.deadline_ms {
@@ -132,7 +133,7 @@ impl Assembly {
         if waiting.bytes > limits::SOCKETIO_ATTACHMENTS_BYTES_MAX {
             return Err(Refused::TooLarge);
         }
-        // A copy: a slice would keep the whole buffer that the socket was read into.
+        // This is copied because a slice would keep the whole receive buffer of the socket in memory.
         waiting.attachments.push(Bytes::copy_from_slice(&bytes));
         if waiting.attachments.len() == waiting.announced {
             placeholders_fit(&waiting.text, waiting.announced)?;
@@ -142,8 +143,8 @@ impl Assembly {
         Ok(None)
     }
 
-    /// When the attachments that are due must have come; none is due without it. After this time the
-    /// connection should be closed, as if [`Refused::Late`] had been returned.
+    /// The time by which the expected attachments must arrive; `None` if none are expected. After this time the caller
+    /// should close the connection, as for [`Refused::Late`].
     pub fn deadline_ms(&self) -> Option<u64> {
         self.waiting.as_ref().map(|waiting| waiting.deadline_ms)
     }
@@ -154,7 +155,7 @@ impl Assembly {
     }
 }
 
-/// Checks that every placeholder in a packet's arguments stands for one of its attachments.
+/// Checks that every placeholder in a packet's arguments refers to one of its attachments.
 fn placeholders_fit(text: &str, attachments: usize) -> Result<(), Refused> {
     let packet = Packet::parse(text)?;
     let mut arguments = packet.arguments()?.iter();
@@ -164,7 +165,7 @@ fn placeholders_fit(text: &str, attachments: usize) -> Result<(), Refused> {
     if fit { Ok(()) } else { Err(Refused::Placeholder) }
 }
 
-/// As deep as a packet may nest, which is not deep.
+/// The recursion is limited, because the parser has limited the nesting of the packet.
 fn places_fit(value: &Value, attachments: usize) -> bool {
     match value {
         Value::Object(fields) if fields.get("_placeholder") == Some(&Value::Bool(true)) => {

@@ -1,4 +1,4 @@
-//! Attachments: every limit at its edge, every message out of turn, and that nothing is kept beyond bounds.
+//! Tests of attachments: each limit exactly, messages in the wrong order, and that no state is kept beyond the limits.
 
 use super::*;
 use crate::dialect::socketio::packet::Kind;
@@ -27,7 +27,7 @@ fn a_packet_without_attachments_completes_at_once() {
 }
 
 #[test]
-fn a_binary_packet_has_attachments_and_its_placeholders_are_theirs() {
+fn a_binary_packet_needs_attachments_and_placeholders_must_refer_to_them() {
     for text in [r#"50-["a"]"#, "60-1[]"] {
         let refused = Assembly::new(true).text(0, text).expect_err("refused");
         assert_eq!(refused, Refused::NoAttachments, "{text}");
@@ -48,7 +48,7 @@ fn a_binary_packet_has_attachments_and_its_placeholders_are_theirs() {
 }
 
 #[test]
-fn attachments_complete_their_packet_in_order() {
+fn a_packet_is_complete_after_its_last_attachment() {
     let mut assembly = Assembly::new(true);
     assert!(assembly.text(1_000, BINARY).expect("a packet").is_none());
     assert!(assembly.is_waiting());
@@ -65,7 +65,7 @@ fn attachments_complete_their_packet_in_order() {
 }
 
 #[test]
-fn attachments_do_not_hold_the_buffer_they_came_in() {
+fn attachments_do_not_keep_the_receive_buffer_in_memory() {
     let mut assembly = Assembly::new(true);
     let buffer = Bytes::from(vec![7; 65_536]);
     assert!(assembly.text(0, &announce(1)).expect("a packet").is_none());
@@ -75,7 +75,7 @@ fn attachments_do_not_hold_the_buffer_they_came_in() {
 }
 
 #[test]
-fn none_before_authentication() {
+fn attachments_are_refused_before_authentication() {
     let mut assembly = Assembly::new(false);
     assert_eq!(assembly.text(0, BINARY).expect_err("not yet"), Refused::NotAllowed);
     assert_idle(&mut assembly);
@@ -114,7 +114,7 @@ fn bounds_hold_exactly() {
 }
 
 #[test]
-fn messages_out_of_turn_are_refused() {
+fn messages_in_the_wrong_order_are_refused() {
     let mut assembly = Assembly::new(true);
     assert_idle(&mut assembly);
     assert!(assembly.text(0, BINARY).expect("a packet").is_none());
@@ -146,9 +146,10 @@ fn messages() -> impl Strategy<Value = Vec<(u64, Message)>> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 20_000, ..ProptestConfig::default() })]
 
-    /// Against the rules written as a list: what was announced, when, and the sizes that came since.
+    /// Compares the assembly with a simple model of the rules: the announced number, the deadline, and the sizes of the
+    /// attachments since.
     #[test]
-    fn no_sequence_gets_past_the_limits(messages in messages(), allowed in prop::bool::weighted(0.9)) {
+    fn no_sequence_of_messages_exceeds_the_limits(messages in messages(), allowed in prop::bool::weighted(0.9)) {
         let mut assembly = Assembly::new(allowed);
         let zeros = Bytes::from(vec![0; 300_000]);
         let mut now_ms = 0;

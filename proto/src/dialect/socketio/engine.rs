@@ -1,22 +1,22 @@
-//! Engine.IO 4 packets: one in a WebSocket frame, several in the body of a polling request (Engine.IO
-//! protocol v4, "Packet encoding").
+//! Engine.IO 4 packets: one in each WebSocket frame, or several in the body of a polling request (Engine.IO protocol
+//! v4, "Packet encoding").
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Serialize;
 use std::borrow::Cow;
 
-/// What stands between the packets of a payload (Engine.IO protocol v4, "HTTP long-polling").
+/// The separator between the packets of a payload (Engine.IO protocol v4, "HTTP long-polling").
 pub const SEPARATOR: char = '\u{1e}';
 
 /// An Engine.IO packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Packet<'a> {
-    /// `0`: the handshake, from the server only.
+    /// `0`: the handshake; only the server sends it.
     Open(Cow<'a, str>),
     /// `1`: the transport can be closed.
     Close,
-    /// `2`: from the server a heartbeat, from the client the probe of an upgrade.
+    /// `2`: a heartbeat if the server sends it, the probe of an upgrade if the client sends it.
     Ping(Cow<'a, str>),
     /// `3`: the answer to a ping, with the ping's data.
     Pong(Cow<'a, str>),
@@ -26,39 +26,39 @@ pub enum Packet<'a> {
     Binary(Cow<'a, [u8]>),
     /// `5`: the client moves to the probed transport.
     Upgrade,
-    /// `6`: nothing; ends a poll that waits.
+    /// `6`: no content; it ends a waiting poll.
     Noop,
 }
 
-/// Why text is no Engine.IO packet or payload.
+/// Why a text is not a valid Engine.IO packet or payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
-    /// The packet, or the whole payload, has no characters.
+    /// The packet or the whole payload is empty.
     #[error("a packet must begin with its type")]
     Empty,
-    /// The first character names no packet.
+    /// The first character is not a packet type.
     #[error("a packet's type must be a digit from 0 to 6, or b before base64")]
     Type,
     /// A close, upgrade or noop packet with data.
     #[error("close, upgrade and noop packets must have no data")]
     UnexpectedData,
-    /// Binary data in any form but padded base64 of the standard alphabet (RFC 4648 section 4).
+    /// Binary data that is not padded base64 of the standard alphabet (RFC 4648 section 4).
     #[error("binary data must be padded base64 of the standard alphabet")]
     Base64,
-    /// More packets in a payload than its reader takes.
+    /// A payload has more packets than its reader accepts.
     #[error("a payload must have at most {packets_max} packets")]
     TooManyPackets {
-        /// How many the reader takes.
+        /// How many packets the reader accepts.
         packets_max: usize,
     },
 }
 
 impl<'a> Packet<'a> {
-    /// The packet in `text`: a text WebSocket frame, or one packet of a payload. A client without binary
+    /// Parses a packet from the text of a WebSocket frame, or from one part of a payload. A client without binary
     /// frames sends `b` and base64 over WebSocket too (`forceBase64` of the reference client).
     ///
     /// # Errors
-    /// [`Malformed`], but never [`Malformed::TooManyPackets`].
+    /// Any [`Malformed`] except [`Malformed::TooManyPackets`].
     pub fn parse(text: &'a str) -> Result<Packet<'a>, Malformed> {
         let mut characters = text.chars();
         let kind = characters.next().ok_or(Malformed::Empty)?;
@@ -80,8 +80,8 @@ impl<'a> Packet<'a> {
         }
     }
 
-    /// Appends the packet as text; bytes become `b` and base64. Text with a [`SEPARATOR`] in it would be
-    /// read as two packets of a payload: JSON, which escapes it, never holds one.
+    /// Appends the packet as text; bytes become `b` and base64. The data must not contain a [`SEPARATOR`], or the
+    /// packet would be read as two packets of a payload. JSON never contains one, because it escapes it.
     pub fn write(&self, out: &mut String) {
         let (kind, data) = match self {
             Packet::Open(data) => ('0', data.as_ref()),
@@ -102,11 +102,11 @@ impl<'a> Packet<'a> {
     }
 }
 
-/// The packets in the body of a polling request, at most `packets_max`; [`crate::limits`] has the bound for
-/// what clients send. The body's bytes are for the caller to bound.
+/// Parses the body of a polling request into at most `packets_max` packets; [`crate::limits`] has the limit for
+/// clients. The caller limits the size of the body.
 ///
 /// # Errors
-/// [`Malformed::TooManyPackets`] as soon as there is one too many, or what is wrong with the first bad packet.
+/// [`Malformed::TooManyPackets`] if the body has more packets, else the error of the first bad packet.
 pub fn parse_payload(body: &str, packets_max: usize) -> Result<Vec<Packet<'_>>, Malformed> {
     let mut packets = Vec::new();
     for text in body.split(SEPARATOR) {
@@ -118,8 +118,8 @@ pub fn parse_payload(body: &str, packets_max: usize) -> Result<Vec<Packet<'_>>, 
     Ok(packets)
 }
 
-/// The body of a polling response with `packets` in it. An empty one is no valid payload: a poll without
-/// packets waits.
+/// The body of a polling response with `packets`. An empty body is not a valid payload, so a poll without packets must
+/// wait.
 pub fn payload<'a>(packets: impl IntoIterator<Item = &'a Packet<'a>>) -> String {
     let mut body = String::new();
     for (position, packet) in packets.into_iter().enumerate() {
@@ -131,20 +131,20 @@ pub fn payload<'a>(packets: impl IntoIterator<Item = &'a Packet<'a>>) -> String 
     body
 }
 
-/// What the server tells a client when a session opens (Engine.IO protocol v4, "Handshake").
+/// The data that the server sends when a session opens (Engine.IO protocol v4, "Handshake").
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Handshake<'a> {
-    /// The session's id; whoever knows it can use the session.
+    /// The session's id. It is a secret: with it, anyone can use the session.
     pub sid: &'a str,
     /// Transports that the client may move to: `websocket` from polling, none from WebSocket.
     pub upgrades: &'a [&'a str],
-    /// How often the server pings.
+    /// How often the server pings, in milliseconds.
     #[serde(rename = "pingInterval")]
     pub ping_interval_ms: u64,
-    /// How long either side waits for the other's part of a heartbeat.
+    /// How long each side waits for the other side's part of a heartbeat, in milliseconds.
     #[serde(rename = "pingTimeout")]
     pub ping_timeout_ms: u64,
-    /// Bytes of a polling request's body, above which the client sends several.
+    /// The largest body of a polling request, in bytes. The client splits larger ones into several requests.
     #[serde(rename = "maxPayload")]
     pub max_payload_bytes: usize,
 }
@@ -152,7 +152,7 @@ pub struct Handshake<'a> {
 impl Handshake<'_> {
     /// The open packet, as text.
     pub fn packet(&self) -> String {
-        // A struct of text and numbers serializes: it cannot fail.
+        // Serializing a struct of text and numbers cannot fail.
         let json = serde_json::to_string(self).unwrap_or_default();
         let mut packet = String::with_capacity(1 + json.len());
         Packet::Open(json.into()).write(&mut packet);

@@ -1,4 +1,5 @@
-//! Engine.IO's own examples, the reference's results, and that what is read is what would be written.
+//! Tests of Engine.IO packets: the protocol's examples, the results of the reference parser, and that parsing and
+//! writing are inverse.
 
 use super::*;
 use crate::limits;
@@ -15,7 +16,7 @@ fn written(packet: &Packet<'_>) -> String {
 }
 
 #[test]
-fn the_protocols_examples() {
+fn the_examples_of_the_engine_io_protocol_are_parsed() {
     let table = [
         ("1", Packet::Close),
         ("2", Packet::Ping("".into())),
@@ -55,7 +56,7 @@ fn text_is_borrowed() {
 }
 
 #[test]
-fn the_handshake_is_the_protocols() {
+fn the_handshake_has_the_documented_form() {
     let handshake = Handshake {
         sid: "lv_VI97HAXpY6yYWAAAC",
         upgrades: &["websocket"],
@@ -72,7 +73,7 @@ fn the_handshake_is_the_protocols() {
 }
 
 #[test]
-fn a_payload_has_a_bound() {
+fn a_payload_has_at_most_packets_max_packets() {
     let body = |packets: usize| vec!["2"; packets].join("\u{1e}");
     let packets_max = limits::ENGINEIO_POST_PACKETS_MAX;
     assert_eq!(parse_payload(&body(packets_max), packets_max).map(|packets| packets.len()), Ok(packets_max));
@@ -85,7 +86,7 @@ fn a_payload_has_a_bound() {
 }
 
 #[test]
-fn what_is_wrong_is_said() {
+fn malformed_packets_have_their_errors() {
     for (text, malformed) in [
         ("", Malformed::Empty),
         ("7", Malformed::Type),
@@ -101,7 +102,7 @@ fn what_is_wrong_is_said() {
 }
 
 #[test]
-fn what_the_reference_reads_is_read_the_same() {
+fn bodies_are_parsed_like_the_reference_does() {
     for (body, packets) in ACCEPTED {
         let read = parse_payload(body, 64).unwrap_or_else(|malformed| panic!("{body}: {malformed}"));
         assert_eq!(read.iter().map(written).collect::<Vec<_>>(), *packets, "{body}");
@@ -109,14 +110,14 @@ fn what_the_reference_reads_is_read_the_same() {
 }
 
 #[test]
-fn what_the_reference_refuses_is_refused() {
+fn bodies_that_the_reference_refuses_are_refused() {
     for body in REFUSED {
         assert!(parse_payload(body, 64).is_err(), "{body}");
     }
 }
 
 #[test]
-fn what_no_encoder_writes_is_refused_though_the_reference_reads_it() {
+fn bodies_that_no_encoder_writes_are_refused() {
     for (body, malformed) in STRICTER {
         assert_eq!(parse_payload(body, 64), Err(*malformed), "{body:?}");
     }
@@ -137,7 +138,7 @@ fn packets() -> impl Strategy<Value = Packet<'static>> {
     ]
 }
 
-/// Payloads near to valid ones: a valid one with a span replaced.
+/// Payloads that are almost valid: a valid one with a few characters replaced.
 fn mutated() -> impl Strategy<Value = String> {
     let valid = prop::collection::vec(packets(), 1..5).prop_map(|packets| payload(&packets));
     let (at, with) = (any::<[prop::sample::Index; 2]>(), "[0-9b=+/A-Za-z\u{1e}]{0,4}|.{0,4}");
@@ -154,13 +155,13 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 20_000, ..ProptestConfig::default() })]
 
     #[test]
-    fn what_is_written_is_read(packets in prop::collection::vec(packets(), 1..8)) {
+    fn written_payloads_are_parsed_back(packets in prop::collection::vec(packets(), 1..8)) {
         let body = payload(&packets);
         prop_assert_eq!(parse_payload(&body, 8), Ok(packets));
     }
 
     #[test]
-    fn what_is_read_is_what_would_be_written(body in prop_oneof![mutated(), ".{0,80}", "[0-6b=\u{1e}]{1,80}"]) {
+    fn parsed_payloads_are_written_back_unchanged(body in prop_oneof![mutated(), ".{0,80}", "[0-6b=\u{1e}]{1,80}"]) {
         match parse_payload(&body, 64) {
             Ok(packets) => prop_assert_eq!(payload(&packets), body),
             Err(malformed) => prop_assert!(!malformed.to_string().is_empty()),
@@ -168,7 +169,8 @@ proptest! {
     }
 }
 
-// engine.io-parser 5.2.3 from npm: its `decodePayload`, each packet then written by its `encodePacket`.
+// The results of engine.io-parser 5.2.3 from npm: each body was decoded with its `decodePayload`, and each packet then
+// encoded with its `encodePacket`.
 
 const ACCEPTED: &[(&str, &[&str])] = &[
     (r#"0{"sid":"a"}"#, &[r#"0{"sid":"a"}"#]),

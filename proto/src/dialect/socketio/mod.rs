@@ -1,5 +1,5 @@
-//! Engine.IO 4 and Socket.IO 5 on the wire, bytes to packets and back without I/O, and the vocabularies that ride
-//! on them.
+//! Engine.IO 4 and Socket.IO 5 on the wire: bytes to packets and back, without I/O, and the three vocabularies over
+//! them.
 
 pub mod assembly;
 pub mod engine;

@@ -1,42 +1,46 @@
-//! The offset of connection-state recovery: the text behind an event by which a client says how far it has heard
-//! everything that it subscribed to.
+//! The offset of connection-state recovery: a text at the end of every event. It says how far the client has received
+//! each of its subscriptions.
 //!
-//! Socket.IO leaves the form to the server (protocol 5, connection state recovery: the client gives back the last
-//! string that ended an event). Here it is, as URL-safe base64 of variable-length integers: the number of the base
-//! that it counts from, the changes of the list of subscriptions since then, the packets told of events that have
-//! several and were told in part (mostly of none), and how far each subscription that moved has moved.
+//! Socket.IO leaves the form to the server (protocol 5, connection state recovery: the client returns the last string
+//! that ended an event). Here it is URL-safe base64 of variable-length integers: the number of the base that the offset
+//! is relative to; the number of changes of the list of subscriptions since then; for events of several packets, of
+//! which the client has received only some, how many (usually there are no such events); and how many events each
+//! subscription has advanced.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-/// Characters of an offset: twice what a thousand subscriptions take that have moved by thousands of events each.
+/// Characters of an offset: twice the length for a thousand subscriptions that have each advanced by thousands of
+/// events.
 pub const OFFSET_LENGTH_MAX: usize = 16 * 1024;
 
-/// Packets of an event that were told already.
+/// How many packets of the next event the client has already received. An event that adds several users has several
+/// packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Partial {
-    /// Place of the subscription among those of the base.
+    /// Index of the subscription in the base.
     pub subscription: u32,
-    /// How many packets of the event behind its cursor were told; at least 1.
+    /// How many packets of the event after the subscription's cursor were sent; at least 1.
     pub packets: u32,
 }
 
-/// How far a client has heard.
+/// How far a client has received its subscriptions.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Offset {
-    /// The base that it counts from.
+    /// The number of the base that the offset is relative to.
     pub base: u32,
-    /// Subscriptions of the base and those made since, and once more each that ended.
+    /// The number of changes of the list of subscriptions since the base was made: each new subscription counts one,
+    /// and each end of one.
     pub changes: u32,
-    /// Where a client has heard a part of the next event, ascending by the subscription.
+    /// Subscriptions of which the client has received a part of the next event, ascending by subscription.
     pub partial: Vec<Partial>,
-    /// By how many events each subscription has moved since its beginning or the base, ascending by its place;
-    /// those at rest are left out.
+    /// For each subscription its index and how many events it has advanced since it began or since the base was made,
+    /// ascending by index. Subscriptions that did not advance are left out.
     pub moved: Vec<(u32, u64)>,
 }
 
 impl Offset {
-    /// The text that clients are given.
+    /// The text that is sent to the client.
     pub fn text(&self) -> String {
         let mut bytes = Vec::with_capacity(8 + 3 * self.moved.len());
         put(&mut bytes, self.base.into());
@@ -55,7 +59,7 @@ impl Offset {
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
-    /// Reads what a client gave back; `None` for anything that [`Offset::text`] cannot have made.
+    /// Parses the text that a client returned; `None` for a text that [`Offset::text`] cannot have made.
     pub fn parse(text: &str) -> Option<Offset> {
         if text.len() > OFFSET_LENGTH_MAX {
             return None;
@@ -79,12 +83,12 @@ impl Offset {
         }
         let offset =
             Offset { base: u32::try_from(base).ok()?, changes: u32::try_from(changes).ok()?, partial, moved };
-        // One spelling each, so that what is read is what would be written.
+        // Each offset has only one text, so a text with another encoding of the same offset is refused.
         (offset.text() == text).then_some(offset)
     }
 }
 
-/// Seven bits a byte, the lowest first; the highest bit says that more follow.
+/// Appends a number with seven bits a byte, the lowest first. The highest bit of a byte says that more bytes follow.
 fn put(bytes: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
         bytes.push(number as u8 | 0x80);
@@ -126,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_never_given_out_is_no_offset() {
+    fn texts_that_the_server_cannot_have_made_are_refused() {
         let twice_the_same = URL_SAFE_NO_PAD.encode([0, 2, 0, 0, 1, 255, 255, 255, 255, 15, 1]);
         let unmoved = URL_SAFE_NO_PAD.encode([0, 1, 0, 0, 0]);
         let long_zero = URL_SAFE_NO_PAD.encode([0x80, 0, 0, 0]);
@@ -142,7 +146,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_given_out_is_read_back(
+        fn texts_of_offsets_are_parsed_back(
             base: u32,
             changes: u32,
             partial in proptest::collection::btree_map(any::<u32>(), 1..u32::MAX, 0..4),
@@ -155,7 +159,7 @@ mod tests {
         }
 
         #[test]
-        fn any_text_is_read_or_refused(text in ".{0,64}", bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+        fn accepted_texts_are_in_canonical_form(text in ".{0,64}", bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
             for text in [text, URL_SAFE_NO_PAD.encode(bytes)] {
                 if let Some(offset) = Offset::parse(&text) {
                     prop_assert_eq!(offset.text(), text);

@@ -1,5 +1,5 @@
-//! Socket.IO 5 packets: the text of an Engine.IO message (Socket.IO protocol v5, "Packet encoding"). As
-//! strict as the reference, socket.io-parser 4.2, or stricter where it takes what no encoder writes.
+//! Socket.IO 5 packets: the text of an Engine.IO message (Socket.IO protocol v5, "Packet encoding"). The parser is as
+//! strict as the reference, socket.io-parser 4.2, and stricter where the reference accepts text that no encoder writes.
 
 use crate::command::nests_too_deep;
 use crate::limits;
@@ -10,23 +10,22 @@ use std::fmt::{self, Write as _};
 /// The namespace of packets that name none.
 pub const MAIN_NAMESPACE: &str = "/";
 
-/// Event names that mean something to the clients' emitters; no packet may carry one (socket.io-parser,
-/// `RESERVED_EVENTS`).
+/// Event names that the clients' emitters use themselves. No packet may have one (socket.io-parser, `RESERVED_EVENTS`).
 pub const RESERVED_EVENTS: [&str; 6] =
     ["connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"];
 
 /// The type of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// `0`: asks for a namespace, or grants it.
+    /// `0`: the client requests a namespace, or the server grants it.
     Connect,
-    /// `1`: leaves a namespace.
+    /// `1`: the sender leaves a namespace.
     Disconnect,
     /// `2`: an event's name and arguments.
     Event,
     /// `3`: the answer to the event with the same id.
     Ack,
-    /// `4`: a namespace is refused.
+    /// `4`: the server refuses a namespace.
     ConnectError,
     /// `5`: an event with attachments.
     BinaryEvent,
@@ -35,7 +34,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Every kind, each at the place of its digit.
+    /// Every kind, at the index of its digit.
     pub const ALL: [Kind; 7] = [
         Kind::Connect,
         Kind::Disconnect,
@@ -51,12 +50,12 @@ impl Kind {
         matches!(self, Kind::BinaryEvent | Kind::BinaryAck)
     }
 
-    /// Whether it is an event, with attachments or without.
+    /// Whether the packet is an event, with or without attachments.
     pub fn is_event(self) -> bool {
         matches!(self, Kind::Event | Kind::BinaryEvent)
     }
 
-    /// Whether it answers an event, with attachments or without.
+    /// Whether the packet answers an event, with or without attachments.
     pub fn is_ack(self) -> bool {
         matches!(self, Kind::Ack | Kind::BinaryAck)
     }
@@ -90,25 +89,25 @@ impl fmt::Display for Kind {
     }
 }
 
-/// Why text is no Socket.IO packet, or a packet not what its reader asks for.
+/// Why a text is not a valid Socket.IO packet, or why a packet does not have the part that was requested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
-    /// The first character is no packet type.
+    /// The first character is not a packet type.
     #[error("a packet must begin with its type, a digit from 0 to 6")]
     Type,
-    /// A binary packet without its count, or with more than 32 bits or leading zeros in it.
+    /// A binary packet without its number of attachments, or with a number of more than 32 bits or with leading zeros.
     #[error("a binary packet must announce its attachments: a number without leading zeros, and a dash")]
     Attachments,
-    /// A namespace with control characters: it is sent back in answers, where U+001E would end a packet.
+    /// A namespace with control characters. Answers contain the namespace, and U+001E would end their packet there.
     #[error("a namespace must have no control characters")]
     Namespace,
     /// An id of more than 64 bits, or with leading zeros.
     #[error("an id must be a number below 2^64 without leading zeros")]
     Id,
-    /// An answer to no event.
+    /// An answer without the id of an event.
     #[error("{0} must have the id of the event it answers")]
     AckWithoutId(Kind),
-    /// Data that is absent, present or of another type than the packet takes.
+    /// Data that is missing, or not allowed, or of the wrong type for the kind of packet.
     #[error("the data of {0} must be {taken}", taken = .0.data_taken())]
     Data(Kind),
     /// Data that is not JSON.
@@ -117,16 +116,16 @@ pub enum Malformed {
     /// Data that nests deeper than [`limits::JSON_DEPTH_MAX`].
     #[error("the data must nest at most {} levels", limits::JSON_DEPTH_MAX)]
     Depth,
-    /// An event's name that is text with half a surrogate pair or, for [`Packet::event`], a number.
+    /// An event's name that contains half a surrogate pair or, from [`Packet::event`], is a number.
     #[error("an event's name must be text")]
     EventName,
     /// One of [`RESERVED_EVENTS`].
     #[error("an event's name must not be one that Socket.IO itself uses")]
     ReservedEvent,
-    /// [`Packet::event`] of a packet that is none.
+    /// [`Packet::event`] was called for a packet that is not an event.
     #[error("{0} names no event: look at the packet's kind first")]
     NoEvent(Kind),
-    /// [`Packet::arguments`] of a packet without an array.
+    /// [`Packet::arguments`] was called for a packet without an array.
     #[error("{0} has no arguments: look at the packet's kind first")]
     NoArguments(Kind),
 }
@@ -136,35 +135,35 @@ pub enum Malformed {
 pub struct Packet<'a> {
     /// Its type.
     pub kind: Kind,
-    /// How many binary messages belong to it and follow; 0 unless the kind is binary.
+    /// How many binary messages follow and belong to the packet; 0 unless the kind is binary.
     pub attachments: u32,
-    /// What it is addressed to: begins with `/`, and has neither comma nor query.
+    /// The namespace; it begins with `/` and contains neither a comma nor a query.
     pub namespace: &'a str,
-    /// With an event: an answer is wanted, under this id. With an answer: the event's id.
+    /// With an event: its sender wants an answer with this id. With an answer: the id of the event.
     pub id: Option<u64>,
-    /// Valid JSON of the type that the kind takes, nested at most [`limits::JSON_DEPTH_MAX`] deep.
+    /// Valid JSON of the type that the kind requires, nested at most [`limits::JSON_DEPTH_MAX`] levels.
     pub data: Option<&'a str>,
     arguments: Vec<&'a RawValue>,
 }
 
 impl<'a> Packet<'a> {
-    /// The packet in the text of an Engine.IO message, which is without the message's own `4`. The text's
-    /// bytes are for the caller to bound; the packet holds at most 16 for each while it lives.
+    /// Parses the text of an Engine.IO message without the message's `4`. The caller limits the length of the text; a
+    /// packet uses at most 16 bytes of memory for each byte of it.
     ///
-    /// What socket.io-parser's `isPayloadValid` refuses is refused, and more: events and answers without data,
-    /// answers without an id, data after spaces, numbers in any form but plain digits. Taken beyond it are a
-    /// binary packet of no attachments, as its versions before 4.2.7 did, and a namespace with a query,
-    /// which is cut off as the reference server does for Engine.IO 3.
+    /// It refuses all that socket.io-parser's `isPayloadValid` refuses, and also: events and answers without data,
+    /// answers without an id, data after spaces, and numbers that are not plain digits. It accepts two things that the
+    /// reference refuses: a binary packet with no attachments, as versions before 4.2.7 did, and a namespace with a
+    /// query, which is removed as the reference server does for Engine.IO 3.
     ///
     /// # Errors
-    /// [`Malformed`], but never [`Malformed::NoEvent`] or [`Malformed::NoArguments`].
+    /// Any [`Malformed`] except [`Malformed::NoEvent`] and [`Malformed::NoArguments`].
     pub fn parse(text: &'a str) -> Result<Packet<'a>, Malformed> {
         let mut bytes = text.bytes();
         let kind = bytes
             .next()
             .and_then(|byte| Kind::ALL.get(usize::from(byte.wrapping_sub(b'0'))).copied())
             .ok_or(Malformed::Type)?;
-        // The kind is one ASCII character.
+        // The kind is one ASCII character, so the slice cannot split a character.
         let rest = &text[1..];
         let (attachments, rest) = if kind.is_binary() {
             let (number, rest) = split_digits(rest);
@@ -175,7 +174,7 @@ impl<'a> Packet<'a> {
         };
         let (namespace, rest) = split_namespace(rest)?;
         let (number, data) = split_digits(rest);
-        // What JSON calls white space, at the end: the reference takes it after data.
+        // The reference accepts JSON's white space after the data.
         let data = data.trim_end_matches([' ', '\t', '\n', '\r']);
         let id = match number {
             "" => None,
@@ -188,10 +187,10 @@ impl<'a> Packet<'a> {
         Ok(Packet { kind, attachments, namespace, id, data: (!data.is_empty()).then_some(data), arguments })
     }
 
-    /// The elements of an event's or answer's array; an event's first is its name.
+    /// The elements of an event's or answer's array. The first element of an event is its name.
     ///
     /// # Errors
-    /// [`Malformed::NoArguments`] where the kind takes no array.
+    /// [`Malformed::NoArguments`] if this kind of packet has no array.
     pub fn arguments(&self) -> Result<&[&'a RawValue], Malformed> {
         if self.kind.is_event() || self.kind.is_ack() {
             Ok(&self.arguments)
@@ -200,11 +199,11 @@ impl<'a> Packet<'a> {
         }
     }
 
-    /// An event's name and the arguments after it.
+    /// The name of an event and the arguments after it.
     ///
     /// # Errors
-    /// [`Malformed::EventName`] when the name is a number, which the protocol allows;
-    /// [`Malformed::NoEvent`] where the packet is no event.
+    /// [`Malformed::EventName`] if the name is a number, which the protocol allows; [`Malformed::NoEvent`] if the
+    /// packet is not an event.
     pub fn event(&self) -> Result<(Cow<'a, str>, &[&'a RawValue]), Malformed> {
         match self.arguments.split_first() {
             Some((name, rest)) if self.kind.is_event() => Ok((string(name)?, rest)),
@@ -217,7 +216,7 @@ fn split_digits(text: &str) -> (&str, &str) {
     text.split_at(text.bytes().take_while(u8::is_ascii_digit).count())
 }
 
-/// A number that has one spelling only, so that what is read is what would be written.
+/// Parses a number without leading zeros, so that each number has only one form.
 fn plain_number<T: std::str::FromStr>(digits: &str) -> Option<T> {
     if digits.len() > 1 && digits.starts_with('0') { None } else { digits.parse().ok() }
 }
@@ -234,7 +233,7 @@ fn split_namespace(text: &str) -> Result<(&str, &str), Malformed> {
     Ok((namespace, rest))
 }
 
-/// Checks a packet's data, and splits it where it is an array, in one pass over the JSON.
+/// Checks a packet's data and splits an array into its elements, in one pass over the JSON.
 fn check_data(kind: Kind, data: &str) -> Result<Vec<&RawValue>, Malformed> {
     let refused = Err(Malformed::Data(kind));
     let arguments: Vec<&RawValue> = match (kind, data.as_bytes().first()) {
@@ -264,7 +263,7 @@ fn check_data(kind: Kind, data: &str) -> Result<Vec<&RawValue>, Malformed> {
     Ok(arguments)
 }
 
-/// A JSON string's text, borrowed where it has no escapes.
+/// The text of a JSON string, borrowed if it has no escapes.
 fn string(json: &RawValue) -> Result<Cow<'_, str>, Malformed> {
     match serde_json::from_str::<&str>(json.get()) {
         Ok(borrowed) => Ok(Cow::Borrowed(borrowed)),
@@ -272,23 +271,23 @@ fn string(json: &RawValue) -> Result<Cow<'_, str>, Malformed> {
     }
 }
 
-/// The Engine.IO message that grants `namespace`; `data_json` is the object for the client, `{"sid":…}`.
+/// The Engine.IO message that grants `namespace`. `data_json` is the object for the client, `{"sid":…}`.
 pub fn connect(namespace: &str, data_json: &str) -> String {
     message(Kind::Connect, 0, namespace, None, data_json)
 }
 
-/// The Engine.IO message that refuses `namespace`; `data_json` is `{"message":…,"data":…}`.
+/// The Engine.IO message that refuses `namespace`. `data_json` is `{"message":…,"data":…}`.
 pub fn connect_error(namespace: &str, data_json: &str) -> String {
     message(Kind::ConnectError, 0, namespace, None, data_json)
 }
 
-/// The Engine.IO message that ends `namespace`; the reference client does not reconnect after it.
+/// The Engine.IO message that ends `namespace`. The reference client does not reconnect after it.
 pub fn disconnect(namespace: &str) -> String {
     message(Kind::Disconnect, 0, namespace, None, "")
 }
 
-/// The Engine.IO message of an event; with an `id`, the client answers. `data_json_array` begins with the
-/// event's name.
+/// The Engine.IO message of an event. With an `id`, the client answers it. `data_json_array` begins with the event's
+/// name.
 pub fn event(namespace: &str, id: Option<u64>, data_json_array: &str) -> String {
     message(Kind::Event, 0, namespace, id, data_json_array)
 }
@@ -298,9 +297,8 @@ pub fn ack(namespace: &str, id: u64, data_json_array: &str) -> String {
     message(Kind::Ack, 0, namespace, Some(id), data_json_array)
 }
 
-/// The Engine.IO message of [`Kind::BinaryEvent`] or [`Kind::BinaryAck`], after which `attachments` binary
-/// messages must follow with nothing between. `data_json_array` has `{"_placeholder":true,"num":0}` where
-/// the first of them belongs, and so on.
+/// The Engine.IO message of a [`Kind::BinaryEvent`] or [`Kind::BinaryAck`]. Exactly `attachments` binary messages must
+/// follow it directly. In `data_json_array`, `{"_placeholder":true,"num":0}` stands for the first of them, and so on.
 pub fn binary(
     kind: Kind,
     attachments: u32,
@@ -312,7 +310,7 @@ pub fn binary(
 }
 
 fn message(kind: Kind, attachments: u32, namespace: &str, id: Option<u64>, data: &str) -> String {
-    // The message's digit, the kind's, a dash, a comma, and the longest count and id.
+    // 34 bytes are enough for both digits, a dash, a comma, and the longest count and id.
     let mut out = String::with_capacity(34 + namespace.len() + data.len());
     out.push('4');
     out.push(kind.digit());

@@ -1,10 +1,10 @@
-//! What the reference parser, socket.io-parser 4.2.7 from npm, makes of these packets: its decoder's results,
-//! written down as they came, and where this parser differs.
+//! Compares this parser with the reference parser, socket.io-parser 4.2.7 from npm: recorded results of the reference,
+//! and the cases where this parser differs on purpose.
 
 use super::*;
 use serde_json::Value;
 
-/// Type, attachments, namespace, id and data as the reference reads them.
+/// Type, attachments, namespace, id and data of a packet.
 type Fields = (u8, u32, &'static str, Option<u64>, Option<&'static str>);
 
 fn check(text: &str, expected: Fields) {
@@ -17,28 +17,28 @@ fn check(text: &str, expected: Fields) {
 }
 
 #[test]
-fn what_the_reference_reads_is_read_the_same() {
+fn packets_are_parsed_like_the_reference_does() {
     for (text, expected) in ACCEPTED {
         check(text, *expected);
     }
 }
 
 #[test]
-fn what_the_reference_refuses_is_refused() {
+fn packets_that_the_reference_refuses_are_refused() {
     for text in REFUSED {
         assert!(Packet::parse(text).is_err(), "{text}");
     }
 }
 
 #[test]
-fn what_no_encoder_writes_is_refused_though_the_reference_reads_it() {
+fn packets_that_no_encoder_writes_are_refused() {
     for (text, malformed) in STRICTER {
         assert_eq!(Packet::parse(text).expect_err(text), *malformed, "{text:?}");
     }
 }
 
 #[test]
-fn what_is_read_beyond_the_reference() {
+fn packets_that_only_this_parser_accepts_are_parsed() {
     for (text, expected) in LOOSER {
         check(text, *expected);
     }
@@ -296,8 +296,9 @@ const STRICTER: &[(&str, Malformed)] = &[
     (r#"2["a",[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]"#, Malformed::Depth),
 ];
 
-/// No attachments, and more than 10, are refused by the reference; a query stays in its namespaces; its ids
-/// are rounded to what a JavaScript number holds; a line's end where data would be is its id 0.
+/// The reference reads these packets differently. It refuses binary packets with no attachments or with more than 10.
+/// It keeps a query in the namespace. It rounds ids to what a JavaScript number can hold. It reads a line end at the
+/// place of the data as id 0.
 const LOOSER: &[(&str, Fields)] = &[
     (r#"50-["a"]"#, (5, 0, "/", None, Some(r#"["a"]"#))),
     ("60-3[]", (6, 0, "/", Some(3), Some("[]"))),

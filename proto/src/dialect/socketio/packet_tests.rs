@@ -1,4 +1,5 @@
-//! Socket.IO's own examples, what each kind takes, and that what is read is what would be written.
+//! Tests of Socket.IO packets: the protocol's examples, the data that each kind accepts, and that parsing and writing
+//! are inverse.
 
 use super::*;
 use proptest::prelude::*;
@@ -12,14 +13,14 @@ fn wrong(text: &str) -> Malformed {
     Packet::parse(text).expect_err(text)
 }
 
-/// The packet as text, by the encoder, without the Engine.IO `4`.
+/// Encodes the packet, without the Engine.IO `4`.
 fn written(packet: &Packet<'_>) -> String {
     let Packet { kind, attachments, namespace, id, data, .. } = packet;
     message(*kind, *attachments, namespace, *id, data.unwrap_or_default()).split_off(1)
 }
 
 #[test]
-fn the_protocols_examples() {
+fn the_examples_of_the_socket_io_protocol_are_parsed() {
     let placeholders = r#"["baz",{"_placeholder":true,"num":0},{"_placeholder":true,"num":1}]"#;
     let table = [
         (connect("/", ""), "40"),
@@ -60,14 +61,14 @@ fn the_protocols_examples() {
 }
 
 #[test]
-fn the_protocols_test_suite_of_bad_packets() {
+fn bad_packets_of_the_protocols_test_suite_are_refused() {
     assert_eq!(wrong("abc"), Malformed::Type);
     assert_eq!(wrong("2{}"), Malformed::Data(Kind::Event));
     assert_eq!(wrong(r#"2abc["message-with-ack",1,"2",{"3":[false]}]"#), Malformed::Data(Kind::Event));
 }
 
 #[test]
-fn fields_are_where_they_belong() {
+fn all_parts_of_a_packet_are_parsed() {
     let packet = read(r#"52-/admin,456["up",{"_placeholder":true,"num":0},[1, 2],"x" ]"#);
     assert_eq!(
         (packet.kind, packet.attachments, packet.namespace, packet.id),
@@ -90,7 +91,7 @@ fn fields_are_where_they_belong() {
 }
 
 #[test]
-fn an_events_name_is_text() {
+fn an_event_name_must_be_text_that_is_not_reserved() {
     assert!(matches!(read(r#"2["a.b"]"#).event(), Ok((Cow::Borrowed("a.b"), []))));
     assert_eq!(read(r#"2["\u0061\n"]"#).event().expect("escaped").0, "a\n");
     assert_eq!(read("2[7]").event().expect_err("a number"), Malformed::EventName);
@@ -125,7 +126,7 @@ fn bounds_hold_exactly() {
 }
 
 #[test]
-fn errors_say_what_to_do() {
+fn error_texts_name_the_rule() {
     assert_eq!(
         wrong("2[]").to_string(),
         "the data of EVENT must be an array that begins with the event's name"
@@ -151,7 +152,7 @@ fn json_values() -> impl Strategy<Value = Value> {
     })
 }
 
-/// Texts of valid packets of every kind, with the arguments of those that have some.
+/// Texts of valid packets of every kind, with their arguments if the kind has some.
 fn valid() -> impl Strategy<Value = (String, Vec<Value>)> {
     let namespaces = prop_oneof![Just("/".to_owned()), "/[^,?\\p{Cc}]{1,12}"];
     let arguments = prop::collection::vec(json_values(), 0..4);
@@ -178,7 +179,7 @@ fn valid() -> impl Strategy<Value = (String, Vec<Value>)> {
     )
 }
 
-/// Texts near to valid ones: a valid one with a span replaced.
+/// Texts that are almost valid: a valid one with a few characters replaced.
 fn mutated() -> impl Strategy<Value = String> {
     let (at, with) = (any::<[prop::sample::Index; 2]>(), "[0-9,/?\\-\\[\\]{}\" ]{0,3}|.{0,4}");
     (valid(), at, with).prop_map(|((text, _), at, with)| {
@@ -190,8 +191,8 @@ fn mutated() -> impl Strategy<Value = String> {
     })
 }
 
-/// `text` as an encoder would have written it, were it an accepted packet: no query, no main namespace, a
-/// comma after any other, nothing after the data.
+/// An accepted `text` in the form that an encoder writes: without a query, without the main namespace, with a comma
+/// after any other namespace, and with nothing after the data.
 fn normal(text: &str) -> String {
     let binary = text.starts_with(['5', '6']);
     let head = if binary { text.find('-').map_or(text.len(), |dash| dash + 1) } else { 1 };
@@ -209,7 +210,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 20_000, ..ProptestConfig::default() })]
 
     #[test]
-    fn what_is_written_is_read((text, arguments) in valid()) {
+    fn written_packets_are_parsed_back((text, arguments) in valid()) {
         let packet = Packet::parse(&text).map_err(|malformed| TestCaseError::fail(format!("{text}: {malformed}")))?;
         prop_assert_eq!(written(&packet), text.as_str());
         let values: Vec<Value> = packet.arguments().unwrap_or_default().iter()
@@ -224,7 +225,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_read_is_what_would_be_written(
+    fn parsed_packets_are_written_back_in_normal_form(
         text in prop_oneof![mutated(), mutated(), ".{0,80}", r#"[0-6][-,/?0-9\[\]{}":a-c\\ ]{0,40}"#],
     ) {
         match Packet::parse(&text) {

@@ -1,5 +1,4 @@
-//! Replies to a client's events, as acknowledgements and as events; and what a connection is told about
-//! itself.
+//! Encodes replies to a client's events, as acknowledgements and as events, and the events about the connection itself.
 
 use super::{Verb, Vocabulary};
 use crate::code::{ErrorCode, Failure};
@@ -8,14 +7,14 @@ use crate::event::Reply;
 use crate::timestamp::rfc3339;
 use serde::Serialize;
 
-/// What a reply becomes.
+/// The encoded form of a reply.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Answer {
-    /// The data array of the ACK packet, for the callback if the client gave one. None only for what answers
-    /// no event.
+    /// The data array of the ACK packet, for the client's callback if there is one. `None` for a reply that answers no
+    /// event.
     pub ack: Option<String>,
-    /// Data arrays of EVENT packets, told whether or not there is a callback. An error is not among them:
-    /// where no callback hears it, [`refusal_event`] tells it.
+    /// Data arrays of EVENT packets, which are sent with or without a callback. Errors are not among them: for an event
+    /// without a callback, [`refusal_event`] encodes the error.
     pub events: Vec<String>,
 }
 
@@ -103,7 +102,7 @@ struct Sent<'a> {
 #[derive(Serialize)]
 struct Authenticated<'a> {
     user_id: &'a str,
-    /// The same once more, as clients of the camelCase vocabularies call it.
+    /// The same id again, under the name that clients of the camelCase vocabularies read.
     #[serde(rename = "userId")]
     user_id_again: &'a str,
     #[serde(rename = "expiresAt")]
@@ -121,10 +120,10 @@ struct Beat {
     timestamp: u64,
 }
 
-/// What `reply` becomes for the event `verb` of `vocabulary`, at `now_ms` in milliseconds since 1970.
+/// Encodes `reply` to the event `verb` of `vocabulary`. `now_ms` is in milliseconds since 1970.
 ///
-/// Replies to which no event of these vocabularies leads become nothing. So does [`Reply::Reconnect`]:
-/// draining closes the transport, after which Socket.IO's clients come back by themselves (protocol §3).
+/// A reply that no event of these vocabularies can cause gives an empty answer. So does [`Reply::Reconnect`]: draining
+/// closes the transport, and then Socket.IO's clients reconnect by themselves.
 pub fn answer(vocabulary: Vocabulary, _verb: Verb, reply: &Reply, now_ms: u64) -> Answer {
     match reply {
         Reply::Joined { conversation, head_seq, participant_count } => {
@@ -139,7 +138,8 @@ pub fn answer(vocabulary: Vocabulary, _verb: Verb, reply: &Reply, now_ms: u64) -
             client_id: client_id.as_deref(),
         }),
         Reply::Ack => Answer::acknowledged(Nothing {}),
-        // Which of the two a client listens for depends on its vocabulary, which a ping does not tell (§5a).
+        // A client listens to one of the two, depending on its vocabulary. A ping does not show which, so both are
+        // sent.
         Reply::Pong => {
             let beat = || Beat { timestamp: now_ms };
             Answer::acknowledged(beat()).and("heartbeat", beat()).and("pong", beat())
@@ -190,9 +190,8 @@ fn refusal_ack(failure: &Failure) -> String {
     text(&[NotDone { ok: false, error: error_fields(failure) }])
 }
 
-/// The event that tells `failure` where the client gave no callback: `auth_error` when the identity is what
-/// fails, whatever the event (protocol §3), and for anything about `authenticate` (protocol §5); else
-/// `error`.
+/// The event that reports `failure` if the client gave no callback: `auth_error` if the identity is the reason, or if
+/// the event was `authenticate`, else `error` (`docs/protocol.md#answers`).
 pub fn refusal_event(vocabulary: Vocabulary, verb: Verb, failure: &Failure) -> String {
     let Failure { code, message, retry_after_ms } = failure;
     let of_identity = matches!(code, ErrorCode::Unauthorized | ErrorCode::TokenExpired);
@@ -211,12 +210,12 @@ struct Greeting<'a> {
     message: &'a str,
 }
 
-/// The first event of every connection (protocol §5).
+/// The first event of every connection.
 pub fn connected() -> String {
     text(&("connected", Greeting { message: "connected to carillon" }))
 }
 
-/// Comes before the answer to a join or a leave that recovery does not know of yet.
+/// An event that is sent before the answer to a join or leave whose change is not stored in the recovery record yet.
 pub fn recovery_pending() -> String {
     text(&("recovery_pending", Greeting { message: "if the connection breaks off now, join again" }))
 }
@@ -228,8 +227,8 @@ struct Unsubscribed<'a> {
     conversation_id: &'a str,
 }
 
-/// A subscription has ended without being asked to: the user may not hear the conversation any more. ChordMe has a name
-/// for it; the others' clients pass over what they do not know, so it is named after what they would have asked for.
+/// The event for a subscription that ended because the user may not read the conversation any more. ChordMe has a name
+/// for it. The clients of the other vocabularies ignore unknown events, so there it is named after a leave.
 pub fn ended(vocabulary: Vocabulary, id: &str) -> String {
     match vocabulary {
         Vocabulary::Ring => text(&("conversation_left", Left { conversation_id: id })),
@@ -241,7 +240,7 @@ pub fn ended(vocabulary: Vocabulary, id: &str) -> String {
     }
 }
 
-/// The last event before the server drops the connection because of `failure` (protocol §3).
+/// The last event before the server closes the connection because of `failure` (`docs/protocol.md#closes-1`).
 pub fn connection_error(failure: &Failure) -> String {
     text(&("connection_error", error_fields(failure)))
 }
@@ -259,8 +258,8 @@ struct ConnectErrorData<'a> {
     retry_after_ms: Option<u64>,
 }
 
-/// The payload of the CONNECT_ERROR packet that refuses a connection because of `failure`: an object, not a
-/// data array. What Ring's clients show for an identity that fails is theirs by the protocol (§3).
+/// The payload of the CONNECT_ERROR packet that refuses a connection because of `failure`: an object, not a data array.
+/// Ring's clients show the texts about the identity, so these are fixed (`docs/protocol.md#connecting-1`).
 pub fn connect_error(failure: &Failure, token_given: bool) -> String {
     let message = match failure.code {
         ErrorCode::Unauthorized if !token_given => "No authentication token provided",

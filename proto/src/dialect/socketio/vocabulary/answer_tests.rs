@@ -1,4 +1,4 @@
-//! Answers, refusals and greetings as exact strings (protocol §1, §3, §4, §5).
+//! Tests of answers, errors and the events about connections, as exact strings.
 
 use super::super::samples::conversation;
 use super::*;
@@ -16,7 +16,7 @@ fn told(ack: &str, events: &[&str]) -> Answer {
 }
 
 #[test]
-fn a_subscription_that_ends_is_told_in_its_vocabulary() {
+fn the_end_of_a_subscription_has_a_name_in_each_vocabulary() {
     assert_eq!(ended(Vocabulary::Ring, "c1"), r#"["conversation_left",{"conversationId":"c1"}]"#);
     assert_eq!(
         ended(Vocabulary::Guide, "c1"),
@@ -66,7 +66,7 @@ fn a_send_is_answered_with_the_time_of_the_message() {
 }
 
 #[test]
-fn a_ping_gets_both_beats() {
+fn a_ping_is_answered_with_heartbeat_and_pong() {
     for vocabulary in Vocabulary::ALL {
         assert_eq!(
             answer(vocabulary, Verb::Ping, &Reply::Pong, NOW_MS),
@@ -79,7 +79,7 @@ fn a_ping_gets_both_beats() {
 }
 
 #[test]
-fn an_identity_is_told_in_both_spellings() {
+fn an_identity_is_encoded_in_snake_case_and_camel_case() {
     let user = UserId::parse("auth0|a").expect("valid");
     let fields = r#""user_id":"auth0|a","userId":"auth0|a","expiresAt":"2023-11-14T22:13:20.007Z""#;
     assert_eq!(
@@ -101,7 +101,7 @@ fn an_identity_is_told_in_both_spellings() {
 }
 
 #[test]
-fn done_is_done_and_what_is_not_of_these_vocabularies_is_nothing() {
+fn an_ack_is_ok_and_native_replies_give_empty_answers() {
     assert_eq!(ring(Verb::Presence, &Reply::Ack), told(r#"[{"ok":true}]"#, &[]));
     let history = Reply::History { conversation: conversation("c1"), events: Vec::new(), has_more: false };
     for reply in [
@@ -115,7 +115,7 @@ fn done_is_done_and_what_is_not_of_these_vocabularies_is_nothing() {
 }
 
 #[test]
-fn errors_are_acknowledged_and_never_told_twice() {
+fn errors_are_acknowledgements_without_an_event() {
     let busy = Failure::new(ErrorCode::RateLimited, "slow \"down\"").retry_after(250);
     for vocabulary in Vocabulary::ALL {
         assert_eq!(
@@ -183,7 +183,7 @@ fn refusals_without_a_callback_are_events() {
 }
 
 #[test]
-fn connections_begin_and_end_with_a_word() {
+fn connections_begin_and_end_with_an_event() {
     assert_eq!(connected(), r#"["connected",{"message":"connected to carillon"}]"#);
     let full = Failure::new(ErrorCode::TooManyConnections, "close another one");
     assert_eq!(

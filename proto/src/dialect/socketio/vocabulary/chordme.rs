@@ -1,5 +1,5 @@
-//! ChordMe's vocabulary (protocol §5): `join_room`, `broadcast_message`, `room_message`; snake_case, times
-//! in milliseconds since 1970. A room id is a conversation id.
+//! ChordMe's vocabulary (`docs/protocol.md#chordme`): `join_room`, `broadcast_message`, `room_message`; fields in
+//! snake_case, times in milliseconds since 1970. A room id is a conversation id.
 
 use super::Verb;
 use super::decode::{Arguments, Entry, served, unserved};
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 
-/// What ChordMe's clients send.
+/// The events that ChordMe's clients send.
 pub(super) const EVENTS: &[Entry] = &[
     served("join_room", Verb::Join, join),
     served("leave_room", Verb::Leave, leave),
@@ -23,7 +23,8 @@ pub(super) const EVENTS: &[Entry] = &[
     served("cursor_update", Verb::Cursor, cursor),
 ];
 
-/// The event that other vocabularies hear a `broadcast_message` as (protocol §5a).
+/// The event name under which clients of other vocabularies receive a `broadcast_message`
+/// (`docs/protocol.md#one-event-four-vocabularies`).
 const BROADCAST_EVENT: &str = "message";
 
 #[derive(Deserialize)]
@@ -133,15 +134,15 @@ pub(super) fn ephemeral(event: &wire::Ephemeral) -> Option<String> {
     match event.kind.as_ref()? {
         Passing::Typing(_) => None,
         Passing::Broadcast(broadcast) => Some(room_message(user_id, raw(&broadcast.data), timestamp)),
-        // ChordMe's client reads fields of the position, and throws where it is null.
+        // ChordMe's client reads fields of the position and throws if it is null.
         Passing::Cursor(position) => {
             Some(text(&("cursor_moved", CursorMoved { user_id, position: raw(position)?, timestamp })))
         }
     }
 }
 
-/// ChordMe's `user_joined` and `user_left`, for the others in the room: a user's first connection has come,
-/// or the last has gone (protocol §5a). `participant_count` is the distinct users there now, over all
+/// ChordMe's `user_joined` and `user_left`, which the other members of the room receive when a user's first connection
+/// joins or the last one leaves. `participant_count` is the number of distinct users who are joined then, over all
 /// gateways.
 pub fn room_presence(user_id: &str, room_id: &str, participant_count: u32, joined: bool) -> String {
     let name = if joined { "user_joined" } else { "user_left" };

@@ -1,4 +1,5 @@
-//! ChordMe's vocabulary, held against protocol §5 and §5a.
+//! Tests of ChordMe's vocabulary against the tables of `docs/protocol.md#chordme` and
+//! `docs/protocol.md#one-event-four-vocabularies`.
 
 use super::super::samples::{
     broadcast as broadcast_of, code, command, conversation, cursor as cursor_at, message, other_events,
@@ -16,7 +17,7 @@ fn cursor_command(position: &str) -> Command {
 }
 
 #[test]
-fn every_event_is_understood_in_every_form() {
+fn every_event_is_decoded_in_every_form() {
     let join = Command::Join { conversation: conversation("r1"), after_seq: None };
     let leave = Command::Leave { conversation: conversation("r1") };
     let table = [
@@ -59,7 +60,7 @@ fn every_event_is_understood_in_every_form() {
 }
 
 #[test]
-fn bad_input_has_its_code_wherever_a_room_is_named() {
+fn bad_room_ids_are_refused_for_every_event() {
     for name in ["join_room", "leave_room", "broadcast_message", "cursor_update"] {
         for arguments in [
             "[]",
@@ -81,7 +82,7 @@ fn bad_input_has_its_code_wherever_a_room_is_named() {
 }
 
 #[test]
-fn what_is_passed_on_is_bounded() {
+fn broadcasts_and_cursors_are_limited_in_size_and_depth() {
     let sized =
         |name: &str, bytes: usize| format!(r#"[{{"room_id":"r1","{name}":"{}"}}]"#, "x".repeat(bytes - 2));
     let deep = format!(r#"[{{"room_id":"r1","message":{}{}}}]"#, "[".repeat(33), "]".repeat(33));
@@ -121,7 +122,7 @@ fn messages_and_broadcasts_are_both_room_messages() {
 }
 
 #[test]
-fn cursors_are_told_and_what_has_no_name_is_not() {
+fn cursors_are_encoded_and_events_without_a_name_are_not() {
     assert_eq!(
         ephemeral(&cursor_at(r#"{"line":1}"#)).as_deref(),
         Some(r#"["cursor_moved",{"user_id":"alice","position":{"line":1},"timestamp":1700000000007}]"#)
@@ -137,7 +138,7 @@ fn cursors_are_told_and_what_has_no_name_is_not() {
 }
 
 #[test]
-fn those_who_come_and_go_are_counted() {
+fn user_joined_and_user_left_carry_the_count() {
     assert_eq!(
         room_presence("auth0|a", "r1", 3, true),
         r#"["user_joined",{"user_id":"auth0|a","room_id":"r1","participant_count":3}]"#
@@ -149,7 +150,7 @@ fn those_who_come_and_go_are_counted() {
 }
 
 #[test]
-fn a_message_goes_through_as_the_same_json() {
+fn a_broadcast_passes_through_as_the_same_json() {
     let given = serde_json::json!({"lyrics": super::super::samples::AWKWARD, "n": [1.5, null, {"": true}]});
     let arguments = serde_json::json!([{"room_id": "r1", "message": given}]).to_string();
     let Command::Broadcast { data, .. } = command("broadcast_message", &arguments) else {

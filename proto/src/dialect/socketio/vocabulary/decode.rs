@@ -1,4 +1,5 @@
-//! A client's event to a command: one table of names per vocabulary, and the names that all share.
+//! Decodes a client's event to a command, by one table of event names for each vocabulary and one for the names that
+//! all share.
 
 use super::{Refused, Request, Verb, Vocabulary, chordme, guide, ring};
 use crate::code::Failure;
@@ -9,13 +10,13 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 
-/// Characters of an unknown event's name that its refusal shows: enough to see a misspelling.
+/// Characters of an unknown event's name in the error text: enough to see a misspelling.
 const UNKNOWN_NAME_CHARS_MAX: usize = 64;
 
-/// Reads the command out of an event's arguments.
+/// Decodes the command from an event's arguments.
 pub(super) type Read = fn(&Arguments<'_>) -> Result<Command, Failure>;
 
-/// An event of a vocabulary.
+/// An event of a vocabulary. Without `read`, this version does not serve it.
 pub(super) struct Entry {
     name: &'static str,
     verb: Verb,
@@ -27,18 +28,18 @@ pub(super) const fn served(name: &'static str, verb: Verb, read: Read) -> Entry 
     Entry { name, verb, read: Some(read) }
 }
 
-/// An event that the vocabulary names and this version has no command for: refused with a code, never
-/// ignored.
+/// An event of the vocabulary that this version does not serve. It is refused with an error, never ignored.
 pub(super) const fn unserved(name: &'static str, verb: Verb) -> Entry {
     Entry { name, verb, read: None }
 }
 
-/// The refusal of what the vocabulary names and this version does not do.
+/// The failure for something of the vocabulary that this version does not serve.
 pub(super) fn not_served(name: &str) -> Failure {
     Failure::invalid_payload(format!("{name} is not served by this version"))
 }
 
-/// Events of every vocabulary, answered in ChordMe's form (protocol §5).
+/// Events that clients of every vocabulary send. They are answered in ChordMe's form
+/// (`docs/protocol.md#in-every-vocabulary`).
 const SHARED: &[Entry] = &[
     served("authenticate", Verb::Authenticate, authenticate),
     served("ping", Verb::Ping, |_| Ok(Command::Ping)),
@@ -51,12 +52,12 @@ const TABLES: [(Vocabulary, &[Entry]); 4] = [
     (Vocabulary::ChordMe, SHARED),
 ];
 
-/// What the event `name` with `arguments` (without the acknowledgement's number) asks for. Arguments behind
-/// the first are ignored. `content_chars_max` bounds a message's content in code points; 0: no bound.
+/// Decodes the event `name` with `arguments` (without the acknowledgement's number). Only the first argument counts.
+/// `content_chars_max` limits the code points of a message's content; 0 means no bound.
 ///
 /// # Errors
-/// `invalid_payload` for an unknown event, a missing or wrong field or a bad id; `empty_content` or
-/// `too_large` (protocol §1).
+/// `invalid_payload` for an unknown event, a missing or wrong field or a bad id; `empty_content` or `too_large`
+/// (`docs/protocol.md#errors`).
 pub fn decode(name: &str, arguments: &[&RawValue], content_chars_max: usize) -> Result<Request, Refused> {
     let Some((vocabulary, entry)) = find(name) else {
         let shown: String = name.chars().take(UNKNOWN_NAME_CHARS_MAX).collect();
@@ -77,20 +78,20 @@ fn find(name: &str) -> Option<(Vocabulary, &'static Entry)> {
     })
 }
 
-/// An event's arguments, and the bound that settings give them.
+/// An event's arguments, and the limit of the settings for them.
 pub(super) struct Arguments<'a> {
     first: Option<&'a RawValue>,
     pub(super) content_chars_max: usize,
 }
 
 impl<'a> Arguments<'a> {
-    /// The fields of the object that the argument is; of an absent one, none.
+    /// Reads the fields of the argument, which must be an object; an absent argument has no fields.
     pub(super) fn fields<T: Deserialize<'a>>(&self) -> Result<T, Failure> {
         let given = self.first.map(RawValue::get).filter(|json| *json != "null");
         fields::fields(given.unwrap_or("{}"))
     }
 
-    /// The same, where a bare text may stand for its main field.
+    /// Like [`Arguments::fields`], but the argument may also be a text, which stands for the main field.
     pub(super) fn fields_or_text<T: Deserialize<'a> + From<Cow<'a, str>>>(&self) -> Result<T, Failure> {
         match self.first {
             Some(raw) if raw.get().starts_with('"') => Ok(T::from(fields::text(raw.get())?.into())),
@@ -114,7 +115,7 @@ fn authenticate(arguments: &Arguments<'_>) -> Result<Command, Failure> {
     }
 }
 
-/// The token that a handshake's `auth` carries, without `Bearer`; none when it has none that is text.
+/// The token in a handshake's `auth`, without `Bearer`; `None` if `auth` has no token that is text.
 pub fn handshake_token(auth: &RawValue) -> Option<String> {
     match authenticate(&Arguments { first: Some(auth), content_chars_max: 0 }) {
         Ok(Command::Authenticate { token }) => Some(token),
@@ -122,16 +123,17 @@ pub fn handshake_token(auth: &RawValue) -> Option<String> {
     }
 }
 
-/// What a handshake's `auth` says of connection-state recovery.
+/// The fields about connection-state recovery in a handshake's `auth`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct HandshakeRecovery {
-    /// The application asks for it.
+    /// The application requests recovery.
     pub wanted: bool,
-    /// The secret and the last offset that the client library gives back (protocol 5, connection state recovery).
+    /// The pid (the client's secret) and the last offset, which the client library returns when it reconnects
+    /// (Socket.IO protocol 5, connection state recovery).
     pub back: Option<(String, String)>,
 }
 
-/// Reads what `auth` says of recovery; what has another form says nothing.
+/// Reads the fields about recovery in `auth`; fields of another type are ignored.
 pub fn handshake_recovery(auth: &RawValue) -> HandshakeRecovery {
     #[derive(Deserialize, Default)]
     struct Auth {
@@ -156,8 +158,8 @@ pub fn handshake_recovery(auth: &RawValue) -> HandshakeRecovery {
     HandshakeRecovery { wanted, back }
 }
 
-/// Clients give the token bare or as an `Authorization` header has it (protocol §5); the scheme's case does
-/// not matter (RFC 9110 §11.1).
+/// The token without `Bearer`. Clients send it bare or as in an `Authorization` header (`docs/protocol.md#connecting`),
+/// where the case of the scheme does not matter (RFC 9110 §11.1).
 fn bare_token(text: &str) -> &str {
     let text = text.trim();
     match text.split_once(char::is_whitespace) {

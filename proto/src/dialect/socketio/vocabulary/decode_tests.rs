@@ -1,11 +1,11 @@
-//! The events that every vocabulary shares, unknown ones, and the tables of names.
+//! Tests of the events that all vocabularies share, of unknown events, and of the tables of names.
 
 use super::super::samples::{code, command, requested};
 use super::*;
 use std::collections::HashSet;
 
 #[test]
-fn authenticate_takes_the_token_in_every_form_that_clients_use() {
+fn authenticate_accepts_every_form_of_token_that_clients_send() {
     let token = |token: &str| Command::Authenticate { token: token.into() };
     let table = [
         (r#"[{"token":"a.b.c"}]"#, "a.b.c"),
@@ -41,7 +41,7 @@ fn authenticate_takes_the_token_in_every_form_that_clients_use() {
 }
 
 #[test]
-fn a_handshake_gives_its_token_in_the_same_forms() {
+fn a_handshake_accepts_the_same_forms_of_token() {
     let token = |auth: &str| handshake_token(&RawValue::from_string(auth.into()).expect("JSON"));
     assert_eq!(token(r#"{"token":"Bearer a","pid":"x"}"#).as_deref(), Some("a"));
     assert_eq!(token(r#""a""#).as_deref(), Some("a"));
@@ -51,7 +51,7 @@ fn a_handshake_gives_its_token_in_the_same_forms() {
 }
 
 #[test]
-fn ping_needs_no_argument_and_minds_none() {
+fn ping_ignores_its_arguments() {
     for arguments in ["[]", "[{}]", "[null]", "[7]", r#"["x",1]"#] {
         let request = requested("ping", arguments).expect("ping");
         let expected = Request { vocabulary: Vocabulary::ChordMe, verb: Verb::Ping, command: Command::Ping };
@@ -60,7 +60,7 @@ fn ping_needs_no_argument_and_minds_none() {
 }
 
 #[test]
-fn unknown_events_are_named_in_short() {
+fn unknown_events_are_refused_with_a_shortened_name() {
     let refused = requested("no_such", "[]").expect_err("unknown");
     assert_eq!((refused.vocabulary, refused.verb), (Vocabulary::Ring, Verb::Unknown));
     assert_eq!(refused.failure, Failure::invalid_payload(r#"unknown event "no_such""#));
@@ -72,7 +72,7 @@ fn unknown_events_are_named_in_short() {
 }
 
 #[test]
-fn what_has_no_command_yet_is_refused_in_its_vocabulary() {
+fn events_that_are_not_served_yet_are_refused_in_their_vocabulary() {
     use Vocabulary::{ChordMe, Guide, Ring};
     let table = [
         ("edit_message", r#"[{"conversationId":"c","messageId":"m","content":"x"}]"#, Ring, Verb::Edit),
@@ -89,7 +89,7 @@ fn what_has_no_command_yet_is_refused_in_its_vocabulary() {
 }
 
 #[test]
-fn a_name_means_one_thing() {
+fn every_event_name_is_in_one_table_only() {
     let mut seen = HashSet::new();
     for (_, entries) in TABLES {
         for entry in entries {
@@ -109,7 +109,7 @@ fn nesting_without_end_is_refused_and_not_followed() {
 }
 
 #[test]
-fn half_a_character_is_refused_where_text_is_read_and_passed_on_where_json_is() {
+fn half_a_surrogate_pair_is_refused_in_text_and_unchanged_in_json() {
     assert_eq!(code("join_conversation", r#"["\ud800"]"#), "invalid_payload");
     assert_eq!(code("send_message", r#"[{"conversationId":"c","content":"\ud800"}]"#), "invalid_payload");
     let Command::Broadcast { data, .. } =

@@ -1,5 +1,5 @@
-//! The integration guide's vocabulary (protocol §4): `subscribe` to channels, `message:send`, `message`;
-//! camelCase, times in RFC 3339.
+//! The integration guide's vocabulary (`docs/protocol.md#guide`): `subscribe` to channels, `message:send`, `message`;
+//! fields in camelCase, times in RFC 3339.
 
 use super::Verb;
 use super::decode::{Arguments, Entry, not_served, served, unserved};
@@ -13,7 +13,7 @@ use crate::wire::{self, ephemeral::Kind as Passing, event::Kind};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 
-/// What the guide's clients send.
+/// The events that the guide's clients send.
 pub(super) const EVENTS: &[Entry] = &[
     served("subscribe", Verb::Join, subscribe),
     served("unsubscribe", Verb::Leave, unsubscribe),
@@ -62,8 +62,8 @@ fn conversation(id: Option<Cow<'_, str>>) -> Result<ConversationId, Failure> {
     fields::conversation(id, "conversationId")
 }
 
-/// The conversation that a channel is of: `conversation:` is stripped once (protocol §5a), so that a
-/// conversation may itself be called `conversation:…`.
+/// The conversation of a channel. The prefix `conversation:` is removed once only, so that a conversation's own id may
+/// begin with `conversation:`.
 fn channel(channel: Option<Cow<'_, str>>) -> Result<ConversationId, Failure> {
     let channel = required(channel, "channel")?;
     if channel == NOTIFICATIONS_CHANNEL {

@@ -1,4 +1,5 @@
-//! The integration guide's vocabulary, held against protocol §4 and §5a.
+//! Tests of the integration guide's vocabulary against the tables of `docs/protocol.md#guide` and
+//! `docs/protocol.md#one-event-four-vocabularies`.
 
 use super::super::samples::{
     AWKWARD, broadcast, code, command, conversation, cursor, durable, message, other_events, parsed, passing,
@@ -22,7 +23,7 @@ fn send(content: &str, client_id: Option<&str>) -> Command {
 }
 
 #[test]
-fn every_event_is_understood_in_every_form() {
+fn every_event_is_decoded_in_every_form() {
     let join = |id, after_seq| Command::Join { conversation: conversation(id), after_seq };
     let leave = |id| Command::Leave { conversation: conversation(id) };
     let typing = |typing| Command::Typing { conversation: conversation("c1"), typing };
@@ -89,7 +90,7 @@ fn bad_channels_are_refused() {
 }
 
 #[test]
-fn bad_fields_have_their_codes() {
+fn bad_fields_are_refused_with_their_codes() {
     let long = format!(r#"[{{"conversationId":"c1","content":"{}"}}]"#, "x".repeat(5_001));
     let table = [
         ("message:send", "[]", "invalid_payload"),
@@ -113,7 +114,7 @@ fn bad_fields_have_their_codes() {
 }
 
 #[test]
-fn a_message_has_the_fields_of_the_table() {
+fn a_message_has_its_documented_fields() {
     assert_eq!(
         vocabulary::event(Vocabulary::Guide, &message()),
         [concat!(
@@ -133,7 +134,7 @@ fn content_passes_through_unchanged() {
 }
 
 #[test]
-fn typing_is_told_and_what_has_no_name_is_not() {
+fn typing_is_encoded_and_events_without_a_name_are_not() {
     assert_eq!(
         vocabulary::ephemeral(Vocabulary::Guide, &passing(Passing::Typing(false))).as_deref(),
         Some(r#"["typing",{"conversationId":"c1","userId":"alice","isTyping":false}]"#)

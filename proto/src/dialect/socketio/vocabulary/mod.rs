@@ -1,11 +1,12 @@
-//! The three Socket.IO vocabularies (protocol §3, §4, §5, §5a): event names and arguments to commands,
-//! events and replies to the data arrays of EVENT and ACK packets. Packets themselves are not known here.
+//! The three Socket.IO vocabularies (`docs/protocol.md#ring`, `#guide` and `#chordme`): they decode event names and
+//! arguments to commands, and encode events and replies as the data arrays of EVENT and ACK packets. Packets are the
+//! business of the module above.
 //!
-//! A vocabulary belongs to the subscription, not to the connection: the event that a client joined by says
-//! what it hears from that conversation.
+//! A vocabulary belongs to the subscription, not to the connection: the event that a client joins with selects the
+//! vocabulary in which it receives the conversation (`docs/decisions/0007-a-subscription-has-a-vocabulary.md`).
 //!
-//! Every event is a data array that ends in an object, `["name",{…}]`: what is appended behind it, as a
-//! recovery offset is, cannot be taken for an argument of it.
+//! Every event is a data array that ends in an object, `["name",{…}]`. A recovery offset is appended after the object,
+//! so it cannot be mistaken for an argument of the event.
 
 mod answer;
 mod chordme;
@@ -24,14 +25,15 @@ use crate::code::Failure;
 use crate::command::Command;
 use crate::wire;
 
-/// Whose names for events and fields a subscription speaks.
+/// The set of names for events and fields that a subscription uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Vocabulary {
-    /// Ring's: `join_conversation`, `message_received`; camelCase (protocol §3).
+    /// Ring's: `join_conversation`, `message_received`; fields in camelCase (`docs/protocol.md#ring`).
     Ring,
-    /// The integration guide's: `subscribe`, `message` (protocol §4).
+    /// The integration guide's: `subscribe`, `message` (`docs/protocol.md#guide`).
     Guide,
-    /// ChordMe's: `join_room`, `room_message`; snake_case, times in milliseconds (protocol §5).
+    /// ChordMe's: `join_room`, `room_message`; fields in snake_case, times in milliseconds
+    /// (`docs/protocol.md#chordme`).
     ChordMe,
 }
 
@@ -40,7 +42,7 @@ impl Vocabulary {
     pub const ALL: [Vocabulary; 3] = [Self::Ring, Self::Guide, Self::ChordMe];
 }
 
-/// Which event a client sent, whatever its name in the vocabulary.
+/// Which event a client sent, whatever its name in the vocabulary is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Verb {
     /// Joins a conversation.
@@ -53,52 +55,52 @@ pub enum Verb {
     Edit,
     /// Deletes a message.
     Delete,
-    /// Types, or has stopped.
+    /// Begins or stops typing.
     Typing,
-    /// Has read messages.
+    /// Marks messages as read.
     MarkRead,
-    /// Sets the own status.
+    /// Sets the user's status.
     Presence,
-    /// Passes data on to those who are there.
+    /// Sends data to the members who are connected now.
     Broadcast,
     /// Changes a shared document.
     Operation,
     /// Moves the cursor.
     Cursor,
-    /// Subscribes to notifications, or has read them.
+    /// Marks notifications as read.
     Notifications,
     /// Proves or renews the identity.
     Authenticate,
-    /// Asks for a pong.
+    /// Requests a pong.
     Ping,
-    /// An event of no vocabulary.
+    /// An event that no vocabulary has.
     Unknown,
 }
 
-/// What a client's event asks for.
+/// A client's event, decoded.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Request {
-    /// In which vocabulary its answers go, and for a join also what is heard.
+    /// The vocabulary of its answers, and after a join also of the conversation's events.
     pub vocabulary: Vocabulary,
     /// Which event it was.
     pub verb: Verb,
-    /// What to do.
+    /// The command.
     pub command: Command,
 }
 
-/// An event that asks for nothing that can be done.
+/// A client's event that is not a valid command.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Refused {
-    /// In which vocabulary it is told; of an unknown event, Ring's.
+    /// The vocabulary of the error; Ring's for an unknown event.
     pub vocabulary: Vocabulary,
     /// Which event it was.
     pub verb: Verb,
-    /// What is wrong.
+    /// The failure to report.
     pub failure: Failure,
 }
 
-/// The events that a durable event is in `vocabulary`: none where it has no name (protocol §5a), one for
-/// each user where several were added at once.
+/// Encodes a durable event in `vocabulary`: no event if the vocabulary has no name for it
+/// (`docs/protocol.md#one-event-four-vocabularies`), and one for each user if several were added at once.
 pub fn event(vocabulary: Vocabulary, event: &wire::Event) -> Vec<String> {
     match vocabulary {
         Vocabulary::Ring => ring::event(event),
@@ -107,7 +109,7 @@ pub fn event(vocabulary: Vocabulary, event: &wire::Event) -> Vec<String> {
     }
 }
 
-/// The event that something passing, which is not stored, is in `vocabulary`; none where it has no name.
+/// Encodes an ephemeral event in `vocabulary`; `None` if the vocabulary has no name for it.
 pub fn ephemeral(vocabulary: Vocabulary, event: &wire::Ephemeral) -> Option<String> {
     match vocabulary {
         Vocabulary::Ring => ring::ephemeral(event),

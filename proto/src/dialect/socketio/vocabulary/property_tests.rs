@@ -1,5 +1,5 @@
-//! Properties of all three vocabularies: no input makes the decoder panic, and whatever text goes in comes
-//! out of valid JSON as the same text, in an array that ends in an object.
+//! Property tests of all three vocabularies: no input makes the decoder panic, and every text is encoded into valid
+//! JSON that contains the same text, in an array that ends in an object.
 
 use super::samples::parsed;
 use super::*;
@@ -58,7 +58,7 @@ fn name() -> impl Strategy<Value = String> {
     prop_oneof![8 => prop::sample::select(NAMES.to_vec()).prop_map(str::to_owned), 1 => ".{0,80}"]
 }
 
-/// JSON of any shape, often with the right keys and ids.
+/// JSON of any shape, often with valid keys and ids.
 fn argument() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
@@ -82,7 +82,7 @@ fn argument() -> impl Strategy<Value = Value> {
     })
 }
 
-/// Text of what encoders get wrong.
+/// Text with characters that encoders often get wrong.
 fn awkward() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
         prop::sample::select(vec![
@@ -107,7 +107,7 @@ fn raws(arguments: &[Value]) -> Vec<Box<RawValue>> {
     arguments.iter().map(|value| RawValue::from_string(value.to_string()).expect("JSON")).collect()
 }
 
-/// The fields of a data array, which must be a name and an object.
+/// The fields of a data array, which must consist of a name and an object.
 fn fields(data: &str) -> Value {
     assert!(!data.contains(['\n', '\u{1e}']), "a packet is one line of its payload");
     let array = parsed(data);
@@ -148,7 +148,7 @@ proptest! {
     }
 
     #[test]
-    fn messages_come_out_as_they_went_in(
+    fn messages_are_encoded_unchanged(
         content in awkward(),
         sender in awkward(),
         key in awkward(),
@@ -182,7 +182,7 @@ proptest! {
     }
 
     #[test]
-    fn what_passes_comes_out_as_it_went_in(name in awkward(), data in argument(), typing: bool) {
+    fn ephemeral_events_are_encoded_unchanged(name in awkward(), data in argument(), typing: bool) {
         let expected = parsed(&data.to_string());
         let kinds = [
             Passing::Typing(typing),
@@ -207,7 +207,7 @@ proptest! {
     }
 
     #[test]
-    fn every_answer_is_valid(
+    fn every_answer_is_valid_json(
         message in awkward(),
         code in any_code(),
         client_id in "[a-z]{0,3}",

@@ -1,4 +1,5 @@
-//! Ring's vocabulary (protocol §3): `join_conversation`, `message_received`; camelCase, times in RFC 3339.
+//! Ring's vocabulary (`docs/protocol.md#ring`): `join_conversation`, `message_received`; fields in camelCase, times in
+//! RFC 3339.
 
 use super::Verb;
 use super::decode::{Arguments, Entry, served, unserved};
@@ -13,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 
-/// What Ring's clients send.
+/// The events that Ring's clients send.
 pub(super) const EVENTS: &[Entry] = &[
     served("join_conversation", Verb::Join, join),
     served("leave_conversation", Verb::Leave, leave),
@@ -208,8 +209,8 @@ pub(super) fn ephemeral(event: &wire::Ephemeral) -> Option<String> {
     }
 }
 
-/// Ring's `presence_update`, at `now_ms` in milliseconds since 1970. The other two vocabularies have no name
-/// for presence (protocol §5a).
+/// Ring's `presence_update`. `now_ms` is in milliseconds since 1970. Clients of the guide receive presence in this form
+/// too (`docs/protocol.md#one-event-four-vocabularies`).
 pub fn presence(user: &wire::UserPresence, now_ms: u64) -> String {
     let body = PresenceUpdate {
         user_id: &user.user,

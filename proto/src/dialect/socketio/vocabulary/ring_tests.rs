@@ -1,4 +1,5 @@
-//! Ring's vocabulary, held against the tables of protocol §3 and §5a.
+//! Tests of Ring's vocabulary against the tables of `docs/protocol.md#ring` and
+//! `docs/protocol.md#one-event-four-vocabularies`.
 
 use super::super::samples::{
     AWKWARD, broadcast, code, command, conversation, cursor, durable, message, other_events, parsed, passing,
@@ -24,7 +25,7 @@ fn plain(content: &str) -> Send {
 }
 
 #[test]
-fn every_event_is_understood_in_every_form() {
+fn every_event_is_decoded_in_every_form() {
     let join = |after_seq| Command::Join { conversation: conversation("c1"), after_seq };
     let leave = Command::Leave { conversation: conversation("c1") };
     let typing = |typing| Command::Typing { conversation: conversation("c1"), typing };
@@ -79,7 +80,7 @@ fn every_event_is_understood_in_every_form() {
 }
 
 #[test]
-fn bad_input_has_its_code_wherever_a_conversation_is_named() {
+fn bad_conversation_ids_are_refused_for_every_event() {
     let forms = ["join_conversation", "leave_conversation", "typing_start", "typing_stop", "send_message"];
     for name in forms {
         for arguments in [
@@ -105,7 +106,7 @@ fn bad_input_has_its_code_wherever_a_conversation_is_named() {
 }
 
 #[test]
-fn bad_fields_have_their_codes() {
+fn bad_fields_are_refused_with_their_codes() {
     let send = |more: &str| format!(r#"[{{"conversationId":"c1",{more}}}]"#);
     let long = send(&format!(r#""content":"{}""#, "ü".repeat(5_001)));
     let heavy = send(&format!(r#""content":"x","metadata":{{"k":"{}"}}"#, "x".repeat(4_096)));
@@ -139,7 +140,7 @@ fn bad_fields_have_their_codes() {
 }
 
 #[test]
-fn content_is_bounded_in_code_points_and_otherwise_untouched() {
+fn content_is_limited_in_code_points_and_otherwise_unchanged() {
     let exact = format!(r#"[{{"conversationId":"c1","content":"{}"}}]"#, "\u{1f600}".repeat(5_000));
     assert!(requested("send_message", &exact).is_ok());
     let arguments = serde_json::json!([{"conversationId": "c1", "content": format!(" {AWKWARD} ")}]);
@@ -151,7 +152,7 @@ fn content_is_bounded_in_code_points_and_otherwise_untouched() {
 }
 
 #[test]
-fn durable_events_are_those_of_the_table() {
+fn durable_events_have_their_documented_form() {
     let message = message();
     assert_eq!(
         vocabulary::event(Vocabulary::Ring, &message),
@@ -182,7 +183,7 @@ fn durable_events_are_those_of_the_table() {
 }
 
 #[test]
-fn a_message_without_extras_shows_none_of_them() {
+fn a_message_without_optional_fields_omits_them() {
     let sent =
         wire::SendMessage { content: AWKWARD.into(), content_type: "text".into(), ..Default::default() };
     let mut event = durable(Kind::Message(sent));
@@ -195,7 +196,7 @@ fn a_message_without_extras_shows_none_of_them() {
 }
 
 #[test]
-fn typing_is_told_and_what_has_no_name_is_not() {
+fn typing_is_encoded_and_events_without_a_name_are_not() {
     assert_eq!(
         vocabulary::ephemeral(Vocabulary::Ring, &passing(Passing::Typing(true))).as_deref(),
         Some(concat!(

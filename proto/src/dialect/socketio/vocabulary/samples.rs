@@ -1,4 +1,4 @@
-//! What the tests of the three vocabularies share: events in, samples of the domain out.
+//! Helpers for the tests of the three vocabularies: they decode events, and make sample events to encode.
 
 use super::{Refused, Request, decode};
 use crate::command::Command;
@@ -8,7 +8,7 @@ use crate::wire::{self, ephemeral::Kind as Passing, event::Kind};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-/// Text with everything that an encoder may get wrong.
+/// Text with characters that encoders often get wrong.
 pub(super) const AWKWARD: &str = "<b>\"hi\" \\ \n\t\u{2028}\u{1f600} ' &";
 
 /// Decodes the event `name` whose arguments are the JSON array `arguments`.
@@ -17,7 +17,7 @@ pub(super) fn requested(name: &str, arguments: &str) -> Result<Request, Refused>
     decode(name, &arguments, limits::CONTENT_CHARS_MAX)
 }
 
-/// The one command of the event.
+/// The command of the event.
 pub(super) fn command(name: &str, arguments: &str) -> Command {
     let request =
         requested(name, arguments).unwrap_or_else(|refused| panic!("{name} {arguments}: {refused:?}"));
@@ -25,7 +25,7 @@ pub(super) fn command(name: &str, arguments: &str) -> Command {
     command.clone()
 }
 
-/// The code with which the event is refused.
+/// The code of the failure with which the event is refused.
 pub(super) fn code(name: &str, arguments: &str) -> &'static str {
     let refused = requested(name, arguments).expect_err(&format!("{name} {arguments}"));
     refused.failure.code.as_str()
@@ -66,7 +66,7 @@ pub(super) fn message() -> wire::Event {
     }))
 }
 
-/// Every kind of durable event but a message.
+/// One durable event of each kind except a message.
 pub(super) fn other_events() -> [wire::Event; 4] {
     let (users, user) = (vec!["bob".into(), "auth0|c".into()], "bob".into());
     let changed = wire::UpdateConversation { title: Some("T".into()), metadata: None, archived: Some(true) };
@@ -78,7 +78,7 @@ pub(super) fn other_events() -> [wire::Event; 4] {
     ]
 }
 
-/// Something passing in `c1`, of alice.
+/// An ephemeral event in `c1`, by alice.
 pub(super) fn passing(kind: Passing) -> wire::Ephemeral {
     wire::Ephemeral {
         conversation: "c1".into(),
