@@ -12,26 +12,26 @@ use std::time::Duration;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-/// An audit writes nothing, so it is cut off at once.
+/// An audit writes nothing, so it can be stopped without waiting for it.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What the audit shall look at, and how it tells.
+/// The options of an audit: what it reads, and how it reports.
 #[derive(Debug, Clone, Default)]
 pub struct Wanted {
-    /// Conversations besides those that the logs have commands of.
+    /// Conversations to audit in addition to the ones that have commands in the logs.
     pub conversations: Vec<ConversationId>,
-    /// The newest rows of each conversation that are read.
+    /// How many of the newest rows of each conversation are read.
     pub rows: usize,
-    /// One JSON object instead of lines.
+    /// Print the report as one JSON object instead of a table.
     pub json: bool,
-    /// Again at this interval, until it is told to stop.
+    /// Repeat the audit at this interval until the process is stopped.
     pub every: Option<Duration>,
 }
 
-/// Whether there is something to audit, before anything is opened.
+/// Checks the settings and options before anything is opened.
 ///
 /// # Errors
-/// When the settings name no bus and no database, or too many conversations are named.
+/// When the settings do not name both a bus and a database, or too many conversations are named.
 pub fn check(settings: &Settings, wanted: &Wanted) -> Result<(), Refused> {
     if settings.nats_url.is_none() || settings.scylla_nodes.is_empty() {
         let why = "a standalone process keeps its log in its own memory, so there is nothing to compare from outside";
@@ -43,11 +43,11 @@ pub fn check(settings: &Settings, wanted: &Wanted) -> Result<(), Refused> {
     Ok(())
 }
 
-/// Audits once, or until `shutdown`.
+/// Audits once, or repeatedly until `shutdown`.
 ///
 /// # Errors
-/// When bus or database cannot be used. Of a single audit: when it found something, or could not read everything,
-/// which it has printed then.
+/// When bus or database cannot be used. A single audit also fails if it found something or could not read everything;
+/// it has then printed its report.
 pub async fn run(settings: Settings, wanted: Wanted, shutdown: CancellationToken) -> anyhow::Result<()> {
     let needs = Arc::new(Needs::default());
     let mut parts = Parts::default();
@@ -73,7 +73,8 @@ pub async fn run(settings: Settings, wanted: Wanted, shutdown: CancellationToken
 }
 
 async fn begin(settings: &Settings, wanted: &Wanted, needs: &Needs) -> anyhow::Result<Auditor> {
-    // Before the bus, which makes the logs of all partitions that it is told of.
+    // The store is opened first: it checks the number of partitions, and connecting to the bus creates a log for each
+    // partition.
     let Opened { store, cluster } = connect::messages(settings, Role::Audit).await?;
     let bus = connect::bus(settings, &roles::worker_id()?, Some(cluster)).await?;
     needs.bus.get_or_init(|| bus.clone());
@@ -82,7 +83,7 @@ async fn begin(settings: &Settings, wanted: &Wanted, needs: &Needs) -> anyhow::R
     Ok(Auditor::new(bus, store, Options { partitions: settings.partitions, rows, conversations }))
 }
 
-/// A single audit's report, with its table.
+/// Prints the report of a single audit, and fails if it found something or could not read everything.
 fn tell(report: &Report, json: bool) -> anyhow::Result<()> {
     say(&if json { report.json() } else { format!("{}{report}", report.table()) });
     let total = &report.total;
@@ -115,7 +116,7 @@ async fn repeat(
 }
 
 fn say(text: &str) {
-    // Nobody is left to tell when the pipe is closed; the exit code and the metrics still do.
+    // A closed pipe is no failure: the exit code and the metrics still show the result.
     let _ = writeln!(std::io::stdout(), "{text}");
 }
 
@@ -124,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_is_nothing_to_audit_in_a_process_of_its_own() {
+    fn an_audit_needs_a_bus_and_a_database_and_a_bounded_list_of_conversations() {
         let named = || {
             let mut settings = Settings::defaults(Role::Audit);
             settings.nats_url = Some("nats://127.0.0.1:4222".into());

@@ -1,13 +1,13 @@
-//! `carillon check-config`: what a role would run with, and where each value comes from.
+//! `carillon check-config`: prints the settings that a role would run with, and where each value comes from.
 
 use crate::Failure;
 use carillon_runtime::settings::{Loaded, Role, Sources, list, load};
 use std::fmt::Write;
 
-/// Prints the effective settings on standard output, with secrets hidden.
+/// Prints the effective settings on standard output. Secrets are hidden.
 ///
 /// # Errors
-/// When the settings are refused.
+/// When the settings are not valid.
 pub fn print(role: Role, sources: &Sources) -> Result<(), Failure> {
     print!("{}", table(role, &load::load(role, sources)?));
     Ok(())
@@ -17,7 +17,7 @@ fn table(role: Role, loaded: &Loaded) -> String {
     let shown = list::shown(&loaded.settings);
     let width = |texts: &mut dyn Iterator<Item = &String>| texts.map(String::len).max().unwrap_or(0);
     let path_width = width(&mut shown.iter().map(|(path, _)| path));
-    // One long list must not push everything else off the screen.
+    // One long value must not push the other columns off the screen.
     let value_width = width(&mut shown.iter().map(|(_, value)| value)).min(40);
     let mut table = format!("# settings of {}\n", role.as_str());
     for (path, value) in &shown {
@@ -32,7 +32,7 @@ fn table(role: Role, loaded: &Loaded) -> String {
 fn default_of(path: &str, value: &str, loaded: &Loaded) -> String {
     let setting = list::all().find(|setting| setting.path == path);
     match setting.map(|setting| &setting.default) {
-        // Nothing in the place of a value means something.
+        // An empty value has a meaning here, so the meaning is shown.
         Some(list::Default::Unset(said) | list::Default::ByRole { said, .. })
             if value.is_empty() && *said != "none" =>
         {
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_stand_beside_where_they_come_from() {
+    fn every_value_is_printed_with_its_origin() {
         let secret = "0123456789abcdef0123456789abcdef";
         let environment = [("AUTH_SECRET", secret), ("CARILLON_ACCESS__NAMESPACES__LOBBY", "open")];
         let environment = environment.map(|(name, text)| (name.to_owned(), text.to_owned())).to_vec();

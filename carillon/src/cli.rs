@@ -1,4 +1,4 @@
-//! The command line, made from the list of settings.
+//! The command line. Most of its flags are made from the list of settings.
 
 use crate::audit;
 use crate::token::Wanted;
@@ -13,20 +13,21 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// A token that outlives this is a key.
+/// The longest lifetime of a token. A token that is valid for longer would in practice be a permanent key.
 const TTL_MAX: Duration = Duration::from_secs(366 * 86_400);
 
-/// How often an audit can be repeated: each reads the logs and the newest rows anew.
+/// The shortest interval between two audits, because each one reads the logs and the newest rows again.
 const EVERY_MIN: Duration = Duration::from_secs(1);
-/// A log is kept for ten minutes behind its checkpoint: an audit less often than daily sees too little of it.
+/// The longest interval between two audits. A log keeps only ten minutes of entries behind its checkpoint, so an audit
+/// that runs less often than daily sees too little of it.
 const EVERY_MAX: Duration = Duration::from_secs(86_400);
 
-/// What was asked for.
+/// The parsed command line.
 #[derive(Debug)]
 pub struct Invocation {
     /// What to do.
     pub task: Task,
-    /// The settings file that was named.
+    /// The settings file of `--config`.
     pub config: Option<PathBuf>,
     /// Settings given as flags.
     pub flags: Vec<(String, String)>,
@@ -35,17 +36,17 @@ pub struct Invocation {
 /// What to do.
 #[derive(Debug)]
 pub enum Task {
-    /// Be this role.
+    /// Run this role.
     Run(Role),
     /// Print a token.
     Token(Wanted),
     /// Print the settings of this role.
     CheckConfig(Role),
-    /// Compare log, store and heads.
+    /// Compare logs, rows and heads.
     Audit(audit::Wanted),
-    /// See what a damaged data directory has lost, and go on without it.
+    /// Report what a damaged data directory has lost, or repair it.
     Repair {
-        /// Do it, not only tell.
+        /// True: repair it. False: only report.
         accept_loss: bool,
     },
 }
@@ -65,13 +66,13 @@ Examples:
 Exit codes: 0, 1 (failed while running, or an audit found something), 64 (wrong usage or configuration).
 All settings: docs/configuration.md, or the end of `carillon gateway --help`.";
 
-/// The command line of this process, read.
+/// Parses the command line.
 ///
 /// # Errors
-/// What is to be printed instead: help, the version, or what is wrong.
+/// What to print instead: help, the version, or what is wrong.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation, clap::Error> {
     let matches = command().try_get_matches_from(arguments)?;
-    // A subcommand is required, so there is one.
+    // There always is a subcommand, because clap requires one.
     let (name, given) = matches.subcommand().unwrap_or(("", &matches));
     let task = match name {
         "token" => Task::Token(wanted(given)),
@@ -85,14 +86,14 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
     Ok(Invocation { task, config: given.get_one("config").cloned(), flags: flags(given) })
 }
 
-/// Prints help, the version, or what is wrong, and returns the exit code that goes with it.
+/// Prints help, the version, or what is wrong, and returns the exit code for it.
 pub fn say(said: &clap::Error) -> ExitCode {
-    // Nobody is left to tell when the terminal is gone.
+    // A closed terminal is no failure: the exit code still shows the result.
     let _ = said.print();
     if said.use_stderr() { ExitCode::from(crate::EXIT_USAGE) } else { ExitCode::SUCCESS }
 }
 
-/// The whole command line.
+/// The definition of the command line.
 pub fn command() -> Command {
     let run = |role: Role, about: &'static str, example: &'static str| {
         with_settings(Command::new(role.as_str()).about(about).after_help(format!("Example:\n  {example}")))
@@ -333,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_asked_for_with_all_its_claims() {
+    fn the_token_command_takes_all_claims() {
         let line = "carillon token --sub alice --name Alice --email a@x.org --role admin --ttl 90s --conversations a,b*";
         let Task::Token(wanted) = parsed(line).expect("valid").task else { panic!("no token") };
         assert_eq!((wanted.sub.as_str(), wanted.role.as_deref()), ("alice", Some("admin")));
@@ -347,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn an_audit_is_asked_for_with_all_it_can_be_told() {
+    fn the_audit_command_takes_all_its_options() {
         let line = "carillon audit --conversation a --conversation b --rows 500 --json --every 60s --nats nats://a:1";
         let invocation = parsed(line).expect("valid");
         assert_eq!(invocation.flags, [("nats".to_owned(), "nats://a:1".to_owned())]);
@@ -363,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn a_repair_changes_nothing_unless_it_is_told_to() {
+    fn a_repair_changes_nothing_without_accept_loss() {
         let accepts = |line| match parsed(line).expect("valid").task {
             Task::Repair { accept_loss } => accept_loss,
             other => panic!("{other:?}"),
@@ -373,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_usage_is_told_apart_from_help() {
+    fn wrong_usage_goes_to_standard_error_and_help_does_not() {
         for line in [
             "carillon",
             "carillon gatewayy",

@@ -1,4 +1,4 @@
-//! Opens what a role needs: the bus and the stores, embedded or by the network, as the settings say.
+//! Opens the bus and the stores that a role needs, embedded or over the network, as the settings say.
 
 use anyhow::Context;
 use carillon_message_worker::KIND;
@@ -19,17 +19,18 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How long servers that start at the same time as this process are waited for: less than the minute after
-/// which Kubernetes gives a starting pod up.
+/// How long to wait for servers that start at the same time as this process. It is less than the minute after which
+/// Kubernetes gives up on a starting pod.
 const STARTUP_PATIENCE: Duration = Duration::from_secs(45);
-/// Between two attempts.
+/// The pause between two attempts.
 const RETRY_PAUSE: Duration = Duration::from_secs(2);
 
-/// The bus: NATS if the settings name it, else one of this process's own. It is to be that of `cluster`; a process that
-/// has no database takes whichever is there, and checks the number of partitions alone.
+/// Opens the bus: NATS if the settings name it, else an embedded one for this process only. The bus must belong to
+/// `cluster`. A process without a database passes `None`: it accepts the cluster that the bus belongs to, and checks
+/// only the number of partitions.
 ///
 /// # Errors
-/// When NATS cannot be used, even after a while; [`Refused`] when it is another cluster's.
+/// When NATS cannot be used within `STARTUP_PATIENCE`; [`Refused`] when it belongs to another cluster.
 pub async fn bus(
     settings: &Settings,
     name: &WorkerId,
@@ -42,7 +43,7 @@ pub async fn bus(
     match bus.durability().await {
         Ok(durability) if durability.warnings.is_empty() => tracing::info!("{durability}"),
         Ok(durability) => tracing::warn!("{durability}"),
-        Err(error) => tracing::warn!(%error, "how durable the bus is cannot be told"),
+        Err(error) => tracing::warn!(%error, "the durability of the bus could not be determined"),
     }
     Ok(bus)
 }
@@ -58,7 +59,7 @@ fn nats(settings: &Settings, name: &str, cluster: Option<ClusterId>) -> Option<N
     })
 }
 
-/// A store, and the cluster that it says it is of.
+/// A store, and the cluster that it belongs to.
 pub struct Opened<S: ?Sized> {
     /// The store.
     pub store: Arc<S>,
@@ -66,10 +67,12 @@ pub struct Opened<S: ?Sized> {
     pub cluster: ClusterId,
 }
 
-/// The store of conversations in the database. The first worker of a cluster marks it; an audit only looks.
+/// Opens the store of conversations in the database. The first worker of a cluster writes the cluster's mark into it;
+/// an audit only reads the mark.
 ///
 /// # Errors
-/// When the database cannot be used, even after a while; [`Refused`] when its cluster has another number of partitions.
+/// When the database cannot be used within `STARTUP_PATIENCE`; [`Refused`] when its cluster has another number of
+/// partitions.
 pub async fn messages(settings: &Settings, role: Role) -> anyhow::Result<Opened<dyn Store>> {
     let config = DatabaseConfig::from(settings);
     let (store, mark) = patiently("database", async || {
@@ -85,15 +88,16 @@ pub async fn messages(settings: &Settings, role: Role) -> anyhow::Result<Opened<
     match store.durability().await {
         Ok(durability) if durability.warnings.is_empty() => tracing::info!("{durability}"),
         Ok(durability) => tracing::warn!("{durability}"),
-        Err(error) => tracing::warn!(%error, "how durable the database is cannot be told"),
+        Err(error) => tracing::warn!(%error, "the durability of the database could not be determined"),
     }
     Ok(Opened { store, cluster })
 }
 
-/// The store of users in the database, which a message-worker has marked.
+/// Opens the store of users in the database, which must have the mark of a message-worker.
 ///
 /// # Errors
-/// When the database cannot be used, even after a while; [`Refused`] when its cluster has another number of partitions.
+/// When the database cannot be used within `STARTUP_PATIENCE`; [`Refused`] when its cluster has another number of
+/// partitions.
 pub async fn users(settings: &Settings) -> anyhow::Result<Opened<dyn UserStore>> {
     let config = DatabaseConfig::from(settings);
     let (store, mark) = patiently("database", async || {
@@ -110,13 +114,13 @@ fn known(mark: Option<Mark>, config: &DatabaseConfig) -> anyhow::Result<Mark> {
     mark.with_context(|| format!("no message-worker has used keyspace {} yet: start one", config.keyspace))
 }
 
-/// The cluster that `place` is marked with, if it has as many partitions as the settings say.
+/// The cluster in the mark of `place`, if it has as many partitions as the settings say.
 fn fitting(mark: Mark, place: String, settings: &Settings) -> anyhow::Result<ClusterId> {
     mark.check_partitions(place, settings.partitions).map_err(of_misfit)?;
     Ok(mark.id)
 }
 
-/// Wrong usage: no patience helps.
+/// The error is wrong usage, so another attempt would not help.
 fn refused(error: impl std::fmt::Display) -> anyhow::Error {
     Refused(vec![error.to_string()]).into()
 }
@@ -136,12 +140,12 @@ fn of_database(error: DatabaseError) -> anyhow::Error {
     if error.is_final() { refused(error) } else { error.into() }
 }
 
-/// Brings the database's schema up to date and tells what was done. A number of partitions that workers would refuse is
-/// refused here already: where this runs before an upgrade, everything goes on as it was.
+/// Brings the database's schema up to date and prints what was done. It also refuses a number of partitions that
+/// workers would refuse: if it runs before an upgrade, the old version then continues to run unchanged.
 ///
 /// # Errors
-/// When the database cannot be used, even after a while, or refuses; [`Refused`] when a newer program has migrated it, or
-/// its cluster has another number of partitions.
+/// When the database cannot be used within `STARTUP_PATIENCE`, or refuses a migration; [`Refused`] when a newer
+/// program has migrated it, or its cluster has another number of partitions.
 pub async fn migrate(settings: &Settings) -> anyhow::Result<()> {
     let config = DatabaseConfig::from(settings);
     let alone = async || database::pending_alone(&config).await.map_err(of_database);
@@ -160,7 +164,7 @@ pub async fn migrate(settings: &Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Refuses a migration that changes what message-workers rely on while any are at work.
+/// Refuses a migration that changes what message-workers rely on while any of them are running.
 async fn nobody_works(settings: &Settings, step: &str) -> anyhow::Result<()> {
     let Some(config) = nats(settings, "migrate", None) else { return Ok(()) };
     let live = NatsBus::live_workers(&config, KIND).await;
@@ -176,22 +180,22 @@ async fn nobody_works(settings: &Settings, step: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Both stores of a standalone process.
+/// The two stores of a standalone process.
 pub struct Stores {
     /// Conversations.
     pub messages: Arc<dyn Store>,
     /// Users.
     pub users: Arc<dyn UserStore>,
-    /// The cluster that they are of.
+    /// The cluster that both belong to.
     pub cluster: ClusterId,
 }
 
 impl Stores {
-    /// Opens them: in the database if the settings name one, else in the data directory.
+    /// Opens both: in the database if the settings name one, else in the data directory.
     ///
     /// # Errors
-    /// When the data directory is in use, or the database cannot be used; [`Refused`] when they are of a cluster with
-    /// another number of partitions.
+    /// When the data directory is in use, or the database cannot be used; [`Refused`] when they belong to a cluster
+    /// with another number of partitions.
     pub async fn open(settings: &Settings) -> anyhow::Result<Stores> {
         if !settings.scylla_nodes.is_empty() {
             let Opened { store, cluster } = messages(settings, Role::Standalone).await?;
@@ -199,7 +203,7 @@ impl Stores {
         }
         let data_dir = settings.data_dir.clone();
         let opened = tokio::task::spawn_blocking(move || {
-            // The first to be opened holds the directory, and says so if another process does.
+            // The first store to be opened locks the directory, and fails if another process has locked it.
             let messages = EmbeddedStore::open(&data_dir)?;
             let users = EmbeddedUserStore::open(&data_dir)
                 .with_context(|| format!("data directory {} cannot be used", data_dir.display()))?;
@@ -211,28 +215,28 @@ impl Stores {
         Ok(Stores { messages, users, cluster })
     }
 
-    /// Closes them, once nobody else holds them: what the embedded ones have in memory is written.
+    /// Closes both. The embedded stores then write what they have in memory.
     pub async fn close(self) {
         if Arc::strong_count(&self.messages) > 1 {
-            tracing::warn!("the store is still in use and closes late");
+            tracing::warn!("the store is still in use and will close later");
         }
-        // Closing waits for the disk.
+        // Closing waits for the disk, so it must not block this thread.
         if tokio::task::spawn_blocking(move || drop(self)).await.is_err() {
             tracing::error!("closing the store failed");
         }
     }
 }
 
-/// Any store, for probes.
+/// A store of either kind, for readiness probes.
 pub enum AnyStore {
-    /// Of conversations.
+    /// The store of conversations.
     Messages(Arc<dyn Store>),
-    /// Of users.
+    /// The store of users.
     Users(Arc<dyn UserStore>),
 }
 
 impl AnyStore {
-    /// Whether it can be used now.
+    /// Whether the store can be used now.
     pub async fn healthy(&self) -> bool {
         match self {
             Self::Messages(store) => store.healthy().await,
@@ -241,14 +245,15 @@ impl AnyStore {
     }
 }
 
-/// Tries until it works, is refused, or patience ends: in a cluster everything starts at once.
+/// Repeats `attempt` until it succeeds, is refused, or `STARTUP_PATIENCE` has passed: in a cluster, all processes
+/// start at the same time.
 async fn patiently<T>(what: &'static str, attempt: impl AsyncFn() -> anyhow::Result<T>) -> anyhow::Result<T> {
     let deadline = Instant::now() + STARTUP_PATIENCE;
     loop {
         match attempt().await {
             Ok(done) => return Ok(done),
             Err(error) if Instant::now() + RETRY_PAUSE < deadline && !error.is::<Refused>() => {
-                tracing::warn!(what, "not there yet: {error:#}");
+                tracing::warn!(what, "not available yet, trying again: {error:#}");
                 tokio::time::sleep(RETRY_PAUSE).await;
             }
             Err(error) => return Err(error),
@@ -262,7 +267,7 @@ mod tests {
     use std::cell::Cell;
 
     #[tokio::test(start_paused = true)]
-    async fn what_comes_late_is_waited_for_and_what_does_not_come_is_told() {
+    async fn late_servers_are_waited_for_and_absent_or_wrong_ones_are_reported() {
         let attempts = Cell::new(0);
         let late = patiently("late", async || {
             attempts.set(attempts.get() + 1);

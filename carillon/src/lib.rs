@@ -1,4 +1,4 @@
-//! Carillon in one binary: its command line, and how each role is put together from the services.
+//! The one binary of Carillon: its command line, and how each role is assembled from the services.
 
 use carillon_runtime::settings::Refused;
 use std::fmt;
@@ -19,20 +19,20 @@ pub mod token;
 
 /// Wrong usage or configuration (`EX_USAGE` of sysexits.h).
 pub const EXIT_USAGE: u8 = 64;
-/// Failed while running.
+/// The process failed while it ran.
 pub const EXIT_FAILED: u8 = 1;
 
-/// Why the process ends other than well.
+/// Why the process ends with an error.
 #[derive(Debug)]
 pub enum Failure {
-    /// What was asked for cannot be: nothing was begun.
+    /// The usage or the configuration is wrong, and nothing was started.
     Usage(Refused),
-    /// It failed while running.
+    /// It failed while it ran.
     Running(anyhow::Error),
 }
 
 impl Failure {
-    /// The exit code that goes with it.
+    /// The exit code for this failure.
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Usage(_) => ExitCode::from(EXIT_USAGE),
@@ -59,7 +59,8 @@ impl From<Refused> for Failure {
 }
 
 impl From<anyhow::Error> for Failure {
-    /// What was found only once bus and database were asked can still be wrong usage.
+    /// Some usage errors are found only after bus and database have been queried. They come as a [`Refused`] inside the
+    /// error.
     fn from(error: anyhow::Error) -> Failure {
         error.downcast().map_or_else(Failure::Running, Failure::Usage)
     }

@@ -1,29 +1,30 @@
-//! What the operating system lets this process hold open, and how many connections that allows.
+//! The operating system's limit on open files, and how many connections it allows.
 
 use carillon_runtime::settings::Limits;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Files that are no client's: the store's, the bus's, listeners, logs, and some to spare.
+/// Open files that are not connections of clients: files of the store, of the bus, listeners and logs, and some spare
+/// ones.
 const OTHER_FILES: u64 = 128;
 
-/// Raises the limit on open files to the most that is allowed, and returns it; `None`: there is no limit.
+/// Raises the limit on open files to the highest allowed value and returns it. `None` means that there is no limit.
 pub fn raise_open_files() -> Option<u64> {
     let now = getrlimit(Resource::Nofile);
-    // Without the right to raise it, what is allowed now stays.
+    // Without the permission to raise it, the present limit stays.
     match setrlimit(Resource::Nofile, Rlimit { current: now.maximum, maximum: now.maximum }) {
         Ok(()) => now.maximum,
         Err(_) => now.current,
     }
 }
 
-/// Keeps memory in small pages: ten thousand connections touch a little of everything, and huge pages made the
-/// process half as large again (measured: 18.8 against 12.3 KiB a connection).
+/// Disables huge pages for this process. Ten thousand connections touch a little memory everywhere, and huge pages made
+/// the process half as large again (measured: 18.8 instead of 12.3 KiB for each connection).
 pub fn keep_pages_small() {
-    // Where the kernel knows no huge pages there is nothing to keep from.
+    // The call fails on kernels without huge pages, where it is not needed.
     let _ = rustix::thread::disable_transparent_huge_pages(true);
 }
 
-/// Connections that both the settings and the limit on open files allow; `None`: as many as come.
+/// The number of connections that both the settings and the limit on open files allow. `None` means any number.
 pub fn connections(limits: &Limits, open_files: Option<u64>) -> Option<u64> {
     let by_files = open_files.map(|files| files.saturating_sub(OTHER_FILES));
     let by_settings = (limits.connections > 0).then_some(u64::from(limits.connections));
@@ -33,8 +34,8 @@ pub fn connections(limits: &Limits, open_files: Option<u64>) -> Option<u64> {
     }
 }
 
-/// Lowers the settings' limit to what the operating system allows, so that one connection too many is refused
-/// in good order instead of failing for want of a file; tells in the log what holds.
+/// Lowers the settings' limit of connections to what the operating system allows, and logs the result. A connection
+/// above the limit is then refused properly, instead of failing because no file can be opened.
 pub fn fit(limits: &mut Limits, open_files: Option<u64>) {
     let Some(allowed) = connections(limits, open_files) else {
         tracing::info!("any number of connections is allowed");
@@ -60,7 +61,7 @@ mod tests {
     use carillon_runtime::settings::{Role, Settings};
 
     #[test]
-    fn the_smaller_limit_holds() {
+    fn the_smaller_of_both_limits_applies() {
         let mut limits = Settings::defaults(Role::Gateway).limits;
         for (setting, files, allowed) in [
             (10_000, Some(1_048_576), Some(10_000)),
@@ -76,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_are_lowered_to_what_is_allowed_and_never_to_none() {
+    fn the_limit_is_lowered_to_the_allowed_number_and_never_to_zero() {
         for (setting, files, fitted) in
             [(10_000, Some(1_024), 896), (10_000, None, 10_000), (0, Some(1_024), 896), (5, Some(1), 1)]
         {

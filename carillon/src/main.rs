@@ -1,4 +1,5 @@
-//! The binary: settings, then telemetry, then the role until it is told to stop, then an exit code.
+//! The entry point: it loads the settings, starts telemetry, runs the role until a signal stops it, and returns an exit
+//! code.
 
 use carillon::{Failure, audit, check_config, cli, limits, memory, repair, roles, signals, token};
 use carillon_runtime::settings::{Role, Settings, Sources, load};
@@ -10,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// For what still blocks a thread when everything has been stopped.
+/// How long to wait for threads that are still blocked after everything has been stopped.
 const RUNTIME_STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
@@ -53,7 +54,7 @@ fn serve(role: Role, settings: Settings) -> Result<(), Failure> {
     within(role, settings, async |settings, shutdown| roles::run(role, settings, open_files, shutdown).await)
 }
 
-/// Does the work in a runtime with telemetry; the token is cancelled by the first signal.
+/// Runs `work` in a tokio runtime with telemetry. The first signal cancels the token that `work` gets.
 fn within(
     role: Role,
     settings: Settings,

@@ -1,4 +1,4 @@
-//! The running parts of a process: stopped in the reverse order of their start, each in bounded time.
+//! The running parts of a process. They are stopped in the reverse order of their start, each within a time limit.
 
 use anyhow::anyhow;
 use std::future::{Future, poll_fn};
@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// Parts in the order of their start.
+/// The parts of a process, in the order of their start.
 #[derive(Debug, Default)]
 pub struct Parts(Vec<Part>);
 
@@ -22,7 +22,7 @@ struct Part {
 }
 
 impl Parts {
-    /// Starts a part, which is to end within `patience` of its token's cancelling.
+    /// Starts a part. It must end within `patience` after its token is cancelled.
     pub fn start<F>(
         &mut self,
         name: &'static str,
@@ -36,7 +36,7 @@ impl Parts {
         self.0.push(Part { name, shutdown, task, patience, ended: false });
     }
 
-    /// Waits until a part ends without having been told to, and says why.
+    /// Waits until a part ends without having been stopped, and returns the reason.
     pub async fn failed(&mut self) -> anyhow::Error {
         poll_fn(|context| {
             for part in self.0.iter_mut().filter(|part| !part.ended) {
@@ -54,7 +54,7 @@ impl Parts {
     /// Stops all parts, the last one first.
     ///
     /// # Errors
-    /// When a part failed while it stopped, or did not stop in time; the others are stopped all the same.
+    /// When a part failed while it stopped, or did not stop in time. The other parts are stopped nevertheless.
     pub async fn stop(mut self) -> anyhow::Result<()> {
         let mut first = Ok(());
         while let Some(mut part) = self.0.pop() {
@@ -83,7 +83,7 @@ impl Part {
     }
 }
 
-/// What was started does not outlive its owner.
+/// A part that is dropped without [`Part::stop`] must not keep running.
 impl Drop for Part {
     fn drop(&mut self) {
         self.shutdown.cancel();
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_part_that_ends_by_itself_is_named() {
+    async fn a_part_that_ends_by_itself_is_reported_with_its_name() {
         for (run, said) in [
             (
                 Box::pin(async { Err(anyhow!("no bus")) }) as Pin<Box<dyn Future<Output = _> + Send>>,
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_part_that_does_not_stop_is_cut_off_and_the_others_still_stop() {
+    async fn a_part_that_does_not_stop_in_time_is_aborted_and_the_others_still_stop() {
         let stopped = Arc::new(Mutex::new(false));
         let mut parts = Parts::default();
         let told = stopped.clone();

@@ -1,17 +1,17 @@
-//! `carillon repair`: what a damaged data directory still has, and making it usable at the price of what it has not.
+//! `carillon repair`: reports what a damaged data directory has lost, and makes it usable again without the lost part.
 
 use crate::Failure;
 use carillon_message_worker::store::embedded;
 use carillon_runtime::settings::Refused;
 use carillon_runtime::settings::load::Loaded;
 
-/// Tells what is damaged and what is lost, and with `accept_loss` repairs.
+/// Prints what is damaged and what is lost. With `accept_loss`, it also repairs the directory.
 ///
 /// # Errors
-/// When there is no data directory to look at, another process has it, or it is damaged and nothing was to be done yet.
+/// When there is no data directory, another process uses it, or it is damaged and `accept_loss` is not given.
 pub fn run(loaded: &Loaded, accept_loss: bool) -> Result<(), Failure> {
     let settings = &loaded.settings;
-    // Only a database that was named: other roles have one by default.
+    // Only a database that the user named is an error, because other roles have one by default.
     if loaded.origins.contains_key("scylla.nodes") {
         let wrong = "repair looks at a data directory, and --scylla names a database: see carillon audit";
         return Err(Refused(vec![wrong.into()]).into());

@@ -1,4 +1,4 @@
-//! Each role, from its settings to its clean stop.
+//! Runs each role: from its settings to its clean stop.
 
 use crate::connect::Opened;
 use crate::parts::Parts;
@@ -17,17 +17,17 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// What a gateway may take beyond `drain_timeout`, which it keeps by itself, for its last words.
+/// How long a gateway may take to stop after its `drain_timeout`, to send its last frames.
 pub const GATEWAY_STOP_MARGIN: Duration = Duration::from_secs(3);
-/// What a worker may take at least to finish what it holds, however short `drain_timeout` is.
+/// How long a worker may take to finish its work when it stops. A shorter `drain_timeout` does not shorten it.
 pub const WORKER_STOP_TIMEOUT: Duration = Duration::from_secs(4);
-/// Probes are cut off at once.
+/// Probes have nothing to finish, so they stop at once.
 const PROBES_STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Runs a role until `shutdown`, and stops it.
 ///
 /// # Errors
-/// When it cannot begin, fails while it runs, or does not stop in good order.
+/// When it cannot start, fails while it runs, or does not stop cleanly.
 pub async fn run(
     role: Role,
     mut settings: Settings,
@@ -38,7 +38,7 @@ pub async fn run(
     if role.serves_clients() {
         limits::fit(&mut settings.limits, open_files);
         if settings.dev && !settings.listen.ip().is_loopback() {
-            tracing::warn!(listen = %settings.listen, "dev lets anyone be anyone, and this address is open to others");
+            tracing::warn!(listen = %settings.listen, "dev lets any client use any identity, and the listen address is reachable from other machines");
         }
     }
     match role {
@@ -66,7 +66,7 @@ async fn standalone(settings: Settings, shutdown: CancellationToken) -> anyhow::
 }
 
 async fn gateway(settings: Settings, shutdown: CancellationToken) -> anyhow::Result<()> {
-    // Before anything else, so that a port in use is told at once.
+    // The port is bound first, so that a port in use is reported at once.
     let gateway = Gateway::bind(&settings)?;
     let needs = Arc::new(Needs::default());
     let mut parts = Parts::default();
@@ -81,10 +81,11 @@ async fn gateway(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
     until(parts, shutdown).await
 }
 
-/// Runs a message-worker whose build knows `version` of the state machine, until `shutdown`, and stops it.
+/// Runs a message-worker until `shutdown`, and stops it. `version` is the newest version of the state machine that its
+/// build knows.
 ///
 /// # Errors
-/// As [`run`].
+/// As for [`run`].
 pub async fn message_worker(
     settings: Settings,
     version: u32,
@@ -130,7 +131,7 @@ async fn presence_worker(settings: Settings, shutdown: CancellationToken) -> any
     until(parts, shutdown).await
 }
 
-/// Waits for the end: being told to stop, or a part's failure.
+/// Runs the parts until `shutdown` or until one of them fails, and stops them.
 pub(crate) async fn until(mut parts: Parts, shutdown: CancellationToken) -> anyhow::Result<()> {
     tokio::select! {
         () = shutdown.cancelled() => parts.stop().await,
@@ -138,15 +139,15 @@ pub(crate) async fn until(mut parts: Parts, shutdown: CancellationToken) -> anyh
     }
 }
 
-/// Stops what still runs after something failed. What failed first is what is told.
+/// Stops the other parts after one failed. The first error is returned.
 async fn failed(error: anyhow::Error, stop: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     tracing::error!("{error:#}");
-    // Its failures are in the log already.
+    // Failures of the stop are already in the log.
     let _ = stop.await;
     Err(error)
 }
 
-/// What `begin` comes to, unless `shutdown` comes first.
+/// Waits for `begin` and returns its result, or `None` if `shutdown` comes first.
 pub(crate) async fn unless<T>(
     shutdown: &CancellationToken,
     begin: impl Future<Output = anyhow::Result<T>>,
@@ -157,7 +158,7 @@ pub(crate) async fn unless<T>(
     }
 }
 
-/// What a process needs, as far as it has it.
+/// The bus and the store of a process, for readiness probes. Each is set as soon as it is open.
 #[derive(Default)]
 pub(crate) struct Needs {
     pub(crate) bus: OnceLock<Arc<dyn Bus>>,
@@ -191,7 +192,7 @@ impl Health for NeedsOf {
     }
 }
 
-/// Serves probes and metrics where the settings say so.
+/// Serves probes and metrics on `admin_listen`, if it is set.
 pub(crate) async fn serve_probes(
     parts: &mut Parts,
     settings: &Settings,
@@ -201,7 +202,7 @@ pub(crate) async fn serve_probes(
 ) -> anyhow::Result<()> {
     let Some(address) = settings.admin_listen else { return Ok(()) };
     let admin = Admin::bind(address, role.as_str()).await?;
-    tracing::info!(listen = %admin.local_addr()?, "probes and metrics are served");
+    tracing::info!(listen = %admin.local_addr()?, "serving probes and metrics");
     let (health, draining) = (Arc::new(NeedsOf { needs: needs.clone(), role }), draining.clone());
     parts.start("probes", PROBES_STOP_TIMEOUT, |stop| async move {
         admin.run(health, draining, stop).await;
@@ -210,10 +211,10 @@ pub(crate) async fn serve_probes(
     Ok(())
 }
 
-/// A worker's id: where it runs, and what makes this life of it different from all others.
+/// Makes a worker's id: the host's name, and a random part that makes it unique to this process.
 ///
 /// # Errors
-/// When the operating system has no randomness.
+/// When the operating system provides no random bytes.
 pub fn worker_id() -> anyhow::Result<WorkerId> {
     let mut random = [0; 6];
     getrandom::fill(&mut random).context("no randomness for a worker id")?;
@@ -237,7 +238,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_process_that_lacks_something_is_not_ready() {
+    async fn a_process_without_bus_or_store_is_not_ready() {
         let needs = Arc::new(Needs::default());
         let health = NeedsOf { needs: needs.clone(), role: Role::MessageWorker };
         assert_eq!(health.parts().await, [("bus", false), ("store", false), ("clock", true)]);
@@ -246,7 +247,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_has_not_begun_is_not_waited_for_once_it_is_told_to_stop() {
+    async fn a_start_is_abandoned_on_shutdown() {
         let shutdown = CancellationToken::new();
         shutdown.cancel();
         let begun = unless(&shutdown, std::future::pending::<anyhow::Result<()>>()).await;

@@ -1,10 +1,10 @@
-//! SIGTERM and Ctrl-C: the first asks for a clean stop, the second ends the process at once.
+//! Handles SIGTERM and Ctrl-C: the first signal starts a clean stop, and the second ends the process at once.
 
 use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// A token that is cancelled by the first signal.
+/// Returns a token that the first signal cancels.
 ///
 /// # Errors
 /// When signals cannot be caught.
@@ -18,7 +18,7 @@ pub fn shutdown() -> anyhow::Result<CancellationToken> {
         tracing::info!(signal = name, "stopping; a second signal ends the process at once");
         told.cancel();
         let name = either(&mut terminate, &mut interrupt).await;
-        tracing::warn!(signal = name, "ended before everything was stopped");
+        tracing::warn!(signal = name, "second signal: the process ends before everything was stopped");
         #[expect(clippy::disallowed_methods, reason = "the second signal asks for exactly that")]
         std::process::exit(crate::EXIT_FAILED.into());
     });

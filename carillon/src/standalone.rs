@@ -1,4 +1,5 @@
-//! Everything in one process: store, bus, workers and gateway, started in this order and stopped in reverse.
+//! Runs everything in one process: store, bus, workers and gateway, started in this order and stopped in the reverse
+//! order.
 
 use crate::connect;
 use crate::parts::Parts;
@@ -11,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
-/// A standalone Carillon that serves. Dropped without [`Running::stop`], it ends without draining.
+/// A running standalone Carillon. If it is dropped without [`Running::stop`], it ends without draining.
 pub struct Running {
     addr: SocketAddr,
     draining: CancellationToken,
@@ -19,11 +20,11 @@ pub struct Running {
     stores: connect::Stores,
 }
 
-/// Starts everything. When it returns, clients can connect to [`Running::addr`].
+/// Starts everything. Clients can connect to [`Running::addr`] as soon as it returns.
 ///
 /// # Errors
-/// When the data directory or the port is in use, a bus or database that the settings name cannot be used, or these are
-/// of different clusters.
+/// When the data directory or the port is in use, when a bus or database that the settings name cannot be used, or when
+/// these belong to different clusters.
 pub async fn start(settings: Settings) -> anyhow::Result<Running> {
     let worker = worker_id()?;
     let stores = connect::Stores::open(&settings).await?;
@@ -58,17 +59,17 @@ pub async fn start(settings: Settings) -> anyhow::Result<Running> {
 }
 
 impl Running {
-    /// Where clients connect.
+    /// The address that clients connect to.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// Waits until a part ends without having been told to, and says why.
+    /// Waits until a part ends without having been stopped, and returns the reason.
     pub async fn failed(&mut self) -> anyhow::Error {
         self.parts.failed().await
     }
 
-    /// Sends clients away, lets the workers finish what they hold, and closes the store.
+    /// Drains the gateway, lets the workers finish their work, and closes the stores.
     ///
     /// # Errors
     /// When a part failed while it stopped, or did not stop in time.
@@ -80,7 +81,7 @@ impl Running {
     }
 }
 
-/// What the banner of `--dev` tells.
+/// The settings that the banner of `--dev` shows.
 pub(crate) struct Told {
     data: String,
     connections: u32,
@@ -98,7 +99,7 @@ impl Told {
     }
 
     pub(crate) fn banner(&self, addr: SocketAddr) -> String {
-        // What listens everywhere is reached here by the loopback address.
+        // A gateway that listens on all addresses can be reached on this machine by the loopback address.
         let host = if addr.ip().is_unspecified() { "127.0.0.1".into() } else { addr.ip().to_string() };
         let host = if host.contains(':') {
             format!("[{host}]:{}", addr.port())
@@ -126,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_banner_tells_where_everything_is() {
+    fn the_banner_shows_all_addresses_and_the_data_directory() {
         let mut settings = Settings::defaults(Role::Standalone);
         settings.data_dir = "/data".into();
         let told = Told::new(&settings);

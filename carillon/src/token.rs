@@ -8,20 +8,20 @@ use jsonwebtoken::{EncodingKey, Header, encode};
 use serde::Serialize;
 use std::time::Duration;
 
-/// What the token shall say.
+/// The claims of the token to print.
 #[derive(Debug, Clone, Default)]
 pub struct Wanted {
-    /// The user.
+    /// The user's id (`sub`).
     pub sub: String,
-    /// Their name.
+    /// The user's name.
     pub name: Option<String>,
-    /// Their address.
+    /// The user's e-mail address.
     pub email: Option<String>,
-    /// Their role.
+    /// The user's role.
     pub role: Option<String>,
     /// How long it is valid.
     pub ttl: Duration,
-    /// Conversations that it opens under the access rule `token`: ids, or beginnings that end in `*`.
+    /// Conversations that the token gives access to under the access rule `token`: ids, or prefixes that end in `*`.
     pub conversations: Option<Vec<String>>,
 }
 
@@ -47,17 +47,17 @@ struct Claims<'a> {
 /// Prints the token on standard output.
 ///
 /// # Errors
-/// When there is no secret, or `sub` is no user id.
+/// When there is no secret, or `sub` is not a valid user id.
 #[expect(clippy::disallowed_methods, reason = "a token says in the wall clock's time when it ends")]
 pub fn print(settings: &Settings, wanted: &Wanted) -> Result<(), Failure> {
     println!("{}", sign(settings, wanted, wall_ms() / 1_000)?);
     Ok(())
 }
 
-/// The token, signed at `now` (seconds since 1970).
+/// Signs the token. `now` is in seconds since 1970.
 ///
 /// # Errors
-/// When there is no secret, or `sub` is no user id.
+/// When there is no secret, or `sub` is not a valid user id.
 pub fn sign(settings: &Settings, wanted: &Wanted, now: u64) -> Result<String, Failure> {
     let user = UserId::parse(&wanted.sub).map_err(|error| Refused(vec![format!("--sub: {error}")]))?;
     let secret = settings.auth.secret.as_deref();
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_says_what_was_wanted() {
+    fn a_token_has_the_requested_claims() {
         let wanted = Wanted {
             sub: "alice".into(),
             name: Some("Alice".into()),
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_what_the_settings_demand_of_tokens() {
+    fn a_token_has_the_issuer_and_audience_of_the_settings() {
         let mut settings = settings();
         settings.auth.issuer = Some("carillon".into());
         settings.auth.audience = Some("chat".into());
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_user_id_is_wrong_usage() {
+    fn an_invalid_user_id_is_wrong_usage() {
         let wanted = Wanted { sub: "a b".into(), ..Wanted::default() };
         assert!(matches!(sign(&settings(), &wanted, 0), Err(Failure::Usage(_))));
     }

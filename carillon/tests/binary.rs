@@ -1,4 +1,4 @@
-//! The binary as operators meet it: exit codes, what it says, and how it starts and stops.
+//! Tests of the binary from outside: exit codes, output, and how it starts and stops.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -7,7 +7,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
-/// Far more than starting or stopping takes, so that a slow machine fails no test.
+/// Much longer than starting or stopping takes, so that no test fails on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn carillon(directory: &Path, environment: &[(&str, &str)], arguments: &[&str]) -> Command {
@@ -33,7 +33,7 @@ fn refused(output: &Output, code: i32, said: &str) {
     assert!(stderr.contains(said), "{said} in {stderr}");
 }
 
-/// A process that is killed when the test ends, however it ends.
+/// A process that is killed when the test ends, also if the test fails.
 struct Running {
     process: Child,
     address: SocketAddr,
@@ -96,7 +96,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It is gone already where the test went well.
+        // The process has already ended if the test passed, so errors are ignored.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
@@ -120,7 +120,7 @@ fn wrong_usage_is_64_and_help_is_0() {
 }
 
 #[test]
-fn wrong_settings_are_64_before_anything_is_begun() {
+fn wrong_settings_are_64_before_anything_is_started() {
     let secret = ("AUTH_SECRET", SECRET);
     refused(&run(&[], &["standalone"]), 64, "set AUTH_SECRET");
     refused(&run(&[("AUTH_SECRET", "short")], &["gateway"]), 64, "needs 32 or more");
@@ -139,7 +139,7 @@ fn wrong_settings_are_64_before_anything_is_begun() {
 }
 
 #[test]
-fn effective_settings_are_told_without_secrets() {
+fn check_config_prints_settings_without_secrets() {
     let environment = [("AUTH_SECRET", SECRET), ("NATS_URL", "nats://user:password@nats-1:4222")];
     let output = run(&environment, &["check-config", "--role", "gateway", "--listen", "127.0.0.1:1"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
@@ -165,7 +165,7 @@ fn a_token_is_printed_alone() {
 }
 
 #[test]
-fn standalone_starts_tells_where_it_is_and_stops_in_good_order() {
+fn standalone_starts_prints_its_addresses_and_stops_cleanly() {
     let directory = tempfile::tempdir().expect("temporary directory");
     let (running, banner) = Running::start(directory.path());
     for said in ["chat page", "/api/docs", "ws://", directory.path().to_str().expect("UTF-8")] {
@@ -193,7 +193,7 @@ fn standalone_starts_tells_where_it_is_and_stops_in_good_order() {
 }
 
 #[test]
-fn a_port_or_a_data_directory_in_use_is_one_clear_line() {
+fn a_port_or_data_directory_in_use_is_reported_in_one_line() {
     let (directory, other) =
         (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
     let (running, _) = Running::start(directory.path());
@@ -213,7 +213,8 @@ fn a_port_or_a_data_directory_in_use_is_one_clear_line() {
     assert_eq!(running.stop().0, Some(0));
 }
 
-/// Before, any number was taken, and conversations that had been in one partition's log were worked in another's.
+/// Before the fix, any number of partitions was accepted, and commands of a conversation went to the log of another
+/// partition than before.
 #[test]
 fn a_data_directory_keeps_its_number_of_partitions() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -232,13 +233,13 @@ fn a_data_directory_keeps_its_number_of_partitions() {
     assert_eq!(Running::start(directory.path()).0.stop().0, Some(0), "the right one is as good as ever");
 }
 
-/// Before, the process started, what was behind the flipped bit was gone, and nothing was said.
+/// Before the fix, the process started without a word, and all records after the flipped bit were lost.
 #[test]
 fn a_damaged_journal_is_refused_and_repaired_only_when_the_loss_is_accepted() {
     let directory = tempfile::tempdir().expect("temporary directory");
     let (running, _) = Running::start(directory.path());
     running.becomes_ready();
-    // Dropped, it is killed.
+    // Dropping it kills the process.
     drop(running);
     let journal = ["messages.journal.0", "messages.journal.1"]
         .map(|name| directory.path().join(name))

@@ -1,4 +1,4 @@
-//! A standalone Carillon inside the calling process, as other tests start it.
+//! Tests a standalone Carillon inside the calling process, which other tests start in the same way.
 
 use carillon::standalone;
 use carillon_runtime::settings::{Role, Settings};
@@ -15,7 +15,7 @@ async fn status(address: std::net::SocketAddr, path: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_starts_again_on_its_data_directory_at_once_after_a_stop() {
+async fn a_stopped_instance_can_start_again_on_its_data_directory_at_once() {
     let directory = tempfile::tempdir().expect("temporary directory");
     let mut settings = Settings::defaults(Role::Standalone);
     settings.listen = "127.0.0.1:0".parse().expect("an address");
