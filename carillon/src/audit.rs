@@ -22,7 +22,7 @@ pub struct Wanted {
     pub conversations: Vec<ConversationId>,
     /// How many of the newest rows of each conversation are read.
     pub rows: usize,
-    /// Print the report as one JSON object instead of a table.
+    /// Print the report as one JSON object instead of text.
     pub json: bool,
     /// Repeat the audit at this interval until the process is stopped.
     pub every: Option<Duration>,
@@ -116,7 +116,7 @@ async fn repeat(
 }
 
 fn say(text: &str) {
-    // A closed pipe is no failure: the exit code and the metrics still show the result.
+    // A closed pipe is not a failure: the exit code and the metrics still show the result.
     let _ = writeln!(std::io::stdout(), "{text}");
 }
 

@@ -88,7 +88,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
 
 /// Prints help, the version, or what is wrong, and returns the exit code for it.
 pub fn say(said: &clap::Error) -> ExitCode {
-    // A closed terminal is no failure: the exit code still shows the result.
+    // A closed terminal is not a failure: the exit code still shows the result.
     let _ = said.print();
     if said.use_stderr() { ExitCode::from(crate::EXIT_USAGE) } else { ExitCode::SUCCESS }
 }

@@ -32,7 +32,7 @@ pub enum Reply {
         /// How many distinct users are joined now.
         participant_count: u32,
     },
-    /// The client has left the conversation.
+    /// The subscription has ended: the client left the conversation, or may not read it any more.
     Left {
         /// The conversation.
         conversation: ConversationId,

@@ -1,6 +1,6 @@
 //! The three Socket.IO vocabularies (`docs/protocol.md#ring`, `#guide` and `#chordme`): they decode event names and
-//! arguments to commands, and encode events and replies as the data arrays of EVENT and ACK packets. Packets are the
-//! business of the module above.
+//! arguments to commands, and encode events and replies as the data arrays of EVENT and ACK packets. The packets
+//! themselves are in [`super::packet`].
 //!
 //! A vocabulary belongs to the subscription, not to the connection: the event that a client joins with selects the
 //! vocabulary in which it receives the conversation (`docs/decisions/0007-a-subscription-has-a-vocabulary.md`).
