@@ -240,7 +240,7 @@ impl Request {
 }
 
 /// Refuses a join that restores a session's subscription and that the client did not send, so the client gets no error.
-/// On `forbidden` the subscription ends. On any other failure the connection is closed, so that the client connects
+/// On `forbidden` the subscription ends, and the client gets a notice of that. On any other failure the connection is closed, so that the client connects
 /// again.
 pub fn refuse_silently(
     shared: &Shared,
@@ -251,6 +251,7 @@ pub fn refuse_silently(
 ) {
     if failure.code == ErrorCode::Forbidden {
         shared.recovery_unsubscribes(connection, conversation, dialect);
+        connection.offer(&dialect.ended(conversation), Urgency::Reply);
     } else {
         connection.signal(Signal::Close(Close::Unavailable));
     }

@@ -81,7 +81,7 @@ async fn a_join_is_judged_by_the_identity_at_the_time_it_completes() {
 
 /// A restored subscription that the user may no longer have is removed from the recovery record. The session's access
 /// rules or the conversation's owner may refuse it. Before the fix, a refusal by the access rules did not remove it,
-/// and no test noticed.
+/// and the client got no notice that the subscription had ended.
 #[tokio::test]
 async fn a_refused_restored_subscription_is_removed_from_the_record() {
     use crate::dialect::Namespace;
@@ -98,5 +98,11 @@ async fn a_refused_restored_subscription_is_removed_from_the_record() {
     assert!(session.command(join, &asked).is_none(), "refused at once");
     let found = session.connection.outgoing.tracked(|tracker| tracker.find(&room, Vocabulary::Ring));
     assert_eq!(found, Some(None));
+    let sent = session.connection.outgoing.drain();
+    let sent: Vec<_> = sent.iter().map(|frame| String::from_utf8_lossy(frame)).collect();
+    assert!(
+        sent.iter().any(|frame| frame.contains("conversation_left") && frame.contains("room")),
+        "{sent:?}"
+    );
     tasks.shutdown().await;
 }
