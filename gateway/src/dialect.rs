@@ -21,9 +21,13 @@ pub enum Namespace {
 }
 
 impl Namespace {
+    /// How many there are.
+    pub const COUNT: usize = Self::ALL.len();
+    const ALL: [Namespace; 2] = [Self::Main, Self::Alias];
+
     /// The namespace of this name.
     pub fn parse(name: &str) -> Option<Namespace> {
-        [Self::Main, Self::Alias].into_iter().find(|namespace| namespace.name() == name)
+        Self::ALL.into_iter().find(|namespace| namespace.name() == name)
     }
 
     /// The namespace's name in packets.
@@ -44,14 +48,14 @@ pub enum Dialect {
     SocketIo(Vocabulary, Namespace),
 }
 
-/// The number of Socket.IO dialects: three vocabularies in two namespaces.
-pub const SOCKETIO_DIALECTS: usize = 6;
+/// The number of Socket.IO dialects: every vocabulary in every namespace.
+pub const SOCKETIO_DIALECTS: usize = Vocabulary::COUNT * Namespace::COUNT;
 
 impl Dialect {
     /// The index of a Socket.IO dialect, below [`SOCKETIO_DIALECTS`]; `None` for the native dialect.
     pub fn socketio_index(self) -> Option<usize> {
         let Self::SocketIo(vocabulary, namespace) = self else { return None };
-        Some(2 * vocabulary as usize + namespace as usize)
+        Some(Namespace::COUNT * vocabulary as usize + namespace as usize)
     }
 
     /// The frames of a durable event; empty if the vocabulary has no name for it.
@@ -164,7 +168,7 @@ impl Asked {
             }
             Self::Silently(_) => Bytes::new(),
             Self::Event { vocabulary, namespace, verb, ack } => {
-                let mut answer = vocabulary::answer(*vocabulary, *verb, reply, wall::shown_ms());
+                let mut answer = vocabulary::answer(*vocabulary, reply, wall::shown_ms());
                 if let (Reply::Error(failure), None) = (reply, ack) {
                     answer.events.push(vocabulary::refusal_event(*vocabulary, *verb, failure));
                 }

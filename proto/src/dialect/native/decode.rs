@@ -27,19 +27,6 @@ pub struct Refused {
     pub failure: Failure,
 }
 
-/// The limits that settings can change; the others are constants of [`crate::limits`].
-#[derive(Debug, Clone, Copy)]
-pub struct Bounds {
-    /// Code points of a message's content; 0 means no bound.
-    pub content_chars_max: usize,
-}
-
-impl Default for Bounds {
-    fn default() -> Self {
-        Bounds { content_chars_max: limits::CONTENT_CHARS_MAX }
-    }
-}
-
 #[derive(Deserialize)]
 struct Envelope<'a> {
     #[serde(rename = "type", borrow)]
@@ -54,7 +41,6 @@ struct Envelope<'a> {
 /// `invalid_frame` when it is not a JSON object with a `type`; `invalid_payload`, `empty_content` or `too_large` when
 /// its fields do not fit the type (`docs/protocol.md#errors`).
 pub fn decode(text: &str, content_chars_max: usize) -> Result<Frame, Refused> {
-    let bounds = Bounds { content_chars_max };
     let unreadable =
         |message: &str| Refused { reference: None, failure: Failure::new(ErrorCode::InvalidFrame, message) };
     let envelope: Envelope<'_> =
@@ -73,7 +59,7 @@ pub fn decode(text: &str, content_chars_max: usize) -> Result<Frame, Refused> {
     if bad_reference {
         return Err(refuse(Failure::invalid_payload("ref must be text of at most 64 characters")));
     }
-    match command(&kind, text, bounds) {
+    match command(&kind, text, content_chars_max) {
         Ok(command) => Ok(Frame { reference, command }),
         Err(failure) => Err(refuse(failure)),
     }
@@ -83,7 +69,7 @@ fn text_of(raw: &RawValue) -> Option<String> {
     fields::text(raw.get()).ok()
 }
 
-fn command(kind: &str, text: &str, bounds: Bounds) -> Result<Command, Failure> {
+fn command(kind: &str, text: &str, content_chars_max: usize) -> Result<Command, Failure> {
     Ok(match kind {
         "authenticate" => {
             let Token { token } = fields(text)?;
@@ -94,7 +80,7 @@ fn command(kind: &str, text: &str, bounds: Bounds) -> Result<Command, Failure> {
             Command::Join { conversation: conversation(page.conversation_id)?, after_seq: page.after_seq }
         }
         "leave_conversation" => Command::Leave { conversation: conversation_of(text)? },
-        "send_message" => Command::Send(send(fields(text)?, bounds)?),
+        "send_message" => Command::Send(send(fields(text)?, content_chars_max)?),
         "typing_start" => Command::Typing { conversation: conversation_of(text)?, typing: true },
         "typing_stop" => Command::Typing { conversation: conversation_of(text)?, typing: false },
         "get_online_status" => Command::GetOnlineStatus { users: users_of(text)? },
@@ -202,12 +188,12 @@ fn users_of(text: &str) -> Result<Vec<UserId>, Failure> {
     ids.iter().map(|id| UserId::parse(id).map_err(bad_id)).collect()
 }
 
-fn send(fields: SendFields<'_>, bounds: Bounds) -> Result<Send, Failure> {
+fn send(fields: SendFields<'_>, content_chars_max: usize) -> Result<Send, Failure> {
     let SendFields { conversation_id, content, content_type, persona_id, reply_to, metadata, client_id } =
         fields;
     let conversation = conversation(conversation_id)?;
     Draft { conversation, content, content_type, client_id, persona_id, reply_to, metadata }
-        .checked(bounds.content_chars_max)
+        .checked(content_chars_max)
 }
 
 fn set_status(fields: StatusFields<'_>) -> Result<Command, Failure> {

@@ -120,11 +120,11 @@ struct Beat {
     timestamp: u64,
 }
 
-/// Encodes `reply` to the event `verb` of `vocabulary`. `now_ms` is in milliseconds since 1970.
+/// Encodes `reply` to an event of `vocabulary`. `now_ms` is in milliseconds since 1970.
 ///
 /// A reply that no event of these vocabularies can cause gives an empty answer. So does [`Reply::Reconnect`]: draining
 /// closes the transport, and then Socket.IO's clients reconnect by themselves.
-pub fn answer(vocabulary: Vocabulary, _verb: Verb, reply: &Reply, now_ms: u64) -> Answer {
+pub fn answer(vocabulary: Vocabulary, reply: &Reply, now_ms: u64) -> Answer {
     match reply {
         Reply::Joined { conversation, head_seq, participant_count } => {
             joined(vocabulary, conversation.as_str(), *head_seq, *participant_count)

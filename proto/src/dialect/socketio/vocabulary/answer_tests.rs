@@ -7,8 +7,8 @@ use crate::position::Position;
 
 const NOW_MS: u64 = 1_700_000_000_009;
 
-fn ring(verb: Verb, reply: &Reply) -> Answer {
-    answer(Vocabulary::Ring, verb, reply, NOW_MS)
+fn ring(reply: &Reply) -> Answer {
+    answer(Vocabulary::Ring, reply, NOW_MS)
 }
 
 fn told(ack: &str, events: &[&str]) -> Answer {
@@ -31,23 +31,20 @@ fn joins_and_leaves_are_answered_in_their_vocabulary() {
     let left = Reply::Left { conversation: conversation("c1") };
     for vocabulary in [Vocabulary::Ring, Vocabulary::Guide] {
         assert_eq!(
-            answer(vocabulary, Verb::Join, &joined, NOW_MS),
+            answer(vocabulary, &joined, NOW_MS),
             told(r#"[{"ok":true,"conversationId":"c1","headSeq":9,"participantCount":2}]"#, &[])
         );
-        assert_eq!(
-            answer(vocabulary, Verb::Leave, &left, NOW_MS),
-            told(r#"[{"ok":true,"conversationId":"c1"}]"#, &[])
-        );
+        assert_eq!(answer(vocabulary, &left, NOW_MS), told(r#"[{"ok":true,"conversationId":"c1"}]"#, &[]));
     }
     assert_eq!(
-        answer(Vocabulary::ChordMe, Verb::Join, &joined, NOW_MS),
+        answer(Vocabulary::ChordMe, &joined, NOW_MS),
         told(
             r#"[{"ok":true,"room_id":"c1","participant_count":2,"head_seq":9}]"#,
             &[r#"["room_joined",{"room_id":"c1","participant_count":2}]"#]
         )
     );
     assert_eq!(
-        answer(Vocabulary::ChordMe, Verb::Leave, &left, NOW_MS),
+        answer(Vocabulary::ChordMe, &left, NOW_MS),
         told(r#"[{"ok":true,"room_id":"c1"}]"#, &[r#"["room_left",{"room_id":"c1"}]"#])
     );
 }
@@ -58,9 +55,9 @@ fn a_send_is_answered_with_the_time_of_the_message() {
     let id = MessageId::new(1_700_000_000_007, 3, "c1", position);
     let ack = |client_id| Reply::MessageAck { client_id, conversation: conversation("c1"), id, seq: 3 };
     let start = format!(r#"[{{"ok":true,"id":"{id}","seq":3,"timestamp":"2023-11-14T22:13:20.007Z","#);
-    assert_eq!(ring(Verb::Send, &ack(None)), told(&format!(r#"{start}"conversationId":"c1"}}]"#), &[]));
+    assert_eq!(ring(&ack(None)), told(&format!(r#"{start}"conversationId":"c1"}}]"#), &[]));
     assert_eq!(
-        answer(Vocabulary::Guide, Verb::Send, &ack(Some("k1".into())), NOW_MS),
+        answer(Vocabulary::Guide, &ack(Some("k1".into())), NOW_MS),
         told(&format!(r#"{start}"conversationId":"c1","clientId":"k1"}}]"#), &[])
     );
 }
@@ -69,7 +66,7 @@ fn a_send_is_answered_with_the_time_of_the_message() {
 fn a_ping_is_answered_with_heartbeat_and_pong() {
     for vocabulary in Vocabulary::ALL {
         assert_eq!(
-            answer(vocabulary, Verb::Ping, &Reply::Pong, NOW_MS),
+            answer(vocabulary, &Reply::Pong, NOW_MS),
             told(
                 r#"[{"ok":true,"timestamp":1700000000009}]"#,
                 &[r#"["heartbeat",{"timestamp":1700000000009}]"#, r#"["pong",{"timestamp":1700000000009}]"#]
@@ -83,16 +80,11 @@ fn an_identity_is_encoded_in_snake_case_and_camel_case() {
     let user = UserId::parse("auth0|a").expect("valid");
     let fields = r#""user_id":"auth0|a","userId":"auth0|a","expiresAt":"2023-11-14T22:13:20.007Z""#;
     assert_eq!(
-        answer(
-            Vocabulary::ChordMe,
-            Verb::Authenticate,
-            &Reply::Authenticated { user, expires_ms: 1_700_000_000_007 },
-            NOW_MS
-        ),
+        answer(Vocabulary::ChordMe, &Reply::Authenticated { user, expires_ms: 1_700_000_000_007 }, NOW_MS),
         told(&format!(r#"[{{"ok":true,{fields}}}]"#), &[&format!(r#"["authenticated",{{{fields}}}]"#)])
     );
     assert_eq!(
-        ring(Verb::Authenticate, &Reply::TokenExpiring { expires_ms: 1_700_000_000_007 }),
+        ring(&Reply::TokenExpiring { expires_ms: 1_700_000_000_007 }),
         Answer {
             ack: None,
             events: vec![r#"["token_expiring",{"expiresAt":"2023-11-14T22:13:20.007Z"}]"#.into()]
@@ -102,7 +94,7 @@ fn an_identity_is_encoded_in_snake_case_and_camel_case() {
 
 #[test]
 fn an_ack_is_ok_and_native_replies_give_empty_answers() {
-    assert_eq!(ring(Verb::Presence, &Reply::Ack), told(r#"[{"ok":true}]"#, &[]));
+    assert_eq!(ring(&Reply::Ack), told(r#"[{"ok":true}]"#, &[]));
     let history = Reply::History { conversation: conversation("c1"), events: Vec::new(), has_more: false };
     for reply in [
         Reply::OnlineUsers { users: vec!["a".into()] },
@@ -110,7 +102,7 @@ fn an_ack_is_ok_and_native_replies_give_empty_answers() {
         history,
         Reply::Reconnect { after_ms: 5 },
     ] {
-        assert_eq!(ring(Verb::Unknown, &reply), Answer::default(), "{reply:?}");
+        assert_eq!(ring(&reply), Answer::default(), "{reply:?}");
     }
 }
 
@@ -119,7 +111,7 @@ fn errors_are_acknowledgements_without_an_event() {
     let busy = Failure::new(ErrorCode::RateLimited, "slow \"down\"").retry_after(250);
     for vocabulary in Vocabulary::ALL {
         assert_eq!(
-            answer(vocabulary, Verb::Send, &Reply::Error(busy.clone()), NOW_MS),
+            answer(vocabulary, &Reply::Error(busy.clone()), NOW_MS),
             told(
                 concat!(
                     r#"[{"ok":false,"error":{"code":"rate_limited","message":"slow \"down\"","#,
@@ -130,7 +122,7 @@ fn errors_are_acknowledgements_without_an_event() {
         );
     }
     assert_eq!(
-        ring(Verb::Send, &Reply::Error(Failure::new(ErrorCode::EmptyContent, "empty"))),
+        ring(&Reply::Error(Failure::new(ErrorCode::EmptyContent, "empty"))),
         told(r#"[{"ok":false,"error":{"code":"empty_content","message":"empty"}}]"#, &[])
     );
 }
@@ -208,4 +200,11 @@ fn connections_begin_and_end_with_an_event() {
     for (failure, token_given, expected) in table {
         assert_eq!(connect_error(failure, token_given), expected);
     }
+}
+
+/// Gateways send the index of a vocabulary to each other and to presence-workers, also those of another release.
+#[test]
+fn every_vocabulary_keeps_its_index() {
+    assert_eq!(Vocabulary::ALL, [Vocabulary::Ring, Vocabulary::Guide, Vocabulary::ChordMe]);
+    assert!(Vocabulary::ALL.iter().enumerate().all(|(index, vocabulary)| *vocabulary as usize == index));
 }

@@ -25,7 +25,8 @@ use crate::code::Failure;
 use crate::command::Command;
 use crate::wire;
 
-/// The set of names for events and fields that a subscription uses.
+/// The set of names for events and fields that a subscription uses. Services send each other its index in
+/// [`Vocabulary::ALL`], so a new one comes last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Vocabulary {
     /// Ring's: `join_conversation`, `message_received`; fields in camelCase (`docs/protocol.md#ring`).
@@ -38,8 +39,33 @@ pub enum Vocabulary {
 }
 
 impl Vocabulary {
-    /// Every vocabulary.
-    pub const ALL: [Vocabulary; 3] = [Self::Ring, Self::Guide, Self::ChordMe];
+    /// How many there are.
+    pub const COUNT: usize = {
+        let (mut count, mut last) = (1, Self::Ring);
+        while let Some(next) = last.next() {
+            (count, last) = (count + 1, next);
+        }
+        count
+    };
+
+    /// Every vocabulary, each at its own index.
+    pub const ALL: [Vocabulary; Self::COUNT] = {
+        let (mut all, mut last) = ([Self::Ring; Self::COUNT], Self::Ring);
+        while let Some(next) = last.next() {
+            all[next as usize] = next;
+            last = next;
+        }
+        all
+    };
+
+    /// The next one. The compiler asks here for the place of a new vocabulary.
+    const fn next(self) -> Option<Vocabulary> {
+        match self {
+            Self::Ring => Some(Self::Guide),
+            Self::Guide => Some(Self::ChordMe),
+            Self::ChordMe => None,
+        }
+    }
 }
 
 /// Which event a client sent, whatever its name in the vocabulary is.

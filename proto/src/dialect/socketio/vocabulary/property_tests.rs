@@ -230,7 +230,7 @@ proptest! {
         ];
         for vocabulary in Vocabulary::ALL {
             for reply in &replies {
-                let Answer { ack, events } = answer(vocabulary, Verb::Send, reply, head_seq);
+                let Answer { ack, events } = answer(vocabulary, reply, head_seq);
                 let ack = parsed(&ack.expect("every command is acknowledged"));
                 prop_assert_eq!(&ack[0]["ok"], &json!(!matches!(reply, Reply::Error(_))));
                 if let Reply::Error(_) = reply {
