@@ -352,7 +352,7 @@ fn carry_out(room: &Arc<Room>, state: &mut RoomState, wants: Wants) -> Option<Fe
 }
 
 /// A message ends the typing of its author, if the author started typing before sending it
-/// (`docs/protocol.md#where-the-protocol-leaves-room`).
+/// (`docs/protocol.md#details`).
 fn end_typing(state: &mut RoomState, event: &wire::Event) {
     if matches!(event.kind, Some(Kind::Message(_)))
         && state.typists.message(&event.actor, &event.client_id, steady_ms()).is_some()

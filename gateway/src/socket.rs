@@ -28,7 +28,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::protocol::Message;
 
-/// Time limit for a first frame with a token (`docs/protocol.md#connecting`).
+/// Time limit for a first frame with a token (`docs/protocol.md#endpoints`).
 const AUTHENTICATION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What is known about the user after a connection's upgrade.

@@ -37,7 +37,7 @@ pub const JSON_DEPTH_MAX: usize = 32;
 pub const CONTENT_CHARS_MAX: usize = 5_000;
 /// Bytes of a client's frame (`docs/protocol.md#closes`).
 pub const FRAME_BYTES_MAX: usize = 64 * 1024;
-/// Events in one page of history (`docs/protocol.md#where-the-protocol-leaves-room`).
+/// Events in one page of history (`docs/protocol.md#details`).
 pub const HISTORY_LIMIT_MAX: u32 = 200;
 /// Events in a page of history if the client gives no limit.
 pub const HISTORY_LIMIT_DEFAULT: u32 = 50;
@@ -120,13 +120,13 @@ pub const CONVERSATION_IDLE_MS: u64 = 60_000;
 pub const FANOUT_CHUNK: usize = 512;
 
 /// How long a user's other connections have to answer a ping when there is no place for a new one: long enough for a
-/// phone on a bad network, and short enough for a user who waits (`docs/protocol.md#where-the-protocol-leaves-room`).
+/// phone on a bad network, and short enough for a user who waits (`docs/protocol.md#details`).
 pub const PROBE_MS: u64 = 2_000;
 
 /// How long a start of typing is valid if it is not repeated.
 pub const TYPING_MS: u64 = 5_000;
 /// The shortest time between two typing states of a user that members receive
-/// (`docs/protocol.md#where-the-protocol-leaves-room`).
+/// (`docs/protocol.md#details`).
 pub const TYPING_RENEWAL_MS: u64 = 1_000;
 
 const _: () = assert!(ENGINEIO_ANSWER_BYTES_MAX / 3 * 4 < BUS_MESSAGE_BYTES_MAX - 8 * 1024);

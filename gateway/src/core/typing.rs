@@ -1,5 +1,5 @@
 //! Typing in one conversation. A start must be renewed or it ends, and members receive a user's latest state at most
-//! once a second (`docs/protocol.md#where-the-protocol-leaves-room`).
+//! once a second (`docs/protocol.md#details`).
 
 use carillon_proto::id::UserId;
 use carillon_proto::limits::{TYPING_MS, TYPING_RENEWAL_MS};

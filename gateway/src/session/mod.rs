@@ -230,7 +230,7 @@ impl Session {
     }
 
     /// Cursors above the rate are dropped, with at most one error a minute
-    /// (`docs/protocol.md#where-the-protocol-leaves-room`).
+    /// (`docs/protocol.md#details`).
     fn allow_cursor(&mut self) -> Result<bool, Failure> {
         let Err(failure) = self.allow(Action::Cursor) else { return Ok(true) };
         metrics::CURSORS_DROPPED.inc();
@@ -365,7 +365,7 @@ impl Session {
         self.joined_room(conversation)?;
         if self.allow(Action::Typing).is_err() {
             // Dropped without an error: some clients send a start at every key press, and an error does not help them
-            // (`docs/protocol.md#where-the-protocol-leaves-room`).
+            // (`docs/protocol.md#details`).
             metrics::TYPING_DROPPED.inc();
             return Ok(());
         }

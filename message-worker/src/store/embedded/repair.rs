@@ -1,5 +1,5 @@
 //! Makes a data directory with a damaged journal usable again, at the cost of the rows that cannot be read
-//! (`docs/decisions/0019-a-journal-that-is-damaged-is-refused.md`).
+//! (`docs/decisions/0019-a-damaged-journal-is-refused.md`).
 //!
 //! The rows before the damage are moved into the table, as after a crash. Of the rows after the damage, only those
 //! count that do not depend on missing rows: events that continue a conversation without a gap, tenures, and skips.

@@ -240,7 +240,7 @@ pub fn ended(vocabulary: Vocabulary, id: &str) -> String {
     }
 }
 
-/// The last event before the server closes the connection because of `failure` (`docs/protocol.md#closes-1`).
+/// The last event before the server closes the connection because of `failure` (`docs/protocol.md#socketio-closes`).
 pub fn connection_error(failure: &Failure) -> String {
     text(&("connection_error", error_fields(failure)))
 }
@@ -259,7 +259,7 @@ struct ConnectErrorData<'a> {
 }
 
 /// The payload of the CONNECT_ERROR packet that refuses a connection because of `failure`: an object, not a data array.
-/// Ring's clients show the texts about the identity, so these are fixed (`docs/protocol.md#connecting-1`).
+/// Ring's clients show the texts about the identity, so these are fixed (`docs/protocol.md#socketio-connecting`).
 pub fn connect_error(failure: &Failure, token_given: bool) -> String {
     let message = match failure.code {
         ErrorCode::Unauthorized if !token_given => "No authentication token provided",

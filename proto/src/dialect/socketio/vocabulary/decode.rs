@@ -159,7 +159,7 @@ pub fn handshake_recovery(auth: &RawValue) -> HandshakeRecovery {
 }
 
 /// The token without `Bearer`. Clients send it bare or as in an `Authorization` header
-/// (`docs/protocol.md#connecting-1`), where the case of the scheme does not matter (RFC 9110 §11.1).
+/// (`docs/protocol.md#socketio-connecting`), where the case of the scheme does not matter (RFC 9110 §11.1).
 fn bare_token(text: &str) -> &str {
     let text = text.trim();
     match text.split_once(char::is_whitespace) {
