@@ -21,6 +21,10 @@ struct Invocation {
     /// Writes what every process printed to files in this folder.
     #[arg(long, global = true)]
     logs: Option<PathBuf>,
+    /// Writes the history to this file, a line of JSON for each thing that a client did or was told; of several
+    /// scenarios, the last one's.
+    #[arg(long, global = true)]
+    history: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]
@@ -60,9 +64,6 @@ struct Random {
     /// Messages a second that each client begins, at most.
     #[arg(long, default_value_t = 25.0)]
     rate: f64,
-    /// Writes the history to this file, a line of JSON for each thing that a client did or was told.
-    #[arg(long)]
-    history: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -80,13 +81,14 @@ fn main() -> ExitCode {
 }
 
 async fn run(invocation: Invocation) -> anyhow::Result<bool> {
-    match invocation.mode {
-        Mode::Random(random) => random_faults(random, invocation.logs.as_deref()).await,
-        Mode::Scenario(one) => scenario(&one.name, invocation.logs.as_deref()).await,
+    let Invocation { mode, logs, history } = invocation;
+    match mode {
+        Mode::Random(random) => random_faults(random, logs.as_deref(), history.as_deref()).await,
+        Mode::Scenario(one) => scenario(&one.name, logs.as_deref(), history.as_deref()).await,
     }
 }
 
-async fn scenario(name: &str, logs: Option<&Path>) -> anyhow::Result<bool> {
+async fn scenario(name: &str, logs: Option<&Path>, history: Option<&Path>) -> anyhow::Result<bool> {
     let all = scenarios::all();
     if name == "list" {
         all.iter().for_each(|scenario| println!("{:28} {}", scenario.name, scenario.about));
@@ -105,6 +107,7 @@ async fn scenario(name: &str, logs: Option<&Path>) -> anyhow::Result<bool> {
         stage.talk();
         (scenario.happen)(&mut stage).await?;
         let outcome = stage.end(logs).await?;
+        write_history(&outcome, history)?;
         println!("{}\n{outcome}", scenario.name);
         (scenario.figures)(&outcome).iter().for_each(|figure| println!("{figure}"));
         good &= outcome.is_good();
@@ -113,7 +116,7 @@ async fn scenario(name: &str, logs: Option<&Path>) -> anyhow::Result<bool> {
 }
 
 #[expect(clippy::disallowed_methods, reason = "a seed that nobody chose is drawn from the time")]
-async fn random_faults(random: Random, logs: Option<&Path>) -> anyhow::Result<bool> {
+async fn random_faults(random: Random, logs: Option<&Path>, history: Option<&Path>) -> anyhow::Result<bool> {
     let drawn =
         || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |now| now.as_secs());
     let seed = random.seed.unwrap_or_else(drawn);
@@ -124,21 +127,23 @@ async fn random_faults(random: Random, logs: Option<&Path>) -> anyhow::Result<bo
     stage.talk();
     stage.random_faults(seed, random.faults, random.messages, random.away_ms_max).await?;
     let outcome = stage.end(logs).await?;
-    tell(&outcome, random.history.as_ref())?;
+    write_history(&outcome, history)?;
+    tell(&outcome);
     println!("seed {seed}");
     Ok(outcome.is_good())
 }
 
-fn tell(outcome: &Outcome, history: Option<&PathBuf>) -> anyhow::Result<()> {
-    if let Some(path) = history {
-        let file = std::fs::File::create(path).with_context(|| path.display().to_string())?;
-        let mut out = std::io::BufWriter::new(file);
-        carillon_history::write(&mut out, &outcome.records)?;
-        out.flush()?;
-    }
+fn write_history(outcome: &Outcome, history: Option<&Path>) -> anyhow::Result<()> {
+    let Some(path) = history else { return Ok(()) };
+    let file = std::fs::File::create(path).with_context(|| path.display().to_string())?;
+    let mut out = std::io::BufWriter::new(file);
+    carillon_history::write(&mut out, &outcome.records)?;
+    Ok(out.flush()?)
+}
+
+fn tell(outcome: &Outcome) {
     for (kind, count) in kinds(&outcome.faults) {
         println!("{count:5} {kind}");
     }
     println!("{outcome}");
-    Ok(())
 }
