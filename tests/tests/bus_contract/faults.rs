@@ -10,11 +10,11 @@ use carillon_proto::id::{Tag, WorkerId};
 use carillon_proto::limits::BUS_MESSAGE_BYTES_MAX;
 use carillon_proto::subject::{self, Prefix};
 use carillon_runtime::bus::nats::{ConnectError, NatsBus, NatsConfig};
-use carillon_runtime::bus::{Bus, BusError, Incoming, LogBounds, LogReader, Subscription};
+use carillon_runtime::bus::{Bus, BusError, Incoming, LEASE_MS, LogBounds, LogReader, Subscription};
 use carillon_tests::parts::{NatsCluster, NatsOptions, NatsServer, Signal};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 async fn start() -> Option<(NatsServer, Arc<NatsBus>)> {
     let server = NatsServer::start(NatsOptions::default()).await?;
@@ -121,6 +121,33 @@ async fn a_server_that_loses_its_disk_gets_new_logs_and_higher_numbers() {
     let renewed = eventually("a lease", || async { bus.renew_lease("message", &worker).await.ok() }).await;
     assert!(renewed > number, "{renewed} after {number}");
     assert_eq!(bus.live_leases("message").await, Ok(vec![worker]));
+}
+
+/// Before, the first worker that was connected again found itself alone, and took over what all others worked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leases_outlast_a_server_that_starts_again() {
+    let Some((mut server, bus)) = start().await else { return };
+    let [back, late] = ["back", "late"].map(|name| WorkerId::parse(name).expect("a worker id"));
+    for worker in [&back, &late] {
+        bus.renew_lease("message", worker).await.expect("renewed");
+    }
+    let live = || async {
+        let mut live = bus.live_leases("message").await.expect("an answer");
+        live.sort();
+        live
+    };
+    assert_eq!(live().await, [back.clone(), late.clone()]);
+    server.kill();
+    server.start_again().await;
+    let renew = || async { bus.renew_lease("message", &back).await.ok() };
+    eventually("a lease", renew).await;
+    assert_eq!(live().await, [back.clone(), late], "it may be on its way back");
+    let began = Instant::now();
+    while live().await != [back.clone()] {
+        renew().await;
+        assert!(began.elapsed() < 2 * Duration::from_millis(LEASE_MS), "a lease runs out");
+        sleep(Duration::from_millis(50)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,6 +2,9 @@
 //!
 //! A key that is not renewed leaves the bucket by its age. Nothing here trusts markers: a lease that is
 //! given up is purged, and the keys that are left are what the server counts messages for.
+//!
+//! A bucket lies in the servers' memory and is gone when all of them start again. The leases in it last all the same:
+//! whoever reads the next bucket first would else find itself alone, and take over everything that others work.
 
 use super::api::{ApiError, Done, PutError, StreamInfo, code};
 use super::connection::{Connection, NoAnswer};
@@ -16,6 +19,7 @@ use serde_json::json;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// Bytes of a bucket in the server's memory: a lease takes about 200, so thousands of workers fit.
 const BUCKET_BYTES_MAX: i64 = 1024 * 1024;
@@ -34,6 +38,40 @@ pub(super) struct Leases {
     replicas: usize,
     /// When each kind's bucket was made, as last seen.
     created: Mutex<HashMap<String, String>>,
+    /// What was read of each kind's buckets.
+    read: Mutex<HashMap<String, Holders>>,
+}
+
+/// Whose leases there are, over the loss of a bucket.
+#[derive(Debug, Default)]
+struct Holders {
+    /// When the bucket that was read last was made.
+    created: String,
+    /// Whose keys it held.
+    held: Vec<WorkerId>,
+    /// Whose keys a bucket held that is lost, and until when their leases may last.
+    carried: HashMap<WorkerId, Instant>,
+}
+
+impl Holders {
+    /// The live workers after a reading of a bucket. A lease of a lost bucket counts until the next bucket holds it, and
+    /// for no longer than a lease lasts.
+    fn after(&mut self, created: &str, held: Vec<WorkerId>, now: Instant) -> Vec<WorkerId> {
+        if self.created != created {
+            let until = now + Duration::from_millis(LEASE_MS);
+            self.carried.extend(self.held.drain(..).map(|worker| (worker, until)));
+            created.clone_into(&mut self.created);
+        }
+        self.carried.retain(|worker, until| now < *until && !held.contains(worker));
+        self.held.clone_from(&held);
+        held.into_iter().chain(self.carried.keys().cloned()).collect()
+    }
+
+    /// A worker has given its lease up.
+    fn forget(&mut self, worker: &WorkerId) {
+        self.held.retain(|held| held != worker);
+        self.carried.remove(worker);
+    }
 }
 
 /// Where the leases of workers of one kind lie.
@@ -93,7 +131,7 @@ fn number_of(created: &str, revision: u64) -> Option<u64> {
 
 impl Leases {
     pub(super) fn new(connection: Arc<Connection>, prefix: Prefix, replicas: usize) -> Leases {
-        Leases { connection, prefix, replicas, created: Mutex::default() }
+        Leases { connection, prefix, replicas, created: Mutex::default(), read: Mutex::default() }
     }
 
     fn bucket_of(&self, kind: &str) -> Bucket {
@@ -146,7 +184,10 @@ impl Leases {
 
     pub(super) async fn live(&self, kind: &str) -> Result<Vec<WorkerId>, BusError> {
         let bucket = self.bucket_of(kind);
-        Ok(bucket.workers(self.info(&bucket).await?))
+        let info = self.info(&bucket).await?;
+        let created = info.created.clone();
+        let held = bucket.workers(info);
+        Ok(self.read.lock().entry(kind.into()).or_default().after(&created, held, Instant::now()))
     }
 
     /// The same, without making the bucket if there is none.
@@ -160,6 +201,9 @@ impl Leases {
 
     pub(super) async fn release(&self, kind: &str, worker: &WorkerId) -> Result<(), BusError> {
         let bucket = self.bucket_of(kind);
+        if let Some(holders) = self.read.lock().get_mut(kind) {
+            holders.forget(worker);
+        }
         let path = format!("STREAM.PURGE.{}", bucket.stream);
         match self.connection.api(&path, &json!({ "filter": bucket.key_of(worker) })).await {
             Ok(Done {}) => Ok(()),
@@ -182,5 +226,32 @@ mod tests {
         assert!(number("2026-11-21T22:00:00.2Z", 1) > number(first, 100_000));
         assert!(number("2200-01-01T00:00:00Z", u64::from(u32::MAX)) < i64::MAX as u64);
         assert_eq!(number_of("yesterday", 1), None);
+    }
+
+    /// Before, the first worker that was connected again took over what all others worked, displaced them in the store,
+    /// and was displaced by them a moment later.
+    #[tokio::test(start_paused = true)]
+    async fn leases_outlast_a_bucket_that_is_lost() {
+        let worker = |name: &str| WorkerId::parse(name).expect("a worker id");
+        let workers = |names: &[&str]| names.iter().map(|name| worker(name)).collect::<Vec<_>>();
+        let (mut holders, began) = (Holders::default(), Instant::now());
+        let mut after = |created: &str, held: &[&str], ms| {
+            let mut live = holders.after(created, workers(held), began + Duration::from_millis(ms));
+            live.sort();
+            live
+        };
+        assert_eq!(after("1st", &["a", "b", "c"], 0), workers(&["a", "b", "c"]));
+        assert_eq!(after("2nd", &["a"], 100), workers(&["a", "b", "c"]), "b and c come back to it");
+        assert_eq!(after("2nd", &["a", "b"], 200), workers(&["a", "b", "c"]));
+        assert_eq!(
+            after("2nd", &["a"], 300),
+            workers(&["a", "c"]),
+            "the bucket held b's, and holds it no more"
+        );
+        assert_eq!(after("2nd", &["a"], 99 + LEASE_MS), workers(&["a", "c"]));
+        assert_eq!(after("2nd", &["a"], 100 + LEASE_MS), workers(&["a"]), "c's has run out");
+        assert_eq!(after("3rd", &[], 5_000), workers(&["a"]));
+        holders.forget(&worker("a"));
+        assert_eq!(holders.after("3rd", Vec::new(), began + Duration::from_secs(6)), []);
     }
 }
