@@ -92,6 +92,7 @@ impl Lease {
             kind,
             worker,
             live: listed,
+            overdue: false,
             clock: clock.clone(),
             owned: publisher,
         };
@@ -131,6 +132,8 @@ struct Keeper {
     worker: WorkerId,
     /// Who was live at the last round.
     live: watch::Sender<Arc<Vec<WorkerId>>>,
+    /// The last round renewed nothing: the next look is a round, for little of the lease's time may be left.
+    overdue: bool,
     clock: Arc<Clock>,
     owned: watch::Sender<Owned>,
 }
@@ -153,7 +156,7 @@ async fn keep(mut keeper: Keeper, stop: CancellationToken, _stopped: DropGuard) 
                 biased;
                 _ = rounds.tick() => true,
                 heard = changed(&mut changes) => heard,
-                _ = looks.tick() => keeper.others_changed().await,
+                _ = looks.tick() => keeper.overdue || keeper.others_changed().await,
             };
             if due {
                 keeper.round().await;
@@ -207,8 +210,10 @@ impl Keeper {
     async fn round(&mut self) {
         let began = self.clock.now();
         let renewed = self.call(self.bus.renew_lease(self.kind, &self.worker)).await;
+        let again = std::mem::replace(&mut self.overdue, renewed.is_err());
         match renewed {
             Ok(number) => self.core.renewed(began, self.clock.now(), number),
+            Err(error) if again => tracing::debug!(%error, kind = self.kind, "lease not renewed"),
             Err(error) => tracing::warn!(%error, kind = self.kind, "lease not renewed"),
         }
         self.publish();
@@ -221,6 +226,7 @@ impl Keeper {
                     self.tell().await;
                 }
             }
+            Err(error) if again => tracing::debug!(%error, kind = self.kind, "live workers unknown"),
             Err(error) => tracing::warn!(%error, kind = self.kind, "live workers unknown"),
         }
         self.publish();

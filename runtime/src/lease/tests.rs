@@ -99,7 +99,7 @@ async fn shutdown_and_dropping_the_handle_release() {
 
 #[tokio::test(start_paused = true)]
 async fn a_lease_that_cannot_be_renewed_runs_out() {
-    let bus = Arc::new(Unreliable { bus: EmbeddedBus::new(1), mode: parking_lot::Mutex::new(Mode::Works) });
+    let bus = Unreliable::new();
     let lease = Lease::start(bus.clone(), "test", worker("a"), 4, CancellationToken::new());
     settled().await;
     assert_eq!(units(&lease).len(), 4);
@@ -118,6 +118,23 @@ async fn a_lease_that_cannot_be_renewed_runs_out() {
     }
 }
 
+/// Before, a bus that was back just after a round had failed was asked again a quarter of a lease later.
+#[tokio::test(start_paused = true)]
+async fn a_renewal_that_failed_is_tried_again_at_the_next_look() {
+    let bus = Unreliable::new();
+    let lease = Lease::start(bus.clone(), "test", worker("a"), 4, CancellationToken::new());
+    settled().await;
+    *bus.mode.lock() = Mode::Fails;
+    bus.failed.notified().await;
+    *bus.mode.lock() = Mode::Works;
+    let renewed = lease.clock.valid_until_us.load(Ordering::Acquire);
+    let began = Instant::now();
+    while lease.clock.valid_until_us.load(Ordering::Acquire) == renewed {
+        sleep(Duration::from_millis(1)).await;
+        assert!(began.elapsed() <= LOOK + Duration::from_millis(2), "{:?}", began.elapsed());
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 enum Mode {
     Works,
@@ -129,9 +146,16 @@ enum Mode {
 struct Unreliable {
     bus: Arc<EmbeddedBus>,
     mode: parking_lot::Mutex<Mode>,
+    /// A renewal has failed.
+    failed: tokio::sync::Notify,
 }
 
 impl Unreliable {
+    fn new() -> Arc<Unreliable> {
+        let (bus, mode) = (EmbeddedBus::new(1), parking_lot::Mutex::new(Mode::Works));
+        Arc::new(Unreliable { bus, mode, failed: tokio::sync::Notify::new() })
+    }
+
     async fn answer(&self) -> Result<(), BusError> {
         let mode = *self.mode.lock();
         match mode {
@@ -145,7 +169,10 @@ impl Unreliable {
 #[async_trait::async_trait]
 impl Bus for Unreliable {
     async fn renew_lease(&self, kind: &str, worker: &WorkerId) -> Result<u64, BusError> {
-        self.answer().await?;
+        if let Err(error) = self.answer().await {
+            self.failed.notify_one();
+            return Err(error);
+        }
         self.bus.renew_lease(kind, worker).await
     }
 
