@@ -3,7 +3,7 @@
 //! Requests are matched to their answers here and not by the client library, so that those under way end at
 //! once when the connection is lost, and those that time out leave nothing behind.
 
-use crate::bus::BusError;
+use crate::bus::{BusError, LEASE_MS};
 use async_nats::connection::State;
 use async_nats::{Client, ConnectOptions, Event, HeaderMap, StatusCode, Subscriber};
 use bytes::Bytes;
@@ -28,8 +28,9 @@ const REQUESTS_MAX: usize = 16_384;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between pings: two unanswered ones end the connection, so a silent network is noticed in 6 s.
 const PING_INTERVAL: Duration = Duration::from_secs(2);
-/// Longest pause between attempts to connect again.
-const RECONNECT_PAUSE_MS_MAX: u64 = 1_000;
+/// Longest pause between attempts to connect again: an eighth of a lease, so that servers that are back within a
+/// lease's time are met while leases last.
+const RECONNECT_PAUSE_MS_MAX: u64 = LEASE_MS / 8;
 /// Time for handing a message to the client library, which blocks while it is disconnected.
 pub(super) const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time for a round trip to the server.
