@@ -44,8 +44,8 @@ pub(crate) async fn reader(
     landmark: Option<Landmark>,
     from: u64,
 ) -> Result<Box<dyn LogReader>, StartOver> {
-    let mut backoff = Backoff::new();
-    let mut broken = 0;
+    let mut backoff = Backoff::of_bus();
+    let (mut told, mut broken) = (false, 0);
     loop {
         match open(context, landmark, from).await {
             Ok(Some(reader)) => return Ok(reader),
@@ -55,7 +55,12 @@ pub(crate) async fn reader(
             }
             Err(error) => {
                 broken += u32::from(matches!(error, BusError::Broken(_)));
-                tracing::warn!(partition = context.partition, %error, "the log cannot be read, trying again");
+                // Once: what follows comes many times a second, of each partition.
+                if std::mem::replace(&mut told, true) {
+                    tracing::debug!(partition = context.partition, %error, "the log still cannot be read");
+                } else {
+                    tracing::warn!(partition = context.partition, %error, "the log cannot be read, trying again");
+                }
                 backoff.wait().await;
             }
         }

@@ -1,6 +1,6 @@
 //! A partition's ownership: where its work begins, and its beginning again when the ground has moved.
 
-use crate::backoff::{Backoff, until_done};
+use crate::backoff::{Backoff, until_done, until_told};
 use crate::consume::{Beginning, Consumer, Ended};
 use crate::context::{Context, StartOver};
 use crate::core::incarnation::{self, Found, Start};
@@ -284,11 +284,11 @@ fn tell(context: &Context, start: Start) {
 async fn find(context: &Context, wanted: &Wanted) -> Found {
     let partition = context.partition;
     let state = until_done("partition", || context.store.partition(partition)).await;
-    let bounds = until_done("log_bounds", || context.bus.log_bounds(partition)).await;
+    let bounds = until_told("log_bounds", || context.bus.log_bounds(partition)).await;
     let tag_at_checkpoint = match state.checkpoint {
         Some(checkpoint) => {
             let sequence = checkpoint.position.sequence;
-            let entry = until_done("log_entry", || context.bus.log_entry(partition, sequence)).await;
+            let entry = until_told("log_entry", || context.bus.log_entry(partition, sequence)).await;
             entry.map(|entry| entry.tag)
         }
         None => None,
@@ -310,7 +310,7 @@ async fn mark(context: &Context, life: Incarnation, version: u32) -> Option<Chec
         return None;
     }
     let read = || context.bus.log_entry(context.partition, before);
-    let entry = until_done("log_entry", read).await?;
+    let entry = until_told("log_entry", read).await?;
     let timestamp_us = incarnation::checkpoint_before_us(life);
     let checkpoint = Checkpoint { position: life.position(before, 0), tag: entry.tag, timestamp_us, version };
     until_done("checkpoint", || context.store.checkpoint(context.partition, checkpoint)).await;
