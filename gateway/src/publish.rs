@@ -6,7 +6,7 @@ use carillon_proto::code::{ErrorCode, Failure};
 use carillon_proto::id::Tag;
 use carillon_proto::limits::{ENTRY_BYTES_MAX, ENTRY_COMMANDS_MAX, PUBLISH_QUEUE_COMMANDS_MAX};
 use carillon_proto::wire;
-use carillon_runtime::bus::BusError;
+use carillon_runtime::bus::{BusError, LEASE_MS};
 use carillon_runtime::metrics::{Stage, observe};
 use prost::Message;
 use std::sync::Arc;
@@ -14,8 +14,13 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-/// Between two repeats of a publish whose outcome is unknown.
-const REPEAT_DELAY: Duration = Duration::from_millis(200);
+/// Between two repeats of a publish that the log did not take, or whose outcome is unknown. A bus that is not connected
+/// says so without being asked, and one that is gets a few dozen repeats a second of each partition at most.
+const REPEAT_DELAY: Duration = Duration::from_millis(50);
+/// How long commands wait for a log that takes nothing any more before they are refused: a server that starts again is
+/// back sooner, and whoever is refused waits a second before the next try. As long as leases last, for as long the
+/// partition keeps its owner.
+const ABSENCE_MAX: Duration = Duration::from_millis(LEASE_MS);
 
 /// The handle of one partition's publisher.
 pub struct Publisher(mpsc::Sender<wire::Command>);
@@ -42,7 +47,7 @@ pub fn publisher() -> (Publisher, mpsc::Receiver<wire::Command>) {
 
 /// Publishes what is queued, one entry in flight, until the gateway ends.
 pub async fn run(shared: Arc<Shared>, partition: u32, mut queue: mpsc::Receiver<wire::Command>) {
-    let mut held_back = None;
+    let (mut held_back, mut absent_since) = (None, None);
     loop {
         let first = match held_back.take() {
             Some(command) => command,
@@ -62,37 +67,116 @@ pub async fn run(shared: Arc<Shared>, partition: u32, mut queue: mpsc::Receiver<
             }
             commands.push(command);
         }
-        publish_entry(&shared, partition, commands).await;
+        publish_entry(&shared, partition, commands, &mut absent_since).await;
     }
 }
 
-/// Publishes one entry, and repeats it byte for byte, before anything later, while its outcome is unknown.
-async fn publish_entry(shared: &Shared, partition: u32, commands: Vec<wire::Command>) {
+/// Publishes one entry; its commands are refused if the log does not take it.
+async fn publish_entry(
+    shared: &Shared,
+    partition: u32,
+    commands: Vec<wire::Command>,
+    absent_since: &mut Option<Instant>,
+) {
     let requests: Vec<u64> = commands.iter().map(|command| command.request).collect();
     let payload = bytes::Bytes::from(wire::Entry { commands, version: 0 }.encode_to_vec());
     let tag = Tag(*uuid::Uuid::new_v4().as_bytes());
     shared.pending.published(&requests, tag);
     let started = Instant::now();
-    let mut unknown = false;
-    loop {
-        match shared.bus.append(partition, tag, payload.clone()).await {
-            Ok(_) => return observe(Stage::GatewayPublish, started.elapsed()),
-            // Once the outcome is unknown, a refusal speaks of that attempt alone: an earlier one may have come
-            // through. The waiters are told `timeout` meanwhile.
-            Err(error) if unknown || matches!(error, BusError::Timeout(_)) => {
-                unknown = true;
-                tracing::warn!(partition, %error, "a publish has an unknown outcome and is repeated");
-                tokio::time::sleep(REPEAT_DELAY).await;
-            }
-            Err(error) => {
-                tracing::warn!(partition, %error, commands = requests.len(), "the log refused commands");
-                for request in requests {
-                    let message = "the message log cannot take it now: try again";
-                    let failure = Failure::new(ErrorCode::Unavailable, message).retry_after(1_000);
-                    shared.pending.resolve(request, Err(failure));
-                }
-                return;
+    let append = || shared.bus.append(partition, tag, payload.clone());
+    match repeated(partition, absent_since, append).await {
+        Ok(()) => observe(Stage::GatewayPublish, started.elapsed()),
+        Err(error) => {
+            tracing::warn!(partition, %error, commands = requests.len(), "the log refused commands");
+            for request in requests {
+                let message = "the message log cannot take it now: try again";
+                let failure = Failure::new(ErrorCode::Unavailable, message).retry_after(1_000);
+                shared.pending.resolve(request, Err(failure));
             }
         }
+    }
+}
+
+/// Appends an entry, and repeats it byte for byte, before anything later: for as long as its outcome is unknown, and
+/// while the log has not been away for long. `absent_since`: since when it takes nothing.
+async fn repeated<F>(
+    partition: u32,
+    absent_since: &mut Option<Instant>,
+    mut append: impl FnMut() -> F,
+) -> Result<(), BusError>
+where
+    F: Future<Output = Result<u64, BusError>>,
+{
+    let mut unknown = false;
+    loop {
+        let Err(error) = append().await else {
+            *absent_since = None;
+            return Ok(());
+        };
+        let absent = absent_since.get_or_insert_with(Instant::now).elapsed();
+        if !unknown && matches!(error, BusError::Timeout(_)) {
+            unknown = true;
+            tracing::warn!(partition, %error, "a publish has an unknown outcome and is repeated");
+        }
+        // Once the outcome is unknown, a refusal speaks of that attempt alone: an earlier one may have come through.
+        // The waiters are told `timeout` meanwhile.
+        if !unknown && absent >= ABSENCE_MAX {
+            return Err(error);
+        }
+        tokio::time::sleep(REPEAT_DELAY).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    fn away() -> BusError {
+        BusError::Unavailable("test".into())
+    }
+
+    fn lost() -> BusError {
+        BusError::Timeout("test".into())
+    }
+
+    /// Before, every command was refused at once while a server started again, and came a second later.
+    #[tokio::test(start_paused = true)]
+    async fn commands_wait_for_a_log_that_is_back_soon_and_not_for_one_that_is_away() {
+        let (began, mut absent_since) = (Instant::now(), None);
+        let back = Cell::new(Duration::from_millis(600));
+        let append = async || if began.elapsed() < back.get() { Err(away()) } else { Ok(1) };
+        assert_eq!(repeated(0, &mut absent_since, append).await, Ok(()));
+        assert!(began.elapsed() <= Duration::from_millis(700), "{:?}", began.elapsed());
+
+        back.set(Duration::from_secs(60));
+        let went = Instant::now();
+        assert_eq!(repeated(0, &mut absent_since, append).await, Err(away()));
+        assert!(went.elapsed() >= ABSENCE_MAX, "{:?}", went.elapsed());
+        let later = Instant::now();
+        assert_eq!(repeated(0, &mut absent_since, append).await, Err(away()));
+        assert_eq!(later.elapsed(), Duration::ZERO, "nobody waits for it again before it was back");
+        back.set(Duration::ZERO);
+        assert_eq!(repeated(0, &mut absent_since, append).await, Ok(()));
+        assert_eq!(absent_since, None);
+    }
+
+    /// Guards the repetition: a refusal behind an unknown outcome is no refusal of the entry.
+    #[tokio::test(start_paused = true)]
+    async fn what_may_have_been_taken_is_repeated_until_it_is() {
+        let (began, mut attempts) = (Instant::now(), 0);
+        let append = || {
+            attempts += 1;
+            let (first, back) = (attempts == 1, began.elapsed() > 10 * ABSENCE_MAX);
+            std::future::ready(if first {
+                Err(lost())
+            } else if back {
+                Ok(1)
+            } else {
+                Err(away())
+            })
+        };
+        assert_eq!(repeated(0, &mut None, append).await, Ok(()));
+        assert!(began.elapsed() > 10 * ABSENCE_MAX);
     }
 }
