@@ -135,9 +135,13 @@ impl Link {
         rooms.expected.filter(|_| comparable).map(|expected| expected != beat.interest_hash)
     }
 
-    /// Messages may have been lost, whichever.
+    /// Messages may have been lost, whichever. Batches are asked for before a later one or a beat shows that they are
+    /// missing: senders wait for the outcomes in them.
     pub fn lost(&mut self) {
         self.resync = true;
+        if self.epoch != 0 {
+            self.missing.get_or_insert(self.received + 1);
+        }
     }
 
     /// Nobody answered for the batches of this owner: they are asked for again with the next tick.
@@ -240,6 +244,20 @@ mod tests {
         link.batch(9, 6);
         link.replied(11, true);
         assert_eq!(link.repair(), None, "those of an owner before are nobody's any more");
+    }
+
+    /// Before, the outcomes in a last batch that was lost waited for the next beat, up to a second.
+    #[test]
+    fn batches_are_asked_for_as_soon_as_messages_may_be_lost() {
+        let mut link = Link::default();
+        link.lost();
+        assert_eq!(link.repair(), RESYNC, "there is no owner to ask yet");
+        link.replied(7, true);
+        link.batch(7, 1);
+        link.lost();
+        assert_eq!(link.repair(), Some(Repair { resend: Some(2), resync: true }));
+        link.beat(0, &beat(7, 1), &NONE);
+        assert_eq!(link.repair(), None);
     }
 
     #[test]
