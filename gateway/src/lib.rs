@@ -4,44 +4,21 @@
 //! A gateway keeps nothing durable and has no access to a database, so a gateway that is killed loses nothing.
 
 pub mod access;
-pub mod admission;
-pub mod application;
-pub mod auth;
 pub mod connection;
 pub mod core;
-pub mod crowd;
-pub mod deliver;
-pub mod dialect;
-pub mod directory;
-pub mod drive;
+pub mod delivery;
 pub mod engine;
-pub mod ephemeral;
-pub mod frame;
-pub mod hub;
-pub mod join;
-pub mod links;
-pub mod listen;
+pub mod http;
 pub mod metrics;
-pub mod outcomes;
-pub mod outgoing;
-pub mod page;
-pub mod pending;
+pub mod native;
 pub mod presence;
-pub mod publish;
-pub mod reads;
-pub mod recovery;
-pub mod registration;
 pub mod rest;
-pub mod routes;
 pub mod session;
 pub mod shared;
-pub mod socket;
 pub mod socketio;
-pub mod stream;
 mod sync;
-pub mod upgrade;
 pub mod wall;
-pub mod writer;
+pub mod workers;
 
 #[cfg(test)]
 mod membership_tests;
@@ -88,7 +65,7 @@ impl Gateway {
     /// When the port is taken or not allowed, with a message of one line.
     pub fn bind(settings: &Settings) -> anyhow::Result<Gateway> {
         let address = settings.listen;
-        let listener = listen::bind(address).map_err(|error| match error.kind() {
+        let listener = http::listen::bind(address).map_err(|error| match error.kind() {
             std::io::ErrorKind::AddrInUse => {
                 anyhow::anyhow!("{address} is in use: stop what listens there, or give another with --listen")
             }
@@ -115,9 +92,9 @@ impl Gateway {
         let mut heart = Heart::begin(self.settings, bus).await?;
         let shared = heart.shared().clone();
         let stop_accepting = CancellationToken::new();
-        let http_connections = listen::http_connections(shared.settings.limits.connections);
-        let router = routes::router(shared.clone());
-        heart.tasks.spawn(listen::serve(listener, router, http_connections, stop_accepting.clone()));
+        let http_connections = http::listen::http_connections(shared.settings.limits.connections);
+        let router = http::routes::router(shared.clone());
+        heart.tasks.spawn(http::listen::serve(listener, router, http_connections, stop_accepting.clone()));
         tracing::info!(gateway = %shared.id, "the gateway serves");
         let served = tokio::select! {
             () = shutdown.cancelled() => Ok(()),
@@ -137,7 +114,7 @@ pub struct Heart {
 }
 
 impl Heart {
-    /// Builds a gateway's parts and starts their tasks. Sessions begin with [`socket::start`].
+    /// Builds a gateway's parts and starts their tasks. Sessions begin with [`session::start::start`].
     ///
     /// # Errors
     /// When the bus cannot be reached.
@@ -146,17 +123,23 @@ impl Heart {
         let mut tasks = JoinSet::new();
         let shared = assemble(settings, bus, &mut tasks)?;
         let subscription = shared.bus.subscribe(&subject::gateway(&shared.id), None).await;
-        tasks.spawn(deliver::run(shared.clone(), subscription.context("no subscription to the bus")?));
+        tasks.spawn(delivery::deliver::run(
+            shared.clone(),
+            subscription.context("no subscription to the bus")?,
+        ));
         let arrivals = shared.bus.subscribe(subject::GATEWAYS, None).await;
-        tasks.spawn(deliver::to_all(shared.clone(), arrivals.context("no subscription to the bus")?));
+        tasks.spawn(delivery::deliver::to_all(
+            shared.clone(),
+            arrivals.context("no subscription to the bus")?,
+        ));
         let relayed = shared.bus.subscribe(&subject::engine(&shared.id), None).await;
         let relayed = relayed.context("no subscription to the bus")?;
         let relay = engine::Relay::new(shared.id.clone(), shared.bus.clone());
         tasks.spawn(engine::relayed::serve(shared.polling.clone(), relay, relayed));
-        tasks.spawn(ephemeral::end_typing(shared.clone()));
+        tasks.spawn(delivery::ephemeral::end_typing(shared.clone()));
         tasks.spawn(presence::refresh(shared.clone()));
         tasks.spawn(sweep(shared.clone()));
-        tasks.spawn(outcomes::run(shared.clone()));
+        tasks.spawn(workers::outcomes::run(shared.clone()));
         Ok(Heart { shared, tasks })
     }
 
@@ -210,44 +193,45 @@ fn assemble(settings: Settings, bus: Arc<dyn Bus>, tasks: &mut JoinSet<()>) -> a
     let partitions = settings.partitions;
     let id = uuid::Uuid::new_v4().simple().to_string();
     let id = GatewayId::parse(&format!("g-{}", &id[..16])).context("a gateway id")?;
-    let (links, link_tasks): (Vec<_>, Vec<_>) = (0..partitions).map(|_| links::link()).unzip();
-    let (publishers, queues): (Vec<_>, Vec<_>) = (0..partitions).map(|_| publish::publisher()).unzip();
+    let (links, link_tasks): (Vec<_>, Vec<_>) = (0..partitions).map(|_| workers::links::link()).unzip();
+    let (publishers, queues): (Vec<_>, Vec<_>) =
+        (0..partitions).map(|_| workers::publish::publisher()).unzip();
     let (presence, shard_tasks): (Vec<_>, Vec<_>) = (0..PRESENCE_SHARDS).map(|_| presence::shard()).unzip();
-    let (passing, passing_queue) = ephemeral::passing();
+    let (passing, passing_queue) = delivery::ephemeral::passing();
     let shared = Arc::new_cyclic(|this| Shared {
         id,
         partitions,
         bus,
-        verifier: auth::Verifier::new(&settings.auth),
+        verifier: access::auth::Verifier::new(&settings.auth),
         access: access::AccessRules::new(&settings),
-        admission: admission::Admission::new(&settings),
-        directory: directory::Directory::default(),
-        hub: hub::Hub::new(partitions),
-        pending: pending::PendingCommands::default(),
+        admission: access::admission::Admission::new(&settings),
+        directory: presence::directory::Directory::default(),
+        hub: delivery::hub::Hub::new(partitions),
+        pending: workers::pending::PendingCommands::default(),
         links,
         publishers,
         presence,
         audience: presence::Audience::default(),
         refreshing: presence::Refreshing::default(),
         passing,
-        typing_ends: ephemeral::TypingEnds::default(),
+        typing_ends: delivery::ephemeral::TypingEnds::default(),
         next_connection: 0.into(),
         draining: CancellationToken::new(),
         this: this.clone(),
         polling: Arc::default(),
-        recoveries: recovery::Recoveries::default(),
-        reads: reads::SharedReads::default(),
+        recoveries: session::recovery::Recoveries::default(),
+        reads: delivery::reads::SharedReads::default(),
         health: rest::RecentHealth::default(),
         settings,
     });
     for (partition, (task, queue)) in (0..).zip(link_tasks.into_iter().zip(queues)) {
         tasks.spawn(task.run(shared.clone(), partition));
-        tasks.spawn(publish::run(shared.clone(), partition, queue));
+        tasks.spawn(workers::publish::run(shared.clone(), partition, queue));
     }
     for (shard, task) in (0..).zip(shard_tasks) {
         tasks.spawn(task.run(shared.clone(), shard));
     }
-    tasks.spawn(ephemeral::run(shared.clone(), passing_queue));
+    tasks.spawn(delivery::ephemeral::run(shared.clone(), passing_queue));
     Ok(shared)
 }
 

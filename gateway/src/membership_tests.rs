@@ -1,10 +1,10 @@
 //! Joins, leaves and removals that happen at the same time. The gateway's parts are real. The partition's owner and the
 //! presence-workers are models at the other end of the embedded bus.
 
+use crate::connection::outgoing::Outgoing;
 use crate::connection::{Connection, Speaks};
-use crate::dialect::{Asked, Namespace};
-use crate::join::{self, Entered, Request};
-use crate::outgoing::Outgoing;
+use crate::delivery::dialect::{Asked, Namespace};
+use crate::session::join::{self, Entered, Request};
 use crate::session::{Done, Session};
 use crate::shared::Shared;
 use bytes::Bytes;
@@ -182,7 +182,7 @@ async fn world() -> World {
         .await;
     }
     let subscription = bus.subscribe(&subject::gateway(&shared.id), None).await.expect("subscribed");
-    tasks.spawn(crate::deliver::run(shared.clone(), subscription));
+    tasks.spawn(crate::delivery::deliver::run(shared.clone(), subscription));
     World { shared, bus, owner, presence, connections: AtomicU64::new(0), _tasks: tasks }
 }
 
@@ -427,7 +427,7 @@ async fn a_removed_user_gets_a_notice_that_the_subscription_ended() {
         let world = world().await;
         let (ann, bob) = (world.connection("ann"), world.connection("bob"));
         world.join(&ann, Authority::Granted).await.expect("joined");
-        let identity = crate::auth::Identity::unverified(bob.user.clone(), None);
+        let identity = crate::access::auth::Identity::unverified(bob.user.clone(), None);
         let mut session = Session::new(world.shared.clone(), bob.clone(), identity);
         let request = Request { asked: asked(dialect), ..world.request(&bob, Authority::Participant, None) };
         session.done(request.run().await);

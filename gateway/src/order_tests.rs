@@ -1,13 +1,13 @@
 //! Joins, leaves, registrations and deliveries in many orders of threads, chosen by shuttle. The hub, the link's handle
 //! and gathering, and registrations are the gateway's own code. The partition's owner and its store are models.
 
+use crate::connection::outgoing::Outgoing;
 use crate::connection::{Connection, Member, Speaks};
-use crate::dialect::Dialect;
-use crate::hub::{Fetch, Hub, Room};
-use crate::links::{LinkHandle, LinkTask, link};
-use crate::outgoing::Outgoing;
-use crate::registration::Registration;
+use crate::delivery::dialect::Dialect;
+use crate::delivery::hub::{Fetch, Hub, Room};
 use crate::sync::{Mutex, stepped};
+use crate::workers::links::{LinkHandle, LinkTask, link};
+use crate::workers::registration::Registration;
 use carillon_proto::id::{ConversationId, UserId};
 use carillon_proto::partition::stable_hash;
 use carillon_proto::wire::{self, event::Kind};

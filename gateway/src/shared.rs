@@ -1,19 +1,19 @@
 //! The state that all parts of one gateway share, and the distribution of messages from workers.
 
 use crate::access::AccessRules;
-use crate::admission::Admission;
-use crate::auth::Verifier;
-use crate::directory::Directory;
+use crate::access::admission::Admission;
+use crate::access::auth::Verifier;
+use crate::delivery::ephemeral::{Passing, TypingEnds};
+use crate::delivery::hub::{Fetch, Hub, Room};
+use crate::delivery::reads::SharedReads;
 use crate::engine;
-use crate::ephemeral::{Passing, TypingEnds};
-use crate::hub::{Fetch, Hub, Room};
-use crate::links::LinkHandle;
 use crate::metrics;
-use crate::pending::PendingCommands;
+use crate::presence::directory::Directory;
 use crate::presence::{Audience, Refreshing, ShardHandle};
-use crate::publish::Publisher;
-use crate::reads::SharedReads;
-use crate::recovery::Recoveries;
+use crate::session::recovery::Recoveries;
+use crate::workers::links::LinkHandle;
+use crate::workers::pending::PendingCommands;
+use crate::workers::publish::Publisher;
 use carillon_proto::code::{ErrorCode, Failure};
 use carillon_proto::id::{ConversationId, GatewayId};
 use carillon_proto::limits::HISTORY_LIMIT_MAX;

@@ -7,7 +7,7 @@
 //! subscription that has ended is reused only after a new base
 //! (`docs/decisions/0009-recovery-is-a-record-and-an-offset.md`).
 
-use crate::frame::{self, Body};
+use crate::connection::frame::{self, Body};
 use bytes::{Bytes, BytesMut};
 use carillon_proto::dialect::socketio::offset::{Offset, Partial};
 use carillon_proto::dialect::socketio::vocabulary::Vocabulary;

@@ -2,9 +2,9 @@
 
 use super::framing::NOOP;
 use super::request::Refusal;
-use crate::drive::Socket;
-use crate::frame::{self, Body};
-use crate::outgoing::{Outgoing, answer_length};
+use crate::connection::drive::Socket;
+use crate::connection::frame::{self, Body};
+use crate::connection::outgoing::{Outgoing, answer_length};
 use carillon_proto::dialect::socketio::engine::{Packet, payload};
 use carillon_proto::wire::MovedSession;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! Engine.IO packets in WebSocket frames, one in each frame, and the pings that the server sends.
 
+use crate::connection::drive::{Framing, Understood};
 use crate::core::keepalive::{Due, Keepalive, Pings};
-use crate::drive::{Framing, Understood};
 use bytes::Bytes;
 use carillon_proto::code::Close;
 use carillon_proto::dialect::socketio::engine::Packet;

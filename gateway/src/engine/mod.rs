@@ -17,13 +17,13 @@ pub use relay::Relay;
 pub use request::Refusal;
 pub use sessions::Sessions;
 
-use crate::application::Application;
+use crate::connection::drive;
+use crate::connection::frame;
+use crate::connection::outgoing::Outgoing;
 use crate::core::keepalive::Pings;
 use crate::core::outbox::Urgency;
-use crate::drive;
-use crate::frame;
-use crate::outgoing::Outgoing;
-use crate::upgrade;
+use crate::http::upgrade;
+use crate::session::application::Application;
 use answers::{Asked, Polled};
 use axum::body::Body;
 use axum::extract::Request;

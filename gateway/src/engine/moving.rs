@@ -1,7 +1,7 @@
 //! Probes a WebSocket for a session that lives on another gateway, and moves the session here.
 
 use super::relay::Relay;
-use crate::drive::Socket;
+use crate::connection::drive::Socket;
 use carillon_proto::dialect::socketio::engine::Packet;
 use carillon_proto::id::GatewayId;
 use carillon_proto::wire::MovedSession;

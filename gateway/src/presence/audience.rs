@@ -3,7 +3,7 @@
 
 use super::seen_after;
 use crate::connection::{Connection, Speaks};
-use crate::hub::{Room, Seen};
+use crate::delivery::hub::{Room, Seen};
 use crate::sync::Mutex;
 use carillon_proto::id::UserId;
 use carillon_proto::limits::VISIBLE_USERS_MAX;

@@ -1,6 +1,8 @@
 //! The gateway's side of presence: it announces sessions, rooms and watches to the presence-workers, and passes
 //! presence and room changes on to the connections here that see them.
 
+pub mod directory;
+
 mod acquaintances;
 mod audience;
 mod shard;
@@ -11,9 +13,9 @@ pub use shard::{ShardHandle, ShardTask, shard};
 
 use crate::connection::{Connection, Speaks};
 use crate::core::outbox::Urgency;
-use crate::dialect;
-use crate::directory::LocalSession;
-use crate::hub::{Room, Seen};
+use crate::delivery::dialect;
+use crate::delivery::hub::{Room, Seen};
+use crate::presence::directory::LocalSession;
 use crate::shared::Shared;
 use bytes::Bytes;
 use carillon_proto::id::UserId;

@@ -1,8 +1,8 @@
 //! The caller of a request: a user with a token, or a backend with an API key (`docs/rest.md`).
 
 use super::Refused;
-use crate::auth::Identity;
-use crate::routes::bearer;
+use crate::access::auth::Identity;
+use crate::http::routes::bearer;
 use crate::shared::Shared;
 use axum::extract::FromRequestParts;
 use axum::http::HeaderMap;
@@ -114,7 +114,7 @@ pub fn session(shared: &Shared, headers: &HeaderMap) -> Result<Identity, Failure
     let Some(token) = bearer(headers) else {
         return Err(Failure::new(ErrorCode::Unauthorized, "send a token: Authorization: Bearer TOKEN"));
     };
-    shared.verifier.verify(&token).map_err(crate::auth::Refusal::failure)
+    shared.verifier.verify(&token).map_err(crate::access::auth::Refusal::failure)
 }
 
 fn api_key(headers: &HeaderMap) -> Option<&str> {

@@ -2,7 +2,7 @@
 
 use super::refusal::Error;
 use super::{conversations, health, messages, participants, session, users};
-use crate::page;
+use crate::http::page;
 use crate::shared::Shared;
 use axum::Router;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};

@@ -6,7 +6,7 @@ use super::caller::{Caller, only_with_a_key};
 use super::refusal::Refusals;
 use super::shapes::Message;
 use super::write::Write;
-use crate::directory::Action;
+use crate::presence::directory::Action;
 use crate::shared::Shared;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};

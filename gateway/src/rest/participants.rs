@@ -7,7 +7,7 @@ use super::conversations::manage;
 use super::refusal::Refusals;
 use super::shapes::Conversation;
 use super::write::Write;
-use crate::directory::Action;
+use crate::presence::directory::Action;
 use crate::shared::Shared;
 use axum::extract::State;
 use axum::http::StatusCode;

@@ -3,7 +3,7 @@
 use super::Refused;
 use super::caller::session;
 use super::refusal::Refusals;
-use crate::auth::{Identity, Refusal};
+use crate::access::auth::{Identity, Refusal};
 use crate::shared::Shared;
 use crate::wall;
 use axum::extract::State;
@@ -140,7 +140,7 @@ pub(super) async fn current(State(shared): State<Arc<Shared>>, headers: HeaderMa
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::Verifier;
+    use crate::access::auth::Verifier;
     use serde_json::json;
 
     fn auth() -> Auth {

@@ -57,7 +57,7 @@ impl Api {
         change(&mut settings);
         let (bus, mut tasks) = (EmbeddedBus::new(1), JoinSet::new());
         let shared = crate::assemble(settings, bus.clone(), &mut tasks).expect("a gateway");
-        Api { router: crate::routes::router(shared.clone()), shared, bus, tasks }
+        Api { router: crate::http::routes::router(shared.clone()), shared, bus, tasks }
     }
 
     async fn ask(
@@ -345,7 +345,7 @@ async fn a_missing_outcome_is_a_timeout() {
         while api.bus.log_bounds(0).await.expect("the log").last == 0 {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
-        let after = crate::pending::OUTCOME_TIMEOUT + std::time::Duration::from_secs(1);
+        let after = crate::workers::pending::OUTCOME_TIMEOUT + std::time::Duration::from_secs(1);
         api.shared.pending.sweep(tokio::time::Instant::now() + after);
     };
     let (answer, ()) = tokio::join!(send, late);
@@ -380,7 +380,7 @@ async fn the_docs_page_uses_only_its_own_files() {
     assert!(!page.text.contains("<style") && !page.text.contains("//cdn") && !page.text.contains("http"));
     let linked = page.text.split('"').filter(|part| part.starts_with("/api/docs/"));
     let linked: BTreeSet<&str> = linked.map(|part| part.split('#').next().expect("a path")).collect();
-    assert_eq!(linked.len(), crate::page::DOCS_FILES.len());
+    assert_eq!(linked.len(), crate::http::page::DOCS_FILES.len());
     for path in linked {
         assert_eq!(api.get(path, &[]).await.status, StatusCode::OK, "{path}");
     }

@@ -1,10 +1,10 @@
 //! Writes of the API: each sends a command to the log and waits for its outcome.
 
 use super::caller::Right;
-use crate::directory::Action;
-use crate::pending::Key;
+use crate::presence::directory::Action;
 use crate::session::made_client_id;
 use crate::shared::Shared;
+use crate::workers::pending::Key;
 use carillon_proto::code::{ErrorCode, Failure};
 use carillon_proto::id::{ConversationId, UserId};
 use carillon_proto::wire::{self, command::Body};

@@ -3,9 +3,9 @@
 use super::{Cursor, Done, Session, Work};
 use crate::core::outbox::Urgency;
 use crate::core::topic::{CatchUp, Slot};
-use crate::dialect::Dialect;
-use crate::hub::{self, Encoded, Room};
-use crate::reads::Page;
+use crate::delivery::dialect::Dialect;
+use crate::delivery::hub::{self, Encoded, Room};
+use crate::delivery::reads::Page;
 use std::sync::Arc;
 use std::time::Duration;
 

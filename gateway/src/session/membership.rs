@@ -3,9 +3,9 @@
 use super::{Done, Joined, Place, Session};
 use crate::connection::Signal;
 use crate::core::outbox::Urgency;
-use crate::dialect::Dialect;
-use crate::hub::Room;
-use crate::join::{self, Entered};
+use crate::delivery::dialect::Dialect;
+use crate::delivery::hub::Room;
+use crate::session::join::{self, Entered};
 use carillon_proto::code::Close;
 use carillon_proto::id::{ConversationId, UserId};
 use carillon_proto::wire;

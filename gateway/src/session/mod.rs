@@ -3,24 +3,30 @@
 //! A command that needs an answer from another service becomes [`Work`]. The connection's task runs one at a time, in
 //! order. All other commands are handled at once.
 
+pub mod application;
+pub mod crowd;
+pub mod join;
+pub mod recovery;
+pub mod start;
+
 mod catch_up;
 mod membership;
 mod presence;
 
-use crate::auth::Identity;
+use crate::access::auth::Identity;
 use crate::connection::{Connection, Speaks};
 use crate::core::outbox::Urgency;
 use crate::core::topic::Slot;
 use crate::core::tracker::Tracker;
-use crate::dialect::{Asked, Dialect};
-use crate::directory::Action;
-use crate::hub::Room;
-use crate::join::{self, Entered};
+use crate::delivery::dialect::{Asked, Dialect};
+use crate::delivery::hub::Room;
+use crate::delivery::reads::Page;
 use crate::metrics;
-use crate::pending::{Key, Sender};
-use crate::reads::Page;
+use crate::presence::directory::Action;
+use crate::session::join::Entered;
 use crate::shared::Shared;
 use crate::wall;
+use crate::workers::pending::{Key, Sender};
 use carillon_proto::code::{ErrorCode, Failure};
 use carillon_proto::command::{Command, HistoryFrom, Send};
 use carillon_proto::dialect::socketio::vocabulary::{Verb, Vocabulary};
@@ -243,7 +249,7 @@ impl Session {
     }
 
     fn renew(&mut self, token: &str, asked: &Asked) -> Result<(), Failure> {
-        let identity = self.shared.verifier.verify(token).map_err(crate::auth::Refusal::failure)?;
+        let identity = self.shared.verifier.verify(token).map_err(crate::access::auth::Refusal::failure)?;
         if identity.user != self.identity.user {
             return Err(Failure::new(ErrorCode::Unauthorized, "the token is somebody else's: connect anew"));
         }

@@ -3,7 +3,7 @@
 use super::{Done, Session, Work, reply_to, tell};
 use crate::connection::Connection;
 use crate::core::outbox::Urgency;
-use crate::dialect::Asked;
+use crate::delivery::dialect::Asked;
 use crate::shared::Shared;
 use carillon_proto::code::{ErrorCode, Failure};
 use carillon_proto::event::{Reply, unknown_presence};

@@ -1,7 +1,7 @@
 //! Tests that renew a token while a join is under way. They call the session's own functions in the possible orders.
 
 use super::*;
-use crate::outgoing::Outgoing;
+use crate::connection::outgoing::Outgoing;
 use carillon_proto::subject;
 use carillon_proto::wire::{partition_reply, partition_request};
 use carillon_runtime::bus::embedded::EmbeddedBus;
@@ -84,7 +84,7 @@ async fn a_join_is_judged_by_the_identity_at_the_time_it_completes() {
 /// and the client got no notice that the subscription had ended.
 #[tokio::test]
 async fn a_refused_restored_subscription_is_removed_from_the_record() {
-    use crate::dialect::Namespace;
+    use crate::delivery::dialect::Namespace;
     let mut tasks = JoinSet::new();
     let shared = gateway(&mut tasks).await;
     let identity = shared.verifier.verify(&token(&["hall"])).expect("valid");

@@ -2,16 +2,16 @@
 //! session, or by a move from another gateway.
 
 use super::client::{AUTHENTICATION_TIMEOUT, Client, Path, State, asked_by, failure_of};
-use crate::application::Running;
-use crate::auth::Identity;
+use crate::access::auth::Identity;
 use crate::connection::Speaks;
+use crate::connection::outgoing::Outgoing;
 use crate::core::tracker::Tracker;
-use crate::dialect::{Asked, Dialect, Namespace};
+use crate::delivery::dialect::{Asked, Dialect, Namespace};
 use crate::metrics;
-use crate::outgoing::Outgoing;
-use crate::recovery::{Found, Ids, Return};
+use crate::session::application::Running;
+use crate::session::recovery::{Found, Ids, Return};
+use crate::session::start::{Claim, start};
 use crate::shared::Shared;
-use crate::socket::{Claim, start};
 use carillon_proto::code::{Close, ErrorCode, Failure};
 use carillon_proto::command::Command;
 use carillon_proto::dialect::socketio::packet;

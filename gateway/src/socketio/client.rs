@@ -1,12 +1,12 @@
 //! A Socket.IO client of the gateway: its state from the handshake to the end, and its events as commands.
 
-use crate::application::{Running, Served};
+use crate::connection::frame;
+use crate::connection::outgoing::Outgoing;
 use crate::core::outbox::Urgency;
-use crate::dialect::{Asked, Namespace, packets};
-use crate::frame;
+use crate::delivery::dialect::{Asked, Namespace, packets};
 use crate::metrics;
-use crate::outgoing::Outgoing;
-use crate::recovery::Ids;
+use crate::session::application::{Running, Served};
+use crate::session::recovery::Ids;
 use crate::shared::Shared;
 use crate::socketio::Sockets;
 use crate::socketio::begin::{Begins, Begun, Starting};

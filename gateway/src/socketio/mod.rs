@@ -9,7 +9,7 @@ mod service;
 pub use client::{Client, Path};
 pub use service::{Gateway, engine};
 
-use crate::application::{Application, Served};
+use crate::session::application::{Application, Served};
 use bytes::Bytes;
 use carillon_proto::code::Close;
 use carillon_proto::dialect::socketio::assembly::Assembly;

@@ -2,13 +2,13 @@
 
 use super::begin::{Arrival, Joins};
 use super::client::{AUTHENTICATION_TIMEOUT, Client, Path, State};
-use crate::auth::Identity;
+use crate::access::auth::Identity;
+use crate::connection::outgoing::Outgoing;
 use crate::core::tracker::Tracker;
-use crate::dialect::{Asked, Dialect, Namespace};
-use crate::outgoing::Outgoing;
-use crate::recovery::{Found, Ids};
+use crate::delivery::dialect::{Asked, Dialect, Namespace};
+use crate::session::recovery::{Found, Ids};
+use crate::session::start::Claim;
 use crate::shared::Shared;
-use crate::socket::Claim;
 use carillon_proto::command::Command;
 use carillon_proto::dialect::socketio::offset::Offset;
 use carillon_proto::dialect::socketio::vocabulary::Vocabulary;

@@ -1,11 +1,11 @@
 //! Socket.IO on this gateway's listener: the engine for each path, with its limits.
 
 use super::{Client, Packets, Path};
-use crate::admission;
+use crate::access::admission;
+use crate::connection::outgoing::Outgoing;
 use crate::core::keepalive::Pings;
 use crate::engine::{Config, Engine, Relay, Service};
-use crate::outgoing::Outgoing;
-use crate::routes::admit;
+use crate::http::routes::admit;
 use crate::shared::Shared;
 use axum::extract::Request;
 use axum::response::Response;

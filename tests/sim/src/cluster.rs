@@ -274,7 +274,7 @@ impl Cluster {
             .header(CONTENT_TYPE, "application/json")
             .body(Body::from(body.to_string()))
             .ok()?;
-        let answer = carillon_gateway::routes::router(shared).oneshot(request).await.ok()?;
+        let answer = carillon_gateway::http::routes::router(shared).oneshot(request).await.ok()?;
         gate.running().await;
         Some(answer.status().as_u16())
     }

@@ -1,14 +1,15 @@
-//! A connection without a socket: the gateway's end of it, which does what `carillon_gateway::drive` does with a
+//! A connection without a socket: the gateway's end of it, which does what `carillon_gateway::connection::drive` does with a
 //! WebSocket, between two channels.
 
 use crate::gate::Gate;
-use carillon_gateway::application::{Application, Served};
-use carillon_gateway::auth::Identity;
+use carillon_gateway::access::auth::Identity;
 use carillon_gateway::connection::Speaks;
-use carillon_gateway::frame::{self, Body};
-use carillon_gateway::outgoing::Outgoing;
+use carillon_gateway::connection::frame::{self, Body};
+use carillon_gateway::connection::outgoing::Outgoing;
+use carillon_gateway::native::Native;
+use carillon_gateway::session::application::{Application, Served};
+use carillon_gateway::session::start::{Claim, start};
 use carillon_gateway::shared::Shared;
-use carillon_gateway::socket::{Claim, Native, start};
 use carillon_proto::code::Close;
 use carillon_proto::id::UserId;
 use std::future::poll_fn;

@@ -1,13 +1,13 @@
 //! The HTTP routes: WebSocket upgrades, probes, metrics, web pages and the REST API.
 
-use crate::admission::{Place, Turned};
-use crate::auth::{Identity, Refusal};
-use crate::listen::Peer;
+use crate::access::admission::{Place, Turned};
+use crate::access::auth::{Identity, Refusal};
+use crate::http::listen::Peer;
+use crate::http::upgrade::{self, accept_key, is_upgrade, protocols};
+use crate::native::{self, Arrival};
 use crate::shared::Shared;
-use crate::socket::{self, Arrival};
 use crate::socketio::{self, Path};
-use crate::upgrade::{self, accept_key, is_upgrade, protocols};
-use crate::{metrics, page, rest};
+use crate::{http::page, metrics, rest};
 use axum::Router;
 use axum::extract::{Path as UrlPath, Query, Request, State};
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER, UPGRADE};
@@ -173,7 +173,7 @@ fn upgrade(shared: Arc<Shared>, request: Request, arrival: impl FnOnce(&Shared) 
         metrics::REFUSED.inc();
     }
     upgrade::switch(request, accept, subprotocol, async move |stream, leftover| {
-        socket::serve(shared, stream, leftover, arrival, beginning).await;
+        native::serve(shared, stream, leftover, arrival, beginning).await;
         drop(place);
     })
 }

@@ -1,7 +1,7 @@
 //! The interface between a connection and what is served over it, independent of the transport.
 
 use crate::connection::Connection;
-use crate::dialect::Asked;
+use crate::delivery::dialect::Asked;
 use crate::session::{Session, Work};
 use bytes::Bytes;
 use carillon_proto::code::Close;

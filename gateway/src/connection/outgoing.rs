@@ -3,10 +3,10 @@
 //! Any task may queue a frame and write to the socket. Without a socket, as while a client polls, frames wait until a
 //! poll takes them.
 
+use crate::connection::frame;
+use crate::connection::writer::Writer;
 use crate::core::outbox::{Outbox, Urgency};
 use crate::core::tracker::Tracker;
-use crate::frame;
-use crate::writer::Writer;
 use bytes::Bytes;
 use carillon_proto::limits::{ENGINEIO_ANSWER_BYTES_MAX, ENGINEIO_ANSWER_PACKETS_MAX};
 use carillon_runtime::time::steady_ms;

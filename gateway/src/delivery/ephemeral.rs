@@ -3,7 +3,7 @@
 
 use crate::connection::Connection;
 use crate::core::typing::{Said, Told, Typists};
-use crate::hub::Room;
+use crate::delivery::hub::Room;
 use crate::shared::Shared;
 use crate::wall;
 use carillon_proto::id::{ConversationId, UserId};

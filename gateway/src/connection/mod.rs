@@ -1,10 +1,16 @@
 //! One client's connection: a queue for frames to the client, and signals for the connection's own task.
 
+pub mod drive;
+pub mod frame;
+pub mod outgoing;
+pub mod stream;
+pub mod writer;
+
+use crate::connection::outgoing::Outgoing;
 use crate::core::outbox::Urgency;
 use crate::core::topic::Hearer;
-use crate::dialect::{Dialect, Namespace};
-use crate::hub::{Encoded, Room};
-use crate::outgoing::Outgoing;
+use crate::delivery::dialect::{Dialect, Namespace};
+use crate::delivery::hub::{Encoded, Room};
 use bytes::Bytes;
 use carillon_proto::code::Close;
 use carillon_proto::id::UserId;
@@ -113,7 +119,7 @@ impl Connection {
     /// Sends the client a ping in addition to the regular pings.
     pub fn ping(&self) {
         let ping = match self.speaks {
-            Speaks::Native => crate::frame::PING,
+            Speaks::Native => crate::connection::frame::PING,
             Speaks::SocketIo(_) => crate::engine::PING,
         };
         self.offer(&ping, Urgency::Reply);
@@ -202,7 +208,7 @@ impl Member {
 }
 
 impl Hearer<Encoded> for Member {
-    /// Does not wake the connection's task: the delivery writes to all touched members at its end (see [`crate::hub`]).
+    /// Does not wake the connection's task: the delivery writes to all touched members at its end (see [`crate::delivery::hub`]).
     fn hear(&self, event: &Encoded) -> bool {
         let taken = self.queue(event, Urgency::Event);
         self.connection.touched.store(true, Ordering::Relaxed);

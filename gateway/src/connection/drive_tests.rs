@@ -1,8 +1,8 @@
 //! Tests how a connection ends when its client reads slowly.
 
 use super::*;
-use crate::application::Served;
 use crate::core::keepalive::{Keepalive, NATIVE};
+use crate::session::application::Served;
 use std::time::Instant as Monotonic;
 use tokio::net::TcpListener;
 

@@ -4,8 +4,8 @@
 //! keeps the batch, the outcomes are requested here from its successor, which knows what was accepted. Without this, a
 //! sender would wait for its timeout although its message is stored.
 
-use crate::pending::{Key, Late};
 use crate::shared::Shared;
+use crate::workers::pending::{Key, Late};
 use carillon_proto::partition;
 use carillon_proto::subject;
 use carillon_proto::wire::{self, partition_reply, partition_request};

@@ -10,12 +10,12 @@ const POLICY: &str = "default-src 'self'; connect-src 'self' ws: wss:; style-src
 
 /// The demo page's files: path, content type and content.
 pub const FILES: &[(&str, &str, &str)] = &[
-    ("/", "text/html; charset=utf-8", include_str!("../page/index.html")),
-    ("/assets/style.css", "text/css; charset=utf-8", include_str!("../page/style.css")),
-    ("/assets/app.js", "text/javascript; charset=utf-8", include_str!("../page/app.js")),
-    ("/assets/client.js", "text/javascript; charset=utf-8", include_str!("../page/client.js")),
-    ("/assets/conversation.js", "text/javascript; charset=utf-8", include_str!("../page/conversation.js")),
-    ("/assets/icon.svg", "image/svg+xml", include_str!("../page/icon.svg")),
+    ("/", "text/html; charset=utf-8", include_str!("../../page/index.html")),
+    ("/assets/style.css", "text/css; charset=utf-8", include_str!("../../page/style.css")),
+    ("/assets/app.js", "text/javascript; charset=utf-8", include_str!("../../page/app.js")),
+    ("/assets/client.js", "text/javascript; charset=utf-8", include_str!("../../page/client.js")),
+    ("/assets/conversation.js", "text/javascript; charset=utf-8", include_str!("../../page/conversation.js")),
+    ("/assets/icon.svg", "image/svg+xml", include_str!("../../page/icon.svg")),
 ];
 
 /// Allows only the page's own files, and requests to the API.
@@ -23,14 +23,14 @@ const DOCS_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'sel
                            connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// The page for reading and trying the REST API.
-pub const DOCS: &str = include_str!("../page/docs.html");
+pub const DOCS: &str = include_str!("../../page/docs.html");
 
 /// The files that [`DOCS`] uses: path, content type and content.
 pub const DOCS_FILES: &[(&str, &str, &str)] = &[
-    ("/api/docs/style.css", "text/css; charset=utf-8", include_str!("../page/style.css")),
-    ("/api/docs/docs.css", "text/css; charset=utf-8", include_str!("../page/docs.css")),
-    ("/api/docs/docs.js", "text/javascript; charset=utf-8", include_str!("../page/docs.js")),
-    ("/api/docs/icon.svg", "image/svg+xml", include_str!("../page/icon.svg")),
+    ("/api/docs/style.css", "text/css; charset=utf-8", include_str!("../../page/style.css")),
+    ("/api/docs/docs.css", "text/css; charset=utf-8", include_str!("../../page/docs.css")),
+    ("/api/docs/docs.js", "text/javascript; charset=utf-8", include_str!("../../page/docs.js")),
+    ("/api/docs/icon.svg", "image/svg+xml", include_str!("../../page/icon.svg")),
 ];
 
 /// One of [`FILES`] as a response.

@@ -1,7 +1,7 @@
 //! Receives what workers send: one subscription for messages to this gateway, and one for messages to all gateways,
 //! which report new owners and changed acquaintances.
 
-use crate::hub::Room;
+use crate::delivery::hub::Room;
 use crate::shared::Shared;
 use carillon_proto::subject;
 use carillon_proto::wire::{ToGateway, to_gateway::Body};

@@ -4,9 +4,9 @@
 
 use crate::connection::{Connection, Signal};
 use crate::core::probe::{Probe, Verdict};
-use crate::directory::LocalSession;
 use crate::metrics;
 use crate::presence::Admission;
+use crate::presence::directory::LocalSession;
 use crate::shared::Shared;
 use carillon_proto::code::Close;
 use carillon_proto::id::UserId;

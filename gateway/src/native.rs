@@ -1,27 +1,24 @@
 //! One native WebSocket from its upgrade to its end: authentication, then JSON frames.
 
-use crate::admission::Beginning;
-use crate::application::{Application, Running, Served};
-use crate::auth::{Identity, Refusal};
-use crate::connection::{Connection, Speaks};
+use crate::access::admission::Beginning;
+use crate::access::auth::{Identity, Refusal};
+use crate::connection::Speaks;
+use crate::connection::drive::{self, Framing, Socket, Understood};
+use crate::connection::frame;
+use crate::connection::outgoing::Outgoing;
 use crate::core::keepalive::{Due, Keepalive, NATIVE};
-use crate::dialect::Asked;
-use crate::directory::LocalSession;
-use crate::drive::{self, Framing, Socket, Understood};
-use crate::outgoing::Outgoing;
-use crate::presence::Admission;
-use crate::session::Session;
+use crate::delivery::dialect::Asked;
+use crate::session::application::{Application, Running, Served};
+use crate::session::start::{Claim, start};
 use crate::shared::Shared;
-use crate::{frame, metrics, wall};
+use crate::{metrics, wall};
 use bytes::Bytes;
 use carillon_proto::code::{Close, ErrorCode, Failure};
 use carillon_proto::command::Command;
 use carillon_proto::dialect::native;
 use carillon_proto::event::Reply;
-use carillon_proto::wire::{SessionPlace, Status};
 use futures_util::{SinkExt, StreamExt};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -131,49 +128,6 @@ async fn admitted(
     outgoing.close();
     Box::pin(application.end()).await;
     close
-}
-
-/// The conditions under which a connection is counted for its user.
-pub struct Claim {
-    /// The maximum number of the user's connections; 0 means no limit.
-    pub limit: u32,
-    /// The session that this one replaces, at the gateway where it is still counted.
-    pub moved_from: Option<SessionPlace>,
-    /// The status that the user had set, with its text.
-    pub status: Option<(Status, String)>,
-}
-
-impl Claim {
-    /// The claim of a new connection.
-    pub fn new(shared: &Shared) -> Claim {
-        Claim { limit: shared.settings.limits.connections_per_user, moved_from: None, status: None }
-    }
-}
-
-/// Counts a connection in and begins its session.
-///
-/// # Errors
-/// When the user has the maximum number of connections, and all of them are alive.
-pub async fn start(
-    shared: Arc<Shared>,
-    mut identity: Identity,
-    speaks: Speaks,
-    outgoing: Arc<Outgoing>,
-    claim: Claim,
-) -> Result<Running, Close> {
-    // The directory keeps the profile, so the identity does not need a second copy.
-    let profile = std::mem::take(&mut identity.profile);
-    let id = shared.next_connection.fetch_add(1, Ordering::Relaxed) + 1;
-    let connection = Connection::new(id, identity.user.clone(), identity.name.clone(), speaks, outgoing);
-    let connection = Arc::new(connection);
-    let Claim { limit, moved_from, status } = claim;
-    let session = LocalSession { connection: connection.clone(), profile, status, moved_from };
-    if Box::pin(shared.find_place(session, limit)).await == Admission::TooMany {
-        metrics::REFUSED.inc();
-        return Err(Close::TooManyConnections);
-    }
-    metrics::ACCEPTED.inc();
-    Ok(Running::new(Session::new(shared, connection, identity)))
 }
 
 /// A session in the native vocabulary.

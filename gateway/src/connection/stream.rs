@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// A shared TCP stream. [`crate::outgoing::Outgoing::hold`] decides which of the two may write.
+/// A shared TCP stream. [`crate::connection::outgoing::Outgoing::hold`] decides which of the two may write.
 pub struct SharedStream(pub Arc<TcpStream>);
 
 impl AsyncRead for SharedStream {

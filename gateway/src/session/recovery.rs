@@ -5,7 +5,7 @@
 use crate::connection::{Connection, Signal, Speaks};
 use crate::core::outbox::Urgency;
 use crate::core::tracker::Tracker;
-use crate::dialect::{Dialect, Namespace, packets};
+use crate::delivery::dialect::{Dialect, Namespace, packets};
 use crate::shared::Shared;
 use carillon_proto::code::Close;
 use carillon_proto::dialect::socketio::offset::Offset;

@@ -1,7 +1,7 @@
 //! The dialect of each frame to a client. The command that joined decides how events of that conversation are encoded,
 //! and each command decides how its own reply is encoded (`docs/decisions/0007-a-subscription-has-a-vocabulary.md`).
 
-use crate::frame;
+use crate::connection::frame;
 use crate::wall;
 use bytes::Bytes;
 use carillon_proto::dialect::native;

@@ -1,6 +1,9 @@
 //! Decides who may use a conversation, by the conversation's namespace (`docs/configuration.md#who-may-do-what`).
 
-use crate::auth::Identity;
+pub mod admission;
+pub mod auth;
+
+use crate::access::auth::Identity;
 use carillon_proto::id::ConversationId;
 use carillon_proto::wire::Authority;
 use carillon_runtime::settings::{Access, Settings};

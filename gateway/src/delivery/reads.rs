@@ -1,7 +1,7 @@
 //! Pages of events for members that are behind. Each page is read and encoded once for all members that need it at the
 //! same time or within seconds, as many do when their gateway has died.
 
-use crate::hub::Encoded;
+use crate::delivery::hub::Encoded;
 use crate::shared::Shared;
 use carillon_proto::code::{ErrorCode, Failure};
 use carillon_proto::id::ConversationId;

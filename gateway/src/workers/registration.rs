@@ -1,7 +1,7 @@
 //! A registration with a partition's owner. Its content is taken from the rooms in the hub when it is built. Its answer
 //! applies to those room objects and to the joins that waited for it.
 
-use crate::hub::{Fetch, Hub, Room};
+use crate::delivery::hub::{Fetch, Hub, Room};
 use carillon_proto::code::{ErrorCode, Failure};
 use carillon_proto::id::{ConversationId, UserId};
 use carillon_proto::limits::ENTRY_COMMANDS_MAX;

@@ -2,7 +2,7 @@
 
 use crate::connection::Connection;
 use crate::core::outbox::Urgency;
-use crate::dialect::Asked;
+use crate::delivery::dialect::Asked;
 use crate::metrics;
 use carillon_proto::code::{ErrorCode, Failure};
 use carillon_proto::event::Reply;

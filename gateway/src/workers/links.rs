@@ -1,9 +1,9 @@
 //! One task per partition keeps the registration with the partition's owner equal to the rooms in the hub.
 
 use crate::core::link::{Link, Repair, Rooms};
-use crate::hub::Room;
-use crate::registration::{Anew, Join, REGISTRATIONS_MAX, Registered, Registration, unavailable};
+use crate::delivery::hub::Room;
 use crate::shared::Shared;
+use crate::workers::registration::{Anew, Join, REGISTRATIONS_MAX, Registered, Registration, unavailable};
 use carillon_proto::code::Failure;
 use carillon_proto::id::UserId;
 use carillon_proto::{subject, wire};

@@ -1,16 +1,16 @@
 //! Drives one WebSocket: reads frames, writes once per wake-up, sends pings, and closes.
 //!
 //! tungstenite reads frames and writes control frames. Events are frames that were built once for all members (see
-//! [`crate::frame`]) and are written directly to the TCP stream, mostly by the task that delivers them. The two never
+//! [`crate::connection::frame`]) and are written directly to the TCP stream, mostly by the task that delivers them. The two never
 //! interleave: the library writes only while [`Outgoing::hold`] keeps other tasks from writing.
 
-use crate::application::Application;
+use crate::connection::outgoing::{Flushed, Outgoing};
+use crate::connection::stream::SharedStream;
 use crate::core::keepalive::Due;
 use crate::core::outbox::Urgency;
 use crate::core::rate::Bucket;
 use crate::metrics;
-use crate::outgoing::{Flushed, Outgoing};
-use crate::stream::SharedStream;
+use crate::session::application::Application;
 use bytes::Bytes;
 use carillon_proto::code::Close;
 use carillon_runtime::time::steady_ms;

@@ -1,0 +1,7 @@
+//! Delivery: events from workers to rooms, from rooms to their members, and the frames that they become.
+
+pub mod deliver;
+pub mod dialect;
+pub mod ephemeral;
+pub mod hub;
+pub mod reads;

@@ -1,0 +1,7 @@
+//! The gateway's side of the workers: registrations with partitions' owners, publishing to their logs, and the outcomes.
+
+pub mod links;
+pub mod outcomes;
+pub mod pending;
+pub mod publish;
+pub mod registration;
