@@ -1,5 +1,5 @@
-//! A client that keeps to the protocol: it joins from where it has heard to, and sends again, in order and under the
-//! same ids, what has no ack.
+//! A client that keeps to the protocol. It joins after the last seq it received, and sends messages without an ack
+//! again, in order and with the same client ids.
 
 use crate::club::{Heard, is_club};
 use crate::cluster::{Cluster, Kind, Line};
@@ -18,74 +18,74 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 
-/// How long a client waits for its first frame, for a join, and for a message's outcome: longer than the gateway says
-/// `timeout` itself, so that this ends only connections whose gateway is gone.
+/// How long a client waits for its first frame, for a join, and for a message's outcome. This is longer than a gateway
+/// waits before it reports `timeout`, so it ends only connections whose gateway is gone.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Before a join or message that was refused for now is tried again.
+/// Time before a client repeats a refused join or message.
 const AGAIN: Duration = Duration::from_millis(700);
 
 /// What a client does.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// Its name.
+    /// The client's name in the history.
     pub name: String,
-    /// Its user.
+    /// The client's user.
     pub user: UserId,
-    /// What it joins.
+    /// The conversations that it joins and sends to.
     pub conversations: Vec<String>,
-    /// Messages it sends.
+    /// How many messages it sends.
     pub messages: u64,
-    /// Milliseconds between two of its bursts, at most.
+    /// Longest time between two bursts, in milliseconds.
     pub pause_ms: u64,
-    /// Messages in a burst, at most.
+    /// Most messages in a burst.
     pub burst: u64,
-    /// It sometimes takes its time to read.
+    /// Whether it sometimes pauses before it reads on.
     pub dawdles: bool,
-    /// It is connected from this gateway on; the next one when it is gone.
+    /// The gateway to which it connects first. After each lost connection it takes the next one.
     pub gateway: usize,
 }
 
-/// A message without ack.
+/// A message without an ack.
 #[derive(Debug, Clone)]
 struct Unanswered {
     client_id: String,
     conversation: String,
-    /// When it was sent on this connection, if it was.
+    /// When it was sent on this connection; `None` if it was not.
     sent: Option<Instant>,
     not_before: Instant,
 }
 
-/// A client's state, which the judge looks at.
+/// A client's state, as far as the judge reads it.
 #[derive(Debug, Default)]
 pub struct State {
-    /// The last seq heard of what was joined.
+    /// The last seq received in each joined conversation.
     pub cursors: BTreeMap<String, u64>,
-    /// The last frame said who of these is online.
+    /// Who is online, by the last `online_status` frame.
     pub online: BTreeMap<String, bool>,
-    /// It has everything joined on a connection that lives.
+    /// Conversations joined on the present connection.
     pub joined: BTreeSet<String>,
     unanswered: VecDeque<Unanswered>,
     asked: Option<Vec<String>>,
 }
 
 impl State {
-    /// Messages without ack.
+    /// Client ids of messages without an ack.
     pub fn unanswered(&self) -> Vec<String> {
         self.unanswered.iter().map(|one| one.client_id.clone()).collect()
     }
 
-    /// Asks who of these is online, with the next frame.
+    /// Makes the client request the presence of these users with its next frame.
     pub fn ask(&mut self, users: Vec<String>) {
         self.online.clear();
         self.asked = Some(users);
     }
 }
 
-/// A client's handle.
+/// A client as scripts, disasters and the judge see it.
 pub struct Client {
-    /// What it does.
+    /// What the client does.
     pub plan: Plan,
-    /// How far it is.
+    /// What the client has received and still waits for.
     pub state: Mutex<State>,
     cut: Notify,
     ended: Mutex<bool>,
@@ -99,29 +99,29 @@ impl Client {
         Arc::new(Client { plan, state, cut: Notify::new(), ended, quiet })
     }
 
-    /// Its connection breaks now, with all that is on its way.
+    /// Breaks the client's connection now. Frames on their way are lost.
     pub fn cut(&self) {
         self.cut.notify_waiters();
     }
 
-    /// It goes, for good.
+    /// Ends the client for good.
     pub fn leave(&self) {
         *self.ended.lock() = true;
         self.cut.notify_waiters();
     }
 
-    /// It sends nothing new from now on.
+    /// Stops the client from beginning new messages. It still repeats messages without an ack.
     pub fn be_quiet(&self) {
         *self.quiet.lock() = true;
     }
 
-    /// Whether it has gone for good.
+    /// Whether the client has ended for good.
     pub fn has_left(&self) -> bool {
         *self.ended.lock()
     }
 }
 
-/// A client while it runs.
+/// A running client.
 pub struct Life {
     client: Arc<Client>,
     world: Arc<World>,
@@ -132,14 +132,14 @@ pub struct Life {
     gateway: usize,
 }
 
-/// What there is about one connection.
+/// The state of one connection.
 struct Connection {
     line: Line,
     began: Instant,
     greeted: bool,
-    /// When it last took a frame.
+    /// When the gateway last had room for a frame.
     had_room: Instant,
-    /// Joins that have no answer, with when they may be asked, or were.
+    /// Conversations whose join has no reply yet.
     joining: BTreeMap<String, Joining>,
 }
 
@@ -150,14 +150,14 @@ enum Joining {
 }
 
 impl Life {
-    /// A client that begins now.
+    /// A client that starts now.
     pub fn new(client: Arc<Client>, world: Arc<World>, cluster: Arc<Cluster>) -> Life {
         let random = world.dice(Random::fork);
         let gateway = client.plan.gateway;
         Life { client, world, cluster, random, sent: 0, next_burst: Instant::now(), gateway }
     }
 
-    /// Connects, and again, until it goes for good.
+    /// Connects, and reconnects whenever the connection ends, until the client ends for good.
     pub async fn run(mut self) {
         while !self.client.has_left() {
             let line = self.cluster.connect(self.gateway, &self.client.plan.user);
@@ -174,7 +174,7 @@ impl Life {
         }
     }
 
-    /// From a connection's beginning to its end.
+    /// Serves one connection from its beginning to its end.
     async fn converse(&mut self, line: Line) {
         let now = Instant::now();
         let wanted = |id: &String| (id.clone(), Joining::Wanted(now));
@@ -219,8 +219,7 @@ impl Life {
         }
     }
 
-    /// Sends what is to be sent and finds room, as somebody who reads on meanwhile; `false` when the connection is of
-    /// no more use.
+    /// Sends whatever is due, as long as the connection has room; `false` if the connection is of no more use.
     fn act(&mut self, connection: &mut Connection) -> bool {
         let now = Instant::now();
         if !connection.greeted {
@@ -276,7 +275,7 @@ impl Life {
         Some(json!({ "type": "get_online_status", "user_ids": users, "ref": "o" }).to_string())
     }
 
-    /// Thinks of new messages, if it is time.
+    /// Begins a burst of new messages, if it is time.
     fn compose(&mut self, now: Instant) {
         let plan = &self.client.plan;
         if *self.client.quiet.lock() || self.sent >= plan.messages || now < self.next_burst {
@@ -293,7 +292,8 @@ impl Life {
         self.next_burst = now + Duration::from_millis(pause_ms);
     }
 
-    /// The next message to send, in order: none before an earlier one that waits to be sent again.
+    /// The next message to send. Messages go out in order: a message that waits for its repetition holds up all later
+    /// ones.
     fn next_send(&self, now: Instant) -> Option<(String, What)> {
         let mut state = self.client.state.lock();
         let next = state.unanswered.iter_mut().find(|one| one.sent.is_none())?;
@@ -348,7 +348,8 @@ impl Life {
         }
     }
 
-    /// An event came: the cursor moves on. In a club every event is heard, so that the next has the next seq.
+    /// Moves the cursor to a received event. In a club the client receives every event, so each seq must follow the one
+    /// before.
     fn follows(&self, conversation: &str, seq: u64, id: Option<&str>) {
         let before = self.client.state.lock().cursors.insert(conversation.to_owned(), seq);
         if !is_club(conversation) {
@@ -362,7 +363,7 @@ impl Life {
         self.world.heard(|at_us| Heard { client, user, conversation, seq, id, at_us });
     }
 
-    /// A join is asked again, and so is a message whose outcome is open.
+    /// Handles an error frame: a refused join is repeated, and so is a message whose outcome is unknown.
     fn refused(&mut self, connection: &mut Connection, reference: &str, code: String) {
         self.world.count("refusals");
         let again = Instant::now() + AGAIN;
@@ -385,7 +386,7 @@ impl Life {
     }
 }
 
-/// Waits until a client's state is as wanted; `false` when it is not by `deadline`.
+/// Waits until a client's state satisfies `wanted`; `false` if it does not by `deadline`.
 pub async fn wait_for(client: &Client, deadline: Instant, wanted: impl Fn(&State) -> bool) -> bool {
     while !wanted(&client.state.lock()) {
         if Instant::now() >= deadline {

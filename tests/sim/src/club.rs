@@ -1,51 +1,53 @@
-//! Conversations whose participants change while people talk: who may have heard what of them.
+//! Clubs: conversations whose participants change while clients send. This file computes who may receive which event of
+//! them.
 //!
-//! A user participates from the event that added them to the event that removed them. They may hear everything up to
-//! their removal, the removal too, and nothing above it, until they are added again; who is added hears what was before.
+//! A user participates from the event that added them to the event that removed them. They may receive everything up to
+//! and including their removal, and nothing above it until they are added again. A user who is added may receive all
+//! earlier events.
 
 use carillon_proto::id::MessageId;
 use carillon_proto::wire::{self, event::Kind};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The namespace of these conversations, whose access follows from stored participants.
+/// The namespace of clubs. Access to its conversations follows from the stored participants.
 pub const NAMESPACE: &str = "club";
 
-/// A conversation's name by its number.
+/// The id of the club with this number.
 pub fn club(number: u64) -> String {
     format!("{NAMESPACE}:{number}")
 }
 
-/// Whether a conversation is one of these.
+/// Whether a conversation is a club.
 pub fn is_club(conversation: &str) -> bool {
     conversation.starts_with("club:")
 }
 
-/// An event as a client heard it.
+/// An event as a client received it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Heard {
-    /// Who heard it.
+    /// The name of the client that received it.
     pub client: String,
-    /// Whose client that is.
+    /// The client's user.
     pub user: String,
-    /// Where.
+    /// The event's conversation.
     pub conversation: String,
-    /// Its seq.
+    /// The event's seq.
     pub seq: u64,
-    /// A message's id; nothing for other events.
+    /// The message id; `None` for other events.
     pub id: Option<String>,
-    /// When, microseconds of the run.
+    /// When the client received it, in microseconds since the run began.
     pub at_us: u64,
 }
 
-/// A stored event, and when it was first there as it is now.
+/// A stored event, and when it was first written in its present form.
 pub struct Row {
-    /// The event.
+    /// The stored event.
     pub event: wire::Event,
-    /// Microseconds of the run.
+    /// When it was written, in microseconds since the run began.
     pub written_us: u64,
 }
 
-/// From when on a user participates, and up to which seq.
+/// A period in which a user participates.
 #[derive(Debug, PartialEq, Eq)]
 struct Stay {
     since_us: u64,
@@ -53,16 +55,16 @@ struct Stay {
     until: Option<u64>,
 }
 
-/// Who participates in one conversation, from its beginning to its end.
+/// The participants of one conversation, over its whole history.
 #[derive(Debug, Default)]
 pub struct Roll {
     stays: BTreeMap<String, Vec<Stay>>,
-    /// Message ids by seq; nothing for other events.
+    /// Message ids by seq; `None` for other events.
     ids: BTreeMap<u64, Option<String>>,
 }
 
 impl Roll {
-    /// Follows from a conversation's rows, in the order of their seqs.
+    /// Computes the participants from a conversation's rows, in the order of their seqs.
     pub fn of(rows: &[Row]) -> Roll {
         let mut roll = Roll::default();
         for Row { event, written_us } in rows {
@@ -96,7 +98,8 @@ impl Roll {
         self.stays.iter().filter(|(_, stays)| present(stays)).map(|(user, _)| user.clone()).collect()
     }
 
-    /// What is wrong with what a client heard, if anything is.
+    /// Returns a violation if the client should not have received this event or received other contents than are
+    /// stored.
     pub fn judge(&self, heard: &Heard) -> Option<String> {
         let Heard { client, user, conversation, seq, id, at_us } = heard;
         let may_hear = |stay: &Stay| stay.since_us <= *at_us && stay.until.is_none_or(|until| *seq <= until);
@@ -142,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_user_hears_up_to_their_removal_and_everything_once_they_are_back() {
+    fn a_user_may_receive_events_up_to_their_removal_and_all_once_added_again() {
         let roll = roll();
         let wrong = |user: &str, seq: u64, at_us: u64| {
             let id = [2, 4, 6].contains(&seq).then(|| MessageId::from_slice(&[seq as u8; 16]).to_string());
@@ -165,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_heard_is_what_is_stored() {
+    fn a_received_event_must_equal_the_stored_one() {
         let heard = |seq, id: Option<&str>| Heard {
             client: "a".into(),
             user: "ann".into(),

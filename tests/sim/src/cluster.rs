@@ -1,4 +1,4 @@
-//! The processes of a run, and what is done to them: started, stopped, killed, paused, cut off.
+//! The processes of a run. They can be started, stopped, killed, paused and cut off.
 
 use crate::club::NAMESPACE;
 use crate::door::{self, Came, FRAMES_MAX};
@@ -25,19 +25,19 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
-/// How long a process may take to stop in good order before it is killed, as a supervisor does.
+/// How long a process may take to stop before it is killed, as a supervisor does.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
-/// Between a user's last connection and their being offline.
+/// Time between the end of a user's last connection and the user being offline.
 pub const GRACE: Duration = Duration::from_secs(2);
 
-/// What a process does.
+/// The role of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
-    /// Clients connect to it.
+    /// A gateway: clients connect to it.
     Gateway,
-    /// It works partitions.
+    /// A message-worker: it owns partitions.
     Message,
-    /// It works presence.
+    /// A presence-worker: it owns presence shards.
     Presence,
 }
 
@@ -51,16 +51,16 @@ impl Kind {
     }
 }
 
-/// A process by its kind and number.
+/// A process, by its role and number.
 pub type Place = (Kind, usize);
 
-/// A gateway's life, as clients find it.
+/// A running gateway's state that clients connect to.
 struct Entrance {
     shared: Arc<Shared>,
     connections: JoinSet<()>,
 }
 
-/// One life of a process.
+/// One instance of a process: every start creates a new one.
 struct Life {
     gate: Arc<Gate>,
     shutdown: CancellationToken,
@@ -68,13 +68,13 @@ struct Life {
     entrance: Arc<Mutex<Option<Entrance>>>,
 }
 
-/// All processes.
+/// All processes of a run.
 pub struct Cluster {
     world: Arc<World>,
     settings: Settings,
     places: Vec<(Place, Mutex<Option<Life>>)>,
     lives: AtomicU64,
-    /// The version of the state machine that message-workers know which start from now on.
+    /// The state machine version of message-workers that start from now on.
     version: AtomicU32,
 }
 
@@ -87,7 +87,7 @@ fn settings(partitions: u32) -> Settings {
     settings.api_keys = vec![API_KEY.into()];
     settings.presence_grace = GRACE;
     settings.drain_timeout = Duration::from_secs(2);
-    // Of the bounds on clients only that of connections is under test.
+    // Only the limit on connections is under test; the rate limits would slow the clients down.
     settings.limits = Limits { messages_per_minute: 0, operations_per_minute: 0, ..settings.limits };
     settings
 }
@@ -96,12 +96,12 @@ fn settings(partitions: u32) -> Settings {
 pub struct Line {
     /// Frames to the server.
     pub to: mpsc::Sender<String>,
-    /// What the server says.
+    /// Frames from the server, and the close.
     pub from: mpsc::Receiver<Came>,
 }
 
 impl Cluster {
-    /// Processes of these numbers, none of which runs.
+    /// A cluster with these numbers of processes, none of them started.
     pub fn new(world: Arc<World>, gateways: usize, workers: usize, presence: usize) -> Arc<Cluster> {
         let partitions = world.logs.len() as u32;
         let kinds = [(Kind::Gateway, gateways), (Kind::Message, workers), (Kind::Presence, presence)];
@@ -111,24 +111,24 @@ impl Cluster {
         Arc::new(Cluster { world, settings: settings(partitions), places, lives: AtomicU64::new(0), version })
     }
 
-    /// Message-workers that start from now on know this version of the state machine.
+    /// Sets the state machine version of message-workers that start from now on.
     pub fn set_version(&self, version: u32) {
         self.world.note(format_args!("message-workers of version {version} are installed"));
         self.version.store(version, Ordering::Relaxed);
     }
 
-    /// Whether a process runs that has not ended by itself.
+    /// Whether a process was started and has not ended by itself.
     pub fn is_running(&self, place: Place) -> bool {
         let Some(slot) = self.slot(place) else { return false };
         slot.lock().as_ref().is_some_and(|life| !life.task.is_finished())
     }
 
-    /// Every process.
+    /// All processes, whether they run or not.
     pub fn places(&self) -> Vec<Place> {
         self.places.iter().map(|(place, _)| *place).collect()
     }
 
-    /// Processes of a kind.
+    /// The number of processes of a kind.
     pub fn count(&self, kind: Kind) -> usize {
         self.places.iter().filter(|((of, _), _)| *of == kind).count()
     }
@@ -137,12 +137,12 @@ impl Cluster {
         self.places.iter().find(|(there, _)| *there == place).map(|(_, slot)| slot)
     }
 
-    /// How a process that runs is connected with the world.
+    /// The gate of a running process.
     pub fn gate(&self, place: Place) -> Option<Arc<Gate>> {
         self.slot(place)?.lock().as_ref().map(|life| life.gate.clone())
     }
 
-    /// Starts a process that does not run.
+    /// Starts a process, unless it was started and neither stopped nor killed since.
     pub fn start(&self, place: Place) {
         let Some(slot) = self.slot(place) else { return };
         let mut slot = slot.lock();
@@ -172,7 +172,7 @@ impl Cluster {
         self.slot(place)?.lock().take()
     }
 
-    /// Ends a process at once.
+    /// Kills a process at once.
     pub fn kill(&self, place: Place) {
         if let Some(life) = self.take(place) {
             self.world.note(format_args!("{} is killed", life.gate.name));
@@ -188,7 +188,7 @@ impl Cluster {
         self.world.subjects.lock().forget(life.gate.life);
     }
 
-    /// Lets a process end in good order; returns when it has ended.
+    /// Requests a process to stop; returns when it has stopped or was killed after `STOP_TIMEOUT`.
     pub async fn stop(&self, place: Place) {
         let Some(mut life) = self.take(place) else { return };
         self.world.note(format_args!("{} is told to stop", life.gate.name));
@@ -200,7 +200,7 @@ impl Cluster {
         self.end(life);
     }
 
-    /// Lets a process stand still for a while.
+    /// Pauses a process for this time.
     pub async fn pause(&self, place: Place, pause: Duration) {
         let Some(gate) = self.gate(place) else { return };
         self.world.note(format_args!("{} stands still for {pause:?}", gate.name));
@@ -211,7 +211,7 @@ impl Cluster {
         gate.resume();
     }
 
-    /// Cuts a process off for a while.
+    /// Cuts a process off from the bus or the store for this time.
     pub async fn cut(&self, place: Place, cut: Cut, time: Duration) {
         let Some(gate) = self.gate(place) else { return };
         self.world.note(format_args!("{} is cut off from the {cut:?} for {time:?}", gate.name));
@@ -225,7 +225,7 @@ impl Cluster {
         }
     }
 
-    /// Everything runs and reaches everything.
+    /// Ends all cuts and pauses, and starts every process that was stopped or killed.
     pub fn heal(&self) {
         for place in self.places() {
             if let Some(gate) = self.gate(place) {
@@ -242,7 +242,7 @@ impl Cluster {
         }
     }
 
-    /// Connects with a gateway; `None` when it does not serve.
+    /// Connects to a gateway; `None` if it does not accept connections.
     pub fn connect(&self, gateway: usize, user: &UserId) -> Option<Line> {
         let slot = self.slot((Kind::Gateway, gateway))?.lock();
         let life = slot.as_ref()?;
@@ -258,7 +258,7 @@ impl Cluster {
         Some(Line { to, from })
     }
 
-    /// Asks a gateway's REST API as a backend: the status of its answer, `None` when it does not serve.
+    /// Sends a request to a gateway's REST API as a backend and returns the status; `None` if the gateway does not run.
     pub async fn rest(&self, gateway: usize, method: &str, path: &str, body: &Value) -> Option<u16> {
         let (shared, gate) = {
             let slot = self.slot((Kind::Gateway, gateway))?.lock();
@@ -286,7 +286,7 @@ async fn gateway(
     entrance: Arc<Mutex<Option<Entrance>>>,
     shutdown: CancellationToken,
 ) {
-    // A gateway that cannot begin ends, and is started again by who runs it.
+    // A real gateway that cannot start exits and its supervisor starts it again. The loop stands for that.
     let heart = loop {
         match Heart::begin(settings.clone(), Arc::new(node.clone())).await {
             Ok(heart) => break heart,
@@ -297,7 +297,7 @@ async fn gateway(
     *entrance.lock() = Some(Entrance { shared: heart.shared().clone(), connections: JoinSet::new() });
     shutdown.cancelled().await;
     heart.drain().await;
-    // Connections end by themselves when they are told to.
+    // Connections end by themselves once the gateway drains.
     while entrance.lock().as_mut().is_some_and(|open| {
         while open.connections.try_join_next().is_some() {}
         !open.connections.is_empty()
@@ -308,7 +308,7 @@ async fn gateway(
 }
 
 fn worker_id(node: &Node) -> WorkerId {
-    // Names of lives consist of letters, digits and dashes.
+    // Process names consist of letters, digits and dashes, so they are valid worker ids.
     WorkerId::parse(&node.gate.name).unwrap_or_else(|error| unreachable!("{error}"))
 }
 

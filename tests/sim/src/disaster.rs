@@ -1,4 +1,5 @@
-//! What befalls a run besides its weather, one thing at a time, many under way at once.
+//! Disasters: faults that strike a process, a log, the store or the clients at a drawn time, in addition to the
+//! weather. Each is begun by itself, and many can be under way at once.
 
 use crate::bus::Leases;
 use crate::client::Client;
@@ -12,24 +13,24 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// How long writes stray before their worker stands still: less than the second between two checkpoints.
+/// How long writes stray before their worker is paused. This is less than the second between two checkpoints.
 const STRAYING: Duration = Duration::from_millis(900);
-/// How late they arrive at most, milliseconds.
+/// How late a stray write arrives at most, in milliseconds.
 const LATE_MS: u64 = 8_000;
-/// How long it stands still: another one takes over, waits, and works what is new.
+/// How long the worker stays paused: long enough that a successor takes over, waits, and applies the new commands.
 const STANDING_STILL: Duration = Duration::from_secs(7);
-/// Entries that a log forgets so that another life of it begins, whatever was checkpointed: what strays then is of a life
-/// that is over.
+/// Extra entries that a log loses so that it certainly ends below the checkpoint and a new incarnation begins. The
+/// stray writes then belong to a former incarnation.
 const BELOW_CHECKPOINT: u64 = 1_000;
 
-/// An hour, and longer than the days for which client ids are remembered: how far the wall clock steps.
+/// How far the wall clock steps: by up to an hour, or by more than the seven days for which client ids are remembered.
 const CLOCK_HOUR_MS: u64 = 3_600_000;
 const CLOCK_DAYS_MS: u64 = 9 * 24 * CLOCK_HOUR_MS;
 
-/// Between a renewal and the end of a lease that runs out at once.
+/// Time between two moments at which all leases run out.
 const LAPSE: Duration = Duration::from_millis(20);
 
-/// Draws disasters.
+/// Draws disasters and lets them strike.
 pub struct Disasters {
     world: Arc<World>,
     cluster: Arc<Cluster>,
@@ -38,13 +39,13 @@ pub struct Disasters {
 }
 
 impl Disasters {
-    /// Disasters for these.
+    /// Disasters for this cluster and these clients.
     pub fn new(world: Arc<World>, cluster: Arc<Cluster>, clients: Vec<Arc<Client>>) -> Disasters {
         let random = world.dice(Random::fork);
         Disasters { world, cluster, clients, random }
     }
 
-    /// One after another, so far apart on average, until it is dropped.
+    /// Begins one disaster after another, `every` apart on average, until the future is dropped.
     pub async fn run(mut self, every: Duration) {
         loop {
             let pause_ms = self.random.between(1..=2 * every.as_millis() as u64);
@@ -109,7 +110,7 @@ impl Disasters {
         }
     }
 
-    /// A log loses its tail, or everything, or more than once in a row.
+    /// Lets a log lose its tail or all entries, sometimes several times in a row.
     fn forget(&mut self) {
         let partition = self.random.below(self.world.logs.len() as u64) as usize;
         let times = if self.random.chance(1_500) { self.random.between(2..=5) } else { 1 };
@@ -139,7 +140,7 @@ impl Disasters {
                 client.cut();
             }
         }
-        // Now and then one goes for good; the rest of its messages is never sent.
+        // Sometimes a client ends for good and never sends the rest of its messages.
         if self.random.chance(700)
             && let Some(client) = self.random.pick(&self.clients)
         {
@@ -148,7 +149,7 @@ impl Disasters {
         }
     }
 
-    /// Now and then as far as a clock that lost its battery.
+    /// Sets the wall clock wrong for a while, sometimes by days, as a clock with an empty battery is.
     fn step_the_clock(&mut self) {
         let most_ms = if self.random.chance(3_000) { CLOCK_DAYS_MS } else { CLOCK_HOUR_MS };
         let skew_ms = self.random.between(1..=most_ms) as i64;
@@ -168,7 +169,7 @@ impl Disasters {
     }
 }
 
-/// A log forgets so many of its newest entries, or is made anew.
+/// Removes the newest `lost` entries from a log; `None` recreates the log empty.
 pub fn forget(world: &World, partition: usize, lost: Option<u64>) {
     world.count("losses of logs");
     let (before, after) = {
@@ -184,8 +185,8 @@ pub fn forget(world: &World, partition: usize, lost: Option<u64>) {
     world.grown[partition].notify_waiters();
 }
 
-/// The bus forgets all leases as soon as they are renewed, as one whose clock runs fast: others take over from owners
-/// that believe in theirs.
+/// Lets all leases run out as soon as they are renewed, as on a bus whose clock runs fast. Other workers then take over
+/// from owners that still believe in their leases.
 pub async fn lapse(world: &World, time: Duration) {
     world.count("lapses of leases");
     world.note(format_args!("leases run out at once, as far as the bus knows, for {time:?}"));
@@ -196,15 +197,17 @@ pub async fn lapse(world: &World, time: Duration) {
     }
 }
 
-/// The partitions that a worker owns, or has owned and does not know better.
+/// The partitions that a worker owns, or owned without having noticed the loss. A worker listens on the subject of each
+/// such partition.
 pub fn owned(world: &World, gate: &Gate) -> Vec<usize> {
     let hears =
         |partition: &usize| world.subjects.lock().hears(gate.life, &subject::partition(*partition as u32));
     (0..world.logs.len()).filter(hears).collect()
 }
 
-/// What a worker writes strays; it stands still, its logs forget what the strays were made from and so many entries
-/// more, and another worker goes on; then the strays arrive, and the worker goes on, too.
+/// Simulates a stale writer. A worker's writes stray, then the worker is paused. Its logs lose the entries behind the
+/// stray writes and `more` entries below them, and a successor applies new commands. Then the stray writes arrive, and
+/// the worker resumes.
 pub async fn go_stale(world: &World, cluster: &Cluster, place: Place, more: u64) {
     let Some(gate) = cluster.gate(place) else { return };
     let last = |partition: usize| world.logs[partition].lock().bounds().last;

@@ -1,5 +1,5 @@
-//! A connection without a socket: the gateway's end of it, which does what `carillon_gateway::connection::drive` does with a
-//! WebSocket, between two channels.
+//! A connection without a socket: the gateway's end of it. It does between two channels what
+//! `carillon_gateway::connection::drive` does with a WebSocket.
 
 use crate::gate::Gate;
 use carillon_gateway::access::auth::Identity;
@@ -17,19 +17,19 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-/// Frames on their way in one direction. What a client has not taken blocks who writes, as a full socket does.
+/// Capacity of a channel in one direction. When a client does not read, the writer waits, as it does for a full socket.
 pub const FRAMES_MAX: usize = 16;
 
-/// What comes to a client.
+/// What a client receives.
 #[derive(Debug)]
 pub enum Came {
     /// A frame's text.
     Text(String),
-    /// The server ends the connection.
+    /// The server closed the connection for this reason.
     Closed(Close),
 }
 
-/// Serves one connection until either end of it goes.
+/// Serves one connection until either end closes it.
 pub async fn serve(
     shared: Arc<Shared>,
     gate: Arc<Gate>,
@@ -53,12 +53,12 @@ pub async fn serve(
         drop(client.send(Came::Closed(close)).await);
     }
     outgoing.close();
-    // Both ends are gone for the other side before the session has ended, as with a socket.
+    // Close both channels before the session ends: a client sees its socket close at this point, too.
     drop((frames, client));
     application.end().await;
 }
 
-/// Hands everything over that is queued; `false` when the client is gone.
+/// Sends all queued frames to the client; `false` if the client is gone.
 async fn write(outgoing: &Outgoing, client: &mpsc::Sender<Came>) -> bool {
     let frames: Vec<_> = outgoing.drain().into();
     for frame in frame::split(&frames) {

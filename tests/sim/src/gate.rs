@@ -1,4 +1,5 @@
-//! How one life of a process is connected with the world: whether it lives, runs, and reaches bus and store.
+//! Gates between one instance of a process and the world: whether it lives and runs, and whether it reaches the bus and
+//! the store.
 
 use parking_lot::Mutex;
 use std::future::pending;
@@ -13,36 +14,36 @@ struct State {
     paused: bool,
     bus_is_cut: bool,
     store_is_cut: bool,
-    /// What came for a process that stood still, in order.
+    /// Deliveries to a paused process, in order.
     held: Vec<Held>,
 }
 
-/// One life of one process.
+/// The gate of one instance of a process.
 pub struct Gate {
-    /// The process and its life, for people.
+    /// The process and its instance, for the trace. Workers use it as their worker id.
     pub name: String,
-    /// Unique in the run.
+    /// The number of the instance, unique in the run.
     pub life: u64,
     state: Mutex<State>,
     changed: Notify,
 }
 
-/// What may be between a process and the world.
+/// A connection that can be cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cut {
-    /// It does not reach the bus.
+    /// The connection to the bus.
     Bus,
-    /// It does not reach the store.
+    /// The connection to the store.
     Store,
 }
 
 impl Gate {
-    /// A process that runs and reaches everything.
+    /// The gate of a process that runs and reaches everything.
     pub fn new(name: String, life: u64) -> Gate {
         Gate { name, life, state: Mutex::default(), changed: Notify::new() }
     }
 
-    /// Waits while the process stands still, and for ever when it is dead.
+    /// Waits while the process is paused, and forever once it is dead.
     pub async fn running(&self) {
         loop {
             let changed = self.changed.notified();
@@ -59,17 +60,17 @@ impl Gate {
         }
     }
 
-    /// Whether the process is no more.
+    /// Whether the process was killed.
     pub fn is_dead(&self) -> bool {
         self.state.lock().dead
     }
 
-    /// Whether it stands still.
+    /// Whether the process is paused.
     pub fn is_paused(&self) -> bool {
         self.state.lock().paused
     }
 
-    /// Whether it is cut off from this.
+    /// Whether the process is cut off from the bus or the store.
     pub fn is_cut(&self, cut: Cut) -> bool {
         let state = self.state.lock();
         match cut {
@@ -78,7 +79,7 @@ impl Gate {
         }
     }
 
-    /// Cuts it off, or ends that.
+    /// Cuts the process off, or ends the cut.
     pub fn set_cut(&self, cut: Cut, is_cut: bool) {
         let state = &mut *self.state.lock();
         match cut {
@@ -87,7 +88,7 @@ impl Gate {
         }
     }
 
-    /// The process ends at once.
+    /// Kills the process at once and drops its held deliveries.
     pub fn kill(&self) {
         let held = {
             let state = &mut *self.state.lock();
@@ -97,12 +98,12 @@ impl Gate {
         drop(held);
     }
 
-    /// The process stands still from now on.
+    /// Pauses the process.
     pub fn pause(&self) {
         self.state.lock().paused = true;
     }
 
-    /// And goes on, first with what came for it meanwhile.
+    /// Resumes the process, after the deliveries that were held for it.
     pub fn resume(&self) {
         let held = {
             let state = &mut *self.state.lock();
@@ -113,7 +114,8 @@ impl Gate {
         self.changed.notify_waiters();
     }
 
-    /// Something comes to the process: now, when it goes on, or never.
+    /// Delivers something to the process: at once, on resume if it is paused, or never if it is dead or cut off from
+    /// the bus.
     pub fn arrive(&self, act: impl FnOnce() + Send + 'static) {
         {
             let state = &mut *self.state.lock();

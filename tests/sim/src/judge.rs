@@ -1,4 +1,4 @@
-//! The end of a run: whether everything comes to rest, and whether what clients were told is true.
+//! The end of a run: checks that everything comes to rest, and that clients received only what is true.
 
 use crate::client::{Client, Life, Plan, State, wait_for};
 use crate::club::{Roll, Row, is_club};
@@ -15,16 +15,17 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// Virtual time in which everything has to come to rest once the faults have ceased: a client that sends again waits
+/// Virtual time within which everything must come to rest after the faults have ceased. A client that sends again waits
 /// for ten seconds each time, and is refused at most once for each disaster that was under way.
 const REST: Duration = Duration::from_secs(180);
-/// For presence to settle: a gateway that is gone is silent for three beats, and its users are offline a grace later.
+/// Time for presence to settle, in addition to the grace. A gateway that is gone loses its sessions after three silent
+/// beats, and its users go offline one grace later.
 const PRESENCE_SETTLES: Duration = Duration::from_secs(8);
-/// The user as whom heads are asked for.
+/// Number of the user who reads the heads at the end. No client has it.
 const AUDITOR: u64 = 1_000;
 
-/// Waits until everybody has heard everything and been told what became of their messages, then looks at who is online
-/// and what the heads are. Returns what did not come about.
+/// Waits until every client has received everything and every outcome of its messages, then reads presence and heads.
+/// Returns what did not happen in time.
 pub async fn rest(world: &Arc<World>, cluster: &Arc<Cluster>, clients: &[Arc<Client>]) -> Vec<String> {
     clients.iter().for_each(|client| client.be_quiet());
     let deadline = Instant::now() + REST;
@@ -66,7 +67,7 @@ fn participates(world: &World, club: &str, client: &Client) -> bool {
     roll.present().contains(client.plan.user.as_str())
 }
 
-/// Everybody looks who is online.
+/// Requests everybody's presence as every client, and records the answers.
 async fn see(world: &World, clients: &[Arc<Client>]) -> Vec<String> {
     sleep(GRACE + PRESENCE_SETTLES).await;
     let users: BTreeSet<String> = clients.iter().map(|client| client.plan.user.to_string()).collect();
@@ -85,7 +86,7 @@ async fn see(world: &World, clients: &[Arc<Client>]) -> Vec<String> {
     faults
 }
 
-/// Somebody new joins every conversation through every gateway, and is told its head.
+/// Joins every open conversation as a new client through every gateway, and records the heads from the replies.
 async fn ask_heads(world: &Arc<World>, cluster: &Arc<Cluster>, clients: &[Arc<Client>]) -> Vec<String> {
     let mut faults = Vec::new();
     for gateway in 0..cluster.count(Kind::Gateway) {
@@ -114,7 +115,7 @@ async fn ask_heads(world: &Arc<World>, cluster: &Arc<Cluster>, clients: &[Arc<Cl
     faults
 }
 
-/// All that is open, and joined by somebody.
+/// All conversations that clients join and that are not clubs.
 fn conversations(clients: &[Arc<Client>]) -> BTreeSet<String> {
     joined(clients).filter(|conversation| !is_club(conversation)).collect()
 }
@@ -123,7 +124,7 @@ fn joined(clients: &[Arc<Client>]) -> impl Iterator<Item = String> {
     clients.iter().flat_map(|client| client.plan.conversations.iter().cloned())
 }
 
-/// Whether everybody heard of clubs what they may, and each message stands there once.
+/// Checks that clients received only events of clubs that they may receive, and that each message is stored once.
 fn judge_clubs(world: &World, clients: &[Arc<Client>]) {
     let clubs: BTreeSet<String> = joined(clients).filter(|conversation| is_club(conversation)).collect();
     let heard = world.clubs();
@@ -143,7 +144,7 @@ fn judge_clubs(world: &World, clients: &[Arc<Client>]) {
     }
 }
 
-/// Writes down what is stored, and judges the whole history.
+/// Records what is stored, and judges the whole history.
 pub fn judge(world: &World, clients: &[Arc<Client>]) -> (Vec<Record>, Report) {
     for conversation in conversations(clients) {
         let rows = world.tables.lock().events_after(&conversation, 0, usize::MAX);

@@ -1,5 +1,5 @@
-//! Carillon in a simulation: the real services on one thread and a virtual clock, with a bus and a store that fail as
-//! a seed says. The same seed gives the same run.
+//! Carillon in a simulation: the real services on one thread and a virtual clock, with a bus and a store whose faults
+//! follow from a seed. The same seed gives the same run.
 
 pub mod bus;
 pub mod client;

@@ -1,4 +1,4 @@
-//! What is on its way: everything that happens later, and elsewhere than in the task that asked for it, in one order.
+//! The simulated network: everything that happens later than, and outside of, the task that requested it, in one order.
 
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -11,7 +11,8 @@ use tokio::time::{Instant, sleep_until};
 
 type Act = Box<dyn FnOnce() + Send>;
 
-/// Acts in the order of their times, and of two at one time in that of their coming to be.
+/// Pending actions, in the order of their times. Two actions with the same time run in the order in which they were
+/// added.
 #[derive(Default)]
 pub struct Network {
     under_way: Mutex<BTreeMap<(Instant, u64), Act>>,
@@ -20,15 +21,15 @@ pub struct Network {
 }
 
 impl Network {
-    /// Does this at that time.
+    /// Runs `act` at this time.
     pub fn at(&self, time: Instant, act: impl FnOnce() + Send + 'static) {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         self.under_way.lock().insert((time, number), Box::new(act));
         self.changed.notify_one();
     }
 
-    /// Does this somewhere else, after a while, and brings back what came of it. It is done even if nobody waits for
-    /// it any more, as what a killed process had asked for still is.
+    /// Runs `act` after this delay and returns its result. `act` runs even if the caller is cancelled: what a killed
+    /// process requested still happens.
     pub async fn remote<T: Send + 'static>(
         &self,
         after: Duration,
@@ -38,12 +39,12 @@ impl Network {
         self.at(Instant::now() + after, move || drop(done.send(act())));
         match came.await {
             Ok(came) => came,
-            // The network ends with the simulation.
+            // The network ended with the simulation, so no result can come any more.
             Err(_) => pending().await,
         }
     }
 
-    /// Does everything when its time has come.
+    /// Runs every action at its time.
     pub async fn run(self: Arc<Self>) {
         loop {
             let due = self.under_way.lock().first_key_value().map(|((time, _), _)| *time);

@@ -1,4 +1,4 @@
-//! What a seed makes of a run: its sizes, its weather, and which disasters befall it how often.
+//! The profile of a run, drawn from its seed: its sizes, its weather, and how often disasters strike.
 
 use crate::client::Plan;
 use crate::club::club;
@@ -8,36 +8,36 @@ use carillon_proto::id::UserId;
 use std::fmt;
 use std::time::Duration;
 
-/// Partitions of every run: few enough that conversations share them, enough that workers do.
+/// Partitions of every run: few enough that conversations share one, and enough that several workers own some.
 pub const PARTITIONS: u32 = 4;
 
 /// A run's sizes and faults.
 #[derive(Debug, Clone)]
 pub struct Profile {
-    /// For people.
+    /// A name for people who read the result.
     pub name: &'static str,
-    /// Gateways.
+    /// Number of gateways.
     pub gateways: usize,
-    /// Message-workers.
+    /// Number of message-workers.
     pub workers: usize,
-    /// Presence-workers.
+    /// Number of presence-workers.
     pub presence: usize,
-    /// Clients.
+    /// The clients and what they do.
     pub clients: Vec<Plan>,
-    /// Conversations whose participants change.
+    /// Number of clubs: conversations whose participants change.
     pub clubs: u64,
-    /// Between two of these changes, at most, in milliseconds.
+    /// Longest time between two changes of participants, in milliseconds.
     pub club_pause_ms: u64,
-    /// What goes wrong by itself.
+    /// The chances of small faults.
     pub weather: Weather,
-    /// Between two disasters, on average; `None`: never.
+    /// Average time between two disasters; `None`: there are none.
     pub disasters_every: Option<Duration>,
-    /// How long clients talk and disasters happen.
+    /// How long clients send and disasters strike.
     pub time: Duration,
 }
 
 impl Profile {
-    /// What this seed makes of a run.
+    /// Draws a run's profile.
     pub fn drawn(random: &mut Random) -> Profile {
         let (name, strength, disasters_ms) = match random.below(10) {
             0 => ("calm", 0, None),
@@ -62,14 +62,14 @@ impl Profile {
     }
 }
 
-/// A conversation's name by its number.
+/// The id of the open conversation with this number.
 pub fn conversation(number: u64) -> String {
     format!("room-{number}")
 }
 
-/// A user by their number.
+/// The id of the user with this number.
 pub fn user(number: u64) -> UserId {
-    // A word, a dash and a number make a user's id.
+    // A word, a dash and a number are a valid user id.
     UserId::parse(&format!("user-{number}")).unwrap_or_else(|error| unreachable!("{error}"))
 }
 

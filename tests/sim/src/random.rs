@@ -2,12 +2,12 @@
 
 use std::ops::RangeInclusive;
 
-/// A source of numbers; the same seed gives the same ones.
+/// A source of numbers. The same seed gives the same numbers.
 #[derive(Debug, Clone)]
 pub struct Random(u64);
 
 impl Random {
-    /// The numbers of this seed.
+    /// A source with this seed.
     pub fn new(seed: u64) -> Random {
         Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5851_f42d_4c95_7f2d)
     }
@@ -21,34 +21,34 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    /// A number below `bound`; 0 for 0.
+    /// A number below `bound`; 0 if `bound` is 0.
     pub fn below(&mut self, bound: u64) -> u64 {
         self.number() % bound.max(1)
     }
 
-    /// A number of this range.
+    /// A number within this range.
     pub fn between(&mut self, range: RangeInclusive<u64>) -> u64 {
         range.start() + self.below(range.end() - range.start() + 1)
     }
 
-    /// Whether something happens that does so in `per_10_000` of 10,000 cases.
+    /// True in `per_10_000` of 10,000 cases.
     pub fn chance(&mut self, per_10_000: u32) -> bool {
         per_10_000 > 0 && self.below(10_000) < u64::from(per_10_000)
     }
 
-    /// One of these; `None` of none.
+    /// One of these items; `None` if there are none.
     pub fn pick<'a, T>(&mut self, of: &'a [T]) -> Option<&'a T> {
         of.get(self.below(of.len() as u64) as usize)
     }
 
-    /// Brings these into any order.
+    /// Puts these items into a random order.
     pub fn shuffle<T>(&mut self, of: &mut [T]) {
         for index in (1..of.len()).rev() {
             of.swap(index, self.below(index as u64 + 1) as usize);
         }
     }
 
-    /// A source of its own, so that what one draws does not move what another does.
+    /// A new source, independent of this one: draws from one do not change the numbers of the other.
     pub fn fork(&mut self) -> Random {
         Random(self.number())
     }
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seed_gives_its_own_numbers_again() {
+    fn a_seed_repeats_its_numbers_and_seeds_differ() {
         let numbers = |seed| (0..100).map(|_| 0).scan(Random::new(seed), |r, _| Some(r.number())).collect();
         let (one, again, other): (Vec<u64>, Vec<u64>, Vec<u64>) = (numbers(7), numbers(7), numbers(8));
         assert_eq!(one, again);
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn chances_are_about_what_they_say_and_ranges_hold() {
+    fn chances_ranges_and_shuffles_are_right() {
         let mut random = Random::new(1);
         let hits = (0..10_000).filter(|_| random.chance(2_500)).count();
         assert!((2_300..2_700).contains(&hits), "{hits}");

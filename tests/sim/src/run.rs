@@ -1,4 +1,4 @@
-//! One run: its world, its processes and clients, its disasters, and the judgement at the end.
+//! One run: its world, processes, clients and disasters, and the judgement at the end.
 
 use crate::client::{Client, Life};
 use crate::cluster::Cluster;
@@ -17,43 +17,43 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// When every run begins, milliseconds since 1970: 2025-01-01.
+/// The wall clock at the start of every run, in milliseconds since 1970: 2025-01-01.
 const EPOCH_MS: u64 = 1_735_689_600_000;
 
-/// What is to be run.
+/// What to run.
 #[derive(Debug, Clone)]
 pub struct Order {
-    /// All randomness follows from it.
+    /// The seed from which all randomness follows.
     pub seed: u64,
-    /// A scripted run instead of one drawn from the seed.
+    /// A scripted run, instead of one drawn from the seed.
     pub scenario: Option<Scenario>,
-    /// Every line is printed.
+    /// Whether to print every line of the trace.
     pub prints: bool,
 }
 
-/// What came of a run.
+/// The result of a run.
 #[derive(Debug)]
 pub struct Outcome {
-    /// What was run.
+    /// The sizes and faults of the run.
     pub profile: Profile,
-    /// What is wrong, a line each; nothing if all is well.
+    /// What is wrong, one line each; empty if all is well.
     pub faults: Vec<String>,
-    /// What the checker said.
+    /// The checker's report on the history.
     pub report: String,
-    /// Everything that clients did and were told, and what is stored.
+    /// Everything that clients did and received, and what is stored at the end.
     pub history: Vec<Record>,
-    /// How often what happened.
+    /// How often each counted event happened.
     pub counts: BTreeMap<&'static str, u64>,
-    /// A hash of everything that happened.
+    /// A hash of the whole trace.
     pub hash: u64,
-    /// Lines of the trace.
+    /// Number of lines in the trace.
     pub lines: u64,
-    /// Virtual time that it took.
+    /// How long the run took in virtual time.
     pub took: Duration,
 }
 
 impl Outcome {
-    /// Whether all is well.
+    /// Whether no fault was found.
     pub fn is_good(&self) -> bool {
         self.faults.is_empty()
     }
@@ -68,35 +68,36 @@ impl fmt::Display for Outcome {
 }
 
 thread_local! {
-    /// When the run of this thread began.
+    /// When the run on this thread began.
     static BEGAN: std::cell::Cell<Option<Instant>> = const { std::cell::Cell::new(None) };
-    /// How far the wall clock is from where it would be, in milliseconds.
+    /// How far the wall clock is off, in milliseconds.
     static SKEW_MS: std::cell::Cell<i64> = const { std::cell::Cell::new(0) };
 }
 
-/// The wall clock of a run: it starts at a fixed date, goes with the virtual time, and is set wrong now and then.
+/// The wall clock of a run. It starts at a fixed date and follows the virtual time, except while a disaster sets it
+/// wrong.
 fn virtual_ms() -> u64 {
     let right_ms = BEGAN.get().map_or(EPOCH_MS, |began| EPOCH_MS + began.elapsed().as_millis() as u64);
     right_ms.saturating_add_signed(SKEW_MS.get())
 }
 
-/// Sets the wall clock so far from where it would be, milliseconds; 0 sets it right.
+/// Sets the wall clock wrong by `skew_ms` milliseconds; 0 sets it right again.
 pub fn set_clock_wrong(world: &World, skew_ms: i64) {
     world.count("steps of the wall clock");
     world.note(format_args!("the wall clock is {skew_ms} ms wrong"));
     SKEW_MS.set(skew_ms);
 }
 
-/// Runs one run to its end, on this thread. At most one in a process, so that nothing in its statics is left from
-/// another one.
+/// Runs one run to its end, on this thread. A process can do this only once, so that no static holds anything from an
+/// earlier run.
 ///
 /// # Errors
-/// When there was one before in this process, or no runtime can be had.
+/// If this process has done a run before, or if no runtime can be built.
 pub fn run(order: &Order) -> anyhow::Result<Outcome> {
     carillon_runtime::time::install(virtual_ms)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
     let outcome = runtime.block_on(live(order));
-    // Tasks that wait for ever are not waited for.
+    // Some tasks wait forever, so the runtime must not wait for them.
     runtime.shutdown_background();
     Ok(outcome)
 }
@@ -154,14 +155,14 @@ async fn live(order: &Order) -> Outcome {
     Outcome { profile, faults, report, history, counts, hash, lines, took }
 }
 
-/// The trace begins with what every other source of randomness gives, so that one which does not follow from the
-/// seed is seen at once.
+/// Notes the state of every other source of randomness as the first line of the trace. A source that does not follow
+/// from the seed then shows at once.
 fn note_entropy(world: &World) {
     let order: Vec<u32> = (0..8).collect::<HashSet<u32>>().into_iter().collect();
     world.note(format_args!("hash tables have the order {order:?}, an id is {}", uuid::Uuid::new_v4()));
 }
 
-/// Faults cease and everything heals. Twice: what was under way may have hit something once more.
+/// Ends all faults and heals the cluster. It heals twice, because a disaster that was under way can strike once more.
 async fn calm_down(world: &Arc<World>, cluster: &Arc<Cluster>) {
     world.note(format_args!("everything heals"));
     let tags_kept_ms = world.weather.lock().tags_kept_ms;

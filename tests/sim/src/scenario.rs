@@ -1,4 +1,4 @@
-//! Scripted runs: what has to be seen once for certain, and not only when a seed comes upon it.
+//! Scripted runs: situations that must occur for certain, and not only when a seed happens to produce them.
 
 use crate::client::{Client, Plan};
 use crate::club::club;
@@ -19,52 +19,54 @@ use tokio::time::{Instant, sleep};
 /// A scripted run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scenario {
-    /// Nothing goes wrong.
+    /// Without faults.
     Calm,
-    /// The same client id twice in one entry: a connection breaks before its acks and all is sent again while the log
-    /// does not take anything.
+    /// One entry holds the same client id twice. A connection breaks before its acks arrive, and the client sends
+    /// everything again while the log takes no entries.
     TwiceInOneEntry,
-    /// A log loses its tail while its worker lives.
+    /// A log loses its tail while its worker runs.
     Rollback,
-    /// A log loses its tail, and grows past the checkpoint again before anybody looks.
+    /// A log loses its tail and grows past the checkpoint again before a worker reads it.
     RollbackAndGrowth,
-    /// A worker stands still between a row and its head, while others send on.
+    /// A worker is paused after it wrote rows and before it wrote their heads, while clients continue to send.
     PauseBeforeHead,
-    /// Answers to joins come behind the first events.
+    /// Replies to joins arrive after the first events.
     LateJoins,
     /// Only batches that carry acks are lost.
     AcksLost,
-    /// A gateway is killed whose user has all the connections that are allowed.
+    /// A gateway is killed while its user has as many connections as are allowed.
     KilledAtTheLimit,
-    /// Seven lives of the logs in a row.
+    /// The logs lose entries seven times in a row, so that new log generations begin.
     SevenLives,
     /// The store is away for a minute.
     StoreAway,
-    /// Every process is killed at once, more than once.
+    /// All processes are killed at once, several times.
     AllKilled,
-    /// What a worker writes strays; it stands still, the log forgets what the strays were made from, and another one
-    /// works what comes instead; then the strays arrive, and the first one goes on.
+    /// A worker's writes stray, and the worker is paused. The log loses the entries behind the stray writes, and a
+    /// successor applies other entries in their place. Then the stray writes arrive, and the first worker resumes.
     StaleWriter,
-    /// The same, and the log forgets more, to below the checkpoint, and grows past it again before the other one looks.
+    /// As [`Self::StaleWriter`], but the log loses entries below the checkpoint, and grows past it again before the
+    /// successor reads it.
     StaleWriterAndGrowth,
-    /// A worker stands still; another one takes over, and what it has worked the log forgets, down to where the first
-    /// one stands; the log takes other entries there, and the first one reads on.
+    /// A worker is paused and a successor takes over. The log then loses the entries that the successor applied and
+    /// takes others in their place. The first worker resumes and reads those.
     ResumedReader,
-    /// The bus forgets all leases again and again, and others take over from owners that believe in theirs.
+    /// The bus lets all leases run out again and again, and workers take over from owners that still believe in theirs.
     LapsedLeases,
-    /// The store takes up to two seconds for most of what it is asked: longer than an owner's tenure is good for.
+    /// The store takes up to two seconds for most requests, which is longer than an owner may rely on one reading of
+    /// its tenure.
     SlowStore,
-    /// Participants are removed and added while they talk, join and lose their connections.
+    /// Participants are removed and added while they send, join and lose their connections.
     Removals,
-    /// The wall clock is set back and forth, by up to nine days, while everybody sends again what has no ack.
+    /// The wall clock is set back and forth by up to nine days while all clients send messages without an ack again.
     ClockSteps,
-    /// Message-workers of the next version of the state machine come, go, and come for good; then one of this version comes
-    /// back. Logs lose their tails meanwhile.
+    /// Message-workers of the next state machine version replace this one's for a while, and then for good. Then a
+    /// worker of this version starts again. Meanwhile logs lose their tails.
     Upgrades,
 }
 
 impl Scenario {
-    /// All of them, by name.
+    /// All scenarios, with their names.
     pub const ALL: [(&'static str, Scenario); 19] = [
         ("calm", Self::Calm),
         ("twice-in-one-entry", Self::TwiceInOneEntry),
@@ -87,12 +89,12 @@ impl Scenario {
         ("upgrades", Self::Upgrades),
     ];
 
-    /// The scenario of this name.
+    /// The scenario with this name.
     pub fn named(name: &str) -> Option<Scenario> {
         Self::ALL.iter().find(|(known, _)| *known == name).map(|(_, scenario)| *scenario)
     }
 
-    /// Its name.
+    /// The scenario's name.
     pub fn name(self) -> &'static str {
         Self::ALL.iter().find(|(_, scenario)| *scenario == self).map_or("", |(name, _)| name)
     }
@@ -102,7 +104,7 @@ impl Scenario {
     }
 
     fn plan(self, number: u64, user_number: u64) -> Plan {
-        // Long enough that every life has its messages, and that people talk when the script begins.
+        // Enough messages for every log generation, and for clients to be still sending when the script begins.
         let (messages, pause_ms) = match self {
             Self::SevenLives => (80, 3_000),
             Self::AcksLost | Self::StoreAway => (80, 900),
@@ -125,7 +127,7 @@ impl Scenario {
         }
     }
 
-    /// What has to happen in it, at least so often: a script that misses what it is for has failed.
+    /// Events that must happen, with their least counts. A script that misses what it is written for has failed.
     fn meant_for(self) -> &'static [(&'static str, u64)] {
         match self {
             Self::Calm | Self::SlowStore => &[("acks", 240)],
@@ -134,7 +136,7 @@ impl Scenario {
             Self::PauseBeforeHead => &[("processes paused", 2), ("processes killed", 2)],
             Self::LateJoins => &[("late answers to gateways", 8)],
             Self::AcksLost => &[("batches with acks lost", 5)],
-            // Who finds no place waits for the dead to be missed, and is not refused.
+            // A connection above the limit is not refused: it waits until the killed gateway's sessions are dropped.
             Self::KilledAtTheLimit => &[("processes killed", 2), ("joins", 40)],
             Self::SevenLives => &[("new lives of logs", 14)],
             Self::StoreAway => &[("refusals", 20)],
@@ -149,19 +151,19 @@ impl Scenario {
             }
             Self::Upgrades => &[("acks", 1_400), ("versions begun", 4), ("workers refused", 2)],
             Self::LapsedLeases => &[("lapses of leases", 8), ("take-overs", 4)],
-            // Tags alone tell most of these logs from those that were worked.
+            // Most of these logs have grown past the checkpoint again, so only tags show that their entries are others.
             Self::StaleWriterAndGrowth => &[("losses of logs", 12), ("new lives of logs", 5)],
         }
     }
 
-    /// What should have happened in it and did not.
+    /// The events that happened less often than they must.
     pub fn missed(self, counts: &BTreeMap<&'static str, u64>) -> Vec<String> {
         let count = |what| counts.get(what).copied().unwrap_or(0);
         let missed = self.meant_for().iter().filter(|(what, least)| count(*what) < *least);
         missed.map(|(what, least)| format!("missed: {} {what}, not {least}", count(*what))).collect()
     }
 
-    /// Its sizes and weather.
+    /// The scenario's sizes and weather.
     pub fn profile(self) -> Profile {
         let users = if self == Self::KilledAtTheLimit { 1 } else { 3 };
         let clients = if self == Self::KilledAtTheLimit { 5 } else { 6 };
@@ -174,7 +176,7 @@ impl Scenario {
         };
         Profile {
             name: "scripted",
-            // All of a client's attempts meet in one queue where there is one gateway.
+            // With one gateway, all attempts of a client meet in the same queue.
             gateways: if self == Self::TwiceInOneEntry { 1 } else { 2 },
             workers: if self == Self::Upgrades { 3 } else { 2 },
             presence: 2,
@@ -187,7 +189,7 @@ impl Scenario {
         }
     }
 
-    /// What happens in it, from its beginning on.
+    /// Starts the scenario's script. Its faults begin after five seconds.
     pub fn script(
         self,
         world: &Arc<World>,
@@ -253,7 +255,7 @@ impl Script {
         }
     }
 
-    /// The workers see nothing of their logs while these are rolled back to before the checkpoint and grow again.
+    /// Cuts the workers off from the bus while their logs are rolled back to below the checkpoint and grow again.
     async fn roll_back_and_grow(&self) {
         for _ in 0..2 {
             let workers = self.workers();
@@ -270,7 +272,7 @@ impl Script {
 
     async fn pause_before_head(&self) {
         for place in self.workers() {
-            // The rows of what is in flight are written, and nothing after them.
+            // Rows in flight are still written, but nothing after them.
             self.cluster.pause(place, Duration::from_secs(6)).await;
             sleep(Duration::from_secs(2)).await;
         }
@@ -292,7 +294,7 @@ impl Script {
     async fn step_clocks(&self) {
         const HOUR_MS: i64 = 3_600_000;
         for hours in [1, -2, 30, 9 * 24, 0, -9 * 24] {
-            // What is accepted and not acknowledged now is sent again by the wrong clock.
+            // During the blackout commands are applied without acks. Clients send them again while the clock is wrong.
             let until = Instant::now() + Duration::from_millis(900);
             *self.world.blackout.lock() = Some(Blackout { until, outcomes_only: true });
             sleep(Duration::from_millis(800)).await;
@@ -334,7 +336,7 @@ impl Script {
         sleep(Duration::from_secs(65)).await;
     }
 
-    /// Each of the workers in turn; every time the logs forget one entry more.
+    /// Makes each worker in turn a stale writer, with one more lost entry in each round.
     async fn go_stale(&self, more: std::ops::RangeInclusive<u64>) {
         for more in more {
             for place in self.workers() {
@@ -344,7 +346,7 @@ impl Script {
         }
     }
 
-    /// Each of the workers in turn, twice.
+    /// Does this to each worker in turn, twice.
     async fn resume_readers(&self) {
         for place in [self.workers(), self.workers()].concat() {
             let Some(gate) = self.cluster.gate(place) else { continue };
@@ -382,7 +384,7 @@ impl Script {
         for place in &workers {
             self.release(*place, next).await;
         }
-        // An entry that raises the version may be among what is lost.
+        // The lost entries may include the one that begins the new version.
         for lost in 1..=6 {
             sleep(Duration::from_millis(1_000)).await;
             self.partitions().for_each(|partition| forget(&self.world, partition, Some(lost)));
@@ -401,14 +403,14 @@ impl Script {
         }
     }
 
-    /// Puts a message-worker of this version in the place of another one.
+    /// Replaces a message-worker by one of this version.
     async fn release(&self, place: Place, version: u32) {
         self.cluster.stop(place).await;
         self.cluster.set_version(version);
         self.cluster.start(place);
     }
 
-    /// Each partition is to be worked by this version.
+    /// Checks that each partition is at this version.
     fn check_version(&self, version: u32) {
         for partition in self.partitions() {
             let checkpoint = self.world.tables.lock().partition(partition as u32).checkpoint;

@@ -1,4 +1,4 @@
-//! Changes who participates in which club, by the REST API, for as long as a run lasts.
+//! The steward changes the participants of clubs through the REST API for as long as a run lasts.
 
 use crate::club::{NAMESPACE, club};
 use crate::cluster::{Cluster, Kind};
@@ -11,27 +11,27 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
-/// The key by which it is a backend.
+/// The API key with which the steward authenticates as a backend.
 pub const API_KEY: &str = "the-steward's-key";
-/// Longer than a gateway takes to say that an outcome is unknown.
+/// How long the steward waits for an answer. This is longer than a gateway takes to report an unknown outcome.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// Between two tries to create a club.
+/// Time between two attempts to create a club.
 const AGAIN: Duration = Duration::from_millis(500);
 
-/// Who changes participants.
+/// Changes the participants of clubs.
 pub struct Steward {
     world: Arc<World>,
     cluster: Arc<Cluster>,
     random: Random,
     users: Vec<UserId>,
     clubs: u64,
-    /// By what it has asked for; the truth is in the rows.
+    /// The members by the requests that were sent. The actual participants are those in the rows.
     members: Vec<BTreeSet<UserId>>,
     pause_ms: u64,
 }
 
 impl Steward {
-    /// A steward of so many clubs, who lets at most so much time pass between two changes.
+    /// A steward of `clubs` clubs that waits at most `pause_ms` milliseconds between two changes.
     pub fn new(
         world: Arc<World>,
         cluster: Arc<Cluster>,
@@ -44,7 +44,7 @@ impl Steward {
         Steward { world, cluster, random, users, clubs, members, pause_ms }
     }
 
-    /// Creates the clubs, with everybody in, then changes them until it is dropped.
+    /// Creates the clubs with all users in them, then changes their participants until the future is dropped.
     pub async fn run(mut self) {
         for number in 0..self.clubs {
             let participants: Vec<_> = self.users.iter().map(UserId::to_string).collect();

@@ -3,69 +3,69 @@
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// What a frame says.
+/// A parsed frame from the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Told {
     /// `new_message`.
     Message {
-        /// Where.
+        /// The conversation's id.
         conversation: String,
-        /// Its place there.
+        /// The event's seq.
         seq: u64,
-        /// Its id.
+        /// The message's id.
         id: String,
-        /// Whose.
+        /// The user who sent it.
         sender: String,
-        /// The id that its sender gave.
+        /// The client id that its sender gave, if the frame carries one.
         client_id: Option<String>,
-        /// What it says.
+        /// The message's text.
         content: String,
     },
     /// `message_ack`.
     Ack {
-        /// Where.
+        /// The conversation's id.
         conversation: String,
-        /// The id that this client gave.
+        /// The client id that this client gave.
         client_id: String,
-        /// Its place there.
+        /// The message's seq.
         seq: u64,
-        /// Its id.
+        /// The message's id.
         id: String,
     },
     /// `participant_joined`, `participant_left`, `conversation_updated`.
     Change {
-        /// Where.
+        /// The conversation's id.
         conversation: String,
-        /// Its place there.
+        /// The event's seq.
         seq: u64,
     },
     /// `conversation_joined`.
     Joined {
-        /// Where.
+        /// The conversation's id.
         conversation: String,
-        /// The head then.
+        /// The committed head at the time of the join.
         head: u64,
     },
-    /// `conversation_left`, which nobody asked for here: the subscription has ended.
+    /// `conversation_left`: the subscription has ended. Simulated clients never leave by themselves.
     Ended {
-        /// Where.
+        /// The conversation's id.
         conversation: String,
     },
-    /// `online_status`.
+    /// `online_status`: users, and whether they are online.
     Online(BTreeMap<String, bool>),
     /// `error`.
     Failed {
-        /// What it is about.
+        /// The `ref` of the command that failed.
         reference: String,
-        /// Its code.
+        /// The error code.
         code: String,
     },
-    /// Anything else.
+    /// Any other frame.
     Other,
 }
 
 impl Told {
-    /// What this frame says.
+    /// Parses a frame.
     pub fn read(text: &str) -> Told {
         let frame: Value = serde_json::from_str(text).unwrap_or_default();
         let text_of = |value: &Value| value.as_str().unwrap_or_default().to_owned();

@@ -1,11 +1,12 @@
-//! What happened in a run, as lines: hashed, so that two runs can be compared, and printed if wanted.
+//! The trace: everything that happened in a run, as lines. They are hashed, so that two runs can be compared, and
+//! printed if wanted.
 
 use parking_lot::Mutex;
 use std::fmt::{Arguments, Write};
 use tokio::time::Instant;
 use xxhash_rust::xxh3::Xxh3;
 
-/// The lines of a run.
+/// The trace of a run.
 pub struct Trace {
     began: Instant,
     prints: bool,
@@ -19,7 +20,7 @@ struct State {
 }
 
 impl Trace {
-    /// A run that begins now.
+    /// A trace of a run that begins now.
     pub fn new(prints: bool) -> Trace {
         let state = State { hash: Xxh3::new(), lines: 0, line: String::new() };
         Trace { began: Instant::now(), prints, state: Mutex::new(state) }
@@ -30,7 +31,7 @@ impl Trace {
         self.began.elapsed().as_micros() as u64
     }
 
-    /// This happened now.
+    /// Adds a line, with the present virtual time.
     pub fn line(&self, what: Arguments<'_>) {
         let now_us = self.now_us();
         let State { hash, lines, line } = &mut *self.state.lock();
@@ -44,7 +45,7 @@ impl Trace {
         }
     }
 
-    /// A hash of everything that happened, and how many lines that was.
+    /// A hash of all lines, and their number.
     pub fn digest(&self) -> (u64, u64) {
         let state = self.state.lock();
         (state.hash.digest(), state.lines)

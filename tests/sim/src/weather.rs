@@ -1,65 +1,67 @@
-//! How often what goes wrong by itself: a profile's share of faults, each in so many of 10,000 calls.
+//! Weather: small faults that each strike with a fixed chance per call.
 
 use crate::random::Random;
 
-/// Chances of faults, in so many of 10,000 calls, and times.
+/// Chances of faults, each in 10,000 calls, and delays.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Weather {
-    /// A way takes up to this long, in each direction.
+    /// Longest time that one direction of a call takes, in milliseconds.
     pub latency_ms: u64,
-    /// An append is refused: nothing was done.
+    /// An append is refused and has no effect.
     pub append_refused: u32,
-    /// An append times out, and nothing was done.
+    /// An append times out and has no effect.
     pub append_lost: u32,
-    /// An append times out, and was done.
+    /// An append times out but has taken effect.
     pub append_lied: u32,
-    /// An append times out, and is done only after its repetition may have come.
+    /// An append times out and takes effect later, possibly after its repetition.
     pub append_strays: u32,
     /// A core message does not arrive.
     pub message_lost: u32,
-    /// A core message, and what its sender says after it, takes up to a second.
+    /// A core message and its sender's later messages are up to a second late.
     pub message_late: u32,
     /// A numbered batch arrives twice.
     pub batch_twice: u32,
-    /// A subscription misses a message and is told so.
+    /// A subscription misses a message and receives a notice of it.
     pub subscription_lost: u32,
     /// A request does not arrive.
     pub request_lost: u32,
-    /// An answer takes up to two seconds, often longer than it is awaited.
+    /// An answer takes up to two seconds, which is often longer than its requester waits.
     pub answer_late: u32,
     /// A reader of a log breaks.
     pub reader_broken: u32,
-    /// A question about a log is not answered.
+    /// A request about a log gets no answer.
     pub log_unknown: u32,
-    /// A lease is not renewed, or not told of.
+    /// A request about a lease gets no answer.
     pub lease_failed: u32,
-    /// A write fails and nothing was done.
+    /// A write fails and has no effect.
     pub write_lost: u32,
-    /// A write fails and was done.
+    /// A write fails but has taken effect.
     pub write_lied: u32,
-    /// A write fails, and is done later, as by hints that a database hands over when a replica is back (scylladb#7258).
+    /// A write fails and takes effect later, as a hint does that a database hands over when a replica is back
+    /// (scylladb#7258).
     pub write_strays: u32,
-    /// How long such a write strays at most, milliseconds. Below the two leases' time (4 s) that another life of a log
-    /// waits for its predecessor, unless a run is meant for what is later.
+    /// How long such a write strays at most, in milliseconds. Stays below the 4 s (two leases) that a worker waits
+    /// before it begins a new log generation, except in runs that test later writes.
     pub straying_ms: u64,
-    /// A write fails half-way: some rows were written.
+    /// A write fails half-way: some rows are written.
     pub write_half: u32,
-    /// The store takes up to two seconds.
+    /// The store takes up to two seconds for a call.
     pub store_slow: u32,
     /// A read fails.
     pub read_failed: u32,
-    /// How long a log recognises a tag, milliseconds. JetStream's window is a setting of its stream, two minutes long,
-    /// and not refreshed (nats-server#7302): instead of keeping a gateway from its bus for so long, it is shortened.
+    /// How long a log recognises a tag, in milliseconds. JetStream's duplicate window is a setting of the stream, is
+    /// two minutes long, and is not refreshed by repetitions (nats-server#7302). A run shortens it, because keeping a
+    /// gateway from its bus for two minutes would take too long.
     pub tags_kept_ms: u64,
 }
 
 impl Weather {
-    /// Nothing goes wrong.
+    /// Weather without faults.
     pub fn calm() -> Weather {
         Weather { latency_ms: 2, tags_kept_ms: 120_000, straying_ms: 1_500, ..Weather::default() }
     }
 
-    /// As much goes wrong as `strength` says, 0 to 100: some of it often, some never, by `random`.
+    /// Draws the chances. `strength` (0 to 100) scales them. About a third of the faults never strike.
     pub fn drawn(random: &mut Random, strength: u64) -> Weather {
         let mut draw = |most: u64| {
             if random.below(3) == 0 { 0 } else { random.below(most * strength / 100 + 1) as u32 }

@@ -1,4 +1,4 @@
-//! Everything outside the processes: network, bus, store, dice, and what is written down about the run.
+//! Everything outside the processes: network, bus, store, randomness, and the records of the run.
 
 use crate::bus::{Leases, Log, Subjects};
 use crate::club::{Heard, is_club};
@@ -17,32 +17,32 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// Violations that are kept word for word; one is enough to fail.
+/// Most violations that are kept. One is enough to fail a run.
 const VIOLATIONS_MAX: usize = 50;
 
 /// What all processes of a run share.
 pub struct World {
-    /// What happened.
+    /// The lines of everything that happened.
     pub trace: Trace,
-    /// What is on its way.
+    /// Messages and writes on their way.
     pub network: Arc<Network>,
-    /// How much goes wrong now.
+    /// The chances of small faults now.
     pub weather: Mutex<Weather>,
-    /// One for each partition.
+    /// The logs, by partition.
     pub logs: Vec<Mutex<Log>>,
-    /// Woken when the log of this partition has grown.
+    /// Notified when the log of this partition changes.
     pub grown: Vec<Notify>,
-    /// Core messaging.
+    /// Subscriptions of core messaging.
     pub subjects: Arc<Mutex<Subjects>>,
-    /// By kind of worker.
+    /// Leases, by kind of worker.
     pub leases: Mutex<BTreeMap<String, Leases>>,
     /// The store of conversations.
     pub tables: Mutex<Tables>,
     /// The store of users.
     pub users: Mutex<BTreeMap<String, UserRow>>,
-    /// Nobody reaches the store until then.
+    /// Until when the store is out of reach for every process, if it is.
     pub store_away_until: Mutex<Option<Instant>>,
-    /// Messages to gateways that pass by this are lost, until it is over.
+    /// A period in which messages to gateways are lost, if there is one.
     pub blackout: Mutex<Option<Blackout>>,
     dice: Mutex<Random>,
     history: Mutex<Vec<Record>>,
@@ -51,12 +51,12 @@ pub struct World {
     counts: Mutex<BTreeMap<&'static str, u64>>,
 }
 
-/// What is lost of what workers send to gateways.
+/// A period in which messages from workers to gateways are lost.
 #[derive(Debug, Clone, Copy)]
 pub struct Blackout {
-    /// Until when.
+    /// When the period ends.
     pub until: Instant,
-    /// Only batches that carry outcomes; otherwise everything.
+    /// Whether only batches that carry outcomes are lost, and not all messages.
     pub outcomes_only: bool,
 }
 
@@ -83,39 +83,40 @@ impl World {
         })
     }
 
-    /// Draws something.
+    /// Draws from the run's random numbers.
     pub fn dice<T>(&self, draw: impl FnOnce(&mut Random) -> T) -> T {
         draw(&mut self.dice.lock())
     }
 
-    /// Whether a fault happens now.
+    /// Whether a fault with this chance strikes now.
     pub fn strikes(&self, chance: impl FnOnce(&Weather) -> u32) -> bool {
         let per_10_000 = chance(&self.weather.lock());
         self.dice(|random| random.chance(per_10_000))
     }
 
-    /// How long one way takes.
+    /// Draws how long one direction of a call takes.
     pub fn latency(&self) -> Duration {
         let most_ms = self.weather.lock().latency_ms;
         Duration::from_millis(self.dice(|random| random.between(0..=most_ms)))
     }
 
-    /// This happened.
+    /// Adds a line to the trace.
     pub fn note(&self, what: Arguments<'_>) {
         self.trace.line(what);
     }
 
-    /// Something happened that a run may be meant for.
+    /// Counts an event that a scenario may require.
     pub fn count(&self, what: &'static str) {
         *self.counts.lock().entry(what).or_default() += 1;
     }
 
-    /// How often what happened.
+    /// How often each counted event happened.
     pub fn counts(&self) -> BTreeMap<&'static str, u64> {
         self.counts.lock().clone()
     }
 
-    /// A client did this or was told it. Clubs have events that are no messages, and a judgement of their own.
+    /// Records what a client did or received. Events of clubs stay out of the history, which knows messages only; the
+    /// judge checks them separately.
     pub fn record(&self, what: What) {
         self.note(format_args!("client {what:?}"));
         if what.conversation().is_some_and(is_club) {
@@ -124,22 +125,22 @@ impl World {
         self.history.lock().push(Record { at_us: self.trace.now_us(), what });
     }
 
-    /// A client heard an event of a club.
+    /// Records an event of a club that a client received.
     pub fn heard(&self, heard: impl FnOnce(u64) -> Heard) {
         self.clubs.lock().push(heard(self.trace.now_us()));
     }
 
-    /// What clients heard of clubs.
+    /// The events of clubs that clients received.
     pub fn clubs(&self) -> Vec<Heard> {
         self.clubs.lock().clone()
     }
 
-    /// What clients did and were told.
+    /// What clients did and received.
     pub fn history(&self) -> Vec<Record> {
         self.history.lock().clone()
     }
 
-    /// Something must never happen, and did.
+    /// Records something that must never happen.
     pub fn violation(&self, what: Arguments<'_>) {
         self.note(format_args!("VIOLATION {what}"));
         let mut violations = self.violations.lock();
@@ -148,12 +149,12 @@ impl World {
         }
     }
 
-    /// What must never have happened.
+    /// The recorded violations.
     pub fn violations(&self) -> Vec<String> {
         self.violations.lock().clone()
     }
 
-    /// Whether the store is away now.
+    /// Whether the store is out of reach now.
     pub fn store_is_away(&self) -> bool {
         self.store_away_until.lock().is_some_and(|until| Instant::now() < until)
     }

@@ -15,7 +15,7 @@ fn told(output: &Output) -> String {
 }
 
 #[test]
-fn what_clients_are_told_is_true_whatever_fails() {
+fn random_faults_break_no_promise() {
     let seeds = std::env::var("CARILLON_SIM_SEEDS").ok();
     let seeds = seeds.map_or(SEEDS, |seeds| seeds.parse().expect("CARILLON_SIM_SEEDS is a number"));
     let output = sim(&["--seeds", &format!("0..{seeds}")]);
@@ -23,7 +23,7 @@ fn what_clients_are_told_is_true_whatever_fails() {
 }
 
 #[test]
-fn every_scripted_run_goes_well() {
+fn every_scripted_run_passes() {
     let output = sim(&["--scenarios"]);
     assert!(output.status.success(), "{}", told(&output));
 }
@@ -36,7 +36,7 @@ fn hash(seed: &str) -> String {
 }
 
 #[test]
-fn a_seed_gives_the_same_run_again_and_another_one_another() {
+fn a_seed_repeats_its_run_and_seeds_differ() {
     let seeds = ["3", "7", "13", "28"];
     let hashes = seeds.map(hash);
     assert_eq!(hashes, seeds.map(hash));
@@ -58,7 +58,7 @@ fn the_systems_randomness_follows_from_the_seed() {
 }
 
 #[test]
-fn what_it_is_asked_wrongly_it_explains() {
+fn wrong_arguments_are_explained() {
     for wrong in [&["--seeds", "5..5"][..], &["--scenario", "none"], &["--seed", "1", "--seeds", "0..2"], &[]]
     {
         let output = sim(wrong);

@@ -1,4 +1,4 @@
-//! A partition's log, which can lose its tail and reuse the sequences.
+//! A partition's log. It can lose its tail and use the same sequences again.
 
 use bytes::Bytes;
 use carillon_proto::id::Tag;
@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How long a log recognises a tag, by the trait's promise.
+/// How long a log recognises a repeated tag, as the `Bus` trait promises.
 pub const TAGS_KEPT: Duration = Duration::from_secs(120);
 
 /// One partition's log.
@@ -17,16 +17,17 @@ pub struct Log {
     entries: VecDeque<LogEntry>,
     last: u64,
     time_ms: u64,
-    /// Tags by which repeated appends are recognised, with when they came.
+    /// Sequence and arrival time of recent entries by tag, to recognise repeated appends.
     tags: BTreeMap<[u8; 16], (u64, Instant)>,
-    /// How often it lost something.
+    /// How often the log lost entries, including renewals.
     pub losses: u64,
-    /// How often it was made anew.
+    /// How often the log was recreated empty.
     pub renewals: u64,
 }
 
 impl Log {
-    /// Takes an entry, unless its tag was taken within this time, at most [`TAGS_KEPT`].
+    /// Appends an entry and returns its sequence. If an entry with this tag was appended less than `tags_kept` ago (at
+    /// most [`TAGS_KEPT`]), it appends nothing and returns that entry's sequence.
     #[expect(
         clippy::disallowed_methods,
         reason = "the time of an entry is stored, and shown with its messages"
@@ -46,31 +47,31 @@ impl Log {
         self.last
     }
 
-    /// What it holds.
+    /// The first and last sequence in the log.
     pub fn bounds(&self) -> LogBounds {
         LogBounds { first: self.last + 1 - self.entries.len() as u64, last: self.last }
     }
 
-    /// The entry of this sequence.
+    /// The entry with this sequence, if the log holds it.
     pub fn entry(&self, sequence: u64) -> Option<LogEntry> {
         let LogBounds { first, last } = self.bounds();
         (first..=last).contains(&sequence).then(|| self.entries[(sequence - first) as usize].clone())
     }
 
-    /// Entries from this sequence on.
+    /// At most `entries_max` entries, from this sequence on.
     pub fn from(&self, sequence: u64, entries_max: usize) -> Vec<LogEntry> {
         let from = sequence.saturating_sub(self.bounds().first) as usize;
         self.entries.iter().skip(from).take(entries_max).cloned().collect()
     }
 
-    /// Forgets what lies below.
+    /// Removes all entries below this sequence.
     pub fn purge(&mut self, below: u64) {
         while self.entries.front().is_some_and(|entry| entry.sequence < below) {
             self.entries.pop_front();
         }
     }
 
-    /// Loses everything above this sequence, with its memory of tags: an older copy took over.
+    /// Loses all entries above this sequence and their tags, as if an older copy of the log took over.
     pub fn roll_back(&mut self, to: u64) {
         self.losses += 1;
         while self.entries.back().is_some_and(|entry| entry.sequence > to) {
@@ -80,7 +81,7 @@ impl Log {
         self.tags.retain(|_, (sequence, _)| *sequence <= to);
     }
 
-    /// Is made anew, empty.
+    /// Replaces the log by an empty one.
     pub fn recreate(&mut self) {
         *self = Log { losses: self.losses + 1, renewals: self.renewals + 1, ..Log::default() };
     }

@@ -1,4 +1,4 @@
-//! The simulated bus, as one process sees it: it keeps the trait's promises and no more.
+//! The simulated bus, as one process sees it. It keeps exactly the promises of the `Bus` trait and nothing beyond them.
 
 use crate::gate::Cut;
 use crate::node::{Node, TimedOut};
@@ -28,7 +28,7 @@ impl From<TimedOut> for BusError {
     }
 }
 
-/// What becomes of an append.
+/// What happens to an append.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
     Taken,
@@ -54,7 +54,7 @@ impl Node {
         }
     }
 
-    /// A question about a log or a lease, answered on the other side.
+    /// Sends a request about a log or a lease and waits for the answer. With `fails` no answer comes.
     async fn ask<T: Send + 'static>(
         &self,
         what: &str,
@@ -88,7 +88,8 @@ impl Bus for Node {
         let fate = self.fate();
         let (world, name) = (self.world.clone(), self.gate.name.clone());
         let take = move || {
-            // A shortened memory stands for a repetition that comes late; what strays for seconds is recognised.
+            // A short `tags_kept_ms` simulates a repetition that arrives after the log forgot the tag. An append that
+            // strays for seconds must still be recognised, so it gets the full time.
             let kept = match fate {
                 Fate::Strays => TAGS_KEPT,
                 _ => Duration::from_millis(world.weather.lock().tags_kept_ms),
@@ -193,7 +194,7 @@ impl Bus for Node {
             self.note(format_args!("asks on {subject}: {} bytes", answer.len()));
             return Ok(answer);
         }
-        // Over a network nobody hears that a request was thrown away: the wait is not shortened.
+        // On a real network a requester cannot see that its request was discarded, so it waits for the whole timeout.
         sleep_until(deadline).await;
         self.gate.running().await;
         self.note(format_args!("asks on {subject}: no answer"));

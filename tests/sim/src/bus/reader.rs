@@ -1,5 +1,6 @@
-//! Reading a log in order, by sequence, as a pull consumer does: that a log was made anew breaks it, but that one lost
-//! its tail and grew past its place again it cannot tell by itself.
+//! Reads a log in order, by sequence, as a JetStream pull consumer does. Recreating the log always breaks the reader. A
+//! log that loses its tail breaks only half of the readers (`watchful`): the others read on once the log has grown past
+//! their position again.
 
 use crate::gate::Cut;
 use crate::node::Node;
@@ -8,9 +9,9 @@ use carillon_runtime::bus::{BusError, LogEntry, LogReader};
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout};
 
-/// Between two looks at a log that has nothing new: whether it lost something, or is out of reach.
+/// Time between two checks of a log without new entries: it may have lost entries or be out of reach.
 const LOOK: Duration = Duration::from_millis(250);
-/// A server that says nothing for so long has fallen silent.
+/// Time without contact after which the server counts as silent and the reader breaks.
 const SILENCE: Duration = Duration::from_secs(2);
 
 /// Reads one partition's log for one process.
@@ -20,11 +21,11 @@ pub(super) struct Reader {
     next: u64,
     losses: u64,
     renewals: u64,
-    /// It notices when its log loses its tail.
+    /// Whether this reader notices that its log lost its tail.
     watchful: bool,
-    /// Since when it hears nothing of its server.
+    /// Since when the reader has had no contact with its server.
     silent_since: Option<Instant>,
-    /// Entries are there, and come at this time.
+    /// When the entries that are already in the log reach the reader.
     coming: Option<Instant>,
     broken: bool,
 }
@@ -40,7 +41,7 @@ impl Reader {
         Reader { node, partition, next, losses, renewals, watchful, silent_since, coming, broken }
     }
 
-    /// The reason why it is of no more use.
+    /// Why the reader can no longer be used, if it cannot.
     fn trouble(&mut self) -> Option<&'static str> {
         let (first, losses, renewals) = {
             let log = self.node.world.logs[self.partition as usize].lock();
@@ -69,12 +70,12 @@ impl Reader {
 
 #[async_trait]
 impl LogReader for Reader {
-    /// Nothing is taken before the last await, so that cancelling loses nothing.
+    /// Takes no entries before the last await, so cancelling this call loses none.
     async fn next(&mut self, entries_max: usize) -> Result<Vec<LogEntry>, BusError> {
         loop {
             self.node.gate.running().await;
             let world = self.node.world.clone();
-            // Made before the look, so that what is appended in between wakes it.
+            // Created before the log is checked, so that an append after the check wakes this reader.
             let grown = world.grown[self.partition as usize].notified();
             if let Some(trouble) = self.trouble() {
                 self.broken = true;

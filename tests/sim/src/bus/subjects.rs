@@ -1,5 +1,5 @@
-//! Core messaging: who hears what, in order for one sender, at most once. Only numbered batches may come twice, as they
-//! do when one that was asked for again overtakes itself.
+//! Core messaging: a message arrives at most once, and in order for one sender and one subscriber. Only numbered
+//! batches can arrive twice, as happens when a gateway requests a batch again and the first copy still arrives.
 
 use crate::gate::Gate;
 use crate::node::Node;
@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-/// Somebody who hears a subject.
+/// One subscription of a process to a subject.
 #[derive(Clone)]
 struct Member {
     id: u64,
@@ -23,17 +23,17 @@ struct Member {
     filler: Arc<Filler>,
 }
 
-/// Every subject that somebody hears.
+/// All subscriptions, by subject.
 #[derive(Default)]
 pub struct Subjects {
     table: BTreeMap<String, Vec<Member>>,
     next: u64,
-    /// When the last message of a sender arrives at a member: none overtakes it.
+    /// When the last message of a sender arrives at a member. Later messages of that sender arrive no earlier.
     arrivals: BTreeMap<(u64, u64), Instant>,
 }
 
 impl Subjects {
-    /// A process is no more, and hears nothing.
+    /// Removes all subscriptions of a process that ended.
     pub fn forget(&mut self, life: u64) {
         for members in self.table.values_mut() {
             members.retain(|member| member.gate.life != life);
@@ -41,12 +41,12 @@ impl Subjects {
         self.arrivals.retain(|(sender, _), _| *sender != life);
     }
 
-    /// Whether a process hears this.
+    /// Whether a process subscribes to this subject.
     pub fn hears(&self, life: u64, subject: &str) -> bool {
         self.table.get(subject).is_some_and(|members| members.iter().any(|member| member.gate.life == life))
     }
 
-    /// Subscriptions of a process have missed something, and are told so.
+    /// Reports to all subscriptions of a process that they missed messages.
     pub fn lost(&self, life: u64) {
         for member in self.table.values().flatten().filter(|member| member.gate.life == life) {
             member.filler.lost();
@@ -88,7 +88,7 @@ pub(super) fn subscribe(node: &Node, subject: &str, group: Option<&str>) -> Subs
     subscription
 }
 
-/// Who hears one message: everyone who is not in a group, and one of each group.
+/// The receivers of one message: every member without a group, and one member of a group.
 fn hearers(node: &Node, subject: &str) -> Vec<Member> {
     let members = node.world.subjects.lock().table.get(subject).cloned().unwrap_or_default();
     let (grouped, mut hearers): (Vec<_>, Vec<_>) =
@@ -98,7 +98,7 @@ fn hearers(node: &Node, subject: &str) -> Vec<Member> {
     hearers
 }
 
-/// What is lost of a message is decided by what it is.
+/// What happens to one message on its way to one receiver.
 struct Sent {
     lost: bool,
     twice: bool,
@@ -151,7 +151,7 @@ pub(super) fn publish(node: &Node, subject: &str, payload: &Bytes) {
     }
 }
 
-/// Hands a request to who hears it; `None` when nobody does.
+/// Sends a request to its receivers; `None` if the subject has none.
 pub(super) fn ask(node: &Node, subject: &str, payload: &Bytes) -> Option<Vec<oneshot::Receiver<Bytes>>> {
     let hearers = hearers(node, subject);
     let answers = hearers.iter().map(|member| {

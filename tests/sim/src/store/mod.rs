@@ -1,5 +1,5 @@
-//! The simulated store, as one process sees it: rows are written one by one in any order, a failed write may have been
-//! done, and of two writes to a cell the one with the higher timestamp wins, whatever the order.
+//! The simulated store, as one process sees it. Rows are written one by one in any order, and a failed write may have
+//! taken effect. Of two writes to a cell the one with the higher timestamp wins, in whatever order they arrive.
 
 use crate::gate::Cut;
 use crate::node::{Node, TimedOut};
@@ -26,7 +26,7 @@ impl From<TimedOut> for StoreError {
     }
 }
 
-/// What becomes of a write.
+/// What happens to a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
     Done,
@@ -223,7 +223,7 @@ impl Store for Node {
     ) -> Result<Tenure, StoreError> {
         self.way(Cut::Store).await?;
         let fate = self.write_fate();
-        // A lightweight transaction is decided at once or not at all: none strays.
+        // A lightweight transaction is decided at once or not at all, so it cannot stray.
         if matches!(fate, Fate::Lost | Fate::Strays) {
             return Err(self.no_answer().await.into());
         }

@@ -1,4 +1,4 @@
-//! Simulated seals: decided at once or not at all, and deletions that are written like rows, each by itself.
+//! Simulated seals. A seal is decided at once or not at all. Its deletions are written like rows, each by itself.
 
 use super::{Fate, Tables};
 use crate::gate::Cut;
@@ -8,14 +8,14 @@ use carillon_message_worker::store::{SEALED_ROWS_MAX, Seal, StoreError};
 use carillon_proto::id::ConversationId;
 use std::collections::BTreeMap;
 
-/// What has been sealed.
+/// Seals in force, and their deletions.
 #[derive(Default)]
 pub struct Seals {
     in_force: BTreeMap<String, Seal>,
     deletions: BTreeMap<String, Vec<Deletion>>,
 }
 
-/// Rows with timestamps up to this are not there.
+/// Deletes the rows in this range of seqs with timestamps up to `timestamp_us`.
 #[derive(Debug, Clone, Copy)]
 struct Deletion {
     first: u64,
@@ -35,7 +35,7 @@ impl Seals {
         self.in_force.get(conversation).copied()
     }
 
-    /// Whether a row has been deleted before it was written.
+    /// Whether a deletion covers a row that arrives after it.
     pub(super) fn shut_out(&self, (conversation, seq): &(String, u64), timestamp_us: i64) -> bool {
         let deletions = self.deletions.get(conversation).into_iter().flatten();
         deletions.into_iter().any(|deletion| deletion.covers(*seq, timestamp_us))
@@ -65,7 +65,7 @@ impl World {
 }
 
 impl Tables {
-    /// Returns the acknowledged rows that it hit.
+    /// Applies a deletion and returns the acknowledged rows that it removed.
     fn delete(&mut self, conversation: &str, deletion: Deletion) -> Vec<u64> {
         let key = |seq| (conversation.to_owned(), seq);
         let rows = self.events.range(key(deletion.first)..=key(deletion.last));
@@ -105,7 +105,7 @@ impl Node {
     ) -> Result<Seal, StoreError> {
         self.way(Cut::Store).await?;
         let fate = self.write_fate();
-        // A lightweight transaction is decided at once or not at all: none strays.
+        // A lightweight transaction is decided at once or not at all, so it cannot stray.
         if matches!(fate, Fate::Lost | Fate::Strays) {
             return Err(self.no_answer().await.into());
         }

@@ -1,4 +1,4 @@
-//! What is stored: tables whose cells know their write timestamps.
+//! The stored tables, whose cells carry their write timestamps.
 
 use super::seals::Seals;
 use crate::club::Row;
@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 type RowKey = (String, u64);
 
-/// Everything that is stored.
+/// All tables.
 #[derive(Default)]
 pub struct Tables {
     pub(super) events: BTreeMap<RowKey, EventRow>,
@@ -27,22 +27,22 @@ pub struct Tables {
     skips: BTreeMap<u32, BTreeSet<Position>>,
     suspensions: BTreeMap<(u32, String), (i64, Suspension)>,
     pub(super) seals: Seals,
-    /// Rows as they were when a client was told that they are there: they never change.
+    /// Rows as they were when a client received their ack. They must never change.
     pub(super) acknowledged: BTreeMap<RowKey, EventRow>,
-    /// When rows were first written as they are now, microseconds of the run.
+    /// When each row was first written in its present form, in microseconds since the run began.
     written_us: BTreeMap<RowKey, u64>,
 }
 
-/// What a write did to a row that must not be.
+/// A change of a row that must not happen.
 enum Damage {
-    /// Two writers wrote different bytes with one timestamp: which of them wins is anybody's guess.
+    /// Two writers wrote different bytes with the same timestamp, so it is undefined which of them wins.
     Torn,
-    /// A client had been told that it is there.
+    /// The row was acknowledged before and has changed.
     Acknowledged,
 }
 
 impl World {
-    /// Writes a row, and says what must not be.
+    /// Writes a row, and reports a violation if the write must not happen.
     pub fn write_event(&self, row: EventRow) {
         let (conversation, seq, position) = (row.conversation.clone(), row.seq, row.position);
         self.note(format_args!("row {conversation} {seq} from {position:?} at {}", row.timestamp_us));
@@ -58,7 +58,7 @@ impl World {
         }
     }
 
-    /// Changes who works in which life of a log, if the one before still is in force.
+    /// Replaces a partition's tenure if `previous` is still in force. Counts take-overs and new log generations.
     pub(super) fn change_tenure(&self, partition: u32, previous: Option<Tenure>, next: Tenure) -> Tenure {
         let known = previous.as_ref().map(|previous| previous.incarnation);
         let in_force = self.tables.lock().change_tenure(partition, previous, next.clone());
@@ -69,7 +69,7 @@ impl World {
         in_force
     }
 
-    /// A client was told that this is stored.
+    /// Remembers that a row was acknowledged, and reports a violation if it is not stored.
     pub fn acknowledged(&self, conversation: &str, seq: u64) {
         let tables = &mut *self.tables.lock();
         let key = (conversation.to_owned(), seq);
@@ -163,7 +163,7 @@ impl Tables {
         here.map(|(_, (_, suspension))| suspension.clone()).collect()
     }
 
-    /// In which life a partition is, and where.
+    /// A partition's tenure and checkpoint.
     pub fn partition(&self, partition: u32) -> PartitionState {
         PartitionState {
             tenure: self.tenures.get(&partition).cloned(),
@@ -171,7 +171,7 @@ impl Tables {
         }
     }
 
-    /// Rows above, without a gap.
+    /// Up to `limit` rows above `after_seq`, up to the first gap.
     pub fn events_after(&self, conversation: &str, after_seq: u64, limit: usize) -> Vec<EventRow> {
         let row = |seq| self.event(conversation, seq);
         (after_seq + 1..).map_while(row).take(limit).collect()
@@ -216,13 +216,13 @@ impl Tables {
         above.filter_map(|((id, _), _)| ConversationId::parse(id).ok()).take(limit).collect()
     }
 
-    /// The last seq of a conversation's rows, without a gap.
+    /// The last seq before the first gap in a conversation's rows.
     pub fn last_seq(&self, conversation: &str) -> u64 {
         let there = |seq: &u64| self.events.contains_key(&(conversation.to_owned(), *seq));
         (1..).take_while(there).last().unwrap_or(0)
     }
 
-    /// The rows of a club, from its creation to the end of what is contiguous.
+    /// The rows of a club, from its creation up to the first gap.
     pub fn club_rows(&self, conversation: &str) -> Vec<Row> {
         let last_seq = self.last_seq(conversation);
         let keys = (0..=last_seq).map(|seq| (conversation.to_owned(), seq));
