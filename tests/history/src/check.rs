@@ -1,4 +1,4 @@
-//! The check: every promise that a history can show to be broken, a family of them in each module.
+//! The check of a history for broken promises. Each module checks one family of promises.
 
 mod acks;
 mod clock;
@@ -13,13 +13,13 @@ use crate::history::History;
 use crate::record::{Record, What};
 use crate::report::{Counts, Report};
 
-/// Of a text, this many characters are shown.
+/// How many characters of a text a report shows.
 const EXCERPT_CHARS_MAX: usize = 40;
 
-/// Judges a history. The same records give the same report; time is O(n log n), memory O(n).
+/// Judges a history. The same records give the same report. Time is O(n log n), memory O(n).
 ///
-/// A client's records must stand in their order (see [`Record`]), and what is stored in the end must be among the
-/// records: whatever is not counts as not stored.
+/// A client's records must stand in their order (see [`Record`]). The records must include everything that is stored at
+/// the end: anything else counts as not stored.
 #[must_use]
 pub fn check(records: &[Record]) -> Report {
     let history = History::new(records);
@@ -72,7 +72,7 @@ fn count(history: &History<'_>) -> Counts {
     counts
 }
 
-/// The beginning of a text, on one line.
+/// The beginning of a text, quoted and on one line.
 fn excerpt(text: &str) -> String {
     let mut shown = format!("{:?}", text.chars().take(EXCERPT_CHARS_MAX).collect::<String>());
     if text.chars().nth(EXCERPT_CHARS_MAX).is_some() {

@@ -1,14 +1,14 @@
-//! A history, ordered for the checks: names as numbers, each message with all that was done and told about it, each
-//! conversation with its log.
+//! A history, indexed for the checks: numbers for names, each message with everything that was done and reported about
+//! it, and each conversation with its log.
 
 use crate::record::{Record, What};
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, DefaultHasher, Hash};
 
-/// A map whose keys are hashed the same in every run: a check draws no randomness.
+/// A map whose keys have the same hashes in every run, so that a check draws no randomness.
 pub type Map<K, V> = HashMap<K, V, BuildHasherDefault<DefaultHasher>>;
 
-/// Names, numbered from 0 as they come.
+/// Names, numbered from 0 in the order of appearance.
 #[derive(Default)]
 pub struct Names<'a> {
     numbers: Map<&'a str, usize>,
@@ -36,37 +36,37 @@ impl<'a> Names<'a> {
     }
 }
 
-/// Whom and what a record concerns. A number that its kind of record does not have is 0 and means nothing.
+/// The client and the conversation of a record. A number that this kind of record does not have is 0 and means nothing.
 #[derive(Clone, Copy, Default)]
 pub struct Place {
     pub client: usize,
     pub conversation: usize,
 }
 
-/// What an ack said.
+/// The content of an ack.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Ack<'a> {
     pub seq: u64,
     pub id: &'a str,
 }
 
-/// One message: by the protocol (section 2, `client_id`) what one user sends to one conversation under one client id,
-/// from whichever of the user's clients.
+/// One message: everything that one user sends to one conversation with one client id, from any of the user's clients
+/// (`client_id` in `docs/protocol.md#native-websocket`).
 pub struct Message<'a> {
     pub conversation: usize,
     pub client_id: &'a str,
     pub user: usize,
     pub first_sent_at_us: u64,
-    /// When somebody first knew that it was stored, by its ack or by hearing it; the end of time if nobody did.
+    /// When a client first learnt that the message is stored, by its ack or by receiving it; `u64::MAX` if none did.
     pub complete_at_us: u64,
     pub ack: Option<Ack<'a>>,
-    /// How often it was sent, and how many of these attempts were refused for good.
+    /// How often it was sent, and how many of these attempts were refused definitely.
     pub attempts: u64,
     pub refusals: u64,
-    /// Its first row.
+    /// The index of its first row.
     pub row: Option<usize>,
     content: &'a str,
-    /// Further contents, of other clients of the user.
+    /// Other contents that the user's clients sent with this client id.
     contents: Vec<&'a str>,
 }
 
@@ -76,13 +76,13 @@ impl Message<'_> {
         self.content == content || self.contents.contains(&content)
     }
 
-    /// Whether every attempt was answered, by a refusal.
+    /// Whether every attempt was refused definitely.
     pub fn is_refused(&self) -> bool {
         self.refusals == self.attempts
     }
 }
 
-/// What one client did about one message. Indexes are of records.
+/// What one client did about one message. The indexes are those of records.
 pub struct Sending<'a> {
     pub message: usize,
     pub client: usize,
@@ -91,7 +91,7 @@ pub struct Sending<'a> {
     pub last_index: usize,
     /// How often this client sent it.
     pub attempts: u64,
-    /// Where the server said that the last attempt had no effect, or perhaps none.
+    /// The record in which the server reported that the last attempt had no effect, or perhaps none.
     pub unsure_index: Option<usize>,
 }
 
@@ -102,11 +102,11 @@ pub struct Row<'a> {
     pub sender: &'a str,
     pub client_id: &'a str,
     pub content: &'a str,
-    /// The message that was sent, whether with this content or another.
+    /// The message that was sent with this sender and client id, whatever its content.
     pub message: Option<usize>,
 }
 
-/// A conversation's log, by seq, and what was told of its head.
+/// A conversation's log, by seq, and the heads that were reported for it.
 #[derive(Default)]
 pub struct Log<'a> {
     pub rows: Vec<Row<'a>>,
@@ -120,7 +120,7 @@ impl<'a> Log<'a> {
 
     pub fn find(&self, seq: u64) -> Option<usize> {
         let guess = usize::try_from(seq).ok()?.checked_sub(1)?;
-        // In a log without holes, which is every good one, the guess is right.
+        // In a log without holes, as every good log is, the guess is right.
         if self.rows.get(guess).is_some_and(|row| row.seq == seq)
             && (guess == 0 || self.rows[guess - 1].seq != seq)
         {
@@ -143,17 +143,17 @@ pub struct History<'a> {
     pub clients: Names<'a>,
     pub users: Names<'a>,
     pub conversations: Names<'a>,
-    /// Each client's user.
+    /// The user of each client.
     pub user_of: Vec<usize>,
     pub messages: Vec<Message<'a>>,
     pub sendings: Vec<Sending<'a>>,
-    /// By conversation.
+    /// The logs, by conversation.
     pub logs: Vec<Log<'a>>,
     /// Records of acks to clients that had not sent the message.
     pub stray_acks: Vec<usize>,
-    /// Records of acks that differ from their message's first.
+    /// Messages with an ack that differs from their first, and the record of that ack.
     pub differing_acks: Vec<(usize, usize)>,
-    /// Records of clients that contradict earlier ones.
+    /// Records that contradict earlier records of the same client.
     pub contradictions: Vec<usize>,
     client_ids: Names<'a>,
     by_key: Map<Key, usize>,
@@ -198,7 +198,7 @@ impl<'a> History<'a> {
             if let Some(client) = record.what.client() {
                 place.client = self.clients.number(client);
                 if place.client == self.user_of.len() {
-                    // It never said whose it is: a user of the same name is as good as any.
+                    // The client never reported its user, so a user with the client's name stands in.
                     self.user_of.push(self.users.number(client));
                     self.contradictions.push(index);
                 }
@@ -292,7 +292,7 @@ impl<'a> History<'a> {
         }
     }
 
-    /// Brings rows and messages together, and completes messages at the first time that somebody heard them.
+    /// Connects rows with messages, and completes each message at the first time that a client received it.
     fn find_messages(&mut self) {
         for conversation in 0..self.logs.len() {
             for number in 0..self.logs[conversation].rows.len() {
@@ -318,18 +318,18 @@ impl<'a> History<'a> {
         self.by_client.get(&(message, place.client)).copied()
     }
 
-    /// What a user sent to a conversation under a client id.
+    /// The message that a user sent to a conversation with a client id.
     pub fn message(&self, conversation: usize, user: &str, client_id: &str) -> Option<usize> {
         let key = (conversation, self.users.find(user)?, self.client_ids.find(client_id)?);
         self.by_key.get(&key).copied()
     }
 
-    /// The row where a message is first stored.
+    /// The first row of a message.
     pub fn row_of(&self, message: &Message<'a>) -> Option<&Row<'a>> {
         message.row.map(|row| &self.logs[message.conversation].rows[row])
     }
 
-    /// A message for a person.
+    /// A message as a report shows it.
     pub fn describe(&self, message: &Message<'_>) -> String {
         format!(
             "{} of {} in {}",
@@ -340,13 +340,13 @@ impl<'a> History<'a> {
     }
 }
 
-/// Whether a code says that the outcome is unknown (protocol, section 1: `timeout`); a message that met an
-/// `unavailable` part may have passed it, too.
+/// Whether an error code leaves the outcome unknown (`docs/protocol.md#errors`). A command that was answered with
+/// `unavailable` may have been applied, as with `timeout`.
 fn leaves_open(code: &str) -> bool {
     matches!(code, "timeout" | "unavailable")
 }
 
-/// The number under a key, which is that of a new value if there was none.
+/// The number of the value with this key. A missing value is added.
 fn entry<'m, K: Eq + Hash, T>(
     numbers: &'m mut Map<K, usize>,
     key: K,

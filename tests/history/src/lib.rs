@@ -1,8 +1,8 @@
-//! Judges histories: what clients did and were told in a run against Carillon, beside what is stored in the end.
+//! Judges histories: what clients did and received in a run against Carillon, and what is stored at the end.
 //!
-//! Whoever runs clients writes [`Record`]s, as values or as lines ([`read`], [`write()`]), and [`check()`] says which
-//! promises of the client protocol were broken. It knows nothing of how the run was made: no sockets, clock or
-//! randomness, and the same records give the same report.
+//! A test that runs clients writes [`Record`]s, as values or as lines ([`read`], [`write()`]). [`check()`] reports
+//! which promises of the client protocol were broken. It does not depend on how the run was made: it uses no sockets,
+//! clock or randomness, and the same records give the same report.
 
 pub mod check;
 mod history;

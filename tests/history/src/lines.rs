@@ -1,16 +1,17 @@
-//! Histories as text: one record of JSON a line.
+//! Histories as text: one JSON record on each line.
 
 use crate::record::Record;
 use std::io::{BufRead, Read as _, Write};
 
-/// A line may be this long: the longest content has 5,000 characters, at most 12 bytes each when escaped, and the ids
-/// beside it have at most 128. A file without line ends is so refused before it fills the memory.
+/// The longest line, in bytes. The longest content has 5,000 characters with at most 12 bytes each when escaped, and
+/// ids have at most 128. The limit refuses a file without line ends before it fills the memory.
 pub const LINE_BYTES_MAX: u64 = 128 * 1024;
 
-/// Reads a history; empty lines are passed over.
+/// Reads a history; empty lines are skipped.
 ///
 /// # Errors
-/// A line that cannot be read, is above [`LINE_BYTES_MAX`] or is no record, with its number from 1.
+/// If a line cannot be read, is longer than [`LINE_BYTES_MAX`] or is no record. The error names the line, counted from
+/// 1.
 pub fn read(mut lines: impl BufRead) -> Result<Vec<Record>, String> {
     let mut records = Vec::new();
     let mut line = Vec::new();
@@ -40,10 +41,10 @@ pub fn read(mut lines: impl BufRead) -> Result<Vec<Record>, String> {
     Ok(records)
 }
 
-/// Writes a history, a line for each record. Nothing is buffered beyond a line.
+/// Writes a history, one line for each record. Only one line is buffered at a time.
 ///
 /// # Errors
-/// What `lines` says.
+/// If `lines` cannot be written to.
 pub fn write(mut lines: impl Write, records: &[Record]) -> std::io::Result<()> {
     let mut line = Vec::new();
     for record in records {

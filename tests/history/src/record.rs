@@ -1,16 +1,16 @@
-//! What a run of clients against Carillon leaves behind: a line of JSON for each thing that a client did or was told,
-//! and at the end one for each stored event. [`check`](crate::check::check) judges it.
+//! The records of a run of clients against Carillon: a line of JSON for each thing that a client did or received, and
+//! at the end one for each stored event. [`check`](crate::check::check) judges them.
 
 use serde::{Deserialize, Serialize};
 
 /// One line of a history.
 ///
-/// A client's records stand in the order in which things happened to it; those of different clients may stand in any
-/// order, and are compared by their times.
+/// A client's records stand in the order in which things happened to it. Records of different clients may stand in any
+/// order and are compared by their times.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// When it happened, microseconds of one monotonic clock for the whole history. What a client sends is recorded
-    /// before it leaves, what it is told after it arrived.
+    /// When it happened, in microseconds of one monotonic clock for the whole history. A frame to the server is
+    /// recorded before it leaves, a frame from the server after it arrived.
     pub at_us: u64,
     /// What happened.
     #[serde(flatten)]
@@ -22,105 +22,104 @@ pub struct Record {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "what", rename_all = "snake_case")]
 pub enum What {
-    /// The client has a connection (its first frame came).
+    /// The client has a connection: its first frame arrived.
     Connected {
-        /// Whose connection it is.
+        /// The client that connected.
         client: String,
-        /// The user that the client speaks for, the same every time.
+        /// The client's user, the same every time.
         user: String,
     },
-    /// The connection is gone, whoever ended it.
+    /// The connection is gone, whichever side ended it.
     Disconnected {
-        /// Whose connection it was.
+        /// The client that lost its connection.
         client: String,
     },
-    /// A message leaves the client; again with the same `client_id` when it is sent again. `content` is unique to
-    /// (`client`, `client_id`).
+    /// The client sends a message, or sends it again with the same `client_id`. `content` is unique to (`client`,
+    /// `client_id`).
     Send {
-        /// Who sends.
+        /// The client that sends.
         client: String,
-        /// Where to.
+        /// The conversation it sends to.
         conversation: String,
-        /// What makes sending it again harmless: a (user, conversation, `client_id`) is one message.
+        /// Makes sending again harmless: a (user, conversation, `client_id`) is one message.
         client_id: String,
         /// The text, the same every time.
         content: String,
     },
     /// `message_ack`.
     Ack {
-        /// Who was told.
+        /// The client that received it.
         client: String,
-        /// Where the message is.
+        /// The message's conversation.
         conversation: String,
-        /// Which of its messages.
+        /// The client id of the message.
         client_id: String,
-        /// The message's place in the conversation, from 1.
+        /// The message's seq in the conversation, from 1.
         seq: u64,
         /// The message's id, given by the server.
         id: String,
     },
-    /// A coded error for a message: `timeout` and `unavailable` leave the outcome open, all others say that this
+    /// A coded error for a message. `timeout` and `unavailable` leave the outcome open; all other codes mean that this
     /// attempt was refused.
     Refused {
-        /// Who was told.
+        /// The client that received it.
         client: String,
-        /// Where the message was sent to.
+        /// The conversation that the message was sent to.
         conversation: String,
-        /// Which of its messages.
+        /// The client id of the message.
         client_id: String,
         /// The protocol's error code.
         code: String,
     },
-    /// `conversation_joined`: with `after_seq` the client is owed everything above it, without everything above
-    /// `head`.
+    /// `conversation_joined`. The client must receive everything above `after_seq`, or above `head` if it gave none.
     Joined {
-        /// Who joined.
+        /// The client that joined.
         client: String,
-        /// What it joined.
+        /// The conversation that it joined.
         conversation: String,
-        /// What the client asked for: the last seq that it had heard, if it wants what it missed.
+        /// The last seq that the client had received, if it requested what it missed.
         after_seq: Option<u64>,
-        /// The last seq of the conversation, as the reply told it.
+        /// The last seq of the conversation, as in the reply.
         head: u64,
     },
-    /// The client has left the conversation for good, or ended for good: it is owed nothing more.
+    /// The client left the conversation for good, or ended for good. It need not receive anything more.
     Left {
-        /// Who left.
+        /// The client that left.
         client: String,
-        /// What it left.
+        /// The conversation that it left.
         conversation: String,
     },
-    /// `new_message`, live or caught up.
+    /// `new_message`, live or while catching up.
     Heard {
-        /// Who heard it.
+        /// The client that received it.
         client: String,
-        /// Where.
+        /// The event's conversation.
         conversation: String,
-        /// The event's place in the conversation, from 1.
+        /// The event's seq in the conversation, from 1.
         seq: u64,
         /// The message's id.
         id: String,
         /// The user who sent it.
         sender: String,
-        /// The client id with which it was sent, if the event told it.
+        /// The client id with which it was sent, if the event carried it.
         client_id: Option<String>,
         /// The text.
         content: String,
     },
-    /// After everything has come to rest: how `observer` last saw `user`.
+    /// How `observer` last saw `user`, after everything has come to rest.
     Seen {
-        /// Who looked.
+        /// The client that requested the presence.
         observer: String,
-        /// At whom.
+        /// The user whose presence it requested.
         user: String,
         /// Whether the user was shown as online.
         online: bool,
     },
     /// From the final dump: an event of a conversation's log. `sender` is the user.
     Stored {
-        /// Whose log.
+        /// The log's conversation.
         conversation: String,
-        /// The event's place in the log, from 1.
+        /// The event's seq in the log, from 1.
         seq: u64,
         /// The message's id.
         id: String,
@@ -131,9 +130,9 @@ pub enum What {
         /// The text.
         content: String,
     },
-    /// From the final dump: the head that the server tells for a conversation.
+    /// From the final dump: the head that the server reports for a conversation.
     Head {
-        /// Whose head.
+        /// The conversation.
         conversation: String,
         /// The last seq, 0 if there is none.
         head: u64,
@@ -141,7 +140,7 @@ pub enum What {
 }
 
 impl What {
-    /// The client that did it or was told, if it concerns one.
+    /// The client that did or received this, if a client is concerned.
     #[must_use]
     pub fn client(&self) -> Option<&str> {
         match self {
@@ -157,7 +156,7 @@ impl What {
         }
     }
 
-    /// The conversation in which it happened, if it was in one.
+    /// The conversation in which it happened, if there was one.
     #[must_use]
     pub fn conversation(&self) -> Option<&str> {
         match self {

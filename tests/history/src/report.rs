@@ -1,13 +1,13 @@
-//! What a check found, and how a person reads it.
+//! The result of a check, and how it is printed for people.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// Of each kind this many violations are kept, and the rest is counted: one fault often breaks thousands of promises,
-/// and the first few tell which.
+/// How many violations of each kind are kept; the rest is counted. One fault often breaks thousands of promises, and
+/// the first few show which.
 pub const VIOLATIONS_KEPT_MAX: usize = 20;
 
-/// Makes [`Kind`] with its list and names from one table, so that none can be forgotten.
+/// Defines [`Kind`] with its list and names from one table, so that no kind can be forgotten.
 macro_rules! kinds {
     ($($kind:ident, $name:literal, $meaning:literal;)+) => {
         /// Which promise was broken.
@@ -17,7 +17,7 @@ macro_rules! kinds {
         }
 
         impl Kind {
-            /// All kinds, in the order in which reports tell them.
+            /// All kinds, in the order of reports.
             pub const ALL: &[Kind] = &[$(Kind::$kind,)+];
 
             /// The kind's name in reports.
@@ -66,9 +66,9 @@ kinds! {
 /// One broken promise.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
-    /// Which promise.
+    /// Which promise was broken.
     pub kind: Kind,
-    /// One line: who, conversation, seqs, client ids, times.
+    /// One line: clients, conversation, seqs, client ids, times.
     pub detail: String,
 }
 
@@ -81,7 +81,7 @@ pub struct Counts {
     pub clients: u64,
     /// Users who have clients.
     pub users: u64,
-    /// Conversations that anything tells of.
+    /// Conversations that occur in any record.
     pub conversations: u64,
     /// Messages that were sent; each counts once, however often it was sent.
     pub sent: u64,
@@ -95,20 +95,20 @@ pub struct Counts {
     pub open: u64,
     /// Stored events.
     pub stored: u64,
-    /// Events that clients heard, each time for each client.
+    /// Events that clients received, counted for each client.
     pub heard: u64,
     /// Replies to joins.
     pub joins: u64,
     /// Connections beyond each client's first.
     pub reconnects: u64,
-    /// Looks at somebody's presence.
+    /// Presence observations: one for each observer and user.
     pub seen: u64,
 }
 
-/// What a check found.
+/// The result of a check.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Report {
-    /// The first [`VIOLATIONS_KEPT_MAX`] of each kind.
+    /// The first [`VIOLATIONS_KEPT_MAX`] violations of each kind.
     pub violations: Vec<Violation>,
     /// How much was checked.
     pub counts: Counts,
@@ -123,7 +123,7 @@ impl Report {
         self.totals.is_empty()
     }
 
-    /// How many violations of a kind there are, with those that are only counted.
+    /// How many violations of a kind there are, including those that were not kept.
     #[must_use]
     pub fn total(&self, kind: Kind) -> u64 {
         self.totals.get(&kind).copied().unwrap_or(0)

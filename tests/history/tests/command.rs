@@ -1,4 +1,4 @@
-//! The command `check-history` as a person or a script uses it.
+//! Tests the command `check-history` as a person or a script uses it.
 
 use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
@@ -19,7 +19,7 @@ fn run(arguments: &[&str], input: &str) -> (Option<i32>, String, String) {
         .stderr(Stdio::piped())
         .spawn()
         .expect("the command starts");
-    // One that takes no input may be gone already; what it says is judged below.
+    // A command that reads no input may have ended already; its output is judged below.
     let _ = child.stdin.take().expect("it has an input").write_all(input.as_bytes());
     let Output { status, stdout, stderr } = child.wait_with_output().expect("the command ends");
     let text = |bytes| String::from_utf8(bytes).expect("it speaks UTF-8");
@@ -38,14 +38,14 @@ fn a_history_of_two_files_is_judged_as_one() {
 }
 
 #[test]
-fn what_is_broken_is_told_and_fails() {
+fn a_broken_promise_is_reported_with_exit_code_1() {
     let (code, report, _) = run(&["-"], SENT);
     assert_eq!(code, Some(1), "{report}");
     assert!(report.contains("m1 of ann in r: acknowledged at seq 1 as x"), "{report}");
 }
 
 #[test]
-fn wrong_usage_says_what_to_do() {
+fn wrong_usage_is_explained() {
     for (arguments, told) in [
         (&[][..], "no history given"),
         (&["--fast"], "unknown option --fast"),
@@ -58,9 +58,9 @@ fn wrong_usage_says_what_to_do() {
     }
 }
 
-/// The records that the help shows are a good history.
+/// The records in the help text form a good history.
 #[test]
-fn help_teaches_what_can_be_read() {
+fn the_records_in_the_help_can_be_read() {
     let (code, help, _) = run(&["--help"], "");
     assert_eq!(code, Some(0));
     let records: Vec<&str> = help.lines().map(str::trim).filter(|line| line.starts_with('{')).collect();
@@ -68,6 +68,6 @@ fn help_teaches_what_can_be_read() {
     let (code, report, errors) = run(&["-"], &records[..10].join("\n"));
     assert_eq!(code, Some(0), "{report}{errors}");
     let (code, _, errors) = run(&["-"], records[10]);
-    // A refusal alone tells of a client that never connected.
+    // The last example, a refusal, is of a client that never connected.
     assert_eq!((code, errors.as_str()), (Some(1), ""));
 }

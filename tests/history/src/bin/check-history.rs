@@ -78,7 +78,7 @@ fn read_file(file: &str) -> Result<Vec<Record>, String> {
     records.map_err(|error| format!("{file}: {error}"))
 }
 
-/// Whoever reads the report may close the pipe early, which is an error here and not a panic.
+/// The reader of the report may close the pipe early. That must be an error here, not a panic.
 fn print(text: &str) -> Result<(), String> {
     std::io::stdout().write_all(text.as_bytes()).map_err(|error| format!("cannot write the report: {error}"))
 }

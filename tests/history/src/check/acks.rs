@@ -1,5 +1,5 @@
-//! Acks against the log: what was acknowledged is stored, at the seq and under the id that the ack said, and nothing
-//! is stored that was refused every time.
+//! Checks acks against the log: an acknowledged message is stored with the seq and id of its ack, and a message that
+//! was refused on every attempt is not stored.
 
 use crate::history::History;
 use crate::record::What;

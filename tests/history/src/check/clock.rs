@@ -1,4 +1,4 @@
-//! Whether the history can be judged at all: no client's time goes back, and no client contradicts itself.
+//! Checks that the history can be judged: no client's time goes back, and no client contradicts itself.
 
 use crate::history::History;
 use crate::report::{Kind, Report};

@@ -1,4 +1,4 @@
-//! What was heard against what is stored: the same event at the same seq, for everybody.
+//! Checks received events against stored ones: every client received the stored event at each seq.
 
 use crate::check::excerpt;
 use crate::history::{History, Map, Row};
@@ -6,7 +6,7 @@ use crate::record::What;
 use crate::report::{Kind, Report};
 
 pub fn check(history: &History<'_>, report: &mut Report) {
-    // Seqs at which something was heard that is not stored, with what was first heard there.
+    // Seqs at which a client received an event that is not stored there, with the id that was first received.
     let mut doubted = Map::<(usize, u64), Option<&str>>::default();
     for (record, place) in history.records.iter().zip(&history.places) {
         let What::Heard { client, conversation, seq, id, .. } = &record.what else { continue };
@@ -29,7 +29,7 @@ pub fn check(history: &History<'_>, report: &mut Report) {
     }
 }
 
-/// How an event differs from its row: field, what was heard, what is stored.
+/// The first field in which an event differs from its row, with the received and the stored value.
 fn difference(heard: &What, row: &Row<'_>) -> Option<String> {
     let What::Heard { id, sender, client_id, content, .. } = heard else { return None };
     let fields = [
@@ -42,7 +42,7 @@ fn difference(heard: &What, row: &Row<'_>) -> Option<String> {
     Some(format!("{field} {}, stored with {}", excerpt(heard), excerpt(stored)))
 }
 
-/// Whether all who heard a seq heard one event there.
+/// Checks that all clients received the same event at each doubted seq.
 fn check_agreement<'a>(
     history: &History<'a>,
     mut doubted: Map<(usize, u64), Option<&'a str>>,

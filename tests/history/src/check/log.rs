@@ -1,4 +1,5 @@
-//! Each log by itself: seqs from 1 without holes, each once; each message once; and the head that the server tells.
+//! Checks each log by itself: seqs are contiguous from 1, each seq and each message is stored once, and reported heads
+//! are right.
 
 use crate::check::excerpt;
 use crate::history::{History, Log, Map};
@@ -57,7 +58,7 @@ fn check_once(name: &str, log: &Log<'_>, report: &mut Report) {
     }
 }
 
-/// A head that a join told is committed, so nothing may end below it.
+/// The head in the reply to a join is committed, so the log cannot end below it.
 fn check_heads_of_joins(history: &History<'_>, report: &mut Report) {
     for (record, place) in history.records.iter().zip(&history.places) {
         let What::Joined { client, conversation, head, .. } = &record.what else { continue };

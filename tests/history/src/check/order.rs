@@ -1,4 +1,4 @@
-//! The order of each log: that of real time, and for each client that in which it sent.
+//! Checks the order of each log: it must follow real time, and for each connection of a client the order of sending.
 
 use crate::history::{History, Row, Sending};
 use crate::record::What;
@@ -12,8 +12,8 @@ pub fn check(history: &History<'_>, report: &mut Report) {
     check_clients(history, report);
 }
 
-/// Linearizability of appending: what was complete before another message was first sent has the lower seq. For each
-/// row it is enough to look at the earliest completion above it.
+/// Appending must be linearizable: a message that was complete before another one was first sent has the lower seq. For
+/// each row it is enough to look at the earliest completion among the rows above it.
 fn check_real_time(history: &History<'_>, conversation: usize, report: &mut Report) {
     let mut earliest: Option<(u64, &Row<'_>)> = None;
     for (number, row) in history.logs[conversation].rows.iter().enumerate().rev() {
@@ -43,11 +43,11 @@ fn check_real_time(history: &History<'_>, conversation: usize, report: &mut Repo
     }
 }
 
-/// A message that puts later ones of its client in order, while it does.
+/// A message whose seq must be lower than those of its client's later messages, up to `end_index`.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Earlier {
     seq: u64,
-    /// The record from which on it does not any more.
+    /// The record from which the message no longer orders later ones.
     end_index: usize,
     sending: usize,
 }
@@ -77,9 +77,9 @@ fn connections(history: &History<'_>) -> Vec<Vec<usize>> {
     connections
 }
 
-/// `group` is what one client sent to one conversation, by the first attempt. A message has a lower seq than those
-/// that were first sent after its last attempt on the same connection: another connection may reach another gateway,
-/// which knows nothing of what is under way in the first.
+/// Checks `group`: what one client sent to one conversation, in the order of first attempts. A message has a lower seq
+/// than messages that were first sent after its last attempt on the same connection. On another connection the order is
+/// not promised, because it may reach another gateway, which has no information about commands under way at the first.
 fn check_client(history: &History<'_>, group: &[usize], connections: &[usize], report: &mut Report) {
     let mut by_last_attempt = group.to_vec();
     by_last_attempt.sort_by_key(|sending| history.sendings[*sending].last_index);
@@ -118,16 +118,16 @@ fn check_client(history: &History<'_>, group: &[usize], connections: &[usize], r
     }
 }
 
-/// Where a message is stored that only this client sent.
+/// The row of a message that no other client of the user sent.
 fn own_row<'h>(history: &'h History<'_>, sending: usize) -> Option<&'h Row<'h>> {
     let sending = &history.sendings[sending];
     let message = &history.messages[sending.message];
     if message.attempts == sending.attempts { history.row_of(message) } else { None }
 }
 
-/// Until which record a sending puts later ones in order, if at all: to the end of its connection, or until the server
-/// says that it did not or perhaps did not take effect. If that was said of a repetition, an earlier attempt may
-/// have taken effect at any time.
+/// The record until which a message orders later ones, or `None` if it orders none. It does so until its connection
+/// ends, or until the server reports that the last attempt had no effect or perhaps none. After such a report on a
+/// repetition it orders nothing, because an earlier attempt may take effect at any time.
 fn end_index(sending: &Sending<'_>, connections: &[usize]) -> Option<usize> {
     if sending.attempts > 1 && sending.unsure_index.is_some() {
         return None;

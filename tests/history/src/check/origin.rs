@@ -1,4 +1,4 @@
-//! Whether somebody sent what is stored, heard or acknowledged, and before that.
+//! Checks that every stored, received or acknowledged message was sent, and sent before that.
 
 use crate::check::excerpt;
 use crate::history::History;
@@ -45,7 +45,7 @@ fn check_heard(history: &History<'_>, report: &mut Report) {
         };
         let client_id = client_id.as_deref().unwrap_or_default();
         let row = history.logs[place.conversation].at(*seq);
-        // What equals a row is that row's message, which saves the search.
+        // An event that equals a row is that row's message, so no search is needed.
         let message = match row.filter(|row| row.sender == sender && row.client_id == client_id) {
             Some(row) => row.message,
             None => history.message(place.conversation, sender, client_id),

@@ -1,4 +1,5 @@
-//! How users were seen against who was connected at that time: a user is online while any of its clients is connected.
+//! Checks presence as clients saw it against the connections at that time: a user is online while any of its clients is
+//! connected.
 
 use crate::history::History;
 use crate::record::{Record, What};

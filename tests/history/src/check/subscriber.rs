@@ -1,5 +1,5 @@
-//! What each client heard of each conversation that it joined: everything above where it began, once, in order, to the
-//! end, over all its reconnects.
+//! Checks what each client received of each conversation that it joined: everything above its start, once, in order, to
+//! the end, over all its reconnects.
 
 use crate::history::{History, Map};
 use crate::record::What;
@@ -13,19 +13,19 @@ struct Subscriber {
     conversation: usize,
     joined: bool,
     left: bool,
-    /// The client's connection on which it last joined.
+    /// The number of the client's connection on which it last joined.
     connection: u64,
-    /// Above this it is owed everything.
+    /// The client must receive everything above this seq.
     start: u64,
-    /// The highest that it heard, or where it began.
+    /// The highest received seq, or the start.
     cursor: u64,
-    /// What was passed over, by the first seq: the last one, and when it was noticed.
+    /// Skipped seqs by the first of a range: the last one, and when the gap was noticed.
     missing: BTreeMap<u64, (u64, u64)>,
-    /// What came before the reply to the join.
+    /// Seqs received before the reply to the join.
     early: Vec<u64>,
 }
 
-/// A seq that a subscriber heard.
+/// How a received seq relates to the earlier ones.
 enum Heard {
     Next,
     Unasked,
@@ -48,14 +48,14 @@ impl Subscriber {
         }
     }
 
-    /// Begins, or goes on, on a connection; false if it goes on from elsewhere than where it was.
+    /// Joins, or joins again, on a connection; false if it joins after another seq than its cursor.
     fn join(&mut self, after_seq: Option<u64>, head: u64, connection: u64) -> bool {
         let goes_on = self.joined && after_seq == Some(self.cursor);
         let is_right = goes_on || !self.joined || after_seq.is_none();
         if !goes_on {
             self.start = after_seq.unwrap_or(head);
             self.cursor = self.start;
-            // What it will be told again is no longer missed.
+            // Events above the new start are delivered again, so they no longer count as missed.
             let start = self.start;
             self.missing.retain(|_, (last, _)| {
                 *last = start.min(*last);
@@ -168,7 +168,7 @@ fn check_end(history: &History<'_>, subscriber: &Subscriber, report: &mut Report
     let conversation = history.conversations.name(subscriber.conversation);
     let stored = history.logs[subscriber.conversation].last();
     for (&first, &(last, at_us)) in &subscriber.missing {
-        // What is not stored cannot be heard: that is a hole, or something heard that should not have been.
+        // An event that is not stored cannot be missed. Other checks report it as a hole, or as heard and not stored.
         let last = last.min(stored);
         if first <= last {
             report.add(Kind::Missed, || {

@@ -1,22 +1,22 @@
-//! What damages are made of: finding records in a history, and changing them together.
+//! Building blocks of damages: they find records in a history and change them together.
 
 use crate::generator::user_of;
 use crate::random::Random;
 use carillon_history::{Kind, Record, What};
 use std::collections::HashMap;
 
-/// A way to break a promise.
+/// A way to break a promise in a good history.
 pub struct Damage {
     pub name: &'static str,
-    /// Breaks it in a good history; `None` if there is nothing in it to break.
+    /// Breaks it; `None` if this history has nothing that it could break.
     pub apply: fn(&mut Vec<Record>, &mut Random) -> Option<()>,
-    /// How it must be reported.
+    /// The kind with which the checker must report it.
     pub kind: Kind,
-    /// Whether nothing else may be reported with it.
+    /// Whether the checker must report no other kind.
     pub alone: bool,
 }
 
-/// Which message, wherever it stands: conversation, user, client id.
+/// Identifies a message: conversation, user, client id.
 pub type Name = (String, String, String);
 
 /// The message that a record is about.
@@ -32,17 +32,17 @@ pub fn name_of(what: &What) -> Option<Name> {
     Some((conversation.clone(), user.to_owned(), client_id.clone()))
 }
 
-/// The records for which something holds.
+/// The records that satisfy a condition.
 pub fn find(records: &[Record], holds: impl Fn(&What) -> bool) -> Vec<usize> {
     (0..records.len()).filter(|index| holds(&records[*index].what)).collect()
 }
 
-/// One of the records for which something holds.
+/// A random record that satisfies a condition.
 pub fn pick(records: &[Record], random: &mut Random, holds: impl Fn(&What) -> bool) -> Option<usize> {
     random.choose(&find(records, holds))
 }
 
-/// A message that was acknowledged, by the record of its first ack.
+/// A random acknowledged message, by the record of its first ack.
 pub fn pick_first_ack(records: &[Record], random: &mut Random) -> Option<usize> {
     let mut firsts = HashMap::new();
     for index in find(records, |what| matches!(what, What::Ack { .. })) {
@@ -85,7 +85,7 @@ pub fn with_id(record: &Record, new: &str) -> Record {
     record
 }
 
-/// Tells the head of a conversation anew.
+/// Changes the reported head of a conversation by this much.
 pub fn move_head(records: &mut [Record], of: &str, by: i64) {
     for record in records {
         if let What::Head { conversation, head } = &mut record.what
@@ -96,7 +96,7 @@ pub fn move_head(records: &mut [Record], of: &str, by: i64) {
     }
 }
 
-/// Puts a row behind a conversation's last, as the server would tell it; its seq.
+/// Adds a row behind the last one of its conversation, with the head to match, and returns its seq.
 pub fn append(records: &mut Vec<Record>, row: Record) -> Option<u64> {
     let of = row.what.conversation()?.to_owned();
     let last =
@@ -107,8 +107,8 @@ pub fn append(records: &mut Vec<Record>, row: Record) -> Option<u64> {
     Some(seq)
 }
 
-/// Exchanges two seqs of a conversation wherever they were told, as a server would that took the messages in the other
-/// order: rows and acks get the other seq, and who heard one hears the other.
+/// Exchanges two seqs of a conversation in all records, as if the server had applied the two messages in the other
+/// order: rows and acks get the other seq, and clients receive the other message at each seq.
 pub fn exchange(records: &mut [Record], of: &str, one: u64, other: u64) {
     let mut rows = HashMap::new();
     for record in records.iter() {
@@ -135,7 +135,7 @@ pub fn exchange(records: &mut [Record], of: &str, one: u64, other: u64) {
     }
 }
 
-/// Where in the history something of this kind happens next to the same client in the same conversation.
+/// The next record in which the same client receives an event of, joins or leaves the same conversation.
 pub fn next_of(records: &[Record], index: usize) -> Option<usize> {
     let what = &records[index].what;
     (index + 1..records.len()).find(|next| {
@@ -146,7 +146,7 @@ pub fn next_of(records: &[Record], index: usize) -> Option<usize> {
     })
 }
 
-/// An event that a client heard, and the next that it heard in that conversation without joining in between.
+/// An event that a client received, and the next one in that conversation without a join in between.
 pub fn pick_heard_pair(records: &[Record], random: &mut Random) -> Option<(usize, usize)> {
     let pairs: Vec<(usize, usize)> = find(records, |what| matches!(what, What::Heard { .. }))
         .into_iter()
@@ -156,7 +156,7 @@ pub fn pick_heard_pair(records: &[Record], random: &mut Random) -> Option<(usize
     random.choose(&pairs)
 }
 
-/// A join, and whether it was the client's first in its conversation.
+/// A random join that satisfies a condition and is (or is not) the client's first in its conversation.
 pub fn pick_join(
     records: &[Record],
     random: &mut Random,

@@ -1,10 +1,10 @@
-//! Good histories: a model of a server that keeps its promises, and clients that lose connections and answers.
+//! Good histories: a model of a server that keeps its promises, and of clients that lose connections and answers.
 
 use crate::random::Random;
 use carillon_history::{Record, What};
 use std::collections::{BTreeMap, VecDeque};
 
-/// Clients as `user-number`: ann has two.
+/// Client names are `user-number`: ann has two clients.
 pub const CLIENTS: [&str; 5] = ["ann-1", "ann-2", "ben-1", "cem-1", "dia-1"];
 pub const CONVERSATIONS: [&str; 3] = ["hall", "room:1", "room:2"];
 const STEPS: usize = 900;
@@ -14,7 +14,7 @@ pub fn user_of(client: &str) -> &str {
     client.split('-').next().expect("a client is named for its user")
 }
 
-/// A good history.
+/// The good history of this seed.
 pub fn history(seed: u64) -> Vec<Record> {
     let mut model = Model::new(seed);
     for _ in 0..STEPS {
@@ -40,7 +40,7 @@ struct Event {
 
 #[derive(Default)]
 struct Subscription {
-    /// Joined on this connection.
+    /// Whether it was joined on the present connection.
     live: bool,
     heard: usize,
 }
@@ -49,13 +49,13 @@ struct Subscription {
 struct Client {
     connected: bool,
     ended: bool,
-    /// On its way to the server.
+    /// Messages on their way to the server.
     pipe: VecDeque<Message>,
-    /// On its way back.
+    /// Replies on their way to the client.
     replies: VecDeque<What>,
-    /// Sent, and neither acknowledged nor refused.
+    /// Messages sent, and neither acknowledged nor refused definitely.
     unanswered: Vec<Message>,
-    /// To be sent again.
+    /// Messages that are due to be sent again.
     again: Vec<Message>,
     subscriptions: BTreeMap<usize, Subscription>,
     sent: [usize; CONVERSATIONS.len()],
@@ -117,7 +117,7 @@ impl Model {
         }
         let mut again = std::mem::take(&mut self.clients[client].unanswered);
         self.clients[client].again.clear();
-        // Sometimes a client gives one up, and nobody knows what became of it.
+        // Sometimes a client gives a message up, so that its outcome stays unknown.
         if !again.is_empty() && self.random.percent(10) {
             again.remove(0);
         }
@@ -153,7 +153,7 @@ impl Model {
     }
 
     fn send_new(&mut self, client: usize) {
-        // The same client ids everywhere but at the user's other client, where they would be the same messages.
+        // All clients use the same client ids, except ann's second one: there they would name the same messages.
         let conversation = self.random.below(CONVERSATIONS.len());
         let name = CLIENTS[client];
         self.clients[client].sent[conversation] += 1;
@@ -183,7 +183,7 @@ impl Model {
         }
     }
 
-    /// The server takes the next message of a client.
+    /// The server handles the next message of a client.
     fn serve(&mut self, client: usize, may_fail: bool) {
         let Some(message) = self.clients[client].pipe.pop_front() else { return };
         let fails = if may_fail { self.random.below(100) } else { 100 };
@@ -195,7 +195,7 @@ impl Model {
         };
         let (name, conversation) = (CLIENTS[client], message.conversation);
         let client_id = message.client_id.clone();
-        // A timeout may come with or without effect, and the others without.
+        // A timeout may come with or without effect; the other errors come without.
         let takes = code.is_none() || code == Some("timeout") && self.random.percent(50);
         let seq = if takes { self.apply(client, message) } else { 0 };
         let (client_name, place) = (name.to_owned(), CONVERSATIONS[conversation].to_owned());
@@ -214,7 +214,7 @@ impl Model {
         self.clients[client].replies.push_back(reply);
     }
 
-    /// Appends a message, unless it is there; its seq.
+    /// Appends a message unless it is stored already, and returns its seq.
     fn apply(&mut self, client: usize, message: Message) -> usize {
         let sender = user_of(CLIENTS[client]).to_owned();
         let log = &mut self.logs[message.conversation];
@@ -245,7 +245,7 @@ impl Model {
                     let message = unanswered[index].clone();
                     self.clients[client].again.push(message);
                 }
-                // Half of those that are refused are tried again, and the others given up.
+                // Half of the refused messages are tried again, the others are given up.
                 Some(_) if self.random.percent(50) => {
                     let message = self.clients[client].unanswered.remove(index);
                     self.clients[client].again.push(message);
@@ -282,7 +282,7 @@ impl Model {
         self.record(heard);
     }
 
-    /// The connection ends: the server takes some of what is on its way, and no answer arrives.
+    /// Ends the connection: the server applies some of the messages on their way, and no reply arrives.
     fn cut(&mut self, client: usize) {
         let taken = self.random.below(self.clients[client].pipe.len() + 1);
         let pipe = std::mem::take(&mut self.clients[client].pipe);
@@ -297,7 +297,7 @@ impl Model {
         self.record(What::Disconnected { client: CLIENTS[client].into() });
     }
 
-    /// The client ends for good.
+    /// Ends the client for good.
     fn end(&mut self, client: usize) {
         self.cut(client);
         self.clients[client].ended = true;
@@ -309,7 +309,7 @@ impl Model {
         }
     }
 
-    /// Everything comes to rest: every client is answered, and hears everything.
+    /// Lets everything come to rest: every client gets its replies and receives all events.
     fn rest(&mut self) {
         let going: Vec<usize> = (0..CLIENTS.len()).filter(|client| !self.clients[*client].ended).collect();
         for &client in &going {

@@ -1,4 +1,4 @@
-//! The checker against good histories of many seeds, and against the same ones damaged in one way at a time.
+//! Tests the checker with good histories of many seeds, and with the same histories damaged in one way at a time.
 
 mod damage;
 mod generator;
@@ -15,7 +15,7 @@ use random::Random;
 use std::collections::BTreeSet;
 
 const SEEDS: u64 = 60;
-/// A damage that fits fewer of them would show little.
+/// The least number of histories that a damage must fit, so that its test shows something.
 const DAMAGED_MIN: usize = 30;
 
 fn damages() -> impl Iterator<Item = &'static Damage> {
@@ -23,7 +23,7 @@ fn damages() -> impl Iterator<Item = &'static Damage> {
 }
 
 #[test]
-fn good_histories_are_good() {
+fn good_histories_have_no_violations() {
     let mut sum = Counts::default();
     for seed in 0..300 {
         let report = check(&generator::history(seed));
@@ -36,7 +36,7 @@ fn good_histories_are_good() {
         sum.reconnects += report.counts.reconnects;
         sum.seen += report.counts.seen;
     }
-    // Nothing is shown by histories in which nothing happens.
+    // The histories must contain enough of everything for the test to show something.
     let Counts { acknowledged, resends, refused, open, heard, reconnects, seen, .. } = sum;
     for (name, count) in [
         ("acknowledged", acknowledged),
@@ -103,7 +103,7 @@ fn histories_survive_writing_and_reading() {
 }
 
 #[test]
-fn what_is_no_record_is_refused_with_its_line() {
+fn a_malformed_record_is_refused_with_its_line_number() {
     let good = r#"{"at_us":1,"what":"disconnected","client":"c"}"#;
     let long = format!("{good}\n{}", "x".repeat(200_000));
     for (text, line) in [
@@ -118,7 +118,7 @@ fn what_is_no_record_is_refused_with_its_line() {
 }
 
 #[test]
-fn a_report_tells_the_first_of_a_kind_and_counts_the_rest() {
+fn a_report_shows_the_first_violations_of_a_kind_and_counts_the_rest() {
     let mut records = generator::history(2);
     let acknowledged = check(&records).counts.acknowledged;
     records.retain(|record| !matches!(record.what, carillon_history::What::Stored { .. }));

@@ -1,9 +1,9 @@
-//! Single cases: what is just allowed, beside what is just not.
+//! Boundary cases: for each promise, what is just allowed and what is just not.
 
 use carillon_history::{Kind, Record, What, check, read};
 
-/// Two clients of ann, one of ben, and a conversation with what is given; then the log. Events are
-/// `time client verb arguments`, rows `sender client_id content`, and every row's id is `i` and its seq.
+/// Builds a history of two clients of ann and one of ben, with these events in the conversation `r`, and then the log.
+/// Events are `time client verb arguments`, rows are `sender client_id content`, and a row's id is `i` and its seq.
 fn history(events: &str, rows: &[&str]) -> Vec<Record> {
     let mut text = String::new();
     for (client, user) in [("a1", "ann"), ("a2", "ann"), ("b1", "ben")] {
@@ -52,7 +52,7 @@ fn event(row: &str, seq: usize) -> String {
     )
 }
 
-/// The kinds that are found, and nothing else.
+/// Asserts that the check finds exactly these kinds.
 #[track_caller]
 fn assert_found(events: &str, rows: &[&str], kinds: &[Kind]) {
     let report = check(&history(events, rows));
@@ -63,31 +63,31 @@ fn assert_found(events: &str, rows: &[&str], kinds: &[Kind]) {
 const TWO: &[&str] = &["ben m1 y", "ann m1 x"];
 
 #[test]
-fn order_of_time_is_strict() {
-    // Complete at the very time at which the other is sent: either may be first.
+fn order_must_follow_real_time() {
+    // Complete at the same time at which the other one is sent: either may come first.
     assert_found("1 a1 send m1 x\n 5 a1 ack m1 2\n 5 b1 send m1 y\n 9 b1 ack m1 1", TWO, &[]);
     assert_found(
         "1 a1 send m1 x\n 5 a1 ack m1 2\n 6 b1 send m1 y\n 9 b1 ack m1 1",
         TWO,
         &[Kind::NotLinearizable],
     );
-    // Never acknowledged: it may have taken effect at any time, unless somebody heard it.
+    // Never acknowledged: it may have taken effect at any time, unless a client received it.
     assert_found("1 a1 send m1 x\n 6 b1 send m1 y\n 9 b1 ack m1 1", TWO, &[]);
     let heard = "0 a2 joined 1 0\n 1 a1 send m1 x\n 5 a2 heard 2\n 6 b1 send m1 y\n 9 b1 ack m1 1";
     assert_found(heard, TWO, &[Kind::NotLinearizable]);
 }
 
 #[test]
-fn a_client_id_is_of_a_user_and_a_conversation() {
+fn a_client_id_is_scoped_to_a_user_and_a_conversation() {
     assert_found("1 a1 send m1 x\n 1 b1 send m1 y\n 9 a1 ack m1 2\n 9 b1 ack m1 1", TWO, &[]);
-    // Two clients of one user under one client id: the second is told the first one's place, and its text is not kept.
+    // Two clients of one user with one client id: the second gets the first one's seq, and its text is not stored.
     let shared = "1 a1 send m1 x\n 2 a2 send m1 z\n 3 a1 ack m1 1\n 4 a2 ack m1 1";
     assert_found(shared, &["ann m1 x"], &[]);
     assert_found(shared, &["ann m1 x", "ann m1 z"], &[Kind::Duplicated]);
 }
 
 #[test]
-fn a_client_is_in_order_on_one_connection() {
+fn messages_of_one_connection_must_keep_their_order() {
     let rows = &["ann m2 y", "ann m1 x"];
     assert_found("1 a1 send m1 x\n 2 a1 send m2 y", rows, &[Kind::ClientOrder]);
     assert_found("1 a1 send m1 x\n 2 a1 send m2 y\n 3 a1 send m1 x", rows, &[]);
@@ -95,15 +95,15 @@ fn a_client_is_in_order_on_one_connection() {
     assert_found("1 a1 send m1 x\n 2 a1 refused m1 timeout\n 3 a1 send m2 y", rows, &[]);
     assert_found("1 a1 send m1 x\n 2 a1 disconnected\n 3 a1 connected ann\n 4 a1 send m2 y", rows, &[]);
     assert_found("1 a1 send m1 x\n 2 a2 send m2 y", rows, &[]);
-    // Of two attempts the second is refused: the first may have taken effect after m2.
+    // The second of two attempts is refused: the first one may have taken effect after m2.
     let repeated = "1 a1 send m1 x\n 2 a1 send m1 x\n 3 a1 send m2 y\n 4 a1 refused m1 rate_limited";
     assert_found(repeated, rows, &[]);
-    // What is stored first may be what the user's other client sent under the same client id.
+    // The first stored message may be that of the user's other client with the same client id.
     assert_found("1 a2 send m2 y\n 2 a1 send m1 x\n 3 a1 send m2 y", rows, &[]);
 }
 
 #[test]
-fn refused_is_every_attempt() {
+fn a_message_counts_as_refused_if_every_attempt_was() {
     let row = &["ann m1 x"];
     assert_found("1 a1 send m1 x\n 2 a1 refused m1 rate_limited", row, &[Kind::RefusedStored]);
     assert_found("1 a1 send m1 x\n 2 a1 refused m1 rate_limited", &[], &[]);
@@ -115,7 +115,7 @@ fn refused_is_every_attempt() {
 }
 
 #[test]
-fn subscribers_are_owed_from_where_they_began() {
+fn subscribers_must_receive_everything_above_their_start() {
     let rows = &["ann m1 x", "ann m2 y", "ann m3 z"];
     let found = |events: &str, kinds: &[Kind]| {
         assert_found(&format!("1 a1 send m1 x\n 1 a1 send m2 y\n 1 a1 send m3 z\n{events}"), rows, kinds);
@@ -129,7 +129,7 @@ fn subscribers_are_owed_from_where_they_began() {
     found("5 b1 joined null 1\n 6 b1 heard 2\n 7 b1 left", &[]);
     found("5 b1 joined null 2\n 6 b1 heard 2\n 6 b1 heard 3", &[Kind::Unasked]);
     found("5 b1 joined 1 3\n 6 b1 heard 2\n 6 b1 heard 3", &[]);
-    // Joining again, with what was heard, without, and with something else.
+    // Join again after the last received seq, after none, and after another one.
     let again = "6 b1 heard 1\n 7 b1 disconnected\n 8 b1 connected ben";
     found(&format!("5 b1 joined 0 1\n {again}\n 9 b1 joined 1 3\n 9 b1 heard 2\n 9 b1 heard 3"), &[]);
     found(&format!("5 b1 joined 0 1\n {again}\n 9 b1 joined null 3"), &[]);
@@ -142,7 +142,7 @@ fn subscribers_are_owed_from_where_they_began() {
 }
 
 #[test]
-fn a_user_is_online_while_one_client_is() {
+fn a_user_is_online_while_a_client_is_connected() {
     let seen = |online| Record {
         at_us: 950,
         what: What::Seen { observer: "b1".to_owned(), user: "ann".to_owned(), online },
@@ -160,6 +160,6 @@ fn a_user_is_online_while_one_client_is() {
 }
 
 #[test]
-fn nothing_is_a_good_history() {
+fn an_empty_history_is_good() {
     assert!(check(&[]).is_good());
 }

@@ -1,4 +1,4 @@
-//! Damages to what is stored, acknowledged and seen.
+//! Damages to stored rows, acks and presence.
 
 use crate::damage::{
     Damage, Name, append, exchange, find, move_head, name_of, pick, pick_first_ack, row_of, seq_of, with_id,
@@ -134,7 +134,7 @@ fn store_content_twice(records: &mut Vec<Record>, random: &mut Random) -> Option
     append(records, row).map(drop)
 }
 
-/// When each message was first sent, and first acknowledged.
+/// When each message was first sent and first acknowledged.
 fn times(records: &[Record]) -> HashMap<Name, (u64, Option<u64>)> {
     let mut times = HashMap::new();
     for record in records {
@@ -142,7 +142,7 @@ fn times(records: &[Record]) -> HashMap<Name, (u64, Option<u64>)> {
         match record.what {
             What::Send { .. } => drop(times.entry(name).or_insert((record.at_us, None))),
             What::Ack { .. } => {
-                let (_, acked) = times.get_mut(&name).expect("what is acknowledged was sent");
+                let (_, acked) = times.get_mut(&name).expect("an acknowledged message was sent");
                 acked.get_or_insert(record.at_us);
             }
             _ => {}
@@ -167,7 +167,7 @@ fn swap_far_apart(records: &mut Vec<Record>, random: &mut Random) -> Option<()> 
     Some(())
 }
 
-/// Two messages that one client sent, each once and without waiting for the first one's ack, on one connection.
+/// Swaps two messages that one client sent on one connection, each once and without waiting for the first one's ack.
 fn swap_pipelined(records: &mut Vec<Record>, random: &mut Random) -> Option<()> {
     let mut attempts = HashMap::<Name, usize>::new();
     for index in find(records, |what| matches!(what, What::Send { .. })) {
@@ -290,7 +290,7 @@ fn shift_head(records: &mut Vec<Record>, random: &mut Random, by: i64) -> Option
     Some(())
 }
 
-/// Stores a message that was refused every time, and is not stored.
+/// Stores a message whose every attempt was refused.
 fn store_refused(records: &mut Vec<Record>, random: &mut Random) -> Option<()> {
     let mut open = HashMap::<Name, i64>::new();
     let mut unclear = HashSet::new();

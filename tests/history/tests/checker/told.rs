@@ -1,4 +1,4 @@
-//! Damages to what subscribers were told.
+//! Damages to what subscribers received.
 
 use crate::damage::{
     Damage, append, find, name_of, next_of, pick, pick_heard_pair, pick_join, row_of, seq_of, with_id,
@@ -92,8 +92,8 @@ fn hear_again(records: &mut Vec<Record>, random: &mut Random) -> Option<()> {
 
 fn swap_heard(records: &mut Vec<Record>, random: &mut Random) -> Option<()> {
     let (one, other) = pick_heard_pair(records, random)?;
-    // Both at the later time, so that none is heard before it was sent; the client's clock must not go back, and does
-    // not when the two are brought together.
+    // Both get the later time, so that neither is received before it was sent. The client's clock does not go back,
+    // because the two records stand together.
     let mut earlier = records.remove(one);
     earlier.at_us = records[other - 1].at_us;
     records.insert(other, earlier);
@@ -138,7 +138,7 @@ fn alter_id(records: &mut Vec<Record>, random: &mut Random) -> Option<()> {
     Some(())
 }
 
-/// One of those who heard a seq heard another event of the log there.
+/// One client receives another event of the log at a seq at which other clients received the right one.
 fn hear_two(records: &mut Vec<Record>, random: &mut Random) -> Option<()> {
     let heard = find(records, |what| matches!(what, What::Heard { .. }));
     let place = |index: usize| (records[index].what.conversation(), seq_of(&records[index].what));
@@ -187,7 +187,7 @@ fn hear_unsent(records: &mut Vec<Record>, random: &mut Random) -> Option<()> {
     Some(())
 }
 
-/// All that its sender did about a message happens a minute after somebody heard it.
+/// Moves a message's sending to a minute later, after a client received it.
 fn hear_before(records: &mut Vec<Record>, random: &mut Random) -> Option<()> {
     let index = pick_heard(records, random)?;
     let name = name_of(&records[index].what)?;
@@ -206,7 +206,7 @@ fn drop_heard_row(records: &mut Vec<Record>, random: &mut Random) -> Option<()> 
     Some(())
 }
 
-/// The last event of a client that was owed everything does not come.
+/// A client does not receive its last event.
 fn end_early(records: &mut Vec<Record>, random: &mut Random) -> Option<()> {
     let heard = find(records, |what| matches!(what, What::Heard { .. }));
     let last: Vec<usize> = heard.into_iter().filter(|index| next_of(records, *index).is_none()).collect();
@@ -223,24 +223,24 @@ fn append_row(records: &mut Vec<Record>, random: &mut Random) -> Option<()> {
     append(records, records[row].clone()).map(drop)
 }
 
-/// The first event after a join comes before the join's reply, and after its connection began.
+/// Moves the reply to a join behind the first event after it.
 fn hear_early(records: &mut Vec<Record>, random: &mut Random, first: bool) -> Option<()> {
     let is_followed = |join: usize| {
         next_of(records, join).is_some_and(|next| {
-            // Where the next event is the one above the start; a later one could not come early.
+            // The event right after the join is the one above the start, so only its early arrival is wrong.
             matches!(records[next].what, What::Heard { .. })
         })
     };
     let join = pick_join(records, random, first, is_followed)?;
     let heard = next_of(records, join)?;
-    // The reply is late: it is told right after the event.
+    // The reply gets the time of the event that it now follows.
     let mut reply = records.remove(join);
     reply.at_us = records[heard - 1].at_us;
     records.insert(heard, reply);
     Some(())
 }
 
-/// The first join of a client is not told.
+/// Removes the record of a client's first join.
 fn drop_join(records: &mut Vec<Record>, random: &mut Random) -> Option<()> {
     let is_followed = |join: usize| {
         next_of(records, join).is_some_and(|next| matches!(records[next].what, What::Heard { .. }))
@@ -250,7 +250,7 @@ fn drop_join(records: &mut Vec<Record>, random: &mut Random) -> Option<()> {
     Some(())
 }
 
-/// Somebody who asked for nothing earlier hears the last event from before its join.
+/// A client that joined without `after_seq` receives the last event from before its join.
 fn hear_unasked(records: &mut Vec<Record>, random: &mut Random) -> Option<()> {
     let joins_late =
         |join: usize| matches!(records[join].what, What::Joined { after_seq: None, head: 1.., .. });
@@ -283,7 +283,7 @@ fn move_cursor(records: &mut Vec<Record>, random: &mut Random, by: i64) -> Optio
 }
 
 fn head_of_join(records: &mut Vec<Record>, random: &mut Random) -> Option<()> {
-    // With after_seq the head says nothing of what is owed, so that the head alone is wrong.
+    // With `after_seq`, the head does not change what the client must receive, so only the head is wrong.
     let join = pick(records, random, |what| matches!(what, What::Joined { after_seq: Some(_), .. }))?;
     if let What::Joined { head, .. } = &mut records[join].what {
         *head += 1_000_000;
