@@ -1,5 +1,5 @@
-//! Carillon as it is deployed, every process behind fault proxies of its own: nats-server or three of them, a CQL
-//! database, gateways and workers.
+//! Carillon as it is deployed: one or three nats-servers, a CQL database, gateways and workers. Each process reaches
+//! the others through its own fault proxies.
 
 use crate::proxy::{Mode, Proxy};
 use anyhow::Context;
@@ -12,26 +12,26 @@ use std::path::Path;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-/// For a process to tell its metrics.
+/// How long a process may take to return its metrics.
 const METRICS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How many of each role run, and on what.
+/// How many processes of each role run, and their limits.
 #[derive(Debug, Clone, Copy)]
 pub struct Size {
-    /// Gateways.
+    /// Number of gateways.
     pub gateways: usize,
-    /// Message-workers.
+    /// Number of message-workers.
     pub message_workers: usize,
-    /// Presence-workers.
+    /// Number of presence-workers.
     pub presence_workers: usize,
-    /// nats-servers: 1, or 3 that form a cluster.
+    /// Number of nats-servers: 1, or 3 that form a cluster.
     pub nats_servers: usize,
-    /// Connections that one user may have, 0: any number.
+    /// Connections that one user may have; 0 is any number.
     pub connections_per_user: u32,
 }
 
 impl Default for Size {
-    /// The smallest deployment in which everything is there more than once.
+    /// The smallest deployment with more than one process of each role.
     fn default() -> Size {
         Size {
             gateways: 2,
@@ -43,14 +43,14 @@ impl Default for Size {
     }
 }
 
-/// What a process does.
+/// The role of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Role {
-    /// Holds clients' connections.
+    /// Holds the connections of clients.
     Gateway,
-    /// Works conversations' logs.
+    /// Owns partitions and applies their commands.
     MessageWorker,
-    /// Knows who is online.
+    /// Owns presence shards.
     PresenceWorker,
 }
 
@@ -64,22 +64,22 @@ impl fmt::Display for Role {
     }
 }
 
-/// One process, and the proxies between it and what it needs.
+/// One process, and its proxies to NATS and the database.
 pub struct Node {
-    /// What it does.
+    /// Its role.
     pub role: Role,
     /// The process.
     pub server: Server,
-    /// Between it and each nats-server.
+    /// The proxies between it and each nats-server.
     pub nats: Vec<Proxy>,
-    /// Between it and the database.
+    /// The proxy between it and the database. Gateways have none.
     pub database: Option<Proxy>,
-    /// What it printed in earlier lives.
+    /// What it printed before its last restart.
     earlier: String,
 }
 
 impl Node {
-    /// Sets all proxies to NATS.
+    /// Sets all its proxies to NATS.
     pub fn set_nats(&self, mode: Mode) {
         self.nats.iter().for_each(|proxy| proxy.set(mode));
     }
@@ -94,12 +94,12 @@ impl Node {
         self.nats.iter().for_each(Proxy::cut);
     }
 
-    /// SIGSTOP.
+    /// Stops it by SIGSTOP.
     pub fn pause(&self) {
         self.server.signal(Signal::STOP);
     }
 
-    /// SIGCONT.
+    /// Continues it by SIGCONT.
     pub fn go_on(&self) {
         self.server.signal(Signal::CONT);
     }
@@ -107,7 +107,7 @@ impl Node {
     /// The sum of a metric's values, 0 if it has none yet.
     ///
     /// # Errors
-    /// When it does not answer.
+    /// If the process does not answer.
     pub async fn metric(&self, name: &str) -> anyhow::Result<f64> {
         let text = self.metrics().await?;
         let values =
@@ -118,7 +118,7 @@ impl Node {
     /// How many values a metric has, one for each set of labels.
     ///
     /// # Errors
-    /// When it does not answer.
+    /// If the process does not answer.
     pub async fn series(&self, name: &str) -> anyhow::Result<usize> {
         Ok(self.metrics().await?.lines().filter(|line| line.starts_with(name)).count())
     }
@@ -128,10 +128,10 @@ impl Node {
         Ok(client.get(format!("{}/metrics", self.server.http())).send().await?.text().await?)
     }
 
-    /// Resident memory of the process, MiB.
+    /// Resident memory of the process, in MiB.
     ///
     /// # Errors
-    /// When the kernel does not tell.
+    /// If the kernel does not report it.
     pub fn resident_mib(&self) -> anyhow::Result<f64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.server.pid()))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
@@ -139,44 +139,44 @@ impl Node {
         Ok(kib / 1024.0)
     }
 
-    /// kill -9. The threads of the test are free for others meanwhile.
+    /// Kills it by SIGKILL. Other tasks of the test continue meanwhile.
     pub fn kill(&mut self) {
         tokio::task::block_in_place(|| self.server.kill());
     }
 
-    /// SIGTERM, until it has ended.
+    /// Sends SIGTERM and waits until it has ended.
     ///
     /// # Errors
-    /// When it ends otherwise than in good order.
+    /// If its exit status is not success.
     pub fn terminate(&mut self) -> anyhow::Result<()> {
         let status = tokio::task::block_in_place(|| self.server.terminate());
         anyhow::ensure!(status.success(), "the {} ended with {status}: {}", self.role, self.server.output());
         Ok(())
     }
 
-    /// Starts it again, until it is ready.
+    /// Starts it again and waits until it is ready.
     pub fn restart(&mut self) {
         self.earlier.push_str(&self.server.output());
         tokio::task::block_in_place(|| self.server.restart());
     }
 
-    /// Starts it again, of another program, until it is ready.
+    /// Starts another program in its place and waits until it is ready.
     pub fn restart_as(&mut self, program: &Path) {
         self.earlier.push_str(&self.server.output());
         tokio::task::block_in_place(|| self.server.restart_as(program));
     }
 
-    /// Puts another program in its place: SIGTERM, and a new start.
+    /// Replaces it by another program: SIGTERM, and a new start.
     ///
     /// # Errors
-    /// When it ends otherwise than in good order.
+    /// If the exit status of the old program is not success.
     pub fn release(&mut self, program: &Path) -> anyhow::Result<()> {
         self.terminate()?;
         self.restart_as(program);
         Ok(())
     }
 
-    /// Starts it again, of another program, which is to end by itself: its exit status and what it printed.
+    /// Starts another program in its place that must end by itself. Returns its exit status and what it printed.
     pub fn refused(&mut self, program: &Path) -> (ExitStatus, String) {
         self.earlier.push_str(&self.server.output());
         let status = tokio::task::block_in_place(|| self.server.fail_as(program));
@@ -184,7 +184,7 @@ impl Node {
     }
 }
 
-/// The nats-servers.
+/// All nats-servers of a deployment.
 pub struct Nats(Vec<NatsServer>);
 
 impl Nats {
@@ -196,33 +196,33 @@ impl Nats {
         Some(Nats(NatsCluster::start(count).await?.servers))
     }
 
-    /// One of them.
+    /// The nats-server with this index.
     pub fn server(&mut self, index: usize) -> &mut NatsServer {
         &mut self.0[index]
     }
 
-    /// How many they are.
+    /// The number of nats-servers.
     pub fn count(&self) -> usize {
         self.0.len()
     }
 }
 
-/// Everything that runs. Ended in the order of the fields.
+/// All processes of a deployment. They end in the order of the fields.
 pub struct Deployment {
-    /// Gateways first, then message-workers, then presence-workers.
+    /// Message-workers first, then presence-workers, then gateways, then later additions.
     pub nodes: Vec<Node>,
     /// The nats-servers.
     pub nats: Nats,
-    /// Where conversations are stored.
+    /// The database that stores conversations.
     pub database: DatabaseConfig,
     environment: Vec<(&'static str, String)>,
 }
 
 impl Deployment {
-    /// Starts everything; `None`, said aloud, without nats-server or a database.
+    /// Starts everything. Returns `None`, with a printed notice, if nats-server or a database is not available.
     ///
     /// # Errors
-    /// When something does not start.
+    /// If something does not start.
     pub async fn start(size: Size) -> anyhow::Result<Option<Deployment>> {
         let Some(database) = database::new_keyspace() else { return Ok(None) };
         let Some(nats) = Nats::start(size.nats_servers).await else { return Ok(None) };
@@ -260,10 +260,10 @@ impl Deployment {
         Ok(())
     }
 
-    /// Starts one more process.
+    /// Starts one more process of this role.
     ///
     /// # Errors
-    /// When its proxies cannot be started.
+    /// If its proxies cannot be started.
     pub async fn node(&self, role: Role) -> anyhow::Result<Node> {
         let mut nats = Vec::new();
         for server in &self.nats.0 {
@@ -293,20 +293,20 @@ impl Deployment {
         self.nodes.iter_mut().filter(|node| node.role == role).collect()
     }
 
-    /// Where gateways serve WebSockets.
+    /// The WebSocket URLs of the gateways.
     pub fn gateways(&self) -> Vec<String> {
         self.nodes.iter().filter(|node| node.role == Role::Gateway).map(|node| node.server.ws()).collect()
     }
 
-    /// Sets every process's proxy to the database.
+    /// Sets the proxies of all processes to the database.
     pub fn set_database(&self, mode: Mode) {
         self.nodes.iter().for_each(|node| node.set_database(mode));
     }
 
-    /// Writes what each process printed to a file of its own.
+    /// Writes the output of each process to its own file.
     ///
     /// # Errors
-    /// When the folder cannot be written to.
+    /// If the folder cannot be written to.
     pub fn write_logs(&self, folder: &Path) -> anyhow::Result<()> {
         std::fs::create_dir_all(folder)?;
         for (number, node) in self.nodes.iter().enumerate() {
@@ -317,15 +317,15 @@ impl Deployment {
         Ok(())
     }
 
-    /// Resident memory of all processes, MiB.
+    /// Resident memory of all processes, in MiB.
     ///
     /// # Errors
-    /// When the kernel does not tell.
+    /// If the kernel does not report it.
     pub fn resident_mib(&self) -> anyhow::Result<f64> {
         self.nodes.iter().map(Node::resident_mib).sum()
     }
 
-    /// Everything passes again.
+    /// Lets all proxies pass everything again.
     pub fn heal(&self) {
         self.set_database(Mode::PASS);
         self.nodes.iter().for_each(|node| node.set_nats(Mode::PASS));

@@ -1,4 +1,5 @@
-//! What the store holds at the end, as records of the history: read past all services, from the database itself.
+//! The stored events at the end of a run, as records of the history. They are read directly from the database, not
+//! through any service.
 
 use anyhow::Context;
 use carillon_history::{Record, What};
@@ -13,10 +14,10 @@ use std::sync::Arc;
 /// Rows in one read.
 const PAGE_ROWS: usize = 500;
 
-/// Every stored event of these conversations, at this time of the history's clock.
+/// All stored events of these conversations, with `at_us` as their time in the history.
 ///
 /// # Errors
-/// When the database cannot be read, or a row cannot.
+/// If the database or a row cannot be read.
 pub async fn stored(
     config: &DatabaseConfig,
     conversations: &[String],

@@ -1,15 +1,15 @@
-//! What a history says about time: how long answers took, when everybody was back, and when everybody had heard all.
-//! Pure.
+//! Durations computed from a history: how long answers took, when all clients were back, and when all had received
+//! everything. No I/O.
 
 use carillon_history::{Record, What};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-/// A measured quantity, and what it should not pass.
+/// A measured quantity and its goal.
 #[derive(Debug, Clone)]
 pub struct Figure {
-    /// What was measured, for people.
+    /// What was measured, with its unit, for people.
     pub name: String,
-    /// In the unit that the name says.
+    /// The value, in the unit that the name gives.
     pub value: f64,
     /// The goal: at most this.
     pub at_most: Option<f64>,
@@ -30,8 +30,8 @@ fn ms(us: u64) -> f64 {
     us as f64 / 1_000.0
 }
 
-/// Milliseconds from a message's first sending to its acknowledgement, ascending, of the messages first sent in this
-/// time. One that was never acknowledged counts as infinitely long.
+/// Milliseconds from first sending to ack, ascending, of the messages first sent between `from_us` and `to_us`. A
+/// message that was never acknowledged counts as infinitely long.
 pub fn answers_ms(records: &[Record], from_us: u64, to_us: u64) -> Vec<f64> {
     let mut sent: HashMap<&str, u64> = HashMap::new();
     let mut took = Vec::new();
@@ -59,14 +59,14 @@ pub fn answers_ms(records: &[Record], from_us: u64, to_us: u64) -> Vec<f64> {
     took
 }
 
-/// The value below which this share of ascending values lies; 0 of none.
+/// The value below which this share of ascending values lies; 0 if there are none.
 pub fn quantile(ascending: &[f64], share: f64) -> f64 {
     let last = ascending.len().saturating_sub(1);
     ascending.get((last as f64 * share).round() as usize).copied().unwrap_or(0.0)
 }
 
-/// Milliseconds after `since_us` until every client that lost its connection between then and `to_us` was back and had
-/// all its conversations again; and how many those were.
+/// Of the clients that lost their connection between `since_us` and `to_us`: milliseconds after `since_us` until all
+/// were back in all their conversations, and the number of clients.
 pub fn back_ms(records: &[Record], since_us: u64, to_us: u64) -> (f64, usize) {
     let mut joins: HashMap<&str, HashSet<&str>> = HashMap::new();
     let mut gone: BTreeMap<&str, (HashSet<&str>, Option<u64>)> = BTreeMap::new();
@@ -92,7 +92,8 @@ pub fn back_ms(records: &[Record], since_us: u64, to_us: u64) -> (f64, usize) {
     (last.fold(0.0, f64::max), gone.len())
 }
 
-/// Milliseconds after `healed_us` until every member had heard what was acknowledged between `from_us` and then.
+/// Milliseconds after `healed_us` until every member had received the events that were acknowledged between `from_us`
+/// and `healed_us`.
 pub fn complete_ms(records: &[Record], from_us: u64, healed_us: u64) -> f64 {
     let mut acknowledged: HashSet<(&str, u64)> = HashSet::new();
     for record in records {
@@ -111,14 +112,14 @@ pub fn complete_ms(records: &[Record], from_us: u64, healed_us: u64) -> f64 {
     heard.max().map_or(0.0, |last_us| ms(last_us.saturating_sub(healed_us)))
 }
 
-/// Acknowledgements in this time.
+/// The number of acks in this time.
 pub fn acknowledged(records: &[Record], from_us: u64, to_us: u64) -> usize {
     let acks = records.iter().filter(|record| matches!(record.what, What::Ack { .. }));
     acks.filter(|record| (from_us..to_us).contains(&record.at_us)).count()
 }
 
-/// Seconds after `healed_us` from which on, for three seconds, at least `share` as many messages a second were
-/// acknowledged as on average in the ten seconds before `broken_us`.
+/// Seconds after `healed_us` until throughput is steady: for three seconds at least `share` of the average rate of acks
+/// in the ten seconds before `broken_us`.
 pub fn steady_s(records: &[Record], broken_us: u64, healed_us: u64, share: f64) -> f64 {
     const SECOND_US: u64 = 1_000_000;
     let mut per_second: BTreeMap<u64, u64> = BTreeMap::new();
@@ -190,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn who_was_gone_is_back_with_all_conversations() {
+    fn a_client_is_back_once_it_joined_all_its_conversations() {
         let gone = |at_ms, client: &str| at(at_ms, What::Disconnected { client: client.into() });
         let records = [joined(1, "a"), joined(2, "b"), gone(110, "a"), joined(300, "a")];
         assert_eq!(back_ms(&records, 100_000, 200_000), (200.0, 1));
@@ -199,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_member_counts() {
+    fn completeness_is_timed_by_the_last_member() {
         let records = [ack(10, 1), ack(20, 2), heard(21, "a", 2), heard(130, "b", 2), heard(900, "c", 9)];
         assert_eq!(complete_ms(&records, 0, 100_000), 30.0);
     }

@@ -1,5 +1,5 @@
-//! Carillon under faults: real processes on real parts that are killed, paused and cut off while people talk, and a
-//! judgement of everything that those people were told.
+//! Carillon under faults: real processes, nats-server and database, killed, paused and cut off under load, and a
+//! judgement of everything that clients received.
 
 pub mod deployment;
 pub mod dump;

@@ -1,4 +1,4 @@
-//! Clients under load: each a WebSocket that comes back when it is lost, on whichever gateway takes it.
+//! Clients under load. Each is a WebSocket that reconnects when it is lost, to the next gateway that accepts it.
 
 use crate::person::{Part, Person};
 use anyhow::Context;
@@ -16,27 +16,28 @@ use tokio::time::{Instant, MissedTickBehavior, sleep, timeout};
 use tokio_tungstenite::tungstenite::protocol::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
-/// For a connection and its first frame; a gateway that is paused takes connections and says nothing.
+/// How long a connection and its first frame may take. A paused gateway accepts connections and sends nothing.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
-/// A connection on which nothing came for so long, pings being answered every second, is given up.
+/// A connection is given up after so long without a frame. The client pings every second, so a live one always has
+/// some.
 const DEAD_AFTER: Duration = Duration::from_secs(6);
-/// One who reads slowly is in no hurry.
+/// The same for slow readers, which stop reading on purpose.
 const DEAD_AFTER_SLOW: Duration = Duration::from_secs(60);
-/// Between an end and the next attempt: from the least to the least and as much again.
+/// Least time between the end of a connection and the next attempt. Up to as much again is added at random.
 const RECONNECT_MS: u64 = 100;
-/// Between two looks at what is due.
+/// Time between two checks of what is due.
 const TICK: Duration = Duration::from_millis(20);
 
-/// What the run wants of its clients.
+/// What the clients of a run do at present.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// Join and say nothing.
+    /// Join, and send nothing.
     Gather,
-    /// Send.
+    /// Send messages.
     Talk,
-    /// Nothing new; what is unanswered is sent until it is answered.
+    /// Begin no new messages, and repeat unanswered ones until they are answered.
     Settle,
-    /// Look at others' presence.
+    /// Request the presence of other users.
     Look,
     /// End.
     Stop,
@@ -44,13 +45,13 @@ pub enum Phase {
 
 /// What all clients of a run share.
 pub struct Scene {
-    /// Where gateways serve WebSockets.
+    /// The WebSocket URLs of the gateways.
     pub gateways: Vec<String>,
-    /// Begin of the history's clock.
+    /// Start of the history's clock.
     pub began: Instant,
-    /// Messages begun a second by each client, at most.
+    /// Messages that each client begins per second, at most.
     pub rate: f64,
-    /// Where the slow ones connect, and how many of the clients they are: the last ones, who say nothing.
+    /// The URL for slow readers, and how many of the clients they are: the last ones, which send nothing.
     pub slow: Option<(String, usize)>,
     phase: watch::Sender<Phase>,
     acknowledged: AtomicU64,
@@ -60,7 +61,7 @@ pub struct Scene {
 }
 
 impl Scene {
-    /// Before anybody came.
+    /// The state before any client starts.
     pub fn new(gateways: Vec<String>, rate: f64, slow: Option<(String, usize)>) -> Arc<Scene> {
         Arc::new(Scene {
             gateways,
@@ -80,7 +81,7 @@ impl Scene {
         self.began.elapsed().as_micros() as u64
     }
 
-    /// Tells everybody.
+    /// Sets the phase for all clients.
     pub fn turn_to(&self, phase: Phase) {
         self.phase.send_replace(phase);
     }
@@ -108,14 +109,14 @@ impl Scene {
 
 /// The clients of a run.
 pub struct People {
-    /// What they share.
+    /// What the clients share.
     pub scene: Arc<Scene>,
     count: usize,
     tasks: JoinSet<Person>,
 }
 
 impl People {
-    /// Lets these clients come.
+    /// Starts these clients.
     pub fn start(scene: Arc<Scene>, parts: Vec<Part>) -> People {
         let users: Arc<[String]> = parts.iter().map(|part| part.user.clone()).collect();
         let count = parts.len();
@@ -128,15 +129,15 @@ impl People {
         People { scene, count, tasks }
     }
 
-    /// How many they are.
+    /// The number of clients.
     pub fn count(&self) -> usize {
         self.count
     }
 
-    /// Waits until everybody waits for nothing.
+    /// Waits until no client waits for anything.
     ///
     /// # Errors
-    /// When that takes longer.
+    /// If that takes longer than `within`.
     pub async fn come_to_rest(&self, within: Duration) -> anyhow::Result<()> {
         let deadline = Instant::now() + within;
         while self.scene.at_rest() < self.count {
@@ -152,10 +153,10 @@ impl People {
         Ok(())
     }
 
-    /// Ends everybody, and gives what they wrote down and what they still waited for.
+    /// Ends all clients and returns what they recorded and still waited for.
     ///
     /// # Errors
-    /// When one of them panicked.
+    /// If a client panicked.
     pub async fn stop(mut self) -> anyhow::Result<Told> {
         self.scene.turn_to(Phase::Stop);
         let mut told = Told::default();
@@ -173,12 +174,12 @@ impl People {
     }
 }
 
-/// What clients wrote down.
+/// What the clients recorded.
 #[derive(Debug, Default)]
 pub struct Told {
-    /// In the order of time.
+    /// The records, in the order of time.
     pub records: Vec<Record>,
-    /// Who was not at rest at the end, and why.
+    /// The clients that were not at rest at the end, and why.
     pub waiting: Vec<String>,
     /// Messages without an answer on a live connection.
     pub silences: Vec<String>,
@@ -221,7 +222,7 @@ async fn live(
 
 async fn connect(url: &str) -> anyhow::Result<Socket> {
     let (mut socket, _) = connect_async(url).await?;
-    // The first frame says that the connection counts.
+    // The connection counts only once its first frame has arrived.
     match socket.next().await {
         Some(Ok(Message::Text(_))) => Ok(socket),
         other => anyhow::bail!("not served: {other:?}"),
@@ -296,7 +297,7 @@ impl Visit<'_> {
         self.scene.acknowledged.fetch_add(self.person.acknowledged - before, Ordering::Relaxed);
     }
 
-    /// Frames that are there already, so that a client that sends much does not look at the clock for each.
+    /// Takes frames that have arrived already, so that a client that receives much does not read the clock for each.
     fn take_what_is_there(&mut self, frames: &mut SplitStream<Socket>) -> Option<()> {
         use futures_util::FutureExt;
         for _ in 0..64 {

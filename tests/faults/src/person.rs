@@ -1,16 +1,16 @@
-//! One client of a fault test: what it sends, what it is owed, and what it writes into the history. Pure: given frames
-//! and the time, it says what to send.
+//! One client of a fault test: what it sends, what it must receive, and its records for the history. No I/O: given
+//! frames and the time, it returns what to send.
 
 use carillon_history::{Record, What};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, VecDeque};
 
-/// A message that was refused for now is sent again after this long, if the server does not say when.
+/// Time before a refused message or join is repeated, if the server gives none.
 const RETRY_MS: u64 = 300;
-/// A live connection that leaves a message without an answer for so long breaks the protocol, which promises a
-/// coded error (a gateway gives up after 10 s).
+/// A live connection that leaves a message without an answer for so long breaks the protocol, which promises a coded
+/// error (a gateway gives up after 10 s).
 pub const SILENCE_MS: u64 = 30_000;
-/// Users whose presence one client asks for at the end.
+/// How many users' presence one client requests at the end.
 const SEEN_MAX: usize = 20;
 
 /// What one client does in a run.
@@ -18,13 +18,13 @@ const SEEN_MAX: usize = 20;
 pub struct Part {
     /// Its name in the history.
     pub client: String,
-    /// Whose it is.
+    /// Its user.
     pub user: String,
-    /// What it joins, and sends to in turn.
+    /// The conversations that it joins, and sends to in turn.
     pub conversations: Vec<String>,
     /// Messages that it has under way at once.
     pub window: usize,
-    /// Bytes of a message, at least.
+    /// Least length of a message, in bytes.
     pub content_bytes: usize,
 }
 
@@ -34,19 +34,19 @@ struct Unanswered {
     number: u64,
     conversation: usize,
     content: String,
-    /// When it left for the last time on this connection; not at all yet if `None`.
+    /// When it was last sent on this connection; `None` if it was not.
     sent_us: Option<u64>,
-    /// Not before then.
+    /// Earliest time of the next attempt.
     due_us: u64,
 }
 
 /// A conversation as the client knows it.
 #[derive(Debug, Default)]
 struct Place {
-    /// The last event it heard, or the head when it first came.
+    /// The last received event, or the head at the first join.
     cursor: Option<u64>,
     joined: bool,
-    /// When to ask again for a join that was refused.
+    /// When to repeat a refused join.
     due_us: Option<u64>,
 }
 
@@ -60,14 +60,14 @@ pub struct Person {
     connected: bool,
     /// Messages that a live connection left without an answer for [`SILENCE_MS`].
     pub silences: Vec<String>,
-    /// What it did and was told.
+    /// What it did and received.
     pub records: Vec<Record>,
     /// Messages that were acknowledged.
     pub acknowledged: u64,
 }
 
 impl Person {
-    /// Before its first connection.
+    /// A client before its first connection.
     pub fn new(part: Part) -> Person {
         let places = part.conversations.iter().map(|_| Place::default()).collect();
         Person {
@@ -82,17 +82,17 @@ impl Person {
         }
     }
 
-    /// Whose it is.
+    /// The client's user.
     pub fn user(&self) -> &str {
         &self.part.user
     }
 
-    /// Whether it waits for nothing.
+    /// Whether it is connected and waits for nothing.
     pub fn is_at_rest(&self) -> bool {
         self.connected && self.unanswered.is_empty() && self.places.iter().all(|place| place.joined)
     }
 
-    /// What it waits for, for people.
+    /// What it waits for, as text.
     pub fn waits_for(&self) -> String {
         let messages: Vec<_> =
             self.unanswered.iter().map(|message| self.client_id(message.number)).take(5).collect();
@@ -121,7 +121,8 @@ impl Person {
         format!("{}-{number}", self.part.client)
     }
 
-    /// The first frame came: joins everything from its cursors; what is unanswered goes out again after that.
+    /// Handles the first frame of a connection. Returns the joins of all conversations after their cursors; unanswered
+    /// messages follow with [`Person::due`].
     pub fn connected(&mut self, at_us: u64) -> Vec<Value> {
         self.connected = true;
         self.record(at_us, What::Connected { client: self.client(), user: self.part.user.clone() });
@@ -143,7 +144,7 @@ impl Person {
         frame
     }
 
-    /// The connection is gone.
+    /// Handles the end of a connection.
     pub fn disconnected(&mut self, at_us: u64) {
         if std::mem::take(&mut self.connected) {
             self.record(at_us, What::Disconnected { client: self.client() });
@@ -152,14 +153,14 @@ impl Person {
         self.unanswered.iter_mut().for_each(|message| message.sent_us = None);
     }
 
-    /// It is owed nothing from now on.
+    /// Records that the client left all conversations: it need not receive anything more.
     pub fn left(&mut self, at_us: u64) {
         for conversation in self.part.conversations.clone() {
             self.record(at_us, What::Left { client: self.client(), conversation });
         }
     }
 
-    /// Begins a message if its window has room; it leaves with [`Person::due`].
+    /// Begins a message if its window has room. [`Person::due`] returns it for sending.
     pub fn begin(&mut self) -> bool {
         if !self.connected || self.unanswered.len() >= self.part.window {
             return false;
@@ -173,7 +174,7 @@ impl Person {
         true
     }
 
-    /// What is to be sent now, in the order of its numbers.
+    /// What to send now, in the order of message numbers.
     pub fn due(&mut self, at_us: u64) -> Vec<Value> {
         if !self.connected {
             return Vec::new();
@@ -216,7 +217,7 @@ impl Person {
         frame
     }
 
-    /// Takes a frame in.
+    /// Handles a frame from the server.
     pub fn heard(&mut self, at_us: u64, frame: &Value) {
         match frame["type"].as_str() {
             Some("message_ack") => self.acked(at_us, frame),
@@ -301,7 +302,7 @@ impl Person {
         self.record(at_us, What::Refused { client: self.client(), conversation, client_id, code });
     }
 
-    /// Asks how it sees these users; what it hears goes into the history.
+    /// A request for the presence of these users. The answer goes into the history.
     pub fn look_at(&self, users: &[String]) -> Value {
         json!({"type": "get_online_status", "user_ids": &users[..users.len().min(SEEN_MAX)]})
     }

@@ -1,5 +1,5 @@
-//! A TCP proxy that fails on demand: it cuts connections, refuses new ones, and holds bytes back in one direction or
-//! both, so that a process loses its bus or its database while both live.
+//! A TCP proxy that fails on demand. It cuts connections, refuses new ones, and holds bytes back in one direction or
+//! both, so that a process loses its bus or its database while both run.
 
 use socket2::SockRef;
 use std::sync::Arc;
@@ -10,40 +10,40 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-/// Bytes that are under way in each direction of a connection.
+/// Most bytes under way in each direction of a connection.
 const BUFFER_BYTES: usize = 64 * 1024;
-/// For the server to take a connection; a local one does at once or not at all.
+/// How long the server may take to accept a connection. A local one accepts at once or not at all.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What the proxy does with what passes.
+/// What the proxy does with connections and bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Mode {
-    /// New connections are closed as soon as they are made.
+    /// Whether new connections are closed at once.
     pub refuse: bool,
-    /// What the client sends is held back.
+    /// Whether bytes from the client are held back.
     pub stall_requests: bool,
-    /// What the server answers is held back: requests take effect, and their outcome stays unknown.
+    /// Whether bytes from the server are held back: requests take effect, and their outcome stays unknown.
     pub stall_answers: bool,
 }
 
 impl Mode {
     /// Everything passes.
     pub const PASS: Mode = Mode { refuse: false, stall_requests: false, stall_answers: false };
-    /// Nothing passes and nobody gets in, as when a cable is pulled.
+    /// Nothing passes and new connections are refused, as when a cable is pulled.
     pub const AWAY: Mode = Mode { refuse: true, stall_requests: true, stall_answers: true };
     /// Requests arrive, answers do not.
     pub const DEAF: Mode = Mode { refuse: false, stall_requests: false, stall_answers: true };
 }
 
-/// What all connections of a proxy follow.
+/// State that all connections of a proxy follow.
 #[derive(Debug, Clone, Copy, Default)]
 struct State {
     mode: Mode,
-    /// Rises with every cut: a connection of an earlier number ends.
+    /// Rises with every cut. A connection that began at a lower number ends.
     cuts: u64,
 }
 
-/// A proxy before one server, ended with its handle.
+/// A proxy in front of one server. It ends when it is dropped.
 pub struct Proxy {
     port: u16,
     state: watch::Sender<State>,
@@ -54,7 +54,7 @@ impl Proxy {
     /// Listens on a free loopback port and passes connections on to `target` (`host:port`).
     ///
     /// # Errors
-    /// When no port can be had.
+    /// If no port is available.
     pub async fn start(target: &str) -> std::io::Result<Proxy> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let port = listener.local_addr()?.port();
@@ -63,17 +63,17 @@ impl Proxy {
         Ok(Proxy { port, state, _accepting: AbortOnDropHandle::new(accepting) })
     }
 
-    /// Where to connect to.
+    /// The address to connect to, `host:port`.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// From now on, for connections that stand and for new ones.
+    /// Sets the mode of existing and new connections.
     pub fn set(&self, mode: Mode) {
         self.state.send_modify(|state| state.mode = mode);
     }
 
-    /// Resets every connection that stands.
+    /// Resets every existing connection.
     pub fn cut(&self) {
         self.state.send_modify(|state| state.cuts += 1);
     }
@@ -90,7 +90,7 @@ async fn accept(listener: TcpListener, target: Arc<str>, state: watch::Receiver<
     }
 }
 
-/// The other end learns of it at once, and what it has sent last is gone.
+/// Makes closing the stream a reset: the other end notices it at once, and bytes sent last are lost.
 fn reset(stream: &TcpStream) {
     // A stream that is broken already needs no reset.
     drop(SockRef::from(stream).set_linger(Some(Duration::ZERO)));
@@ -113,7 +113,7 @@ async fn connection(client: TcpStream, target: Arc<str>, mut state: watch::Recei
     }
 }
 
-/// Passes bytes on until either end closes, and holds them back while it is told to.
+/// Passes bytes on until either end closes. Holds them back while `stalls` returns true.
 async fn pump(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
@@ -140,7 +140,7 @@ mod tests {
     const A_WHILE: Duration = Duration::from_millis(200);
     const PATIENCE: Duration = Duration::from_secs(10);
 
-    /// A server that answers every byte with the next one.
+    /// A server that answers every byte with the next higher one.
     async fn successor() -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address").to_string();
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn passes_holds_back_and_passes_again() {
+    async fn bytes_held_back_pass_later() {
         let proxy = Proxy::start(&successor().await).await.expect("a proxy");
         let mut stream = TcpStream::connect(proxy.address()).await.expect("connected");
         assert_eq!(asks(&mut stream, 1).await, Some(2));
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn cuts_what_stands_and_refuses_what_comes() {
+    async fn connections_are_cut_and_new_ones_refused() {
         let proxy = Proxy::start(&successor().await).await.expect("a proxy");
         let mut stream = TcpStream::connect(proxy.address()).await.expect("connected");
         assert_eq!(asks(&mut stream, 1).await, Some(2));

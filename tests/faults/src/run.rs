@@ -1,4 +1,5 @@
-//! A whole run: people come, talk while faults happen, come to rest when all is healed; then what they saw is judged.
+//! A whole run: clients connect, send while faults happen, and come to rest when all is healed. Then the history is
+//! judged.
 
 use crate::deployment::{Deployment, Node, Size};
 use crate::dump;
@@ -14,33 +15,34 @@ use std::path::Path;
 use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep};
 
-/// For everybody to come in the beginning, on a loaded machine.
+/// How long all clients may take to connect and join at the start, on a loaded machine.
 pub const GATHER_TIMEOUT: Duration = Duration::from_secs(60);
-/// For everything to heal after the last fault: leases, the longest backoff, and what has gathered in the logs.
+/// How long everything may take to heal after the last fault: leases, the longest backoff, and the entries gathered in
+/// the logs.
 pub const SETTLE_TIMEOUT: Duration = Duration::from_secs(120);
-/// Between two lines of progress.
+/// Time between two lines of progress.
 const PROGRESS: Duration = Duration::from_secs(5);
-/// For the last heads and presence to be told.
+/// Time for the last events and for presence to arrive.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
-/// What people do in a run.
+/// What the clients of a run do.
 #[derive(Debug, Clone, Copy)]
 pub struct Load {
-    /// Clients; with `devices` 0 every fifth is another device of the user before.
+    /// Number of clients. If `devices` is 0, every fifth client belongs to the user of the client before it.
     pub clients: usize,
-    /// Clients that each user has, 0: one or two.
+    /// Clients of each user; 0 is one or two.
     pub devices: usize,
-    /// Conversations.
+    /// Number of conversations.
     pub conversations: usize,
-    /// Conversations that each client is in.
+    /// Conversations that each client joins.
     pub conversations_each: usize,
-    /// Messages begun a second by each client, at most.
+    /// Messages that each client begins per second, at most.
     pub rate: f64,
-    /// Messages that each has under way at once.
+    /// Messages that each client has under way at once.
     pub window: usize,
-    /// Bytes of a message, at least.
+    /// Least length of a message, in bytes.
     pub content_bytes: usize,
-    /// The last so many clients only listen, through a proxy of their own before the first gateway.
+    /// How many clients only read, through their own proxy to the first gateway. They are the last ones.
     pub slow: usize,
 }
 
@@ -60,7 +62,7 @@ impl Default for Load {
 }
 
 impl Load {
-    /// Who is in which conversations.
+    /// What each client does, with its conversations.
     pub fn parts(&self) -> Vec<Part> {
         let name = |client: usize| format!("c{client}");
         let user = |client: usize| match self.devices {
@@ -84,7 +86,7 @@ impl Load {
             .collect()
     }
 
-    /// All conversations.
+    /// The ids of all conversations.
     pub fn conversations(&self) -> Vec<String> {
         (0..self.conversations).map(conversation).collect()
     }
@@ -94,17 +96,17 @@ fn conversation(number: usize) -> String {
     format!("room-{number}")
 }
 
-/// What came of a run.
+/// The result of a run.
 pub struct Outcome {
     /// The judgement.
     pub report: Report,
-    /// All of the history.
+    /// The whole history.
     pub records: Vec<Record>,
-    /// What was not healed in time, and messages without an answer.
+    /// What did not heal in time, and messages without an answer.
     pub complaints: Vec<String>,
-    /// Faults, each with when it began, microseconds of the history's clock.
+    /// The faults, each with its beginning in microseconds of the history's clock.
     pub faults: Vec<(u64, String)>,
-    /// What was measured while it happened.
+    /// Values measured during the run, by name.
     pub measured: Vec<(String, f64)>,
 }
 
@@ -123,15 +125,15 @@ impl std::fmt::Display for Outcome {
     }
 }
 
-/// People in a deployment.
+/// A deployment with its clients.
 pub struct Stage {
-    /// What runs.
+    /// The processes.
     pub deployment: Deployment,
-    /// Who talks.
+    /// The clients.
     pub people: People,
-    /// Between those who read slowly and the first gateway.
+    /// The proxy between slow readers and the first gateway.
     pub slow: Proxy,
-    /// What was measured while it happened: a name and a value.
+    /// Values measured during the run, by name.
     pub measured: Vec<(String, f64)>,
     load: Load,
     size: Size,
@@ -139,10 +141,11 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Starts everything and lets people come; `None`, said aloud, where a part is missing.
+    /// Starts everything and waits until all clients have joined. Returns `None`, with a printed notice, if nats-server
+    /// or a database is not available.
     ///
     /// # Errors
-    /// When something does not start, or people do not get in.
+    /// If something does not start, or a client does not connect and join in time.
     pub async fn set(size: Size, load: Load) -> anyhow::Result<Option<Stage>> {
         let Some(deployment) = Deployment::start(size).await? else { return Ok(None) };
         let gateways = deployment.gateways();
@@ -154,23 +157,23 @@ impl Stage {
         Ok(Some(Stage { deployment, people, slow, load, size, faults: Vec::new(), measured: Vec::new() }))
     }
 
-    /// Notes a fault, now.
+    /// Records and prints a fault that begins now.
     pub fn note(&mut self, fault: impl std::fmt::Display) {
         let at_us = self.people.scene.now_us();
         eprintln!("{:8.3} s  {fault}", at_us as f64 / 1e6);
         self.faults.push((at_us, fault.to_string()));
     }
 
-    /// Lets people talk.
+    /// Lets the clients send.
     pub fn talk(&self) {
         self.people.scene.turn_to(Phase::Talk);
     }
 
-    /// Everything heals, everybody comes to rest, and what they saw is judged. What the processes printed goes to
-    /// files in `logs`.
+    /// Heals everything, waits until all clients are at rest, and judges the history. The output of the processes goes
+    /// to files in `logs`.
     ///
     /// # Errors
-    /// When the database cannot be read.
+    /// If the database cannot be read.
     pub async fn end(self, logs: Option<&Path>) -> anyhow::Result<Outcome> {
         let Stage { deployment, people, slow, load, faults, measured, .. } = self;
         deployment.heal();
@@ -196,10 +199,11 @@ impl Stage {
         Ok(Outcome { report, records, complaints, faults, measured })
     }
 
-    /// Faults one after the other, as the seed says, until there were `faults` and `messages` are acknowledged.
+    /// Lets faults of this seed happen one after the other, until there were `faults` of them and `messages` are
+    /// acknowledged.
     ///
     /// # Errors
-    /// When a process does not come back, or nothing is acknowledged for minutes.
+    /// If a process does not come back, or nothing is acknowledged for two minutes.
     pub async fn random_faults(
         &mut self,
         seed: u64,
@@ -230,7 +234,7 @@ impl Stage {
     /// Lets one fault happen, to its end.
     ///
     /// # Errors
-    /// When a process does not end or come back as it should.
+    /// If a process does not end or come back as it should.
     pub async fn happen(&mut self, fault: Fault) -> anyhow::Result<()> {
         let away = sleep(Duration::from_millis(fault.away_ms));
         match fault.whom {
@@ -288,7 +292,7 @@ async fn node_fault(node: &mut Node, what: What, away: Sleep) -> anyhow::Result<
     Ok(())
 }
 
-/// How many faults of each kind there were, for people.
+/// How many faults there were of each kind and process, for people.
 pub fn kinds(faults: &[(u64, String)]) -> BTreeMap<String, usize> {
     let mut kinds = BTreeMap::new();
     for (_, fault) in faults {

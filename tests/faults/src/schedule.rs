@@ -1,52 +1,52 @@
-//! Which faults come, and when: all of it follows from a seed. Pure.
+//! The faults of a run and their times, drawn from a seed. No I/O.
 
 use crate::deployment::{Role, Size};
 use crate::people::Random;
 use std::fmt;
 
-/// What happens.
+/// The kind of a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum What {
-    /// kill -9, and a new start when its time is over.
+    /// Kills the process by SIGKILL, and starts it again after the fault's time.
     Kill,
-    /// SIGTERM, and a new start when it has ended.
+    /// Sends SIGTERM, and starts the process again when it has ended.
     Terminate,
-    /// SIGSTOP, and SIGCONT when its time is over.
+    /// Sends SIGSTOP, and SIGCONT after the fault's time.
     Pause,
-    /// Its connections to NATS are reset.
+    /// Resets the process's connections to NATS.
     CutNats,
-    /// Nothing passes between it and NATS.
+    /// Nothing passes between the process and NATS.
     WithoutNats,
-    /// What it sends to NATS arrives; answers and messages do not come.
+    /// What the process sends to NATS arrives; answers and messages from NATS do not.
     DeafToNats,
-    /// Nothing passes between it and the database.
+    /// Nothing passes between the process and the database.
     WithoutDatabase,
-    /// Its writes arrive in the database; the answers do not come back.
+    /// The process's writes arrive in the database; the answers do not come back.
     DeafToDatabase,
 }
 
-/// To whom.
+/// The process that a fault strikes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Whom {
-    /// To the process with this number of a role.
+    /// The process of this role with this number.
     Node(Role, usize),
-    /// To the nats-server with this number; it can be killed and paused.
+    /// The nats-server with this number. It can be killed and paused only.
     Nats(usize),
 }
 
-/// What happens to whom, and for how long.
+/// A kind of fault, the process that it strikes, and how long it lasts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fault {
-    /// What happens.
+    /// The kind.
     pub what: What,
-    /// To whom.
+    /// The process.
     pub whom: Whom,
-    /// Milliseconds until it is over, where it takes time.
+    /// How long the fault lasts, in milliseconds, if it lasts at all.
     pub away_ms: u64,
 }
 
 impl Fault {
-    /// A fault of a process.
+    /// A fault of a Carillon process.
     pub fn of(what: What, role: Role, index: usize, away_ms: u64) -> Fault {
         Fault { what, whom: Whom::Node(role, index), away_ms }
     }
@@ -83,21 +83,21 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Faults without end, drawn from a seed.
+/// Endless faults, drawn from a seed.
 pub struct Schedule {
     random: Random,
     size: Size,
-    /// Longest pause, milliseconds.
+    /// The longest duration of a fault, in milliseconds.
     away_ms_max: u64,
 }
 
 impl Schedule {
-    /// Faults for a deployment of this size, none of which lasts longer than `away_ms_max`, 1,000 at least.
+    /// Faults for a deployment of this size. None lasts longer than `away_ms_max`, which counts as 1,000 at least.
     pub fn new(seed: u64, size: Size, away_ms_max: u64) -> Schedule {
         Schedule { random: Random(seed), size, away_ms_max: away_ms_max.max(1_000) }
     }
 
-    /// The next fault, and milliseconds to wait before it.
+    /// The next fault, and the milliseconds to wait before it.
     pub fn next_fault(&mut self) -> (u64, Fault) {
         let wait_ms = 500 + self.random.below(2_500);
         let away_ms = self.away_ms();
@@ -133,7 +133,7 @@ impl Schedule {
         Fault { what, whom: Whom::Nats(index), away_ms }
     }
 
-    /// Mostly short, sometimes as long as it gets.
+    /// A duration: mostly at most 4 s, and in one of four cases up to the maximum.
     fn away_ms(&mut self) -> u64 {
         let most = if self.random.below(4) == 0 { self.away_ms_max } else { self.away_ms_max.min(4_000) };
         1_000 + self.random.below(most - 999)
@@ -160,13 +160,13 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_is_a_schedule() {
+    fn a_seed_repeats_its_schedule() {
         assert_eq!(drawn(7, 100), drawn(7, 100));
         assert_ne!(drawn(7, 100), drawn(8, 100));
     }
 
     #[test]
-    fn every_kind_comes_to_everybody_and_none_lasts_too_long() {
+    fn every_kind_strikes_every_process_and_none_lasts_too_long() {
         let faults = drawn(1, 5_000);
         let kinds: HashSet<_> = faults.iter().map(|(_, fault)| fault.what).collect();
         assert_eq!(kinds.len(), 8);

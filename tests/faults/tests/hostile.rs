@@ -1,5 +1,5 @@
-//! What must not stop a partition, whoever sends it: poison in the log, other people's client ids, cursors from the past
-//! and the future, and more joins than anybody may have.
+//! Input that must not stop a partition: poison in the log, client ids of other users, past and
+//! future cursors, and more joins than allowed.
 
 use carillon_faults::deployment::{Deployment, Role, Size};
 use carillon_proto::limits::{JOINED_CONVERSATIONS_MAX, PARTITIONS};
@@ -9,10 +9,10 @@ use carillon_tests::client::Client;
 use prost::Message as _;
 use serde_json::json;
 
-/// Connections that each join as much as they may.
+/// Number of connections that each join as much as they may.
 const GREEDY: usize = 3;
 
-/// A conversation in each partition.
+/// One conversation in each partition.
 fn one_in_each_partition() -> Vec<String> {
     let id =
         |number: usize| carillon_proto::id::ConversationId::parse(&format!("h-{number}")).expect("valid");
@@ -35,7 +35,7 @@ async fn everybody_can_talk(deployment: &Deployment, conversations: &[String], r
     }
 }
 
-/// What a partition's log may hold that no gateway of ours puts there.
+/// Entries in a partition's log that no gateway of ours writes.
 fn poison(partition: u32) -> Vec<Vec<u8>> {
     let command = |conversation: &str, body| wire::Command {
         conversation: conversation.into(),
@@ -61,7 +61,7 @@ fn poison(partition: u32) -> Vec<Vec<u8>> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn partitions_live_on() {
+async fn hostile_input_stops_no_partition() {
     let size = Size { gateways: 1, message_workers: 2, presence_workers: 1, ..Size::default() };
     let Some(mut deployment) = Deployment::start(size).await.expect("everything starts") else { return };
     let conversations = one_in_each_partition();
@@ -74,7 +74,7 @@ async fn partitions_live_on() {
     carillon_tests::database::drop_keyspace(&deployment.database).await;
 }
 
-/// Breaking it: where poison is not passed over, nothing in its partition is acknowledged any more.
+/// If workers did not skip poison, its partitions would acknowledge nothing any more.
 async fn poisoned(deployment: &mut Deployment, conversations: &[String]) {
     let nats = async_nats::connect(deployment.nats.server(0).url()).await.expect("connected");
     let log = async_nats::jetstream::new(nats);
@@ -154,11 +154,11 @@ async fn more_joins_than_allowed(deployment: &Deployment) {
     let base = deployment.gateways()[0].clone();
     let greedy: Vec<_> = (0..GREEDY).map(|number| tokio::spawn(join_all(base.clone(), number))).collect();
     for joined in greedy {
-        joined.await.expect("one that joins much");
+        joined.await.expect("the client does not panic");
     }
 }
 
-/// Joins of one connection: one too many, or its share of a million where there is time.
+/// Joins of one connection: one more than allowed, or a third of a million with `CARILLON_TEST_LONG=1`.
 fn joins() -> usize {
     match std::env::var("CARILLON_TEST_LONG").as_deref() {
         Ok("1") => 1_000_000 / GREEDY + 1,

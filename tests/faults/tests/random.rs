@@ -1,15 +1,15 @@
-//! Real processes under load, faults drawn from a seed, and the judgement of all that clients were told: twenty faults
-//! and a hundred thousand acknowledged messages in every run of `./test`, ten times as much with `--long`.
-//! CARILLON_FAULTS_SEED repeats a seed's faults.
+//! Real processes under load, with faults drawn from a seed, and a judgement of everything that clients received. Every
+//! run of `./test` has 20 faults and 100,000 acknowledged messages; `--long` has ten times as many.
+//! CARILLON_FAULTS_SEED repeats the faults of a seed.
 
 use carillon_faults::deployment::Size;
 use carillon_faults::run::{Load, Stage};
 
-/// How much happens.
+/// The size of a run.
 struct Extent {
     faults: usize,
     messages: u64,
-    /// Longest pause: beyond every lease and grace.
+    /// The longest pause, in milliseconds: longer than every lease and grace.
     away_ms_max: u64,
 }
 
@@ -27,8 +27,8 @@ fn seed() -> u64 {
     given.unwrap_or_else(now)
 }
 
-/// Breaking it: each broken build of tests/broken is caught by the simulation; of those, acknowledging before the
-/// write and no dedup fail here as well.
+/// The simulation catches every broken build of tests/broken. Two of them fail this test as well: acks before the
+/// write, and no dedup.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn nothing_acknowledged_is_lost_doubled_or_reordered() {
     let (seed, Extent { faults, messages, away_ms_max }) = (seed(), extent());

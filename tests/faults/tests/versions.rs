@@ -1,5 +1,5 @@
-//! Message-workers of this release and of the next one, side by side on real parts under load: forward, back, and forward
-//! for good.
+//! Message-workers of this release and of the next one together, on real parts under load: upgraded, taken back, and
+//! upgraded for good.
 
 use carillon_faults::deployment::{Deployment, Node, Role, Size};
 use carillon_faults::run::{Load, Stage};
@@ -10,9 +10,9 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 const METRIC: &str = "carillon_partition_version";
-/// Longer than a lease, and than the beats by which an owner looks at who is live.
+/// Longer than a lease, and than the time between two checks of the live workers by an owner.
 const A_LEASE: Duration = Duration::from_secs(4);
-/// For all owners to raise the version, on a loaded machine.
+/// How long owners may take to raise the version, on a loaded machine.
 const RAISE_TIMEOUT: Duration = Duration::from_secs(60);
 
 fn next() -> &'static Path {
@@ -23,7 +23,7 @@ fn worker(stage: &mut Stage, index: usize) -> &mut Node {
     stage.deployment.of(Role::MessageWorker).swap_remove(index)
 }
 
-/// How many partitions are worked, and how many of them by a later version than this release knows.
+/// How many partitions are owned, and how many of them are at a later version than this release's.
 async fn worked(deployment: &mut Deployment) -> anyhow::Result<(usize, usize)> {
     let (mut partitions, mut versions) = (0, 0.0);
     for node in deployment.of(Role::MessageWorker) {
@@ -33,8 +33,8 @@ async fn worked(deployment: &mut Deployment) -> anyhow::Result<(usize, usize)> {
     Ok((partitions, versions as usize - partitions * VERSION as usize))
 }
 
-/// Guards that a version begins when no worker is left that does not know it, and that such a worker is refused from then
-/// on; whatever is released, nothing acknowledged is lost, doubled or reordered.
+/// A version must begin only when no live worker lacks it, and from then on such a worker must be refused. Through all
+/// of this nothing acknowledged may be lost, doubled or reordered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn versions_work_side_by_side_forward_and_back() {
     let size = Size { message_workers: 2, ..Size::default() };

@@ -1,5 +1,5 @@
-//! A message-worker of the next release: its state machine has one version more than this one's. Everything else of it is
-//! the same.
+//! A message-worker of the next release. Its state machine version is one higher than this release's; everything else
+//! is the same.
 
 use carillon::{Failure, cli, roles, signals};
 use carillon_message_worker::VERSION;

@@ -1,4 +1,4 @@
-//! What befalls the log: it is emptied, made anew, rolled back to an older copy, or its disk is full.
+//! Faults of the log: it is purged, recreated empty, rolled back to an older copy, or its disk is full.
 
 use super::{CALM, Scenario, seconds, steady_again};
 use crate::deployment::{Role, Size};
@@ -9,7 +9,7 @@ use carillon_tests::parts::NatsOptions;
 use std::time::Duration;
 use tokio::time::sleep;
 
-/// Megabytes that are too few for the streams' next blocks.
+/// A store limit in megabytes that is too low for the streams' next blocks.
 const FULL_MEGABYTES: u32 = 1;
 
 pub(super) fn all() -> Vec<Scenario> {
@@ -99,7 +99,7 @@ async fn rolled_back(stage: &mut Stage) -> anyhow::Result<()> {
     server.kill();
     server.restore_disk(&copy);
     server.start_again().await;
-    // Clients go on: what they send lands where other entries stood.
+    // Clients continue to send: their commands get sequences that the lost entries had.
     sleep(Duration::from_secs(8)).await;
     stage.deployment.of(Role::MessageWorker).into_iter().for_each(|worker| worker.restart());
     sleep(CALM).await;

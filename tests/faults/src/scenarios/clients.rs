@@ -1,4 +1,4 @@
-//! What clients do to a gateway: all of them come back at once, or some read slowly.
+//! Load that clients put on a gateway: all of them reconnect at once, or some read slowly.
 
 use super::{CALM, Scenario, measured, seconds};
 use crate::deployment::{Role, Size};
@@ -9,7 +9,7 @@ use carillon_history::What;
 use std::collections::HashSet;
 use tokio::time::sleep;
 
-/// Below the 30 s after which a gateway closes a connection that takes nothing.
+/// How long slow readers stall. A gateway closes a connection that takes nothing for 30 s.
 const STALL_S: u64 = 20;
 
 pub(super) fn all() -> Vec<Scenario> {

@@ -1,4 +1,4 @@
-//! Faults one at a time, each with what is measured of it.
+//! Scenarios: faults one at a time, each with its measurements.
 
 use crate::deployment::{Role, Size};
 use crate::figures::{self, Figure};
@@ -13,37 +13,38 @@ mod clients;
 
 use tokio::time::sleep;
 
-/// A scenario.
+/// A fault, the deployment and load it happens to, and its measurements.
 pub struct Scenario {
-    /// What it is called on the command line.
+    /// Its name on the command line.
     pub name: &'static str,
     /// What happens, for people.
     pub about: &'static str,
-    /// On what.
+    /// The deployment.
     pub size: fn() -> Size,
-    /// Under which load.
+    /// The load.
     pub load: fn() -> Load,
-    /// Lets it happen, while people talk.
+    /// Lets the fault happen while clients send.
     pub happen: for<'a> fn(&'a mut Stage) -> BoxFuture<'a, anyhow::Result<()>>,
-    /// What is measured of it.
+    /// Computes the figures from the outcome.
     pub figures: fn(&Outcome) -> Vec<Figure>,
 }
 
-/// Times that a change of owners is repeated: enough for a worst case to be met.
+/// How often a change of owners is repeated: enough to meet a worst case.
 const ROUNDS: usize = 10;
-/// What an acknowledgement that is lost depends on falls together in one of twenty kills or so.
+/// How often nats-server is killed. An acknowledgement is lost only under conditions that about one of twenty kills
+/// meets.
 const NATS_ROUNDS: usize = 50;
-/// What a small machine that runs everything, the load too, carries easily: what is measured is the change of owners and
-/// not the queues of an overloaded database.
+/// A load that a small machine carries easily even when it runs everything, clients included. The scenario then
+/// measures the change of owners and not the queues of an overloaded database.
 const EASY: fn() -> Load = || Load { rate: 5.0, ..Load::default() };
-/// Before the first fault, for a picture of how it was.
+/// Time before the first fault, to measure the undisturbed state.
 const CALM: Duration = Duration::from_secs(10);
 
 fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// All of them.
+/// All scenarios.
 pub fn all() -> Vec<Scenario> {
     let mut all = of_processes();
     all.extend(of_what_they_need());
@@ -285,7 +286,8 @@ async fn database(stage: &mut Stage, mode: Mode, away_s: u64) -> anyhow::Result<
     Ok(())
 }
 
-/// The longest that a message took that was sent around a fault.
+/// For each fault, the longest time that a message sent around it took to be acknowledged; the median and the 99th
+/// percentile.
 fn longest_answers(outcome: &Outcome, what: &str, goal_ms: f64) -> Vec<Figure> {
     const AROUND_US: u64 = 3_500_000;
     let mut longest: Vec<f64> = (outcome.faults.iter())
@@ -305,7 +307,7 @@ fn longest_answers(outcome: &Outcome, what: &str, goal_ms: f64) -> Vec<Figure> {
     ]
 }
 
-/// What was measured while it happened.
+/// The values measured during the run, as figures without a goal.
 fn measured(outcome: &Outcome) -> impl Iterator<Item = Figure> {
     outcome.measured.iter().map(|(name, value)| Figure { name: name.clone(), value: *value, at_most: None })
 }
