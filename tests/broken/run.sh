@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# Breaks Carillon on purpose, one way after another, and fails if the simulation notices nothing: each *.patch here takes
-# one mechanism away that nothing acknowledged is lost, doubled or reordered without.
+# Breaks Carillon on purpose, in one way after another, and fails if the simulation does not notice. Each *.patch here
+# removes one mechanism. Without that mechanism an acknowledged message can be lost, doubled or reordered.
 #
-#   run.sh [NAME]...     all of them, or those named
+#   run.sh [NAME]...     applies these patches, or all of them
 #
-# Works on a copy of the tree in the target directory, with a copy of what is built already. CARGO_TARGET_DIR says where
-# that is (default: target). A patch that does not apply any more is a failure: make it anew.
+# Works on a copy of the tree in the target directory, with a copy of the artifacts that are built already.
+# CARGO_TARGET_DIR is the target directory (default: target). A patch that does not apply any more is a failure and must
+# be made anew.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-# Where no scripted run notices, half of the seeds do; one takes a few tenths of a second.
+# If no scripted run notices a broken build, about half of the seeds do. A seed takes a few tenths of a second.
 seeds=20
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 work=$target/broken
@@ -22,7 +23,7 @@ copy_tree() {
   git ls-files --cached --others --exclude-standard -z | xargs -0 cp --parents --preserve=timestamps,mode -t "$source"
 }
 
-# What has been built is taken over; names of artifacts follow from paths within the workspace.
+# Existing artifacts can be used for the copy, because their names depend only on paths within the workspace.
 copy_artifacts() {
   [ -d "$target/debug/deps" ] || return 0
   mkdir -p "$work/target/debug"
@@ -34,12 +35,12 @@ copy_artifacts() {
   )
 }
 
-# In a folder that git takes for no repository, so that it changes files here and not in the one above.
+# The ceiling keeps git from finding the repository above, so that it changes the copy and not the original.
 apply() { (cd "$source" && GIT_CEILING_DIRECTORIES=$work git apply "$@"); }
 
 touch_patched() { sed -n 's,^+++ b/,,p' "$1" | (cd "$source" && xargs touch); }
 
-# judge NAME: 0 if the broken build was caught.
+# judge NAME: returns 0 if the simulation catches the build with this patch.
 judge() {
   local name=$1 log=$work/$1.log sim=$work/target/debug/sim
   apply "$patches/$name.patch" || { echo "$name: FAILED, the patch does not apply" && return 1; }
@@ -52,7 +53,7 @@ judge() {
   local status=0
   "$sim" --scenarios >"$log" 2>&1 || status=$?
   [ "$status" != 0 ] || "$sim" --seeds "0..$seeds" >"$log" 2>&1 || status=$?
-  # 1: a run failed. Anything else is no judgement.
+  # 1: a run failed, so the build is caught. 0: all runs passed. Any other status: nothing was judged.
   if [ "$status" != 1 ]; then
     echo "$name: FAILED, nothing was noticed (exit code $status)"
     return 1

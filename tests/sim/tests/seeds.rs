@@ -1,9 +1,9 @@
-//! Carillon in simulations: as many seeds as `CARILLON_SIM_SEEDS` says (200 without it), every scripted run, and
-//! whether a seed gives the same run again.
+//! Carillon in simulations: as many seeds as `CARILLON_SIM_SEEDS` says (200 by default), every scripted run, and
+//! whether a seed repeats its run.
 
 use std::process::{Command, Output};
 
-/// Seeds in every test run.
+/// Seeds in every test run, if `CARILLON_SIM_SEEDS` gives no other number.
 const SEEDS: u64 = 200;
 
 fn sim(arguments: &[&str]) -> Output {
@@ -28,7 +28,7 @@ fn every_scripted_run_passes() {
     assert!(output.status.success(), "{}", told(&output));
 }
 
-/// The line that says how a run went, without how long it took in real time.
+/// The hash in the line that a run prints about its result. It does not depend on real time.
 fn hash(seed: &str) -> String {
     let told = told(&sim(&["--seed", seed]));
     let hash = told.lines().find_map(|line| line.rsplit_once("hash "));
@@ -44,7 +44,7 @@ fn a_seed_repeats_its_run_and_seeds_differ() {
     assert_eq!(distinct.len(), seeds.len(), "{hashes:?}");
 }
 
-/// Which hash tables have which order, and which ids are made, follows from the seed, too: it is the first line.
+/// The order of hash tables and new ids follow from the seed as well. The first line of the trace shows both.
 #[test]
 fn the_systems_randomness_follows_from_the_seed() {
     let first = |seed| {

@@ -1,4 +1,4 @@
-//! Runs Carillon in simulations, one by its seed or many of them.
+//! Runs Carillon in simulations: one by its seed, or many of them.
 
 use anyhow::Context;
 use carillon_sim::run::{Order, Outcome, run};
@@ -30,7 +30,7 @@ Examples:
 
 Exit status: 0 when all is well, 1 when a run failed, 2 when asked for something impossible.";
 
-/// What is asked for.
+/// The parsed command line.
 struct Arguments {
     seed: Option<u64>,
     seeds: Option<Range<u64>>,
@@ -109,7 +109,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// What reproduces a run.
+/// The command that repeats a run.
 fn command(order: &Order) -> String {
     match order.scenario {
         Some(scenario) => format!("sim --scenario {} --seed {}", scenario.name(), order.seed),
@@ -135,7 +135,7 @@ fn one(arguments: &Arguments) -> anyhow::Result<bool> {
     Ok(outcome.is_good())
 }
 
-/// Runs on a thread of its own: what this one has drawn, for arguments and logs, moves nothing in the run.
+/// Runs on a new thread, so that randomness which this thread drew for arguments and logs does not change the run.
 fn alone(order: &Order) -> anyhow::Result<Outcome> {
     entropy::sow(order.seed);
     std::thread::scope(|scope| scope.spawn(|| run(order)).join())

@@ -1,4 +1,4 @@
-//! Many runs, each in a process of its own, so that nothing is left of one in the next.
+//! Many runs, each in its own process, so that a run leaves nothing behind for the next one.
 
 use anyhow::Context;
 use carillon_sim::scenario::Scenario;
@@ -9,12 +9,12 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// A run that takes longer has hung: it spins without its clock going on.
+/// A run that takes longer hangs: it spins without moving its virtual clock.
 const RUN_TIMEOUT: Duration = Duration::from_secs(120);
-/// Between two looks at a run.
+/// Time between two checks of whether a run has ended.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// Begins the line in which a run says how often what happened.
+/// Beginning of the line in which a run prints how often each counted event happened.
 pub(crate) const COUNTS: &str = "happened: ";
 
 /// The arguments of each run.
@@ -28,7 +28,7 @@ pub(crate) fn scenarios() -> Runs {
     Scenario::ALL.iter().map(|(name, _)| vec!["--scenario".into(), (*name).into()]).collect()
 }
 
-/// Runs all of these, `jobs` at a time; whether all went well.
+/// Runs all of these, `jobs` at a time; returns whether all passed.
 pub(crate) fn run(runs: Runs, jobs: usize) -> anyhow::Result<bool> {
     let (began, count) = (Instant::now(), runs.len());
     let (waiting, failed) = (Mutex::new(runs.into_iter()), AtomicU64::new(0));
@@ -58,7 +58,7 @@ pub(crate) fn run(runs: Runs, jobs: usize) -> anyhow::Result<bool> {
     Ok(failed == 0)
 }
 
-/// Adds up how often what happened.
+/// Adds the counts that a run printed to the total.
 fn add(happened: &mut BTreeMap<String, u64>, told: &str) {
     let counts = told.lines().filter_map(|line| line.strip_prefix(COUNTS)).flat_map(|line| line.split(", "));
     for (count, what) in counts.filter_map(|one| one.split_once(' ')) {
@@ -66,7 +66,7 @@ fn add(happened: &mut BTreeMap<String, u64>, told: &str) {
     }
 }
 
-/// Whether a run went well, and what it said.
+/// Whether a run passed, and what it printed.
 fn one(command: &mut Command) -> (bool, String) {
     let spawned = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let ended = spawned.and_then(|child| within(child, RUN_TIMEOUT)).and_then(Child::wait_with_output);
@@ -79,12 +79,12 @@ fn one(command: &mut Command) -> (bool, String) {
     }
 }
 
-/// Waits for a process, and kills one that takes too long. What it prints fits into a pipe unless it traces.
+/// Waits for a process, and kills it after `timeout`. Its output fits into the pipe, except with `--trace`.
 fn within(mut child: Child, timeout: Duration) -> std::io::Result<Child> {
     let began = Instant::now();
     while matches!(child.try_wait(), Ok(None)) {
         if began.elapsed() > timeout {
-            // One that has ended meanwhile needs no killing.
+            // The process may have ended meanwhile, so a failed kill does not matter.
             let _ = child.kill();
             return Err(std::io::Error::other(format!("the run hung for {timeout:?}")));
         }

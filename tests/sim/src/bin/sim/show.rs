@@ -1,4 +1,4 @@
-//! What a run shows of the services in it: their logs, and their panics.
+//! Shows what happens inside the services of a run: their logs and their panics.
 
 use anyhow::Context;
 use std::sync::Mutex;
@@ -6,7 +6,7 @@ use tracing_subscriber::EnvFilter;
 
 static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// Panics of tasks are kept: a run in which one panicked has failed.
+/// Collects panics of tasks, because a run in which a task panicked has failed.
 pub(crate) fn panics() {
     std::panic::set_hook(Box::new(|panic| {
         eprintln!("{panic}");
@@ -21,7 +21,7 @@ pub(crate) fn panicked() -> Vec<String> {
     PANICS.lock().map(|panics| panics.clone()).unwrap_or_default()
 }
 
-/// Logs go to standard error from now on, with virtual times.
+/// Prints logs on standard error from now on. They carry no time, since it would be that of the real clock.
 pub(crate) fn logs(filter: &str) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(filter).with_context(|| format!("{filter:?} is no filter for logs"))?;
     tracing_subscriber::fmt().with_env_filter(filter).without_time().with_writer(std::io::stderr).init();
