@@ -1,5 +1,5 @@
-//! Carillon as it is deployed: one or three nats-servers, a CQL database, gateways and workers. Each process reaches
-//! the others through its own fault proxies.
+//! Carillon as it is deployed: one or three nats-servers, a CQL database, gateways and workers. Each process has its
+//! own fault proxies to NATS and to the database.
 
 use crate::proxy::{Mode, Proxy};
 use anyhow::Context;

@@ -1,5 +1,5 @@
-//! Input that must not stop a partition: poison in the log, client ids of other users, past and
-//! future cursors, and more joins than allowed.
+//! Input that must not stop a partition: poison in the log, client ids of other users, past and future cursors, and
+//! more joins than allowed.
 
 use carillon_faults::deployment::{Deployment, Role, Size};
 use carillon_proto::limits::{JOINED_CONVERSATIONS_MAX, PARTITIONS};
@@ -12,7 +12,6 @@ use serde_json::json;
 /// Number of connections that each join as much as they may.
 const GREEDY: usize = 3;
 
-/// One conversation in each partition.
 fn one_in_each_partition() -> Vec<String> {
     let id =
         |number: usize| carillon_proto::id::ConversationId::parse(&format!("h-{number}")).expect("valid");

@@ -135,7 +135,6 @@ impl<'a> Log<'a> {
     }
 }
 
-/// The whole history.
 #[derive(Default)]
 pub struct History<'a> {
     pub records: &'a [Record],

@@ -23,7 +23,7 @@ const STANDING_STILL: Duration = Duration::from_secs(7);
 /// stray writes then belong to a former incarnation.
 const BELOW_CHECKPOINT: u64 = 1_000;
 
-/// How far the wall clock steps: by up to an hour, or by more than the seven days for which client ids are remembered.
+/// How far the wall clock steps at most: an hour, or more than the seven days for which client ids are remembered.
 const CLOCK_HOUR_MS: u64 = 3_600_000;
 const CLOCK_DAYS_MS: u64 = 9 * 24 * CLOCK_HOUR_MS;
 

@@ -103,7 +103,7 @@ impl Gate {
         self.state.lock().paused = true;
     }
 
-    /// Resumes the process, after the deliveries that were held for it.
+    /// Resumes the process. It first receives the deliveries that were held for it.
     pub fn resume(&self) {
         let held = {
             let state = &mut *self.state.lock();

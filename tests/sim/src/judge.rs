@@ -21,7 +21,7 @@ const REST: Duration = Duration::from_secs(180);
 /// Time for presence to settle, in addition to the grace. A gateway that is gone loses its sessions after three silent
 /// beats, and its users go offline one grace later.
 const PRESENCE_SETTLES: Duration = Duration::from_secs(8);
-/// Number of the user who reads the heads at the end. No client has it.
+/// The users who read the heads at the end have numbers from here on, one for each gateway. No client has them.
 const AUDITOR: u64 = 1_000;
 
 /// Waits until every client has received everything and every outcome of its messages, then reads presence and heads.
@@ -67,7 +67,7 @@ fn participates(world: &World, club: &str, client: &Client) -> bool {
     roll.present().contains(client.plan.user.as_str())
 }
 
-/// Requests everybody's presence as every client, and records the answers.
+/// As every client, requests the presence of all users, and records the answers.
 async fn see(world: &World, clients: &[Arc<Client>]) -> Vec<String> {
     sleep(GRACE + PRESENCE_SETTLES).await;
     let users: BTreeSet<String> = clients.iter().map(|client| client.plan.user.to_string()).collect();

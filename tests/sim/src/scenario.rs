@@ -60,8 +60,8 @@ pub enum Scenario {
     Removals,
     /// The wall clock is set back and forth by up to nine days while all clients send messages without an ack again.
     ClockSteps,
-    /// Message-workers of the next state machine version replace this one's for a while, and then for good. Then a
-    /// worker of this version starts again. Meanwhile logs lose their tails.
+    /// Message-workers of the next state machine version replace those of this version for a while, and then for good.
+    /// Then a worker of this version starts and is refused. Meanwhile logs lose their tails.
     Upgrades,
 }
 

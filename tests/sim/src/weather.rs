@@ -17,7 +17,7 @@ pub struct Weather {
     pub append_strays: u32,
     /// A core message does not arrive.
     pub message_lost: u32,
-    /// A core message and its sender's later messages are up to a second late.
+    /// A core message, and its sender's later messages to the same receiver, are up to a second late.
     pub message_late: u32,
     /// A numbered batch arrives twice.
     pub batch_twice: u32,

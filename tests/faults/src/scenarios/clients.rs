@@ -9,7 +9,8 @@ use carillon_history::What;
 use std::collections::HashSet;
 use tokio::time::sleep;
 
-/// How long slow readers stall. A gateway closes a connection that takes nothing for 30 s.
+/// How long slow readers stall, in seconds: less than the 30 s after which a gateway closes a connection that reads
+/// nothing.
 const STALL_S: u64 = 20;
 
 pub(super) fn all() -> Vec<Scenario> {

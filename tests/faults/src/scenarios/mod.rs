@@ -31,8 +31,8 @@ pub struct Scenario {
 
 /// How often a change of owners is repeated: enough to meet a worst case.
 const ROUNDS: usize = 10;
-/// How often nats-server is killed. An acknowledgement is lost only under conditions that about one of twenty kills
-/// meets.
+/// How often nats-server is killed. Only about one of twenty kills meets the conditions under which an acknowledgement
+/// is lost.
 const NATS_ROUNDS: usize = 50;
 /// A load that a small machine carries easily even when it runs everything, clients included. The scenario then
 /// measures the change of owners and not the queues of an overloaded database.

@@ -1,4 +1,5 @@
-//! Checks that every stored, received or acknowledged message was sent, and sent before that.
+//! Checks that every stored, received or acknowledged message was sent, and that none was received or acknowledged
+//! before it was sent.
 
 use crate::check::excerpt;
 use crate::history::History;

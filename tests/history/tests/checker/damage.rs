@@ -53,7 +53,6 @@ pub fn pick_first_ack(records: &[Record], random: &mut Random) -> Option<usize> 
     random.choose(&firsts)
 }
 
-/// The row of a message.
 pub fn row_of(records: &[Record], name: &Name) -> Option<usize> {
     records.iter().position(|record| {
         matches!(record.what, What::Stored { .. }) && name_of(&record.what).as_ref() == Some(name)
@@ -67,7 +66,6 @@ pub fn seq_of(what: &What) -> Option<u64> {
     }
 }
 
-/// The same record with another seq.
 pub fn with_seq(record: &Record, new: u64) -> Record {
     let mut record = record.clone();
     if let What::Ack { seq, .. } | What::Heard { seq, .. } | What::Stored { seq, .. } = &mut record.what {
@@ -76,7 +74,6 @@ pub fn with_seq(record: &Record, new: u64) -> Record {
     record
 }
 
-/// The same record with another id.
 pub fn with_id(record: &Record, new: &str) -> Record {
     let mut record = record.clone();
     if let What::Ack { id, .. } | What::Heard { id, .. } | What::Stored { id, .. } = &mut record.what {

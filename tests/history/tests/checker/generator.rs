@@ -9,7 +9,6 @@ pub const CLIENTS: [&str; 5] = ["ann-1", "ann-2", "ben-1", "cem-1", "dia-1"];
 pub const CONVERSATIONS: [&str; 3] = ["hall", "room:1", "room:2"];
 const STEPS: usize = 900;
 
-/// The user of a client.
 pub fn user_of(client: &str) -> &str {
     client.split('-').next().expect("a client is named for its user")
 }

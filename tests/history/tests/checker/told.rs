@@ -187,7 +187,7 @@ fn hear_unsent(records: &mut Vec<Record>, random: &mut Random) -> Option<()> {
     Some(())
 }
 
-/// Moves a message's sending to a minute later, after a client received it.
+/// Moves all sends of a message a minute later, so that a client received the message before.
 fn hear_before(records: &mut Vec<Record>, random: &mut Random) -> Option<()> {
     let index = pick_heard(records, random)?;
     let name = name_of(&records[index].what)?;

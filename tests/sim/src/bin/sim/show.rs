@@ -16,7 +16,6 @@ pub(crate) fn panics() {
     }));
 }
 
-/// The panics so far.
 pub(crate) fn panicked() -> Vec<String> {
     PANICS.lock().map(|panics| panics.clone()).unwrap_or_default()
 }
