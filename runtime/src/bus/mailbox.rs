@@ -1,5 +1,5 @@
-//! A subscription's queue: bounded in messages and bytes, it never blocks who fills it, and it says where
-//! something is missing.
+//! //! A subscription's queue. It is bounded in messages and bytes, never blocks the sender, and marks the places where
+//! messages were dropped.
 
 use super::{Incoming, Message};
 use parking_lot::Mutex;
@@ -8,21 +8,21 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 use tokio::task::coop::consume_budget;
 
-/// Messages that wait in one subscription: a tenth of a second at the highest rate a gateway is built for.
+/// /// Most messages that wait in one subscription: 0.1 s of traffic at the highest rate a gateway is built for.
 pub(crate) const MAILBOX_MESSAGES_MAX: usize = 4_096;
-/// Bytes that wait in one subscription: 64 messages of the largest size.
+/// /// Most bytes that wait in one subscription: 64 messages of the largest size.
 pub(crate) const MAILBOX_BYTES_MAX: usize = 64 * carillon_proto::limits::BUS_MESSAGE_BYTES_MAX;
 
-/// What an empty message takes, so that messages without payload count too.
+/// /// Counted for each message besides its payload, so that messages without payload count too.
 const MESSAGE_OVERHEAD_BYTES: usize = 64;
 
 #[derive(Default)]
 struct State {
     waiting: VecDeque<Incoming>,
     bytes: usize,
-    /// Nothing more comes.
+    /// /// The filler was dropped: no more messages are added.
     ended: bool,
-    /// Nobody reads any more.
+    /// /// The mailbox was dropped: no more messages are read.
     abandoned: bool,
 }
 
@@ -32,13 +32,12 @@ struct Shared {
     arrived: Notify,
 }
 
-/// The end of a subscription that is filled. Dropping it ends the subscription: what waits is still read.
+/// /// The writing end of a mailbox. Dropping it ends the subscription after the waiting messages were read.
 pub struct Filler(Arc<Shared>);
 
-/// The end that is read. Dropping it discards what waits.
+/// /// The reading end of a mailbox. Dropping it discards the waiting messages.
 pub(crate) struct Mailbox(Arc<Shared>);
 
-/// Both ends of a new mailbox.
 pub(crate) fn mailbox() -> (Filler, Mailbox) {
     let shared = Arc::<Shared>::default();
     (Filler(shared.clone()), Mailbox(shared))
@@ -56,7 +55,7 @@ impl State {
         self.waiting.len() < MAILBOX_MESSAGES_MAX && self.bytes + bytes <= MAILBOX_BYTES_MAX
     }
 
-    /// One mark stands for everything that is missing at its place, so that marks never pile up.
+    /// /// One mark stands for all messages missing at its place, so the number of marks is bounded.
     fn mark_lost(&mut self) {
         if !matches!(self.waiting.back(), Some(Incoming::Lost)) {
             self.waiting.push_back(Incoming::Lost);
@@ -71,7 +70,7 @@ impl State {
 }
 
 impl Filler {
-    /// Adds a message; one that has no room is replaced by a mark.
+    /// /// Adds a message. If there is no room for it, a mark takes its place.
     pub fn push(&self, message: Message) {
         let incoming = Incoming::Message(message);
         let bytes = size_bytes(&incoming);
@@ -90,13 +89,13 @@ impl Filler {
         self.0.arrived.notify_one();
     }
 
-    /// Says that messages may be missing here.
+    /// /// Marks that messages may be missing here.
     pub fn lost(&self) {
         self.0.state.lock().mark_lost();
         self.0.arrived.notify_one();
     }
 
-    /// Whether a message of this payload would be taken now.
+    /// /// Whether a message with this payload would fit now.
     pub(crate) fn has_room(&self, payload_bytes: usize) -> bool {
         self.0.state.lock().has_room(payload_bytes + MESSAGE_OVERHEAD_BYTES)
     }
@@ -110,9 +109,9 @@ impl Drop for Filler {
 }
 
 impl Mailbox {
-    /// The next message or mark; `None` at the end. Cancelling loses nothing.
+    /// /// Waits for the next message or mark; `None` at the end. Cancelling loses nothing.
     pub(crate) async fn next(&mut self) -> Option<Incoming> {
-        // A mailbox that is never empty must not keep its reader's thread from everybody else.
+        // // The reader of a mailbox that is never empty must let other tasks of its thread run.
         consume_budget().await;
         loop {
             {
@@ -128,7 +127,7 @@ impl Mailbox {
         }
     }
 
-    /// What is there already.
+    /// /// The next message or mark, if there is one already.
     pub(crate) fn try_next(&mut self) -> Option<Incoming> {
         self.0.state.lock().take()
     }
@@ -142,7 +141,7 @@ impl Drop for Mailbox {
             state.bytes = 0;
             std::mem::take(&mut state.waiting)
         };
-        // Outside the lock: it may hold thousands of reply handles, each of which wakes a task.
+        // // Dropped outside the lock: the queue may hold thousands of reply handles, and dropping each wakes a task.
         drop(discarded);
     }
 }
@@ -168,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_room_leaves_one_mark_in_its_place() {
+    fn messages_without_room_leave_one_mark_in_their_place() {
         let (filler, mut mailbox) = mailbox();
         for _ in 0..MAILBOX_MESSAGES_MAX + 10 {
             filler.push(message(1));
@@ -187,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_are_bounded_and_given_back() {
+    fn waiting_bytes_are_bounded_and_released_by_reading() {
         let (filler, mut mailbox) = mailbox();
         let large = MAILBOX_BYTES_MAX / 4;
         for _ in 0..8 {
@@ -201,7 +200,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn ends_of_a_mailbox_notice_each_other() {
+    async fn each_end_of_a_mailbox_notices_that_the_other_was_dropped() {
         let (filler, mut one) = mailbox();
         filler.push(message(1));
         filler.lost();

@@ -1,8 +1,7 @@
 //! The bus: an ordered command log per partition, and core messaging between services.
 //!
-//! Two implementations keep the promises written here, [`embedded`] in one process and [`nats`] over
-//! JetStream; `tests/tests/bus_contract.rs` holds both to them. Subjects come from
-//! [`carillon_proto::subject`] and nowhere else.
+//! //! Two implementations keep the promises documented here: [`embedded`] in one process and [`nats`] over JetStream.
+//! `tests/tests/bus_contract.rs` runs the same tests against both. All subjects come from [`carillon_proto::subject`].
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -15,17 +14,17 @@ pub mod nats;
 
 pub use mailbox::Filler;
 
-/// What can go wrong on the bus.
+/// /// Why a call to the bus failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BusError {
-    /// It was not done: the bus cannot be reached, the log is full, or nobody listens.
+    /// /// The call had no effect: the bus cannot be reached, the log is full, or the subject has no subscriber.
     #[error("bus unavailable: {0}")]
     Unavailable(String),
-    /// Outcome unknown. Repeat the same bytes with the same tag before anything later.
+    /// /// The outcome is unknown. Send the same bytes with the same tag again before anything later.
     #[error("bus timed out: {0}")]
     Timeout(String),
-    /// The log reader's ground has moved (gap, truncated or new log, silence): check the checkpoint's tag
-    /// and make a new reader.
+    /// /// The log may have changed under the reader (a gap, a truncated or new log, or a silent server). Check the
+    /// checkpoint's tag and open a new reader.
     #[error("log reader broken: {0}")]
     Broken(String),
 }
@@ -33,66 +32,67 @@ pub enum BusError {
 /// An entry of a partition's log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogEntry {
-    /// Contiguous in a log's life, from 1.
+    /// /// Contiguous within a log generation, from 1.
     pub sequence: u64,
-    /// What the publisher marked it with.
+    /// /// The random mark that the publisher gave the entry.
     pub tag: Tag,
-    /// When the log took it, milliseconds since 1970; stored with the entry, the same at every reading.
+    /// /// When the log stored the entry, in milliseconds since 1970. It is stored with the entry, so every read
+    /// returns the same time.
     pub time_ms: u64,
-    /// What was published.
+    /// /// The published bytes.
     pub payload: Bytes,
 }
 
-/// What a log holds now.
+/// /// The range of sequences that a log holds now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogBounds {
     /// The oldest sequence still held; `last + 1` when nothing is held.
     pub first: u64,
-    /// The newest sequence ever taken in this life; 0 before the first.
+    /// /// The newest sequence ever stored in this log generation; 0 before the first.
     pub last: u64,
 }
 
 /// Reads one partition's log in order.
 #[async_trait]
 pub trait LogReader: Send {
-    /// Waits for entries and returns 1 to `entries_max` of them, each with the sequence after the one before.
-    /// Cancelling loses nothing: what was not returned comes next.
+    /// /// Waits for entries and returns 1 to `entries_max` of them, each with the sequence after the previous one.
+    /// Cancelling loses nothing: the next call returns the entries that this call did not return.
     ///
     /// # Errors
-    /// [`BusError::Broken`] when the next entry is not the next sequence, the log was made anew, or the
-    /// server fell silent. The reader is then of no more use.
+    /// /// [`BusError::Broken`] when the next entry does not have the next sequence, the log was created again, or the
+    /// server fell silent. The reader cannot be used after that.
     async fn next(&mut self, entries_max: usize) -> Result<Vec<LogEntry>, BusError>;
 }
 
 /// A core message.
 #[derive(Debug)]
 pub struct Message {
-    /// What was sent.
+    /// /// The bytes that were sent.
     pub payload: Bytes,
-    /// Where the answer goes, if one is awaited.
+    /// /// Where to send the reply, if the sender waits for one.
     pub reply: Option<ReplyHandle>,
 }
 
-/// What a subscription yields.
+/// /// An item of a subscription.
 #[derive(Debug)]
 pub enum Incoming {
     /// A message.
     Message(Message),
-    /// Messages may have been missed here: the connection was lost, or the queue was full.
+    /// /// Messages may be missing here: the connection was lost, or the queue was full.
     Lost,
 }
 
-/// Answers one request.
+/// /// Sends the reply to one request.
 #[derive(Debug)]
 pub enum ReplyHandle {
-    /// In this process.
+    /// /// The request came from this process.
     Local(tokio::sync::oneshot::Sender<Bytes>),
-    /// Over NATS.
+    /// /// The request came over NATS.
     Nats(nats::NatsReply),
 }
 
 impl ReplyHandle {
-    /// Sends the answer. One that nobody waits for any more is dropped.
+    /// /// Sends the reply. It is dropped if the requester no longer waits for it.
     pub fn send(self, payload: Bytes) {
         match self {
             Self::Local(sender) => drop(sender.send(payload)),
@@ -101,110 +101,109 @@ impl ReplyHandle {
     }
 }
 
-/// A stream of messages on one subject, in the order in which each sender sent them. Dropping it ends it.
+/// /// A stream of messages on one subject, in the order in which each sender sent them. Dropping it unsubscribes.
 ///
-/// It holds a bounded number of messages and bytes. One that is full never holds up who publishes: what
-/// finds no room is dropped, and [`Incoming::Lost`] stands in its place.
+/// /// It holds a bounded number of messages and bytes. A full subscription never blocks a publisher: messages that do
+/// not fit are dropped, and [`Incoming::Lost`] marks their place.
 pub struct Subscription {
     mailbox: mailbox::Mailbox,
-    /// Ends what feeds `mailbox`.
+    /// /// Stops filling `mailbox` when it is dropped.
     _feed: Box<dyn std::any::Any + Send>,
 }
 
 impl Subscription {
-    /// A subscription that whoever has the [`Filler`] fills, for a bus that is made elsewhere. `feed` is dropped
-    /// with the subscription.
+    /// /// A subscription that is filled through the returned [`Filler`], for bus implementations outside this crate.
+    /// `feed` is dropped with the subscription.
     pub fn fed(feed: impl std::any::Any + Send) -> (Filler, Subscription) {
         let (filler, mailbox) = mailbox::mailbox();
         (filler, Subscription { mailbox, _feed: Box::new(feed) })
     }
 
-    /// The next message; `None` when the bus has ended. Cancelling loses nothing.
+    /// /// Waits for the next message; `None` when the bus has ended. Cancelling loses nothing.
     pub async fn next(&mut self) -> Option<Incoming> {
         self.mailbox.next().await
     }
 
-    /// A message that is there already.
+    /// /// The next message, if one has already arrived.
     pub fn try_next(&mut self) -> Option<Incoming> {
         self.mailbox.try_next()
     }
 }
 
-/// The bus. Every call has its own timeout inside and ends within seconds.
+/// /// The bus. Every call has its own timeout and ends within seconds.
 #[async_trait]
 pub trait Bus: Send + Sync + 'static {
-    /// Appends an entry to a partition's log and returns its sequence. The same tag again is the same entry, within
-    /// two minutes, or 512 entries in one process, where no outcome is unknown: its sequence is returned and nothing
-    /// is added.
+    /// /// Appends an entry to a partition's log and returns its sequence. A repeated tag means the same entry: nothing
+    /// is added, and the first append's sequence is returned. NATS recognises tags for two minutes. The embedded bus
+    /// recognises a log's last 512 tags, which is enough because none of its outcomes is unknown.
     ///
     /// # Errors
-    /// [`BusError::Unavailable`] when it was refused (log full, no server), [`BusError::Timeout`] when it is
-    /// unknown whether it was taken.
+    /// /// [`BusError::Unavailable`] when the entry was refused (log full, no server), [`BusError::Timeout`] when it is
+    /// unknown whether the entry was stored.
     async fn append(&self, partition: u32, tag: Tag, payload: Bytes) -> Result<u64, BusError>;
 
     /// What the partition's log holds.
     ///
     /// # Errors
-    /// When the bus cannot tell.
+    /// /// When the bus cannot be reached, or refuses.
     async fn log_bounds(&self, partition: u32) -> Result<LogBounds, BusError>;
 
     /// The entry at `sequence`, if the log holds it.
     ///
     /// # Errors
-    /// When the bus cannot tell.
+    /// /// When the bus cannot be reached, or refuses.
     async fn log_entry(&self, partition: u32, sequence: u64) -> Result<Option<LogEntry>, BusError>;
 
     /// A reader whose first entry is `from_sequence`, or [`BusError::Broken`] if that is below the oldest held.
     ///
     /// # Errors
-    /// When the bus cannot be reached or the log does not reach back so far.
+    /// /// When the bus cannot be reached, or the log does not hold that sequence any more.
     async fn read_log(&self, partition: u32, from_sequence: u64) -> Result<Box<dyn LogReader>, BusError>;
 
-    /// Lets the log forget what lies below `below`.
+    /// /// Deletes the entries of a log below the sequence `below`.
     ///
     /// # Errors
-    /// When the bus cannot be reached; harmless, it is tried again later.
+    /// /// When the bus cannot be reached. This is harmless: a later purge deletes the same entries.
     async fn purge_log(&self, partition: u32, below: u64) -> Result<(), BusError>;
 
-    /// Sends to whoever subscribes to `subject` now; at most once, in order for one sender.
+    /// /// Sends a message to the current subscribers of `subject`, at most once. Messages of one sender stay in order.
     ///
     /// # Errors
-    /// When it could not be handed over.
+    /// /// When the message could not be handed over to the bus.
     async fn publish(&self, subject: &str, payload: Bytes) -> Result<(), BusError>;
 
-    /// Hears a subject; with a `group`, one of the group's members hears each message. When it returns,
-    /// the subscription is in force for all who publish afterwards.
+    /// /// Subscribes to a subject. With a `group`, one member of the group receives each message. When this returns,
+    /// the subscription receives everything that is published afterwards.
     ///
     /// # Errors
     /// When the bus cannot be reached.
     async fn subscribe(&self, subject: &str, group: Option<&str>) -> Result<Subscription, BusError>;
 
-    /// Sends and waits for one answer.
+    /// /// Sends a request and waits for one reply.
     ///
     /// # Errors
-    /// [`BusError::Unavailable`] at once when nobody listens, [`BusError::Timeout`] after `timeout`.
+    /// /// [`BusError::Unavailable`] at once when the subject has no subscriber, [`BusError::Timeout`] after `timeout`.
     async fn request(&self, subject: &str, payload: Bytes, timeout: Duration) -> Result<Bytes, BusError>;
 
-    /// Takes or renews a worker's lease and returns a number that rises with every renewal of any worker
-    /// of this kind.
+    /// /// Takes or renews a worker's lease. Returns a number that rises with every renewal of any worker of this kind.
     ///
     /// # Errors
-    /// When the bus cannot be reached: the lease runs out.
+    /// /// When the bus cannot be reached. The lease then expires.
     async fn renew_lease(&self, kind: &str, worker: &WorkerId) -> Result<u64, BusError>;
 
-    /// The workers of this kind whose leases have not run out.
+    /// /// The workers of this kind whose leases have not expired.
     ///
     /// # Errors
     /// When the bus cannot be reached.
     async fn live_leases(&self, kind: &str) -> Result<Vec<WorkerId>, BusError>;
 
-    /// Gives a lease up, at once for all.
+    /// /// Releases a lease. Other workers see that at once.
     ///
     /// # Errors
-    /// When the bus cannot be reached: the lease runs out.
+    /// /// When the bus cannot be reached. The lease then expires.
     async fn release_lease(&self, kind: &str, worker: &WorkerId) -> Result<(), BusError>;
 
-    /// What time the log's servers have, milliseconds since 1970; `None` where they have this process's own clock.
+    /// /// The clock of the log's servers in milliseconds since 1970; `None` if they use this process's clock.
     ///
     /// # Errors
     /// When the bus cannot be reached.
@@ -216,11 +215,11 @@ pub trait Bus: Send + Sync + 'static {
     async fn healthy(&self) -> bool;
 }
 
-/// How long a lease lasts without renewal. Renewed at a quarter of it; kill -9 of a worker costs this
-/// much until another takes over.
+/// /// How long a lease lasts without renewal. Workers renew at a quarter of it. After `kill -9` of a worker, this is
+/// how long it takes until another worker can take over.
 pub const LEASE_MS: u64 = 2_000;
 
-/// Refuses what is larger than the bus carries, the same way on every bus.
+/// /// Refuses messages larger than every bus carries, so that both implementations refuse the same ones.
 fn check_size(payload_bytes: usize) -> Result<(), BusError> {
     use carillon_proto::limits::BUS_MESSAGE_BYTES_MAX;
     if payload_bytes > BUS_MESSAGE_BYTES_MAX {

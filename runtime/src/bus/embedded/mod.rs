@@ -1,8 +1,8 @@
 //! The bus inside one process: logs, subjects and leases in memory.
 //!
-//! The logs do not survive the process, by design: a command counts when the store has it, and a worker
-//! that finds its log made anew begins a new incarnation. Nothing here waits for anybody; a caller that never
-//! pauses gives way now and then, as it would to a socket.
+//! //! The logs do not survive the process: a command counts once the store has it, and a worker that finds a new log
+//! starts a new incarnation (`docs/decisions/0001-the-embedded-log-is-memory.md`). No call here waits for a disk or a
+//! network, so calls yield by tokio's task budget, as a socket would make them.
 
 use super::{Bus, BusError, LEASE_MS, LogBounds, LogEntry, LogReader, Subscription, check_size};
 use async_trait::async_trait;

@@ -1,4 +1,4 @@
-//! Partition logs as JetStream streams, one each.
+//! //! Partition logs as JetStream streams, one stream per partition.
 
 use super::api::{ApiError, Done, StoredMessage, StreamInfo, code};
 use super::connection::{Connection, NoAnswer};
@@ -17,20 +17,21 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// The header by which JetStream recognises a repeated entry, and ours for the tag.
+/// /// The header by which JetStream recognises a repeated entry. It carries the entry's tag.
 pub(super) const TAG_HEADER: &str = "Nats-Msg-Id";
 /// How long JetStream recognises a repeated entry.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
-/// Bytes that all logs of a cluster may take on each server. JetStream reserves them: half of the 8 GiB
+/// /// Bytes that all logs of a cluster may take on each server. JetStream reserves them, so this is half of the 8 GiB
 /// that the shipped server configuration allows.
 const LOGS_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
-/// Bytes of one log however many partitions there are: room for a minute of a worker's absence at 1 MiB/s.
+/// /// Least bytes of one log, however many partitions there are: at 1 MiB/s, room for a worker's absence of a minute.
 const LOG_BYTES_MIN: u64 = 64 * 1024 * 1024;
-/// Time for an ack. A stream that syncs every entry takes a few hundred microseconds, an election seconds.
+/// /// Time limit for an ack. A stream that syncs every entry takes some hundred microseconds, a leader election takes
+/// seconds.
 const APPEND_TIMEOUT: Duration = Duration::from_secs(5);
-/// A stream that is missing is looked for, and made again, at most this often.
+/// /// A missing stream is looked for, and created again, at most this often.
 const REPAIR_PAUSE: Duration = Duration::from_secs(1);
-/// Copies of a stream where the servers form a cluster large enough.
+/// /// Copies of a stream if the servers form a large enough cluster.
 const REPLICAS_IN_CLUSTER: usize = 3;
 
 /// The logs of all partitions.
@@ -42,7 +43,8 @@ pub(super) struct Logs {
     repaired: Mutex<HashMap<u32, Instant>>,
 }
 
-/// What a partition's stream has to be. An existing one keeps what is not ours to say.
+/// /// Sets the parts of a partition's stream configuration that Carillon decides. Other parts of an existing
+/// configuration stay.
 fn configure(config: &mut Config, partition: u32, ours: &Ours, replicas: usize) {
     let share = (LOGS_BYTES_MAX / u64::from(ours.mark.partitions.max(1))).max(LOG_BYTES_MIN);
     config.name = ours.prefix.command_stream(partition);
@@ -57,18 +59,19 @@ fn configure(config: &mut Config, partition: u32, ours: &Ours, replicas: usize) 
     config.max_messages_per_subject = -1;
     config.duplicate_window = DUPLICATE_WINDOW;
     config.num_replicas = replicas;
-    // An operator may give more room, not less, and not any amount: a full disk stops all streams of a server.
+    // // An operator may set a higher limit, but not a lower one, and not none: a full disk stops all streams of a
+    // server.
     config.max_bytes = config.max_bytes.max(share as i64);
 }
 
-/// The tag that an entry's header carries; entries that others put into the log have none, and get zeros.
+/// /// The tag in an entry's header. An entry that another program put into the log has none, and gets zeros.
 pub(super) fn tag_of(headers: Option<&HeaderMap>) -> Tag {
     let text = headers.and_then(|headers| headers.get(TAG_HEADER));
     text.and_then(|text| Tag::parse(text.as_str())).unwrap_or(Tag([0; 16]))
 }
 
 impl Logs {
-    /// Makes or updates the streams of all partitions.
+    /// /// Creates or updates the streams of all partitions.
     pub(super) async fn open(connection: Arc<Connection>, config: &NatsConfig) -> Result<Logs, ApiError> {
         let ours = Ours::learn(&connection, config).await?;
         let logs = Logs { connection, ours, replicas: config.replicas, repaired: Mutex::default() };
@@ -82,7 +85,7 @@ impl Logs {
         self.ours.prefix.command_stream(partition)
     }
 
-    /// Copies to ask for, the best first.
+    /// /// Numbers of copies to try, the best first.
     fn replica_choices(&self) -> Vec<usize> {
         match self.replicas {
             Some(replicas) => vec![replicas],
@@ -91,8 +94,8 @@ impl Logs {
         }
     }
 
-    /// Makes or updates a stream. One that somebody else makes meanwhile, as other than this process would, is looked at
-    /// as what it is then.
+    /// /// Creates or updates a stream. If another process creates it meanwhile with another configuration, this tries
+    /// once more with that stream as the existing one.
     async fn ensure(&self, partition: u32) -> Result<StreamInfo, ApiError> {
         match self.try_ensure(partition).await {
             Err(error) if error.is(code::STREAM_NAME_IN_USE) => self.try_ensure(partition).await,
@@ -130,7 +133,7 @@ impl Logs {
             return self.connection.put_stream("CREATE", &config).await;
         };
         let mut config = info.config.clone();
-        // A server that is away now is no reason to give up copies.
+        // // A server that is away for now is no reason to reduce the number of copies.
         let replicas = if self.replicas.is_none() { replicas.max(config.num_replicas) } else { replicas };
         configure(&mut config, partition, &self.ours, replicas);
         if config == info.config {
@@ -138,7 +141,7 @@ impl Logs {
         }
         tracing::info!(stream = config.name, replicas, "updating the stream of a partition");
         match self.connection.put_stream("UPDATE", &config).await {
-            // It works as it is, with fewer copies than wished.
+            // // The stream works as it is, with fewer copies than wanted.
             Err(error) if self.replicas.is_none() && is_for_want_of_servers(&error) => {
                 tracing::warn!(
                     stream = config.name,
@@ -150,7 +153,7 @@ impl Logs {
         }
     }
 
-    /// Makes a stream again that somebody deleted, or that a server lost with its disk.
+    /// /// Creates a stream again after it was deleted, or lost with a server's disk.
     async fn repair(&self, partition: u32) -> Result<StreamInfo, ApiError> {
         let now = Instant::now();
         let last = self.repaired.lock().insert(partition, now);
@@ -161,7 +164,7 @@ impl Logs {
         self.ensure(partition).await
     }
 
-    /// Looks at a stream, which another cluster may have made meanwhile where ours was lost.
+    /// /// Reads a stream's state, and checks its mark: another cluster may have created it after ours was lost.
     async fn info(&self, partition: u32) -> Result<StreamInfo, ApiError> {
         match self.connection.stream_info(&self.stream_of(partition), None).await {
             Err(error) if error.is(code::STREAM_NOT_FOUND) => self.repair(partition).await,
@@ -170,7 +173,7 @@ impl Logs {
         }
     }
 
-    /// What time the servers have, by the one that leads a log, for it says when its entries were taken.
+    /// /// The servers' clock, read from the leader of a log, because the leader sets the time of entries.
     pub(super) async fn clock_ms(&self) -> Result<Option<u64>, BusError> {
         let told = self.info(0).await?.ts;
         let time = told.and_then(|told| parse_rfc3339(&told).ok());
@@ -192,7 +195,7 @@ impl Logs {
         self.check_partition(partition)?;
         match self.put_entry(partition, tag, payload.clone()).await {
             Err(PutError::NoAnswer(NoAnswer::NoResponders)) => {
-                // Whatever comes of the repair, this entry was not taken.
+                // // Whether or not the repair succeeds, the entry was not stored: the stream did not exist.
                 self.repair(partition).await.map_err(|error| BusError::Unavailable(error.to_string()))?;
                 Ok(self.put_entry(partition, tag, payload).await?)
             }
@@ -212,7 +215,7 @@ impl Logs {
         Ok(self.info(partition).await?.state.bounds())
     }
 
-    /// Asks the stream's leader: a follower may not have, or still have, an entry.
+    /// /// Reads an entry from the stream's leader, because a follower may lack it or still hold it after a purge.
     pub(super) async fn entry(&self, partition: u32, sequence: u64) -> Result<Option<LogEntry>, BusError> {
         self.check_partition(partition)?;
         if sequence == 0 {
@@ -247,8 +250,8 @@ impl Logs {
         Ok(Box::new(reader::Reader::open(self.connection.clone(), &stream, from).await?))
     }
 
-    /// JetStream would move a purged stream's sequence on to whatever is asked for, so no more than what it
-    /// holds is asked for.
+    /// /// Purges at most up to the last entry: JetStream would raise the stream's next sequence to any higher number
+    /// in the request.
     pub(super) async fn purge(&self, partition: u32, below: u64) -> Result<(), BusError> {
         let LogBounds { first, last } = self.bounds(partition).await?;
         let below = below.min(last + 1);
@@ -277,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_stream_keeps_everything_until_it_is_full() {
+    fn a_new_stream_discards_no_entry_and_refuses_when_full() {
         let mut config = Config::default();
         let ours_of_16 = ours(16);
         configure(&mut config, 3, &ours_of_16, 3);
@@ -290,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn of_an_existing_stream_only_ours_is_changed() {
+    fn an_update_leaves_the_operators_own_fields_of_a_stream() {
         let mut config = Config {
             max_bytes: -1,
             max_age: Duration::from_secs(1),
@@ -310,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_of_others_have_a_tag_of_zeros() {
+    fn entries_of_other_programs_get_a_tag_of_zeros() {
         let tag = Tag([7; 16]);
         let mut headers = HeaderMap::new();
         headers.insert(TAG_HEADER, tag.to_text());

@@ -1,7 +1,8 @@
-//! Whose streams these are: each carries the mark of its cluster in its metadata, from its making on.
+//! //! The cluster mark of the streams: each stream carries it in its metadata from its creation on.
 //!
-//! The mark lies with what it protects: streams that are lost with a server's disk are made again by whoever misses
-//! them, with their mark, and of two clusters that make one stream at once JetStream refuses the second.
+//! //! The mark is stored in the streams that it protects. A stream lost with a server's disk is created again together
+//! with its mark, in one request. If two clusters create one stream at once, JetStream refuses the second, because the
+//! configurations differ (`docs/decisions/0014-a-cluster-has-a-mark.md`).
 
 use super::NatsConfig;
 use super::api::{ApiError, StreamInfo, code};
@@ -11,14 +12,14 @@ use crate::cluster::Mark;
 use async_nats::jetstream::stream::Config;
 use carillon_proto::subject::Prefix;
 
-/// Whose the streams are to be, and what they are called.
+/// /// The mark and the names that this process's streams must have.
 pub(super) struct Ours {
     pub(super) prefix: Prefix,
     pub(super) mark: Mark,
 }
 
 impl Ours {
-    /// What the settings say, with the cluster's id from the first partition's stream where the settings have none.
+    /// /// Takes the mark from the settings. Without a cluster id there, it comes from the first partition's stream.
     pub(super) async fn learn(connection: &Connection, config: &NatsConfig) -> Result<Ours, ApiError> {
         let first = match connection.stream_info(&config.prefix.command_stream(0), None).await {
             Ok(info) => Some(info),
@@ -37,19 +38,20 @@ impl Ours {
         Ok(ours)
     }
 
-    /// Refuses a stream that carries the mark of another cluster. One without a mark was made before there were marks.
+    /// /// Refuses a stream that carries the mark of another cluster. A stream without a mark was created before marks
+    /// existed, and is accepted.
     pub(super) fn check(&self, info: &StreamInfo) -> Result<(), ApiError> {
         let found = Mark::of_metadata(&info.config.metadata);
         found.map_or(Ok(()), |found| self.mark.check_bus(self, &found)).map_err(ApiError::Misfit)
     }
 
-    /// Marks a stream.
+    /// /// Puts the mark into a stream's configuration.
     pub(super) fn mark(&self, config: &mut Config) {
         self.mark.put_into(&mut config.metadata);
     }
 }
 
-/// The bus in words.
+/// /// The bus's name in messages about a mark that does not match.
 impl std::fmt::Display for Ours {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.prefix.as_str() {

@@ -1,31 +1,31 @@
-//! What a log reader makes of what it hears: no clock, no connection.
+//! //! The log reader's state machine: it checks the order of received messages, and has no clock and no connection.
 
 use super::log::tag_of;
 use crate::bus::LogEntry;
 use async_nats::{Message, StatusCode};
 use std::collections::VecDeque;
 
-/// Something that a reader heard.
+/// /// A message or an event that a reader received.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Heard {
     /// An entry of the stream.
     Entry(LogEntry),
-    /// A sign of life, with the last sequence sent before it.
+    /// /// A heartbeat, with the last stream sequence that the server had sent before it.
     Heartbeat(Option<u64>),
-    /// A pull request ended with this many entries less than it asked for; `None`: nobody knows.
+    /// /// A pull request ended, and this many of its entries will not come; `None`: the server did not say how many.
     PullEnded(Option<usize>),
-    /// The consumer is no longer there, or not as it was.
+    /// /// The consumer no longer exists, or its state is uncertain.
     Gone(String),
 }
 
-/// How far a reader has come.
+/// /// A reader's position in the stream and its open pull requests.
 #[derive(Debug)]
 pub(super) struct Progress {
-    /// The sequence that has to come next.
+    /// /// The sequence that the next entry must have.
     expected: u64,
-    /// Entries heard and not yet returned.
+    /// /// Entries received and not yet returned.
     ready: VecDeque<LogEntry>,
-    /// Entries that pull requests still promise.
+    /// /// Entries that open pull requests may still deliver.
     promised: usize,
     broken: Option<String>,
 }
@@ -56,34 +56,34 @@ impl Progress {
         }
     }
 
-    /// Nothing that is heard from now on counts. The first reason stays.
+    /// /// Marks the reader as broken. Only the first reason is kept.
     pub(super) fn break_off(&mut self, why: impl Into<String>) {
         self.broken.get_or_insert_with(|| why.into());
     }
 
-    /// Why nothing more comes, if that is so.
+    /// /// Why the reader is broken, if it is.
     pub(super) fn broken(&self) -> Option<&str> {
         self.broken.as_deref()
     }
 
-    /// Entries that are there or under way.
+    /// /// Entries received but not yet returned, and entries still to come from open pull requests.
     pub(super) fn ahead(&self) -> usize {
         self.promised + self.ready.len()
     }
 
-    /// A pull request for this many entries was sent.
+    /// /// Counts the entries of a pull request that was sent.
     pub(super) fn pulled(&mut self, entries: usize) {
         self.promised += entries;
     }
 
-    /// Takes up to `entries_max` entries, at least one if there is one.
+    /// /// Takes up to `entries_max` received entries, and at least one if there is one.
     pub(super) fn take(&mut self, entries_max: usize) -> Vec<LogEntry> {
         let count = self.ready.len().min(entries_max.max(1));
         self.ready.drain(..count).collect()
     }
 }
 
-/// What a message from a stream's consumer means.
+/// /// Interprets a message from a stream's consumer.
 pub(super) fn understand(message: Message) -> Heard {
     let number = |name: &str| {
         let headers = message.headers.as_ref()?;
@@ -112,9 +112,9 @@ pub(super) fn understand(message: Message) -> Heard {
     }
 }
 
-/// Stream sequence and time in milliseconds, from the subject on which a delivery would be acknowledged:
-/// `$JS.ACK.stream.consumer.deliveries.sequence.consumer sequence.nanoseconds.pending`, or with domain and
-/// account after `ACK` and possibly more at the end.
+/// /// The stream sequence and the time in milliseconds, from the subject on which a delivery would be acknowledged.
+/// Its form is `$JS.ACK.stream.consumer.deliveries.sequence.consumer sequence.nanoseconds.pending`. Newer servers put
+/// domain and account after `ACK`, and may append more parts.
 fn place_of(reply: &str) -> Option<(u64, u64)> {
     let parts: Vec<&str> = reply.split('.').collect();
     let (sequence, nanoseconds) = match parts.as_slice() {
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn places_are_read_from_both_forms_of_an_ack_subject() {
+    fn sequence_and_time_are_read_from_both_forms_of_an_ack_subject() {
         let old = "$JS.ACK.CMD_1.abc.1.42.7.1700000000123456789.5";
         let new = "$JS.ACK.hub.ACCOUNT.CMD_1.abc.1.42.7.1700000000123456789.5.token";
         assert_eq!(place_of(old), Some((42, 1_700_000_000_123)));
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn every_status_has_a_meaning() {
+    fn every_status_of_a_consumer_message_is_interpreted() {
         let pending = [("Nats-Pending-Messages", "12")];
         let last = [("Nats-Last-Stream", "9")];
         let gone = |why: &str| Heard::Gone(why.into());
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_whole_log_goes_on() {
+    fn a_reader_breaks_off_at_the_first_gap_or_repetition() {
         let whole = [entry(5), entry(6)];
         let table = [
             ("the next", vec![entry(7)], 3, None),
@@ -215,13 +215,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_under_way_is_counted() {
+    fn entries_of_open_pull_requests_are_counted() {
         let mut progress = Progress::new(1);
         assert_eq!(progress.ahead(), 0);
         progress.pulled(10);
         progress.hear(entry(1));
         progress.hear(entry(2));
-        assert_eq!(progress.ahead(), 10, "two are there, eight to come");
+        assert_eq!(progress.ahead(), 10, "two received, eight to come");
         assert_eq!((progress.take(0).len(), progress.ahead()), (1, 9));
         progress.hear(Heard::PullEnded(Some(8)));
         assert_eq!(progress.ahead(), 1);

@@ -1,8 +1,8 @@
-//! Reads a partition's stream in order, by pull requests of our own.
+//! //! Reads a partition's stream in order, by its own pull requests.
 //!
-//! The client library's ordered consumer passes over gaps in silence and notices a server that fell silent
-//! late. This one asks for a heartbeat a second, checks that every sequence is the one before plus one, and
-//! gives up as soon as the ground may have moved.
+//! //! The client library's ordered consumer skips gaps silently and is slow to notice a silent server. This reader
+//! requests a heartbeat every second, checks that the sequences have no gap, and breaks off as soon as entries may be
+//! missing.
 
 use super::connection::{Connection, hand_over, listen};
 use super::progress::{Heard, Progress, understand};
@@ -18,22 +18,22 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-/// Entries of one pull request: enough to hide the round trip at 100,000 entries a second.
+/// /// Entries per pull request: enough to hide the round trip at 100,000 entries a second.
 const PULL_ENTRIES: usize = 256;
-/// Bytes of one pull request: two of them wait in memory at most.
+/// /// Bytes per pull request. At most two requests' worth waits in memory.
 const PULL_BYTES: usize = 8 * 1024 * 1024;
 /// How long a pull request waits at the server.
 const PULL_TIME: Duration = Duration::from_secs(30);
-/// Between two signs of life of a server that has no entries.
+/// /// The server sends a heartbeat at this interval while it has no entries to send.
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// A server that gave no sign for this long is silent: two heartbeats and a half.
+/// /// A server that sent nothing for this long counts as silent: two and a half heartbeats.
 const SILENCE_MAX: Duration = Duration::from_millis(2_500);
-/// After this time without a reader, the server forgets its consumer.
+/// /// The server deletes a consumer that had no pull request for this long.
 const INACTIVE_TIME: Duration = Duration::from_secs(10);
 
 const _: () = assert!(PULL_ENTRIES * 2 < super::connection::SUBSCRIPTION_MESSAGES_MAX);
 
-/// What the server made for a reader.
+/// /// The server's reply to the creation of a consumer.
 #[derive(Deserialize)]
 struct Consumer {
     name: String,
@@ -73,7 +73,7 @@ impl Reader {
         })
     }
 
-    /// Keeps between half and one and a half pull requests ahead of what the caller has taken.
+    /// /// Keeps between half and one and a half pull requests ahead of the entries returned to the caller.
     async fn pull(&mut self) -> Result<(), BusError> {
         if self.progress.ahead() > PULL_ENTRIES / 2 {
             return Ok(());
@@ -131,7 +131,7 @@ impl LogReader for Reader {
             tokio::select! {
                 biased;
                 message = self.incoming.next() => self.hear(message),
-                // What was under way to us then is lost, and the server does not send it again.
+                // // Entries in flight when the connection was lost are lost, and the server does not send them again.
                 _ = self.losses.changed() => self.progress.break_off("the connection was lost"),
                 () = sleep_until(self.silent_at) => self.progress.break_off("the server fell silent"),
             }

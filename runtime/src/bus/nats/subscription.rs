@@ -1,4 +1,4 @@
-//! Core subscriptions and replies over NATS.
+//! //! Core subscriptions and replies over NATS, with a mark where messages may be missing.
 
 use super::connection::{AbortOnDrop, Connection, HAND_OVER_TIMEOUT, SUBSCRIPTION_MESSAGES_MAX, listen};
 use crate::bus::mailbox::{Filler, mailbox};
@@ -12,26 +12,26 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
-/// Answers that wait for the client library to take them. It takes them at once unless it is disconnected,
-/// and then nobody waits for the answers any more.
+/// /// Most replies that wait for the client library to accept them. The library accepts at once unless it is
+/// disconnected, and then the requesters have stopped waiting.
 const REPLIES_WAITING_MAX: usize = 1_024;
 
 static REPLIES_WAITING: LazyLock<Arc<Semaphore>> =
     LazyLock::new(|| Arc::new(Semaphore::new(REPLIES_WAITING_MAX)));
 
-/// Answers one request that came over NATS.
+/// /// Sends the reply to one request that came over NATS.
 pub struct NatsReply {
     connection: Arc<Connection>,
     subject: Subject,
 }
 
 impl NatsReply {
-    /// Sends the answer. One that cannot be sent soon is dropped.
+    /// /// Sends the reply. It is dropped if the client library does not accept it within a second.
     pub fn send(self, payload: Bytes) {
         let mut sent = Box::pin(async move { self.connection.client.publish(self.subject, payload).await });
         if let Some(done) = (&mut sent).now_or_never() {
             if let Err(error) = done {
-                tracing::warn!(%error, "an answer could not be sent");
+                tracing::warn!(%error, "a reply could not be sent");
             }
             return;
         }
@@ -50,14 +50,14 @@ impl fmt::Debug for NatsReply {
     }
 }
 
-/// Subscribes, and waits until the server knows.
+/// /// Subscribes, and waits until the server has the subscription.
 pub(super) async fn subscribe(
     connection: &Arc<Connection>,
     subject: String,
     group: Option<String>,
 ) -> Result<Subscription, BusError> {
     connection.check_connected()?;
-    // Before the subscription, so that no gap falls in between.
+    // // Taken before subscribing, so that no gap is missed in between.
     let gaps = connection.gaps();
     let client = &connection.client;
     let subscriber = match group {
@@ -70,15 +70,15 @@ pub(super) async fn subscribe(
     Ok(Subscription { mailbox, _feed: Box::new(AbortOnDrop(filling)) })
 }
 
-/// Where in a subscription a gap is marked: behind what was queued when it was noticed.
+/// /// Decides where in a subscription a gap is marked: after the messages that were queued when it was noticed.
 struct Gaps {
     changes: watch::Receiver<u64>,
-    /// Messages until the mark.
+    /// /// Messages to pass on before the mark.
     due: Option<usize>,
 }
 
 impl Gaps {
-    /// Called for every message: whether the mark has to follow it.
+    /// /// Called for every message. Returns whether the mark must follow it.
     fn is_due(&mut self) -> bool {
         if self.due.is_none() && self.changes.has_changed().unwrap_or(false) {
             self.changes.mark_unchanged();
@@ -88,7 +88,7 @@ impl Gaps {
         self.due.take_if(|left| *left == 0).is_some()
     }
 
-    /// Waits for a gap, or for one that was noticed earlier.
+    /// /// Waits for a gap. Returns at once if a noticed gap is not marked yet.
     async fn noticed(&mut self) {
         if self.due.take().is_none() && self.changes.changed().await.is_err() {
             std::future::pending::<()>().await;
@@ -116,7 +116,7 @@ async fn fill(
                     filler.lost();
                 }
             }
-            // Nothing is queued: the gap is here.
+            // // The queue is empty, so the mark belongs here.
             () = gaps.noticed() => filler.lost(),
         }
     }
@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_gap_is_marked_when_the_queue_is_empty_or_was_passed_once() {
+    async fn a_gap_is_marked_after_the_messages_queued_before_it() {
         let changes = watch::Sender::new(0);
         let mut gaps = Gaps { changes: changes.subscribe(), due: None };
         assert!(!gaps.is_due());
