@@ -1,4 +1,4 @@
-//! One owned shard: hears its subject, keeps its time, and carries out what the core says.
+//! The task of one owned shard: receives requests, runs the ticks, and carries out the core's effects.
 
 use crate::core::Moment;
 use crate::core::shard::Shard;
@@ -19,27 +19,24 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-/// What a shard's task is given.
+/// The inputs of a shard's task.
 #[derive(Clone)]
 pub struct Assignment {
-    /// The shard.
     pub shard: u32,
-    /// Its ownership's epoch.
+    /// The epoch of this ownership: the number of the lease.
     pub epoch: u64,
-    /// Between a user's last session and their being offline.
+    /// Time between the end of a user's last session and the user being offline.
     pub grace: Duration,
-    /// The bus.
     pub bus: Arc<dyn Bus>,
-    /// The rows of users.
     pub rows: Arc<Rows>,
-    /// Whether the worker's lease still lasts.
+    /// Whether the worker's lease is still valid.
     pub is_owner: Arc<dyn Fn() -> bool + Send + Sync>,
-    /// The shard is no longer this worker's.
+    /// Cancelled when this worker stops owning the shard.
     pub stop: CancellationToken,
 }
 
 impl Assignment {
-    /// Works the shard until it is told to stop.
+    /// Serves the shard until `stop`.
     pub async fn run(self) {
         let Some(subscription) = self.subscribe().await else { return };
         let fanout = Fanout::new(self.shard, self.epoch);
@@ -54,13 +51,13 @@ impl Assignment {
         metrics::hide(self.shard);
     }
 
-    /// Hears the shard's subject; `None` if told to stop first.
+    /// Subscribes to the shard's subject; `None` if stopped first.
     async fn subscribe(&self) -> Option<Subscription> {
         let attempt = async {
             loop {
                 match self.bus.subscribe(&subject::presence(self.shard), None).await {
                     Ok(subscription) => return subscription,
-                    Err(error) => tracing::warn!(shard = self.shard, %error, "presence shard not heard"),
+                    Err(error) => tracing::warn!(shard = self.shard, %error, "shard subscription failed"),
                 }
                 sleep(Duration::from_millis(RETRY_MS)).await;
             }
@@ -69,14 +66,14 @@ impl Assignment {
     }
 }
 
-/// A request, and whom to answer.
+/// A request and its reply handle.
 struct Asked {
     request: wire::PresenceRequest,
     reply: Option<ReplyHandle>,
     arrived: Instant,
 }
 
-/// Work on the store that is done.
+/// The result of a finished call to the store.
 enum Done {
     Loaded(Vec<UserId>, Option<Vec<Record>>),
     Saved(Vec<UserId>, bool),
@@ -93,9 +90,9 @@ struct Worker<'a> {
     fanout: Arc<Fanout>,
     started: Instant,
     next_tick: Instant,
-    /// Requests in the order of their arrival, some of which wait for rows.
+    /// Requests in order of arrival. Some wait for rows, and the others wait behind them.
     waiting: FuturesOrdered<BoxFuture<'static, (Asked, Vec<Record>)>>,
-    /// At most one read and one write.
+    /// Calls to the store: at most one read and one write.
     background: FuturesUnordered<BoxFuture<'static, Done>>,
     loading: bool,
     saving: bool,
@@ -122,7 +119,7 @@ impl<'a> Worker<'a> {
         moment(self.started)
     }
 
-    /// The regular tick, or what is due before it.
+    /// The next regular tick, or an earlier time at which something is due.
     fn wake_at(&self) -> Instant {
         let due = self.shard.next_due_ms().map(|due_ms| self.started + Duration::from_millis(due_ms));
         due.map_or(self.next_tick, |due| due.min(self.next_tick))
@@ -138,14 +135,14 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Requests may have been missed.
+    /// Requests may have been lost, so gateways must announce everything again.
     fn distrust(&mut self) {
         tracing::warn!(shard = self.assignment.shard, "requests may have been missed, asking for snapshots");
         self.shard.distrust(self.now());
         self.tick();
     }
 
-    /// Serves until the subscription ends or the shard is told to stop.
+    /// Serves until the subscription ends or `stop`.
     async fn serve(&mut self, mut subscription: Subscription) {
         let assignment = self.assignment;
         loop {
@@ -185,7 +182,7 @@ impl<'a> Worker<'a> {
     }
 
     fn answer(&mut self, asked: Asked, records: Vec<Record>) {
-        // Whoever owns the shard now answers; what is not taken here shows as a gap if this worker still does.
+        // Only the owner replies. If this worker still owns the shard, the next request of the gateway shows the gap.
         if !(self.assignment.is_owner)() {
             return;
         }
@@ -262,7 +259,8 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Takes what the store did. A full batch is followed by the next at once, a failed one with the tick.
+    /// Applies the result of a call to the store. After a full batch the next starts at once, after a failure with the
+    /// next tick.
     fn finish(&mut self, done: Done) {
         let now = self.now();
         let pushes = match done {
@@ -287,7 +285,7 @@ impl<'a> Worker<'a> {
         self.fanout.stage(pushes);
     }
 
-    /// Writes what is not written yet, for a bounded time.
+    /// Writes the remaining rows, for at most [`LAST_SAVE_MS`].
     async fn save_what_is_left(&mut self) {
         let saving = async {
             while let Some(done) = self.background.next().await {

@@ -1,4 +1,4 @@
-//! Pushes to gateways: at once when it is quiet, in batches under a storm, the latest state of each user.
+//! Pushes to gateways: at once while there are few changes, else in batches with the latest state of each user.
 
 use crate::core::shard::Push;
 use crate::limits::{OUTBOX_CHANGES_MAX, PUSH_BYTES_MAX, PUSH_INTERVAL_MS};
@@ -15,10 +15,10 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-/// Between two pushes to one gateway.
+/// Least time between two pushes to one gateway.
 const INTERVAL: Duration = Duration::from_millis(PUSH_INTERVAL_MS);
 
-/// What waits for one gateway.
+/// The changes that wait for one gateway.
 #[derive(Default)]
 struct Outbox {
     users: BTreeMap<String, wire::UserPresence>,
@@ -26,7 +26,7 @@ struct Outbox {
     snapshot_wanted: bool,
     crowded: BTreeSet<String>,
     version: u64,
-    /// When the next push may leave; `None`: at once.
+    /// Earliest time of the next push; `None`: at once.
     not_before: Option<Instant>,
 }
 
@@ -55,11 +55,11 @@ impl Outbox {
 #[derive(Default)]
 struct State {
     outboxes: BTreeMap<GatewayId, Outbox>,
-    /// Gateways to which something was not told.
+    /// Gateways that missed a push.
     lost: BTreeSet<GatewayId>,
 }
 
-/// The pushes of one shard.
+/// The outboxes of one shard, and the task that sends them.
 pub struct Fanout {
     shard: u32,
     epoch: u64,
@@ -68,12 +68,12 @@ pub struct Fanout {
 }
 
 impl Fanout {
-    /// For a shard under one ownership.
+    /// Creates the fan-out of a shard for one ownership.
     pub fn new(shard: u32, epoch: u64) -> Arc<Fanout> {
         Arc::new(Fanout { shard, epoch, state: Mutex::default(), staged: Notify::new() })
     }
 
-    /// Takes pushes, to leave as soon as they may.
+    /// Adds pushes to the outboxes. They leave as soon as the interval allows.
     pub fn stage(&self, pushes: Vec<Push>) {
         if pushes.is_empty() {
             return;
@@ -95,16 +95,16 @@ impl Fanout {
         self.staged.notify_one();
     }
 
-    /// Gateways to which something was not told since the last time this was asked.
+    /// Gateways that missed a push since the last call.
     pub fn take_lost(&self) -> BTreeSet<GatewayId> {
         std::mem::take(&mut self.state.lock().lost)
     }
 
-    /// What may leave now, and when something else may.
+    /// The outboxes to send now, and the time at which the next one may be sent.
     fn take_due(&self, now: Instant) -> (Vec<(GatewayId, Outbox)>, Option<Instant>) {
         let mut due = Vec::new();
         let mut state = self.state.lock();
-        // An empty one is kept only for the time in which the next push has to wait.
+        // An empty outbox is kept only while the interval after its last push runs.
         state.outboxes.retain(|_, outbox| !(outbox.is_empty() && outbox.is_due(now)));
         for (gateway, outbox) in &mut state.outboxes {
             if outbox.is_due(now) {
@@ -120,7 +120,7 @@ impl Fanout {
         (due, next.min())
     }
 
-    /// Sends what is staged until `stop`, as long as the shard is this worker's.
+    /// Sends staged pushes until `stop`, while this worker owns the shard.
     pub async fn run(&self, bus: Arc<dyn Bus>, is_owner: impl Fn() -> bool, stop: CancellationToken) {
         loop {
             let (due, next) = self.take_due(Instant::now());
@@ -158,7 +158,7 @@ impl Fanout {
     }
 }
 
-/// Cuts what a gateway is told into messages that the bus takes.
+/// Splits an outbox into messages within the bus's size limit.
 fn cut(outbox: Outbox, shard: u32, epoch: u64) -> Vec<wire::PresenceChanges> {
     let empty = || wire::PresenceChanges { shard, epoch, version: outbox.version, ..Default::default() };
     let mut messages = vec![wire::PresenceChanges { snapshot_wanted: outbox.snapshot_wanted, ..empty() }];
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_leaves_at_once_and_the_rest_together_with_the_latest_state() {
+    fn the_first_push_leaves_at_once_and_later_ones_merge_into_the_latest_state() {
         let fanout = Fanout::new(3, 9);
         let start = Instant::now();
         fanout.stage(vec![push("ann", true, 1)]);
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn what_outgrows_a_message_becomes_several() {
+    fn a_large_outbox_is_split_into_several_messages() {
         let mut outbox = Outbox { snapshot_wanted: true, ..Outbox::default() };
         for number in 0..5_000 {
             outbox.add(push(&format!("{number:0>128}"), true, 1));
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gateway_too_far_behind_is_let_go() {
+    fn an_outbox_over_its_bound_is_emptied_and_its_gateway_marked() {
         let fanout = Fanout::new(0, 1);
         let start = Instant::now();
         fanout.stage(vec![push("first", true, 1)]);

@@ -1,7 +1,7 @@
-//! Carillon's presence-worker: who is online, who is in which room, and who is told.
+//! Carillon's presence-worker: it knows who is online and who is in which room, and sends changes to gateways.
 //!
-//! A worker owns some of the presence shards. Everything it knows is in memory, announced by gateways and
-//! announced again to whoever owns a shard next; only profiles and the time of the last visit are stored.
+//! A worker owns some of the presence shards. Its state is in memory: gateways announce it, and announce it again to
+//! each new owner of a shard. The store holds only profiles and the time of each user's last visit.
 
 mod consume;
 pub mod core;

@@ -16,35 +16,27 @@ macro_rules! counter {
 }
 
 counter! {
-    /// Requests taken.
     REQUESTS, "carillon_presence_requests_total", "requests of gateways that presence shards answered"
 }
 counter! {
-    /// Requests answered with the wish for a snapshot.
     SNAPSHOTS_WANTED, "carillon_presence_snapshots_wanted_total", "requests answered with the wish for a snapshot"
 }
 counter! {
-    /// Messages pushed.
     PUSHES, "carillon_presence_pushes_total", "messages of changes pushed to gateways"
 }
 counter! {
-    /// Pushes that the bus did not take, or that outgrew their bound.
     PUSHES_LOST, "carillon_presence_pushes_lost_total", "pushes to gateways that were lost and asked for anew"
 }
 counter! {
-    /// Rows written.
     ROWS_WRITTEN, "carillon_presence_rows_written_total", "rows of users written to the store"
 }
 counter! {
-    /// Rows given up.
     ROWS_GIVEN_UP, "carillon_presence_rows_given_up_total", "rows of users never written: the store was away too long"
 }
 counter! {
-    /// Failed calls to the store.
     STORE_FAILURES, "carillon_presence_store_failures_total", "reads and writes of users that failed or took too long"
 }
 
-/// From a request's arrival to its answer.
 pub static REQUEST_SECONDS: LazyLock<Histogram> = LazyLock::new(|| {
     let (name, help) = ("carillon_presence_request_seconds", "from a request's arrival to its answer");
     register_histogram!(name, help, LATENCY_BUCKETS.to_vec()).expect("registered once, under a valid name")

@@ -1,4 +1,4 @@
-//! Rows of users, read from and written to the store, without ever making presence wait for long.
+//! Reads and writes of users' rows, with time limits, so that presence never waits long for the store.
 
 use crate::core::user::Record;
 use crate::limits::{LOAD_PAUSE_MS, LOAD_TIMEOUT_MS, SAVE_TIMEOUT_MS};
@@ -12,20 +12,20 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
-/// The rows of users.
+/// The users' rows in the store.
 pub struct Rows {
     store: Arc<dyn UserStore>,
-    /// The store failed a moment ago: until then nobody waits for it.
+    /// Set after a failed call: until then, reads return at once without the store.
     away_until: Mutex<Option<Instant>>,
 }
 
 impl Rows {
-    /// The rows in a store.
+    /// Wraps a store.
     pub fn new(store: Arc<dyn UserStore>) -> Arc<Rows> {
         Arc::new(Rows { store, away_until: Mutex::new(None) })
     }
 
-    /// The rows of users, unknown ones included; `None` if they cannot be had in time.
+    /// Reads the rows of users; a user without a row gets an empty one. `None` if the store did not reply in time.
     pub async fn load(&self, users: &[UserId]) -> Option<Vec<Record>> {
         if self.away_until.lock().is_some_and(|until| Instant::now() < until) {
             return None;
@@ -49,7 +49,7 @@ impl Rows {
         None
     }
 
-    /// Writes rows; `false` if that is not certain.
+    /// Writes rows; `false` if it is unknown whether they were written.
     pub async fn save(&self, records: Vec<Record>) -> bool {
         let count = records.len() as u64;
         let rows = records.into_iter().map(row).collect();

@@ -1,4 +1,4 @@
-//! The worker: works the shards that its lease gives it.
+//! The worker: runs a task for each shard that its lease assigns to it.
 
 use crate::consume::Assignment;
 use crate::query::Rows;
@@ -17,16 +17,16 @@ use tokio_util::sync::CancellationToken;
 /// The kind of lease that presence-workers hold.
 const LEASE_KIND: &str = "presence";
 
-/// What a presence-worker must be told.
+/// The settings of a presence-worker.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// This worker's life.
+    /// The id of this worker's process. Each start has a new one.
     pub worker: WorkerId,
-    /// Between a user's last session and their being offline.
+    /// Time between the end of a user's last session and the user being offline.
     pub grace: Duration,
 }
 
-/// Works presence until `shutdown`; then others take over.
+/// Runs the worker until `shutdown`, then hands its shards over.
 ///
 /// # Errors
 /// When a shard's task failed, which is a bug.
@@ -36,7 +36,7 @@ pub async fn run(
     store: Arc<dyn UserStore>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    // The lease outlasts the shards' answers, so it ends by being released and not with `shutdown`.
+    // The lease must be valid until the shards were stopped, so it ends by its release below and not by `shutdown`.
     let lease =
         Lease::start(bus.clone(), LEASE_KIND, config.worker, PRESENCE_SHARDS, CancellationToken::new());
     let lease = Arc::new(lease);
@@ -50,20 +50,20 @@ pub async fn run(
         tasks: JoinSet::new(),
     };
     let worked = shards.follow(&lease, &shutdown).await;
-    // Others take over while the last rows are written.
+    // The lease is released before the last rows are written, so that other workers take over at once.
     shards.stop_all();
     lease.release().await;
     while shards.tasks.join_next().await.is_some() {}
     worked
 }
 
-/// The shards that are worked now.
+/// The shards that this worker serves now.
 struct Shards {
     grace: Duration,
     bus: Arc<dyn Bus>,
     rows: Arc<Rows>,
     is_owner: Arc<dyn Fn() -> bool + Send + Sync>,
-    /// The epoch of each, and what ends it.
+    /// The epoch of each shard, and the token that stops its task.
     running: BTreeMap<u32, (u64, CancellationToken)>,
     tasks: JoinSet<()>,
 }

@@ -1,4 +1,5 @@
-//! What a gateway has announced in a snapshot so far; the rest of what it had announced before is void.
+//! The content of a gateway's snapshot, collected until its last part has come. Everything that the gateway announced
+//! before and that is not in the snapshot is removed then.
 
 use crate::limits::ANNOUNCED_MAX;
 use carillon_proto::id::{ConversationId, UserId};
@@ -29,7 +30,7 @@ impl Announced {
         self.count += 1;
     }
 
-    /// A session that ended between two parts.
+    /// Removes a session that ended between two parts.
     pub fn remove_session(&mut self, user: &str, session: u64) {
         if let Some(sessions) = self.sessions.get_mut(user) {
             sessions.retain(|other| *other != session);
@@ -41,7 +42,7 @@ impl Announced {
         self.count += usize::from(self.watches.insert(user.clone()));
     }
 
-    /// A watch that ended between two parts.
+    /// Removes a watch that ended between two parts.
     pub fn remove_watch(&mut self, user: &str) {
         self.watches.remove(user);
     }
@@ -51,7 +52,7 @@ impl Announced {
         self.count += usize::from(self.rooms.entry(conversation.clone()).or_default().insert(user.clone()));
     }
 
-    /// A user who left a room between two parts.
+    /// Removes a user who left a room between two parts.
     pub fn remove_room(&mut self, conversation: &str, user: &str) {
         if let Some(users) = self.rooms.get_mut(conversation) {
             users.remove(user);
@@ -63,7 +64,7 @@ impl Announced {
         self.count += usize::from(self.records.insert(pid));
     }
 
-    /// A record whose session ended between two parts.
+    /// Removes a record whose session ended between two parts.
     pub fn remove_record(&mut self, pid: &str) {
         self.records.remove(pid);
     }
@@ -88,7 +89,7 @@ impl Announced {
         self.rooms.get(conversation).is_some_and(|users| users.contains(user))
     }
 
-    /// Whether more was announced than a gateway can have.
+    /// Whether the snapshot has more announcements than a gateway can have.
     pub fn is_too_large(&self) -> bool {
         self.count > ANNOUNCED_MAX
     }

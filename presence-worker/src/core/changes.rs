@@ -1,4 +1,4 @@
-//! What a shard does with each change of a request, and how it answers.
+//! How a shard applies each change of a request, and what it replies.
 
 use super::Moment;
 use super::announced::Announced;
@@ -10,19 +10,19 @@ use crate::limits::REPLY_BYTES_MAX;
 use carillon_proto::wire::{self, presence_change::Body as Change, presence_result::Body as Outcome};
 use prost::Message;
 
-/// Bytes that a result's frame takes in a reply.
+/// Bytes in a reply for the frame of one result.
 const RESULT_FRAME_BYTES: usize = 12;
 
-/// How the changes of a request are taken.
+/// How the changes of a request are applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mode {
-    /// As they happen.
+    /// Applied as news.
     Live,
-    /// As part of a snapshot: sessions as they are, and what is known already is no news.
+    /// Applied as part of a snapshot: sessions are admitted without a limit, and repeated facts cause no pushes.
     Snapshot,
-    /// Not at all. The answers say how things are, for a request that was taken before.
+    /// Not applied. The results describe the current state, for a query or a request that was applied before.
     Known,
-    /// Not at all. The answers say how things would be, for a request that comes out of order.
+    /// Not applied. The results describe what the state would be, for a request that came after a gap.
     Untaken,
 }
 
@@ -32,13 +32,13 @@ impl Mode {
     }
 }
 
-/// The results of a request, bounded.
+/// The results of a request, with bounded size.
 #[derive(Default)]
 pub(super) struct Results {
     results: Vec<wire::PresenceResult>,
     bytes: usize,
-    /// Users whose presence is answered, and where. It is told as it stands after the whole request, so
-    /// that it agrees with what is pushed.
+    /// Users whose presence is a result, with the result's place. It is filled in after the whole request, so that the
+    /// reply agrees with the pushes.
     asked: Vec<(usize, String)>,
 }
 
@@ -57,7 +57,7 @@ impl Results {
         self.results.push(wire::PresenceResult { body: None });
     }
 
-    /// The results, presences told; those that do not fit are pushed to the gateway that asked.
+    /// Fills in the presences and returns the results. Presences that do not fit are pushed to the requesting gateway.
     pub(super) fn complete(
         mut self,
         now: Moment,
@@ -136,7 +136,7 @@ impl Shard {
                 let user = started.user.clone();
                 let taken = roster.start(gateways, now, gateway, started, Admission::Below(limit)).is_some();
                 if !taken {
-                    // Some of the others may be dead without anybody having noticed.
+                    // Some of the user's other sessions may be dead without their gateways having noticed.
                     let others = roster.gateways_of(&user);
                     others.for_each(|gateway| self.pushes.crowded(gateway, &user));
                 }
@@ -190,7 +190,7 @@ impl Shard {
         joined: &wire::RoomJoined,
         results: &Results,
     ) -> wire::RoomState {
-        // What is announced to a new owner was so before: nobody joins with it.
+        // A user whom a gateway announces to a new owner was in the room before, so this is no news.
         let silent = mode == Mode::Snapshot && self.unsettled;
         let pushes = if silent { None } else { Some(&mut self.pushes) };
         let taken = if mode.takes() { self.rooms.join(gateway, joined, pushes) } else { None };
@@ -247,7 +247,7 @@ impl Shard {
         mode.takes()
     }
 
-    /// A record that is not known here may still be announced, and one that cannot be given out now another time.
+    /// Finds a record. The reply is `again` if a gateway may still announce it, or if it does not fit into this reply.
     fn find_record(&self, query: &wire::RecoveryQuery, results: &Results) -> wire::RecoveryFound {
         match self.records.find(query) {
             None => wire::RecoveryFound { again: self.unsettled, ..wire::RecoveryFound::default() },
@@ -265,7 +265,7 @@ impl Shard {
         }
     }
 
-    /// Notes a change in the snapshot whose parts are coming, if there is one.
+    /// Applies a change to the gateway's unfinished snapshot, if there is one.
     fn announce(&mut self, gateway: GatewayIndex, note: impl FnOnce(&mut Announced)) {
         if let Some(announced) = self.gateways.get_mut(gateway).and_then(|known| known.announced.as_mut()) {
             note(announced);

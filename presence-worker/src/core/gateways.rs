@@ -1,4 +1,4 @@
-//! The gateways a shard hears: their small numbers, how far it has heard each, and which fell silent.
+//! The gateways known to a shard: their indices, the number of the last batch of each, and which are silent.
 
 use super::announced::Announced;
 use crate::limits::{GATEWAYS_MAX, SILENT_AFTER_MS};
@@ -7,38 +7,38 @@ use carillon_proto::wire;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// A gateway's number in one shard's memory, given again after it is forgotten.
+/// A gateway's index in one shard's memory. It is reused after the gateway was forgotten.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GatewayIndex(pub u16);
 
-/// Where a request stands among those of its gateway.
+/// A request's place among the batches of its gateway.
 #[derive(Debug)]
 pub enum Place {
-    /// It changes nothing: a heartbeat or a query.
+    /// A heartbeat or a query, which has no number and changes nothing.
     Query,
     /// The next batch.
     Next,
-    /// The first part of a snapshot, which is all of it if it ends with it.
+    /// The first part of a snapshot, and perhaps its last.
     Snapshot,
     /// The next part of a snapshot.
     SnapshotPart,
-    /// It was here before; the reply, where it is kept.
+    /// A batch that was applied before, with the reply to it if that was kept.
     Repeated(Option<Arc<wire::PresenceReply>>),
-    /// Something before it was missed.
+    /// A batch after a gap.
     Missed,
 }
 
-/// One gateway.
+/// A gateway, and the state of its batches.
 #[derive(Debug)]
 pub struct Gateway {
     /// Its name on the bus.
     pub id: GatewayId,
-    /// Number of the last batch taken; `None` while what it announced before is unknown.
+    /// Number of the last batch applied; `None` while it is unknown what the gateway announced before.
     last: Option<u64>,
     heard_ms: u64,
-    /// A snapshot is to be asked for.
+    /// The gateway must send a snapshot.
     pub wanted: bool,
-    /// The snapshot whose parts are coming.
+    /// The snapshot whose parts are still coming.
     pub announced: Option<Announced>,
     last_reply: Option<Arc<wire::PresenceReply>>,
 }
@@ -80,17 +80,17 @@ impl Gateway {
         if self.last == Some(number) { self.last_reply.clone() } else { None }
     }
 
-    /// Something of this gateway is unknown: it is to announce everything.
+    /// Something that this gateway announced may be missing, so it must send a snapshot.
     pub fn miss(&mut self) {
         self.wanted = true;
     }
 
-    /// Keeps the reply to the last batch for a gateway that did not get it.
+    /// Keeps the reply to the last batch, for a gateway that did not receive it.
     pub fn keep_reply(&mut self, reply: &Arc<wire::PresenceReply>) {
         self.last_reply = Some(reply.clone());
     }
 
-    /// The snapshot that is complete with the last batch, to be carried out.
+    /// Returns the snapshot if the last batch completed it, so that it can be applied.
     pub fn take_complete(&mut self) -> Option<Announced> {
         let complete =
             self.announced.as_ref().is_some_and(|announced| Some(announced.last_part) == self.last);
@@ -106,7 +106,8 @@ pub struct Gateways {
 }
 
 impl Gateways {
-    /// Hears a request: whose it is and where it stands. `None` when its gateway cannot be kept.
+    /// Receives a request: returns its gateway and its place. `None` if the gateway's name is invalid or memory is
+    /// full.
     pub fn hear(&mut self, now_ms: u64, request: &wire::PresenceRequest) -> Option<(GatewayIndex, Place)> {
         let index = match self.by_id.get(request.gateway.as_str()) {
             Some(index) => *index,
@@ -140,44 +141,45 @@ impl Gateways {
         Some(index)
     }
 
-    /// A gateway that is known.
+    /// A known gateway.
     pub fn get(&self, index: GatewayIndex) -> Option<&Gateway> {
         self.slots.get(usize::from(index.0))?.as_ref()
     }
 
-    /// A gateway that is known, to be changed.
+    /// A known gateway, mutable.
     pub fn get_mut(&mut self, index: GatewayIndex) -> Option<&mut Gateway> {
         self.slots.get_mut(usize::from(index.0))?.as_mut()
     }
 
-    /// The gateway of this name.
+    /// The gateway with this name.
     pub fn find(&mut self, id: &GatewayId) -> Option<&mut Gateway> {
         self.get_mut(self.index(id.as_str())?)
     }
 
-    /// The index of the gateway of this name.
+    /// The index of the gateway with this name.
     pub fn index(&self, id: &str) -> Option<GatewayIndex> {
         self.by_id.get(id).copied()
     }
 
-    /// Whether a gateway was heard lately.
+    /// Whether a gateway sent a request within the last [`SILENT_AFTER_MS`].
     pub fn is_live(&self, index: GatewayIndex, now_ms: u64) -> bool {
         self.get(index).is_some_and(|gateway| now_ms <= gateway.heard_ms + SILENT_AFTER_MS)
     }
 
-    /// The gateways that fell silent.
+    /// The gateways that are silent.
     pub fn silent(&self, now_ms: u64) -> Vec<GatewayIndex> {
         self.indices().filter(|index| !self.is_live(*index, now_ms)).collect()
     }
 
-    /// Forgets a gateway, of whom nothing must be left in memory.
+    /// Forgets a gateway. None of its sessions, watches, rooms and records may be in memory any more.
     pub fn forget(&mut self, index: GatewayIndex) {
         if let Some(gateway) = self.slots.get_mut(usize::from(index.0)).and_then(Option::take) {
             self.by_id.remove(&gateway.id);
         }
     }
 
-    /// The worker was held up: what it did not hear meanwhile proves nothing, and it may have missed batches.
+    /// After the worker was delayed, restarts every gateway's silence and requests a snapshot from it: its requests of
+    /// that time may be lost.
     pub fn excuse_all(&mut self, now_ms: u64) {
         for gateway in self.slots.iter_mut().flatten() {
             gateway.heard_ms = now_ms;
@@ -185,19 +187,19 @@ impl Gateways {
         }
     }
 
-    /// All gateways.
+    /// The indices of all gateways.
     pub fn indices(&self) -> impl Iterator<Item = GatewayIndex> + '_ {
         let known =
             |(place, slot): (usize, &Option<Gateway>)| slot.is_some().then_some(GatewayIndex(place as u16));
         self.slots.iter().enumerate().filter_map(known)
     }
 
-    /// How many there are.
+    /// The number of gateways.
     pub fn len(&self) -> usize {
         self.by_id.len()
     }
 
-    /// Whether there is none.
+    /// Whether no gateway is known.
     pub fn is_empty(&self) -> bool {
         self.by_id.is_empty()
     }

@@ -1,6 +1,6 @@
-//! What presence is, as state machines: `(now, input)` in, results and effects out.
+//! Presence as state machines: `(now, input)` in, results and effects out.
 //!
-//! Nothing in here knows a clock, a socket, a task or the store.
+//! The core uses no clock, no socket, no task and no store.
 
 pub mod announced;
 mod changes;
@@ -13,11 +13,11 @@ pub mod shard;
 pub mod user;
 pub mod watch;
 
-/// A moment by both clocks.
+/// A moment on both clocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moment {
-    /// Milliseconds that only ever go on: for silences, graces and late ticks.
+    /// A clock that never goes back, in milliseconds: for silences, graces and late ticks.
     pub steady_ms: u64,
-    /// Milliseconds since 1970: for what people are shown.
+    /// The wall clock, in milliseconds since 1970: for times that users see.
     pub wall_ms: u64,
 }

@@ -1,7 +1,8 @@
-//! The records of sessions that can be recovered: whose they are, and how long they stay.
+//! The records of sessions that can be recovered: which session owns each, and how long it is kept.
 //!
-//! A record belongs to the newest session of its client, which is the one whose bases have the highest number: each
-//! begins with a base of its own. What an earlier one, whose end nobody noticed yet, still says of it is not heard.
+//! A record belongs to its client's newest session. That is the session whose bases have the highest number, because
+//! each session begins with a base of its own. An earlier session, whose end was not noticed yet, cannot change the
+//! record.
 
 use super::announced::Announced;
 use super::gateways::GatewayIndex;
@@ -11,31 +12,32 @@ use carillon_proto::wire;
 use prost::Message;
 use std::collections::{BTreeSet, HashMap};
 
-/// A session of a gateway.
+/// A session: its gateway, and its number there.
 pub type Owner = (GatewayIndex, u64);
 
 #[derive(Debug)]
 struct Kept {
     record: wire::RecoveryRecord,
-    /// The session that kept it last.
+    /// The session that announced the record last.
     owner: Owner,
-    /// When it goes, if that session has ended.
+    /// When the record expires, if that session has ended.
     until_ms: Option<u64>,
     bytes: usize,
 }
 
-/// The number of a record's newest base.
+/// The number of a record's newest base, which is last.
 fn number(record: &wire::RecoveryRecord) -> Option<u32> {
     record.bases.last().map(|newest| newest.number)
 }
 
 impl Kept {
-    /// Whether the record is replaced by what this session keeps.
+    /// Whether the announced record of this session replaces this one.
     fn goes_to(&self, owner: Owner, record: &wire::RecoveryRecord) -> bool {
         self.owner == owner || number(record) > number(&self.record)
     }
 
-    /// The newest base, for a change that must be its next one; `Err(true)` when it was made already.
+    /// The newest base, if the change is the next one to it. `Err(true)`: the change was applied before; `Err(false)`:
+    /// it does not follow.
     fn next_change(&mut self, base: u32, changes: u32) -> Result<&mut wire::RecoveryBase, bool> {
         let newest = self.record.bases.last_mut().filter(|newest| newest.number == base).ok_or(false)?;
         if changes <= newest.changes {
@@ -52,13 +54,14 @@ impl Kept {
 #[derive(Debug, Default)]
 pub struct Records {
     kept: HashMap<String, Kept>,
-    /// Those without an owner, by when they go.
+    /// Records whose session has ended, ordered by expiry.
     ends: BTreeSet<(u64, String)>,
     bytes: usize,
 }
 
 impl Records {
-    /// Keeps a record as its session announces it; `false` when there is no room, or it is a newer session's.
+    /// Stores a record that its session announces. `false` if there is no room, or the record belongs to a newer
+    /// session.
     pub fn keep(&mut self, gateway: GatewayIndex, kept: wire::RecoveryKept) -> bool {
         let Some(record) = kept.record else { return false };
         let bytes = record.encoded_len() + size_of::<Kept>();
@@ -91,7 +94,7 @@ impl Records {
         self.kept.get_mut(pid).filter(|kept| kept.owner == owner && kept.until_ms.is_none())
     }
 
-    /// A subscription begins; `false` when it is not in the record.
+    /// Adds a subscription to a record. Returns whether the record has it now.
     pub fn subscribe(&mut self, gateway: GatewayIndex, made: wire::RecoverySubscribed) -> bool {
         let Some(subscription) = made.subscription else { return false };
         let bytes = subscription.encoded_len() + size_of::<wire::RecoverySubscription>();
@@ -117,7 +120,7 @@ impl Records {
         true
     }
 
-    /// A subscription ends; `false` when the record still has it.
+    /// Ends a subscription of a record. Returns whether the record has it as ended now.
     pub fn unsubscribe(&mut self, gateway: GatewayIndex, ended: &wire::RecoveryUnsubscribed) -> bool {
         let Some(kept) = self.owned(&ended.pid, (gateway, ended.session)) else { return false };
         let newest = match kept.next_change(ended.base, ended.changes) {
@@ -130,7 +133,8 @@ impl Records {
         true
     }
 
-    /// A session ends: its record stays for a while, unless it is to be forgotten. `false` when it had none.
+    /// Ends a session. Its record expires after [`RECOVERY_MS`], or is removed at once if `forget` is set. `false` if
+    /// the session has no record.
     pub fn end(&mut self, now_ms: u64, gateway: GatewayIndex, ended: &wire::RecoveryEnded) -> bool {
         if self.owned(&ended.pid, (gateway, ended.session)).is_none() {
             return false;
@@ -151,7 +155,7 @@ impl Records {
         }
     }
 
-    /// The record that a client asks for, and the session that keeps it, if that has not ended.
+    /// The record that a query names, and the session that owns it if that has not ended.
     pub fn find(&self, query: &wire::RecoveryQuery) -> Option<(&wire::RecoveryRecord, Option<Owner>)> {
         let Kept { record, owner, until_ms, .. } = self.kept.get(&query.pid)?;
         let user = &record.identity.as_ref()?.user;
@@ -159,7 +163,8 @@ impl Records {
         (query.user.is_empty() || query.user == *user).then_some((record, owner))
     }
 
-    /// A gateway has announced all it has, which is nothing if it fell silent: the rest has lost its session.
+    /// A gateway has announced everything it has, or fell silent and has nothing. The session of each of its other
+    /// records counts as ended.
     pub fn sweep(&mut self, now_ms: u64, gateway: GatewayIndex, announced: &Announced) {
         let of_gateway = |kept: &Kept| kept.owner.0 == gateway && kept.until_ms.is_none();
         let lost = self.kept.iter().filter(|(pid, kept)| of_gateway(kept) && !announced.has_record(pid));
@@ -169,14 +174,14 @@ impl Records {
         }
     }
 
-    /// Lets those go whose time is over.
+    /// Removes the expired records.
     pub fn expire(&mut self, now_ms: u64) {
         while let Some((_, pid)) = self.ends.first().filter(|(until_ms, _)| *until_ms <= now_ms).cloned() {
             self.remove(&pid);
         }
     }
 
-    /// How many there are.
+    /// The number of records.
     pub fn count(&self) -> usize {
         self.kept.len()
     }
@@ -210,24 +215,25 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_predecessor_takes_nothing_back() {
+    fn a_dead_predecessor_cannot_take_a_record_back() {
         let mut records = Records::default();
         assert!(records.keep(GATEWAY, kept(1, 7)));
         assert!(records.keep(GATEWAY, kept(1, 7)), "its own again, as in a snapshot");
         assert!(records.keep(GATEWAY, kept(2, 8)), "its client came back");
         assert!(!records.keep(GATEWAY, kept(1, 7)), "a snapshot still has both");
-        assert!(!records.keep(GATEWAY, kept(1, 8)), "it makes a base");
-        assert!(!records.keep(OTHER, kept(2, 8)), "two at once: one of them");
+        assert!(!records.keep(GATEWAY, kept(1, 8)), "the predecessor makes another base");
+        assert!(!records.keep(OTHER, kept(2, 8)), "of two with the same number, one is kept");
         assert!(!records.end(0, GATEWAY, &ended(1)));
         records.expire(RECOVERY_MS);
         assert_eq!(newest(&records), Some(8));
-        assert!(records.keep(GATEWAY, kept(2, 9)), "its successor makes a base");
+        assert!(records.keep(GATEWAY, kept(2, 9)), "its successor makes another base");
         assert_eq!(newest(&records), Some(9));
     }
 
-    /// Before, a client that came back elsewhere was counted a second time until its dead session was missed.
+    /// Before the fix, a client that came back through another gateway was counted twice until its dead session was
+    /// noticed.
     #[test]
-    fn a_record_says_which_session_keeps_it_as_long_as_that_lasts() {
+    fn a_record_names_its_session_until_that_ends() {
         let mut records = Records::default();
         let query = wire::RecoveryQuery { pid: "pid".into(), user: "alice".into() };
         records.keep(GATEWAY, kept(1, 7));
@@ -239,19 +245,19 @@ mod tests {
     }
 
     #[test]
-    fn a_record_outlives_its_session_for_a_while_and_is_taken_up_again() {
+    fn a_record_outlives_its_session_and_a_new_session_takes_it_over() {
         let mut records = Records::default();
         assert!(records.keep(GATEWAY, kept(1, 7)));
         assert!(records.end(1_000, GATEWAY, &ended(1)));
-        assert!(!records.end(2_000, GATEWAY, &ended(1)), "once");
+        assert!(!records.end(2_000, GATEWAY, &ended(1)), "a session ends once");
         records.expire(999 + RECOVERY_MS);
         assert_eq!(newest(&records), Some(7));
         assert!(records.keep(OTHER, kept(5, 8)));
         records.expire(1_000 + RECOVERY_MS);
-        assert_eq!(newest(&records), Some(8), "a session has it");
+        assert_eq!(newest(&records), Some(8), "a live session owns it");
         records.sweep(5_000, GATEWAY, &Announced::default());
         records.sweep(6_000, OTHER, &Announced::default());
-        assert!(records.keep(OTHER, kept(5, 8)), "its gateway was silent for a while only");
+        assert!(records.keep(OTHER, kept(5, 8)), "its gateway was silent only for a while");
         assert!(records.end(7_000, OTHER, &ended(5)));
         records.expire(7_000 + RECOVERY_MS);
         assert_eq!((newest(&records), records.count(), records.bytes), (None, 0, 0));

@@ -1,7 +1,7 @@
-//! The rooms of a shard: who is joined where, through which gateways, in the order of joining.
+//! The rooms of a shard: their users in the order of joining, and the gateways through which each user is joined.
 //!
-//! A user who joins again keeps the place. Whether somebody is visible is decided when they join and
-//! does not change when others leave.
+//! A user who joins again while in the room keeps the place. A user sees the room, and is seen in it, if the place at
+//! joining is below [`PRESENCE_PARTICIPANTS_MAX`] (`docs/decisions/0005-presence-in-open-conversations.md`).
 
 use super::announced::Announced;
 use super::gateways::GatewayIndex;
@@ -16,20 +16,20 @@ use std::collections::HashMap;
 
 #[derive(Debug)]
 struct Member {
-    /// Rises with every joining.
+    /// Rises with every user who joins.
     order: u64,
     user: UserId,
     gateways: GatewaySet,
 }
 
-/// A room with somebody in it.
+/// A room with at least one user.
 #[derive(Debug, Default)]
 struct Room {
-    /// Ascending by order.
+    /// Ascending by `order`.
     members: Vec<Member>,
-    /// Order of each user, once there are too many to be searched.
+    /// The order of each user, kept only while there are too many members to search.
     orders: Option<HashMap<UserId, u64>>,
-    /// How many members each gateway has.
+    /// The number of members joined through each gateway.
     gateways: SmallVec<[(GatewayIndex, u32); 4]>,
     joins: u64,
 }
@@ -116,8 +116,8 @@ pub struct Rooms {
 }
 
 impl Rooms {
-    /// A gateway has a user in a room: `None` if the ids are invalid or memory is full, else whether the
-    /// user is new to the room, of which the other gateways hear if there are `pushes`.
+    /// Adds a user to a room through a gateway. Returns `None` if an id is invalid or memory is full, else whether the
+    /// user is new to the room. With `pushes`, the other gateways receive that news.
     pub fn join(
         &mut self,
         gateway: GatewayIndex,
@@ -164,8 +164,8 @@ impl Rooms {
         }
     }
 
-    /// A gateway has a user in a room no longer; returns whether it was the last one, of which the other
-    /// gateways hear.
+    /// Removes a user from a room at a gateway. Returns whether this was the user's last gateway; the other gateways
+    /// receive that news.
     pub fn leave(&mut self, gateway: GatewayIndex, left: &wire::RoomLeft, pushes: &mut Pushes) -> bool {
         let Some((conversation, _)) = self.rooms.get_key_value(left.conversation.as_str()) else {
             return false;
@@ -188,8 +188,8 @@ impl Rooms {
         true
     }
 
-    /// Ends everything of a gateway that it did not announce anew. All gateways hear of users who are gone
-    /// with that, this one too: it did not ask.
+    /// Removes everything of a gateway that its snapshot does not announce. Users who leave a room by that are pushed
+    /// to all its gateways, including this one, which does not know it from a reply.
     pub fn sweep(&mut self, gateway: GatewayIndex, announced: &Announced, pushes: &mut Pushes) {
         let concerned = |room: &Room| room.gateways.iter().any(|(other, _)| *other == gateway);
         let found = self.rooms.iter().filter(|(_, room)| concerned(room)).map(|(id, _)| id.clone());
@@ -204,7 +204,7 @@ impl Rooms {
         }
     }
 
-    /// The room as a user finds it who is in it, or would be with the next request.
+    /// The room's state for a user who is in it. A user who is not yet in it is counted as if joining now.
     pub fn state(&self, conversation: &str, user: &str) -> wire::RoomState {
         let Some(room) = self.rooms.get(conversation) else {
             return wire::RoomState { participants: 1, visible: vec![user.into()], changed: false };
@@ -223,18 +223,18 @@ impl Rooms {
         wire::RoomState { participants, visible, changed: false }
     }
 
-    /// Distinct users in a room.
+    /// The number of users in a room.
     pub fn participants(&self, conversation: &str) -> u32 {
         self.rooms.get(conversation).map_or(0, Room::participants)
     }
 
-    /// Rooms with somebody in them, and users in them all together.
+    /// The number of rooms, and the sum of their users.
     pub fn count(&self) -> (usize, usize) {
         (self.rooms.len(), self.memberships)
     }
 }
 
-/// Takes a gateway out of a room wherever it did not announce itself anew.
+/// Removes a gateway from those members of a room that its snapshot does not announce.
 fn sweep_room(
     room: &mut Room,
     conversation: &ConversationId,

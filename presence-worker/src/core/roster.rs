@@ -1,4 +1,4 @@
-//! The users of a shard who are online, watched, or on their way to or from the store.
+//! The users in a shard's memory: online, watched, or with a row to be read or written.
 
 use super::Moment;
 use super::announced::Announced;
@@ -12,12 +12,12 @@ use carillon_proto::wire::{self, Status};
 use carillon_runtime::collections::Spare;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
-/// How a session is taken.
+/// Whether a new session must be within a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Admission {
-    /// As the gateway says.
+    /// Admitted without the user's limit, as part of a snapshot.
     Always,
-    /// While the user has fewer sessions than this, not counting those of silent gateways.
+    /// Admitted if the user has fewer sessions than this on gateways that are not silent.
     Below(usize),
 }
 
@@ -27,29 +27,29 @@ pub struct Roster {
     grace_ms: u64,
     pub(super) users: HashMap<UserId, User>,
     sessions: usize,
-    /// Whose grace ends when.
+    /// The graces that run, by the time at which they end.
     graces: BTreeSet<(u64, UserId)>,
-    /// How the users that this input has changed were seen before it.
+    /// The users that the current input touched, as others saw them before it.
     touched: BTreeMap<UserId, View>,
-    /// Rows read for this input.
+    /// Rows read for the current input.
     pub(super) lent: HashMap<UserId, Record>,
-    /// Orders the wishes.
+    /// Number of statuses set so far: it orders them.
     wishes: u64,
     /// Users whose rows wait to be read.
     pub(super) to_load: VecDeque<UserId>,
     /// Users whose rows wait to be written.
     pub(super) to_save: VecDeque<UserId>,
-    /// Rows that were given up since the last time this was asked.
+    /// Rows given up since the last call of [`Roster::take_given_up`].
     pub(super) given_up: u64,
 }
 
 impl Roster {
-    /// An empty roster; users go offline after `grace_ms`.
+    /// An empty roster. Users go offline `grace_ms` after their last session.
     pub fn new(grace_ms: u64) -> Roster {
         Roster { grace_ms, ..Roster::default() }
     }
 
-    /// The user, kept in memory from now on: `None` if the id is invalid or memory is full.
+    /// Takes a user into memory. `None` if the id is invalid or memory is full.
     fn open(&mut self, user: &str) -> Option<UserId> {
         if let Some((known, _)) = self.users.get_key_value(user) {
             let known = known.clone();
@@ -83,8 +83,8 @@ impl Roster {
         }
     }
 
-    /// A session starts: `None` if it is refused, else the user. Knowing it already is fine, also elsewhere: one that
-    /// goes on from another takes its place, in whatever order the two are announced.
+    /// Starts a session. Returns its user, or `None` if it is refused. A session that moved from another gateway takes
+    /// over its old place, in whichever order the two gateways announce it. A session that is known already stays.
     pub fn start(
         &mut self,
         gateways: &Gateways,
@@ -131,7 +131,7 @@ impl Roster {
         self.sessions += 1;
         let bare = started.profile.is_none() && user.profile().is_none();
         if bare && !user.row.loading {
-            // The row's profile is needed for writing it back with a new time.
+            // The row is written whole with a new time of the last visit, so its profile must be read first.
             user.row = RowState { loaded: false, loading: true, ..user.row };
             self.to_load.push_back(id.clone());
         }
@@ -147,12 +147,12 @@ impl Roster {
         }
     }
 
-    /// The gateways with a session of a user; several times where there are several.
+    /// The gateways of a user's sessions. A gateway with several sessions comes several times.
     pub fn gateways_of(&self, user: &str) -> impl Iterator<Item = GatewayIndex> + '_ {
         self.users.get(user).into_iter().flat_map(User::gateways)
     }
 
-    /// Whether a session would be admitted, or is known.
+    /// Whether a new session of the user would be admitted.
     pub fn would_admit(&self, user: &str, limit: usize, is_live: impl Fn(GatewayIndex) -> bool) -> bool {
         self.users.get(user).is_none_or(|user| user.sessions_where(is_live) < limit)
     }
@@ -162,7 +162,7 @@ impl Roster {
         self.users.get(user).is_some_and(|user| user.has_session(gateway, session))
     }
 
-    /// A session ends.
+    /// Ends a session.
     pub fn end(&mut self, now: Moment, gateway: GatewayIndex, user: &str, session: u64) {
         if self.has_session(user, gateway, session)
             && let Some(id) = self.open(user)
@@ -190,7 +190,7 @@ impl Roster {
         }
     }
 
-    /// A session says how its user wants to be seen.
+    /// Sets the status that a session chose for its user.
     pub fn set_status(&mut self, gateway: GatewayIndex, set: wire::StatusSet) {
         if self.has_session(&set.user, gateway, set.session)
             && let Some(id) = self.open(&set.user)
@@ -200,14 +200,14 @@ impl Roster {
         }
     }
 
-    /// A gateway wants a user's changes: `None` if that cannot be.
+    /// Adds a gateway to a user's watchers. `None` if the id is invalid or memory is full.
     pub fn watch(&mut self, gateway: GatewayIndex, user: &str) -> Option<UserId> {
         let id = self.open(user)?;
         self.users.get_mut(&id)?.watchers.add(gateway);
         Some(id)
     }
 
-    /// A gateway no longer wants a user's changes.
+    /// Removes a gateway from a user's watchers.
     pub fn unwatch(&mut self, gateway: GatewayIndex, user: &str) {
         if self.users.contains_key(user)
             && let Some(id) = self.open(user)
@@ -217,7 +217,7 @@ impl Roster {
         }
     }
 
-    /// Ends everything of a gateway that it did not announce anew.
+    /// Ends everything of a gateway that its snapshot does not announce.
     pub fn sweep(&mut self, now: Moment, gateway: GatewayIndex, announced: &Announced) {
         let concerned = |user: &User| {
             user.watchers.contains(gateway) || user.sessions_where(|other| other == gateway) > 0
@@ -236,7 +236,7 @@ impl Roster {
         }
     }
 
-    /// How a user is seen now.
+    /// A user's presence as others see it now.
     pub fn presence(&self, now: Moment, user: &str) -> wire::UserPresence {
         match (self.users.get(user), self.lent.get(user)) {
             (Some(known), _) => known.view().into_wire(user, now),
@@ -245,7 +245,7 @@ impl Roster {
         }
     }
 
-    /// A user's profile, empty where none is known.
+    /// A user's profile; empty if none is known.
     pub fn profile(&self, user: &str) -> wire::Profile {
         let known = self.users.get(user).and_then(User::profile);
         let profile =
@@ -258,7 +258,7 @@ impl Roster {
         self.graces.first().map(|(at_ms, _)| *at_ms)
     }
 
-    /// Users whose grace is over are offline.
+    /// Takes users offline whose grace is over.
     pub fn end_graces(&mut self, now_ms: u64) {
         while let Some((at_ms, id)) = self.graces.pop_first() {
             if at_ms > now_ms {
@@ -272,12 +272,12 @@ impl Roster {
         }
     }
 
-    /// Ends an input: watchers are told what changed, and whoever is of no more use leaves memory.
+    /// Ends an input: pushes changes to watchers, and removes users from memory who are not needed any more.
     pub fn finish(&mut self, now: Moment, pushes: &mut Pushes) {
         self.lent.clear();
         for (id, before) in std::mem::take(&mut self.touched) {
             let Some(user) = self.users.get_mut(&id) else { continue };
-            // Turning invisible looks like going offline at that moment.
+            // Turning invisible must look like going offline at this moment.
             let hides = before.online && user.is_present() && user.is_invisible();
             if hides {
                 user.last_seen_ms = now.wall_ms;
@@ -301,7 +301,7 @@ impl Roster {
         }
     }
 
-    /// Tells watchers of everyone who is not online: after an ownership's first beats that is certain.
+    /// Pushes every watched user who is not online. At the end of an ownership's amnesty that is certain.
     pub fn tell_offline(&self, now: Moment, pushes: &mut Pushes) {
         let offline = |user: &User| !user.watchers.is_empty() && !user.view().online;
         let mut found: Vec<_> = self.users.iter().filter(|(_, user)| offline(user)).collect();
@@ -312,7 +312,7 @@ impl Roster {
         }
     }
 
-    /// Users in memory, and sessions.
+    /// The numbers of users in memory and of their sessions.
     pub fn count(&self) -> (usize, usize) {
         (self.users.len(), self.sessions)
     }

@@ -1,4 +1,4 @@
-//! The roster's rows on their way from and to the store.
+//! The part of the roster that exchanges rows with the store.
 
 use super::roster::Roster;
 use super::user::Record;
@@ -6,17 +6,17 @@ use crate::limits::UNSAVED_USERS_MAX;
 use carillon_proto::id::UserId;
 
 impl Roster {
-    /// Whether the store must be asked before this user's presence can be told.
+    /// Whether the user's row must be read to know the user's presence.
     pub fn lacks_row(&self, user: &str) -> bool {
         self.users.get(user).is_none_or(|user| !user.row.loaded && !user.is_present())
     }
 
-    /// Whether the store must be asked before this user's profile can be told.
+    /// Whether the user's row must be read to know the profile.
     pub fn lacks_profile(&self, user: &str) -> bool {
         self.users.get(user).is_none_or(|user| user.profile().is_none())
     }
 
-    /// Rows read for the next input, of users who may not be in memory.
+    /// Takes rows that were read for the next input. Their users need not be in memory.
     pub fn lend(&mut self, records: Vec<Record>) {
         for record in records {
             self.load_known(&record);
@@ -24,14 +24,14 @@ impl Roster {
         }
     }
 
-    /// Users whose rows are to be read now, at most `limit`; answered by [`Roster::loaded`].
+    /// Takes at most `limit` users whose rows must be read. [`Roster::loaded`] receives the rows.
     pub fn take_to_load(&mut self, limit: usize) -> Vec<UserId> {
         let count = self.to_load.len().min(limit);
         let asked = self.to_load.drain(..count);
         asked.filter(|id| self.users.get(id).is_some_and(|user| !user.row.loaded)).collect()
     }
 
-    /// Rows came, or (`None`) could not be read. A user without a row has an unknown [`Record`].
+    /// Takes the rows that were read; `None` if they could not be read. A user without a row has an unknown [`Record`].
     pub fn loaded(&mut self, asked: &[UserId], records: Option<Vec<Record>>) {
         let failed = records.is_none();
         for record in records.unwrap_or_default() {
@@ -40,7 +40,7 @@ impl Roster {
         for id in asked {
             self.touch(id);
             let Some(user) = self.users.get_mut(id) else { continue };
-            // Somebody who left while the store is away is not worth unbounded memory.
+            // While the store is away, the list must not grow without bound for users who have left.
             let again = failed && (user.is_present() || self.to_load.len() < UNSAVED_USERS_MAX);
             user.row.loading = again;
             if again {
@@ -61,7 +61,7 @@ impl Roster {
 
     pub(super) fn mark_unsaved(&mut self, id: &UserId) {
         let Some(user) = self.users.get_mut(id) else { return };
-        // Before its row is read, it is not known what to write: reading comes first.
+        // Before the row is read, it is unknown what to write: a write replaces the whole row.
         if user.row.unsaved || !user.row.loaded {
             return;
         }
@@ -78,7 +78,7 @@ impl Roster {
         }
     }
 
-    /// Rows to be written now, at most `limit`; answered by [`Roster::saved`].
+    /// Takes at most `limit` rows to write. [`Roster::saved`] receives the outcome.
     pub fn take_to_save(&mut self, limit: usize) -> Vec<Record> {
         let count = self.to_save.len().min(limit);
         let mut records = Vec::with_capacity(count);
@@ -92,7 +92,7 @@ impl Roster {
         records
     }
 
-    /// Rows were written, or not.
+    /// Takes the outcome of a write. Rows that may not be written are written again.
     pub fn saved(&mut self, ids: &[UserId], done: bool) {
         for id in ids {
             if let Some(user) = self.users.get_mut(id) {
@@ -105,7 +105,7 @@ impl Roster {
         }
     }
 
-    /// How many rows were given up since the last time this was asked.
+    /// How many rows were given up since the last call.
     pub fn take_given_up(&mut self) -> u64 {
         std::mem::take(&mut self.given_up)
     }

@@ -1,4 +1,4 @@
-//! One shard of presence: takes requests and ticks, answers, and says whom to tell what.
+//! One shard of presence: it takes requests and ticks, and returns replies and pushes.
 
 use super::Moment;
 use super::announced::Announced;
@@ -15,27 +15,27 @@ use carillon_proto::wire::{self, presence_change::Body as Change};
 use std::collections::HashSet;
 use std::sync::Arc;
 
-/// What one gateway is to be told.
+/// The changes to push to one gateway.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Push {
     /// The gateway.
     pub gateway: GatewayId,
-    /// What it is told.
+    /// The changes.
     pub news: News,
-    /// The shard's version when this was so.
+    /// The shard's version that includes these changes.
     pub version: u64,
 }
 
-/// What a shard holds.
+/// Numbers of what a shard holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Census {
-    /// Gateways heard lately.
+    /// Gateways that are not silent.
     pub gateways: usize,
     /// Users in memory.
     pub users: usize,
-    /// Their sessions.
+    /// Sessions of these users.
     pub sessions: usize,
-    /// Rooms with somebody in them.
+    /// Rooms with at least one user.
     pub rooms: usize,
     /// Users in rooms, counted once per room.
     pub memberships: usize,
@@ -43,7 +43,7 @@ pub struct Census {
     pub records: usize,
 }
 
-/// One shard under one ownership.
+/// One shard during one ownership.
 #[derive(Debug)]
 pub struct Shard {
     epoch: u64,
@@ -53,15 +53,15 @@ pub struct Shard {
     pub(super) rooms: Rooms,
     pub(super) records: Records,
     last_tick_ms: u64,
-    /// Until then nobody is declared offline.
+    /// Until then, no user is declared offline.
     amnesty_until_ms: u64,
-    /// Not every gateway has had the time to announce itself.
+    /// Set while some gateways may not have announced themselves to this owner.
     pub(super) unsettled: bool,
     pub(super) pushes: Pushes,
 }
 
 impl Shard {
-    /// An ownership begins: nothing is known.
+    /// A shard at the start of an ownership, with nothing announced yet.
     pub fn new(now: Moment, epoch: u64, grace_ms: u64) -> Shard {
         Shard {
             epoch,
@@ -77,7 +77,7 @@ impl Shard {
         }
     }
 
-    /// Users whose rows are to be read before this request can be answered, at most `limit`.
+    /// Takes at most `limit` users whose rows must be read before this request can be answered.
     pub fn missing(&self, request: &wire::PresenceRequest, limit: usize) -> Vec<UserId> {
         let mut seen = HashSet::new();
         let lacking = request.changes.iter().filter_map(|change| match &change.body {
@@ -93,7 +93,7 @@ impl Shard {
         distinct.filter_map(|user| UserId::parse(user).ok()).take(limit).collect()
     }
 
-    /// Takes a request, with rows that were read for it. `None` if it is from nobody who can be answered.
+    /// Applies a request, with the rows read for it. `None` if its gateway has no valid name, or memory is full.
     pub fn request(
         &mut self,
         now: Moment,
@@ -154,7 +154,7 @@ impl Shard {
         self.records.sweep(now.steady_ms, gateway, announced);
     }
 
-    /// The worker's own time: silences, graces, and the end of an ownership's first beats.
+    /// Applies the passing of time: silent gateways, graces that end, and the end of the amnesty.
     pub fn tick(&mut self, now: Moment) -> Vec<Push> {
         self.notice_delay(now);
         self.last_tick_ms = now.steady_ms;
@@ -172,7 +172,7 @@ impl Shard {
         self.finish(now)
     }
 
-    /// When [`Shard::tick`] has something to do apart from the regular ticks.
+    /// When [`Shard::tick`] has something to do before the next regular tick.
     pub fn next_due_ms(&self) -> Option<u64> {
         let settles = self.unsettled.then_some(self.amnesty_until_ms);
         let grace = self.roster.next_grace_ms().map(|at_ms| at_ms.max(self.amnesty_until_ms));
@@ -185,7 +185,7 @@ impl Shard {
         }
     }
 
-    /// Requests may have been missed: silence proves nothing, and every gateway is asked for a snapshot.
+    /// Requests may have been missed, so silence proves nothing and every gateway must send a snapshot.
     pub fn distrust(&mut self, now: Moment) {
         self.last_tick_ms = now.steady_ms;
         self.amnesty_until_ms = now.steady_ms + AMNESTY_MS;
@@ -195,7 +195,7 @@ impl Shard {
         }
     }
 
-    /// Pushes to a gateway were lost: it announces itself again and learns how things are from the answers.
+    /// Pushes to a gateway were lost. It must send a snapshot, and learns the current state from the replies.
     pub fn lost_pushes(&mut self, gateway: &GatewayId) {
         if let Some(known) = self.gateways.find(gateway) {
             known.miss();
@@ -208,7 +208,7 @@ impl Shard {
         }
     }
 
-    /// Ends an input: what is to be told, and to whom.
+    /// Ends an input, and returns the pushes it caused.
     fn finish(&mut self, now: Moment) -> Vec<Push> {
         self.roster.finish(now, &mut self.pushes);
         self.version += 1;
@@ -221,34 +221,34 @@ impl Shard {
         named.collect()
     }
 
-    /// Users whose rows are to be read now; answered by [`Shard::loaded`].
+    /// Takes at most `limit` users whose rows must be read. [`Shard::loaded`] receives the rows.
     pub fn take_to_load(&mut self, limit: usize) -> Vec<UserId> {
         self.roster.take_to_load(limit)
     }
 
-    /// Rows came, or (`None`) could not be read.
+    /// Takes the rows that were read; `None` if they could not be read.
     pub fn loaded(&mut self, now: Moment, asked: &[UserId], records: Option<Vec<Record>>) -> Vec<Push> {
         self.roster.loaded(asked, records);
         self.finish(now)
     }
 
-    /// Rows to be written now; answered by [`Shard::saved`].
+    /// Takes at most `limit` rows to write. [`Shard::saved`] receives the outcome.
     pub fn take_to_save(&mut self, limit: usize) -> Vec<Record> {
         self.roster.take_to_save(limit)
     }
 
-    /// Rows were written, or not.
+    /// Takes the outcome of a write.
     pub fn saved(&mut self, now: Moment, ids: &[UserId], done: bool) -> Vec<Push> {
         self.roster.saved(ids, done);
         self.finish(now)
     }
 
-    /// Rows given up since the last time this was asked: the store was away for too long.
+    /// How many rows were given up since the last call, because the store was away for too long.
     pub fn take_given_up(&mut self) -> u64 {
         self.roster.take_given_up()
     }
 
-    /// What the shard holds.
+    /// Counts what the shard holds.
     pub fn census(&self) -> Census {
         let (users, sessions) = self.roster.count();
         let (rooms, memberships) = self.rooms.count();

@@ -1,4 +1,4 @@
-//! One user: sessions, status, who watches, and how others see them.
+//! One user: sessions, status, watchers, and the view that others have of the user.
 
 use super::Moment;
 use super::gateways::GatewayIndex;
@@ -8,28 +8,28 @@ use carillon_proto::wire::{self, Status};
 use smallvec::SmallVec;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-/// What the store keeps of a user.
+/// A user's data in the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
     /// The user.
     pub user: UserId,
-    /// Name and the like; its own `user` is empty.
+    /// The profile. Its own field `user` is empty.
     pub profile: wire::Profile,
-    /// When the last session ended, milliseconds since 1970; 0: never seen.
+    /// When the last session ended, in milliseconds since 1970; 0: the user was never seen.
     pub last_seen_ms: u64,
 }
 
 impl Record {
-    /// The record of a user of whom nothing is stored.
+    /// The record of a user without a row.
     pub fn unknown(user: UserId) -> Record {
         Record { user, profile: wire::Profile::default(), last_seen_ms: 0 }
     }
 }
 
-/// How a user wants to be seen.
+/// The status and text that a session set for its user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wish {
-    /// Higher was set later.
+    /// A later setting has a higher number.
     order: u64,
     status: Status,
     text: String,
@@ -40,14 +40,14 @@ struct Session {
     id: u64,
     gateway: GatewayIndex,
     wish: Option<Box<Wish>>,
-    /// Where it was before, whose gateway may still announce it there.
+    /// The session's place before it moved. The gateway there may still announce it.
     moved_from: Option<Box<wire::SessionPlace>>,
 }
 
 /// How others see a user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct View {
-    /// Online, and not hiding it.
+    /// Online, and not invisible.
     pub online: bool,
     status: Status,
     text: String,
@@ -55,18 +55,19 @@ pub struct View {
 }
 
 impl View {
-    /// A user of whom only the last time is known.
+    /// The view of a user who is offline.
     pub fn offline(last_seen_ms: u64) -> View {
         View { online: false, status: Status::Active, text: String::new(), last_seen_ms }
     }
 
-    /// Whether someone who saw the one must be told the other. Of users online, the last time is no news.
+    /// Whether a watcher who received `before` must receive this view. For an online user, a new `last_seen_ms` is no
+    /// news.
     pub fn is_news(&self, before: &View) -> bool {
         let same_time = self.online || self.last_seen_ms == before.last_seen_ms;
         self.online != before.online || self.status != before.status || self.text != before.text || !same_time
     }
 
-    /// The view as it stands in messages. Whoever is online is seen now.
+    /// The view as a message. An online user was last seen now.
     pub fn into_wire(self, user: &str, now: Moment) -> wire::UserPresence {
         wire::UserPresence {
             user: user.into(),
@@ -78,16 +79,16 @@ impl View {
     }
 }
 
-/// Where the user's row in the store stands.
+/// The state of a user's row between memory and store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RowState {
-    /// The row was read, or known not to exist.
+    /// The row was read, or is known not to exist.
     pub loaded: bool,
-    /// It waits to be read.
+    /// The row must be read.
     pub loading: bool,
-    /// It waits to be written.
+    /// The row must be written.
     pub unsaved: bool,
-    /// It is being written.
+    /// The row is being written.
     pub saving: bool,
 }
 
@@ -95,24 +96,24 @@ pub struct RowState {
 #[derive(Debug, Default)]
 pub struct User {
     sessions: SmallVec<[Session; 1]>,
-    /// The last wish of a session that has ended, where no living session has one: reloading a page does
-    /// not unveil the invisible.
+    /// The status of the session that ended last, if no current session has set one. It keeps an invisible user
+    /// invisible while a page reloads.
     kept_wish: Option<Box<Wish>>,
-    /// Gateways that want this user's changes.
+    /// Gateways that receive this user's changes.
     pub watchers: GatewaySet,
     profile: Option<Box<wire::Profile>>,
-    /// Of the profile in the store, or on its way there.
+    /// Fingerprint of the profile that is in the store, or is being written to it.
     stored_profile: u64,
-    /// When the last session ended.
+    /// When the last session ended, in milliseconds since 1970.
     pub last_seen_ms: u64,
     /// When the grace after the last session ends, by the steady clock.
     pub offline_at_ms: Option<u64>,
-    /// The row.
+    /// The state of the user's row.
     pub row: RowState,
 }
 
 impl User {
-    /// Starts from the user's row; returns whether memory knows better than the row.
+    /// Takes the user's row as read. Returns whether the memory has newer data, which must be written.
     pub fn load(&mut self, record: Record) -> bool {
         self.row.loaded = true;
         self.row.loading = false;
@@ -128,17 +129,17 @@ impl User {
         }
     }
 
-    /// How many sessions there are.
+    /// The number of sessions.
     pub fn sessions(&self) -> usize {
         self.sessions.len()
     }
 
-    /// Sessions on gateways of which `counts` holds.
+    /// The number of sessions on gateways for which `counts` is true.
     pub fn sessions_where(&self, counts: impl Fn(GatewayIndex) -> bool) -> usize {
         self.sessions.iter().filter(|session| counts(session.gateway)).count()
     }
 
-    /// The gateways with a session.
+    /// The gateways of the sessions.
     pub fn gateways(&self) -> impl Iterator<Item = GatewayIndex> + '_ {
         self.sessions.iter().map(|session| session.gateway)
     }
@@ -154,7 +155,8 @@ impl User {
         self.sessions.push(Session { id, gateway, wish: None, moved_from: moved_from.map(Box::new) });
     }
 
-    /// A session goes on as another one, which may be announced where it was for a while; returns whether it was known.
+    /// Moves a session to another gateway, and remembers its old place, where it may still be announced for a while.
+    /// Returns whether the session was known.
     pub fn move_session(
         &mut self,
         from: (GatewayIndex, &wire::SessionPlace),
@@ -170,13 +172,13 @@ impl User {
         known.map(moved).is_some()
     }
 
-    /// Whether a session that was there goes on at another gateway.
+    /// Whether a session from this place has moved to another gateway.
     pub fn has_moved(&self, gateway: &str, id: u64) -> bool {
         let from = |place: &wire::SessionPlace| place.session == id && place.gateway == gateway;
         self.sessions.iter().any(|session| session.moved_from.as_deref().is_some_and(from))
     }
 
-    /// Takes a profile; returns whether it must be written to the store.
+    /// Sets the profile. Returns whether it must be written to the store.
     pub fn set_profile(&mut self, profile: wire::Profile) -> bool {
         let profile = wire::Profile { user: String::new(), ..profile };
         let changed = self.row.loaded && fingerprint(&profile) != self.stored_profile;
@@ -184,7 +186,7 @@ impl User {
         changed
     }
 
-    /// Ends the sessions of a gateway that `keep` does not hold of; returns how many those were.
+    /// Ends those sessions of a gateway for which `keep` is false. Returns their number.
     pub fn end_sessions(&mut self, gateway: GatewayIndex, keep: impl Fn(u64) -> bool) -> usize {
         let before = self.sessions.len();
         let mut last_wish = self.kept_wish.take();
@@ -203,7 +205,7 @@ impl User {
         before - self.sessions.len()
     }
 
-    /// A session says how the user wants to be seen. Repeating the same with the session is not saying it later.
+    /// Sets the status that a session chose. With `again`, an unchanged status does not count as set later.
     pub fn set_wish(
         &mut self,
         session: (GatewayIndex, u64),
@@ -229,17 +231,17 @@ impl User {
         wishes.max_by_key(|wish| wish.order).or(self.kept_wish.as_deref())
     }
 
-    /// Whether the user wants to look offline.
+    /// Whether the user's status is invisible.
     pub fn is_invisible(&self) -> bool {
         self.wish().is_some_and(|wish| wish.status == Status::Invisible)
     }
 
-    /// Whether there is a session, or was one a moment ago.
+    /// Whether the user has a session, or is within the grace after the last one.
     pub fn is_present(&self) -> bool {
         !self.sessions.is_empty() || self.offline_at_ms.is_some()
     }
 
-    /// How others see the user.
+    /// How others see the user now.
     pub fn view(&self) -> View {
         if !self.is_present() || self.is_invisible() {
             return View::offline(self.last_seen_ms);
@@ -249,19 +251,19 @@ impl User {
         View { online: true, status, text, last_seen_ms: self.last_seen_ms }
     }
 
-    /// The profile, where it is in memory.
+    /// The profile, if it is in memory.
     pub fn profile(&self) -> Option<&wire::Profile> {
         self.profile.as_deref()
     }
 
-    /// What is to be stored now.
+    /// The record to write to the store now.
     pub fn record(&mut self, user: &UserId) -> Record {
         let profile = self.profile.as_deref().cloned().unwrap_or_default();
         self.stored_profile = fingerprint(&profile);
         Record { user: user.clone(), profile, last_seen_ms: self.last_seen_ms }
     }
 
-    /// Forgets what only somebody present needs; returns whether the user may leave memory.
+    /// Drops data that only a present user needs. Returns whether the user may leave memory.
     pub fn rest(&mut self) -> bool {
         if self.is_present() || self.row.unsaved || self.row.saving || self.row.loading {
             return false;

@@ -1,6 +1,6 @@
-//! The embedded store of users: a redb table in the data directory, one durable transaction for each put.
+//! The embedded store of users: a redb table in the data directory, with one durable transaction per put.
 //!
-//! Puts are rare and carry many rows, for presence collects them; so this needs neither a queue nor a journal.
+//! Puts are rare and carry many rows, because presence collects them. So this needs neither a queue nor a journal.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,13 +15,13 @@ use super::{StoreError, UserRow, UserStore};
 
 const FILE: &str = "presence.redb";
 const USERS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("users");
-/// Users are read rarely: their presence is in memory while they are here.
+/// A small cache: users are read rarely, because the presence of online users is in memory.
 const CACHE_BYTES: usize = 512 * 1024;
 
 /// Why the store could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Another process works on the directory.
+    /// Another process uses the directory.
     #[error("data directory {} is in use by another carillon (stop it, or give another with --data-dir)", .dir.display())]
     InUse {
         /// The directory.
@@ -32,12 +32,12 @@ pub enum OpenError {
     Refused {
         /// The directory or file.
         path: PathBuf,
-        /// What was said.
+        /// The error's text.
         reason: String,
     },
 }
 
-/// A user's row as it lies in the table.
+/// A user's row as stored in the table.
 #[derive(Clone, PartialEq, Message)]
 struct Stored {
     #[prost(string, tag = "1")]
@@ -54,12 +54,12 @@ struct Stored {
     updated_ms: u64,
 }
 
-/// Users in a file of the data directory, which one process may use at a time.
+/// The store of users in a file of the data directory, which only one process may use at a time.
 pub struct EmbeddedUserStore(Arc<Users>);
 
 struct Users {
     path: PathBuf,
-    /// `None` after a failure, such as a full disk, after which redb does nothing more: it is opened anew.
+    /// `None` after a failure, such as a full disk. redb does nothing more then, so the file is opened again.
     database: RwLock<Option<Database>>,
 }
 
@@ -68,7 +68,7 @@ fn wrong(error: impl std::fmt::Display) -> StoreError {
 }
 
 impl EmbeddedUserStore {
-    /// Opens the store in `dir`, and makes it if need be.
+    /// Opens the store in `dir`, or creates it.
     ///
     /// # Errors
     /// When the file cannot be used, or another process uses it.
@@ -83,7 +83,7 @@ impl EmbeddedUserStore {
         Ok(Arc::new(EmbeddedUserStore(Arc::new(Users { path, database: RwLock::new(Some(database)) }))))
     }
 
-    /// Works on the file on a thread that may wait for the disk.
+    /// Runs `work` on a thread that may block on the disk.
     async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Users) -> Result<T, StoreError> + Send + 'static,
@@ -98,7 +98,7 @@ fn open_database(path: &Path) -> Result<Database, DatabaseError> {
 }
 
 impl Users {
-    /// Runs `work`, after opening the file anew if the last time failed.
+    /// Runs `work`, and first opens the file again if the last call failed.
     fn with_database<T>(
         &self,
         work: impl FnOnce(&Database) -> Result<T, StoreError>,
@@ -151,7 +151,7 @@ fn get(database: &Database, users: &[UserId]) -> Result<Vec<UserRow>, StoreError
     Ok(rows)
 }
 
-/// A row from its value; one that is damaged counts as absent, for the user's next token writes it anew.
+/// Decodes a row. A damaged row counts as absent, because the user's next token restores the profile.
 fn read(user: &UserId, value: &[u8]) -> Option<UserRow> {
     let Stored { name, email, role, picture, last_seen_ms, updated_ms } = Stored::decode(value).ok()?;
     Some(UserRow { user: user.clone(), name, email, role, picture, last_seen_ms, updated_ms })

@@ -1,7 +1,7 @@
 //! The store of users: profiles from tokens, and when each user was last seen.
 //!
-//! Two implementations keep the promises written here, [`embedded`] on redb and [`scylla`] on CQL;
-//! `tests/tests/store_contract.rs` holds both to them.
+//! Two implementations keep the promises documented here: [`embedded`] on redb and [`scylla`] on CQL.
+//! `tests/tests/store_contract.rs` runs the same tests against both.
 
 use async_trait::async_trait;
 use carillon_proto::id::UserId;
@@ -10,33 +10,34 @@ use carillon_proto::partition::stable_hash;
 pub mod embedded;
 pub mod scylla;
 
-/// Something went wrong. Of a write, the outcome is unknown: the same write again.
+/// A call to the store failed. After a write the outcome is unknown: repeat the same write.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("store of users: {0}")]
 pub struct StoreError(pub String);
 
-/// What is known of a user.
+/// The stored data of a user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UserRow {
-    /// The user.
+    /// The user's id.
     pub user: UserId,
-    /// How they are shown.
+    /// The name that other users see.
     pub name: String,
-    /// Their address, if their token said it.
+    /// The email address from the user's token; empty if it had none.
     pub email: String,
-    /// Their role, if their token said it.
+    /// The role from the user's token; empty if it had none.
     pub role: String,
-    /// Their picture's address, if their token said it.
+    /// The URL of the picture from the user's token; empty if it had none.
     pub picture: String,
-    /// When their last session ended, milliseconds since 1970; 0: never seen.
+    /// When the user's last session ended, in milliseconds since 1970; 0: the user was never seen.
     pub last_seen_ms: u64,
-    /// When this was so, milliseconds since 1970: of two rows the later wins, whatever the order of writing.
+    /// When this row was current, in milliseconds since 1970. Of two rows the later wins, in whatever order they are
+    /// written.
     pub updated_ms: u64,
 }
 
 impl UserRow {
-    /// The write timestamp: the time, and below a millisecond a hash of the row, so that of two rows of the same
-    /// millisecond one wins whole instead of each with some of its cells.
+    /// The write timestamp: the time, with a hash of the row below the millisecond. Of two rows of the same millisecond
+    /// one therefore wins as a whole; equal timestamps would mix their cells.
     fn timestamp_us(&self) -> i64 {
         let UserRow { user: _, name, email, role, picture, last_seen_ms, updated_ms } = self;
         let content = [name.as_str(), email, role, picture].join("\0");
@@ -45,16 +46,16 @@ impl UserRow {
     }
 }
 
-/// The store of users. The last write wins, by the rows' own time.
+/// The store of users. Of two writes, the row with the later time wins.
 #[async_trait]
 pub trait UserStore: Send + Sync + 'static {
-    /// Writes rows, whole.
+    /// Writes whole rows.
     ///
     /// # Errors
-    /// Outcome unknown: write the same again.
+    /// The outcome is unknown: repeat the same write.
     async fn put(&self, rows: Vec<UserRow>) -> Result<(), StoreError>;
 
-    /// The rows of those users who have one, in no order.
+    /// Reads the rows of users, in no particular order. Users without a row are left out.
     ///
     /// # Errors
     /// When the store cannot be read.

@@ -1,4 +1,4 @@
-//! The store of users on ScyllaDB, in CQL that Apache Cassandra 5 takes too.
+//! The store of users on ScyllaDB, in CQL that Apache Cassandra 5 accepts too.
 
 use std::sync::Arc;
 
@@ -12,17 +12,17 @@ use scylla::statement::prepared::PreparedStatement;
 
 use super::{StoreError, UserRow, UserStore};
 
-/// Statements of one call that are under way at once: each user is a partition of their own.
+/// Statements of one call that run at once. Each user is a partition, so the statements are separate.
 const CONCURRENCY_MAX: usize = 32;
 
 const PUT: &str = "INSERT INTO users (id, name, email, role, picture, last_seen_ms, updated_ms) \
                    VALUES (?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ?";
 const GET: &str = "SELECT name, email, role, picture, last_seen_ms, updated_ms FROM users WHERE id = ?";
 
-/// What `GET` yields.
+/// The columns that `GET` selects.
 type Selected = (String, String, String, String, i64, i64);
 
-/// Users in a keyspace.
+/// The store of users in a keyspace.
 pub struct ScyllaUserStore {
     session: Arc<Session>,
     put: PreparedStatement,
@@ -34,17 +34,17 @@ fn failed(error: &impl std::fmt::Display) -> StoreError {
 }
 
 impl ScyllaUserStore {
-    /// Connects to the keyspace, whose schema `carillon migrate` has made.
+    /// Connects to the keyspace, whose schema `carillon migrate` has created.
     ///
     /// # Errors
-    /// When no node answers or the schema is not there.
+    /// When no node replies, or the schema does not exist.
     pub async fn connect(config: &DatabaseConfig) -> Result<Arc<ScyllaUserStore>, DatabaseError> {
         let session = connect(&config.nodes, &config.keyspace).await?;
         let (put, get) = (prepare(&session, PUT).await?, prepare(&session, GET).await?);
         Ok(Arc::new(ScyllaUserStore { session, put, get }))
     }
 
-    /// The mark of the cluster whose database this is; none before its first message-worker, which makes it.
+    /// The cluster mark of the database; `None` before the cluster's first message-worker has written it.
     ///
     /// # Errors
     /// When the database cannot be read.

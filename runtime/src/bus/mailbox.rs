@@ -1,4 +1,4 @@
-//! //! A subscription's queue. It is bounded in messages and bytes, never blocks the sender, and marks the places where
+//! A subscription's queue. It is bounded in messages and bytes, never blocks the sender, and marks the places where
 //! messages were dropped.
 
 use super::{Incoming, Message};
@@ -8,21 +8,21 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 use tokio::task::coop::consume_budget;
 
-/// /// Most messages that wait in one subscription: 0.1 s of traffic at the highest rate a gateway is built for.
+/// Most messages that wait in one subscription: 0.1 s of traffic at the highest rate a gateway is built for.
 pub(crate) const MAILBOX_MESSAGES_MAX: usize = 4_096;
-/// /// Most bytes that wait in one subscription: 64 messages of the largest size.
+/// Most bytes that wait in one subscription: 64 messages of the largest size.
 pub(crate) const MAILBOX_BYTES_MAX: usize = 64 * carillon_proto::limits::BUS_MESSAGE_BYTES_MAX;
 
-/// /// Counted for each message besides its payload, so that messages without payload count too.
+/// Counted for each message besides its payload, so that messages without payload count too.
 const MESSAGE_OVERHEAD_BYTES: usize = 64;
 
 #[derive(Default)]
 struct State {
     waiting: VecDeque<Incoming>,
     bytes: usize,
-    /// /// The filler was dropped: no more messages are added.
+    /// The filler was dropped: no more messages are added.
     ended: bool,
-    /// /// The mailbox was dropped: no more messages are read.
+    /// The mailbox was dropped: no more messages are read.
     abandoned: bool,
 }
 
@@ -32,10 +32,10 @@ struct Shared {
     arrived: Notify,
 }
 
-/// /// The writing end of a mailbox. Dropping it ends the subscription after the waiting messages were read.
+/// The writing end of a mailbox. Dropping it ends the subscription after the waiting messages were read.
 pub struct Filler(Arc<Shared>);
 
-/// /// The reading end of a mailbox. Dropping it discards the waiting messages.
+/// The reading end of a mailbox. Dropping it discards the waiting messages.
 pub(crate) struct Mailbox(Arc<Shared>);
 
 pub(crate) fn mailbox() -> (Filler, Mailbox) {
@@ -55,7 +55,7 @@ impl State {
         self.waiting.len() < MAILBOX_MESSAGES_MAX && self.bytes + bytes <= MAILBOX_BYTES_MAX
     }
 
-    /// /// One mark stands for all messages missing at its place, so the number of marks is bounded.
+    /// One mark stands for all messages missing at its place, so the number of marks is bounded.
     fn mark_lost(&mut self) {
         if !matches!(self.waiting.back(), Some(Incoming::Lost)) {
             self.waiting.push_back(Incoming::Lost);
@@ -70,7 +70,7 @@ impl State {
 }
 
 impl Filler {
-    /// /// Adds a message. If there is no room for it, a mark takes its place.
+    /// Adds a message. If there is no room for it, a mark takes its place.
     pub fn push(&self, message: Message) {
         let incoming = Incoming::Message(message);
         let bytes = size_bytes(&incoming);
@@ -89,13 +89,13 @@ impl Filler {
         self.0.arrived.notify_one();
     }
 
-    /// /// Marks that messages may be missing here.
+    /// Marks that messages may be missing here.
     pub fn lost(&self) {
         self.0.state.lock().mark_lost();
         self.0.arrived.notify_one();
     }
 
-    /// /// Whether a message with this payload would fit now.
+    /// Whether a message with this payload would fit now.
     pub(crate) fn has_room(&self, payload_bytes: usize) -> bool {
         self.0.state.lock().has_room(payload_bytes + MESSAGE_OVERHEAD_BYTES)
     }
@@ -109,9 +109,9 @@ impl Drop for Filler {
 }
 
 impl Mailbox {
-    /// /// Waits for the next message or mark; `None` at the end. Cancelling loses nothing.
+    /// Waits for the next message or mark; `None` at the end. Cancelling loses nothing.
     pub(crate) async fn next(&mut self) -> Option<Incoming> {
-        // // The reader of a mailbox that is never empty must let other tasks of its thread run.
+        // The reader of a mailbox that is never empty must let other tasks of its thread run.
         consume_budget().await;
         loop {
             {
@@ -127,7 +127,7 @@ impl Mailbox {
         }
     }
 
-    /// /// The next message or mark, if there is one already.
+    /// The next message or mark, if there is one already.
     pub(crate) fn try_next(&mut self) -> Option<Incoming> {
         self.0.state.lock().take()
     }
@@ -141,7 +141,7 @@ impl Drop for Mailbox {
             state.bytes = 0;
             std::mem::take(&mut state.waiting)
         };
-        // // Dropped outside the lock: the queue may hold thousands of reply handles, and dropping each wakes a task.
+        // Dropped outside the lock: the queue may hold thousands of reply handles, and dropping each wakes a task.
         drop(discarded);
     }
 }

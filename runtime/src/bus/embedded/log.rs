@@ -1,4 +1,4 @@
-//! //! One partition's log in memory, and its readers.
+//! One partition's log in memory, and its readers.
 
 use crate::bus::{BusError, LogBounds, LogEntry, LogReader};
 use crate::collections::Spare;
@@ -12,12 +12,12 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 use tokio::task::coop::consume_budget;
 
-/// /// Most bytes of one log: a second of a partition's traffic at the highest rate one process is built for. Further
+/// Most bytes of one log: a second of a partition's traffic at the highest rate one process is built for. Further
 /// appends are refused until the worker purges the entries below its checkpoint.
 pub(super) const LOG_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// /// Memory that an entry takes besides its payload.
+/// Memory that an entry takes besides its payload.
 const ENTRY_OVERHEAD_BYTES: usize = 96;
-/// /// How many tags are remembered to recognise repeated appends. No append to this log has an unknown outcome, and a
+/// How many tags are remembered to recognise repeated appends. No append to this log has an unknown outcome, and a
 /// gateway has one append in flight per log, so a burst of repeats is all there is to recognise. Tags of two minutes,
 /// as JetStream keeps them, would take 0.7 MiB per log.
 const TAGS_MAX: usize = 512;
@@ -33,7 +33,7 @@ struct State {
     recent: VecDeque<Tag>,
 }
 
-/// /// A log with any number of writers and readers.
+/// A log with any number of writers and readers.
 #[derive(Default)]
 pub(super) struct Log {
     state: Mutex<State>,
@@ -72,7 +72,7 @@ impl State {
         if let Some(sequence) = self.sequences.get(&tag) {
             return Ok(*sequence);
         }
-        // // If the wall clock is set back, a later entry must not look older.
+        // If the wall clock is set back, a later entry must not look older.
         let time_ms = self.time_ms.max(wall_ms());
         let entry = LogEntry { sequence: self.last + 1, tag, time_ms, payload };
         let bytes = size_bytes(&entry);
@@ -147,7 +147,7 @@ impl LogReader for Reader {
         consume_budget().await;
         loop {
             let log = self.log.clone();
-            // // Registered before looking for entries, so that an append between the two wakes this reader.
+            // Registered before looking for entries, so that an append between the two wakes this reader.
             let grown = log.grown.notified();
             let entries = self.take(entries_max)?;
             if !entries.is_empty() {

@@ -1,6 +1,6 @@
 //! The bus inside one process: logs, subjects and leases in memory.
 //!
-//! //! The logs do not survive the process: a command counts once the store has it, and a worker that finds a new log
+//! The logs do not survive the process: a command counts once the store has it, and a worker that finds a new log
 //! starts a new incarnation (`docs/decisions/0001-the-embedded-log-is-memory.md`). No call here waits for a disk or a
 //! network, so calls yield by tokio's task budget, as a socket would make them.
 

@@ -1,4 +1,4 @@
-//! //! Core messaging in memory: the subscribers of each subject.
+//! Core messaging in memory: the subscribers of each subject.
 
 use crate::bus::mailbox::{Filler, mailbox};
 use crate::bus::{BusError, Message, ReplyHandle, Subscription};
@@ -16,7 +16,7 @@ struct Member {
     filler: Filler,
 }
 
-/// /// Members that receive messages in turn: one member receives each message.
+/// Members that receive messages in turn: one member receives each message.
 struct Group {
     name: String,
     members: Vec<Member>,
@@ -70,14 +70,14 @@ impl Subject {
     }
 }
 
-/// /// All subjects that have a subscriber.
+/// All subjects that have a subscriber.
 #[derive(Default)]
 pub(super) struct Subjects {
     table: RwLock<HashMap<Box<str>, Subject>>,
     next_id: AtomicU64,
 }
 
-/// /// Unsubscribes when it is dropped.
+/// Unsubscribes when it is dropped.
 struct Feed {
     subjects: Arc<Subjects>,
     subject: Box<str>,
@@ -113,7 +113,7 @@ impl Subjects {
         }
     }
 
-    /// /// Sends a request to every subscriber, or member of a group in turn, each with its own reply channel.
+    /// Sends a request to every subscriber, or member of a group in turn, each with its own reply channel.
     fn ask(&self, subject: &str, payload: &Bytes) -> Vec<oneshot::Receiver<Bytes>> {
         let table = self.table.read();
         let hearers = table.get(subject).into_iter().flat_map(|subject| subject.hearers(payload.len()));
@@ -141,7 +141,7 @@ impl Subjects {
         if let Ok(Ok((answer, _))) = timeout_at(deadline, futures_util::future::select_ok(answers)).await {
             return Ok(answer);
         }
-        // // A subscriber that drops the request does not shorten the wait. Over a network that would not be noticed
+        // A subscriber that drops the request does not shorten the wait. Over a network that would not be noticed
         // either, and a caller that repeats its request at once would spin.
         sleep_until(deadline).await;
         Err(BusError::Timeout(format!("no answer on {subject} within {timeout:?}")))

@@ -1,4 +1,4 @@
-//! //! JetStream's API as far as Carillon uses it: requests and replies in JSON.
+//! JetStream's API as far as Carillon uses it: requests and replies in JSON.
 
 use super::connection::{Connection, NoAnswer};
 use crate::bus::{BusError, LogBounds};
@@ -10,10 +10,10 @@ use serde_json::Value;
 use std::collections::HashMap;
 use std::time::Duration;
 
-/// /// Time limit for one reply. An election of a leader takes about this long.
+/// Time limit for one reply. An election of a leader takes about this long.
 const API_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// /// JetStream's error codes that Carillon handles.
+/// JetStream's error codes that Carillon handles.
 pub(super) mod code {
     /// Not enough servers for the replicas.
     pub const NO_PEERS: u64 = 10_005;
@@ -25,13 +25,13 @@ pub(super) mod code {
     pub const STREAM_NAME_IN_USE: u64 = 10_058;
     /// No such stream.
     pub const STREAM_NOT_FOUND: u64 = 10_059;
-    /// /// More than one replica on a server that is not in a cluster.
+    /// More than one replica on a server that is not in a cluster.
     pub const REPLICAS_NOT_SUPPORTED: u64 = 10_074;
-    /// /// A message with the same id is being stored. Whether that will succeed is unknown.
+    /// A message with the same id is being stored. Whether that will succeed is unknown.
     pub const DUPLICATE_IN_PROCESS: u64 = 10_158;
 }
 
-/// /// An error that the API returns.
+/// An error that the API returns.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub(super) struct Refusal {
     #[serde(default)]
@@ -43,13 +43,13 @@ pub(super) struct Refusal {
 /// Why an API request failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum ApiError {
-    /// /// There is no reply, or it cannot be decoded.
+    /// There is no reply, or it cannot be decoded.
     #[error("{0}")]
     Bus(BusError),
     /// JetStream refused.
     #[error("jetstream refuses: {} ({})", .0.description, .0.err_code)]
     Refused(Refusal),
-    /// /// The stream belongs to another cluster.
+    /// The stream belongs to another cluster.
     #[error("{0}")]
     Misfit(Misfit),
 }
@@ -97,7 +97,7 @@ pub(super) struct StreamState {
     pub messages: u64,
     pub first_seq: u64,
     pub last_seq: u64,
-    /// /// Number of messages by subject, if the request had a filter for subjects.
+    /// Number of messages by subject, if the request had a filter for subjects.
     pub subjects: Option<HashMap<String, u64>>,
 }
 
@@ -108,18 +108,18 @@ impl StreamState {
     }
 }
 
-/// /// A stream as the server describes it.
+/// A stream as the server describes it.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct StreamInfo {
     pub config: stream::Config,
-    /// /// RFC 3339. A stream that was deleted and created again has another value.
+    /// RFC 3339. A stream that was deleted and created again has another value.
     pub created: String,
     pub state: StreamState,
-    /// /// When the server replied, RFC 3339.
+    /// When the server replied, RFC 3339.
     pub ts: Option<String>,
 }
 
-/// /// JetStream's reply to a publish.
+/// JetStream's reply to a publish.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Ack {
     pub seq: Option<u64>,
@@ -132,7 +132,7 @@ pub(super) struct StoredMessage {
     pub message: stream::RawMessage,
 }
 
-/// /// A reply whose content is not used.
+/// A reply whose content is not used.
 #[derive(Deserialize)]
 pub(super) struct Done {}
 
@@ -143,7 +143,7 @@ pub(super) fn read<T: DeserializeOwned>(payload: &[u8]) -> Result<T, ApiError> {
 }
 
 impl Connection {
-    /// /// Sends a request to JetStream's API.
+    /// Sends a request to JetStream's API.
     pub(super) async fn api<T: DeserializeOwned>(&self, path: &str, body: &Value) -> Result<T, ApiError> {
         let payload = if body.is_null() { String::new() } else { body.to_string() };
         let answer = self.request(format!("$JS.API.{path}"), None, payload.into(), API_TIMEOUT).await?;
@@ -154,7 +154,7 @@ impl Connection {
         }
     }
 
-    /// /// Reads a stream's state. With `subjects_filter`, its messages are counted by matching subject.
+    /// Reads a stream's state. With `subjects_filter`, its messages are counted by matching subject.
     pub(super) async fn stream_info(
         &self,
         stream: &str,
@@ -165,7 +165,7 @@ impl Connection {
         self.api(&format!("STREAM.INFO.{stream}"), &body).await
     }
 
-    /// /// Creates or changes a stream: `verb` is `CREATE` or `UPDATE`.
+    /// Creates or changes a stream: `verb` is `CREATE` or `UPDATE`.
     pub(super) async fn put_stream(
         &self,
         verb: &str,
@@ -195,10 +195,10 @@ impl Connection {
     }
 }
 
-/// /// Why it is not certain that a message is in a stream.
+/// Why it is not certain that a message is in a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum PutError {
-    /// /// No ack came.
+    /// No ack came.
     NoAnswer(NoAnswer),
     /// The stream refused it.
     Refused(Refusal),

@@ -1,18 +1,18 @@
-//! //! How durably the servers keep acknowledged entries, as far as a client can see.
+//! How durably the servers keep acknowledged entries, as far as a client can see.
 
 use super::connection::Connection;
 
-/// /// The first server version without known losses of acknowledged entries.
+/// The first server version without known losses of acknowledged entries.
 const SERVER_VERSION_MIN: (u64, u64, u64) = (2, 12, 3);
 
-/// /// The durability of the logs, as far as a client can see it.
+/// The durability of the logs, as far as a client can see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Durability {
     /// The version of the server that this process is connected to.
     pub server_version: String,
     /// Copies of each log.
     pub replicas: usize,
-    /// /// What weakens durability, one sentence each.
+    /// What weakens durability, one sentence each.
     pub warnings: Vec<String>,
 }
 
@@ -53,7 +53,7 @@ fn judge(server_version: &str, clustered: bool, replicas: usize) -> Durability {
     Durability { server_version: server_version.into(), replicas, warnings }
 }
 
-/// /// Builds the report. It does not judge `sync_interval`, which the server shows only to a system account.
+/// Builds the report. It does not judge `sync_interval`, which the server shows only to a system account.
 pub(super) fn report(connection: &Connection, replicas: usize) -> Durability {
     let server = connection.client.server_info();
     judge(&server.version, server.cluster.is_some(), replicas)

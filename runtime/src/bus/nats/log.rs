@@ -1,4 +1,4 @@
-//! //! Partition logs as JetStream streams, one stream per partition.
+//! Partition logs as JetStream streams, one stream per partition.
 
 use super::api::{ApiError, Done, StoredMessage, StreamInfo, code};
 use super::connection::{Connection, NoAnswer};
@@ -17,21 +17,21 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// /// The header by which JetStream recognises a repeated entry. It carries the entry's tag.
+/// The header by which JetStream recognises a repeated entry. It carries the entry's tag.
 pub(super) const TAG_HEADER: &str = "Nats-Msg-Id";
 /// How long JetStream recognises a repeated entry.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
-/// /// Bytes that all logs of a cluster may take on each server. JetStream reserves them, so this is half of the 8 GiB
-/// that the shipped server configuration allows.
+/// Bytes that all logs of a cluster may take on each server. JetStream reserves them, so this is half of the 8 GiB that
+/// the shipped server configuration allows.
 const LOGS_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
-/// /// Least bytes of one log, however many partitions there are: at 1 MiB/s, room for a worker's absence of a minute.
+/// Least bytes of one log, however many partitions there are: at 1 MiB/s, room for a worker's absence of a minute.
 const LOG_BYTES_MIN: u64 = 64 * 1024 * 1024;
-/// /// Time limit for an ack. A stream that syncs every entry takes some hundred microseconds, a leader election takes
+/// Time limit for an ack. A stream that syncs every entry takes some hundred microseconds, a leader election takes
 /// seconds.
 const APPEND_TIMEOUT: Duration = Duration::from_secs(5);
-/// /// A missing stream is looked for, and created again, at most this often.
+/// A missing stream is looked for, and created again, at most this often.
 const REPAIR_PAUSE: Duration = Duration::from_secs(1);
-/// /// Copies of a stream if the servers form a large enough cluster.
+/// Copies of a stream if the servers form a large enough cluster.
 const REPLICAS_IN_CLUSTER: usize = 3;
 
 /// The logs of all partitions.
@@ -43,8 +43,8 @@ pub(super) struct Logs {
     repaired: Mutex<HashMap<u32, Instant>>,
 }
 
-/// /// Sets the parts of a partition's stream configuration that Carillon decides. Other parts of an existing
-/// configuration stay.
+/// Sets the parts of a partition's stream configuration that Carillon decides. Other parts of an existing configuration
+/// stay.
 fn configure(config: &mut Config, partition: u32, ours: &Ours, replicas: usize) {
     let share = (LOGS_BYTES_MAX / u64::from(ours.mark.partitions.max(1))).max(LOG_BYTES_MIN);
     config.name = ours.prefix.command_stream(partition);
@@ -59,19 +59,18 @@ fn configure(config: &mut Config, partition: u32, ours: &Ours, replicas: usize) 
     config.max_messages_per_subject = -1;
     config.duplicate_window = DUPLICATE_WINDOW;
     config.num_replicas = replicas;
-    // // An operator may set a higher limit, but not a lower one, and not none: a full disk stops all streams of a
-    // server.
+    // An operator may set a higher limit, but not a lower one, and not none: a full disk stops all streams of a server.
     config.max_bytes = config.max_bytes.max(share as i64);
 }
 
-/// /// The tag in an entry's header. An entry that another program put into the log has none, and gets zeros.
+/// The tag in an entry's header. An entry that another program put into the log has none, and gets zeros.
 pub(super) fn tag_of(headers: Option<&HeaderMap>) -> Tag {
     let text = headers.and_then(|headers| headers.get(TAG_HEADER));
     text.and_then(|text| Tag::parse(text.as_str())).unwrap_or(Tag([0; 16]))
 }
 
 impl Logs {
-    /// /// Creates or updates the streams of all partitions.
+    /// Creates or updates the streams of all partitions.
     pub(super) async fn open(connection: Arc<Connection>, config: &NatsConfig) -> Result<Logs, ApiError> {
         let ours = Ours::learn(&connection, config).await?;
         let logs = Logs { connection, ours, replicas: config.replicas, repaired: Mutex::default() };
@@ -85,7 +84,7 @@ impl Logs {
         self.ours.prefix.command_stream(partition)
     }
 
-    /// /// Numbers of copies to try, the best first.
+    /// Numbers of copies to try, the best first.
     fn replica_choices(&self) -> Vec<usize> {
         match self.replicas {
             Some(replicas) => vec![replicas],
@@ -94,8 +93,8 @@ impl Logs {
         }
     }
 
-    /// /// Creates or updates a stream. If another process creates it meanwhile with another configuration, this tries
-    /// once more with that stream as the existing one.
+    /// Creates or updates a stream. If another process creates it meanwhile with another configuration, this tries once
+    /// more with that stream as the existing one.
     async fn ensure(&self, partition: u32) -> Result<StreamInfo, ApiError> {
         match self.try_ensure(partition).await {
             Err(error) if error.is(code::STREAM_NAME_IN_USE) => self.try_ensure(partition).await,
@@ -133,7 +132,7 @@ impl Logs {
             return self.connection.put_stream("CREATE", &config).await;
         };
         let mut config = info.config.clone();
-        // // A server that is away for now is no reason to reduce the number of copies.
+        // A server that is away for now is no reason to reduce the number of copies.
         let replicas = if self.replicas.is_none() { replicas.max(config.num_replicas) } else { replicas };
         configure(&mut config, partition, &self.ours, replicas);
         if config == info.config {
@@ -141,7 +140,7 @@ impl Logs {
         }
         tracing::info!(stream = config.name, replicas, "updating the stream of a partition");
         match self.connection.put_stream("UPDATE", &config).await {
-            // // The stream works as it is, with fewer copies than wanted.
+            // The stream works as it is, with fewer copies than wanted.
             Err(error) if self.replicas.is_none() && is_for_want_of_servers(&error) => {
                 tracing::warn!(
                     stream = config.name,
@@ -153,7 +152,7 @@ impl Logs {
         }
     }
 
-    /// /// Creates a stream again after it was deleted, or lost with a server's disk.
+    /// Creates a stream again after it was deleted, or lost with a server's disk.
     async fn repair(&self, partition: u32) -> Result<StreamInfo, ApiError> {
         let now = Instant::now();
         let last = self.repaired.lock().insert(partition, now);
@@ -164,7 +163,7 @@ impl Logs {
         self.ensure(partition).await
     }
 
-    /// /// Reads a stream's state, and checks its mark: another cluster may have created it after ours was lost.
+    /// Reads a stream's state, and checks its mark: another cluster may have created it after ours was lost.
     async fn info(&self, partition: u32) -> Result<StreamInfo, ApiError> {
         match self.connection.stream_info(&self.stream_of(partition), None).await {
             Err(error) if error.is(code::STREAM_NOT_FOUND) => self.repair(partition).await,
@@ -173,7 +172,7 @@ impl Logs {
         }
     }
 
-    /// /// The servers' clock, read from the leader of a log, because the leader sets the time of entries.
+    /// The servers' clock, read from the leader of a log, because the leader sets the time of entries.
     pub(super) async fn clock_ms(&self) -> Result<Option<u64>, BusError> {
         let told = self.info(0).await?.ts;
         let time = told.and_then(|told| parse_rfc3339(&told).ok());
@@ -195,7 +194,7 @@ impl Logs {
         self.check_partition(partition)?;
         match self.put_entry(partition, tag, payload.clone()).await {
             Err(PutError::NoAnswer(NoAnswer::NoResponders)) => {
-                // // Whether or not the repair succeeds, the entry was not stored: the stream did not exist.
+                // Whether or not the repair succeeds, the entry was not stored: the stream did not exist.
                 self.repair(partition).await.map_err(|error| BusError::Unavailable(error.to_string()))?;
                 Ok(self.put_entry(partition, tag, payload).await?)
             }
@@ -215,7 +214,7 @@ impl Logs {
         Ok(self.info(partition).await?.state.bounds())
     }
 
-    /// /// Reads an entry from the stream's leader, because a follower may lack it or still hold it after a purge.
+    /// Reads an entry from the stream's leader, because a follower may lack it or still hold it after a purge.
     pub(super) async fn entry(&self, partition: u32, sequence: u64) -> Result<Option<LogEntry>, BusError> {
         self.check_partition(partition)?;
         if sequence == 0 {
@@ -250,8 +249,8 @@ impl Logs {
         Ok(Box::new(reader::Reader::open(self.connection.clone(), &stream, from).await?))
     }
 
-    /// /// Purges at most up to the last entry: JetStream would raise the stream's next sequence to any higher number
-    /// in the request.
+    /// Purges at most up to the last entry: JetStream would raise the stream's next sequence to any higher number in
+    /// the request.
     pub(super) async fn purge(&self, partition: u32, below: u64) -> Result<(), BusError> {
         let LogBounds { first, last } = self.bounds(partition).await?;
         let below = below.min(last + 1);

@@ -1,7 +1,7 @@
 //! The bus over NATS: a JetStream stream per partition, core messaging, leases in a key-value bucket.
 //!
-//! //! When [`Bus::subscribe`] returns, the subscription is active on the server to which this process is connected.
-//! The other servers of a NATS cluster learn of it before they receive anything that this process sends afterwards.
+//! When [`Bus::subscribe`] returns, the subscription is active on the server to which this process is connected. The
+//! other servers of a NATS cluster learn of it before they receive anything that this process sends afterwards.
 
 use super::{Bus, BusError, LogBounds, LogEntry, LogReader, Subscription, check_size};
 use crate::cluster::{ClusterId, Misfit};
@@ -27,21 +27,21 @@ mod subscription;
 pub use durability::Durability;
 pub use subscription::NatsReply;
 
-/// /// How to reach NATS, and how to configure its streams.
+/// How to reach NATS, and how to configure its streams.
 #[derive(Clone)]
 pub struct NatsConfig {
-    /// /// URLs of the servers, separated by commas. They may contain a password.
+    /// URLs of the servers, separated by commas. They may contain a password.
     pub url: String,
-    /// /// Prepended to the name of every subject, stream and bucket.
+    /// Prepended to the name of every subject, stream and bucket.
     pub prefix: Prefix,
-    /// /// The cluster whose bus this has to be; a bus without a mark gets this one. `None` accepts the bus of any
-    /// cluster, for a process that has no database to read the id from.
+    /// The cluster whose bus this has to be; a bus without a mark gets this one. `None` accepts the bus of any cluster,
+    /// for a process that has no database to read the id from.
     pub cluster: Option<ClusterId>,
     /// Copies of each log; `None`: 3 if the servers form a cluster of 3 or more, else 1.
     pub replicas: Option<usize>,
     /// Partitions of the command log.
     pub partitions: u32,
-    /// /// The name of this connection in the servers' monitoring.
+    /// The name of this connection in the servers' monitoring.
     pub name: String,
 }
 
@@ -55,13 +55,13 @@ impl std::fmt::Debug for NatsConfig {
     }
 }
 
-/// /// Why the bus could not be connected.
+/// Why the bus could not be connected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConnectError {
-    /// /// The servers cannot be used now.
+    /// The servers cannot be used now.
     #[error("{0}")]
     Bus(BusError),
-    /// /// The streams belong to another cluster, or do not match this process's settings.
+    /// The streams belong to another cluster, or do not match this process's settings.
     #[error("{0}")]
     Misfit(Misfit),
 }
@@ -90,10 +90,10 @@ pub struct NatsBus {
 }
 
 impl NatsBus {
-    /// /// Connects, and creates or updates the streams of all partitions.
+    /// Connects, and creates or updates the streams of all partitions.
     ///
     /// # Errors
-    /// /// When no server can be reached, JetStream refuses, or the streams belong to another cluster.
+    /// When no server can be reached, JetStream refuses, or the streams belong to another cluster.
     pub async fn connect(config: NatsConfig) -> Result<Arc<NatsBus>, ConnectError> {
         let connection = Arc::new(Connection::open(&config.url, &config.name).await?);
         let logs = log::Logs::open(connection.clone(), &config).await?;
@@ -102,7 +102,7 @@ impl NatsBus {
         Ok(Arc::new(NatsBus { connection, prefix: config.prefix, logs, leases }))
     }
 
-    /// /// The live workers of a kind, for a process outside the cluster: this creates nothing and marks nothing. It
+    /// The live workers of a kind, for a process outside the cluster: this creates nothing and marks nothing. It
     /// ignores the number of partitions and the cluster in `config`.
     ///
     /// # Errors
@@ -112,8 +112,7 @@ impl NatsBus {
         lease::Leases::new(connection, config.prefix.clone(), 1).look(kind).await
     }
 
-    /// /// How durably the servers keep acknowledged entries, as far as a client can see, for the process's log at
-    /// start.
+    /// How durably the servers keep acknowledged entries, as far as a client can see, for the process's log at start.
     ///
     /// # Errors
     /// When the bus cannot be reached.

@@ -1,31 +1,31 @@
-//! //! The log reader's state machine: it checks the order of received messages, and has no clock and no connection.
+//! The log reader's state machine: it checks the order of received messages, and has no clock and no connection.
 
 use super::log::tag_of;
 use crate::bus::LogEntry;
 use async_nats::{Message, StatusCode};
 use std::collections::VecDeque;
 
-/// /// A message or an event that a reader received.
+/// A message or an event that a reader received.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Heard {
     /// An entry of the stream.
     Entry(LogEntry),
-    /// /// A heartbeat, with the last stream sequence that the server had sent before it.
+    /// A heartbeat, with the last stream sequence that the server had sent before it.
     Heartbeat(Option<u64>),
-    /// /// A pull request ended, and this many of its entries will not come; `None`: the server did not say how many.
+    /// A pull request ended, and this many of its entries will not come; `None`: the server did not say how many.
     PullEnded(Option<usize>),
-    /// /// The consumer no longer exists, or its state is uncertain.
+    /// The consumer no longer exists, or its state is uncertain.
     Gone(String),
 }
 
-/// /// A reader's position in the stream and its open pull requests.
+/// A reader's position in the stream and its open pull requests.
 #[derive(Debug)]
 pub(super) struct Progress {
-    /// /// The sequence that the next entry must have.
+    /// The sequence that the next entry must have.
     expected: u64,
-    /// /// Entries received and not yet returned.
+    /// Entries received and not yet returned.
     ready: VecDeque<LogEntry>,
-    /// /// Entries that open pull requests may still deliver.
+    /// Entries that open pull requests may still deliver.
     promised: usize,
     broken: Option<String>,
 }
@@ -56,34 +56,34 @@ impl Progress {
         }
     }
 
-    /// /// Marks the reader as broken. Only the first reason is kept.
+    /// Marks the reader as broken. Only the first reason is kept.
     pub(super) fn break_off(&mut self, why: impl Into<String>) {
         self.broken.get_or_insert_with(|| why.into());
     }
 
-    /// /// Why the reader is broken, if it is.
+    /// Why the reader is broken, if it is.
     pub(super) fn broken(&self) -> Option<&str> {
         self.broken.as_deref()
     }
 
-    /// /// Entries received but not yet returned, and entries still to come from open pull requests.
+    /// Entries received but not yet returned, and entries still to come from open pull requests.
     pub(super) fn ahead(&self) -> usize {
         self.promised + self.ready.len()
     }
 
-    /// /// Counts the entries of a pull request that was sent.
+    /// Counts the entries of a pull request that was sent.
     pub(super) fn pulled(&mut self, entries: usize) {
         self.promised += entries;
     }
 
-    /// /// Takes up to `entries_max` received entries, and at least one if there is one.
+    /// Takes up to `entries_max` received entries, and at least one if there is one.
     pub(super) fn take(&mut self, entries_max: usize) -> Vec<LogEntry> {
         let count = self.ready.len().min(entries_max.max(1));
         self.ready.drain(..count).collect()
     }
 }
 
-/// /// Interprets a message from a stream's consumer.
+/// Interprets a message from a stream's consumer.
 pub(super) fn understand(message: Message) -> Heard {
     let number = |name: &str| {
         let headers = message.headers.as_ref()?;
@@ -112,8 +112,8 @@ pub(super) fn understand(message: Message) -> Heard {
     }
 }
 
-/// /// The stream sequence and the time in milliseconds, from the subject on which a delivery would be acknowledged.
-/// Its form is `$JS.ACK.stream.consumer.deliveries.sequence.consumer sequence.nanoseconds.pending`. Newer servers put
+/// The stream sequence and the time in milliseconds, from the subject on which a delivery would be acknowledged. Its
+/// form is `$JS.ACK.stream.consumer.deliveries.sequence.consumer sequence.nanoseconds.pending`. Newer servers put
 /// domain and account after `ACK`, and may append more parts.
 fn place_of(reply: &str) -> Option<(u64, u64)> {
     let parts: Vec<&str> = reply.split('.').collect();

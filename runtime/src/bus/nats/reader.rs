@@ -1,6 +1,6 @@
-//! //! Reads a partition's stream in order, by its own pull requests.
+//! Reads a partition's stream in order, by its own pull requests.
 //!
-//! //! The client library's ordered consumer skips gaps silently and is slow to notice a silent server. This reader
+//! The client library's ordered consumer skips gaps silently and is slow to notice a silent server. This reader
 //! requests a heartbeat every second, checks that the sequences have no gap, and breaks off as soon as entries may be
 //! missing.
 
@@ -18,22 +18,22 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-/// /// Entries per pull request: enough to hide the round trip at 100,000 entries a second.
+/// Entries per pull request: enough to hide the round trip at 100,000 entries a second.
 const PULL_ENTRIES: usize = 256;
-/// /// Bytes per pull request. At most two requests' worth waits in memory.
+/// Bytes per pull request. At most two requests' worth waits in memory.
 const PULL_BYTES: usize = 8 * 1024 * 1024;
 /// How long a pull request waits at the server.
 const PULL_TIME: Duration = Duration::from_secs(30);
-/// /// The server sends a heartbeat at this interval while it has no entries to send.
+/// The server sends a heartbeat at this interval while it has no entries to send.
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// /// A server that sent nothing for this long counts as silent: two and a half heartbeats.
+/// A server that sent nothing for this long counts as silent: two and a half heartbeats.
 const SILENCE_MAX: Duration = Duration::from_millis(2_500);
-/// /// The server deletes a consumer that had no pull request for this long.
+/// The server deletes a consumer that had no pull request for this long.
 const INACTIVE_TIME: Duration = Duration::from_secs(10);
 
 const _: () = assert!(PULL_ENTRIES * 2 < super::connection::SUBSCRIPTION_MESSAGES_MAX);
 
-/// /// The server's reply to the creation of a consumer.
+/// The server's reply to the creation of a consumer.
 #[derive(Deserialize)]
 struct Consumer {
     name: String,
@@ -73,7 +73,7 @@ impl Reader {
         })
     }
 
-    /// /// Keeps between half and one and a half pull requests ahead of the entries returned to the caller.
+    /// Keeps between half and one and a half pull requests ahead of the entries returned to the caller.
     async fn pull(&mut self) -> Result<(), BusError> {
         if self.progress.ahead() > PULL_ENTRIES / 2 {
             return Ok(());
@@ -131,7 +131,7 @@ impl LogReader for Reader {
             tokio::select! {
                 biased;
                 message = self.incoming.next() => self.hear(message),
-                // // Entries in flight when the connection was lost are lost, and the server does not send them again.
+                // Entries in flight when the connection was lost are lost, and the server does not send them again.
                 _ = self.losses.changed() => self.progress.break_off("the connection was lost"),
                 () = sleep_until(self.silent_at) => self.progress.break_off("the server fell silent"),
             }

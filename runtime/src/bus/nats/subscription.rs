@@ -1,4 +1,4 @@
-//! //! Core subscriptions and replies over NATS, with a mark where messages may be missing.
+//! Core subscriptions and replies over NATS, with a mark where messages may be missing.
 
 use super::connection::{AbortOnDrop, Connection, HAND_OVER_TIMEOUT, SUBSCRIPTION_MESSAGES_MAX, listen};
 use crate::bus::mailbox::{Filler, mailbox};
@@ -12,21 +12,21 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
-/// /// Most replies that wait for the client library to accept them. The library accepts at once unless it is
-/// disconnected, and then the requesters have stopped waiting.
+/// Most replies that wait for the client library to accept them. The library accepts at once unless it is disconnected,
+/// and then the requesters have stopped waiting.
 const REPLIES_WAITING_MAX: usize = 1_024;
 
 static REPLIES_WAITING: LazyLock<Arc<Semaphore>> =
     LazyLock::new(|| Arc::new(Semaphore::new(REPLIES_WAITING_MAX)));
 
-/// /// Sends the reply to one request that came over NATS.
+/// Sends the reply to one request that came over NATS.
 pub struct NatsReply {
     connection: Arc<Connection>,
     subject: Subject,
 }
 
 impl NatsReply {
-    /// /// Sends the reply. It is dropped if the client library does not accept it within a second.
+    /// Sends the reply. It is dropped if the client library does not accept it within a second.
     pub fn send(self, payload: Bytes) {
         let mut sent = Box::pin(async move { self.connection.client.publish(self.subject, payload).await });
         if let Some(done) = (&mut sent).now_or_never() {
@@ -50,14 +50,14 @@ impl fmt::Debug for NatsReply {
     }
 }
 
-/// /// Subscribes, and waits until the server has the subscription.
+/// Subscribes, and waits until the server has the subscription.
 pub(super) async fn subscribe(
     connection: &Arc<Connection>,
     subject: String,
     group: Option<String>,
 ) -> Result<Subscription, BusError> {
     connection.check_connected()?;
-    // // Taken before subscribing, so that no gap is missed in between.
+    // Taken before subscribing, so that no gap is missed in between.
     let gaps = connection.gaps();
     let client = &connection.client;
     let subscriber = match group {
@@ -70,15 +70,15 @@ pub(super) async fn subscribe(
     Ok(Subscription { mailbox, _feed: Box::new(AbortOnDrop(filling)) })
 }
 
-/// /// Decides where in a subscription a gap is marked: after the messages that were queued when it was noticed.
+/// Decides where in a subscription a gap is marked: after the messages that were queued when it was noticed.
 struct Gaps {
     changes: watch::Receiver<u64>,
-    /// /// Messages to pass on before the mark.
+    /// Messages to pass on before the mark.
     due: Option<usize>,
 }
 
 impl Gaps {
-    /// /// Called for every message. Returns whether the mark must follow it.
+    /// Called for every message. Returns whether the mark must follow it.
     fn is_due(&mut self) -> bool {
         if self.due.is_none() && self.changes.has_changed().unwrap_or(false) {
             self.changes.mark_unchanged();
@@ -88,7 +88,7 @@ impl Gaps {
         self.due.take_if(|left| *left == 0).is_some()
     }
 
-    /// /// Waits for a gap. Returns at once if a noticed gap is not marked yet.
+    /// Waits for a gap. Returns at once if a noticed gap is not marked yet.
     async fn noticed(&mut self) {
         if self.due.take().is_none() && self.changes.changed().await.is_err() {
             std::future::pending::<()>().await;
@@ -116,7 +116,7 @@ async fn fill(
                     filler.lost();
                 }
             }
-            // // The queue is empty, so the mark belongs here.
+            // The queue is empty, so the mark belongs here.
             () = gaps.noticed() => filler.lost(),
         }
     }
