@@ -221,12 +221,12 @@ mod tests {
         assert!(records.keep(GATEWAY, kept(1, 7)), "its own again, as in a snapshot");
         assert!(records.keep(GATEWAY, kept(2, 8)), "its client came back");
         assert!(!records.keep(GATEWAY, kept(1, 7)), "a snapshot still has both");
-        assert!(!records.keep(GATEWAY, kept(1, 8)), "the predecessor makes another base");
-        assert!(!records.keep(OTHER, kept(2, 8)), "of two with the same number, one is kept");
+        assert!(!records.keep(GATEWAY, kept(1, 8)), "it makes a base");
+        assert!(!records.keep(OTHER, kept(2, 8)), "two at once: one of them");
         assert!(!records.end(0, GATEWAY, &ended(1)));
         records.expire(RECOVERY_MS);
         assert_eq!(newest(&records), Some(8));
-        assert!(records.keep(GATEWAY, kept(2, 9)), "its successor makes another base");
+        assert!(records.keep(GATEWAY, kept(2, 9)), "its successor makes a base");
         assert_eq!(newest(&records), Some(9));
     }
 
@@ -249,15 +249,15 @@ mod tests {
         let mut records = Records::default();
         assert!(records.keep(GATEWAY, kept(1, 7)));
         assert!(records.end(1_000, GATEWAY, &ended(1)));
-        assert!(!records.end(2_000, GATEWAY, &ended(1)), "a session ends once");
+        assert!(!records.end(2_000, GATEWAY, &ended(1)), "once");
         records.expire(999 + RECOVERY_MS);
         assert_eq!(newest(&records), Some(7));
         assert!(records.keep(OTHER, kept(5, 8)));
         records.expire(1_000 + RECOVERY_MS);
-        assert_eq!(newest(&records), Some(8), "a live session owns it");
+        assert_eq!(newest(&records), Some(8), "a session has it");
         records.sweep(5_000, GATEWAY, &Announced::default());
         records.sweep(6_000, OTHER, &Announced::default());
-        assert!(records.keep(OTHER, kept(5, 8)), "its gateway was silent only for a while");
+        assert!(records.keep(OTHER, kept(5, 8)), "its gateway was silent for a while only");
         assert!(records.end(7_000, OTHER, &ended(5)));
         records.expire(7_000 + RECOVERY_MS);
         assert_eq!((newest(&records), records.count(), records.bytes), (None, 0, 0));

@@ -1,4 +1,4 @@
-//! The worker on a bus: requests, pushes, hand-over, and a store that is slow.
+//! The worker on a bus: requests, pushes, a take-over, and a slow store.
 
 use crate::dsl::*;
 use carillon_presence_worker::store::{StoreError, UserRow, UserStore};
@@ -21,7 +21,7 @@ use wire::presence_change::Body as Change;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Rows in memory, which can be out of reach.
+/// Rows in memory. While `away` is set, reads hang and writes fail.
 #[derive(Default)]
 struct MemoryStore {
     rows: Mutex<HashMap<UserId, UserRow>>,
@@ -76,7 +76,7 @@ impl Worker {
     }
 }
 
-/// A gateway's side of one shard.
+/// A gateway that talks to one shard.
 struct Gateway {
     name: &'static str,
     bus: Arc<EmbeddedBus>,
@@ -92,7 +92,7 @@ impl Gateway {
         Gateway { name, bus: bus.clone(), pushes, shard, number: 0 }
     }
 
-    /// One request; `None` if nobody answers in the time that gateways wait.
+    /// Sends one request; `None` if no reply comes within the time that gateways wait.
     async fn try_request(&self, request: &wire::PresenceRequest) -> Option<wire::PresenceReply> {
         let payload = request.encode_to_vec().into();
         let subject = subject::presence(self.shard);
@@ -100,7 +100,7 @@ impl Gateway {
         Some(wire::PresenceReply::decode(reply).expect("a reply"))
     }
 
-    /// A request, again until somebody owns the shard.
+    /// Sends a request, again and again until an owner replies.
     async fn request(&self, request: wire::PresenceRequest) -> wire::PresenceReply {
         let until_answered = async {
             loop {
@@ -122,7 +122,7 @@ impl Gateway {
         self.request(request(self.name, 0, self.number, Vec::new())).await
     }
 
-    /// The next push within a second.
+    /// The next push, if it comes within a second.
     async fn next_push(&mut self) -> Option<wire::PresenceChanges> {
         let incoming = timeout(Duration::from_secs(1), self.pushes.next()).await.ok()?;
         let Some(Incoming::Message(message)) = incoming else { panic!("the bus lost something") };
@@ -132,7 +132,7 @@ impl Gateway {
         }
     }
 
-    /// Beats until a push says something of a user's being online.
+    /// Sends heartbeats until a push contains the user's presence, which must be `online`.
     async fn hears(&mut self, other: &Gateway, user: &str, online: bool) -> wire::UserPresence {
         let told = async {
             loop {
@@ -150,7 +150,7 @@ impl Gateway {
     }
 }
 
-/// Names of users of one shard.
+/// Names of users that belong to one shard.
 fn names(shard: u32) -> impl Iterator<Item = String> {
     (0..).map(|number| format!("user-{number}")).filter(move |name| presence_shard(name) == shard)
 }
@@ -164,7 +164,7 @@ async fn world() -> (Arc<EmbeddedBus>, Arc<MemoryStore>, Worker, Gateway, Gatewa
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn presence_travels_from_gateway_to_gateway_and_into_the_store() {
+async fn presence_reaches_other_gateways_and_the_store() {
     let (_bus, store, worker, mut one, mut two) = world().await;
     let reply = two.send(vec![watch("ann")]).await;
     assert!(!presence_of(reply.results[0].body.as_ref()).online);
@@ -186,7 +186,7 @@ async fn presence_travels_from_gateway_to_gateway_and_into_the_store() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_storm_is_told_in_batches() {
+async fn many_changes_are_pushed_in_batches() {
     let (_bus, _store, worker, mut one, mut two) = world().await;
     let users: Vec<_> = names(one.shard).take(300).collect();
     two.send(users.iter().map(|user| watch(user)).collect()).await;
@@ -207,7 +207,7 @@ async fn a_storm_is_told_in_batches() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn another_worker_takes_over_and_nobody_goes_offline() {
+async fn a_user_stays_online_while_another_worker_takes_over() {
     let (bus, store, first, mut one, mut two) = world().await;
     one.send(vec![start("ann", 1)]).await;
     let old = two.send(vec![watch("ann")]).await;
@@ -242,7 +242,7 @@ async fn another_worker_takes_over_and_nobody_goes_offline() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_that_is_away_delays_presence_a_little_and_loses_nothing() {
+async fn presence_works_while_the_store_is_away_and_rows_are_written_later() {
     let (_bus, store, worker, mut one, mut two) = world().await;
     one.heartbeat().await;
     let row = UserRow {
@@ -271,7 +271,7 @@ async fn a_store_that_is_away_delays_presence_a_little_and_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_that_stopped_no_longer_answers_and_has_written_everything() {
+async fn a_stopped_worker_replies_no_more_and_has_written_everything() {
     let (_bus, store, worker, mut one, _two) = world().await;
     one.send(vec![watch("ann"), start("ann", 1), end("ann", 1)]).await;
     worker.stop().await;

@@ -1,4 +1,4 @@
-//! A shard under a clock that the test turns, and gateways that announce to it.
+//! A shard with a clock that the test sets, and gateways that announce to it.
 
 use carillon_presence_worker::core::Moment;
 use carillon_presence_worker::core::shard::{Push, Shard};
@@ -8,9 +8,9 @@ use carillon_proto::wire::{self, Status, presence_change::Body as Change, presen
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Grace of the shards under test.
+/// The grace of the shards under test.
 pub const GRACE_MS: u64 = 3_000;
-/// Wall time when the steady clock of a test stands at 0.
+/// The wall clock when a test's steady clock is at 0.
 pub const WALL_MS: u64 = 1_700_000_000_000;
 
 pub fn user(name: &str) -> UserId {
@@ -35,7 +35,7 @@ pub fn limited(user: &str, session: u64, limit: u32) -> Change {
     })
 }
 
-/// A session as it stands in a snapshot: with its status, and where it was before.
+/// A session as a snapshot announces it: with its status, and its place before it moved.
 pub fn told(user: &str, session: u64, status: Option<Status>, before: Option<(&str, u64)>) -> Change {
     Change::SessionStarted(wire::SessionStarted {
         user: user.into(),
@@ -47,7 +47,7 @@ pub fn told(user: &str, session: u64, status: Option<Status>, before: Option<(&s
     })
 }
 
-/// A session that goes on from one of another gateway.
+/// A session that moved from another gateway.
 pub fn moved(user: &str, session: u64, gateway: &str, before: u64) -> Change {
     told(user, session, None, Some((gateway, before)))
 }
@@ -102,7 +102,7 @@ pub fn snapshot(gateway: &str, number: u64, changes: Vec<Change>) -> wire::Prese
     wire::PresenceRequest { snapshot: true, ..request(gateway, number, number - 1, changes) }
 }
 
-/// A shard, its clock, and what it has pushed.
+/// A shard, its clock, and the pushes it returned.
 pub struct World {
     pub shard: Shard,
     pub now_ms: u64,
@@ -111,7 +111,7 @@ pub struct World {
 }
 
 impl World {
-    /// An ownership that begins at 0 and has its first beats behind it.
+    /// An ownership that began at 0 and whose amnesty is over.
     pub fn settled() -> World {
         let mut world = World::new();
         world.pass(&[], 3_000);
@@ -134,7 +134,7 @@ impl World {
         Moment { steady_ms: self.now_ms, wall_ms: WALL_MS + self.now_ms }
     }
 
-    /// Hands over a request as it is, with rows.
+    /// Sends a request unchanged, with rows read for it.
     pub fn hand_over(
         &mut self,
         request: wire::PresenceRequest,
@@ -153,7 +153,7 @@ impl World {
         self.pushes.extend(pushes.into_iter().map(|push| (now_ms, push)));
     }
 
-    /// Sends a gateway's next batch.
+    /// Sends a gateway's next batch. Returns the results.
     pub fn send(&mut self, gateway: &str, changes: Vec<Change>) -> Vec<Outcome> {
         let last = self.number(gateway);
         let count = changes.len();
@@ -172,7 +172,7 @@ impl World {
         self.hand_over(request(gateway, 0, last, Vec::new()), Vec::new())
     }
 
-    /// Time passes: ticks every second and when something is due, heartbeats of the gateways named.
+    /// Lets time pass, with ticks every second and when something is due, and heartbeats of the named gateways.
     pub fn pass(&mut self, gateways: &[&str], ms: u64) {
         let until_ms = self.now_ms + ms;
         while self.now_ms < until_ms {
@@ -194,7 +194,7 @@ impl World {
         }
     }
 
-    /// What `gateway` was told of users since the last time this was asked: `(when, user, online)`.
+    /// The presences pushed to `gateway` since the last call: `(when, user, online)`.
     pub fn told_of_users(&mut self, gateway: &str) -> Vec<(u64, String, bool)> {
         let mut told = Vec::new();
         for (at_ms, push) in self.pushes.iter_mut().filter(|(_, push)| push.gateway.as_str() == gateway) {
@@ -203,13 +203,13 @@ impl World {
         told
     }
 
-    /// What `gateway` was told of rooms since the last time this was asked.
+    /// The room changes pushed to `gateway` since the last call.
     pub fn told_of_rooms(&mut self, gateway: &str) -> Vec<wire::RoomChange> {
         let pushes = self.pushes.iter_mut().filter(|(_, push)| push.gateway.as_str() == gateway);
         pushes.flat_map(|(_, push)| push.news.rooms.drain(..)).collect()
     }
 
-    /// Who was told that one of these users has too many sessions, since the last time this was asked.
+    /// The gateways asked to check the sessions of users with too many, since the last call: `(gateway, user)`.
     pub fn told_of_crowds(&mut self) -> Vec<(String, String)> {
         let pushes = self.pushes.iter_mut();
         let told = pushes.flat_map(|(_, push)| {
@@ -219,12 +219,12 @@ impl World {
         told.collect()
     }
 
-    /// Whether `gateway` was asked for a snapshot by a push.
+    /// Whether a push requested a snapshot from `gateway`.
     pub fn asked_for_snapshot(&self, gateway: &str) -> bool {
         self.pushes.iter().any(|(_, push)| push.gateway.as_str() == gateway && push.news.snapshot_wanted)
     }
 
-    /// The store answers that it knows nobody.
+    /// Answers all loads with users who have no row.
     pub fn answer_loads(&mut self) {
         let asked = self.shard.take_to_load(100);
         let rows = asked.iter().cloned().map(Record::unknown).collect();
@@ -232,7 +232,7 @@ impl World {
         self.keep(pushes);
     }
 
-    /// The presence of a user, asked by nobody in particular.
+    /// The presence of a user, by a query of a gateway that takes no other part.
     pub fn presence(&mut self, user: &str) -> wire::UserPresence {
         let reply = self.hand_over(request("probe", 0, 0, vec![query(user)]), Vec::new());
         presence_of(reply.results[0].body.as_ref())

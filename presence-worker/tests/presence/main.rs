@@ -1,4 +1,4 @@
-//! The presence-worker, tested from outside: tables over the pure core, a property, and the worker on a bus.
+//! Tests of the presence-worker from outside: tables over the pure core, a property test, and the worker on a bus.
 
 mod driver;
 mod dsl;

@@ -1,11 +1,11 @@
-//! Numbers: batches that come twice, out of order or not at all, and the snapshots that make up for them.
+//! Batch numbers: batches that are repeated, out of order or lost, and the snapshots that repair the state.
 
 use crate::dsl::*;
 use carillon_proto::wire::{Status, presence_result::Body as Outcome};
 
 #[test]
-fn numbers_in_step_want_nothing_and_all_others_a_snapshot() {
-    // What came before, the request's number and last number, and whether a snapshot is wanted.
+fn a_number_out_of_step_makes_the_shard_want_a_snapshot() {
+    // The number of batches before, the request's number and last number, and whether a snapshot is wanted.
     let cases = [
         (0, 1, 0, false, "the first batch"),
         (0, 0, 0, false, "the first heartbeat"),
@@ -45,7 +45,7 @@ fn after_a_gap_the_snapshot_is_wanted_until_it_comes() {
 }
 
 #[test]
-fn answers_to_what_is_not_taken_say_how_it_would_be() {
+fn a_batch_after_a_gap_is_answered_as_if_it_were_applied() {
     let mut world = World::settled();
     world.send("two", vec![limited("ann", 1, 2), limited("ann", 2, 2), join("room", "ann")]);
     let changes = vec![limited("ann", 3, 2), limited("bob", 1, 2), join("room", "bob"), query("ann")];
@@ -63,7 +63,7 @@ fn answers_to_what_is_not_taken_say_how_it_would_be() {
 }
 
 #[test]
-fn a_repeated_batch_is_answered_as_the_first_time_and_taken_once() {
+fn a_repeated_batch_gets_the_first_reply_and_is_applied_once() {
     let mut world = World::settled();
     world.send("two", vec![join("room", "eve")]);
     let batch = request("one", 1, 0, vec![limited("ann", 1, 1), limited("ann", 2, 1), join("room", "ann")]);
@@ -127,7 +127,7 @@ fn a_snapshot_replaces_everything_of_its_gateway_and_nothing_else() {
 }
 
 #[test]
-fn a_snapshot_of_what_is_known_is_no_news() {
+fn a_snapshot_without_changes_pushes_nothing() {
     let mut world = World::settled();
     world.send("friends", vec![watch("ann"), join("room", "zoe")]);
     let everything = vec![start("ann", 1), set("ann", 1, Status::Away, "x"), join("room", "ann")];
@@ -152,7 +152,7 @@ fn repeating_a_status_in_a_snapshot_is_not_setting_it_again() {
 }
 
 #[test]
-fn in_a_snapshot_sessions_are_taken_as_they_are() {
+fn sessions_in_a_snapshot_are_admitted_without_a_limit() {
     let mut world = World::settled();
     let four = (1..=4).map(|session| limited("ann", session, 2)).collect();
     let reply = world.hand_over(snapshot("one", 1, four), Vec::new());
@@ -161,7 +161,7 @@ fn in_a_snapshot_sessions_are_taken_as_they_are() {
 }
 
 #[test]
-fn a_snapshot_in_parts_replaces_with_its_last_part() {
+fn a_snapshot_in_parts_takes_effect_with_its_last_part() {
     let mut world = World::settled();
     world.send("friends", vec![join("room", "zoe")]);
     world.send("one", vec![start("ann", 1), start("bob", 1), start("eve", 1), join("room", "bob")]);
@@ -194,7 +194,7 @@ fn a_snapshot_whose_part_is_missing_replaces_nothing() {
 }
 
 #[test]
-fn a_worker_held_up_between_two_parts_goes_on_with_the_next() {
+fn a_worker_delayed_between_two_parts_continues_with_the_next() {
     let mut world = World::settled();
     world.send("one", vec![start("ann", 1), start("bob", 1)]);
     let first =
@@ -208,14 +208,14 @@ fn a_worker_held_up_between_two_parts_goes_on_with_the_next() {
 }
 
 #[test]
-fn gateways_without_a_proper_name_are_not_answered() {
+fn gateways_with_an_invalid_name_get_no_reply() {
     let mut world = World::settled();
     let now = world.now();
     assert!(world.shard.request(now, request("a.b", 1, 0, Vec::new()), Vec::new()).is_none());
 }
 
 #[test]
-fn lost_pushes_are_made_up_for_by_a_snapshot() {
+fn lost_pushes_make_the_shard_want_a_snapshot() {
     let mut world = World::settled();
     world.send("one", vec![watch("ann")]);
     let one = carillon_proto::id::GatewayId::parse("one").expect("valid");

@@ -1,5 +1,5 @@
-//! Whatever three gateways announce, and whatever of it is lost, repeated or late: once they are in step
-//! again, the shard holds what they hold, and they know what the shard knows.
+//! A property test. Three gateways announce random changes, some of which are lost, repeated or late. Once their
+//! batches are in step again, the shard must hold what they hold, and they must know what the shard holds.
 
 use crate::dsl::*;
 use carillon_presence_worker::core::Moment;
@@ -19,25 +19,25 @@ enum Step {
     Start(usize, usize),
     End(usize, usize),
     Set(usize, usize, Status),
-    /// A session goes on at another gateway; its own announces it until it lets go of what has left.
+    /// A session moves to another gateway. The old gateway announces it until `LetGo`.
     Move(usize, usize, usize),
     LetGo(usize),
     Watch(usize, usize),
     Unwatch(usize, usize),
     Join(usize, usize, usize),
     Leave(usize, usize, usize),
-    /// The changes since the last batch arrive, this many times.
+    /// The changes since the last batch arrive this many times.
     Send(usize, usize),
-    /// They do not, and the gateway has not noticed.
+    /// The changes since the last batch are lost, and the gateway does not notice.
     Lose(usize),
-    /// The pushes that wait for the gateway arrive.
+    /// The pushes in flight to the gateway arrive.
     Deliver(usize),
-    /// They do not, and the worker has noticed.
+    /// The pushes in flight to the gateway are lost, and the worker notices.
     LosePushes(usize),
     Wait(u64),
     /// The gateway is cut off for five seconds.
     CutOff(usize),
-    /// Another worker takes the shard over; pushes under way are lost.
+    /// Another worker takes the shard over, and the pushes in flight are lost.
     NewOwner,
 }
 
@@ -46,11 +46,11 @@ enum Step {
 struct Local {
     status: Option<Status>,
     before: Option<(String, u64)>,
-    /// It goes on elsewhere.
+    /// The session has moved to another gateway.
     has_left: bool,
 }
 
-/// A gateway: what it announces, and what it was told.
+/// A gateway: what it announces, and what it learned from replies and pushes.
 #[derive(Default)]
 struct Announcer {
     name: String,
@@ -175,7 +175,7 @@ impl Model {
         reply
     }
 
-    /// Time passes; every gateway but `without` sends its heartbeats.
+    /// Lets time pass, with heartbeats of every gateway but `without`.
     fn wait(&mut self, ms: u64, without: Option<usize>) {
         let until_ms = self.now_ms + ms;
         while self.now_ms < until_ms {
@@ -215,7 +215,7 @@ impl Model {
         announcer.pending.clear();
         announcer.snapshot_wanted = false;
         let everything = announcer.everything();
-        // A session and its status stand in the same part: an even cut would not do for three of them.
+        // A session and its status are in the same part, so the cut is after the sessions and not in the middle.
         let cut = everything.iter().position(|change| matches!(change, Change::Watch(_))).unwrap_or(0);
         let (sessions, rest) = everything.split_at(cut);
         let name = announcer.name.clone();
@@ -271,7 +271,7 @@ impl Model {
         let from = &mut self.gateways[gateway];
         let Some((user, session)) = from.nth_session(nth).filter(|_| gateway != to) else { return };
         let before = Some((from.name.clone(), session));
-        // It has a WebSocket there, and moves no more.
+        // A session that has moved has a WebSocket, and does not move again.
         let local = from.sessions.get_mut(&(user, session)).filter(|local| local.before.is_none());
         let Some(local) = local else { return };
         local.has_left = true;
@@ -328,7 +328,7 @@ impl Model {
         announcer.pending.extend(change);
     }
 
-    /// Everything arrives from now on, and enough time passes for every grace.
+    /// Delivers everything from now on, and waits until every grace is over.
     fn come_to_rest(&mut self) {
         let sessions = self.gateways.iter().flat_map(Announcer::present);
         let before: BTreeSet<_> = sessions.filter_map(|(_, local)| local.before.clone()).collect();
@@ -367,7 +367,7 @@ impl Model {
             for gateway in self.gateways.iter().filter(|gateway| gateway.watches.contains(name)) {
                 let mut known = gateway.users.get(name).expect("told of whom it watches").1.clone();
                 if presence.online {
-                    // Their last visit is not kept up to date.
+                    // While a user is online, no push updates `last_seen_ms`.
                     known.last_seen_ms = presence.last_seen_ms;
                 }
                 assert_eq!(known, presence, "{} of {name}", gateway.name);
@@ -418,7 +418,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 1_000, ..ProptestConfig::default() })]
 
     #[test]
-    fn gateways_and_shard_come_to_agree(steps in steps()) {
+    fn gateways_and_shard_agree_in_the_end(steps in steps()) {
         let mut model = Model::new();
         steps.iter().for_each(|step| model.step(step));
         model.come_to_rest();

@@ -1,4 +1,4 @@
-//! Records of sessions that can be recovered: whose they are, what is added to them, and how long they stay.
+//! Records of sessions that can be recovered: their owners, their changes, and how long they are kept.
 
 use crate::dsl::*;
 use carillon_presence_worker::limits::{RECOVERY_BYTES_MAX, RECOVERY_MS};
@@ -23,7 +23,7 @@ fn record(pid: &str, conversations: &[&str]) -> RecoveryRecord {
     }
 }
 
-/// As another session goes on with it, which begins with a base of its own.
+/// The record as a later session announces it, which begins with a base of its own.
 fn newer(mut record: RecoveryRecord) -> RecoveryRecord {
     record.bases.iter_mut().for_each(|base| base.number += 1);
     record
@@ -60,7 +60,7 @@ fn found(world: &mut World, gateway: &str, user: &str) -> RecoveryFound {
     }
 }
 
-/// What is subscribed to, as another gateway finds it.
+/// The subscriptions that another gateway finds in the record.
 fn conversations(world: &mut World) -> Vec<String> {
     let record = found(world, "other", "").record.expect("kept");
     let lasting = record.bases.last().expect("a base").subscriptions.iter().filter(|of| !of.ended);
@@ -79,7 +79,7 @@ fn a_record_is_found_by_its_pid_and_its_user() {
 }
 
 #[test]
-fn changes_are_taken_in_order_and_once() {
+fn changes_are_applied_in_order_and_once() {
     let mut world = World::settled();
     world.send("one", vec![keep(1, record("p", &["a"]))]);
     for (change, taken) in [
@@ -101,7 +101,7 @@ fn changes_are_taken_in_order_and_once() {
 }
 
 #[test]
-fn a_record_belongs_to_whoever_kept_it_last() {
+fn a_record_belongs_to_the_session_that_kept_it_last() {
     let mut world = World::settled();
     world.send("one", vec![keep(1, record("p", &["a"]))]);
     world.send("two", vec![keep(8, newer(record("p", &["a", "b"])))]);
@@ -124,7 +124,7 @@ fn a_record_stays_two_minutes_after_its_session() {
     assert_eq!(found(&mut world, "other", ""), RecoveryFound::default());
 }
 
-/// Seen to fail without `Records::sweep`.
+/// Verified to fail without `Records::sweep`.
 #[test]
 fn a_record_survives_its_gateway_for_two_minutes() {
     let mut world = World::settled();
@@ -139,7 +139,7 @@ fn a_record_survives_its_gateway_for_two_minutes() {
 }
 
 #[test]
-fn one_that_is_kept_again_stays_as_long_as_its_session() {
+fn a_record_kept_again_stays_as_long_as_its_new_session() {
     let mut world = World::settled();
     world.send("crashed", vec![keep(1, record("p", &["a"]))]);
     world.pass(&["other"], 10_000);
@@ -149,7 +149,7 @@ fn one_that_is_kept_again_stays_as_long_as_its_session() {
 }
 
 #[test]
-fn a_snapshot_says_which_sessions_live() {
+fn the_session_of_a_record_missing_in_a_snapshot_counts_as_ended() {
     let mut world = World::settled();
     world.send("one", vec![keep(1, record("p", &["a"])), keep(2, record("q", &[]))]);
     world.hand_over(snapshot("one", 2, vec![keep(2, record("q", &["z"]))]), Vec::new());
@@ -159,7 +159,7 @@ fn a_snapshot_says_which_sessions_live() {
 }
 
 #[test]
-fn a_new_owner_says_that_it_may_learn_of_it_yet() {
+fn a_new_owner_replies_that_a_record_may_still_be_announced() {
     let mut world = World::new();
     let ask = || vec![Change::RecoveryQuery(RecoveryQuery { pid: "p".into(), user: String::new() })];
     let unsettled = RecoveryFound { again: true, ..RecoveryFound::default() };
@@ -169,7 +169,7 @@ fn a_new_owner_says_that_it_may_learn_of_it_yet() {
 }
 
 #[test]
-fn there_is_room_for_so_much() {
+fn the_bytes_of_all_records_are_bounded() {
     let mut world = World::settled();
     let conversations: Vec<String> = (0..1_000).map(|number| format!("{number:0>120}")).collect();
     let names: Vec<&str> = conversations.iter().map(String::as_str).collect();

@@ -1,4 +1,4 @@
-//! Rooms: who is counted, who is told, and who is visible.
+//! Rooms: which users are counted, which gateways receive changes, and which users are visible.
 
 use crate::dsl::*;
 use carillon_proto::limits::PRESENCE_PARTICIPANTS_MAX;
@@ -42,7 +42,7 @@ fn a_user_counts_once_over_all_gateways() {
 }
 
 #[test]
-fn how_somebody_left_is_passed_on() {
+fn how_a_user_left_is_pushed() {
     for disconnected in [false, true] {
         let mut world = World::settled();
         world.send("two", vec![join("room", "bob")]);
@@ -71,7 +71,7 @@ fn all_changes_of_one_batch_are_one_push() {
 }
 
 #[test]
-fn rooms_without_users_are_gone() {
+fn a_room_without_users_is_removed() {
     let mut world = World::settled();
     world.send("one", vec![join("a", "ann"), join("b", "ann"), join("a", "bob")]);
     assert_eq!((world.shard.census().rooms, world.shard.census().memberships), (2, 3));
@@ -120,7 +120,7 @@ fn only_the_first_hundred_are_visible() {
 }
 
 #[test]
-fn a_reply_never_outgrows_the_bus() {
+fn a_reply_never_exceeds_a_bus_message() {
     let mut world = World::settled();
     let long = |number: usize| format!("{number:0>128}");
     let members: Vec<_> = (0..100).map(long).collect();

@@ -1,4 +1,4 @@
-//! Rows: what is written to the store, when, and what happens while the store is away.
+//! Rows: which ones are written to the store and when, and what happens while the store is away.
 
 use crate::dsl::*;
 use carillon_presence_worker::core::user::Record;
@@ -81,7 +81,7 @@ fn a_session_without_a_profile_does_not_erase_the_stored_one() {
 }
 
 #[test]
-fn the_last_visit_that_comes_late_from_the_store_is_told() {
+fn a_last_visit_that_is_read_late_is_pushed() {
     let mut world = World::settled();
     world.send("one", vec![watch("ann"), watch("bob"), start("bob", 1)]);
     world.told_of_users("one");
@@ -95,7 +95,7 @@ fn the_last_visit_that_comes_late_from_the_store_is_told() {
 }
 
 #[test]
-fn what_could_not_be_written_is_written_again_as_it_is_by_then() {
+fn a_failed_write_is_repeated_with_the_latest_data() {
     let mut world = World::settled();
     world.send("one", vec![start("ann", 1)]);
     load(&mut world, Vec::new());
@@ -110,7 +110,7 @@ fn what_could_not_be_written_is_written_again_as_it_is_by_then() {
 }
 
 #[test]
-fn rows_that_could_not_be_read_are_asked_for_again() {
+fn rows_that_could_not_be_read_are_read_again() {
     let mut world = World::settled();
     world.send("one", vec![start("ann", 1)]);
     let asked = world.shard.take_to_load(100);

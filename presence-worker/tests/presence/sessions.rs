@@ -1,4 +1,4 @@
-//! Sessions: the first and the last, the grace between them and being offline, and how many there may be.
+//! Sessions: the first and the last of a user, the grace before the user is offline, and the limit on their number.
 
 use crate::dsl::*;
 use carillon_proto::wire::{Status, presence_result::Body as Outcome};
@@ -7,7 +7,7 @@ const YES: Outcome = Outcome::Done(true);
 const NO: Outcome = Outcome::Done(false);
 
 #[test]
-fn the_first_session_brings_a_user_online_and_only_the_last_takes_them_off() {
+fn a_user_is_online_from_the_first_session_to_the_end_of_the_last() {
     let mut world = World::settled();
     let watched = world.send("friends", vec![watch("ann")]);
     assert!(!presence_of(watched.first()).online);
@@ -29,7 +29,7 @@ fn the_first_session_brings_a_user_online_and_only_the_last_takes_them_off() {
 }
 
 #[test]
-fn a_session_within_the_grace_goes_unnoticed() {
+fn a_new_session_within_the_grace_pushes_nothing() {
     for (away_ms, noticed) in [(GRACE_MS - 1, false), (GRACE_MS, true)] {
         let mut world = World::settled();
         world.send("friends", vec![watch("ann")]);
@@ -57,17 +57,17 @@ fn without_a_grace_a_user_is_offline_at_once() {
 }
 
 #[test]
-fn a_reload_within_one_batch_is_no_news() {
+fn a_reload_within_one_batch_is_pushed_once() {
     let mut world = World::settled();
     world.send("friends", vec![watch("ann")]);
     world.send("one", vec![start("ann", 1), end("ann", 1), start("ann", 2)]);
     assert_eq!(world.told_of_users("friends").len(), 1);
 }
 
-/// Before, nobody looked whether the others still lived: five dead connections locked a user out until each had been
-/// missed by its own gateway.
+/// Before the fix, the gateways of the other sessions did not check whether these were alive: five dead connections
+/// locked a user out until each gateway had noticed its own.
 #[test]
-fn who_holds_sessions_of_a_user_that_has_too_many_is_told_to_look_for_dead_ones() {
+fn gateways_of_a_user_at_the_limit_are_asked_to_look_for_dead_sessions() {
     let mut world = World::settled();
     world.send("one", vec![limited("ann", 1, 3), limited("ann", 2, 3), limited("bob", 3, 3)]);
     world.send("two", vec![limited("ann", 1, 3)]);
@@ -82,10 +82,10 @@ fn who_holds_sessions_of_a_user_that_has_too_many_is_told_to_look_for_dead_ones(
     assert_eq!(world.told_of_crowds(), []);
 }
 
-/// A moved session is counted twice until its old gateway lets go, if it does not take its own place: the limit of 5
-/// refused a user's third client that upgraded at another gateway.
+/// A moved session must take over its old place. Otherwise it is counted twice until its old gateway ends it: a limit
+/// of 5 then refused the third client of a user whose clients upgraded at another gateway.
 #[test]
-fn a_session_that_moves_takes_its_own_place() {
+fn a_moved_session_takes_over_its_old_place() {
     let mut world = World::settled();
     world.send("friends", vec![watch("ann")]);
     world.send("one", vec![limited("ann", 1, 2), set("ann", 1, Status::Away, "lunch")]);
@@ -108,7 +108,7 @@ fn a_session_that_moves_takes_its_own_place() {
 }
 
 #[test]
-fn a_session_that_moves_from_where_nobody_knows_it_begins() {
+fn a_session_that_moved_from_an_unknown_place_starts_as_a_new_one() {
     for before in [moved("ann", 1, "nowhere", 1), moved("ann", 1, "one", 9)] {
         let mut world = World::settled();
         world.send("one", vec![start("bob", 9)]);
@@ -132,7 +132,7 @@ fn the_sixth_session_is_refused_wherever_the_others_are() {
     assert_eq!(world.send("two", vec![limited("ann", 3, 5)]), [YES], "the refused one was not counted");
 }
 
-/// Seen to fail with `user.sessions_where(is_live)` in `Roster::start` replaced by `user.sessions()`.
+/// Verified to fail if `Roster::start` uses `user.sessions()` in place of `user.sessions_where(is_live)`.
 #[test]
 fn sessions_of_a_silent_gateway_do_not_count() {
     let mut world = World::settled();
@@ -150,7 +150,7 @@ fn sessions_of_a_silent_gateway_do_not_count() {
 }
 
 #[test]
-fn ids_that_are_none_are_refused_and_leave_nothing() {
+fn invalid_ids_are_refused_and_leave_nothing_behind() {
     let mut world = World::settled();
     let before = world.shard.census();
     let results = world

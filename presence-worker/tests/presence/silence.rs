@@ -1,4 +1,4 @@
-//! Silence: gateways that are gone, workers that were held up, and owners that are new.
+//! Silence: gateways that are gone, workers that were delayed, and new owners.
 
 use crate::dsl::*;
 use carillon_proto::wire::Status;
@@ -51,9 +51,9 @@ fn a_heartbeat_in_time_keeps_a_gateway() {
     assert_eq!(world.shard.census().sessions, 1);
 }
 
-/// Seen to fail with the call of `distrust` in `Shard::notice_delay` disabled.
+/// Verified to fail without the call of `distrust` in `Shard::notice_delay`.
 #[test]
-fn a_worker_that_was_held_up_declares_nobody_offline() {
+fn a_delayed_worker_declares_no_user_offline() {
     let mut world = World::settled();
     world.send("one", vec![start("ann", 1), join("room", "ann")]);
     world.send("two", vec![watch("ann"), watch("eve"), start("eve", 1), join("room", "bob")]);
@@ -78,7 +78,7 @@ fn a_worker_that_was_held_up_declares_nobody_offline() {
 }
 
 #[test]
-fn a_late_tick_is_noticed_by_whatever_comes_first() {
+fn a_late_tick_is_noticed_by_the_next_input() {
     for (late_ms, held_up) in [(2_000, false), (2_001, true)] {
         let mut world = World::settled();
         world.send("one", vec![start("ann", 1)]);
@@ -88,7 +88,7 @@ fn a_late_tick_is_noticed_by_whatever_comes_first() {
 }
 
 #[test]
-fn a_new_owner_declares_nobody_offline_in_its_first_beats() {
+fn a_new_owner_declares_no_user_offline_during_its_amnesty() {
     let mut world = World::new();
     let reply = world
         .hand_over(snapshot("two", 9, vec![watch("ann"), watch("bob"), join("room", "zoe")]), Vec::new());
@@ -111,7 +111,7 @@ fn a_new_owner_declares_nobody_offline_in_its_first_beats() {
 }
 
 #[test]
-fn a_grace_that_ends_in_the_first_beats_ends_with_them() {
+fn a_grace_that_began_during_the_amnesty_ends_on_time() {
     let mut world = World::new();
     world.send("two", vec![watch("ann")]);
     world.send("one", vec![start("ann", 1), end("ann", 1)]);

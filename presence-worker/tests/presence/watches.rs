@@ -1,4 +1,4 @@
-//! Watching: who is told, statuses, the invisible, and users of whom little or nothing is known.
+//! Watching: which gateways receive pushes, statuses, invisible users, and users without a row.
 
 use crate::dsl::*;
 use carillon_presence_worker::core::user::Record;
@@ -20,7 +20,7 @@ fn only_watchers_are_told_and_only_until_they_unwatch() {
 }
 
 #[test]
-fn a_watch_answers_how_the_user_is_after_the_whole_batch() {
+fn a_watch_returns_the_presence_after_the_whole_batch() {
     let mut world = World::settled();
     let results = world.send("one", vec![watch("ann"), start("ann", 1), query("ann")]);
     assert!(presence_of(results.first()).online);
@@ -36,7 +36,7 @@ fn a_query_does_not_watch() {
 }
 
 #[test]
-fn the_status_is_the_latest_one_set_by_a_living_session() {
+fn the_status_is_the_latest_one_set_by_a_current_session() {
     let mut world = World::settled();
     world.send("one", vec![start("ann", 1), set("ann", 1, Status::Away, "lunch")]);
     world.send("two", vec![start("ann", 1)]);
@@ -56,7 +56,7 @@ fn the_status_is_the_latest_one_set_by_a_living_session() {
 }
 
 #[test]
-fn statuses_of_unknown_sessions_are_not_taken() {
+fn a_status_of_an_unknown_session_is_ignored() {
     let mut world = World::settled();
     world
         .send("one", vec![start("ann", 1), set("ann", 2, Status::Away, ""), set("bob", 1, Status::Away, "")]);
@@ -65,7 +65,7 @@ fn statuses_of_unknown_sessions_are_not_taken() {
 }
 
 #[test]
-fn the_invisible_look_as_if_they_had_gone_offline() {
+fn an_invisible_user_looks_like_one_who_went_offline() {
     let mut world = World::settled();
     world.send("friends", vec![watch("ann")]);
     world.send("one", vec![start("ann", 1)]);
@@ -87,7 +87,7 @@ fn the_invisible_look_as_if_they_had_gone_offline() {
 }
 
 #[test]
-fn coming_invisible_shows_nothing_and_becoming_visible_does() {
+fn turning_invisible_at_once_pushes_nothing_and_becoming_visible_does() {
     let mut world = World::settled();
     world.send("friends", vec![watch("ann")]);
     world.send("one", vec![start("ann", 1), set("ann", 1, Status::Invisible, "")]);
@@ -97,7 +97,7 @@ fn coming_invisible_shows_nothing_and_becoming_visible_does() {
 }
 
 #[test]
-fn an_unchanged_status_is_no_news() {
+fn an_unchanged_status_is_not_pushed() {
     let mut world = World::settled();
     world.send("friends", vec![watch("ann")]);
     world.send("one", vec![start("ann", 1), set("ann", 1, Status::Away, "a")]);
@@ -117,7 +117,7 @@ fn users_without_a_row_were_never_seen() {
 }
 
 #[test]
-fn what_the_store_knows_is_told() {
+fn presence_and_profiles_are_taken_from_the_store() {
     let mut world = World::settled();
     let asked =
         request("one", 1, 0, vec![query("ann"), watch("bob"), profile_query("ann"), profile_query("eve")]);
@@ -152,7 +152,7 @@ fn profiles_of_users_online_come_from_memory() {
 }
 
 #[test]
-fn users_of_no_more_use_leave_memory() {
+fn users_leave_memory_when_they_are_not_needed() {
     let mut world = World::settled();
     world.send(
         "one",
