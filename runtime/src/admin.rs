@@ -16,25 +16,25 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-/// Probes and scrapes come from a handful of places; more wait to be accepted.
+/// Probes and scrapes come from a few places. Further connections wait to be accepted.
 const CONNECTIONS_MAX: usize = 64;
-/// A request for a few bytes that is not there by then will not come.
+/// A request has few bytes. If its headers are not there by then, the connection is closed.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longer than a scraper's usual interval, so that it may keep its connection.
+/// Longer than a scraper's usual interval, so that a scraper can keep its connection.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(300);
-/// Kubernetes gives up on a probe after 3 s; what takes longer is not healthy.
+/// Kubernetes gives up on a probe after 3 s. A part that takes longer than this counts as not usable.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
-/// After a failed accept, mostly for want of file descriptors, trying again at once would spin.
+/// Pause after a failed accept. The usual cause is a lack of file descriptors, and trying again at once would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Tells whether what a process needs can be used now.
+/// Reports whether the parts that a process needs can be used.
 #[async_trait::async_trait]
 pub trait Health: Send + Sync + 'static {
-    /// The needed parts by name, such as `bus` and `store`, and whether each can be used.
+    /// The needed parts by name, such as `bus` and `store`, and whether each can be used now.
     async fn parts(&self) -> Vec<(&'static str, bool)>;
 }
 
-/// A bound listener, not yet served.
+/// A bound listener that does not serve yet.
 #[derive(Debug)]
 pub struct Admin {
     listener: TcpListener,
@@ -45,7 +45,7 @@ impl Admin {
     /// Opens the port.
     ///
     /// # Errors
-    /// When the port is taken or may not be opened.
+    /// When the port is in use or may not be opened.
     pub async fn bind(address: SocketAddr, role: &'static str) -> anyhow::Result<Admin> {
         let listener = TcpListener::bind(address).await.with_context(|| {
             format!("cannot listen on {address} for probes and metrics: choose another address with --admin-listen")
@@ -53,7 +53,7 @@ impl Admin {
         Ok(Admin { listener, role })
     }
 
-    /// Where it listens.
+    /// The address of the listener.
     ///
     /// # Errors
     /// When the socket is gone.
@@ -61,8 +61,8 @@ impl Admin {
         self.listener.local_addr()
     }
 
-    /// Serves until `stop`. Once `draining` is cancelled the process is alive, but no longer ready. When this returns,
-    /// nothing of it holds `health` any more.
+    /// Serves until `stop`. Once `draining` is cancelled, the process is alive but not ready. When this returns, no
+    /// task of it holds `health` any more.
     pub async fn run(self, health: Arc<dyn Health>, draining: CancellationToken, stop: CancellationToken) {
         let answers = Arc::new(Answers { health, draining, role: self.role });
         let mut connections = JoinSet::new();
@@ -77,7 +77,7 @@ impl Admin {
         let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         loop {
             while connections.try_join_next().is_some() {}
-            // The semaphore is never closed.
+            // The semaphore is never closed, so this does not fail.
             let Ok(slot) = slots.clone().acquire_owned().await else { return };
             match self.listener.accept().await {
                 Ok((stream, _)) => {
@@ -111,7 +111,7 @@ async fn serve(stream: TcpStream, answers: Arc<Answers>) {
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
         .serve_connection(TokioIo::new(stream), service);
-    // Whoever hangs up in between, or stays too long, is told nothing.
+    // A connection that ends early or lasts too long is closed without a reply.
     let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await;
 }
 
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn probes_say_what_the_process_can_do() {
+    async fn probes_report_which_parts_are_usable() {
         let (usable, draining) = (Arc::new(AtomicBool::new(true)), CancellationToken::new());
         let admin =
             Admin::bind(SocketAddr::from(([127, 0, 0, 1], 0)), "message-worker").await.expect("bound");

@@ -1,26 +1,25 @@
-//! What makes processes one cluster: a mark that its database carries, or its data directory, and that its bus carries
-//! too. A process whose settings or surroundings do not fit the mark is refused before it does anything
-//! (`docs/decisions/0014-a-cluster-has-a-mark.md`).
+//! The mark of a cluster, which its database (or data directory) and its bus carry. A process whose settings, database
+//! or bus do not match the mark is refused before it does anything (`docs/decisions/0014-a-cluster-has-a-mark.md`).
 
 use std::collections::HashMap;
 use std::fmt;
 use uuid::Uuid;
 
-/// The keys of a stream's metadata under which a bus carries the mark.
+/// The keys of a stream's metadata that hold the mark.
 const KEY_ID: &str = "carillon.cluster";
 const KEY_PARTITIONS: &str = "carillon.partitions";
 
-/// A cluster's name for itself: random, made when its database or data directory is first used.
+/// A cluster's random id, created when its database or data directory is first used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClusterId(Uuid);
 
 impl ClusterId {
-    /// One that nobody has.
+    /// A new id.
     pub fn random() -> ClusterId {
         ClusterId(Uuid::new_v4())
     }
 
-    /// The id that `text` is.
+    /// The id in `text`; `None` if it is not a UUID.
     pub fn parse(text: &str) -> Option<ClusterId> {
         Uuid::try_parse(text).ok().map(ClusterId)
     }
@@ -42,37 +41,37 @@ impl fmt::Display for ClusterId {
     }
 }
 
-/// What never changes about a cluster.
+/// The facts about a cluster that never change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mark {
-    /// Which one it is.
+    /// The cluster's id.
     pub id: ClusterId,
-    /// Into how many partitions its conversations are divided: each is in the log that this number leads to.
+    /// The number of partitions. It decides in which log a conversation is.
     pub partitions: u32,
 }
 
 impl Mark {
-    /// The mark of a cluster that begins now.
+    /// The mark of a new cluster.
     pub fn new(partitions: u32) -> Mark {
         Mark { id: ClusterId::random(), partitions }
     }
 
-    /// The mark that a stream's metadata carry, if they carry one.
+    /// The mark in a stream's metadata, if there is one.
     pub fn of_metadata(metadata: &HashMap<String, String>) -> Option<Mark> {
         let id = ClusterId::parse(metadata.get(KEY_ID)?)?;
         Some(Mark { id, partitions: metadata.get(KEY_PARTITIONS)?.parse().ok()? })
     }
 
-    /// Puts the mark among a stream's metadata.
+    /// Adds the mark to a stream's metadata.
     pub fn put_into(&self, metadata: &mut HashMap<String, String>) {
         metadata.insert(KEY_ID.into(), self.id.to_string());
         metadata.insert(KEY_PARTITIONS.into(), self.partitions.to_string());
     }
 
-    /// Whether the settings' number of partitions is that of the cluster, as `place` says it.
+    /// Checks the settings' number of partitions against the cluster's, which is read from `place`.
     ///
     /// # Errors
-    /// When it is another.
+    /// When the numbers differ.
     pub fn check_partitions(&self, place: impl fmt::Display, wanted: u32) -> Result<(), Misfit> {
         if self.partitions == wanted {
             return Ok(());
@@ -80,10 +79,10 @@ impl Mark {
         Err(Misfit::OtherPartitions { place: place.to_string(), found: self.partitions, wanted })
     }
 
-    /// Whether the bus, which carries the mark `found`, is this cluster's.
+    /// Checks that the bus, which carries the mark `found`, belongs to this cluster.
     ///
     /// # Errors
-    /// When it is another's.
+    /// When it belongs to another cluster, or has another number of partitions.
     pub fn check_bus(&self, bus: impl fmt::Display, found: &Mark) -> Result<(), Misfit> {
         if self.id == found.id {
             return found.check_partitions(bus, self.partitions);
@@ -92,33 +91,33 @@ impl Mark {
     }
 }
 
-/// Why a process cannot be part of what it was pointed at. Trying again helps nobody. Each is one line.
+/// Why a process must not join this cluster. Trying again cannot help. Each text is one line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Misfit {
-    /// Conversations would be looked for in other logs than those they are in.
+    /// This process would look for conversations in the wrong logs.
     #[error(
         "{place} has {found} partitions, and the settings say {wanted}: set partitions to {found}, for the number is \
          fixed once a cluster has been used"
     )]
     OtherPartitions {
-        /// What says so.
+        /// Where the found number was read.
         place: String,
-        /// How many there are.
+        /// The cluster's number of partitions.
         found: u32,
-        /// How many the settings name.
+        /// The settings' number of partitions.
         wanted: u32,
     },
-    /// Two clusters would work each other's logs.
+    /// Two clusters would work on each other's logs.
     #[error(
         "{bus} belongs to cluster {found}, and this is {ours}: set nats.prefix to a name that no other cluster there \
          has, or delete its streams if that cluster is gone"
     )]
     OtherCluster {
-        /// The bus, in words.
+        /// The bus's name for users.
         bus: String,
-        /// Whose it is.
+        /// The cluster to which the bus belongs.
         found: ClusterId,
-        /// Whose the database or data directory is.
+        /// The cluster to which the database or data directory belongs.
         ours: ClusterId,
     },
 }
@@ -128,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mark_comes_back_from_metadata_as_it_was_put_there() {
+    fn a_mark_is_read_from_metadata_as_it_was_written() {
         let mark = Mark::new(16);
         let mut metadata = HashMap::from([("mine".to_owned(), "the operator's".to_owned())]);
         assert_eq!(Mark::of_metadata(&metadata), None);
@@ -141,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_one_line_that_says_what_to_do() {
+    fn a_misfit_is_one_line_that_names_the_remedy() {
         let ours = Mark::new(16);
         assert_eq!(ours.check_partitions("keyspace carillon", 16), Ok(()));
         let other = ours.check_partitions("keyspace carillon", 32).expect_err("another number").to_string();

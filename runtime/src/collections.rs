@@ -1,17 +1,17 @@
-//! Collections that grow with a burst and give back what it leaves behind.
+//! Shrinks collections that have grown in a burst, so that the burst does not hold memory for ever.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, Hash};
 
-/// Room for so many elements is kept, whatever there was.
+/// Capacity for this many elements is always kept.
 const SPARE_MIN: usize = 64;
-/// Room for so many times its elements is too much.
+/// Capacity for more than this many times the elements is released.
 const SPARE_TIMES: usize = 4;
 
-/// A collection with spare room.
+/// A collection that can release unused capacity.
 pub trait Spare {
-    /// Gives back the room of a collection that has shrunk to less than a quarter, but for twice what it holds: what
-    /// moves elements is paid for by those that were removed.
+    /// Shrinks the capacity to twice the length if the length is below a quarter of it. Shrinking moves the elements,
+    /// but fewer of them than were removed since the last time.
     fn give_spare_back(&mut self);
 }
 
@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_burst_leaves_little_and_costs_a_move_for_each_removal_at_most() {
+    fn shrinking_after_a_burst_moves_fewer_elements_than_were_removed() {
         let mut map: HashMap<u32, [u64; 4]> = (0..100_000).map(|number| (number, [0; 4])).collect();
         let mut moved = 0;
         for number in 0..99_990 {
@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn a_small_one_is_left_alone() {
+    fn a_small_collection_keeps_its_capacity() {
         let mut list: Vec<u8> = Vec::with_capacity(SPARE_MIN);
         list.give_spare_back();
         assert_eq!(list.capacity(), SPARE_MIN);

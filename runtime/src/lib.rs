@@ -1,6 +1,6 @@
-//! What Carillon's services share: the bus, leases, settings, telemetry and metrics, and shutdown.
+//! The parts that Carillon's services share: the bus, leases, settings, telemetry, metrics and the database connection.
 //!
-//! This crate knows no vocabulary, no conversation and no table; it moves bytes and says who works what.
+//! This crate has no knowledge of vocabularies, conversations or tables. It moves bytes and assigns work to workers.
 
 pub mod admin;
 pub mod bus;

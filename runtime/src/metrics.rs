@@ -1,30 +1,30 @@
-//! Metrics: the latency of each stage, the process itself, and everything registered rendered for Prometheus.
+//! Metrics: the latency of each stage and the process itself, and everything registered rendered for Prometheus.
 
 use prometheus::{Histogram, HistogramVec, IntGaugeVec, Opts, histogram_opts};
 use std::sync::LazyLock;
 use std::time::Duration;
 
-/// A stage of a message's way, each with its own latency histogram.
+/// A stage on a message's path. Each has its own latency histogram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// From a command's arrival at the gateway to the log's answer.
+    /// From a command's arrival at the gateway to the log's ack.
     GatewayPublish,
-    /// From the log's taking an entry to a worker's reading it.
+    /// From the time of a log entry to a worker's reading it.
     LogWait,
     /// Applying a group of commands.
     Apply,
     /// Writing a group's event rows.
     Commit,
-    /// From the commit to the batch's handing over to the bus.
+    /// From the commit to handing the batch over to the bus.
     Fanout,
     /// From a batch's arrival at a gateway to the members' queues.
     Deliver,
-    /// From a send's arrival at the gateway to its ack.
+    /// From a message's arrival at the gateway to its ack to the client.
     SendToAck,
 }
 
 impl Stage {
-    /// All stages, in the order of a message's way.
+    /// All stages, in the order of a message's path.
     pub const ALL: [Stage; 7] = [
         Self::GatewayPublish,
         Self::LogWait,
@@ -49,20 +49,19 @@ impl Stage {
     }
 }
 
-/// Upper bounds of latency buckets in seconds: 50 µs, a message's way in one process, to 10 s, when clients
-/// have given up.
+/// Upper bounds of latency buckets in seconds: from 50 µs, a message's time in one process, to 10 s, when clients have
+/// given up.
 pub const LATENCY_BUCKETS: [f64; 17] = [
     0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
     5.0, 10.0,
 ];
 
-/// Looked up once: recording is an array index and a few atomic additions.
+/// The histograms are looked up once, so that recording is an array index and a few atomic additions.
 static STAGES: LazyLock<[Histogram; Stage::ALL.len()]> = LazyLock::new(|| {
     let histograms = latencies("carillon_stage_seconds", "time that messages spend in a stage", &["stage"]);
     Stage::ALL.map(|stage| histograms.with_label_values(&[stage.as_str()]))
 });
 
-/// What is the same for the process's whole life.
 static BUILD_INFO: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     let opts = Opts::new("carillon_build_info", "1, for the version that runs");
     let gauge = IntGaugeVec::new(opts, &["version"]).expect("the name and the label are valid");
@@ -71,10 +70,10 @@ static BUILD_INFO: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     gauge
 });
 
-/// Makes and registers latency histograms, from 50 µs to 10 s; for the `LazyLock` of a metric.
+/// Creates and registers latency histograms, from 50 µs to 10 s, for the `LazyLock` of a metric.
 ///
 /// # Panics
-/// When the name or a label is not valid, or the name is registered already.
+/// When the name or a label is invalid, or the name is already registered.
 pub fn latencies(name: &str, help: &str, labels: &[&str]) -> HistogramVec {
     let opts = histogram_opts!(name, help, LATENCY_BUCKETS.to_vec());
     let histograms = HistogramVec::new(opts, labels).expect("the name and the labels are valid");
@@ -82,12 +81,12 @@ pub fn latencies(name: &str, help: &str, labels: &[&str]) -> HistogramVec {
     histograms
 }
 
-/// Records how long something spent in a stage.
+/// Records how long a message spent in a stage.
 pub fn observe(stage: Stage, elapsed: Duration) {
     STAGES[stage as usize].observe(elapsed.as_secs_f64());
 }
 
-/// Everything registered, with the process's memory, processor time, files and start, as Prometheus reads it.
+/// All registered metrics, and the process's memory, processor time, files and start, in the text format of Prometheus.
 pub fn render() -> String {
     LazyLock::force(&STAGES);
     LazyLock::force(&BUILD_INFO);
@@ -103,14 +102,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stages_stand_in_the_order_of_their_handles() {
+    fn stages_are_in_the_order_of_their_discriminants() {
         for (index, stage) in Stage::ALL.into_iter().enumerate() {
             assert_eq!(stage as usize, index);
         }
     }
 
     #[test]
-    fn what_is_observed_is_rendered() {
+    fn observed_latencies_are_rendered() {
         observe(Stage::Commit, Duration::from_micros(700));
         observe(Stage::Commit, Duration::from_secs(11));
         let text = render();

@@ -1,18 +1,19 @@
-//! How long this machine has been suspended. The monotonic clock, by which leases and tenures are measured, stands still
-//! meanwhile, and everybody else's goes on.
+//! The time for which this machine has been suspended. The monotonic clock, by which leases and tenures are measured,
+//! stands still during a suspension, while the clocks of other machines go on.
 
 use rustix::time::{ClockId, Timespec, clock_gettime};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Shorter than anything that is measured against it, and longer than a thread is kept waiting between two readings.
+/// A smaller difference between the clocks is ignored. This is shorter than every span that is measured against it, and
+/// longer than a thread is normally interrupted between the two readings of [`measured_ms`].
 const NOTICED_MS: u64 = 50;
 
-/// What was noticed so far, in milliseconds.
+/// The suspended time noticed so far, in milliseconds.
 static NOTICED: AtomicU64 = AtomicU64::new(0);
 
-/// How long this machine has been suspended since it started, as far as that has been noticed. Never falls, and does not
-/// change but by a suspension of [`NOTICED_MS`] or more, so that a simulated clock is not disturbed.
+/// How long this machine has been suspended since it started, as far as noticed. It never falls. It rises only after a
+/// suspension of [`NOTICED_MS`] or more, so that it does not disturb a simulated clock.
 pub fn suspended() -> Duration {
     let now_ms = (0..3).map(|_| measured_ms()).min().unwrap_or(0);
     let before = NOTICED.load(Ordering::Acquire);

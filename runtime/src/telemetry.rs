@@ -1,7 +1,7 @@
-//! Telemetry: the log on standard error, and spans that follow a message from service to service over OTLP.
+//! Telemetry: the log on standard error, and spans that follow a message between services over OTLP.
 //!
-//! Spans for export have a target of their own: they never reach the log, and where nothing is exported they
-//! are disabled at their call site and cost one load.
+//! Exported spans have their own target, so they never reach the log. Without an exporter they are disabled at their
+//! call site and cost one load.
 
 use crate::settings::Settings;
 use anyhow::Context;
@@ -24,21 +24,21 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, filter};
 
-/// The target of spans for export.
+/// The target of exported spans.
 const TARGET: &str = "carillon::export";
-/// A collector that does not answer must not hold up the end of the process longer than this.
+/// A collector that does not reply must not delay the end of the process for longer than this.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Telemetry that runs. Shut it down last, so that the last spans leave too.
+/// Running telemetry. Shut it down last, so that the last spans are exported too.
 #[derive(Debug)]
 pub struct Telemetry {
     exporter: Option<SdkTracerProvider>,
 }
 
-/// Starts the log and, with an endpoint, the export of spans. To be called inside the runtime, once.
+/// Starts the log and, if an endpoint is set, the export of spans. Call it once, inside the runtime.
 ///
 /// # Errors
-/// When the filter or the endpoint cannot be read, or a log is running already.
+/// When the filter or the endpoint is invalid, or a log is already running.
 pub fn init(settings: &Settings, role: &str) -> anyhow::Result<Telemetry> {
     let exporter = match &settings.otlp_endpoint {
         Some(endpoint) => Some(provider(endpoint, settings.trace_ratio, role)?),
@@ -57,10 +57,10 @@ pub fn init(settings: &Settings, role: &str) -> anyhow::Result<Telemetry> {
 }
 
 impl Telemetry {
-    /// Sends off what is left, within a few seconds.
+    /// Exports the remaining spans, within about three seconds.
     pub async fn shutdown(self) {
         let Some(exporter) = self.exporter else { return };
-        // It blocks, and the exporter's connection needs the runtime meanwhile.
+        // The shutdown blocks, and the exporter's connection needs the runtime meanwhile.
         let done = tokio::task::spawn_blocking(move || exporter.shutdown_with_timeout(FLUSH_TIMEOUT)).await;
         if let Ok(Err(error)) = done {
             tracing::warn!(%error, "some traces were not exported");
@@ -68,7 +68,7 @@ impl Telemetry {
     }
 }
 
-/// A panic's formatted message may hold what a client sent, so only fixed text is told.
+/// Logs a panic. A formatted message may contain data of a client, so only a fixed message is logged.
 fn log_panic(panic: &PanicHookInfo<'_>) {
     let location = panic.location().map(ToString::to_string);
     let message = panic.payload().downcast_ref::<&'static str>();
@@ -131,12 +131,12 @@ fn is_exported(metadata: &Metadata<'_>) -> bool {
     metadata.target() == TARGET
 }
 
-/// A span that begins a message's trace; disabled when spans go nowhere.
+/// The first span of a message's trace; disabled without an exporter.
 pub fn message_span(name: &'static str) -> Span {
     tracing::info_span!(target: TARGET, parent: None, "message", otel.name = name)
 }
 
-/// The W3C `traceparent` of a span, for the next service; empty when the span is disabled or not sampled.
+/// The W3C `traceparent` of a span, for the next service; empty if the span is disabled or not sampled.
 pub fn traceparent(span: &Span) -> String {
     if span.is_disabled() {
         return String::new();
@@ -150,13 +150,12 @@ pub fn traceparent(span: &Span) -> String {
     format!("00-{}-{}-01", span.trace_id(), span.span_id())
 }
 
-/// A span that continues the trace of a `traceparent`; disabled when that is empty or none, or when spans go
-/// nowhere.
+/// A span that continues the trace of a `traceparent`; disabled if that is empty or invalid, or without an exporter.
 pub fn continued_span(name: &'static str, traceparent: &str) -> Span {
     let Some(parent) = parse_traceparent(traceparent) else { return Span::none() };
     let span = tracing::info_span!(target: TARGET, parent: None, "continued", otel.name = name);
     if !span.is_disabled() {
-        // It fails only for spans that have begun, and this one has not been entered.
+        // It fails only for a span that has been entered, and this one is new.
         let _ = span.set_parent(opentelemetry::Context::new().with_remote_span_context(parent));
     }
     span
@@ -183,8 +182,8 @@ mod tests {
     use opentelemetry_sdk::trace::InMemorySpanExporter;
     use std::sync::{Mutex, MutexGuard, PoisonError};
 
-    /// One subscriber at a time: what a callsite's subscribers want is remembered once for the whole process, as
-    /// there is one in it; a second one beside it sees the first one's answer.
+    /// Runs one subscriber at a time. `tracing` caches per process whether a callsite is enabled, so a second
+    /// subscriber would see the first one's value.
     fn alone() -> MutexGuard<'static, ()> {
         static SUBSCRIBER: Mutex<()> = Mutex::new(());
         SUBSCRIBER.lock().unwrap_or_else(PoisonError::into_inner)
@@ -200,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trace_goes_on_in_the_next_service() {
+    fn a_trace_continues_in_the_next_service() {
         with_exporter(1.0, |exporter| {
             let first = message_span("publish");
             let parent = traceparent(&first);
@@ -229,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_sampled_goes_no_further() {
+    fn an_unsampled_trace_is_not_continued() {
         with_exporter(0.0, |exporter| {
             let first = message_span("publish");
             let parent = traceparent(&first);
@@ -241,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sampled_parent_decides_whatever_the_ratio_here() {
+    fn a_sampled_parent_is_continued_at_any_ratio() {
         with_exporter(0.0, |exporter| {
             drop(continued_span("apply", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"));
             let spans = exporter.get_finished_spans().expect("spans");
@@ -266,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_traceparent_is_not_continued() {
+    fn an_invalid_traceparent_is_not_continued() {
         for bad in [
             "",
             "00",

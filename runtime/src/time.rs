@@ -1,24 +1,25 @@
-//! The two clocks. Spans are measured by the steady one, which nobody sets; the wall clock says what people are shown,
-//! what is stored, and when tokens end.
+//! The two clocks. Spans are measured by the steady clock, which cannot be set. The wall clock is for times that users
+//! see, for stored times and for the expiry of tokens.
 
 use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::time::Instant;
 
-/// What is read instead of the system's wall clock.
+/// The source that replaces the system's wall clock, if one is installed.
 static SOURCE: OnceLock<fn() -> u64> = OnceLock::new();
 
-/// Milliseconds since the process first asked for them. They never go back and never leap, whatever is done to the
-/// wall clock, and mean nothing to another process. Where tokio's time is paused, they stand still with it.
+/// Milliseconds since this process first called this function. They never go back or jump when the wall clock is set,
+/// and cannot be compared between processes. If tokio's time is paused, they stand still too.
 pub fn steady_ms() -> u64 {
     static BEGAN: OnceLock<Instant> = OnceLock::new();
     let began = *BEGAN.get_or_init(Instant::now);
     u64::try_from(Instant::now().saturating_duration_since(began).as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Milliseconds since 1970 by the wall clock, or by what [`install`] put in its place; 0 when it stands before that.
+/// Milliseconds since 1970 by the wall clock, or by the source that [`install`] has set; 0 for a time before 1970.
 ///
-/// It may go back or leap at any time, so that no span is measured by it; a lint asks each caller for its reason.
+/// The wall clock may go back or jump at any time, so spans must not be measured by it. A lint requires every caller to
+/// state a reason.
 pub fn wall_ms() -> u64 {
     SOURCE.get().map_or_else(system_ms, |source| source())
 }
@@ -28,16 +29,15 @@ fn system_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
-/// Another source of the time is installed already.
+/// The error of [`install`] if a source is installed already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("this process has another source of the time already: install one, once, at its start")]
 pub struct AlreadyInstalled;
 
-/// Gives this process another wall clock, for good: what a simulation has instead of one.
-/// `source` returns milliseconds since 1970.
+/// Replaces this process's wall clock for good, as the simulation does. `source` returns milliseconds since 1970.
 ///
 /// # Errors
-/// When one was installed before.
+/// When a source is installed already.
 pub fn install(source: fn() -> u64) -> Result<(), AlreadyInstalled> {
     SOURCE.set(source).map_err(|_| AlreadyInstalled)
 }

@@ -1,4 +1,4 @@
-//! The mark of the cluster whose database a keyspace is: one row.
+//! The cluster mark of a keyspace, stored in one row.
 
 use scylla::client::session::Session;
 use scylla::statement::{Consistency, Statement};
@@ -9,14 +9,14 @@ use crate::cluster::{ClusterId, Mark};
 /// The key of the one row.
 const ROW: &str = "cluster";
 
-/// The mark that the keyspace carries; none before anybody has worked there.
+/// Reads the keyspace's mark; `None` before a process has written it.
 ///
 /// # Errors
-/// When the database cannot be read, or the row is not what was written.
+/// When the database cannot be read, or the row is invalid.
 pub async fn mark(session: &Session) -> Result<Option<Mark>, DatabaseError> {
     let cql = "SELECT id, partitions FROM cluster WHERE name = ?";
     let mut statement = Statement::new(cql);
-    // It sees what an undecided transaction comes to.
+    // A serial read completes an undecided transaction and returns its result.
     statement.set_consistency(Consistency::Serial);
     let result = session.query_unpaged(statement, (ROW,)).await;
     let rows = result.map_err(|error| DatabaseError::refused(cql, &error))?.into_rows_result();
@@ -27,10 +27,10 @@ pub async fn mark(session: &Session) -> Result<Option<Mark>, DatabaseError> {
     Ok(Some(Mark { id, partitions: partitions.unsigned_abs() }))
 }
 
-/// Marks the keyspace, unless somebody has done so; returns the mark that it carries then.
+/// Writes the mark unless the keyspace has one. Returns the mark that the keyspace has then.
 ///
 /// # Errors
-/// When the database refuses. It is unknown then whether the mark was written, so this is to be tried again.
+/// When the database refuses. It is then unknown whether the mark was written, so this has to be tried again.
 pub async fn put_mark(session: &Session, proposed: Mark) -> Result<Mark, DatabaseError> {
     let cql = "INSERT INTO cluster (name, id, partitions) VALUES (?, ?, ?) IF NOT EXISTS";
     let values = (ROW, proposed.id.to_string(), proposed.partitions as i32);

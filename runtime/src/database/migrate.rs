@@ -1,7 +1,9 @@
-//! Brings the schema up to date: numbered files, statement by statement, safe to run twice and by two at once.
+//! Applies the schema's migrations: numbered files, statement by statement. It can run twice, and in two processes at
+//! once.
 //!
-//! Two things make it safe. Everything goes through one node, the same for all who migrate, which puts the
-//! statements of two in an order; and what may be done once only is done under a lock, a row with a lifetime.
+//! Two rules make this safe. All statements go through one node, the same for every migrating process, which puts the
+//! statements of two processes in an order. And statements that must run only once run under a lock, a row that
+//! expires.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,11 +21,12 @@ use super::{
 };
 use crate::time::wall_ms;
 
-/// A numbered file.
+/// A numbered migration file.
 struct Step {
     name: &'static str,
     text: &'static str,
-    /// Workers from before and after it must not run at once: they keep different rules in what it changes.
+    /// Workers from before and after this migration must not run at the same time, because they keep different rules
+    /// for the data that it changes.
     alone: bool,
 }
 
@@ -31,38 +34,37 @@ const fn step(name: &'static str, text: &'static str) -> Step {
     Step { name, text, alone: false }
 }
 
-/// Every migration, in order; the first has version 1. None is ever changed: what is to be different goes
-/// into a new one.
+/// Every migration, in order; the first has version 1. A migration never changes: a new one changes the schema again.
 const MIGRATIONS: [Step; 7] = [
     step("0001_conversations", include_str!("../../migrations/0001_conversations.cql")),
     step("0002_users", include_str!("../../migrations/0002_users.cql")),
     step("0003_seals", include_str!("../../migrations/0003_seals.cql")),
-    // A worker from before it writes without taking the tenure that fences others off.
+    // A worker older than this writes without a tenure, which excludes other workers.
     Step { alone: true, ..step("0004_tenures", include_str!("../../migrations/0004_tenures.cql")) },
     step("0005_cluster", include_str!("../../migrations/0005_cluster.cql")),
-    // A worker from before it applies what is refused here, and forgets client ids by their age.
+    // A worker older than this applies commands that newer ones refuse here, and forgets client ids by their age.
     Step { alone: true, ..step("0006_suspensions", include_str!("../../migrations/0006_suspensions.cql")) },
     step("0007_versions", include_str!("../../migrations/0007_versions.cql")),
 ];
 
-/// Schema changes flush tables on every node.
+/// Time limit for a statement. Schema changes flush tables on every node.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
-/// Lifetime of the lock, renewed before every statement: what a killed migration costs the next.
+/// Lifetime of the lock, renewed before every statement. After a killed migration, the next one waits this long.
 const LOCK_SECONDS: u32 = 60;
 const _: () = assert!(LOCK_SECONDS as u64 > STATEMENT_TIMEOUT.as_secs());
-/// Between two attempts at the lock.
+/// Pause between two attempts to take the lock.
 const LOCK_RETRY: Duration = Duration::from_millis(250);
-/// Attempts at a keyspace that is being made.
+/// Attempts to use a keyspace that another migration is creating.
 const KEYSPACE_ATTEMPTS: u32 = 20;
-/// Attempts: until a killed migration's lock has run out for certain.
+/// Attempts to take the lock: enough for a killed migration's lock to expire.
 const LOCK_ATTEMPTS: u32 = 400;
 const _: () = assert!(LOCK_RETRY.as_millis() * LOCK_ATTEMPTS as u128 > LOCK_SECONDS as u128 * 1_000);
 
-/// Creates the keyspace if it is not there and applies what is missing. Returns what was done, a line each.
+/// Creates the keyspace if it does not exist, and applies the missing migrations. Returns a line for each change.
 ///
 /// # Errors
-/// When the database cannot be reached or refuses, another migration does not come to an end, or a newer program has
-/// migrated.
+/// When the database cannot be reached or refuses, another migration does not finish in time, or the schema is newer
+/// than this program.
 pub async fn migrate(config: &DatabaseConfig) -> Result<Vec<String>, DatabaseError> {
     check_keyspace(&config.keyspace)?;
     let session = connect_anywhere(&config.nodes, &config.keyspace).await?;
@@ -80,7 +82,7 @@ pub async fn migrate(config: &DatabaseConfig) -> Result<Vec<String>, DatabaseErr
     outcome.map(|()| done)
 }
 
-/// The first missing migration before which all workers have to be stopped, if the keyspace has been used.
+/// The first missing migration for which all workers must be stopped, if the keyspace has been used.
 ///
 /// # Errors
 /// When the database cannot be reached or read.
@@ -95,7 +97,7 @@ fn first_alone(found: i32) -> Option<&'static str> {
     missing.map(|(_, step)| step).find(|step| step.alone).map(|step| step.name)
 }
 
-/// Uses a keyspace that another migration may be making: it is listed a moment before it can be used.
+/// Uses a keyspace that another migration may be creating: it is listed shortly before it can be used.
 async fn use_new_keyspace(session: &Session, config: &DatabaseConfig) -> Result<(), DatabaseError> {
     for _ in 0..KEYSPACE_ATTEMPTS {
         match use_keyspace(session, &config.nodes, &config.keyspace).await {
@@ -113,7 +115,7 @@ async fn use_new_keyspace(session: &Session, config: &DatabaseConfig) -> Result<
 pub async fn schema_version(session: &Session, keyspace: &str) -> Result<i32, DatabaseError> {
     let cql = format!("SELECT version FROM {keyspace}.schema_migrations");
     let result = match session.query_unpaged(cql.as_str(), ()).await {
-        // The table itself is not there.
+        // The table does not exist.
         Err(ExecutionError::LastAttemptError(RequestAttemptError::DbError(DbError::Invalid, _))) => {
             return Ok(0);
         }
@@ -129,10 +131,10 @@ pub(super) fn wanted_version() -> i32 {
     MIGRATIONS.len() as i32
 }
 
-/// Refuses a schema that is newer than any that this program knows: it may have rules that this one would break.
+/// Refuses a schema that is newer than this program, because it may have rules that this program would break.
 ///
 /// # Errors
-/// When it is.
+/// When the schema is newer.
 pub(super) fn check_not_ahead(keyspace: &str, found: i32) -> Result<(), DatabaseError> {
     let known = wanted_version();
     if found > known {
@@ -145,7 +147,7 @@ struct Migration<'a> {
     session: &'a Session,
     keyspace: &'a str,
     profile: ExecutionProfileHandle,
-    /// Who we are, to the lock.
+    /// This process's name in the lock.
     holder: String,
 }
 
@@ -168,7 +170,7 @@ impl<'a> Migration<'a> {
         Ok(Migration { session, keyspace, profile, holder: uuid::Uuid::new_v4().to_string() })
     }
 
-    /// Runs one statement on our node. After a schema change the driver waits until all nodes agree on it.
+    /// Runs one statement on the chosen node. After a schema change, the driver waits until all nodes agree on it.
     async fn run(&self, cql: &str, values: impl SerializeRow) -> Result<QueryResult, DatabaseError> {
         self.try_run(cql, values).await.map_err(|error| DatabaseError::refused(first_line(cql), &error))
     }
@@ -193,8 +195,8 @@ impl<'a> Migration<'a> {
              {{'class': 'NetworkTopologyStrategy', 'replication_factor': {copies}}}",
             self.keyspace
         );
-        // Lightweight transactions came to tablets late. Versions that know no tablets refuse the option, and
-        // those that insist on tablets can do both.
+        // Early versions of tablets do not support lightweight transactions, so tablets are disabled. Versions without
+        // tablets refuse this option, and versions that require tablets support both.
         let without_tablets = format!("{create} AND tablets = {{'enabled': false}}");
         if !is_scylla(self.session) || self.try_run(&without_tablets, ()).await.is_err() {
             self.run(&create, ()).await?;
@@ -223,7 +225,7 @@ impl<'a> Migration<'a> {
         Ok(())
     }
 
-    /// Whether a statement adds a column that is there. ScyllaDB has no `IF NOT EXISTS` for columns.
+    /// Whether a statement adds a column that exists. ScyllaDB has no `IF NOT EXISTS` for columns.
     async fn is_done(&self, statement: &str) -> Result<bool, DatabaseError> {
         let Some((table, column)) = added_column(statement) else { return Ok(false) };
         let known = "SELECT column_name FROM system_schema.columns \
@@ -263,14 +265,14 @@ impl<'a> Migration<'a> {
     }
 }
 
-/// The statements of a file, which end with a semicolon; lines that start with `--` are comments.
+/// The statements of a file. Each ends with a semicolon; lines that start with `--` are comments.
 fn statements(text: &str) -> Vec<String> {
     let code: Vec<&str> = text.lines().filter(|line| !line.trim_start().starts_with("--")).collect();
     let code = code.join("\n");
     code.split(';').map(str::trim).filter(|statement| !statement.is_empty()).map(str::to_owned).collect()
 }
 
-/// The table and the column, of a statement that adds one.
+/// The table and the column of a statement that adds a column.
 fn added_column(statement: &str) -> Option<(&str, &str)> {
     let words: Vec<&str> = statement.split_whitespace().collect();
     match words[..] {
@@ -294,14 +296,14 @@ mod tests {
     }
 
     #[test]
-    fn workers_are_stopped_for_what_they_rely_on_and_for_nothing_else() {
+    fn workers_are_stopped_only_for_migrations_that_need_it() {
         assert_eq!(first_alone(0), None, "nobody works in a keyspace that is not there");
         assert_eq!((first_alone(1), first_alone(3)), (Some("0004_tenures"), Some("0004_tenures")));
         assert_eq!((first_alone(5), first_alone(6)), (Some("0006_suspensions"), None));
     }
 
     #[test]
-    fn migrations_are_numbered_and_harmless_twice() {
+    fn migrations_are_numbered_and_can_run_twice() {
         for (number, Step { name, text, .. }) in (1..).zip(MIGRATIONS) {
             assert!(name.starts_with(&format!("{number:04}_")), "{name}");
             let statements = statements(text);

@@ -1,6 +1,6 @@
-//! The CQL database (ScyllaDB, or Apache Cassandra 5): sessions, the schema, and what it says of itself.
+//! The CQL database (ScyllaDB or Apache Cassandra 5): sessions, the schema, and a report on durability.
 //!
-//! What lies in which table is its owner's business; this module only connects.
+//! The tables' contents belong to the services; this module only connects.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,25 +24,25 @@ pub use cluster::{mark, put_mark};
 pub use migrate::{migrate, pending_alone, schema_version};
 pub use report::{Durability, durability};
 
-/// Until one connection to one node is given up.
+/// Time limit for one connection to one node.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// Until connecting at all is given up: a stopped node holds up a new session at several places in turn.
+/// Time limit for connecting at all. A stopped node delays a new session at several places in turn.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(12);
-/// Until a request's outcome counts as unknown, with the driver's own repetitions: more than the two seconds
-/// after which the database itself gives up a write.
+/// After this time a request's outcome counts as unknown, including the driver's own repetitions. It is longer than the
+/// two seconds after which the database itself gives up a write.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often an idle connection is tried, and how long the answer may take: a node that died without a word
-/// is noticed within the two together.
+/// Interval at which an idle connection is probed, and time limit for the reply. A node that died silently is noticed
+/// within the sum of both.
 const KEEPALIVE: Duration = Duration::from_secs(5);
 
-/// Where the database is, and what is ours in it.
+/// The address of the database, and the keyspace in it.
 #[derive(Debug, Clone)]
 pub struct DatabaseConfig {
-    /// Some of its nodes, `host:port` each.
+    /// Some of its nodes, each as `host:port`.
     pub nodes: Vec<String>,
     /// The keyspace.
     pub keyspace: String,
-    /// Copies of each row when the keyspace is created; `None`: min(3, nodes).
+    /// Copies of each row if the keyspace is created; `None`: one per node, at most 3.
     pub replication: Option<u32>,
 }
 
@@ -56,24 +56,24 @@ impl From<&Settings> for DatabaseConfig {
     }
 }
 
-/// Why the database cannot be used. Each is one line.
+/// Why the database cannot be used. Each text is one line.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum DatabaseError {
-    /// No node answers.
+    /// No node replied.
     #[error("the database at {nodes} cannot be reached: {reason}")]
     Unreachable {
         /// The nodes tried.
         nodes: String,
-        /// What the driver said.
+        /// The driver's error.
         reason: String,
     },
-    /// The name cannot be a keyspace's.
+    /// The name is not a valid keyspace name.
     #[error("{keyspace:?} cannot be a keyspace's name: 1 to 48 of a-z 0-9 _, the first a letter")]
     BadKeyspace {
         /// The name.
         keyspace: String,
     },
-    /// Nobody has created it.
+    /// The keyspace has not been created.
     #[error("keyspace {keyspace} does not exist in the database at {nodes}: run `carillon migrate`")]
     KeyspaceMissing {
         /// The keyspace.
@@ -81,7 +81,7 @@ pub enum DatabaseError {
         /// The nodes.
         nodes: String,
     },
-    /// The schema is behind this program.
+    /// The schema is older than this program needs.
     #[error("keyspace {keyspace} is at schema version {found}, {wanted} is needed: run `carillon migrate`")]
     SchemaBehind {
         /// The keyspace.
@@ -91,7 +91,7 @@ pub enum DatabaseError {
         /// The version it must have.
         wanted: i32,
     },
-    /// A newer program has changed the schema, and may rely on what this one would not keep.
+    /// A newer program has changed the schema, and may rely on rules that this program does not know.
     #[error(
         "keyspace {keyspace} is at schema version {found}, and this carillon knows {known}: run a newer carillon"
     )]
@@ -103,7 +103,7 @@ pub enum DatabaseError {
         /// The newest version that this program knows.
         known: i32,
     },
-    /// Somebody else migrates, and does not come to an end.
+    /// Another process is migrating the keyspace, and has not finished in time.
     #[error(
         "another migration of keyspace {keyspace} is under way: wait for it, or a minute after it was killed"
     )]
@@ -111,12 +111,12 @@ pub enum DatabaseError {
         /// The keyspace.
         keyspace: String,
     },
-    /// The database refused something.
+    /// The database refused a statement.
     #[error("the database refused {what}: {reason}")]
     Refused {
-        /// What was asked.
+        /// The refused statement.
         what: String,
-        /// What it said.
+        /// The database's reason.
         reason: String,
     },
 }
@@ -126,13 +126,13 @@ impl DatabaseError {
         DatabaseError::Refused { what: what.into(), reason: one_line(reason) }
     }
 
-    /// Whether trying again helps nobody: this program, or its settings, are the wrong ones.
+    /// Whether trying again cannot help, because this program or its settings are wrong for the database.
     pub fn is_final(&self) -> bool {
         matches!(self, DatabaseError::BadKeyspace { .. } | DatabaseError::SchemaAhead { .. })
     }
 }
 
-/// What the driver says, on one line of bearable length.
+/// The driver's error on one line, at most 400 characters.
 pub fn one_line(error: &impl std::fmt::Display) -> String {
     const CHARS_MAX: usize = 400;
     let text = error.to_string();
@@ -140,10 +140,10 @@ pub fn one_line(error: &impl std::fmt::Display) -> String {
     words.join(" ").chars().take(CHARS_MAX).collect()
 }
 
-/// Connects to the keyspace and checks that its schema is the one that this program knows.
+/// Connects to the keyspace and checks that its schema has the version that this program needs.
 ///
 /// # Errors
-/// When no node answers, `carillon migrate` has not been run, or that of a newer program has.
+/// When no node replies, or the schema is older or newer.
 pub async fn connect(nodes: &[String], keyspace: &str) -> Result<Arc<Session>, DatabaseError> {
     check_keyspace(keyspace)?;
     let session = connect_anywhere(nodes, keyspace).await?;
@@ -156,18 +156,18 @@ pub async fn connect(nodes: &[String], keyspace: &str) -> Result<Arc<Session>, D
     Ok(Arc::new(session))
 }
 
-/// Prepares a statement that may be repeated without harm.
+/// Prepares a statement that is idempotent, so that the driver may repeat it.
 ///
 /// # Errors
-/// When the database does not take it.
+/// When the database refuses the statement.
 pub async fn prepare(session: &Session, cql: &str) -> Result<PreparedStatement, DatabaseError> {
     let mut statement = Statement::new(cql);
     statement.set_is_idempotent(true);
     session.prepare(statement).await.map_err(|error| DatabaseError::refused(cql, &error))
 }
 
-/// Whether a lightweight transaction took effect. Told by the column's name, for what else is returned differs
-/// between the databases.
+/// Whether a lightweight transaction took effect. It reads the column by name, because the other columns of the result
+/// differ between the databases.
 pub fn applied(result: QueryResult) -> bool {
     let Ok(rows) = result.into_rows_result() else { return false };
     let column = rows.column_specs().get_by_name("[applied]").map(|(index, _)| index);
@@ -176,7 +176,7 @@ pub fn applied(result: QueryResult) -> bool {
     matches!(value, Some(CqlValue::Boolean(true)))
 }
 
-/// A session that uses no keyspace yet, and learns of the routing of `keyspace` alone.
+/// Opens a session without a keyspace. The driver fetches metadata of `keyspace` only.
 async fn connect_anywhere(nodes: &[String], keyspace: &str) -> Result<Session, DatabaseError> {
     let profile = ExecutionProfile::builder()
         .consistency(Consistency::Quorum)
@@ -210,7 +210,7 @@ async fn use_keyspace(session: &Session, nodes: &[String], keyspace: &str) -> Re
     })
 }
 
-/// Names become part of statements: only what needs no quotes is one.
+/// Checks a keyspace's name. It becomes part of statements, so only names that need no quotes are allowed.
 fn check_keyspace(keyspace: &str) -> Result<(), DatabaseError> {
     let first_is_letter = keyspace.starts_with(|first: char| first.is_ascii_lowercase());
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
@@ -220,7 +220,7 @@ fn check_keyspace(keyspace: &str) -> Result<(), DatabaseError> {
     Err(DatabaseError::BadKeyspace { keyspace: keyspace.into() })
 }
 
-/// Whether the other side is ScyllaDB, which alone tells of its shards.
+/// Whether the database is ScyllaDB: only ScyllaDB reports its shards.
 fn is_scylla(session: &Session) -> bool {
     session.get_cluster_state().get_nodes_info().iter().any(|node| node.sharder().is_some())
 }
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_absent_database_is_one_clear_line() {
+    async fn an_unreachable_database_is_reported_in_one_line() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let node = listener.local_addr().expect("an address").to_string();
         drop(listener);

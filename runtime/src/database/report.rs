@@ -1,4 +1,4 @@
-//! What the database says of itself that matters to the promise "stored durably".
+//! A report on the database's settings that matter for durability.
 
 use std::collections::HashMap;
 
@@ -6,15 +6,15 @@ use scylla::client::session::Session;
 
 use super::{DatabaseError, is_scylla};
 
-/// Copies of a row from which the loss of one node, with what it had not written to disk, loses nothing.
+/// With this many copies of a row, the loss of one node and of its unsynced writes loses no row.
 const COPIES_SAFE: u32 = 3;
 
-/// How durably the database keeps what it acknowledges, as far as it tells.
+/// How durably the database keeps acknowledged writes, as far as its settings can be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Durability {
-    /// How many copies of a row there are, how they get to disk, and what the end of a node could cost.
+    /// The number of copies, how they are synced to disk, and what the crash of a node could lose.
     pub summary: String,
-    /// What weakens the promise that an acknowledged message stays, a line each; empty when nothing does.
+    /// What weakens the promise that an acknowledged message stays, one line each; empty if nothing does.
     pub warnings: Vec<String>,
 }
 
@@ -25,10 +25,10 @@ impl std::fmt::Display for Durability {
     }
 }
 
-/// What the database says of how durable it is.
+/// Reads how durable the database is.
 ///
-/// The promise presumes three copies in different failure domains, or a commit log that is synced before a
-/// write is answered. Nothing is refused for want of either.
+/// The promise assumes three copies in different failure domains, or a commit log that is synced before a write is
+/// acknowledged. If neither is true, this warns and refuses nothing.
 ///
 /// # Errors
 /// When the database cannot be read.
@@ -47,7 +47,7 @@ pub async fn durability(session: &Session, keyspace: &str) -> Result<Durability,
     Ok(Durability { summary: summary(copies, &sync), warnings })
 }
 
-/// Copies in the data center that has the fewest.
+/// The number of copies in the data center that has the fewest.
 fn copies(replication: &HashMap<String, String>) -> u32 {
     let factors =
         replication.iter().filter(|(name, _)| *name != "class").filter_map(|(_, value)| value.parse().ok());
@@ -56,14 +56,14 @@ fn copies(replication: &HashMap<String, String>) -> u32 {
 
 /// How the commit log is synced.
 enum Sync {
-    /// So the database says.
+    /// The database's value of `commitlog_sync`.
     Said(String),
-    /// The database does not say.
+    /// The database does not show the value.
     Unknown,
 }
 
 async fn commitlog_sync(session: &Session) -> Sync {
-    // Each database has a table of its settings, under its own name.
+    // ScyllaDB and Cassandra have their settings in tables of different names.
     let table = if is_scylla(session) { "system.config" } else { "system_views.settings" };
     let cql = format!("SELECT value FROM {table} WHERE name = 'commitlog_sync'");
     let Ok(result) = session.query_unpaged(cql, ()).await else { return Sync::Unknown };
@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn says_what_weakens_the_promise_and_nothing_else() {
+    fn only_settings_that_weaken_durability_are_warned_about() {
         let said = |sync: &str| Sync::Said(sync.into());
         assert_eq!(judge("k", true, 3, &said("periodic")), Vec::<String>::new());
         assert!(judge("k", false, 3, &said("batch"))[0].contains("durable_writes"));
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_crash_could_cost_is_said() {
+    fn the_summary_names_the_cost_of_a_crash() {
         let said = |sync: &str| Sync::Said(sync.into());
         let table = [
             (

@@ -1,4 +1,4 @@
-//! Tells people about the settings: the page `docs/configuration.md`, and the long help.
+//! Documents the settings for users: the page `docs/configuration.md`, and the long help.
 
 use super::list::{self, Setting};
 use std::fmt::Write;
@@ -70,7 +70,7 @@ fn names(setting: &Setting) -> String {
     names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
 
-/// All settings that have no flag, for the end of the long help.
+/// The settings without a flag, for the end of the long help.
 pub fn help() -> String {
     let mut help = "Further settings, from carillon.toml, or from the environment as CARILLON_ and the path in capitals,\n\
                     with __ between its parts:\n"

@@ -1,4 +1,4 @@
-//! The one list of all settings: what makes the parser, the help and `docs/configuration.md`.
+//! The list of all settings. The parser, the help and `docs/configuration.md` are made from it.
 
 use super::parse::{self, number_32};
 use super::{Access, Auth, Limits, Networks, Role, Settings};
@@ -13,64 +13,64 @@ mod places;
 /// A setting.
 #[derive(Debug)]
 pub struct Setting {
-    /// Its name in `carillon.toml`; the environment's follows from it. The last part may be `*`: any name.
+    /// Its name in `carillon.toml`, from which its name in the environment follows. The last part may be `*`: any name.
     pub path: &'static str,
-    /// The flag, without its dashes.
+    /// The name of its flag, without dashes.
     pub flag: Option<&'static str>,
-    /// What its text is.
+    /// The kind of text that it takes.
     pub takes: &'static str,
-    /// Further names in the environment.
+    /// Further names of it in the environment.
     pub aliases: &'static [&'static str],
-    /// What holds when it is not set.
+    /// The value if it is not set.
     pub default: Default,
-    /// What must not be shown.
+    /// The part of its value that must not be shown.
     pub secret: Secret,
-    /// What it does, in a sentence without a full stop.
+    /// A sentence about it without a full stop.
     pub help: &'static str,
-    /// Where its value lies.
+    /// The functions that write and read its value.
     pub slot: Slot,
 }
 
-/// What holds when a setting is not set.
+/// The value of a setting that is not set.
 #[derive(Debug)]
 pub enum Default {
     /// This text.
     Text(&'static str),
-    /// Nothing, which means this.
+    /// No value. The text describes what that means.
     Unset(&'static str),
-    /// A text or nothing, depending on the role.
+    /// A text or no value, depending on the role.
     ByRole {
-        /// The text.
+        /// The text for a role.
         of: fn(Role) -> Option<&'static str>,
-        /// In words.
+        /// The description for users.
         said: &'static str,
     },
 }
 
-/// What of a setting must not be shown.
+/// The part of a setting's value that must not be shown.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Secret {
-    /// Nothing.
+    /// The whole value may be shown.
     No,
     /// The user and password of a URL.
     UserInfo,
-    /// All of it.
+    /// The whole value.
     All,
 }
 
-/// Where a setting's value lies: how text is put there, and the text that puts the same value there again.
+/// How a setting's value is written from text, and read as text that sets the same value again.
 #[derive(Debug)]
 pub enum Slot {
     /// One value.
     One {
-        /// Reads a text.
+        /// Parses a text and stores the value.
         set: fn(&mut Settings, &str) -> Result<(), String>,
-        /// The text, if there is a value.
+        /// The text of the value, if there is one.
         get: fn(&Settings) -> Option<String>,
     },
-    /// A value for each name that stands in the place of `*`.
+    /// One value for each name in the place of `*`.
     Each {
-        /// Reads a name's text.
+        /// Parses the text for a name and stores the value.
         set: fn(&mut Settings, &str, &str) -> Result<(), String>,
         /// All names and texts.
         get: fn(&Settings) -> Vec<(String, String)>,
@@ -78,39 +78,39 @@ pub enum Slot {
 }
 
 impl Setting {
-    /// The name in the environment that follows from the path.
+    /// The name in the environment, which follows from the path.
     pub fn environment(&self) -> String {
         format!("CARILLON_{}", self.path.replace('.', "__").to_ascii_uppercase())
     }
 
-    /// Whether the environment knows it by this name as well.
+    /// Whether `name` is a further name of this setting in the environment.
     pub fn has_alias(&self, name: &str) -> bool {
         self.aliases.contains(&name)
     }
 
-    /// The default in words.
+    /// The description of the default.
     pub fn default_said(&self) -> &'static str {
         match self.default {
             Default::Text(said) | Default::Unset(said) | Default::ByRole { said, .. } => said,
         }
     }
 
-    /// The path's fixed part, if its last part may be any name.
+    /// The fixed part of the path, if its last part is `*`.
     pub fn prefix(&self) -> Option<&'static str> {
         self.path.strip_suffix('*')
     }
 }
 
-/// Settings that belong together.
+/// A group of settings under one heading.
 #[derive(Debug)]
 pub struct Group {
-    /// Its heading.
+    /// The heading.
     pub title: &'static str,
-    /// In the order in which they are told.
+    /// The settings, in the order of the documentation.
     pub settings: &'static [Setting],
 }
 
-/// All settings, in the order in which they are told.
+/// The groups, in the order of the documentation.
 pub static GROUPS: [&Group; 8] = [
     &places::ADDRESSES,
     &places::TOKENS,
@@ -122,15 +122,15 @@ pub static GROUPS: [&Group; 8] = [
     &bounds::TELEMETRY,
 ];
 
-/// All settings.
+/// All settings, in the order of the documentation.
 pub fn all() -> impl Iterator<Item = &'static Setting> {
     GROUPS.iter().flat_map(|group| group.settings)
 }
 
-/// What `role` runs with when nothing is set.
+/// The settings of `role` without any source.
 ///
 /// # Panics
-/// When a default in this list is wrong, which a test rules out.
+/// When a default in this list is invalid. A test excludes that.
 pub(super) fn defaults(role: Role) -> Settings {
     let mut settings = blank();
     for setting in all() {
@@ -146,7 +146,7 @@ pub(super) fn defaults(role: Role) -> Settings {
     settings
 }
 
-/// Paths and values, with secrets hidden.
+/// All paths and values, with secrets hidden.
 pub fn shown(settings: &Settings) -> Vec<(String, String)> {
     let mut texts = Vec::new();
     for setting in all() {
@@ -194,9 +194,9 @@ fn joined(texts: &[String]) -> Option<String> {
     (!texts.is_empty()).then(|| texts.join(","))
 }
 
-/// A time of zero would be a busy loop.
+/// A time of zero would make a busy loop.
 const MILLISECOND: Duration = Duration::from_millis(1);
-/// Longer than this, a time is a mistake.
+/// A longer time is a mistake.
 const HOUR: Duration = Duration::from_secs(3_600);
 
 fn worker_admin(role: Role) -> Option<&'static str> {
@@ -215,14 +215,14 @@ fn scylla_default(role: Role) -> Option<&'static str> {
     (!role.is_embedded()).then_some("127.0.0.1:9042")
 }
 
-/// Bytes that a client's frame may have at most: what it holds must fit a log entry beside its headers.
+/// Most bytes of a client's frame: its content must fit a log entry besides the entry's own fields.
 pub const FRAME_BYTES_BOUND: usize = carillon_proto::limits::ENTRY_BYTES_MAX - 16 * 1024;
-/// Code points that a message may have at most: four bytes each must fit such a frame.
+/// Most code points of a message: with four bytes each, they must fit such a frame.
 pub const CONTENT_CHARS_BOUND: usize = 50_000;
 const _: () = assert!(CONTENT_CHARS_BOUND * 4 < FRAME_BYTES_BOUND);
-/// What a limit by the minute may be at most: a million a second, beyond which counting is pointless.
+/// Highest limit per minute: a million a second. Higher limits need no counting.
 const PER_MINUTE_BOUND: u32 = 60_000_000;
-/// HS256 is as strong as its key; RFC 7518 §3.2 asks for as many bits as the hash has.
+/// HS256 is as strong as its key: RFC 7518 §3.2 requires as many bits as the hash has.
 pub const SECRET_BYTES_MIN: usize = 32;
 
 fn per_minute(text: &str) -> Result<u32, String> {
@@ -241,7 +241,7 @@ fn secret(text: &str) -> Result<Option<String>, String> {
     }
 }
 
-/// Nothing set at all; every default is put over it.
+/// Settings without values, to which every default is then applied.
 fn blank() -> Settings {
     let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
     Settings {

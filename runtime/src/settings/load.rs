@@ -1,4 +1,4 @@
-//! Decides the settings: defaults, then `carillon.toml`, then the environment, then flags.
+//! Decides the value of each setting: a flag, else the environment, else `carillon.toml`, else the default.
 
 use super::list::{self, Setting, Slot};
 use super::nearest::nearest;
@@ -7,42 +7,42 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// The file that is read from the working directory when none is named.
+/// The file that is read from the working directory if no file is named.
 pub const FILE_NAME: &str = "carillon.toml";
-/// Our tests' and tools' own names, which are no settings.
+/// Names of Carillon's own tests and tools, which are not settings.
 const FOREIGN_NAMES: [&str; 3] = ["CARILLON_PARTS", "CARILLON_BIN", "CARILLON_UPDATE_GENERATED"];
 const FOREIGN_PREFIX: &str = "CARILLON_TEST_";
-/// A settings file is a few KiB; anything larger is another file by mistake.
+/// A settings file has a few KiB. A larger file was named by mistake.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
-/// What settings are read from.
+/// The sources of settings.
 #[derive(Debug, Default)]
 pub struct Sources {
     /// The settings file.
     pub file: Option<SettingsFile>,
-    /// Names and values.
+    /// Names and values of the environment.
     pub environment: Vec<(String, String)>,
-    /// Flags without dashes, and values.
+    /// Flags, without their dashes, and their values.
     pub flags: Vec<(String, String)>,
 }
 
-/// A settings file that was read.
+/// A settings file and its content.
 #[derive(Debug)]
 pub struct SettingsFile {
-    /// Where it lies.
+    /// The path of the file.
     pub path: PathBuf,
-    /// What it says.
+    /// The content of the file.
     pub text: String,
 }
 
-/// Where a value comes from.
+/// The source of a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    /// The settings file.
+    /// The settings file at this path.
     File(PathBuf),
-    /// This name in the environment.
+    /// The variable of this name in the environment.
     Environment(String),
-    /// This flag.
+    /// The flag of this name.
     Flag(&'static str),
 }
 
@@ -56,26 +56,26 @@ impl fmt::Display for Origin {
     }
 }
 
-/// Why the settings are refused: one line for each thing that is wrong.
+/// Why the settings are refused: one line for each error.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .0.join("\n"))]
 pub struct Refused(pub Vec<String>);
 
-/// Settings that were read and found valid.
+/// Settings that were read and are valid.
 #[derive(Debug)]
 pub struct Loaded {
     /// The settings.
     pub settings: Settings,
-    /// Where those that are set come from, by path; the others are defaults.
+    /// The sources of the values that are set, by path. The other values are defaults.
     pub origins: BTreeMap<String, Origin>,
 }
 
 impl Sources {
-    /// What this process was given: the file that is named or lies in the working directory, the environment
-    /// and `flags`.
+    /// Collects this process's sources: the named file or the one in the working directory, the environment, and
+    /// `flags`.
     ///
     /// # Errors
-    /// When the file cannot be read.
+    /// When the file cannot be read, or a setting in the environment is not UTF-8.
     pub fn of_process(file: Option<&Path>, flags: Vec<(String, String)>) -> Result<Sources, Refused> {
         let path = file.map_or_else(|| PathBuf::from(FILE_NAME), Path::to_owned);
         let text = match std::fs::metadata(&path) {
@@ -96,7 +96,7 @@ impl Sources {
                 (Ok(name), Err(_)) if is_ours(&name) || has_alias(&name) => {
                     return Err(Refused(vec![format!("{name} in the environment is not UTF-8")]));
                 }
-                // A name that is not UTF-8 is none of ours, and neither are the others.
+                // Names that are not UTF-8 are not settings, and other programs' variables do not matter.
                 _ => {}
             }
         }
@@ -104,10 +104,10 @@ impl Sources {
     }
 }
 
-/// Reads and validates the settings of a `role`. Touches nothing but its arguments.
+/// Reads and validates the settings of a `role`, from its arguments only.
 ///
 /// # Errors
-/// When anything in `sources` is unknown or wrong: all of it at once.
+/// When a setting in `sources` is unknown or invalid. The error lists all of them.
 pub fn load(role: Role, sources: &Sources) -> Result<Loaded, Refused> {
     let mut loading =
         Loading { settings: Settings::defaults(role), origins: BTreeMap::new(), wrong: Vec::new() };
@@ -127,11 +127,11 @@ pub fn load(role: Role, sources: &Sources) -> Result<Loaded, Refused> {
 }
 
 impl Loaded {
-    /// The settings, with the secret that development brings along: made in the data directory by roles that
-    /// serve under `dev`, and only read there by `token`.
+    /// The settings, with the secret from the data directory if none is set. Roles that serve clients create it there
+    /// under `dev`; `token` only reads it.
     ///
     /// # Errors
-    /// When there is no secret and none can be made.
+    /// When no secret is set, and none can be read or created.
     pub fn with_secret(mut self, role: Role) -> Result<Settings, Refused> {
         let settings = &mut self.settings;
         if settings.auth.secret.is_some() || !role.needs_secret() {
@@ -192,9 +192,9 @@ impl Loading {
         }
     }
 
-    /// A setting's aliases are read before its own name, so that the more particular one decides.
+    /// Aliases are read before the setting's own name, so that the own name overrides an alias.
     fn read_environment(&mut self, environment: &[(String, String)]) {
-        // What is set to nothing is what a compose file or a shell leaves of an absent value.
+        // A compose file or a shell passes an absent value as empty, so an empty value counts as not set.
         let given: Vec<&(String, String)> = environment.iter().filter(|(_, text)| !text.is_empty()).collect();
         for (name, text) in &given {
             if let Some(setting) = list::all().find(|setting| setting.has_alias(name)) {
@@ -236,7 +236,7 @@ impl Loading {
         }
     }
 
-    /// What settings demand of each other.
+    /// Applies rules that involve several settings.
     fn relate(&mut self, role: Role) {
         let settings = &mut self.settings;
         if settings.dev && !self.origins.contains_key("access.default") {
@@ -245,7 +245,7 @@ impl Loading {
         if settings.admin_listen == Some(settings.listen) && role.serves_clients() {
             settings.admin_listen = None;
         }
-        // `token` may still find the secret that a server made in the data directory.
+        // `token` may still find the secret that a server created in the data directory.
         if role.serves_clients()
             && settings.auth.secret.is_none()
             && !settings.dev
@@ -256,7 +256,7 @@ impl Loading {
         }
     }
 
-    /// Whether something wrong with `path` has been said already.
+    /// Whether an error about `path` was reported already.
     fn names(&self, path: &str) -> bool {
         self.wrong.iter().any(|wrong| wrong.starts_with(path))
     }
@@ -270,7 +270,7 @@ fn is_ours(name: &str) -> bool {
     name.starts_with("CARILLON_") && !name.starts_with(FOREIGN_PREFIX) && !FOREIGN_NAMES.contains(&name)
 }
 
-/// The setting with this path, and what stands in the place of its `*`.
+/// The setting with this path, and the name in the place of its `*`.
 fn find(path: &str) -> Option<(&'static Setting, &str)> {
     list::all().find_map(|setting| match setting.prefix() {
         Some(prefix) => path.strip_prefix(prefix).map(|name| (setting, name)),
@@ -288,7 +288,7 @@ fn find_environment(name: &str) -> Option<(&'static Setting, String)> {
     })
 }
 
-/// The text that a value would be in the environment. Tables and lists of lists have none.
+/// The text that a value would have in the environment; `None` for tables and lists of lists.
 fn scalar(value: &toml::Value) -> Option<String> {
     match value {
         toml::Value::String(text) => Some(text.clone()),

@@ -1,4 +1,4 @@
-//! What can be set, from `carillon.toml`, the environment and flags, validated before any port opens.
+//! All settings, from `carillon.toml`, the environment and flags, validated before any port opens.
 
 use carillon_proto::subject::Prefix;
 use std::collections::BTreeMap;
@@ -20,22 +20,22 @@ mod tests;
 pub use load::{Loaded, Origin, Refused, Sources};
 pub use network::{Network, Networks};
 
-/// What a process is.
+/// The role of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// Everything in one process.
+    /// All services in one process.
     Standalone,
     /// Serves clients.
     Gateway,
-    /// Works partitions of the command log.
+    /// Applies the commands of partitions.
     MessageWorker,
-    /// Works shards of presence.
+    /// Keeps the presence of shards.
     PresenceWorker,
-    /// Brings the database's schema up to date, and ends.
+    /// Updates the database's schema and ends.
     Migrate,
-    /// Prints a token, and ends.
+    /// Prints a token and ends.
     Token,
-    /// Compares logs, rows and heads of a system, once or again and again.
+    /// Compares logs, rows and heads of a system, once or repeatedly.
     Audit,
 }
 
@@ -51,7 +51,7 @@ impl Role {
         Self::Audit,
     ];
 
-    /// The subcommand's name.
+    /// The name of the subcommand.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Standalone => "standalone",
@@ -64,84 +64,84 @@ impl Role {
         }
     }
 
-    /// Whether clients connect to it.
+    /// Whether clients connect to this role.
     pub fn serves_clients(self) -> bool {
         matches!(self, Self::Standalone | Self::Gateway)
     }
 
-    /// Whether it has a bus and a store of its own, unless the settings name others. An audit looks at a system from
-    /// outside: there is none to look at unless it is named.
+    /// Whether the bus and the store are embedded unless the settings name others. An audit inspects a system from
+    /// outside, so it has to be given a bus and a store.
     pub fn is_embedded(self) -> bool {
         matches!(self, Self::Standalone | Self::Audit)
     }
 
-    /// Whether it checks or signs tokens, and so cannot do without the secret.
+    /// Whether this role checks or signs tokens, and therefore needs the secret.
     pub fn needs_secret(self) -> bool {
         self.serves_clients() || self == Self::Token
     }
 }
 
-/// Every setting, with its value decided. Every role takes all and ignores what is not its own.
+/// Every setting with its value. Every role accepts all settings and ignores those of other roles.
 #[derive(Clone)]
 pub struct Settings {
-    /// Where clients connect.
+    /// The address for clients.
     pub listen: SocketAddr,
-    /// Where probes and metrics are served; gateways: `None` means on `listen`.
+    /// The address for probes and metrics; `None` on a gateway: on `listen`.
     pub admin_listen: Option<SocketAddr>,
-    /// Where the embedded store lies.
+    /// The directory of the embedded store.
     pub data_dir: PathBuf,
-    /// Development: identity from the path, open access, the demo page.
+    /// For development: identity from the path, open access, the demo page.
     pub dev: bool,
-    /// Tokens.
+    /// How tokens are checked.
     pub auth: Auth,
-    /// Keys of backends.
+    /// The keys of backends.
     pub api_keys: Vec<String>,
     /// `None`: the embedded bus.
     pub nats_url: Option<String>,
-    /// Stands before every subject, stream and bucket on NATS.
+    /// Prepended to every subject, stream and bucket on NATS.
     pub nats_prefix: Prefix,
     /// Copies of each stream; `None`: 3 in a cluster of 3 or more, else 1.
     pub nats_replicas: Option<usize>,
-    /// Empty: the embedded store. `host:port` each.
+    /// The database's nodes, each as `host:port`; empty: the embedded store.
     pub scylla_nodes: Vec<String>,
-    /// The keyspace.
+    /// The keyspace in the database.
     pub scylla_keyspace: String,
-    /// Copies of each row; `None`: min(3, nodes).
+    /// Copies of each row; `None`: one per node, at most 3.
     pub scylla_replication: Option<u32>,
-    /// Bounds on clients; 0: none.
+    /// Limits on clients; 0: no limit.
     pub limits: Limits,
-    /// Partitions of the command log.
+    /// The number of partitions of the command log.
     pub partitions: u32,
-    /// Between two pings (Engine.IO).
+    /// Time between two pings (Engine.IO).
     pub ping_interval: Duration,
-    /// Until an unanswered ping ends the connection (Engine.IO).
+    /// After this time without a reply to a ping, the connection ends (Engine.IO).
     pub ping_timeout: Duration,
-    /// The time a gateway takes to send its clients away on SIGTERM.
+    /// Time over which a gateway disconnects its clients after SIGTERM.
     pub drain_timeout: Duration,
-    /// Between a user's last connection and their being offline.
+    /// Time between the end of a user's last connection and the user being offline.
     pub presence_grace: Duration,
-    /// Who may do what where no namespace says otherwise.
+    /// Access to conversations whose namespace has no rule.
     pub access_default: Access,
-    /// Who may do what, by namespace.
+    /// Access to conversations by namespace.
     pub access_namespaces: BTreeMap<String, Access>,
-    /// Browser origins that may connect; empty: the server's own (under `dev` also localhost).
+    /// Browser origins that may connect; empty: the server's own, and localhost under `dev`.
     pub allowed_origins: Vec<String>,
-    /// Addresses and networks whose `X-Forwarded-For` is believed.
+    /// Addresses and networks whose `X-Forwarded-For` header is trusted.
     pub trusted_proxies: Networks,
-    /// Socket.IO's connection-state recovery for all.
+    /// Whether all Socket.IO clients get connection-state recovery.
     pub socketio_recovery: bool,
-    /// Where spans go, by OTLP over gRPC; `None`: nowhere.
+    /// Where spans are exported, by OTLP over gRPC; `None`: no export.
     pub otlp_endpoint: Option<String>,
-    /// Share of messages traced when spans go anywhere, 0 to 1.
+    /// The share of messages that are traced if spans are exported, 0 to 1.
     pub trace_ratio: f64,
-    /// `tracing` filter of the log on standard error.
+    /// The `tracing` filter of the log on standard error.
     pub log: String,
     /// JSON log lines instead of text.
     pub log_json: bool,
 }
 
 impl Settings {
-    /// What `role` runs with when nothing is set.
+    /// The defaults of `role`.
     pub fn defaults(role: Role) -> Settings {
         list::defaults(role)
     }
@@ -156,15 +156,15 @@ impl fmt::Debug for Settings {
 /// How tokens are checked.
 #[derive(Clone, Default)]
 pub struct Auth {
-    /// HS256 secret.
+    /// The HS256 secret.
     pub secret: Option<String>,
-    /// The one before, still accepted.
+    /// The previous secret, which is still accepted.
     pub previous_secret: Option<String>,
-    /// Keys of RS, ES and EdDSA tokens.
+    /// The URL of the keys for RS, ES and EdDSA tokens.
     pub jwks_url: Option<String>,
-    /// Required `iss`.
+    /// The required `iss`.
     pub issuer: Option<String>,
-    /// Required `aud`.
+    /// The required `aud`.
     pub audience: Option<String>,
 }
 
@@ -174,35 +174,35 @@ impl fmt::Debug for Auth {
     }
 }
 
-/// Who may use a conversation (protocol §7).
+/// Which users may use a conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Access {
-    /// The participants stored with it.
+    /// Its stored participants.
     Participants,
-    /// Whom the token's `conversations` claim names.
+    /// Users whose token names it in the claim `conversations`.
     Token,
-    /// Whom an HTTP endpoint allows.
+    /// Users whom the HTTP endpoint with this URL allows.
     Webhook(String),
-    /// Anyone; created on first use.
+    /// All users. A conversation is created on first use.
     Open,
 }
 
-/// Bounds on clients (protocol §8); 0: none.
+/// Limits on clients (`docs/protocol.md#limits`); 0: no limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// New connections from an address.
+    /// New connections per IP address and minute.
     pub connections_per_ip_per_minute: u32,
     /// Connections of a user, over all gateways.
     pub connections_per_user: u32,
-    /// Connections of an instance.
+    /// Connections of one process.
     pub connections: u32,
-    /// Messages of a user.
+    /// Messages of a user per minute.
     pub messages_per_minute: u32,
-    /// Operations of a user.
+    /// Operations of a user per minute.
     pub operations_per_minute: u32,
-    /// Cursor moves of a user.
+    /// Cursor moves of a user per minute.
     pub cursors_per_minute: u32,
-    /// Typing starts and stops of a user.
+    /// Typing starts and stops of a user per minute.
     pub typing_per_minute: u32,
     /// Bytes of a client's frame.
     pub frame_bytes: usize,

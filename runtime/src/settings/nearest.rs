@@ -1,11 +1,11 @@
-//! The known name that an unknown one most likely meant.
+//! Finds the known name that an unknown name probably meant.
 
-/// The candidate with the fewest single-letter changes from `text`; the first of equals.
+/// The candidate with the fewest single-letter changes from `text`; of equally near ones the first.
 pub(super) fn nearest<'a>(text: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     candidates.min_by_key(|candidate| distance(text, candidate))
 }
 
-/// Insertions, deletions and replacements that lead from one text to the other (Levenshtein).
+/// The number of insertions, deletions and replacements between the two texts (Levenshtein distance).
 fn distance(one: &str, other: &str) -> usize {
     let mut row: Vec<usize> = (0..=other.chars().count()).collect();
     for (index, left) in one.chars().enumerate() {

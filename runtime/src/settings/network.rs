@@ -1,9 +1,9 @@
-//! Networks whose `X-Forwarded-For` is believed: single addresses and ranges such as `10.42.0.0/16`.
+//! Networks whose `X-Forwarded-For` header is trusted: single addresses and ranges such as `10.42.0.0/16`.
 
 use std::fmt;
 use std::net::IpAddr;
 
-/// An address range.
+/// An IP address range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Network {
     address: IpAddr,
@@ -11,10 +11,10 @@ pub struct Network {
 }
 
 impl Network {
-    /// The network that `text` is: an address, or an address and a prefix length.
+    /// Reads an address, or an address with a prefix length.
     ///
     /// # Errors
-    /// When it is neither.
+    /// When `text` is neither.
     pub fn parse(text: &str) -> Result<Network, String> {
         let wrong = || format!("'{text}' is no address like 10.0.0.7 and no network like 10.42.0.0/16");
         let (address, prefix) =
@@ -55,12 +55,12 @@ impl fmt::Display for Network {
     }
 }
 
-/// All networks of a setting.
+/// The networks of a setting.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Networks(pub Vec<Network>);
 
 impl Networks {
-    /// Whether `address` lies in one of them. An IPv4 address is the same one when it comes mapped into IPv6.
+    /// Whether `address` is in one of the networks. An IPv4 address mapped into IPv6 counts as the IPv4 address.
     pub fn contains(&self, address: &IpAddr) -> bool {
         let address = address.to_canonical();
         self.0.iter().any(|network| network.contains(address))
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_network_is_refused() {
+    fn an_invalid_network_is_refused() {
         for bad in ["", "10.0.0", "10.0.0.0/33", "10.0.0.0/", "10.0.0.0/-1", "host", "::/129"] {
             assert!(Network::parse(bad).is_err(), "{bad:?}");
         }

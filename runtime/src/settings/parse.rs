@@ -1,19 +1,19 @@
-//! How a setting's text becomes its value: bounded, and refused with a sentence that says what would do.
+//! Parsers for the texts of settings. They check bounds, and their errors name a valid form.
 
 use super::{Access, Network, Networks};
 use carillon_proto::subject::Prefix;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// An address with a port.
+/// Parses an address with a port.
 ///
 /// # Errors
-/// When `text` is none.
+/// When `text` is not one.
 pub fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| format!("'{text}' is no address and port like 127.0.0.1:8000 or [::]:8000"))
 }
 
-/// On or off.
+/// Parses `true` or `false`, or a synonym.
 ///
 /// # Errors
 /// When `text` is neither.
@@ -25,37 +25,37 @@ pub fn switch(text: &str) -> Result<bool, String> {
     }
 }
 
-/// A whole number from `least` to `most`.
+/// Parses a whole number from `least` to `most`.
 ///
 /// # Errors
-/// When `text` is none, or outside.
+/// When `text` is not a whole number, or is out of bounds.
 pub fn number(text: &str, least: u64, most: u64) -> Result<u64, String> {
     let wrong = || format!("'{text}' is no whole number from {least} to {most}");
     let number: u64 = text.replace('_', "").parse().map_err(|_| wrong())?;
     if (least..=most).contains(&number) { Ok(number) } else { Err(wrong()) }
 }
 
-/// A number that fits a field of 32 bits.
+/// Like [`number`], for a field of 32 bits.
 ///
 /// # Errors
-/// As [`number`].
+/// As for [`number`].
 pub fn number_32(text: &str, least: u32, most: u32) -> Result<u32, String> {
     number(text, least.into(), most.into()).map(|number| number as u32)
 }
 
-/// A share, 0 to 1.
+/// Parses a share from 0 to 1.
 ///
 /// # Errors
-/// When `text` is none.
+/// When `text` is not a number, or is out of bounds.
 pub fn share(text: &str) -> Result<f64, String> {
     let share: f64 = text.parse().unwrap_or(f64::NAN);
     if (0.0..=1.0).contains(&share) { Ok(share) } else { Err(format!("'{text}' is no number from 0 to 1")) }
 }
 
-/// A length of time from `least` to `most`: `25` (seconds), `25s`, `500ms`, `1.5m`, `1h`, `7d`.
+/// Parses a length of time from `least` to `most`: `25` (seconds), `25s`, `500ms`, `1.5m`, `1h`, `7d`.
 ///
 /// # Errors
-/// When `text` is none, or outside.
+/// When `text` is not a length of time, or is out of bounds.
 pub fn duration(text: &str, least: Duration, most: Duration) -> Result<Duration, String> {
     let wrong = || {
         let (least, most) = (show_duration(least), show_duration(most));
@@ -72,16 +72,16 @@ pub fn duration(text: &str, least: Duration, most: Duration) -> Result<Duration,
     };
     let count: f64 = digits.parse().map_err(|_| wrong())?;
     let duration = Duration::try_from_secs_f64(count * seconds).map_err(|_| wrong())?;
-    // Decimal fractions are exact to the millisecond, which is as fine as any setting is.
+    // No setting is finer than a millisecond, so decimal fractions are rounded to it.
     let duration = Duration::from_millis((duration.as_secs_f64() * 1_000.0).round() as u64);
     if (least..=most).contains(&duration) { Ok(duration) } else { Err(wrong()) }
 }
 
-/// The text of a time, which [`duration`] reads back.
+/// The text of a length of time, in a form that [`duration`] reads.
 pub fn show_duration(duration: Duration) -> String {
     let millis = duration.as_millis();
     for (unit, unit_millis) in [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)] {
-        // Up to two minutes are better known in seconds.
+        // Times up to two minutes are easier to read in seconds.
         if millis.is_multiple_of(unit_millis) && (unit == "s" || millis > 120_000) {
             return format!("{}{unit}", millis / unit_millis);
         }
@@ -89,10 +89,11 @@ pub fn show_duration(duration: Duration) -> String {
     format!("{millis}ms")
 }
 
-/// A number of bytes up to `most`: `65536`, `64KiB`, `64 kB`, `1MiB`. 0 stands for `most`: nothing is without bound.
+/// Parses a number of bytes from `least` to `most`: `65536`, `64KiB`, `64 kB`, `1MiB`. 0 means `most`, because no size
+/// is unlimited.
 ///
 /// # Errors
-/// When `text` is none, or outside.
+/// When `text` is not a size, or is out of bounds.
 pub fn size(text: &str, least: usize, most: usize) -> Result<usize, String> {
     let wrong = || {
         format!("'{text}' is no size like 65536 or 64KiB, from {} to {}", show_size(least), show_size(most))
@@ -114,7 +115,7 @@ pub fn size(text: &str, least: usize, most: usize) -> Result<usize, String> {
     }
 }
 
-/// The text of a size, which [`size`] reads back.
+/// The text of a size, in a form that [`size`] reads.
 pub fn show_size(bytes: usize) -> String {
     if bytes >= 1_024 && bytes.is_multiple_of(1_024) {
         format!("{}KiB", bytes / 1_024)
@@ -129,10 +130,10 @@ fn split_unit(text: &str) -> (&str, &str) {
     (text[..unit_at].trim_end(), &text[unit_at..])
 }
 
-/// Text that is not empty.
+/// Parses text that must not be empty.
 ///
 /// # Errors
-/// When it is.
+/// When it is empty.
 pub fn text(text: &str) -> Result<String, String> {
     if text.trim().is_empty() {
         Err("must not be empty: leave it out instead".into())
@@ -141,15 +142,15 @@ pub fn text(text: &str) -> Result<String, String> {
     }
 }
 
-/// Parts between commas, without those that are empty.
+/// The parts between commas, without empty ones.
 pub fn parts(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(|part| !part.is_empty())
 }
 
-/// An HTTP(S) URL.
+/// Parses an HTTP or HTTPS URL.
 ///
 /// # Errors
-/// When `url` is none.
+/// When `url` is not one.
 pub fn http_url(url: &str) -> Result<String, String> {
     let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://")).unwrap_or_default();
     let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
@@ -159,10 +160,10 @@ pub fn http_url(url: &str) -> Result<String, String> {
     Ok(url.to_owned())
 }
 
-/// NATS servers, one or several with commas between.
+/// Parses the URLs of NATS servers, separated by commas.
 ///
 /// # Errors
-/// When one of them is no NATS URL. The text is not repeated: it may hold a password.
+/// When one of them is not a NATS URL. The error does not repeat the text, which may contain a password.
 pub fn nats_url(text: &str) -> Result<String, String> {
     let wrong = "must be URLs like nats://127.0.0.1:4222, several separated by commas";
     let servers: Vec<&str> = parts(text).collect();
@@ -173,10 +174,10 @@ pub fn nats_url(text: &str) -> Result<String, String> {
     if servers.is_empty() || !servers.iter().all(known) { Err(wrong.into()) } else { Ok(servers.join(",")) }
 }
 
-/// Database nodes; one without a port gets CQL's, 9042.
+/// Parses database nodes, separated by commas. A node without a port gets CQL's port, 9042.
 ///
 /// # Errors
-/// When there is none, or one is no host.
+/// When there is no node, or one is not a host with an optional port.
 pub fn nodes(text: &str) -> Result<Vec<String>, String> {
     let nodes: Result<Vec<String>, String> = parts(text).map(node).collect();
     nodes.and_then(|nodes| if nodes.is_empty() { Err("names no node".into()) } else { Ok(nodes) })
@@ -200,10 +201,10 @@ fn node(node: &str) -> Result<String, String> {
     Ok(format!("{host}:{port}"))
 }
 
-/// A keyspace's name.
+/// Parses the name of a keyspace.
 ///
 /// # Errors
-/// When CQL would not take it without quotes.
+/// When CQL would need quotes for it.
 pub fn keyspace(text: &str) -> Result<String, String> {
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
     if (1..=48).contains(&text.len())
@@ -215,15 +216,15 @@ pub fn keyspace(text: &str) -> Result<String, String> {
     Err(format!("'{text}' is no keyspace: up to 48 of a-z 0-9 _, a letter first"))
 }
 
-/// The prefix of an installation's subjects.
+/// Parses the prefix of an installation's subjects.
 ///
 /// # Errors
-/// When `text` is none.
+/// When `text` is not a valid prefix.
 pub fn prefix(text: &str) -> Result<Prefix, String> {
     Prefix::parse(text).map_err(|error| format!("'{text}': {error}"))
 }
 
-/// Who may use conversations: `participants`, `token`, `open`, or the URL of a webhook.
+/// Parses an access rule: `participants`, `token`, `open`, or the URL of a webhook.
 ///
 /// # Errors
 /// When `text` is none of these.
@@ -238,7 +239,7 @@ pub fn access(text: &str) -> Result<Access, String> {
     }
 }
 
-/// The text of an access rule, which [`access`] reads back.
+/// The text of an access rule, in a form that [`access`] reads.
 pub fn show_access(access: &Access) -> String {
     match access {
         Access::Participants => "participants".into(),
@@ -248,10 +249,10 @@ pub fn show_access(access: &Access) -> String {
     }
 }
 
-/// The part of a conversation id before its first `:`.
+/// Parses a namespace: the part of a conversation id before its first `:`.
 ///
 /// # Errors
-/// When no conversation id can begin with it.
+/// When no conversation id can start with it.
 pub fn namespace(text: &str) -> Result<String, String> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "_.@-".contains(c);
     if (1..=carillon_proto::limits::ID_LENGTH_MAX - 2).contains(&text.len()) && text.chars().all(allowed) {
@@ -260,10 +261,10 @@ pub fn namespace(text: &str) -> Result<String, String> {
     Err(format!("'{text}' is no namespace: of A-Z a-z 0-9 _ . @ -"))
 }
 
-/// Browser origins, as browsers send them: lower case, without a path.
+/// Parses browser origins in the form that browsers send: lower case, without a path.
 ///
 /// # Errors
-/// When one of them is no origin. `*` and `null` would let any page act as its visitor.
+/// When one of them is not an origin. `*` and `null` are refused, because any page could then act as its visitor.
 pub fn origins(text: &str) -> Result<Vec<String>, String> {
     parts(text).map(origin).collect()
 }
@@ -279,18 +280,18 @@ fn origin(origin: &str) -> Result<String, String> {
     Ok(plain)
 }
 
-/// Networks.
+/// Parses networks, separated by commas.
 ///
 /// # Errors
-/// When one of them is none.
+/// When one of them is not a network.
 pub fn networks(text: &str) -> Result<Networks, String> {
     parts(text).map(Network::parse).collect::<Result<_, _>>().map(Networks)
 }
 
-/// A filter of `tracing` directives.
+/// Checks a filter of `tracing` directives.
 ///
 /// # Errors
-/// When it is none.
+/// When it is not a valid filter.
 pub fn filter(text: &str) -> Result<String, String> {
     match tracing_subscriber::EnvFilter::builder().parse(text) {
         Ok(_) if !text.trim().is_empty() => Ok(text.to_owned()),

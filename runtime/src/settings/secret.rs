@@ -1,22 +1,22 @@
-//! The secret that `--dev` makes in the data directory, so that nobody needs one to try Carillon out.
+//! The secret that `--dev` creates in the data directory, so that Carillon can be tried out without setting one.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// A secret is far shorter; a longer file is something else.
+/// A secret is far shorter. A longer file is read only up to this.
 const FILE_BYTES_MAX: u64 = 4_096;
 
-/// Where the secret lies.
+/// The path of the secret's file.
 pub fn path(data_dir: &Path) -> PathBuf {
     data_dir.join("auth-secret")
 }
 
-/// The secret that lies in `data_dir`, if there is one.
+/// Reads the secret in `data_dir`; `None` if there is none.
 ///
 /// # Errors
-/// When it cannot be read, or is too short to be one.
+/// When it cannot be read, or is too short.
 pub fn read(data_dir: &Path) -> io::Result<Option<String>> {
     let file = match File::open(path(data_dir)) {
         Ok(file) => file,
@@ -31,8 +31,8 @@ pub fn read(data_dir: &Path) -> io::Result<Option<String>> {
     Ok(Some(text.trim().to_owned()))
 }
 
-/// The secret that lies in `data_dir`; makes both where they are missing. Several processes that start at
-/// once get the same one.
+/// Reads the secret in `data_dir`, and creates directory and secret if they are missing. Several processes that start
+/// at once get the same secret.
 ///
 /// # Errors
 /// When it cannot be read or written.
@@ -44,7 +44,7 @@ pub fn read_or_make(data_dir: &Path) -> io::Result<String> {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).map_err(io::Error::other)?;
     let secret: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    // Linking a whole file into place is atomic and refuses to replace one that came first.
+    // A hard link puts the complete file in place atomically, and fails if another process was first.
     let unfinished = data_dir.join(format!("auth-secret.{}", &secret[..16]));
     let linked =
         write_private(&unfinished, &secret).and_then(|()| std::fs::hard_link(&unfinished, path(data_dir)));
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_off_secret_is_refused() {
+    fn a_truncated_secret_is_refused() {
         let directory = tempfile::tempdir().expect("temporary directory");
         std::fs::write(path(directory.path()), "short").expect("written");
         assert_eq!(read_or_make(directory.path()).expect_err("refused").kind(), ErrorKind::InvalidData);

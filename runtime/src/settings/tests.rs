@@ -1,4 +1,4 @@
-//! Tests of the settings: the list against the protocol's bounds and its page, and the order of sources.
+//! Tests of the settings: the list against the protocol's limits and the documentation, and the order of sources.
 
 use super::list::{self, Slot};
 use super::load::{Loaded, Origin, Refused, SettingsFile, Sources, load};
@@ -115,7 +115,7 @@ fn our_own_name_in_the_environment_beats_an_alias_in_any_order() {
 }
 
 #[test]
-fn what_is_unknown_is_refused_with_the_nearest_name() {
+fn an_unknown_setting_is_refused_with_the_nearest_name() {
     let said = refused(
         "lisen = '127.0.0.1:1'\n[limit]\nconnections = 3",
         &[("CARILLON_LIMITS_CONNECTIONS", "1")],
@@ -198,7 +198,7 @@ fn values_out_of_bounds_are_refused() {
 }
 
 #[test]
-fn what_serves_clients_needs_a_secret_and_the_others_do_not() {
+fn roles_that_serve_clients_need_a_secret_and_others_do_not() {
     let without = Sources::default();
     for role in [Role::Standalone, Role::Gateway] {
         let Refused(wrong) = load(role, &without).expect_err("refused");
@@ -215,7 +215,7 @@ fn what_serves_clients_needs_a_secret_and_the_others_do_not() {
 }
 
 #[test]
-fn development_makes_a_secret_that_a_token_finds() {
+fn dev_mode_creates_a_secret_that_the_token_role_finds() {
     let directory = tempfile::tempdir().expect("temporary directory");
     let data_dir = ("data-dir", directory.path().to_str().expect("UTF-8"));
     let of = |role, flags: &[(&str, &str)]| {
@@ -230,7 +230,7 @@ fn development_makes_a_secret_that_a_token_finds() {
 }
 
 #[test]
-fn an_admin_address_that_is_the_clients_own_is_no_second_listener() {
+fn an_admin_address_equal_to_the_clients_address_is_no_second_listener() {
     let same = [("CARILLON_ADMIN_LISTEN", "0.0.0.0:8000")];
     assert_eq!(loaded("", &same, &[]).settings.admin_listen, None);
 }
@@ -316,7 +316,7 @@ fn times_and_sizes_have_units() {
 }
 
 #[test]
-fn names_are_distinct_and_told_in_lower_case() {
+fn names_are_distinct_and_every_help_text_is_a_phrase() {
     let mut names: Vec<String> = Vec::new();
     for setting in list::all() {
         names.push(setting.environment());

@@ -1,4 +1,4 @@
-//! How much and how long, and what Carillon tells about itself.
+//! The settings for limits, times, Socket.IO and telemetry.
 
 use super::Default::{Text, Unset};
 use super::Slot::One;

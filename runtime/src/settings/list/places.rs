@@ -1,4 +1,4 @@
-//! Where Carillon listens, what it talks to, and whom it lets in.
+//! The settings for addresses, tokens, bus and store, and access.
 
 use super::Default::{ByRole, Text, Unset};
 use super::Slot::{Each, One};
