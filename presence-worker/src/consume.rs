@@ -137,7 +137,7 @@ impl<'a> Worker<'a> {
 
     /// Requests may have been lost, so gateways must announce everything again.
     fn distrust(&mut self) {
-        tracing::warn!(shard = self.assignment.shard, "requests may have been missed, asking for snapshots");
+        tracing::warn!(shard = self.assignment.shard, "requests may have been missed: requesting snapshots");
         self.shard.distrust(self.now());
         self.tick();
     }
@@ -189,7 +189,7 @@ impl<'a> Worker<'a> {
         let Some((reply, pushes)) = self.shard.request(self.now(), asked.request, records) else {
             tracing::warn!(
                 shard = self.assignment.shard,
-                "a presence request of a gateway that cannot be kept"
+                "presence request refused: invalid gateway name, or too many gateways"
             );
             return;
         };
@@ -232,7 +232,7 @@ impl<'a> Worker<'a> {
             tracing::error!(
                 shard = self.assignment.shard,
                 given_up,
-                "rows of users given up: the store is away too long"
+                "rows of users given up: the store was away for too long"
             );
         }
     }

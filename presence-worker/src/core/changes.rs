@@ -16,7 +16,7 @@ const RESULT_FRAME_BYTES: usize = 12;
 /// How the changes of a request are applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mode {
-    /// Applied as news.
+    /// Applied as changes that happen now: limits hold, and changes are pushed.
     Live,
     /// Applied as part of a snapshot: sessions are admitted without a limit, and repeated facts cause no pushes.
     Snapshot,

@@ -14,7 +14,7 @@ pub struct GatewayIndex(pub u16);
 /// A request's place among the batches of its gateway.
 #[derive(Debug)]
 pub enum Place {
-    /// A heartbeat or a query, which has no number and changes nothing.
+    /// A heartbeat or a query, which has the number 0 and changes nothing.
     Query,
     /// The next batch.
     Next,
@@ -178,8 +178,8 @@ impl Gateways {
         }
     }
 
-    /// After the worker was delayed, restarts every gateway's silence and requests a snapshot from it: its requests of
-    /// that time may be lost.
+    /// Counts every gateway's silence from now on and requests a snapshot from each. For use after a delay of the
+    /// worker, in which requests may have been lost.
     pub fn excuse_all(&mut self, now_ms: u64) {
         for gateway in self.slots.iter_mut().flatten() {
             gateway.heard_ms = now_ms;

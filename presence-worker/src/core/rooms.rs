@@ -188,8 +188,8 @@ impl Rooms {
         true
     }
 
-    /// Removes everything of a gateway that its snapshot does not announce. Users who leave a room by that are pushed
-    /// to all its gateways, including this one, which does not know it from a reply.
+    /// Removes everything of a gateway that its snapshot does not announce. If a user thereby leaves a room, all its
+    /// gateways receive that, including this one, whose reply does not contain it.
     pub fn sweep(&mut self, gateway: GatewayIndex, announced: &Announced, pushes: &mut Pushes) {
         let concerned = |room: &Room| room.gateways.iter().any(|(other, _)| *other == gateway);
         let found = self.rooms.iter().filter(|(_, room)| concerned(room)).map(|(id, _)| id.clone());

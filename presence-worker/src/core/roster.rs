@@ -258,7 +258,7 @@ impl Roster {
         self.graces.first().map(|(at_ms, _)| *at_ms)
     }
 
-    /// Takes users offline whose grace is over.
+    /// Takes the users offline whose grace is over.
     pub fn end_graces(&mut self, now_ms: u64) {
         while let Some((at_ms, id)) = self.graces.pop_first() {
             if at_ms > now_ms {
@@ -272,7 +272,7 @@ impl Roster {
         }
     }
 
-    /// Ends an input: pushes changes to watchers, and removes users from memory who are not needed any more.
+    /// Ends an input: pushes changes to watchers, and removes users who are not needed any more from memory.
     pub fn finish(&mut self, now: Moment, pushes: &mut Pushes) {
         self.lent.clear();
         for (id, before) in std::mem::take(&mut self.touched) {

@@ -77,7 +77,7 @@ impl Shard {
         }
     }
 
-    /// Takes at most `limit` users whose rows must be read before this request can be answered.
+    /// Returns at most `limit` users whose rows must be read before this request can be answered.
     pub fn missing(&self, request: &wire::PresenceRequest, limit: usize) -> Vec<UserId> {
         let mut seen = HashSet::new();
         let lacking = request.changes.iter().filter_map(|change| match &change.body {

@@ -169,7 +169,7 @@ async fn presence_reaches_other_gateways_and_the_store() {
     let reply = two.send(vec![watch("ann")]).await;
     assert!(!presence_of(reply.results[0].body.as_ref()).online);
     one.send(vec![start("ann", 1)]).await;
-    let push = two.next_push().await.expect("told at once");
+    let push = two.next_push().await.expect("a push at once");
     assert!(push.users[0].online);
     assert_eq!((push.shard, push.epoch), (two.shard, reply.epoch));
 
@@ -196,7 +196,7 @@ async fn many_changes_are_pushed_in_batches() {
     }
     let (mut told, mut pushes) = (0, 0);
     while told < users.len() {
-        let push = two.next_push().await.expect("everybody is told");
+        let push = two.next_push().await.expect("a push for every user");
         assert!(push.users.iter().all(|presence| presence.online));
         told += push.users.len();
         pushes += 1;
@@ -265,7 +265,7 @@ async fn presence_works_while_the_store_is_away_and_rows_are_written_later() {
 
     store.away.store(false, Ordering::Relaxed);
     let told = async { while two.hears(&one, "ann", false).await.last_seen_ms != 77 {} };
-    timeout(PATIENCE, told).await.expect("told when the store is back");
+    timeout(PATIENCE, told).await.expect("a push when the store is back");
     worker.stop().await;
     assert!(store.row(&other).is_some(), "the profile was written after all");
 }

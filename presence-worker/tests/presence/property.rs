@@ -365,7 +365,7 @@ impl Model {
                 presence.status()
             );
             for gateway in self.gateways.iter().filter(|gateway| gateway.watches.contains(name)) {
-                let mut known = gateway.users.get(name).expect("told of whom it watches").1.clone();
+                let mut known = gateway.users.get(name).expect("a watched user's presence").1.clone();
                 if presence.online {
                     // While a user is online, no push updates `last_seen_ms`.
                     known.last_seen_ms = presence.last_seen_ms;

@@ -5,7 +5,7 @@ use carillon_presence_worker::core::user::Record;
 use carillon_proto::wire::{self, Status, presence_result::Body as Outcome};
 
 #[test]
-fn only_watchers_are_told_and_only_until_they_unwatch() {
+fn only_watchers_receive_pushes_and_only_until_they_unwatch() {
     let mut world = World::settled();
     world.send("near", vec![watch("ann"), watch("ann")]);
     world.send("far", vec![watch("bob")]);

@@ -34,7 +34,7 @@ pub enum BusError {
 pub struct LogEntry {
     /// Contiguous within a log generation, from 1.
     pub sequence: u64,
-    /// The random mark that the publisher gave the entry.
+    /// The random tag that the publisher gave the entry.
     pub tag: Tag,
     /// When the log stored the entry, in milliseconds since 1970. It is stored with the entry, so every read returns
     /// the same time.

@@ -39,7 +39,7 @@ const MIGRATIONS: [Step; 7] = [
     step("0001_conversations", include_str!("../../migrations/0001_conversations.cql")),
     step("0002_users", include_str!("../../migrations/0002_users.cql")),
     step("0003_seals", include_str!("../../migrations/0003_seals.cql")),
-    // A worker older than this writes without a tenure, which excludes other workers.
+    // A worker older than this writes without taking the tenure that keeps other workers out.
     Step { alone: true, ..step("0004_tenures", include_str!("../../migrations/0004_tenures.cql")) },
     step("0005_cluster", include_str!("../../migrations/0005_cluster.cql")),
     // A worker older than this applies commands that newer ones refuse here, and forgets client ids by their age.
@@ -260,7 +260,7 @@ impl<'a> Migration<'a> {
     async fn unlock(&self) {
         let release = "DELETE FROM schema_lock WHERE name = 'migrate' IF holder = ?";
         if let Err(error) = self.run(release, (&self.holder,)).await {
-            tracing::warn!(%error, seconds = LOCK_SECONDS, "the migration's lock stays until it runs out");
+            tracing::warn!(%error, seconds = LOCK_SECONDS, "the migration's lock was not released: it expires");
         }
     }
 }

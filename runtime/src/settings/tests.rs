@@ -29,7 +29,7 @@ fn refused(file: &str, environment: &[(&str, &str)], flags: &[(&str, &str)]) -> 
 }
 
 #[test]
-fn the_configuration_page_is_what_the_list_says() {
+fn the_configuration_page_is_generated_from_the_list() {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/configuration.md");
     if std::env::var_os("CARILLON_UPDATE_GENERATED").is_some() {
         std::fs::write(&page, document::page()).expect("written");
@@ -66,7 +66,7 @@ fn defaults_are_those_of_the_protocol() {
 }
 
 #[test]
-fn defaults_differ_by_role_where_the_protocol_says_so() {
+fn defaults_of_addresses_differ_by_role() {
     let of = |role| {
         let settings = Settings::defaults(role);
         (settings.listen.to_string(), settings.admin_listen, settings.nats_url, settings.scylla_nodes)

@@ -18,8 +18,8 @@ pub(super) const LOG_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Memory that an entry takes besides its payload.
 const ENTRY_OVERHEAD_BYTES: usize = 96;
 /// How many tags are remembered to recognise repeated appends. No append to this log has an unknown outcome, and a
-/// gateway has one append in flight per log, so a burst of repeats is all there is to recognise. Tags of two minutes,
-/// as JetStream keeps them, would take 0.7 MiB per log.
+/// gateway has one append in flight per log, so only a short burst of repeats has to be recognised. Remembering tags
+/// for two minutes, as JetStream does, would take 0.7 MiB per log.
 const TAGS_MAX: usize = 512;
 
 #[derive(Default)]

@@ -16,7 +16,7 @@ struct Member {
     filler: Filler,
 }
 
-/// Members that receive messages in turn: one member receives each message.
+/// A group of subscribers. Each message goes to one of them, in turn.
 struct Group {
     name: String,
     members: Vec<Member>,
@@ -113,7 +113,7 @@ impl Subjects {
         }
     }
 
-    /// Sends a request to every subscriber, or member of a group in turn, each with its own reply channel.
+    /// Sends a request to every subscriber and to one member of each group, each with its own reply channel.
     fn ask(&self, subject: &str, payload: &Bytes) -> Vec<oneshot::Receiver<Bytes>> {
         let table = self.table.read();
         let hearers = table.get(subject).into_iter().flat_map(|subject| subject.hearers(payload.len()));

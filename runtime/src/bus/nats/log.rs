@@ -144,7 +144,7 @@ impl Logs {
             Err(error) if self.replicas.is_none() && is_for_want_of_servers(&error) => {
                 tracing::warn!(
                     stream = config.name,
-                    "cannot have the copies wished for: keeping those there are"
+                    "the servers cannot hold more copies: keeping the present number"
                 );
                 Ok(info)
             }
