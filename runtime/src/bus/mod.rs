@@ -154,10 +154,11 @@ pub trait Bus: Send + Sync + 'static {
     /// When the bus cannot be reached, or refuses.
     async fn log_entry(&self, partition: u32, sequence: u64) -> Result<Option<LogEntry>, BusError>;
 
-    /// A reader whose first entry is `from_sequence`, or [`BusError::Broken`] if that is below the oldest held.
+    /// Opens a reader whose first entry is `from_sequence`, which may be the next one to be appended.
     ///
     /// # Errors
-    /// When the bus cannot be reached, or the log does not hold that sequence any more.
+    /// [`BusError::Broken`] when the log no longer holds that sequence or has not reached it, and other errors when the
+    /// bus cannot be reached.
     async fn read_log(&self, partition: u32, from_sequence: u64) -> Result<Box<dyn LogReader>, BusError>;
 
     /// Deletes the entries of a log below the sequence `below`.
