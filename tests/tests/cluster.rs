@@ -1,5 +1,4 @@
-//! The distributed form on real parts: nats-server, a CQL database, two gateways and two workers of each kind,
-//! each a process of its own.
+//! A cluster of real processes: nats-server, a CQL database, two gateways and two workers of each kind.
 
 use carillon_tests::client::Client;
 use carillon_tests::cluster::Cluster;
@@ -7,7 +6,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// The seqs and contents of a conversation, by history.
+/// The seqs and contents of all messages of a conversation, read page by page.
 async fn history(client: &mut Client, conversation: &str) -> Vec<(u64, String)> {
     let (mut events, mut after_seq) = (Vec::new(), 0);
     loop {
@@ -25,9 +24,9 @@ async fn history(client: &mut Client, conversation: &str) -> Vec<(u64, String)> 
     }
 }
 
-/// One cluster for the whole path: it takes seconds to start.
+/// All steps share one cluster, because it takes seconds to start.
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_on_different_gateways_are_in_one_conversation() {
+async fn a_cluster_serves_one_conversation_over_gateways_and_through_lost_workers() {
     let Some(mut cluster) = Cluster::start(2, 2).await else { return };
     let mut alice = Client::user(&cluster.ws(0), "alice").await;
     let mut bob = Client::user(&cluster.ws(1), "bob").await;
@@ -75,7 +74,7 @@ async fn typing_and_presence(cluster: &Cluster, alice: &mut Client, mut bob: Cli
     bob.cut();
     let gone = alice.expect("presence_update").await;
     assert_eq!((&gone["user_id"], &gone["online"]), (&json!("bob"), &json!(false)));
-    // Caught up on the other gateway than before.
+    // Bob reconnects at the other gateway and catches up there.
     let mut bob = Client::user(&cluster.ws(0), "bob").await;
     bob.send(json!({"type": "join_conversation", "conversation_id": "room", "after_seq": 15})).await;
     for seq in 16..=20 {
@@ -89,18 +88,18 @@ async fn the_limit_holds_over_gateways(cluster: &Cluster) {
         five.push(Client::user(&cluster.ws(index % 2), "carol").await);
     }
     let mut sixth = Client::connect(&format!("{}/ws/carol", cluster.ws(1))).await;
-    // Who reads answers pings.
+    // The five clients answer pings only while the test reads from them.
     let others = join_all(five.iter_mut().map(|client| client.all_within(Duration::from_secs(5))));
     let (ended, _) = tokio::join!(sixth.ended(), others);
     assert_eq!(ended.reason, "Too many connections");
-    // Nobody reads them any more: on both gateways they make room.
+    // The test does not read from them any more, so both gateways end them for a new connection.
     Client::user(&cluster.ws(1), "carol").await;
     for client in &mut five {
         assert_eq!(client.ended().await.code, Some(1001), "it did not answer");
     }
 }
 
-/// Conversations in every partition, so that both workers have some.
+/// 40 conversations, so that each message-worker owns the partitions of some.
 async fn many_conversations(cluster: &Cluster) {
     let mut sender = Client::user(&cluster.ws(0), "dave").await;
     let mut hearer = Client::user(&cluster.ws(1), "erin").await;
@@ -113,7 +112,8 @@ async fn many_conversations(cluster: &Cluster) {
     }
 }
 
-/// Sends until everything is acknowledged, again where the outcome is unknown, and checks the log.
+/// Sends 60 messages, calls `interrupt` before the 21st, and repeats every message until it is acknowledged. Then each
+/// message must be stored and delivered once and in order.
 async fn goes_on(cluster: &mut Cluster, conversation: &str, interrupt: impl FnOnce(&mut Cluster)) {
     let mut sender = Client::user(&cluster.ws(0), "frank").await;
     let mut hearer = Client::user(&cluster.ws(1), "grace").await;
@@ -163,7 +163,8 @@ async fn a_worker_stops_and_another_goes_on(cluster: &mut Cluster) {
 }
 
 async fn a_worker_dies_and_another_goes_on(cluster: &mut Cluster) {
-    // Both, one after the other, so that whichever worked the conversation is among them.
+    // Kills both message-workers, one after the other, because either may own the conversation's partition, and a
+    // presence-worker.
     goes_on(cluster, "killed", |cluster| {
         cluster.message_workers[0].kill();
         cluster.message_workers[0].restart();

@@ -1,5 +1,5 @@
-//! kill -9 of the standalone process in the middle of sending: nothing acknowledged is lost, nothing that is
-//! sent again with its client id is doubled, and the order stays.
+//! `kill -9` of a standalone process while clients send: no acknowledged message is lost, no message that is sent again
+//! with its client id is stored twice, and each sender's order is kept.
 
 use carillon_tests::client::Client;
 use carillon_tests::server::Server;
@@ -10,10 +10,10 @@ use tempfile::TempDir;
 
 const SENDERS: usize = 8;
 const ROUNDS: usize = 5;
-/// Messages that a sender has under way at once.
+/// Messages that a sender has sent without an acknowledgement, at most.
 const UNDER_WAY: usize = 10;
 
-/// What one sender knows: its messages in order, and the acks that it has.
+/// A sender's state: its next message's number, the numbers without an ack, and the seq and id of the others.
 #[derive(Default)]
 struct Sent {
     next: usize,
@@ -26,7 +26,7 @@ fn frame(sender: usize, number: usize) -> Value {
            "client_id": format!("c-{number}")})
 }
 
-/// Sends until the connection breaks; first, again, what was not acknowledged.
+/// Sends the unacknowledged messages again, then new ones, until the connection breaks.
 async fn send_until_it_breaks(base: String, sender: usize, mut sent: Sent) -> Sent {
     let mut client = Client::user(&base, &format!("sender-{sender}")).await;
     for number in sent.unacknowledged.clone() {
@@ -60,10 +60,11 @@ async fn send_until_it_breaks(base: String, sender: usize, mut sent: Sent) -> Se
     }
 }
 
-/// Breaking it: where the commit reports rows as written 300 ms before they are, another message stands at an
-/// acknowledged seq after the first kill; without dedup, messages are doubled.
+/// Guards two promises: an acknowledgement means that the row is stored, and a client id makes sending again harmless.
+/// If the commit reports rows as written 300 ms too early, another message has an acknowledged seq after the first
+/// kill. Without deduplication, messages are stored twice.
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_while_sending() {
+async fn kills_while_sending_lose_double_and_reorder_no_message() {
     let data = TempDir::new().expect("a directory");
     let environment = [("CARILLON_LIMITS__MESSAGES_PER_MINUTE", "0")];
     let mut server = Server::standalone(data.path(), &environment);

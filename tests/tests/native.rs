@@ -1,15 +1,16 @@
-//! The native vocabulary (protocol §2) against a real standalone process.
+//! The native vocabulary (`docs/protocol.md#native-websocket`) against a real standalone process.
 
 use carillon_tests::client::{Client, Ended};
 use carillon_tests::server::standalone;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
-/// Longer than a frame takes on a loaded machine, shorter than anything that comes by itself.
+/// Longer than a frame takes on a loaded machine, shorter than any timer of the server that sends a frame by itself.
 const QUIET: Duration = Duration::from_millis(700);
 
+/// The frames that a client of Gator's chat protocol sends, in its order, get the replies that it expects.
 #[tokio::test]
-async fn gators_own_sequence_works_unchanged() {
+async fn clients_of_gators_chat_protocol_work_unchanged() {
     let (server, _data) = standalone(&[]);
     let mut client = Client::connect(&format!("{}/ws/test-user", server.ws())).await;
     let first = client.next().await;
@@ -39,10 +40,11 @@ async fn gators_own_sequence_works_unchanged() {
     assert_eq!(client.next().await["type"], "conversation_left");
 }
 
-/// Breaking it: where apply leaves every seventh seq out, the events above the hole are never served here; where
-/// `Topic::join` takes a member behind the head for live, the last client hears nothing.
+/// Guards the contiguous `seq` and the catch-up of a member behind the head. If applying a command skips every seventh
+/// seq, the events above the first gap never arrive here. If `Topic::join` treats a member behind the head as live, the
+/// last client receives nothing.
 #[tokio::test]
-async fn members_hear_messages_in_one_order_their_own_devices_too() {
+async fn members_and_their_other_devices_receive_messages_in_one_order() {
     let (server, _data) = standalone(&[]);
     let mut alice = Client::user(&server.ws(), "alice").await;
     let mut phone = Client::user(&server.ws(), "alice").await;
@@ -68,9 +70,9 @@ async fn members_hear_messages_in_one_order_their_own_devices_too() {
     }
 }
 
-/// Breaking it: where `Sender::hit` finds nothing, the second send gets seq 2 and an id of its own.
+/// Guards deduplication by client id: if `Sender::hit` finds nothing, the second send gets seq 2 and a new id.
 #[tokio::test]
-async fn sending_again_with_the_same_client_id_is_harmless() {
+async fn sending_again_with_the_same_client_id_stores_one_message() {
     let (server, _data) = standalone(&[]);
     let mut alice = Client::user(&server.ws(), "alice").await;
     let mut bob = Client::user(&server.ws(), "bob").await;
@@ -85,7 +87,7 @@ async fn sending_again_with_the_same_client_id_is_harmless() {
     assert_eq!(heard.iter().filter(|frame| frame["type"] == "new_message").count(), 1, "{heard:?}");
     let other = bob.say("room", "mine", "k1").await;
     assert_ne!(first["id"], other["id"], "client ids are each sender's own");
-    // Both at once, in one entry of the log.
+    // Two sends without waiting in between, so that both commands may share one log entry.
     let frame = json!({"type": "send_message", "conversation_id": "two", "content": "x", "client_id": "double", "ref": "a"});
     alice.text(&frame.to_string()).await;
     alice.text(&frame.to_string()).await;
@@ -94,10 +96,10 @@ async fn sending_again_with_the_same_client_id_is_harmless() {
     assert_eq!((&one["seq"], &one["id"]), (&two["seq"], &two["id"]));
 }
 
-/// Breaking it: without catching up from the cursor (`Topic::join` takes everyone for live), bob's first event is
-/// 452; with a hole in the seqs, history ends before it.
+/// Guards the bounds of history pages and the catch-up from a cursor. If `Topic::join` treats every member as live,
+/// bob's first event is 452. If a seq is missing, history ends before it.
 #[tokio::test]
-async fn history_pages_and_catching_up_agree() {
+async fn history_pages_are_bounded_and_catching_up_has_no_gap() {
     let (server, _data) = standalone(&[("CARILLON_LIMITS__MESSAGES_PER_MINUTE", "0")]);
     let mut alice = Client::user(&server.ws(), "alice").await;
     for number in 1..=450 {
@@ -136,7 +138,8 @@ async fn history_pages_and_catching_up_agree() {
         let reply = alice.expect_where(|frame| frame["ref"] == "h").await;
         assert_eq!((seqs(&reply), &reply["has_more"]), (expected, &json!(has_more)), "{fields}");
     }
-    // Catching up reads more than the ring and more than a page, and goes on live without a gap.
+    // Catching up needs more events than the gateway keeps in memory and than one page holds, and continues with live
+    // events without a gap.
     let mut bob = Client::user(&server.ws(), "bob").await;
     bob.send(json!({"type": "join_conversation", "conversation_id": "long", "after_seq": 5})).await;
     alice.say("long", "m452", "more").await;
@@ -146,8 +149,9 @@ async fn history_pages_and_catching_up_agree() {
     }
 }
 
+/// Typing ends after 5 s without renewal, by `typing_stop`, by a message of the typist, and with the connection.
 #[tokio::test]
-async fn typing_is_passed_on_renewed_and_ends_by_itself() {
+async fn typing_is_sent_to_members_and_ends_by_timeout_stop_message_or_disconnect() {
     let (server, _data) = standalone(&[]);
     let mut alice = Client::user(&server.ws(), "alice").await;
     let mut bob = Client::connect(&format!("{}/ws/bob?name=Bob%20B", server.ws())).await;
@@ -190,9 +194,10 @@ async fn typing_is_passed_on_renewed_and_ends_by_itself() {
     assert_eq!(alice.expect("error").await["code"], "forbidden");
 }
 
-/// Before, the message that was sent first ended the typing that began behind it.
+/// A message ends only typing that began before it was sent. Before the fix, a message that was still being stored
+/// ended typing that began after it.
 #[tokio::test]
-async fn typing_right_after_sending_goes_on() {
+async fn a_message_does_not_end_typing_that_began_after_it() {
     let (server, _data) = standalone(&[]);
     let mut alice = Client::user(&server.ws(), "alice").await;
     let mut bob = Client::user(&server.ws(), "bob").await;
@@ -211,9 +216,11 @@ async fn typing_right_after_sending_goes_on() {
     }
 }
 
-/// Before, each of them was passed on, and who started at every key was told that it was too much.
+/// Members receive a typist's latest state at most once a second, and typing above its rate is dropped without an
+/// error; only cursors report `rate_limited`, once a minute. Before the fix, every typing event was sent to the
+/// members, and a client that sent `typing_start` at every key got `rate_limited`.
 #[tokio::test]
-async fn typing_is_told_once_a_second_and_too_much_of_it_is_nobodys_error() {
+async fn typing_is_sent_once_a_second_and_its_excess_is_dropped_without_error() {
     let (server, _data) = standalone(&[("CARILLON_LIMITS__CURSORS_PER_MINUTE", "1")]);
     let mut alice = Client::user(&server.ws(), "alice").await;
     let mut bob = Client::user(&server.ws(), "bob").await;
@@ -239,9 +246,11 @@ async fn typing_is_told_once_a_second_and_too_much_of_it_is_nobodys_error() {
     assert!(more.iter().all(|frame| frame["type"] != "error"), "one a minute: {more:?}");
 }
 
-/// Before, `online_users` named nobody but oneself where no conversation was shared, and who came was not told.
+/// Only a user's first and last connection change presence, the last one after a grace of 3 s. With `--dev` every user
+/// sees every other one. Before the fix, without a shared conversation `online_users` listed only the user itself, and
+/// no update was sent when another user connected.
 #[tokio::test]
-async fn presence_follows_first_and_last_device() {
+async fn presence_changes_only_with_the_first_and_last_device() {
     let (server, _data) = standalone(&[]);
     let mut alice = Client::user(&server.ws(), "alice").await;
     let mut bob = Client::connect(&format!("{}/ws/bob", server.ws())).await;
@@ -270,8 +279,10 @@ async fn presence_follows_first_and_last_device() {
     assert!(gone.elapsed() >= Duration::from_millis(2_900), "the grace of 3 s: {:?}", gone.elapsed());
 }
 
+/// Bob's connection is cut and another one begins within the grace of 3 s, so no update reports him offline. A user
+/// with the status `invisible` is reported as offline.
 #[tokio::test]
-async fn watching_status_and_coming_back_within_the_grace() {
+async fn watchers_receive_statuses_and_a_return_within_the_grace_is_not_offline() {
     let (server, _data) = standalone(&[]);
     let mut alice = Client::user(&server.ws(), "alice").await;
     alice.send(json!({"type": "watch_presence", "user_ids": ["bob", "carol"], "ref": "w"})).await;
@@ -298,7 +309,7 @@ async fn watching_status_and_coming_back_within_the_grace() {
 }
 
 #[tokio::test]
-async fn broadcasts_and_cursors_pass_and_are_not_stored() {
+async fn broadcasts_and_cursors_reach_members_and_are_not_stored() {
     let (server, _data) = standalone(&[]);
     let mut alice = Client::user(&server.ws(), "alice").await;
     let mut bob = Client::user(&server.ws(), "bob").await;
@@ -319,8 +330,10 @@ async fn broadcasts_and_cursors_pass_and_are_not_stored() {
     assert_eq!(alice.expect("history").await["events"], json!([]));
 }
 
+/// On SIGTERM clients get `reconnect` and close code 1001. After the restart the messages and the client ids are known,
+/// because both are stored.
 #[tokio::test]
-async fn a_clean_stop_sends_clients_away_and_keeps_everything() {
+async fn a_clean_stop_makes_clients_reconnect_and_keeps_messages_and_client_ids() {
     let (mut server, _data) = standalone(&[]);
     let mut alice = Client::user(&server.ws(), "alice").await;
     let ack = alice.say("room", "remember me", "k").await;

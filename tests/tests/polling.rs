@@ -1,5 +1,5 @@
-//! Socket.IO by polling over several gateways without sticky sessions: a balancer that sends every request to the
-//! next gateway, on real parts.
+//! Socket.IO by polling over several gateways without sticky sessions: a balancer sends every connection to the next
+//! gateway of a real cluster. Two tests use a standalone process.
 
 use carillon_tests::client::Client;
 use carillon_tests::cluster::{AUTH_SECRET, Cluster};
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Hands each connection to the next gateway; returns its address.
+/// Starts a balancer that forwards each connection to the next gateway, and returns the balancer's address.
 async fn balancer(cluster: &Cluster) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address").to_string();
@@ -21,7 +21,7 @@ async fn balancer(cluster: &Cluster) -> String {
         while let Ok((mut client, _)) = listener.accept().await {
             let gateway = gateways[next.fetch_add(1, Ordering::Relaxed) % gateways.len()].clone();
             tokio::spawn(async move {
-                // A gateway that is down refuses, and so does the balancer.
+                // If the gateway is down, the balancer ends the client's connection.
                 let Ok(mut gateway) = TcpStream::connect(gateway).await else { return };
                 drop(tokio::io::copy_bidirectional(&mut client, &mut gateway).await);
             });
@@ -36,7 +36,7 @@ fn token(user: &str) -> String {
         .expect("a token")
 }
 
-/// The next packet that begins so, parsed behind it.
+/// The next packet that begins with `prefix`: its JSON behind that. Skips other packets.
 async fn expect(session: &mut Session, prefix: &str) -> Value {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {
@@ -55,9 +55,9 @@ async fn connect(endpoint: &Endpoint, user: &str) -> Session {
     session
 }
 
-/// A closed tab hangs up at any moment: whatever was under way, nobody is left in a room, and no room is left.
+/// A closed browser tab ends its poll at any moment, also while a join is under way. No member and no room may remain.
 #[tokio::test(flavor = "multi_thread")]
-async fn who_hangs_up_while_joining_leaves_nothing_behind() {
+async fn a_polling_client_that_disconnects_while_joining_leaves_no_member_and_no_room() {
     let (server, _data) = carillon_tests::server::standalone(&[
         ("AUTH_SECRET", AUTH_SECRET),
         ("CARILLON_LIMITS__CONNECTIONS_PER_USER", "0"),
@@ -69,7 +69,7 @@ async fn who_hangs_up_while_joining_leaves_nothing_behind() {
         let poll = session.begin_poll().await;
         tokio::time::sleep(std::time::Duration::from_millis(number % 3)).await;
         drop(poll);
-        // A poll that was answered before it was dropped has not ended the session: this does.
+        // If the poll was answered before it was dropped, the session is still open: the packet `1` ends it.
         session.post("1").await;
     }
     let deadline = tokio::time::Instant::now() + 3 * PATIENCE;
@@ -90,9 +90,9 @@ async fn who_hangs_up_while_joining_leaves_nothing_behind() {
     }
 }
 
-/// A client that posts and never polls is made to wait, and the server's memory with it.
+/// The server stops reading posts of a client that does not poll, so that the queued answers stay within the outbox.
 #[tokio::test(flavor = "multi_thread")]
-async fn who_never_polls_is_not_answered_without_end() {
+async fn a_client_that_never_polls_is_not_read_any_more_when_its_outbox_is_full() {
     let (server, _data) = carillon_tests::server::standalone(&[("AUTH_SECRET", AUTH_SECRET)]);
     let endpoint = Endpoint { address: server.http().replace("http://", ""), path: "/socket.io/" };
     let session = connect(&endpoint, "alice").await;
@@ -127,7 +127,7 @@ async fn polling_needs_no_sticky_sessions() {
     a_dead_gateway_takes_its_sessions_with_it(&mut cluster, &endpoint, alice).await;
 }
 
-/// Each message and each answer through another gateway, in order and once.
+/// Requests go through alternating gateways, and every message arrives once and in order.
 async fn both_ways(alice: &mut Session, bob: &mut Client) {
     for number in 1..=12 {
         let event = json!(["send_message", {"conversationId": "room", "content": format!("a{number}")}]);
@@ -163,7 +163,7 @@ async fn a_large_post_goes_in_parts(alice: &mut Session, bob: &mut Client) {
         let heard = bob.expect_where(|frame| frame["message"]["sender_id"] == "alice").await;
         assert_eq!(heard["message"]["content"], format!("{number}{filler}"), "in order");
     }
-    // Her own copies come in the same polls as the acknowledgements.
+    // Alice receives her own messages in the same polls as the acknowledgements.
     let (mut acknowledged, mut heard) = (0, 0);
     while acknowledged < 40 || heard < 40 {
         let packet = alice.next().await;
@@ -172,7 +172,7 @@ async fn a_large_post_goes_in_parts(alice: &mut Session, bob: &mut Client) {
     }
 }
 
-/// Longer than a gateway holds a poll for another one.
+/// The poll waits for 6 s, longer than the 2 s of one relayed request between gateways, and is still answered.
 async fn a_poll_that_waits_is_answered_late(alice: &mut Session, bob: &mut Client) {
     let waiting = alice.begin_poll().await;
     tokio::time::sleep(std::time::Duration::from_secs(6)).await;
@@ -197,7 +197,8 @@ async fn a_guessed_sid_is_refused(endpoint: &Endpoint, alice: &Session) {
     }
 }
 
-/// Whichever gateway a session's WebSocket comes to: one of the three is the session's own.
+/// Three sessions open their WebSockets at three gateways, so at least one WebSocket reaches a gateway that does not
+/// hold its session.
 async fn an_upgrade_moves_the_session(cluster: &Cluster, endpoint: &Endpoint) {
     let upgrades = ["carol", "dave", "erin"].into_iter().enumerate();
     futures_util::future::join_all(upgrades.map(async |(gateway, user)| {
@@ -213,9 +214,9 @@ async fn an_upgrade_moves_the_session(cluster: &Cluster, endpoint: &Endpoint) {
         let waiting = session.begin_poll().await;
         socket.send("2probe").await;
         assert_eq!(socket.text().await, "3probe", "{user}");
-        // With a noop, or with somebody's presence that came first.
+        // The answer is a noop, or a presence update that came first.
         assert_eq!(waiting.answer().await.status, 200, "{user}: the poll is sent home");
-        // What comes between is queued where the session was, and what comes later where it went.
+        // The first five messages are queued at the session's old gateway, the others at its new one.
         for number in 1..=5 {
             bob.say(&room, &format!("m{number}"), &format!("m{number}")).await;
         }
@@ -238,7 +239,8 @@ async fn an_upgrade_moves_the_session(cluster: &Cluster, endpoint: &Endpoint) {
         socket.send(&format!("421{event}")).await;
         while !socket.text().await.starts_with(r#"431[{"ok":true"#) {}
         assert_eq!(session.poll().await.status, 400, "{user}: it polls no more");
-        // Longer than the old gateway keeps its half, and the grace of presence: nobody has seen the user go.
+        // 9 s are longer than the old gateway keeps its part of the session plus the grace of presence. No update may
+        // report the user offline.
         let unseen = bob.all_within(std::time::Duration::from_millis(9_000)).await;
         let offline = |frame: &&Value| frame["type"] == "presence_update" && frame["online"] == false;
         assert!(!unseen.iter().any(|frame| offline(&frame)), "{user}: {unseen:?}");
@@ -253,12 +255,12 @@ async fn a_dead_gateway_takes_its_sessions_with_it(
     endpoint: &Endpoint,
     alice: Session,
 ) {
-    // Whichever of them holds the session: one after the other until it is gone.
+    // The session may be at any gateway: kills two of the three, one after the other.
     let mut gone = false;
     for gateway in 0..2 {
         cluster.gateways[gateway].kill();
         for _ in 0..6 {
-            // One that the balancer sent to a dead gateway has no answer.
+            // A request that the balancer sends to a killed gateway gets no answer.
             if let Some(answer) = endpoint.begin("POST", &alice.query(), "6").await.answer_if_any().await {
                 gone |= answer.status == 400;
                 assert!(answer.status == 200 || answer.body == SESSION_UNKNOWN, "{answer:?}");

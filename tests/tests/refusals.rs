@@ -1,4 +1,5 @@
-//! Who and what a standalone process refuses, how, and that nobody else notices (protocol §1, §2, §8).
+//! Connections, tokens, frames and rates that a standalone process refuses, with which error or close code, and that
+//! other clients are not affected (`docs/protocol.md#errors`, `docs/protocol.md#closes`).
 
 use carillon_tests::client::{Client, Ended};
 use carillon_tests::server::standalone;
@@ -18,7 +19,8 @@ fn token(arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).expect("text").trim().to_owned()
 }
 
-/// Breaking it: with the comparison with the limit in `Roster::start` disabled, the sixth connection stays.
+/// Guards the limit of five connections per user: without the comparison in `Roster::start`, the sixth connection
+/// stays.
 #[tokio::test]
 async fn the_sixth_connection_of_a_user_is_refused_and_the_others_stay() {
     let (server, _data) = standalone(&[]);
@@ -27,7 +29,7 @@ async fn the_sixth_connection_of_a_user_is_refused_and_the_others_stay() {
         five.push(Client::user(&server.ws(), "alice").await);
     }
     let mut sixth = Client::connect(&format!("{}/ws/alice", server.ws())).await;
-    // Who reads answers pings.
+    // The five clients answer pings only while the test reads from them.
     let others = join_all(five.iter_mut().map(|client| client.all_within(Duration::from_secs(5))));
     let (ended, _) = tokio::join!(sixth.ended(), others);
     assert_eq!(ended, Ended { code: Some(1008), reason: "Too many connections".into() });
@@ -40,14 +42,16 @@ async fn the_sixth_connection_of_a_user_is_refused_and_the_others_stay() {
     Client::user(&server.ws(), "alice").await;
 }
 
-/// Before, five dead connections locked their user out until each had been missed, which took a minute.
+/// A new connection above the limit makes the gateway ping the user's others and end those that do not answer within
+/// 2 s. Before the fix, five dead connections locked their user out until the keepalive ended them, about a minute
+/// later.
 #[tokio::test]
-async fn connections_that_do_not_answer_make_room() {
+async fn connections_that_answer_no_ping_are_ended_for_a_new_one() {
     let (server, _data) = standalone(&[]);
     let mut living = Client::user(&server.ws(), "alice").await;
     let mut dead = Vec::new();
     for _ in 0..4 {
-        // Nobody reads what comes, and so nobody answers a ping.
+        // The test does not read from these connections, so their pings stay unanswered.
         dead.push(Client::user(&server.ws(), "alice").await);
     }
     let began = tokio::time::Instant::now();
@@ -69,10 +73,10 @@ async fn connections_that_do_not_answer_make_room() {
     }
 }
 
-/// Breaking it: without the second look, who comes back before the connection that it lost is missed is refused, as is
-/// another one while a session moves from one gateway to another.
+/// Guards the repeated attempts of `Shared::find_place`: with a single attempt, a client that reconnects before its
+/// lost connection has ended is refused, and so is a new connection while another session moves between gateways.
 #[tokio::test]
-async fn a_connection_that_ends_makes_room_for_the_one_that_takes_its_place() {
+async fn a_new_connection_at_the_limit_waits_for_an_old_one_to_end() {
     let (server, _data) = standalone(&[]);
     let mut five = Vec::new();
     for _ in 0..5 {
@@ -90,7 +94,7 @@ async fn a_connection_that_ends_makes_room_for_the_one_that_takes_its_place() {
 }
 
 #[tokio::test]
-async fn tokens_are_taken_in_every_place_and_refused_with_a_reason() {
+async fn tokens_are_accepted_in_every_documented_place_and_refused_with_a_reason() {
     let (server, _data) = standalone(&[("AUTH_SECRET", SECRET)]);
     let good = token(&["--sub", "alice", "--name", "Alice"]);
     let base = server.ws();
@@ -127,7 +131,7 @@ async fn tokens_are_taken_in_every_place_and_refused_with_a_reason() {
     let mut wrong = Client::connect(&format!("{base}/ws")).await;
     wrong.send(json!({"type": "authenticate", "token": "x.y.z"})).await;
     assert_eq!(wrong.ended().await, invalid);
-    // Expiry is enforced on a live connection, after a warning.
+    // A connection whose token expires gets a warning and is then closed.
     let short = token(&["--sub", "alice", "--ttl", "2s"]);
     let mut brief = Client::connect(&format!("{base}/ws/auth?token={short}")).await;
     brief.next().await;
@@ -137,8 +141,10 @@ async fn tokens_are_taken_in_every_place_and_refused_with_a_reason() {
     assert!(!output.contains(&good) && !output.contains(&short), "tokens never reach a log");
 }
 
+/// Refused frames keep the connection open, and the witness receives every message. Only frames that break the
+/// WebSocket protocol or its size limit close the connection that sent them.
 #[tokio::test]
-async fn whatever_a_client_sends_has_its_code_and_loses_nothing() {
+async fn bad_frames_get_their_error_code_and_affect_no_other_client() {
     let (server, _data) = standalone(&[]);
     let mut witness = Client::user(&server.ws(), "witness").await;
     witness.join("room").await;
@@ -174,7 +180,7 @@ async fn whatever_a_client_sends_has_its_code_and_loses_nothing() {
     assert_eq!(client.next().await["code"], "invalid_frame");
     client.say("room", "still here", "k").await;
     assert_eq!(witness.expect("new_message").await["message"]["content"], "still here");
-    // What breaks the WebSocket itself is closed with its code; nobody else notices.
+    // A frame over 64 KiB, or too many pings, close the connection; other clients are not affected.
     let mut huge = Client::user(&server.ws(), "huge").await;
     huge.text(&"x".repeat(70_000)).await;
     assert_eq!(huge.ended().await.code, Some(1009));
@@ -190,7 +196,7 @@ async fn whatever_a_client_sends_has_its_code_and_loses_nothing() {
 }
 
 #[tokio::test]
-async fn rates_are_limited_per_user_and_the_connection_lives() {
+async fn rates_are_limited_per_user_and_the_connection_stays_open() {
     let (server, _data) = standalone(&[("CARILLON_LIMITS__MESSAGES_PER_MINUTE", "5")]);
     let mut alice = Client::user(&server.ws(), "alice").await;
     for number in 0..5 {

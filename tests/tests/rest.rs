@@ -1,4 +1,4 @@
-//! The REST API (protocol §6) against a real standalone process: every route's success, and its refusals.
+//! The REST API (`docs/rest.md`) against a real standalone process: every route's success, and its refusals.
 
 #[path = "rest/conversations.rs"]
 mod conversations;

@@ -1,9 +1,9 @@
-//! Socket.IO 5 case by case: what the published suite (`docs/socket.io-protocol/v5-test-suite` of
-//! `socketio/socket.io`) checks, and input that nobody should send. Its cases of Engine.IO on Socket.IO's path are in
-//! `engine_io.rs`. Every case holds for the reference implementation too, unless it says that our bound is stricter.
+//! Socket.IO 5: the cases of the published suite (`docs/socket.io-protocol/v5-test-suite` of `socketio/socket.io`), and
+//! malformed input. The suite's cases of Engine.IO on Socket.IO's path are in `engine_io.rs`. Every case also passes
+//! against the reference implementation, unless its comment names a bound of our own.
 //!
-//! Against a server that already runs: `CARILLON_TEST_CONFORMANCE_URL=http://127.0.0.1:3000`, and with
-//! `CARILLON_TEST_REFERENCE=1` where that is the reference.
+//! To test a server that already runs, set `CARILLON_TEST_CONFORMANCE_URL=http://127.0.0.1:3000`, and
+//! `CARILLON_TEST_REFERENCE=1` if it is the reference implementation.
 
 use carillon_tests::conformance::Conformance;
 use carillon_tests::polling::{PATIENCE, WebSocket};
@@ -39,13 +39,13 @@ async fn connected(server: &Conformance) -> WebSocket {
     socket
 }
 
-/// Asserts that events still come back.
+/// Asserts that the server still answers events on this connection.
 async fn assert_lives(socket: &mut WebSocket) {
     socket.send(r#"42["message","still here"]"#).await;
     assert_eq!(socket.text().await, r#"42["message-back","still here"]"#);
 }
 
-/// Asserts that a connection ends, and without an answer to what it sent.
+/// Asserts that the server ends the connection without answering any event on it.
 async fn assert_closed(socket: &mut WebSocket, why: &str) {
     let messages = socket.ended_within(PATIENCE).await.unwrap_or_else(|| panic!("{why}: not closed"));
     let answered = |message: &Message| {

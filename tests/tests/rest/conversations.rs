@@ -47,7 +47,7 @@ async fn a_conversation_is_created_read_and_changed_by_its_owner() {
 }
 
 #[tokio::test]
-async fn a_refusal_looks_the_same_whether_the_conversation_exists_or_not() {
+async fn a_refusal_is_identical_whether_the_conversation_exists_or_not() {
     let carillon = Carillon::start_with(&[("CARILLON_ACCESS__NAMESPACES__TEAM", "token")]);
     let (ann, eve) = (user("ann"), user("eve"));
     carillon.create(&ann, "there", &["ben"]).await;
@@ -83,18 +83,18 @@ async fn a_refusal_looks_the_same_whether_the_conversation_exists_or_not() {
             assert_eq!(one.body, other.body, "{there}");
         }
     }
-    // Who is not named by the token cannot take an id in that namespace either; who is, can use it.
+    // Without a token that names the namespace, eve cannot create a conversation there either; lead can read its own.
     let taken = carillon.post(&eve, "/api/conversations", json!({"id": "team:mine"})).await;
     assert_eq!(taken.error(), (403, "forbidden"));
     assert_eq!(carillon.get(&lead, "/api/conversations/team:there").await.ok(200)["ownerId"], "lead");
-    // A backend may know.
+    // A backend learns that a conversation does not exist.
     assert_eq!(carillon.get(&backend(), "/api/conversations/absent").await.error(), (404, "not_found"));
     let patched = carillon.patch(&backend(), "/api/conversations/absent", json!({"title": "a"})).await;
     assert_eq!(patched.error(), (404, "not_found"));
 }
 
 #[tokio::test]
-async fn creating_again_with_the_same_key_finds_the_first_one() {
+async fn creating_again_with_the_same_idempotency_key_returns_the_first_conversation() {
     let carillon = Carillon::start();
     let (ann, ben) = (user("ann"), user("ben"));
     let create = async |who, key, title: &str| {
@@ -105,7 +105,7 @@ async fn creating_again_with_the_same_key_finds_the_first_one() {
     let first = create(&ann, "key-1", "first").await.ok(201);
     let again = create(&ann, "\"key-1\"", "second").await.ok(200);
     assert_eq!(again, first);
-    // The same key for a message there is another thing.
+    // Keys of conversations and client ids of messages are independent, even if equal.
     let path = format!("/api/conversations/{}/messages", first["id"].as_str().expect("an id"));
     let message = carillon.post(&ann, &path, json!({"content": "hi", "clientId": "key-1"})).await.ok(201);
     assert_eq!((&message["seq"], &message["clientId"]), (&json!(1), &json!("key-1")));
@@ -155,7 +155,7 @@ async fn lists_are_sorted_by_activity_and_come_in_pages() {
 }
 
 #[tokio::test]
-async fn a_backend_creates_for_somebody_or_for_nobody() {
+async fn a_backend_creates_conversations_with_an_owner_or_without() {
     let carillon = Carillon::start();
     let body = json!({"id": "given", "ownerId": "ann", "participants": ["ben"]});
     let given = carillon.post(&backend(), "/api/conversations", body).await.ok(201);
@@ -172,7 +172,7 @@ async fn a_backend_creates_for_somebody_or_for_nobody() {
 }
 
 #[tokio::test]
-async fn participants_come_and_go() {
+async fn participants_are_added_and_removed_by_the_owner_a_backend_or_themselves() {
     let carillon = Carillon::start();
     let (ann, ben, cem) = (user("ann"), user("ben"), user("cem"));
     carillon.create(&ann, "room", &["ben"]).await;
@@ -196,8 +196,9 @@ async fn participants_come_and_go() {
     assert_eq!((&left["participants"], &left["headSeq"]), (&json!(["ann"]), &json!(5)));
 }
 
+/// The removed user receives everything up to their removal, then `conversation_left`, and nothing after it.
 #[tokio::test]
-async fn who_is_removed_hears_nothing_more_and_members_hear_of_every_change() {
+async fn members_receive_every_change_and_a_removed_user_nothing_after_the_removal() {
     let carillon = Carillon::start();
     let ann = user("ann");
     carillon.create(&ann, "room", &["ben"]).await;

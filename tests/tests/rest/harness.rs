@@ -1,4 +1,4 @@
-//! A standalone process with secrets, and requests to it.
+//! A standalone process with a token secret and an API key, and an HTTP client for requests to it.
 
 use carillon_tests::client::Client;
 use carillon_tests::parts::free_port;
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 pub const SECRET: &str = "a-secret-of-at-least-thirty-two-bytes";
 pub const KEY: &str = "a-key-for-backends";
-/// For what follows a write within a second, on a loaded machine.
+/// For lists, which follow a write within a second, on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub struct Carillon {
@@ -20,7 +20,7 @@ pub struct Carillon {
     _data: TempDir,
 }
 
-/// Who asks.
+/// The value of the header `Authorization`, or none.
 #[derive(Clone)]
 pub struct Credentials(Option<String>);
 
@@ -32,13 +32,13 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The body of a success.
+    /// The body of an answer that must have this status.
     pub fn ok(self, status: u16) -> Value {
         assert_eq!(self.status, status, "{self:?}");
         self.body
     }
 
-    /// An error's status and code.
+    /// The status and code of an answer that must be an error.
     pub fn error(&self) -> (u16, &str) {
         assert_eq!(self.headers["content-type"], "application/json", "{self:?}");
         assert!(self.body["error"].is_string() && self.body["message"].is_string(), "{self:?}");
@@ -54,17 +54,17 @@ pub fn backend() -> Credentials {
     Credentials(Some(format!("apikey {KEY}")))
 }
 
-/// A user with a token of an hour.
+/// A user with a token that is valid for an hour.
 pub fn user(id: &str) -> Credentials {
     user_with(id, &[])
 }
 
-/// A user whose token says more.
+/// A user whose token is made with more arguments of `carillon token`.
 pub fn user_with(id: &str, arguments: &[&str]) -> Credentials {
     Credentials(Some(format!("Bearer {}", token(id, arguments))))
 }
 
-/// Exactly this `Authorization`.
+/// Exactly this value of the header `Authorization`.
 pub fn authorization(value: String) -> Credentials {
     Credentials(Some(value))
 }
@@ -133,19 +133,17 @@ impl Carillon {
         self.ask(who, Method::DELETE, path, None, &[]).await
     }
 
-    /// Creates a conversation with participants.
     pub async fn create(&self, owner: &Credentials, id: &str, participants: &[&str]) -> Value {
         let body = json!({"id": id, "participants": participants});
         self.post(owner, "/api/conversations", body).await.ok(201)
     }
 
-    /// Sends a message.
     pub async fn say(&self, who: &Credentials, conversation: &str, content: &str) -> Value {
         let path = format!("/api/conversations/{conversation}/messages");
         self.post(who, &path, json!({"content": content})).await.ok(201)
     }
 
-    /// Asks again until the body is as it should be: lists follow writes within a second.
+    /// Repeats a GET until its body fits, because lists follow writes within a second.
     pub async fn eventually(&self, who: &Credentials, path: &str, fits: impl Fn(&Value) -> bool) -> Value {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -158,7 +156,7 @@ impl Carillon {
         }
     }
 
-    /// A WebSocket client with a token.
+    /// A native WebSocket client with this token, after its first frame.
     pub async fn connect(&self, token: &str) -> Client {
         let mut client = Client::connect(&format!("{}/ws/auth?token={token}", self.server.ws())).await;
         client.expect("online_users").await;

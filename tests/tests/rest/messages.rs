@@ -1,4 +1,4 @@
-//! Messages: sending, sending again, reading pages, and what connected members hear.
+//! Messages: sending, sending again, reading pages, and the events that connected members receive.
 
 use crate::harness::{Carillon, backend, token, user, user_with};
 use reqwest::Method;
@@ -12,7 +12,7 @@ fn seqs(page: &Value) -> Vec<u64> {
 }
 
 #[tokio::test]
-async fn a_message_is_stored_heard_and_read_back() {
+async fn a_message_is_stored_sent_to_members_and_read_back() {
     let carillon = Carillon::start();
     let ann = user_with("ann", &["--name", "Ann"]);
     carillon.create(&ann, "room", &["ben"]).await;
@@ -46,7 +46,7 @@ async fn a_message_is_stored_heard_and_read_back() {
 }
 
 #[tokio::test]
-async fn sending_again_gets_the_first_message() {
+async fn sending_again_with_the_same_key_returns_the_first_message() {
     let carillon = Carillon::start();
     let (ann, ben) = (user("ann"), user("ben"));
     carillon.create(&ann, "room", &["ben"]).await;
@@ -69,11 +69,11 @@ async fn sending_again_gets_the_first_message() {
 }
 
 #[tokio::test]
-async fn pages_hold_messages_alone_and_join_without_gaps() {
+async fn pages_contain_only_messages_and_continue_without_gaps() {
     let carillon = Carillon::start();
     let ann = user("ann");
     carillon.create(&ann, "room", &[]).await;
-    // Messages at odd seqs, changes between them.
+    // Messages have odd seqs, changes of the title the even ones.
     for number in 0..6 {
         carillon.say(&ann, "room", &format!("message {number}")).await;
         let title = json!({"title": format!("title {number}")});
@@ -101,7 +101,7 @@ async fn pages_hold_messages_alone_and_join_without_gaps() {
     assert_eq!(seqs(&page("limit=100000").await).len(), 6, "more than 200 is 200");
     let both = carillon.get(&ann, &format!("{MESSAGES}?afterSeq=1&beforeSeq=3")).await;
     assert_eq!(both.error(), (400, "invalid_payload"));
-    // A long run of changes does not hide the messages before it, however small the page.
+    // A page of one message is still found when the newest 24 events are all changes.
     for number in 0..24 {
         let title = json!({"title": format!("again {number}")});
         carillon.patch(&backend(), "/api/conversations/room", title).await.ok(200);
@@ -118,7 +118,7 @@ async fn pages_hold_messages_alone_and_join_without_gaps() {
 }
 
 #[tokio::test]
-async fn a_backend_speaks_for_anybody() {
+async fn a_backend_sends_as_any_user() {
     let carillon = Carillon::start();
     carillon.create(&user("ann"), "room", &[]).await;
     let named =
@@ -131,7 +131,7 @@ async fn a_backend_speaks_for_anybody() {
     let unnamed =
         carillon.post(&backend(), MESSAGES, json!({"content": "a", "senderId": "bot"})).await.ok(201);
     assert_eq!((&unnamed["senderName"], &unnamed["isAi"]), (&json!("bot"), &json!(false)));
-    // A profile is known once its user has connected.
+    // A user's name is known after their first connection.
     drop(carillon.connect(&token("cem", &["--name", "Cem"])).await);
     let known = carillon.post(&backend(), MESSAGES, json!({"content": "a", "senderId": "cem"})).await.ok(201);
     assert_eq!(known["senderName"], "Cem");
@@ -143,7 +143,7 @@ async fn a_backend_speaks_for_anybody() {
 }
 
 #[tokio::test]
-async fn users_are_slowed_down_and_backends_are_not() {
+async fn users_are_rate_limited_and_backends_are_not() {
     let carillon = Carillon::start_with(&[
         ("CARILLON_LIMITS__MESSAGES_PER_MINUTE", "2"),
         ("CARILLON_LIMITS__OPERATIONS_PER_MINUTE", "2"),
@@ -167,7 +167,7 @@ async fn users_are_slowed_down_and_backends_are_not() {
 }
 
 #[tokio::test]
-async fn an_open_conversation_comes_into_being_with_its_first_message() {
+async fn an_open_conversation_is_created_by_its_first_message() {
     let carillon = Carillon::start_with(&[("CARILLON_ACCESS__NAMESPACES__OPEN", "open")]);
     let (ann, path) = (user("ann"), "/api/conversations/open:lobby");
     assert_eq!(carillon.get(&ann, path).await.error(), (404, "not_found"));

@@ -4,7 +4,7 @@ use crate::harness::{Carillon, SECRET, authorization, backend, nobody, token, us
 use serde_json::{Value, json};
 
 #[tokio::test]
-async fn people_see_whom_they_share_a_conversation_with() {
+async fn users_see_the_profiles_of_those_who_share_a_conversation() {
     let carillon = Carillon::start();
     let anns = ["--name", "Ann", "--email", "ann@x.org", "--role", "admin"];
     let (ann, ben, eve) = (user_with("ann", &anns), user("ben"), user("eve"));
@@ -42,7 +42,7 @@ async fn people_see_whom_they_share_a_conversation_with() {
 }
 
 #[tokio::test]
-async fn presence_is_told_to_who_may_see_it() {
+async fn presence_is_shown_only_to_users_who_share_a_conversation_and_to_backends() {
     let carillon = Carillon::start();
     let (ann, ben, eve) = (user("ann"), user("ben"), user("eve"));
     carillon.create(&ann, "room", &["ben"]).await;
@@ -67,7 +67,7 @@ async fn presence_is_told_to_who_may_see_it() {
 }
 
 #[tokio::test]
-async fn who_shares_an_open_room_sees_each_other_there() {
+async fn users_joined_to_an_open_conversation_see_each_others_presence() {
     let carillon = Carillon::start_with(&[("CARILLON_ACCESS__NAMESPACES__OPEN", "open")]);
     let mut ann = carillon.connect(&token("ann", &[])).await;
     let mut ben = carillon.connect(&token("ben", &[])).await;
@@ -80,7 +80,7 @@ async fn who_shares_an_open_room_sees_each_other_there() {
 }
 
 #[tokio::test]
-async fn a_session_is_shown_and_exchanged_for_a_websockets_token() {
+async fn a_session_is_returned_and_exchanged_for_a_websocket_token() {
     let carillon = Carillon::start();
     let ann = user_with("ann", &["--name", "Ann", "--email", "ann@x.org"]);
     let session = carillon.get(&ann, "/api/auth/session").await.ok(200);
@@ -107,7 +107,7 @@ async fn a_session_is_shown_and_exchanged_for_a_websockets_token() {
     assert!(!carillon.server.output().contains(token), "tokens are never logged");
     assert!(!carillon.server.output().contains(SECRET));
 
-    // The clock's leeway is 5 s.
+    // The token of 1 s has expired for good: tokens are accepted for 5 s longer, because clocks differ.
     tokio::time::sleep(std::time::Duration::from_millis(7_200)).await;
     assert_eq!(carillon.get(&stale, "/api/websocket/auth").await.error(), (401, "token_expired"));
     assert_eq!(carillon.get(&stale, "/api/conversations").await.error(), (401, "token_expired"));

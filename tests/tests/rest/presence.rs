@@ -1,18 +1,18 @@
-//! Presence follows membership, whenever that changes (protocol §2), under the access rule `participants`.
+//! Presence follows changes of membership at once (`docs/protocol.md#presence`), under the access rule `participants`.
 
 use crate::harness::{Carillon, backend, token, user};
 use carillon_tests::client::Client;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// Longer than a change takes to be heard on a loaded machine, shorter than the grace of presence.
+/// Longer than an update takes to arrive on a loaded machine, shorter than the grace of 3 s before a user is offline.
 const QUIET: Duration = Duration::from_millis(1_500);
 
 async fn connect(carillon: &Carillon, id: &str) -> Client {
     carillon.connect(&token(id, &[])).await
 }
 
-/// Whose presence a client hears next, and whether they are online.
+/// The user of the next presence update that a client receives, and whether they are online.
 async fn seen(client: &mut Client) -> (String, bool) {
     let frame = client.expect("presence_update").await;
     (frame["user_id"].as_str().expect("a user").to_owned(), frame["online"] == true)
@@ -27,7 +27,7 @@ async fn sees_online(client: &mut Client, others: &[&str]) {
     assert_eq!(heard, others.iter().map(|other| ((*other).to_owned(), true)).collect::<Vec<_>>());
 }
 
-/// What `get_online_status` says of others.
+/// Whether others are online, according to `get_online_status`.
 async fn status_of(client: &mut Client, others: &[&str]) -> Vec<bool> {
     client.send(json!({"type": "get_online_status", "user_ids": others, "ref": "status"})).await;
     let status = client.expect_where(|frame| frame["ref"] == "status").await;
@@ -40,10 +40,11 @@ async fn hears_nothing(client: &mut Client, why: &str) {
     assert!(presence.is_empty(), "{why}: {presence:?}");
 }
 
-/// Before, whom a connection sees was read once, when it began: in a conversation that was made, or joined by invitation,
-/// while people were connected, nobody heard of anybody, and `get_online_status` said offline of somebody online.
+/// Before the fix, a gateway read a user's acquaintances only once, when the connection began. If a conversation was
+/// created, or a participant added, while the users were connected, no presence update was sent, and
+/// `get_online_status` reported online users as offline.
 #[tokio::test]
-async fn who_comes_to_share_a_conversation_sees_each_other_at_once() {
+async fn connected_users_see_each_other_once_they_share_a_conversation() {
     let carillon = Carillon::start();
     let (mut ann, mut ben) = (connect(&carillon, "ann").await, connect(&carillon, "ben").await);
     let mut cem = connect(&carillon, "cem").await;
@@ -61,7 +62,7 @@ async fn who_comes_to_share_a_conversation_sees_each_other_at_once() {
         sees_online(client, &[other]).await;
         hears_nothing(client, "once").await;
     }
-    // Another conversation makes nobody more visible than they are.
+    // A second shared conversation causes no second update.
     carillon.create(&user("ben"), "second", &["ann"]).await;
     ann.send(json!({"type": "set_status", "status": "away"})).await;
     for client in [&mut ben, &mut cem] {
@@ -70,9 +71,9 @@ async fn who_comes_to_share_a_conversation_sees_each_other_at_once() {
     }
 }
 
-/// Before, whoever had been removed went on seeing the others, and being seen by them, until they connected anew.
+/// Before the fix, a removed user saw the other participants, and was seen by them, until the next connection.
 #[tokio::test]
-async fn who_shares_no_conversation_any_more_sees_nobody_there() {
+async fn a_removed_user_sees_and_is_seen_only_where_a_conversation_is_still_shared() {
     let carillon = Carillon::start();
     for (id, participants) in [("room", ["ben", "cem"]), ("second", ["cem", "dan"])] {
         carillon.create(&user("ann"), id, &participants).await;
@@ -101,7 +102,7 @@ async fn who_shares_no_conversation_any_more_sees_nobody_there() {
     hears_nothing(&mut ann, "who was removed is not seen").await;
     hears_nothing(&mut ben, "nor do they see").await;
 
-    // What was asked not to be heard is known all the same.
+    // `unwatch_presence` ends the updates, but its reply still has the status.
     cem.send(json!({"type": "unwatch_presence", "user_ids": ["ann"], "ref": "unwatched"})).await;
     let status = cem.expect_where(|frame| frame["ref"] == "unwatched").await;
     assert_eq!(status["users"]["ann"]["online"], true);
@@ -109,9 +110,9 @@ async fn who_shares_no_conversation_any_more_sees_nobody_there() {
     hears_nothing(&mut cem, "no longer watched").await;
 }
 
-/// Above a hundred participants a conversation shows nobody to anybody, and again when it has shrunk.
+/// A conversation with more than 100 participants shows no presence; with 100 again, it does.
 #[tokio::test]
-async fn a_conversation_that_grows_too_large_makes_nobody_visible() {
+async fn a_conversation_shows_no_presence_while_it_has_over_a_hundred_participants() {
     let carillon = Carillon::start();
     let crowd: Vec<String> = (0..98).map(|number| format!("u{number}")).collect();
     let crowd: Vec<&str> = crowd.iter().map(String::as_str).chain(["ben"]).collect();

@@ -1,4 +1,5 @@
-//! The service around the API: health, its description, credentials, and limits on requests as such.
+//! The parts of the REST API that all routes share: health, the OpenAPI document, credentials, origins, and the limits
+//! on a request's body.
 
 use crate::harness::{Carillon, backend, nobody, user};
 use carillon_tests::server::Server;
@@ -7,7 +8,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 #[tokio::test]
-async fn health_and_description_are_for_everybody() {
+async fn health_and_openapi_need_no_credentials() {
     let carillon = Carillon::start();
     let ready = |health: &serde_json::Value| health["status"] == "ok";
     let health = carillon.eventually(&nobody(), "/api/v1/health", ready).await;
@@ -26,7 +27,7 @@ async fn health_and_description_are_for_everybody() {
 }
 
 #[tokio::test]
-async fn a_token_or_key_is_needed_under_dev_too() {
+async fn a_token_or_key_is_required_even_with_dev() {
     let data = TempDir::new().expect("a directory");
     let server = Server::standalone(data.path(), &[]);
     let client = reqwest::Client::builder().build().expect("a client");
@@ -37,7 +38,7 @@ async fn a_token_or_key_is_needed_under_dev_too() {
 }
 
 #[tokio::test]
-async fn only_listed_origins_may_ask_from_a_browser() {
+async fn only_allowed_origins_may_send_requests_from_a_browser() {
     let carillon = Carillon::start_with(&[("CARILLON_ALLOWED_ORIGINS", "https://app.example")]);
     let ann = user("ann");
     let from = |origin| [("origin", origin), ("access-control-request-method", "POST")];
@@ -57,7 +58,7 @@ async fn only_listed_origins_may_ask_from_a_browser() {
 }
 
 #[tokio::test]
-async fn a_body_over_the_limit_is_refused_in_words_and_what_fits_is_taken() {
+async fn a_body_over_the_limit_gets_too_large_and_one_within_it_is_stored() {
     let carillon = Carillon::start();
     let ann = user("ann");
     carillon.create(&ann, "room", &[]).await;

@@ -7,17 +7,17 @@ use serde_json::{Value, json};
 use std::time::Duration;
 use tokio_tungstenite::tungstenite::protocol::Message;
 
-/// Within which announced attachments must have come; then this much for a slow machine.
+/// The server waits 5 s for announced attachments; 3 s more for a slow machine.
 const ATTACHMENTS_TIMEOUT: Duration = Duration::from_secs(5 + 3);
 
-/// Where the first attachment belongs; see [`placeholder`].
+/// The placeholder of the first attachment; see [`placeholder`].
 const FIRST: &str = r#"{"_placeholder":true,"num":0}"#;
 
 fn placeholder(number: usize) -> String {
     format!(r#"{{"_placeholder":true,"num":{number}}}"#)
 }
 
-/// Puts attachments where their placeholders are, as lists of numbers.
+/// Replaces placeholders by their attachments, as lists of numbers.
 fn assembled(value: Value, attachments: &[Vec<u8>]) -> Value {
     match value {
         Value::Object(fields) if fields.get("_placeholder") == Some(&json!(true)) => {
@@ -42,7 +42,7 @@ fn announced(packet: &str, kind: &str, prefix: &str) -> (usize, Value) {
     (count.parse().expect("a count"), serde_json::from_str(json).expect("JSON"))
 }
 
-/// The next packet, which is binary, with its attachments in place.
+/// Receives a packet of type 45 or 46 and its attachments, and returns its JSON with the attachments in it.
 async fn next_assembled(socket: &mut WebSocket, kind: &str, prefix: &str) -> Value {
     let (count, json) = announced(&socket.text().await, kind, prefix);
     let mut attachments = Vec::new();
@@ -62,9 +62,9 @@ async fn send_with(socket: &mut WebSocket, packet: &str, attachments: &[&[u8]]) 
     }
 }
 
-/// Two arguments that are attachments, one deep inside, in the other order, an empty one, a large one.
+/// The table has two attachments, one nested in an argument, two in reverse order, an empty one, and a large one.
 #[tokio::test]
-async fn attachments_come_back_with_their_event() {
+async fn attachments_are_echoed_with_their_event() {
     let server = Conformance::start().await;
     let mut socket = connected(&server).await;
     join(&mut socket, "/custom,").await;
@@ -95,7 +95,7 @@ async fn attachments_come_back_with_their_event() {
 }
 
 #[tokio::test]
-async fn attachments_come_back_by_polling() {
+async fn attachments_are_echoed_by_polling() {
     let server = Conformance::start().await;
     let mut session = server.socket().open().await;
     session.send("40").await;
@@ -106,7 +106,7 @@ async fn attachments_come_back_by_polling() {
     let (count, event) = announced(&session.next().await, "45", "");
     assert_eq!((count, &event[0], &event[2]["num"]), (2, &json!("message-back"), &json!(1)));
     assert_eq!([session.next().await, session.next().await], ["bAQID", "bBAUG"]);
-    // An attachment may come with a POST of its own.
+    // An attachment may be sent in a POST of its own.
     session.send(&format!("452-789[\"message-with-ack\",{arguments}]")).await;
     session.send("bAQID").await;
     session.send("bBAUG").await;
@@ -115,7 +115,7 @@ async fn attachments_come_back_by_polling() {
     assert_eq!([session.next().await, session.next().await], ["bAQID", "bBAUG"]);
 }
 
-/// An event with that many attachments of one byte, the first of them 0.
+/// Sends an event with `count` attachments of one byte; the byte is the attachment's index.
 async fn send_many(socket: &mut WebSocket, count: usize) {
     let arguments: Vec<String> = (0..count).map(placeholder).collect();
     let bytes: Vec<[u8; 1]> = (0..count as u8).map(|byte| [byte]).collect();
@@ -132,7 +132,7 @@ async fn an_event_may_have_10_attachments() {
     assert_eq!((&event[1], &event[10], event.as_array().map(Vec::len)), (&json!([0]), &json!([9]), Some(11)));
 }
 
-/// Ours; the reference takes 10 at most.
+/// Our own bound; the reference accepts at most 10.
 #[tokio::test]
 async fn an_event_may_have_16_attachments() {
     if reference_differs("takes 10 attachments at most") {
@@ -145,7 +145,8 @@ async fn an_event_may_have_16_attachments() {
     assert_eq!((&event[16], event.as_array().map(Vec::len)), (&json!([15]), Some(17)));
 }
 
-/// At the announcement: no attachment needs to come (GHSA-2m8v-j782-fhvr and CVE-2026-33151 are about waiting).
+/// The connection ends at the announcement, before any attachment is sent. Servers that wait for them are open to the
+/// attacks of GHSA-2m8v-j782-fhvr and CVE-2026-33151.
 #[tokio::test]
 async fn an_announcement_of_17_attachments_closes_the_connection() {
     let server = Conformance::start().await;
@@ -156,7 +157,8 @@ async fn an_announcement_of_17_attachments_closes_the_connection() {
     }
 }
 
-/// Our bound; the reference waits for ever. Its pings are answered, and one that owes nothing lives on.
+/// Our own bound; the reference waits for ever. Connections that answer pings but send no announced attachment are
+/// closed, and a connection that announced none stays open.
 #[tokio::test]
 async fn attachments_that_never_come_close_the_connection() {
     if reference_differs("waits for attachments for ever") {

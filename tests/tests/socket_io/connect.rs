@@ -1,4 +1,4 @@
-//! Namespaces: connecting with and without auth, being refused, leaving one and keeping the other.
+//! Namespaces: connecting with and without auth, refusals, and leaving one while another stays connected.
 
 use crate::{assert_closed, assert_lives, connected, join, payload};
 use carillon_tests::conformance::Conformance;
@@ -8,10 +8,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::protocol::Message;
 
-/// A client that connects to no namespace is closed after 1 s; this is less by more than clocks are apart.
+/// The conformance server closes a client that connects to no namespace after 1 s. Less by a margin for timers.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(850);
 
-/// The answer has a sid and nothing else; the server's first event tells the auth object that arrived.
+/// The answer has a sid and nothing else; the server's first event has the auth object that it received.
 #[tokio::test]
 async fn namespaces_are_connected_with_and_without_auth() {
     let server = Conformance::start().await;
@@ -47,7 +47,7 @@ async fn namespaces_are_connected_by_polling_too() {
     assert!(sid.is_string() && other.is_string() && sid != other, "a namespace has a sid of its own");
 }
 
-/// The connection lives and may still connect to a namespace that exists.
+/// The connection stays open, and can still connect to a namespace that exists.
 #[tokio::test]
 async fn an_unknown_namespace_is_refused() {
     let server = Conformance::start().await;
@@ -62,7 +62,7 @@ async fn an_unknown_namespace_is_refused() {
     assert_lives(&mut socket).await;
 }
 
-/// Sooner than the timeout for connecting would close it.
+/// The connection ends at once, not only when the time for connecting is over.
 #[tokio::test]
 async fn an_invalid_connect_closes_the_connection() {
     let server = Conformance::start().await;
@@ -77,7 +77,7 @@ async fn an_invalid_connect_closes_the_connection() {
 }
 
 #[tokio::test]
-async fn nothing_but_connect_may_come_first() {
+async fn a_first_packet_other_than_connect_closes_the_connection() {
     let server = Conformance::start().await;
     let packets = [
         r#"42["message",1]"#,
@@ -96,9 +96,9 @@ async fn nothing_but_connect_may_come_first() {
     }
 }
 
-/// Pings are answered all the while, and a refused namespace does not count as connected.
+/// Answered pings do not keep the connection open, and a refused namespace does not count as connected.
 #[tokio::test]
-async fn a_client_that_never_connects_is_closed() {
+async fn a_client_that_connects_to_no_namespace_is_closed() {
     let server = Conformance::start().await;
     for packet in [None, Some("40/random")] {
         let started = Instant::now();
@@ -113,7 +113,7 @@ async fn a_client_that_never_connects_is_closed() {
 }
 
 #[tokio::test]
-async fn a_client_that_polls_and_never_connects_is_closed() {
+async fn a_polling_client_that_connects_to_no_namespace_is_closed() {
     let server = Conformance::start().await;
     let started = Instant::now();
     let session = server.socket().open().await;
@@ -133,7 +133,7 @@ async fn a_client_that_polls_and_never_connects_is_closed() {
     assert!(pings >= 2 && started.elapsed() >= CONNECT_TIMEOUT, "{pings} pings, {:?}", started.elapsed());
 }
 
-/// The connection outlives its only namespace: pings go on, and it may connect again, with another sid.
+/// The connection stays open without a namespace: pings continue, and the client can connect to a namespace again.
 #[tokio::test]
 async fn leaving_the_main_namespace_keeps_the_connection() {
     let server = Conformance::start().await;
@@ -168,9 +168,9 @@ async fn leaving_one_namespace_keeps_the_other() {
     assert_closed(&mut socket, "leaving what was never connected").await;
 }
 
-/// Two namespaces on one connection do not hear each other.
+/// An event in one namespace is not echoed in the other.
 #[tokio::test]
-async fn namespaces_share_a_connection() {
+async fn two_namespaces_on_one_connection_are_separate() {
     let server = Conformance::start().await;
     let mut socket = connected(&server).await;
     join(&mut socket, "/custom,").await;

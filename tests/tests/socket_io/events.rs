@@ -4,7 +4,7 @@ use crate::{assert_lives, connected, join, payload};
 use carillon_tests::conformance::Conformance;
 use serde_json::{Value, json};
 
-/// Argument lists that come back as they are.
+/// Argument lists that the server must echo unchanged.
 fn arguments() -> [Value; 6] {
     [
         json!([1, "2", {"3": [true]}]),
@@ -23,7 +23,7 @@ fn with_name(name: &str, arguments: &Value) -> Value {
 }
 
 #[tokio::test]
-async fn events_come_back_in_their_namespace() {
+async fn events_are_echoed_in_their_namespace() {
     let server = Conformance::start().await;
     let mut socket = connected(&server).await;
     join(&mut socket, "/custom,").await;
@@ -37,7 +37,7 @@ async fn events_come_back_in_their_namespace() {
 }
 
 #[tokio::test]
-async fn events_come_back_by_polling() {
+async fn events_are_echoed_by_polling() {
     let server = Conformance::start().await;
     let mut session = server.socket().open().await;
     session.send("40").await;
@@ -49,7 +49,7 @@ async fn events_come_back_by_polling() {
     }
 }
 
-/// An acknowledgement has the id of its event, its arguments and no name.
+/// An acknowledgement has the id and the arguments of its event, and no name.
 #[tokio::test]
 async fn acknowledgements_carry_the_id_of_their_event() {
     let server = Conformance::start().await;
@@ -64,7 +64,7 @@ async fn acknowledgements_carry_the_id_of_their_event() {
 }
 
 #[tokio::test]
-async fn many_events_come_back_in_order() {
+async fn many_events_are_echoed_in_order() {
     let server = Conformance::start().await;
     let mut socket = connected(&server).await;
     for number in 0..200 {
@@ -77,9 +77,9 @@ async fn many_events_come_back_in_order() {
     }
 }
 
-/// An event that nobody listens for, and an acknowledgement of nothing that was asked, are no faults.
+/// An event without a handler and an acknowledgement with an unknown id are no protocol errors.
 #[tokio::test]
-async fn what_nobody_waits_for_is_ignored() {
+async fn events_without_handler_and_unknown_acknowledgements_are_ignored() {
     let server = Conformance::start().await;
     let mut socket = connected(&server).await;
     for packet in [r#"42["nobody listens",1]"#, r#"427["nobody listens",1]"#, "43999[1]", "430[]"] {

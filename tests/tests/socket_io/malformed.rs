@@ -1,10 +1,10 @@
-//! Packets that nobody should send: each closes its connection, and nobody else's.
+//! Malformed packets: each closes its own connection, and no other one.
 
 use crate::{assert_closed, assert_lives, connected};
 use carillon_tests::conformance::{Conformance, is_reference, reference_differs};
 use tokio_tungstenite::tungstenite::protocol::Message;
 
-/// Closes a connection to the main namespace with each of the packets, while a bystander lives.
+/// Asserts that each packet closes its connection to the main namespace, and that another connection stays open.
 async fn assert_each_closes(packets: &[&str]) {
     let server = Conformance::start().await;
     let mut bystander = connected(&server).await;
@@ -22,7 +22,7 @@ async fn unknown_packet_types_close_the_connection() {
 }
 
 #[tokio::test]
-async fn payloads_of_another_form_close_the_connection() {
+async fn malformed_payloads_close_the_connection() {
     assert_each_closes(&[
         "42{}",
         "42[]",
@@ -45,7 +45,7 @@ async fn payloads_of_another_form_close_the_connection() {
     .await;
 }
 
-/// Names that clients use for themselves.
+/// Clients use these names for their own local events.
 #[tokio::test]
 async fn reserved_event_names_close_the_connection() {
     assert_each_closes(&[
@@ -68,7 +68,7 @@ async fn an_id_that_is_no_number_closes_the_connection() {
     .await;
 }
 
-/// Connecting twice, a namespace that is not connected or does not exist, what only servers send.
+/// Connecting twice, a namespace that is not connected or does not exist, and packets that only servers send.
 #[tokio::test]
 async fn packets_out_of_place_close_the_connection() {
     assert_each_closes(&[
@@ -84,7 +84,7 @@ async fn packets_out_of_place_close_the_connection() {
 }
 
 #[tokio::test]
-async fn announcements_of_another_form_close_the_connection() {
+async fn malformed_announcements_of_attachments_close_the_connection() {
     assert_each_closes(&[
         r#"45["message"]"#,
         r#"451["message"]"#,
@@ -101,7 +101,7 @@ async fn announcements_of_another_form_close_the_connection() {
     .await;
 }
 
-/// A binary message that nothing announced, text where an attachment must come, and placeholders that point nowhere.
+/// A binary message without an announcement, text instead of an attachment, and placeholders without an attachment.
 #[tokio::test]
 async fn attachments_out_of_place_close_the_connection() {
     let server = Conformance::start().await;
@@ -120,7 +120,7 @@ async fn attachments_out_of_place_close_the_connection() {
         vec![announcing("null"), attachment()],
     ];
     if !is_reference() {
-        // The reference makes `undefined` of it.
+        // The reference accepts it, as the value `undefined`.
         table.push(vec![announcing("0.5"), attachment()]);
     }
     for messages in table {
@@ -133,9 +133,9 @@ async fn attachments_out_of_place_close_the_connection() {
     }
 }
 
-/// The session of a client that polls ends as well.
+/// A polling session ends too, and the events behind the malformed packet are not answered.
 #[tokio::test]
-async fn a_malformed_event_closes_the_session_of_polling() {
+async fn a_malformed_packet_ends_a_polling_session() {
     let server = Conformance::start().await;
     for packet in ["42{}", "4abc", "bAQID", "40"] {
         let mut session = server.socket().open().await;
@@ -150,13 +150,13 @@ async fn a_malformed_event_closes_the_session_of_polling() {
     }
 }
 
-/// A list that contains itself so many times.
+/// A JSON list nested to this depth.
 fn nested(depth: usize) -> String {
     format!("{}{}", "[".repeat(depth), "]".repeat(depth))
 }
 
 #[tokio::test]
-async fn moderate_nesting_comes_back() {
+async fn moderate_nesting_is_echoed() {
     let server = Conformance::start().await;
     let mut socket = connected(&server).await;
     let deep = nested(30);
@@ -164,8 +164,8 @@ async fn moderate_nesting_comes_back() {
     assert_eq!(socket.text().await, format!(r#"42["message-back",{deep}]"#));
 }
 
-/// Our bound: what is parsed by recursion must not reach the stack's end. The reference parses any depth, and fails when
-/// it writes some.
+/// Our own bound, because the parser is recursive and must not overflow the stack. The reference parses any depth, but
+/// fails to serialize some of them.
 #[tokio::test]
 async fn deep_nesting_closes_the_connection() {
     if reference_differs("takes JSON of any depth") {
