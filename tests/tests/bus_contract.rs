@@ -1,4 +1,4 @@
-//! What the bus promises, asked of both implementations, and what only a bus over a network can suffer.
+//! The contract of the bus, as one suite for both implementations, and tests of faults that only the NATS bus can have.
 
 #[path = "bus_contract/faults.rs"]
 mod faults;
@@ -21,11 +21,11 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
-/// Partitions of every bus here.
+/// Partitions of every bus in this suite.
 const PARTITIONS: u32 = 4;
-/// A case that takes longer hangs.
+/// A case that takes longer counts as hanging.
 const CASE_TIMEOUT: Duration = Duration::from_secs(60);
-/// Within this time everything that is to happen has happened, on a machine that does other work too.
+/// Enough for every expected reaction, on a loaded machine.
 const SOON: Duration = Duration::from_secs(10);
 
 fn random_tag() -> Tag {
@@ -36,7 +36,7 @@ fn bytes(text: impl Into<String>) -> Bytes {
     Bytes::from(text.into())
 }
 
-/// The cluster of every bus here: what is asked of a bus with its neighbours is in `neighbours`.
+/// The cluster id of every bus in this suite, except in `neighbours`, which has several clusters.
 static CLUSTER: LazyLock<ClusterId> = LazyLock::new(ClusterId::random);
 
 fn config(url: &str) -> NatsConfig {
@@ -54,7 +54,7 @@ async fn connect(url: &str) -> Result<Arc<NatsBus>, ConnectError> {
     NatsBus::connect(config(url)).await
 }
 
-/// Repeats `attempt` until it gives something, which has to be soon.
+/// Repeats `attempt` until it returns a value, at most for [`SOON`].
 async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, attempt: impl FnMut() -> F) -> T {
     eventually_within(SOON, what, attempt).await
 }
@@ -83,7 +83,7 @@ async fn append_all(bus: &dyn Bus, partition: u32, payloads: impl IntoIterator<I
     sequences
 }
 
-/// The next entry of a reader that has one soon.
+/// The reader's next entry, which must come within [`SOON`].
 async fn next_one(reader: &mut dyn LogReader) -> Result<LogEntry, BusError> {
     let mut entries = timeout(SOON, reader.next(1)).await.expect("something soon")?;
     assert_eq!(entries.len(), 1, "not more than asked for");
@@ -102,7 +102,7 @@ async fn read_some(reader: &mut dyn LogReader, count: usize, entries_max: usize)
     all
 }
 
-/// What all entries of a log carry.
+/// The payloads of all entries of a log.
 async fn entries_of(bus: &dyn Bus, partition: u32) -> Vec<String> {
     let bounds = bus.log_bounds(partition).await.expect("an answer");
     let mut reader = bus.read_log(partition, bounds.first).await.expect("a reader");
@@ -110,7 +110,7 @@ async fn entries_of(bus: &dyn Bus, partition: u32) -> Vec<String> {
     entries.iter().map(|entry| String::from_utf8_lossy(&entry.payload).into_owned()).collect()
 }
 
-/// Every case as a test of its own, once for each implementation.
+/// Makes every case a test of its own, once for each implementation.
 macro_rules! contract {
     ($($module:ident::$case:ident,)*) => {
         mod embedded {
@@ -143,28 +143,28 @@ macro_rules! contract {
 contract! {
     logs::appends_get_contiguous_sequences,
     logs::a_repeated_tag_is_the_same_entry,
-    logs::readers_start_anywhere,
-    logs::a_waiting_reader_wakes,
-    logs::concurrent_appends_are_whole_in_every_partition,
-    logs::long_logs_are_read_whole,
-    logs::cancelled_reading_loses_nothing,
-    logs::purging_moves_the_first,
-    logs::entries_are_there_or_not,
-    logs::readers_where_nothing_is_are_broken,
-    logs::payloads_of_all_sizes,
-    logs::only_existing_partitions,
-    messages::subscribers_hear_in_order,
-    messages::one_of_a_group_hears,
+    logs::readers_start_at_any_entry,
+    logs::an_append_wakes_waiting_readers,
+    logs::concurrent_appends_lose_no_entry_in_any_partition,
+    logs::long_logs_are_read_without_gaps,
+    logs::a_cancelled_read_loses_no_entry,
+    logs::purging_moves_only_the_first_sequence,
+    logs::single_entries_are_found_by_sequence,
+    logs::reading_outside_the_log_fails_as_broken,
+    logs::payloads_up_to_the_size_limit_are_stored_and_larger_ones_are_refused,
+    logs::absent_partitions_are_refused,
+    messages::every_subscriber_receives_all_messages_in_order,
+    messages::one_subscriber_of_a_group_receives_each_message,
     messages::requests_are_answered,
     messages::concurrent_requests_get_their_own_answers,
-    messages::nobody_listens_is_known_at_once,
-    messages::no_answer_is_a_timeout,
-    messages::a_dropped_subscription_ends,
-    messages::a_slow_subscriber_loses_and_holds_up_nobody,
-    messages::messages_of_all_sizes,
-    leases::renewals_rise_and_are_seen,
-    leases::leases_run_out_unless_renewed,
-    leases::releases_are_seen_at_once,
-    leases::workers_share_units_by_leases,
-    leases::a_healthy_bus_says_so,
+    messages::a_request_without_a_subscriber_fails_at_once,
+    messages::a_request_without_an_answer_times_out,
+    messages::a_dropped_subscription_receives_no_more_messages,
+    messages::a_slow_subscriber_loses_messages_and_delays_no_other,
+    messages::messages_up_to_the_size_limit_arrive_whole_and_larger_ones_are_refused,
+    leases::each_renewal_returns_a_higher_number_and_makes_the_lease_live,
+    leases::leases_expire_unless_renewed,
+    leases::a_released_lease_ends_at_once,
+    leases::workers_with_leases_share_all_units,
+    leases::a_healthy_bus_reports_it,
 }

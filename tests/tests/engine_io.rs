@@ -1,9 +1,9 @@
-//! Engine.IO 4 case by case: what the published suite (`docs/engine.io-protocol/v4-test-suite` of
-//! `socketio/socket.io`) checks, and input that nobody should send. Every case holds for the reference
-//! implementation too, unless it says that our bound is stricter.
+//! Engine.IO 4: the cases of the published suite (`docs/engine.io-protocol/v4-test-suite` of `socketio/socket.io`), and
+//! malformed input. Every case also passes against the reference implementation, unless its comment names a bound of
+//! our own.
 //!
-//! Against a server that already runs: `CARILLON_TEST_CONFORMANCE_URL=http://127.0.0.1:3000`, and with
-//! `CARILLON_TEST_REFERENCE=1` where that is the reference.
+//! To test a server that already runs, set `CARILLON_TEST_CONFORMANCE_URL=http://127.0.0.1:3000`, and
+//! `CARILLON_TEST_REFERENCE=1` if it is the reference implementation.
 
 use carillon_tests::polling::{Endpoint, Session, WebSocket};
 
@@ -18,11 +18,11 @@ mod messages;
 #[path = "engine_io/upgrade.rs"]
 mod upgrade;
 
-/// How often a race whose outcome is the network's is run again.
+/// Attempts at a race whose outcome depends on the network.
 const ATTEMPTS: usize = 10;
 
-/// A session that began by polling. On Socket.IO's path its namespace is connected, which would close it after 1 s
-/// otherwise, whatever else a case is about.
+/// A session that began by polling. On Socket.IO's path it connects to the main namespace, because the server closes a
+/// session without a namespace after 1 s.
 async fn open(endpoint: &Endpoint) -> Session {
     let mut session = endpoint.open().await;
     if endpoint.path == "/socket.io/" {
@@ -34,7 +34,7 @@ async fn open(endpoint: &Endpoint) -> Session {
     session
 }
 
-/// A session that began by WebSocket, likewise.
+/// A session that began by WebSocket, with its namespace as in [`open`].
 async fn open_websocket(endpoint: &Endpoint) -> WebSocket {
     let (mut socket, _) = endpoint.open_websocket().await;
     if endpoint.path == "/socket.io/" {

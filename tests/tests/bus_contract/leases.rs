@@ -1,4 +1,4 @@
-//! What leases promise.
+//! The contract of leases.
 
 use crate::{SOON, eventually};
 use carillon_proto::id::WorkerId;
@@ -20,7 +20,7 @@ async fn live(bus: &dyn Bus, kind: &str) -> BTreeSet<WorkerId> {
     bus.live_leases(kind).await.expect("an answer").into_iter().collect()
 }
 
-pub async fn renewals_rise_and_are_seen(bus: Arc<dyn Bus>) {
+pub async fn each_renewal_returns_a_higher_number_and_makes_the_lease_live(bus: Arc<dyn Bus>) {
     let (a, b) = (worker("a"), worker("b-2_X"));
     assert!(live(&*bus, "message").await.is_empty());
     let mut last = 0;
@@ -35,7 +35,7 @@ pub async fn renewals_rise_and_are_seen(bus: Arc<dyn Bus>) {
     assert_eq!(live(&*bus, "presence").await, BTreeSet::from([a]));
 }
 
-pub async fn leases_run_out_unless_renewed(bus: Arc<dyn Bus>) {
+pub async fn leases_expire_unless_renewed(bus: Arc<dyn Bus>) {
     let (kept, left) = (worker("kept"), worker("left"));
     let began = Instant::now();
     bus.renew_lease("message", &left).await.expect("renewed");
@@ -51,14 +51,14 @@ pub async fn leases_run_out_unless_renewed(bus: Arc<dyn Bus>) {
         sleep(LEASE / 20).await;
     };
     assert!(gone - began >= LEASE, "not before its time: {:?}", gone - began);
-    // The server looks at ages four times a second.
+    // The NATS server removes expired leases four times a second.
     assert!(gone - renewed <= LEASE + Duration::from_secs(2), "soon after: {:?}", gone - renewed);
     let number = bus.renew_lease("message", &kept).await.expect("renewed");
     assert!(bus.renew_lease("message", &left).await.expect("renewed") > number, "and may come again");
     assert_eq!(live(&*bus, "message").await.len(), 2);
 }
 
-pub async fn releases_are_seen_at_once(bus: Arc<dyn Bus>) {
+pub async fn a_released_lease_ends_at_once(bus: Arc<dyn Bus>) {
     let (a, b) = (worker("a"), worker("b"));
     assert_eq!(bus.release_lease("message", &a).await, Ok(()), "one that was never taken");
     bus.renew_lease("message", &a).await.expect("renewed");
@@ -70,7 +70,7 @@ pub async fn releases_are_seen_at_once(bus: Arc<dyn Bus>) {
     assert_eq!(live(&*bus, "message").await.len(), 2);
 }
 
-pub async fn workers_share_units_by_leases(bus: Arc<dyn Bus>) {
+pub async fn workers_with_leases_share_all_units(bus: Arc<dyn Bus>) {
     const UNITS: u32 = 16;
     let start = |name| Lease::start(bus.clone(), "message", worker(name), UNITS, CancellationToken::new());
     let first = start("a");
@@ -103,6 +103,6 @@ pub async fn workers_share_units_by_leases(bus: Arc<dyn Bus>) {
     assert!(live(&*bus, "message").await.is_empty());
 }
 
-pub async fn a_healthy_bus_says_so(bus: Arc<dyn Bus>) {
+pub async fn a_healthy_bus_reports_it(bus: Arc<dyn Bus>) {
     assert!(bus.healthy().await);
 }

@@ -1,4 +1,4 @@
-//! What the log of a partition promises.
+//! The contract of a partition's log.
 
 use crate::{append_all, bytes, eventually, next_one, random_tag, read_some};
 use bytes::Bytes;
@@ -45,7 +45,7 @@ pub async fn a_repeated_tag_is_the_same_entry(bus: Arc<dyn Bus>) {
     assert_eq!(tags[..2], [first, second]);
 }
 
-pub async fn readers_start_anywhere(bus: Arc<dyn Bus>) {
+pub async fn readers_start_at_any_entry(bus: Arc<dyn Bus>) {
     append_all(&*bus, 3, payloads(20)).await;
     for from in [1, 2, 11, 20, 21] {
         let mut reader = bus.read_log(3, from).await.expect("a reader");
@@ -57,7 +57,7 @@ pub async fn readers_start_anywhere(bus: Arc<dyn Bus>) {
     }
 }
 
-pub async fn a_waiting_reader_wakes(bus: Arc<dyn Bus>) {
+pub async fn an_append_wakes_waiting_readers(bus: Arc<dyn Bus>) {
     let mut readers = Vec::new();
     for _ in 0..2 {
         readers.push(bus.read_log(0, 1).await.expect("a reader"));
@@ -76,7 +76,7 @@ pub async fn a_waiting_reader_wakes(bus: Arc<dyn Bus>) {
     }
 }
 
-pub async fn concurrent_appends_are_whole_in_every_partition(bus: Arc<dyn Bus>) {
+pub async fn concurrent_appends_lose_no_entry_in_any_partition(bus: Arc<dyn Bus>) {
     const EACH: u64 = 50;
     let mut writers = Vec::new();
     for partition in 0..4_u32 {
@@ -106,11 +106,11 @@ pub async fn concurrent_appends_are_whole_in_every_partition(bus: Arc<dyn Bus>) 
     }
 }
 
-pub async fn long_logs_are_read_whole(bus: Arc<dyn Bus>) {
+pub async fn long_logs_are_read_without_gaps(bus: Arc<dyn Bus>) {
     const COUNT: usize = 2_000;
     let writing = bus.clone();
     let writer = tokio::spawn(async move { append_all(&*writing, 2, payloads(COUNT as u64)).await });
-    // A reader of every kind while the log grows: one at a time, in small groups, in large ones.
+    // The log grows while readers take entries one at a time, in small groups, and in large ones.
     for entries_max in [1, 7, 1_000] {
         let mut reader = bus.read_log(2, 1).await.expect("a reader");
         let entries = read_some(&mut *reader, COUNT, entries_max).await;
@@ -119,7 +119,7 @@ pub async fn long_logs_are_read_whole(bus: Arc<dyn Bus>) {
     writer.await.expect("appended");
 }
 
-pub async fn cancelled_reading_loses_nothing(bus: Arc<dyn Bus>) {
+pub async fn a_cancelled_read_loses_no_entry(bus: Arc<dyn Bus>) {
     const COUNT: u64 = 300;
     let writing = bus.clone();
     let writer = tokio::spawn(async move {
@@ -146,7 +146,7 @@ pub async fn cancelled_reading_loses_nothing(bus: Arc<dyn Bus>) {
     assert!(sequences.into_iter().eq(1..=COUNT));
 }
 
-pub async fn purging_moves_the_first(bus: Arc<dyn Bus>) {
+pub async fn purging_moves_only_the_first_sequence(bus: Arc<dyn Bus>) {
     append_all(&*bus, 0, payloads(10)).await;
     let mut tail = bus.read_log(0, 11).await.expect("a reader at the end");
     let bounds = |first, last| Ok(LogBounds { first, last });
@@ -166,7 +166,7 @@ pub async fn purging_moves_the_first(bus: Arc<dyn Bus>) {
     assert_eq!(append_all(&*bus, 1, payloads(1)).await, [1]);
 }
 
-pub async fn entries_are_there_or_not(bus: Arc<dyn Bus>) {
+pub async fn single_entries_are_found_by_sequence(bus: Arc<dyn Bus>) {
     append_all(&*bus, 0, payloads(5)).await;
     let mut reader = bus.read_log(0, 1).await.expect("a reader");
     for entry in read_some(&mut *reader, 5, 5).await {
@@ -182,7 +182,7 @@ pub async fn entries_are_there_or_not(bus: Arc<dyn Bus>) {
     assert_eq!(bus.log_entry(1, 1).await, Ok(None), "a log that never held anything");
 }
 
-pub async fn readers_where_nothing_is_are_broken(bus: Arc<dyn Bus>) {
+pub async fn reading_outside_the_log_fails_as_broken(bus: Arc<dyn Bus>) {
     append_all(&*bus, 0, payloads(10)).await;
     let mut caught = bus.read_log(0, 2).await.expect("a reader");
     bus.purge_log(0, 6).await.expect("purged");
@@ -193,12 +193,12 @@ pub async fn readers_where_nothing_is_are_broken(bus: Arc<dyn Bus>) {
     for from in [6, 10, 11] {
         bus.read_log(0, from).await.expect("within the log, or just behind it");
     }
-    // A reader that was made in time, and then lost its ground before it read anything.
+    // This reader was created before the purge, which removed its first entry before it read.
     let broken = next_one(&mut *caught).await;
     assert!(matches!(broken, Err(BusError::Broken(_))), "{broken:?}");
 }
 
-pub async fn payloads_of_all_sizes(bus: Arc<dyn Bus>) {
+pub async fn payloads_up_to_the_size_limit_are_stored_and_larger_ones_are_refused(bus: Arc<dyn Bus>) {
     let sizes = [0, 1, 1_000, 64 * 1024, 256 * 1024, BUS_MESSAGE_BYTES_MAX];
     let payload = |size: usize| Bytes::from_iter((0..size).map(|at| (at % 251) as u8));
     for size in sizes {
@@ -216,7 +216,7 @@ pub async fn payloads_of_all_sizes(bus: Arc<dyn Bus>) {
     assert_eq!(last, sizes.len() as u64, "what is refused is not in the log");
 }
 
-pub async fn only_existing_partitions(bus: Arc<dyn Bus>) {
+pub async fn absent_partitions_are_refused(bus: Arc<dyn Bus>) {
     let absent = crate::PARTITIONS;
     assert!(matches!(bus.append(absent, random_tag(), bytes("x")).await, Err(BusError::Unavailable(_))));
     assert!(matches!(bus.log_bounds(absent).await, Err(BusError::Unavailable(_))));

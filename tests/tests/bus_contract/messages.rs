@@ -1,4 +1,4 @@
-//! What core messaging promises.
+//! The contract of core messages: publish, subscribe and request.
 
 use crate::{SOON, bytes};
 use bytes::Bytes;
@@ -24,7 +24,7 @@ fn number(payload: &Bytes) -> u64 {
     std::str::from_utf8(payload).expect("text").parse().expect("a number")
 }
 
-/// Answers every request with `prefix` and what was asked.
+/// Answers every request with `prefix` and the request's payload.
 fn answer(mut subscription: Subscription, prefix: &'static str) -> tokio::task::JoinHandle<()> {
     tokio::spawn(async move {
         while let Some(Incoming::Message(Message { payload, reply })) = subscription.next().await {
@@ -35,7 +35,7 @@ fn answer(mut subscription: Subscription, prefix: &'static str) -> tokio::task::
     })
 }
 
-pub async fn subscribers_hear_in_order(bus: Arc<dyn Bus>) {
+pub async fn every_subscriber_receives_all_messages_in_order(bus: Arc<dyn Bus>) {
     const COUNT: u64 = 1_000;
     bus.publish(&subject::partition(1), bytes("nobody hears this")).await.expect("handed over");
     let mut first = bus.subscribe(&subject::partition(1), None).await.expect("subscribed");
@@ -57,7 +57,7 @@ pub async fn subscribers_hear_in_order(bus: Arc<dyn Bus>) {
     assert!(first.try_next().is_none() && other.try_next().is_none());
 }
 
-pub async fn one_of_a_group_hears(bus: Arc<dyn Bus>) {
+pub async fn one_subscriber_of_a_group_receives_each_message(bus: Arc<dyn Bus>) {
     const COUNT: u64 = 400;
     let subscribe = async |group| bus.subscribe(subject::READ, group).await.expect("subscribed");
     let groups =
@@ -99,7 +99,7 @@ pub async fn requests_are_answered(bus: Arc<dyn Bus>) {
         assert_eq!(reply, Ok(bytes(format!("heard {count}"))));
     }
     assert!(began.elapsed() < SOON, "answers come as they are sent");
-    // Those who do not answer do not stand in the way of one who does.
+    // A subscriber that does not answer does not delay the answer of another one.
     let mut silent = bus.subscribe(&subject, None).await.expect("subscribed");
     let ignoring = tokio::spawn(async move { while silent.next().await.is_some() {} });
     assert_eq!(bus.request(&subject, bytes("x"), SOON).await, Ok(bytes("heard x")));
@@ -122,14 +122,14 @@ pub async fn concurrent_requests_get_their_own_answers(bus: Arc<dyn Bus>) {
     }
 }
 
-pub async fn nobody_listens_is_known_at_once(bus: Arc<dyn Bus>) {
+pub async fn a_request_without_a_subscriber_fails_at_once(bus: Arc<dyn Bus>) {
     let began = Instant::now();
     let reply = bus.request(&subject::partition(2), bytes("x"), Duration::from_secs(30)).await;
     assert!(matches!(reply, Err(BusError::Unavailable(_))), "{reply:?}");
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
 }
 
-pub async fn no_answer_is_a_timeout(bus: Arc<dyn Bus>) {
+pub async fn a_request_without_an_answer_times_out(bus: Arc<dyn Bus>) {
     let mut silent = bus.subscribe(&subject::partition(2), None).await.expect("subscribed");
     let time = Duration::from_millis(300);
     for keep in [true, false] {
@@ -143,14 +143,14 @@ pub async fn no_answer_is_a_timeout(bus: Arc<dyn Bus>) {
         assert!(matches!(reply, Err(BusError::Timeout(_))), "{reply:?}");
         let took = began.elapsed();
         assert!(took >= time && took < time + Duration::from_secs(2), "{took:?}");
-        // An answer that comes too late hurts nobody.
+        // An answer after the timeout is dropped.
         if let Some(reply) = kept.and_then(|message| message.reply) {
             reply.send(bytes("late"));
         }
     }
 }
 
-pub async fn a_dropped_subscription_ends(bus: Arc<dyn Bus>) {
+pub async fn a_dropped_subscription_receives_no_more_messages(bus: Arc<dyn Bus>) {
     let subject = subject::partition(3);
     let mut kept = bus.subscribe(&subject, Some("group")).await.expect("subscribed");
     let dropped = bus.subscribe(&subject, Some("group")).await.expect("subscribed");
@@ -169,7 +169,7 @@ pub async fn a_dropped_subscription_ends(bus: Arc<dyn Bus>) {
     assert!(matches!(reply, Err(BusError::Unavailable(_))), "{reply:?}");
 }
 
-pub async fn a_slow_subscriber_loses_and_holds_up_nobody(bus: Arc<dyn Bus>) {
+pub async fn a_slow_subscriber_loses_messages_and_delays_no_other(bus: Arc<dyn Bus>) {
     const COUNT: u64 = 20_000;
     let subject = subject::ephemeral(0);
     let mut slow = bus.subscribe(&subject, None).await.expect("subscribed");
@@ -185,7 +185,7 @@ pub async fn a_slow_subscriber_loses_and_holds_up_nobody(bus: Arc<dyn Bus>) {
     let began = Instant::now();
     for count in 0..COUNT {
         bus.publish(&subject, bytes(count.to_string())).await.expect("handed over");
-        // Not further ahead than the quick one can be without losing anything.
+        // Stays within 1,000 messages of the quick subscriber, so that it loses none.
         heard.wait_for(|heard| heard + 1_000 > count).await.expect("the quick one hears everything");
     }
     assert!(began.elapsed() < SOON, "nobody waits for a slow one: {:?}", began.elapsed());
@@ -199,7 +199,7 @@ pub async fn a_slow_subscriber_loses_and_holds_up_nobody(bus: Arc<dyn Bus>) {
     }
     assert!(!heard.is_empty() && heard.len() < COUNT as usize, "{} of {COUNT}", heard.len());
     assert!(heard.iter().copied().eq(0..heard.len() as u64), "whole up to the mark");
-    // There is room again. What was still on its way when we began to read may come first.
+    // The queue has room again. Messages that were under way when reading began may come first.
     bus.publish(&subject, bytes("87654321")).await.expect("handed over");
     let mut last = heard.len() as u64 - 1;
     while last != 87_654_321 {
@@ -212,7 +212,7 @@ pub async fn a_slow_subscriber_loses_and_holds_up_nobody(bus: Arc<dyn Bus>) {
     assert!(slow.try_next().is_none());
 }
 
-pub async fn messages_of_all_sizes(bus: Arc<dyn Bus>) {
+pub async fn messages_up_to_the_size_limit_arrive_whole_and_larger_ones_are_refused(bus: Arc<dyn Bus>) {
     let subject = subject::partition(0);
     let mut subscription = bus.subscribe(&subject, None).await.expect("subscribed");
     let payload = |size: usize| Bytes::from_iter((0..size).map(|at| (at % 251) as u8));

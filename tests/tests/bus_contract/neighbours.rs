@@ -1,4 +1,4 @@
-//! Several clusters on the same servers: prefixes keep them apart, and without one the second is refused.
+//! Several clusters on one NATS server: subject prefixes separate them, and without a prefix the second is refused.
 
 use crate::{CLUSTER, SOON, append_all, bytes, config, connect, entries_of, eventually};
 use async_nats::jetstream;
@@ -47,9 +47,10 @@ async fn stream_names(server: &NatsServer) -> Vec<String> {
     names
 }
 
-/// Before, subjects, streams and leases had no prefix: each heard, worked and answered for the other.
+/// Before the fix, subjects, streams and leases had no prefix: each cluster received, worked and answered the other's
+/// messages.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn clusters_with_prefixes_have_nothing_in_common() {
+async fn clusters_with_different_prefixes_share_no_log_message_or_lease() {
     let Some(server) = start().await else { return };
     let plain = connect(&server.url()).await.expect("connected");
     let blue = connect_as(with_prefix(&server, "blue")).await;
@@ -79,9 +80,11 @@ async fn clusters_with_prefixes_have_nothing_in_common() {
     assert!(stream_names(&server).await.contains(&"KV_blue_carillon_kind".to_owned()));
 }
 
-/// Before, the second was let in: half of what clients read came from the other's database.
+/// A second cluster on the same prefix is refused. A process without a database, such as a gateway, has no cluster id
+/// to compare and is accepted once the streams exist. Before the fix, the second cluster was accepted, and half of the
+/// reads returned rows of the other cluster's database.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn another_cluster_is_refused_and_one_without_a_database_is_let_in() {
+async fn another_cluster_is_refused_and_a_process_without_a_database_is_accepted() {
     let Some(server) = start().await else { return };
     let guest = || NatsConfig { cluster: None, ..config(&server.url()) };
     let Err(ConnectError::Bus(early)) = NatsBus::connect(guest()).await else { panic!("nothing is there") };
@@ -97,9 +100,10 @@ async fn another_cluster_is_refused_and_one_without_a_database_is_let_in() {
     connect(&server.url()).await.expect("the same one comes back");
 }
 
-/// Before, a gateway or worker with another number looked for conversations in other logs, and made those.
+/// Before the fix, a gateway or worker with another number of partitions looked for conversations in the wrong logs,
+/// and created missing ones.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn another_number_of_partitions_is_refused_before_anything_is_made() {
+async fn another_number_of_partitions_is_refused_and_creates_no_stream() {
     let Some(server) = start().await else { return };
     connect(&server.url()).await.expect("connected");
     let before = stream_names(&server).await;
@@ -114,7 +118,7 @@ async fn another_number_of_partitions_is_refused_before_anything_is_made() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_two_clusters_at_once_one_is_refused() {
+async fn of_two_clusters_that_connect_at_once_one_is_refused() {
     let Some(server) = start().await else { return };
     for round in 0..10 {
         let prefix = format!("round-{round}");
@@ -126,8 +130,9 @@ async fn of_two_clusters_at_once_one_is_refused() {
     }
 }
 
+/// Releases before clusters had marks created streams without one. The first cluster that connects marks them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn streams_without_a_mark_get_that_of_whoever_comes_first() {
+async fn streams_without_a_mark_are_marked_by_the_first_cluster() {
     let Some(server) = start().await else { return };
     let jetstream = jetstream::new(async_nats::connect(server.url()).await.expect("connected"));
     for partition in 0..4 {
@@ -140,9 +145,10 @@ async fn streams_without_a_mark_get_that_of_whoever_comes_first() {
     assert!(matches!(refusal(of_another_cluster(&server)).await, Misfit::OtherCluster { .. }));
 }
 
-/// A server that lost its disk is everybody's: whoever misses their streams makes them again, with their mark.
+/// A NATS server that lost its disk has no mark. The first cluster that creates its streams again marks them, and the
+/// other cluster is refused from then on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lost_disk_belongs_to_whoever_makes_its_streams_first() {
+async fn after_a_lost_disk_the_first_cluster_to_create_its_streams_owns_the_server() {
     let Some(mut server) = start().await else { return };
     let ours = connect(&server.url()).await.expect("connected");
     let lose = |server: &mut NatsServer| {

@@ -1,12 +1,12 @@
-//! The end of a session by the client's will, as the other requests of that session see it.
+//! Sessions that the client ends, and how that affects the session's other requests.
 
 use crate::{ATTEMPTS, open, open_websocket};
 use carillon_tests::conformance::{Conformance, reference_differs};
 use carillon_tests::polling::SESSION_UNKNOWN;
 use tokio_tungstenite::tungstenite::protocol::Message;
 
-/// The poll that waits is answered at once by a noop. Where the close came before the poll, or a heartbeat answered it,
-/// nothing waited, and the race is run again.
+/// The poll that waits is answered at once by a noop. If the close packet overtook the poll, or a heartbeat answered
+/// the poll, no poll was waiting, and the test tries again.
 #[tokio::test]
 async fn a_close_packet_answers_the_poll_that_waits() {
     let server = Conformance::start().await;
@@ -18,7 +18,7 @@ async fn a_close_packet_answers_the_poll_that_waits() {
             session.send("1").await;
             let answer = pending.answer().await;
             if answer.body == "2" {
-                // A heartbeat took it, and a poll that comes now is taken for one that crossed the goodbye.
+                // A heartbeat answered the poll. The server treats a poll that comes now as sent before the close.
                 continue;
             }
             let last = session.poll().await;
@@ -38,7 +38,7 @@ async fn a_close_packet_answers_the_poll_that_waits() {
 }
 
 #[tokio::test]
-async fn what_follows_a_close_packet_is_not_heard() {
+async fn packets_after_a_close_packet_are_ignored() {
     let server = Conformance::start().await;
     let session = server.engine().open().await;
     session.send("1\u{1e}4hello").await;
@@ -46,7 +46,7 @@ async fn what_follows_a_close_packet_is_not_heard() {
 }
 
 #[tokio::test]
-async fn a_websocket_that_closes_and_is_silent_ends() {
+async fn a_websocket_ends_after_a_close_packet_without_pongs() {
     let server = Conformance::start().await;
     for endpoint in server.both() {
         let mut socket = open_websocket(&endpoint).await;
@@ -57,8 +57,8 @@ async fn a_websocket_that_closes_and_is_silent_ends() {
     }
 }
 
-/// Even while pings are answered, and what follows is not heard. The reference passes over close packets of a
-/// WebSocket.
+/// The connection ends at the close packet, and later packets are ignored. The reference ignores close packets on a
+/// WebSocket, and ends it for want of pongs.
 #[tokio::test]
 async fn a_close_packet_ends_the_websocket() {
     if reference_differs("passes over close packets of a WebSocket") {
@@ -80,7 +80,7 @@ async fn a_close_packet_ends_the_websocket() {
 }
 
 #[tokio::test]
-async fn closing_by_polling_ends_the_websocket_that_was_probing() {
+async fn a_close_packet_by_polling_ends_the_probing_websocket() {
     let server = Conformance::start().await;
     for endpoint in server.both() {
         let session = open(&endpoint).await;
@@ -92,7 +92,7 @@ async fn closing_by_polling_ends_the_websocket_that_was_probing() {
 }
 
 #[tokio::test]
-async fn the_end_of_the_websocket_ends_the_session_that_began_by_polling() {
+async fn the_end_of_its_websocket_ends_an_upgraded_session() {
     let server = Conformance::start().await;
     for endpoint in server.both() {
         let session = open(&endpoint).await;
@@ -100,7 +100,7 @@ async fn the_end_of_the_websocket_ends_the_session_that_began_by_polling() {
         socket.send("5").await;
         drop(socket);
         assert_eq!(session.gone().await, Vec::<String>::new());
-        // By HTTP, or while the end is under way by its own end.
+        // Refused by HTTP status, or, while the session is still ending, by the end of the new WebSocket.
         endpoint.refuses_websocket(&session.websocket_query()).await;
     }
 }

@@ -1,4 +1,4 @@
-//! Opening a session, and every way to be refused one. Socket.IO's path behaves the same.
+//! Opening a session, and every refusal of one. Socket.IO's path behaves the same.
 
 use carillon_tests::conformance::Conformance;
 use carillon_tests::polling::SESSION_UNKNOWN;
@@ -82,7 +82,7 @@ async fn only_get_opens_a_session() {
     }
 }
 
-/// A request for the WebSocket transport that does not ask for an upgrade.
+/// The query names the transport `websocket`, but the request has no `Upgrade` header.
 #[tokio::test]
 async fn a_websocket_needs_an_upgrade() {
     let server = Conformance::start().await;
@@ -92,8 +92,8 @@ async fn a_websocket_needs_an_upgrade() {
     }
 }
 
-/// Among them: names that a table of a careless kind would find, a live session's id with its last character
-/// changed, and that id on the other path.
+/// Among the guesses are property names that a JavaScript object would find, a live session's id with another last
+/// character, and the id of a session on the other path.
 #[tokio::test]
 async fn a_guessed_sid_is_unknown_to_every_transport() {
     let server = Conformance::start().await;

@@ -1,4 +1,4 @@
-//! Pings come, and a client that does not answer them is closed. Socket.IO's path behaves the same.
+//! The server sends pings, and closes a session that does not answer them. Socket.IO's path behaves the same.
 
 use crate::{open, open_websocket};
 use carillon_tests::conformance::Conformance;
@@ -7,11 +7,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::protocol::Message;
 
-/// Below three intervals of 300 ms, by more than clocks are apart.
+/// Three intervals of 300 ms, less a margin for timers.
 const THREE_INTERVALS: Duration = Duration::from_millis(750);
 
 #[tokio::test]
-async fn polling_hears_pings_while_it_answers_them() {
+async fn a_polling_session_that_answers_pings_stays_open() {
     let server = Conformance::start().await;
     for endpoint in server.both() {
         let started = Instant::now();
@@ -25,7 +25,7 @@ async fn polling_hears_pings_while_it_answers_them() {
     }
 }
 
-/// The poll that waits when the time is up is answered, with noop or (as the reference does) with close.
+/// The poll that waits at the timeout is answered with a noop, or, by the reference, with a close packet.
 #[tokio::test]
 async fn polling_without_pongs_is_closed() {
     let server = Conformance::start().await;
@@ -47,14 +47,14 @@ async fn polling_without_pongs_is_closed() {
     }
 }
 
-/// A client that never polls does not hear its ping, and is closed as well.
+/// A client that never polls does not receive its ping, and its session is closed too.
 #[tokio::test]
 async fn a_session_that_is_never_polled_is_closed() {
     let server = Conformance::start().await;
     for endpoint in server.both() {
         let session = open(&endpoint).await;
         let deadline = Instant::now() + PATIENCE;
-        // Noops from the client keep nothing alive: only a pong does.
+        // The client's noops do not keep the session open: only a pong does.
         while session.post("6").await.status != 400 {
             assert!(Instant::now() < deadline, "not closed");
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -64,7 +64,7 @@ async fn a_session_that_is_never_polled_is_closed() {
 }
 
 #[tokio::test]
-async fn a_websocket_hears_pings_while_it_answers_them() {
+async fn a_websocket_that_answers_pings_stays_open() {
     let server = Conformance::start().await;
     let started = Instant::now();
     for endpoint in server.both() {
@@ -90,7 +90,7 @@ async fn a_websocket_without_pongs_is_closed() {
     }
 }
 
-/// In Engine.IO 4 only servers ping; a client that does is an older one or none. The reference closes too.
+/// In Engine.IO 4 only the server sends pings; a client of protocol 3 does too. The reference also closes the session.
 #[tokio::test]
 async fn a_ping_from_the_client_closes_the_session() {
     let server = Conformance::start().await;

@@ -1,4 +1,4 @@
-//! Messages both ways on both transports, and what is no message.
+//! Messages in both directions on both transports, and malformed packets and payloads.
 
 use crate::ATTEMPTS;
 use carillon_tests::conformance::{Conformance, is_reference, reference_differs};
@@ -17,7 +17,8 @@ async fn echoed(session: &mut Session, packets: &[&str]) {
     }
 }
 
-/// One packet, several, binary among text, none but ASCII not, an empty message.
+/// The payloads have one packet, several packets, binary ones between and before text, text beyond ASCII, and an empty
+/// message.
 #[tokio::test]
 async fn polling_carries_payloads_both_ways() {
     let server = Conformance::start().await;
@@ -35,9 +36,9 @@ async fn polling_carries_payloads_both_ways() {
     }
 }
 
-/// What waits is one payload, so a client hears of three messages by one poll.
+/// All queued messages form one payload, so one poll returns three messages.
 #[tokio::test]
-async fn what_waits_comes_with_one_poll() {
+async fn one_poll_returns_all_queued_messages() {
     let server = Conformance::start().await;
     let session = server.engine().open().await;
     session.send("4one\u{1e}bAQIDBA==").await;
@@ -50,8 +51,8 @@ async fn what_waits_comes_with_one_poll() {
     assert_eq!(packets, ["4one", "bAQIDBA==", "4two"]);
 }
 
-/// Not a packet, nothing, a type that does not exist, an empty packet at the end, one bad packet among good ones.
-/// The reference closes the session too, but answers such a POST with 200 or cuts its connection.
+/// The bodies are text without a packet type, no text, an unknown type, an empty packet at the end, and one bad packet
+/// among good ones. The reference closes the session too, but answers the POST with 200 or drops its connection.
 #[tokio::test]
 async fn an_invalid_payload_closes_the_session() {
     let server = Conformance::start().await;
@@ -65,15 +66,15 @@ async fn an_invalid_payload_closes_the_session() {
     }
 }
 
-/// Both answers of two concurrent requests, as they come.
+/// The answers to two concurrent requests; a request may get none.
 async fn answers(mut pending: [Pending; 2]) -> Vec<(u16, String)> {
     let [first, second] = &mut pending;
     let answers = tokio::join!(first.answer_if_any(), second.answer_if_any());
     [answers.0, answers.1].into_iter().flatten().map(|answer| (answer.status, answer.body)).collect()
 }
 
-/// Two polls at a time: one is refused with 400, the other is told to close, whichever came first. Where a heartbeat
-/// answered the first one before the second came, they were not concurrent, and the race is run again.
+/// Of two concurrent polls one is refused with 400, and the other gets a close packet. If a heartbeat answered the
+/// first poll before the second came, they were not concurrent, and the test tries again.
 #[tokio::test]
 async fn concurrent_polls_close_the_session() {
     let server = Conformance::start().await;
@@ -93,7 +94,7 @@ async fn concurrent_polls_close_the_session() {
     panic!("no two polls were ever concurrent");
 }
 
-/// Two POSTs at a time, neither of which has arrived whole: one is refused with 400 nevertheless. The other may be cut.
+/// Neither of two concurrent POSTs has its whole body yet. One is refused with 400; the other may get no answer.
 #[tokio::test]
 async fn concurrent_posts_close_the_session() {
     let server = Conformance::start().await;
@@ -108,9 +109,9 @@ async fn concurrent_posts_close_the_session() {
     assert_eq!(session.gone().await, Vec::<String>::new());
 }
 
-/// A client that takes back its poll is gone. Its pongs still come, and its polls never overlap: neither the heartbeat
-/// nor a concurrent poll is what ends the session. One that is taken back before the server has seen it is taken back
-/// again.
+/// A client that ends the connection of its poll ends the session. It sends pongs, and its polls never overlap, so
+/// neither the heartbeat nor a concurrent poll ends the session. If a poll was cancelled before the server read it, the
+/// next one is cancelled too.
 #[tokio::test]
 async fn a_cancelled_poll_closes_the_session() {
     let server = Conformance::start().await;
@@ -160,7 +161,8 @@ async fn a_payload_may_have_1000_packets() {
     echoed(&mut session, &packets.iter().map(String::as_str).collect::<Vec<_>>()).await;
 }
 
-/// Our bound; the reference takes any number, which let one POST of empty packets occupy it (CVE-2020-36049).
+/// Our own bound; the reference accepts any number, so one POST of empty packets could occupy a server
+/// (CVE-2020-36049).
 #[tokio::test]
 async fn a_payload_with_1001_packets_closes_the_session() {
     if reference_differs("takes any number of packets") {
@@ -176,7 +178,7 @@ async fn a_payload_with_1001_packets_closes_the_session() {
 }
 
 #[tokio::test]
-async fn a_post_may_be_as_large_as_max_payload_says_and_no_larger() {
+async fn a_post_over_max_payload_is_refused_and_one_of_that_size_is_read() {
     let server = Conformance::start().await;
     let endpoint = server.engine();
     let mut session = endpoint.open().await;
@@ -185,7 +187,7 @@ async fn a_post_may_be_as_large_as_max_payload_says_and_no_larger() {
     assert!(session.next().await == full, "echoed whole");
     let session = endpoint.open().await;
     assert_eq!(session.post(&format!("{full}x")).await.status, 413);
-    // No header tells the length of this one.
+    // This request is chunked, so no header has its length.
     let session = endpoint.open().await;
     let chunk = "4".repeat(100_001);
     let pending = endpoint.begin_chunked(&session.query(), &[chunk.as_str(); 10]).await;

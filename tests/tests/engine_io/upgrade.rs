@@ -1,14 +1,15 @@
-//! From polling to WebSocket: what moves, what waits, what is refused.
+//! Upgrades from polling to WebSocket: what moves to the WebSocket, what happens to waiting polls, and refused
+//! upgrades.
 
 use crate::{ATTEMPTS, open};
 use carillon_tests::conformance::{Conformance, reference_differs};
 use carillon_tests::polling::{Endpoint, PATIENCE, Session, WebSocket};
 use std::time::Duration;
 
-/// Within which an upgrade that stalls is given up by the server; the reference takes 10 s.
+/// Time within which the server ends the WebSocket of a stalled upgrade; the reference does so after 10 s.
 const STALLED_UPGRADE: Duration = Duration::from_secs(15);
 
-/// Asserts that a WebSocket carries the session.
+/// Asserts that the session's messages are echoed on its WebSocket.
 async fn assert_carries(endpoint: &Endpoint, socket: &mut WebSocket) {
     let (sent, expected) = match endpoint.path {
         "/socket.io/" => (r#"42["message",1]"#, r#"42["message-back",1]"#),
@@ -18,13 +19,13 @@ async fn assert_carries(endpoint: &Endpoint, socket: &mut WebSocket) {
     assert_eq!(socket.text().await, expected);
 }
 
-/// Asserts that polling carries the session of Engine.IO.
+/// Asserts that the session's messages are echoed by polling, on Engine.IO's path.
 async fn assert_polls(session: &mut Session, text: &str) {
     session.send(text).await;
     assert_eq!(session.next().await, text);
 }
 
-/// A poll after the probe's answer is ended by a noop, so that the client may stop polling.
+/// A poll after the probe's answer is answered by a noop, so that the client can stop polling.
 #[tokio::test]
 async fn an_upgrade_moves_the_session() {
     let server = Conformance::start().await;
@@ -33,7 +34,7 @@ async fn an_upgrade_moves_the_session() {
         let mut socket = session.probe().await;
         let mut answer = session.poll().await;
         if answer.body == "2" {
-            // A heartbeat came first, on a slow machine.
+            // On a slow machine a ping may come first.
             session.send("3").await;
             answer = session.poll().await;
         }
@@ -43,7 +44,7 @@ async fn an_upgrade_moves_the_session() {
     }
 }
 
-/// Likewise the poll that waited before the probe. Where a heartbeat answered it, nothing waited, and it is tried again.
+/// The probe answers a poll that waits with a noop. If a heartbeat answered the poll, the test tries again.
 #[tokio::test]
 async fn a_poll_that_waits_is_ended_by_the_probe() {
     let server = Conformance::start().await;
@@ -67,7 +68,7 @@ async fn a_poll_that_waits_is_ended_by_the_probe() {
 
 /// A client may send its upgrade without waiting for the probe's answer.
 #[tokio::test]
-async fn probe_and_upgrade_may_come_at_once() {
+async fn a_client_may_send_probe_and_upgrade_together() {
     let server = Conformance::start().await;
     for endpoint in server.both() {
         let session = open(&endpoint).await;
@@ -80,7 +81,7 @@ async fn probe_and_upgrade_may_come_at_once() {
 }
 
 #[tokio::test]
-async fn what_waits_is_delivered_over_the_websocket_in_order_and_once() {
+async fn queued_messages_arrive_over_the_websocket_in_order_and_once() {
     let server = Conformance::start().await;
     let session = server.engine().open().await;
     session.send("4one\u{1e}bAQIDBA==").await;
@@ -95,7 +96,7 @@ async fn what_waits_is_delivered_over_the_websocket_in_order_and_once() {
 }
 
 #[tokio::test]
-async fn an_upgraded_session_refuses_polling_and_lives_on() {
+async fn an_upgraded_session_refuses_polling_and_stays_open() {
     let server = Conformance::start().await;
     for endpoint in server.both() {
         let session = open(&endpoint).await;
@@ -109,7 +110,7 @@ async fn an_upgraded_session_refuses_polling_and_lives_on() {
     }
 }
 
-/// Whoever knows the id of a session does not get it, nor disturb it.
+/// A second client that knows the session's id can neither take nor end the session.
 #[tokio::test]
 async fn a_second_websocket_on_an_upgraded_session_is_refused() {
     let server = Conformance::start().await;
@@ -122,9 +123,9 @@ async fn a_second_websocket_on_an_upgraded_session_is_refused() {
     }
 }
 
-/// The reference lets it take over the session, which offered no upgrade.
+/// The session offered no upgrade. The reference lets the second WebSocket take the session over.
 #[tokio::test]
-async fn a_second_websocket_on_a_session_of_websocket_is_refused() {
+async fn a_second_websocket_on_a_session_that_began_by_websocket_is_refused() {
     if reference_differs("upgrades a session from WebSocket to WebSocket") {
         return;
     }
@@ -154,9 +155,9 @@ async fn a_second_websocket_during_an_upgrade_is_refused() {
     }
 }
 
-/// A WebSocket that does not begin with a probe is closed; the session goes on by polling and may upgrade later.
+/// A WebSocket whose first packet is no probe is closed; the session continues by polling and can upgrade later.
 #[tokio::test]
-async fn what_is_no_probe_ends_the_websocket_only() {
+async fn a_first_packet_that_is_no_probe_ends_only_the_websocket() {
     let server = Conformance::start().await;
     for packet in ["4hello", "2", "2other", "3probe", "1", "abc", ""] {
         let mut session = server.engine().open().await;
@@ -170,7 +171,7 @@ async fn what_is_no_probe_ends_the_websocket_only() {
     }
 }
 
-/// So is one whose client goes away between probe and upgrade.
+/// The client drops its WebSocket between probe and upgrade.
 #[tokio::test]
 async fn an_abandoned_upgrade_leaves_the_session_polling() {
     let server = Conformance::start().await;
@@ -180,7 +181,8 @@ async fn an_abandoned_upgrade_leaves_the_session_polling() {
     assert_polls(&mut session, "4and here").await;
 }
 
-/// Polling goes on all the while; the server gives the WebSocket up, and the client may try again.
+/// The client probes and never upgrades: the server ends the WebSocket, polling works all the time, and the client can
+/// try again.
 #[tokio::test]
 async fn a_stalled_upgrade_is_given_up_while_polling_goes_on() {
     let server = Conformance::start().await;
@@ -189,7 +191,7 @@ async fn a_stalled_upgrade_is_given_up_while_polling_goes_on() {
     let ended = tokio::spawn(async move { stalled.ended_within(STALLED_UPGRADE).await });
     while !ended.is_finished() {
         assert_polls(&mut session, "4still here").await;
-        // Not to occupy the machine: what must come meanwhile is asserted above.
+        // A pause, so that the test does not occupy the machine.
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert_eq!(ended.await.expect("no panic"), Some(vec![]));
@@ -199,9 +201,9 @@ async fn a_stalled_upgrade_is_given_up_while_polling_goes_on() {
     assert_carries(&server.engine(), &mut socket).await;
 }
 
-/// After an upgrade the pings come over the WebSocket, and their answers count.
+/// After an upgrade the server sends its pings over the WebSocket, and accepts pongs there.
 #[tokio::test]
-async fn the_heartbeat_moves_too() {
+async fn pings_move_to_the_websocket() {
     let server = Conformance::start().await;
     let session = server.engine().open().await;
     let mut socket = session.probe().await;
