@@ -1,5 +1,5 @@
-//! `carillon audit` on real parts: a cluster that is written to gives nothing, a row that is deleted in the database is
-//! found, and the metrics say so.
+//! `carillon audit` on a real cluster: it finds nothing while messages are sent and a worker dies, it finds a row that
+//! was deleted in the database, and it reports that in its metrics.
 
 use carillon_runtime::database::DatabaseConfig;
 use carillon_tests::client::Client;
@@ -13,10 +13,10 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 const MESSAGES: u64 = 30;
-/// Workers write a checkpoint every second; so long until one has, on a loaded machine.
+/// Time until every worker has written a checkpoint, on a loaded machine; they write one every second.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A gateway and a worker of each kind, whose environment an audit is given as well; ended in the order of the fields.
+/// A gateway and a worker of each kind, with the environment that the audit gets too; ended in the order of the fields.
 struct System {
     gateway: Server,
     message_worker: Server,
@@ -62,7 +62,7 @@ impl System {
         audit.output().expect("carillon audit runs")
     }
 
-    /// Audits until nothing is pending, so that everything that was sent counts.
+    /// Repeats the audit until no command is pending, so that it counts all messages.
     async fn settled(&self) -> (Output, Value) {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -98,7 +98,7 @@ fn report_of(output: &Output) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_row_that_is_gone_is_found_and_a_good_system_gives_nothing() {
+async fn the_audit_finds_a_deleted_row_and_nothing_in_a_sound_cluster() {
     let Some(mut system) = System::start().await else { return };
     let mut alice = Client::user(&system.gateway.ws(), "alice").await;
     for room in ["one", "two"] {
@@ -134,7 +134,7 @@ async fn a_row_that_is_gone_is_found_and_a_good_system_gives_nothing() {
     drop_keyspace(&system.database).await;
 }
 
-/// Sends until it is told to stop, each again until it is acknowledged.
+/// Sends messages until `stop`, each again until it is acknowledged, and returns the number of acknowledged ones.
 async fn talk(url: String, stop: CancellationToken) -> u64 {
     let mut bob = Client::user(&url, "bob").await;
     let mut acknowledged = 0;
@@ -204,7 +204,7 @@ fn wrong_partitions_are_refused(system: &System) {
 }
 
 #[test]
-fn there_is_nothing_to_audit_without_a_bus_and_a_database() {
+fn an_audit_without_a_bus_and_a_database_is_refused() {
     for arguments in [&[] as &[&str], &["--nats", "nats://127.0.0.1:4222"]] {
         let output = command().arg("audit").args(arguments).output().expect("carillon audit runs");
         assert_eq!(output.status.code(), Some(64));

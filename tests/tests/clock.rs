@@ -1,5 +1,5 @@
-//! The wall clock steps, back and forth, under a running process: nobody is locked out, and nothing lasts longer or
-//! shorter than it should.
+//! The wall clock is set back and forth while a process runs: no user is locked out, and no span of time gets longer or
+//! shorter, because spans are measured by a steady clock.
 
 use carillon_tests::client::{Client, Ended};
 use carillon_tests::clock::WallClock;
@@ -30,10 +30,10 @@ async fn send(client: &mut Client, number: u32) -> Value {
     client.expect_where(|frame| frame["ref"] == reference.as_str()).await
 }
 
-/// Breaking it: with rates by the wall clock, nobody at their limit is let in again before it has caught up, here
-/// for a day.
+/// Guards rates measured by the steady clock: by the wall clock, a user at the limit would stay refused until that
+/// clock has caught up, here for a day.
 #[tokio::test]
-async fn who_is_at_a_limit_waits_as_long_as_they_are_told() {
+async fn a_rate_limited_user_waits_no_longer_than_retry_after_says() {
     let Some(clock) = WallClock::new() else { return };
     let (server, _data) = server(&clock);
     let mut alice = Client::user(&server.ws(), "alice").await;
@@ -57,9 +57,10 @@ async fn who_is_at_a_limit_waits_as_long_as_they_are_told() {
     }
 }
 
-/// Breaking it: with the end of typing by the wall clock, it comes when that has caught up.
+/// Guards the end of typing by the steady clock: by the wall clock, typing would end only when that has caught up, here
+/// after an hour.
 #[tokio::test]
-async fn typing_ends_by_itself() {
+async fn typing_ends_in_time_though_the_wall_clock_was_set_back() {
     let Some(clock) = WallClock::new() else { return };
     let (server, _data) = server(&clock);
     let mut alice = Client::user(&server.ws(), "alice").await;
@@ -75,9 +76,10 @@ async fn typing_ends_by_itself() {
     assert!((4..10).contains(&lasted.as_secs()), "{lasted:?}");
 }
 
-/// Breaking it: with pings counted by the wall clock, whoever pings slowly is closed for a flood.
+/// Guards the limit of pings per second: measured by the wall clock, a client that pings slowly would be closed as a
+/// flood.
 #[tokio::test]
-async fn who_pings_slowly_stays() {
+async fn a_client_that_pings_slowly_stays_connected() {
     let Some(clock) = WallClock::new() else { return };
     let (server, _data) = server(&clock);
     let mut alice = Client::user(&server.ws(), "alice").await;
@@ -103,9 +105,10 @@ fn token(ttl: &str) -> String {
     String::from_utf8(output.expect("carillon token runs").stdout).expect("text").trim().to_owned()
 }
 
-/// Breaking it: with the token's end looked up by the wall clock, who came with one of six seconds stays for an hour.
+/// Guards the end of a session by the steady clock: by the wall clock, a session with a token of 6 s would last an
+/// hour.
 #[tokio::test]
-async fn a_session_lasts_as_long_as_its_token_did_when_it_was_shown() {
+async fn a_session_lasts_as_long_as_its_token_was_valid_at_connecting() {
     let Some(clock) = WallClock::new() else { return };
     let (server, _data) = server(&clock);
     let connect = async |ttl: &str| {

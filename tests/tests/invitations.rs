@@ -1,5 +1,5 @@
-//! Who is invited while connected to another gateway is seen there, too (protocol §2): a standalone process and a second
-//! gateway on one nats-server.
+//! Users who are added to a conversation while they are connected to different gateways see each other's presence
+//! (`docs/protocol.md#presence`): a standalone process and a second gateway on one nats-server.
 
 use carillon_tests::client::Client;
 use carillon_tests::parts::{NatsOptions, NatsServer, free_port};
@@ -34,16 +34,16 @@ async fn sees(client: &mut Client, user: &str) {
     client.expect_where(|frame| frame["type"] == "presence_update" && frame["user_id"] == user).await;
 }
 
-/// Before, neither of them heard of the other until they connected anew.
+/// Before the fix, the users received no presence of each other until they connected again.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_invitation_is_heard_on_every_gateway() {
+async fn users_in_a_new_conversation_see_each_other_on_every_gateway() {
     let Some(nats) = NatsServer::start(NatsOptions::default()).await else { return };
     let data = TempDir::new().expect("a directory");
     let first = start("standalone", &data, &nats.url());
     let second = start("gateway", &data, &nats.url());
     let (mut ann, mut ben) = (connect(&first, "ann").await, connect(&second, "ben").await);
     let mut cem = connect(&second, "cem").await;
-    // Its owner is connected to the other gateway.
+    // The request goes to the second gateway, but the conversation's owner is connected to the first.
     let body = json!({"id": "room", "participants": ["ben", "cem"]});
     let client = reqwest::Client::builder().timeout(Duration::from_secs(30)).build().expect("a client");
     let request = client.post(format!("{}/api/conversations", second.http()));

@@ -1,5 +1,5 @@
-//! Processes that do not fit what they are pointed at: another number of partitions, another cluster's NATS, a database
-//! that workers are using. Each is refused in one line, and what runs goes on.
+//! Processes whose settings do not fit their NATS or database: another number of partitions, another cluster's NATS, a
+//! migration under running workers. Each is refused with one line, and the running processes continue.
 
 use carillon_proto::id::WorkerId;
 use carillon_proto::subject::Prefix;
@@ -15,7 +15,7 @@ use std::process::Output;
 use std::time::Duration;
 use tempfile::TempDir;
 
-/// What a process is told by its environment.
+/// Environment variables of a process.
 type Environment = Vec<(&'static str, String)>;
 
 fn on_nats(nats: &NatsServer) -> Environment {
@@ -57,8 +57,8 @@ fn directory() -> (TempDir, String) {
     (directory, path)
 }
 
-/// Before, the second was let in: both worked one log, each into its own directory, and half of what clients had sent was
-/// missing in what they read.
+/// Before the fix, the second process was accepted: both applied one log, each into its own directory, and clients
+/// found only half of their messages when they read.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_standalone_processes_on_one_nats_need_a_prefix() {
     let Some(nats) = NatsServer::start(NatsOptions::default()).await else { return };
@@ -102,8 +102,8 @@ impl System {
     }
 }
 
-/// Before, every role took any number, and conversations were looked for in other logs from then on, also after the
-/// number was changed back.
+/// Before the fix, every role accepted any number of partitions, and conversations were assigned to other logs from
+/// then on, even after the number was changed back.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_role_refuses_another_number_of_partitions_and_another_cluster() {
     let Some(system) = System::migrated().await else { return };
@@ -136,9 +136,9 @@ async fn every_role_refuses_another_number_of_partitions_and_another_cluster() {
     drop_keyspace(&system.database).await;
 }
 
-/// NATS that lost everything while nobody ran is marked again from the database.
+/// NATS lost its data while no Carillon process ran. The first worker marks it again with the id from the database.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_nats_that_lost_its_data_is_the_databases_again() {
+async fn a_nats_that_lost_its_data_is_marked_again_from_the_database() {
     let Some(mut system) = System::migrated().await else { return };
     drop(serve(&["message-worker"], "--admin-listen", &system.environment));
     system.nats.kill();
@@ -152,9 +152,11 @@ async fn a_nats_that_lost_its_data_is_the_databases_again() {
     drop_keyspace(&system.database).await;
 }
 
-/// Before, a chart that rolls its pods migrated under workers of the version before, which must not run beside new ones.
+/// The migration `0004_tenures` changes rows that message-workers rely on, so `migrate` refuses while one has a lease.
+/// Before the fix, a Helm chart that rolled its pods migrated while workers of the previous release ran, which must not
+/// run beside new ones.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_workers_rely_on_is_not_migrated_under_them() {
+async fn a_migration_that_changes_what_workers_rely_on_is_refused_while_they_run() {
     let Some(system) = System::migrated().await else { return };
     let session = session(&system.database).await;
     for version in 4..100 {

@@ -1,5 +1,5 @@
-//! What a session hears is decided by its present token, against a real standalone process with the access rule
-//! `token` (protocol §7).
+//! A session's current token decides which conversations it receives, against a real standalone process with the access
+//! rule `token` (`docs/protocol.md#connecting`).
 
 use carillon_tests::client::Client;
 use carillon_tests::parts::free_port;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 const SECRET: &str = "a-secret-of-at-least-thirty-two-bytes";
-/// Longer than a frame takes on a loaded machine, shorter than anything that comes by itself.
+/// Longer than a frame takes on a loaded machine, shorter than any timer of the server that sends a frame by itself.
 const QUIET: Duration = Duration::from_millis(700);
 
 fn token(user: &str, conversations: &str) -> String {
@@ -41,10 +41,10 @@ async fn ask(client: &mut Client, mut frame: Value, reference: &str) -> Value {
     client.expect_where(|answer| answer["ref"] == reference).await
 }
 
-/// Before, a renewed token decided what was joined and sent next, and what was joined before was heard and spoken in
-/// for as long as tokens were renewed.
+/// Before the fix, a renewed token applied only to later joins and messages: a session kept receiving, typing and
+/// broadcasting in conversations that it had joined earlier, for as long as it renewed its token.
 #[tokio::test]
-async fn a_renewed_token_that_names_less_ends_what_it_does_not_name() {
+async fn a_renewed_token_ends_subscriptions_that_it_does_not_name() {
     let (server, _data) = start();
     let mut eve = connect(&server, "eve", "team:*,hall").await;
     let mut bob = connect(&server, "bob", "team:*,hall").await;
@@ -80,7 +80,7 @@ async fn a_renewed_token_that_names_less_ends_what_it_does_not_name() {
     let silent = bob.all_within(QUIET).await;
     assert!(silent.iter().all(|frame| frame["type"] == "new_message"), "{silent:?}");
 
-    // Nothing is left of it: a token that names it again lets in as anybody.
+    // The first subscription left no trace: with a token that names the conversation again, a new join works as usual.
     let renewal = json!({"type": "authenticate", "token": token("eve", "team:a")});
     ask(&mut eve, renewal, "again").await;
     let join = json!({"type": "join_conversation", "conversation_id": "team:a", "after_seq": 0});

@@ -1,4 +1,5 @@
-//! What the stores promise, asked of every implementation, and what only one of them can suffer.
+//! The contract of the stores, as one suite for every implementation, and tests of faults that only one of them can
+//! have.
 
 #[path = "store_contract/conversations.rs"]
 mod conversations;
@@ -34,10 +35,10 @@ use carillon_runtime::database::DatabaseConfig;
 use tempfile::TempDir;
 use tokio::time::timeout;
 
-/// A case that takes longer hangs.
+/// A case that takes longer counts as hanging.
 const CASE_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Where a store keeps its rows. Opening it again finds them.
+/// The place of a store's rows, so that a test can open the store again.
 enum Place {
     Directory(TempDir),
     Keyspace(DatabaseConfig),
@@ -72,7 +73,7 @@ fn open_embedded(directory: &Path) -> Arc<EmbeddedStore> {
     EmbeddedStore::open(directory).expect("opened")
 }
 
-/// An id that no other test has: tests share a keyspace.
+/// An id that no other test uses, because all tests share a keyspace.
 fn unique(name: &str) -> String {
     format!("{name}-{}", uuid::Uuid::new_v4().simple())
 }
@@ -85,17 +86,17 @@ fn user(name: &str) -> UserId {
     UserId::parse(name).expect("an id")
 }
 
-/// A partition that no other test has.
+/// A partition that no other test uses.
 fn unique_partition() -> u32 {
     uuid::Uuid::new_v4().as_u64_pair().0 as u32 >> 1
 }
 
-/// A row of which every field is its own.
+/// A row whose fields all differ from those of rows with another seq.
 fn row(conversation: &ConversationId, seq: u64) -> EventRow {
     row_at(conversation, seq, 1_000_000 + seq as i64)
 }
 
-/// The row that another command made of the same seq: everything follows from the timestamp.
+/// A row with this timestamp. Another timestamp makes another row for the same seq, as another command would.
 fn row_at(conversation: &ConversationId, seq: u64, timestamp_us: i64) -> EventRow {
     EventRow {
         conversation: conversation.clone(),
@@ -119,7 +120,7 @@ fn seqs(rows: &[EventRow]) -> Vec<u64> {
     rows.iter().map(|row| row.seq).collect()
 }
 
-/// Every order of some items.
+/// All orders of the items.
 fn permutations<T: Clone>(items: &[T]) -> Vec<Vec<T>> {
     let Some((first, rest)) = items.split_first() else { return vec![Vec::new()] };
     let shorter = permutations(rest);
@@ -131,7 +132,7 @@ fn permutations<T: Clone>(items: &[T]) -> Vec<Vec<T>> {
     shorter.iter().flat_map(|order| (0..items.len()).map(|at| insert(order, at))).collect()
 }
 
-/// Every case as a test of its own, once for each implementation.
+/// Makes every case a test of its own, once for each implementation.
 macro_rules! contract {
     ($($module:ident::$case:ident,)*) => {
         mod embedded {
@@ -159,39 +160,39 @@ macro_rules! contract {
 
 contract! {
     events::appended_rows_are_read_back_whole,
-    events::appending_twice_is_harmless,
-    events::the_higher_timestamp_wins_whatever_the_order,
-    events::the_higher_timestamp_wins_over_reopening,
-    events::reading_on_stops_before_a_gap,
+    events::appending_a_row_twice_changes_nothing,
+    events::the_higher_timestamp_wins_in_every_order_of_writes,
+    events::the_higher_timestamp_wins_when_the_store_is_reopened_between_writes,
+    events::reading_forward_stops_before_a_gap,
     events::seq_zero_is_only_found_by_its_seq,
     events::pages_cross_buckets,
     events::a_long_conversation_is_read_whole_and_from_its_end,
-    events::nothing_is_where_nothing_was_written,
-    events::conversations_with_similar_ids_are_apart,
-    events::many_conversations_at_once,
-    events::reopening_keeps_everything,
-    conversations::the_newest_head_wins_whatever_the_order,
-    conversations::participants_are_what_was_said_last,
+    events::reading_without_matching_rows_returns_nothing,
+    events::conversations_with_similar_ids_are_separate,
+    events::concurrent_appends_to_many_conversations_are_read_at_once,
+    events::reopening_keeps_all_rows,
+    conversations::the_newest_head_wins_in_every_order_of_writes,
+    conversations::the_latest_change_of_a_participant_wins_in_every_order,
     conversations::conversations_are_listed_in_pages,
-    conversations::participants_are_listed_ascending,
-    conversations::sent_ids_come_newest_first,
-    conversations::sent_ids_of_others_are_apart,
+    conversations::participants_are_listed_in_ascending_order,
+    conversations::sent_client_ids_are_read_newest_first,
+    conversations::sent_client_ids_of_similar_conversations_and_senders_are_separate,
     seals::the_first_seal_decides,
-    seals::what_a_seal_does_not_count_is_not_there,
-    seals::rows_that_are_written_while_it_is_sealed_are_not_there,
-    seals::a_creation_counts_if_the_seal_says_so,
+    seals::rows_that_a_seal_does_not_count_are_never_read,
+    seals::rows_written_while_a_conversation_is_sealed_are_not_read,
+    seals::a_creation_row_counts_only_if_the_seal_includes_it,
     seals::reopening_keeps_seals,
     partitions::a_partition_starts_empty,
     partitions::checkpoints_never_move_back,
-    partitions::one_of_many_begins_a_life,
-    partitions::a_life_begins_only_after_the_one_it_knows,
-    partitions::a_life_is_held_by_one_at_a_time,
-    partitions::skips_are_kept_by_life,
-    partitions::suspensions_are_what_was_said_last,
+    partitions::of_workers_that_start_an_incarnation_at_once_one_wins,
+    partitions::an_incarnation_starts_only_after_the_expected_one,
+    partitions::a_tenure_has_one_holder_at_a_time,
+    partitions::skips_are_stored_by_incarnation,
+    partitions::the_latest_record_of_a_suspension_wins,
     partitions::a_store_in_use_is_healthy,
     users::rows_are_read_back_whole,
-    users::the_later_row_wins_whatever_the_order,
-    users::of_two_rows_of_one_moment_one_wins_whole,
-    users::many_users_at_once,
+    users::the_later_row_wins_in_every_order_of_writes,
+    users::of_rows_with_equal_times_one_wins_as_a_whole,
+    users::many_users_are_written_and_read_in_one_call,
     users::reopening_keeps_users,
 }

@@ -90,7 +90,7 @@ async fn a_websocket_without_pongs_is_closed() {
     }
 }
 
-/// In Engine.IO 4 only the server sends pings; a client of protocol 3 does too. The reference also closes the session.
+/// In Engine.IO 4 only the server sends pings; in protocol 3 the client did. The reference also closes the session.
 #[tokio::test]
 async fn a_ping_from_the_client_closes_the_session() {
     let server = Conformance::start().await;

@@ -1,4 +1,4 @@
-//! Projections: heads, participants, and the client ids that were accepted.
+//! The contract of projections: heads, participants, and accepted client ids.
 
 use super::{Place, conversation, permutations, unique, user};
 use bytes::Bytes;
@@ -31,7 +31,7 @@ async fn project(store: &dyn Store, projections: impl IntoIterator<Item = Projec
     store.project(projections.into_iter().collect()).await.expect("projected");
 }
 
-pub async fn the_newest_head_wins_whatever_the_order(place: Place) {
+pub async fn the_newest_head_wins_in_every_order_of_writes(place: Place) {
     let store = place.open().await;
     for order in permutations(&[10, 20, 30]) {
         let room = conversation(&unique("room"));
@@ -50,7 +50,7 @@ pub async fn the_newest_head_wins_whatever_the_order(place: Place) {
     assert_eq!(store.load(&room).await.expect("loaded").head, Some(Bytes::from("head of 30")), "in one call");
 }
 
-pub async fn participants_are_what_was_said_last(place: Place) {
+pub async fn the_latest_change_of_a_participant_wins_in_every_order(place: Place) {
     let store = place.open().await;
     let changes = [(10, true), (20, false), (30, true), (40, false)];
     for count in 1..=changes.len() {
@@ -73,7 +73,7 @@ pub async fn conversations_are_listed_in_pages(place: Place) {
     let base = unique("room");
     let mut rooms: Vec<_> = (0..25).map(|number| conversation(&format!("{base}-{number}"))).collect();
     project(&*store, (1..).zip(&rooms).map(|(at, room)| participant(room, &ann, at, true))).await;
-    // Every fifth is left again, and must not shorten a page.
+    // The user leaves every fifth conversation, which must not make a page shorter.
     project(&*store, rooms.iter().step_by(5).map(|room| participant(room, &ann, 100, false))).await;
     let mut number = 0;
     rooms.retain(|_| {
@@ -95,7 +95,7 @@ pub async fn conversations_are_listed_in_pages(place: Place) {
     assert_eq!(store.conversations_of(&user(&unique("bob")), None, 10).await.expect("listed"), []);
 }
 
-pub async fn participants_are_listed_ascending(place: Place) {
+pub async fn participants_are_listed_in_ascending_order(place: Place) {
     let (store, room) = (place.open().await, conversation(&unique("room")));
     let mut users: Vec<_> = ["b", "a|1", "a", "ab", "c@x.org", "Z"].map(user).to_vec();
     project(&*store, users.iter().map(|user| participant(&room, user, 5, true))).await;
@@ -103,10 +103,10 @@ pub async fn participants_are_listed_ascending(place: Place) {
     assert_eq!(store.load(&room).await.expect("loaded").participants, users);
 }
 
-pub async fn sent_ids_come_newest_first(place: Place) {
+pub async fn sent_client_ids_are_read_newest_first(place: Place) {
     let (store, room, ann) = (place.open().await, conversation(&unique("room")), user(&unique("ann")));
     let (projections, mut rows): (Vec<_>, Vec<_>) = (1..=50).map(|number| sent(&room, &ann, number)).unzip();
-    // The later half first, and some of it twice.
+    // The later half is written first, and ten rows are written twice.
     project(&*store, projections[25..].to_vec()).await;
     project(&*store, projections[..25].to_vec()).await;
     project(&*store, projections[20..30].to_vec()).await;
@@ -116,7 +116,7 @@ pub async fn sent_ids_come_newest_first(place: Place) {
     assert_eq!(store.sent(&room, &ann, 0).await.expect("read"), []);
 }
 
-pub async fn sent_ids_of_others_are_apart(place: Place) {
+pub async fn sent_client_ids_of_similar_conversations_and_senders_are_separate(place: Place) {
     let (store, room, ann) = (place.open().await, unique("room"), unique("ann"));
     let pairs: Vec<_> =
         ["", "1", "11"].iter().flat_map(|end| ["", "1", "11"].map(|other| (*end, other))).collect();

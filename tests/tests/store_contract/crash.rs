@@ -1,4 +1,5 @@
-//! kill -9 and unclean ends of the embedded store: nothing acknowledged is lost.
+//! `kill -9`, crashes and damaged files of the embedded store: no acknowledged row is lost, and damage is
+//! reported.
 
 use super::{conversation, open_embedded, row, rows, seqs, user};
 use bytes::Bytes;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
 
-/// Where the child process appends.
+/// The environment variable with the child process's data directory.
 const CHILD_DIRECTORY: &str = "CARILLON_TEST_STORE_DIRECTORY";
 const ROOMS: u32 = 12;
 const ROUNDS: u64 = 6;
@@ -36,7 +37,8 @@ fn checkpoint(seq: u64) -> Checkpoint {
     Checkpoint { position, tag: Tag([1; 16]), timestamp_us: seq as i64, version: 1 }
 }
 
-/// Appends to one room as fast as it goes, projects, and tells each acknowledged row on standard output.
+/// Appends rows to one room without a pause, prints each acknowledged one on standard output, and writes the room's
+/// head and a checkpoint after each.
 async fn append_for_ever(store: Arc<EmbeddedStore>, number: u32) {
     let newest = store.events_before(&room(number), u64::MAX, 1).await.expect("read");
     for seq in newest.first().map_or(1, |row| row.seq + 1).. {
@@ -70,7 +72,8 @@ fn start_child(directory: &Path) -> Child {
         .expect("started")
 }
 
-/// Lets a child append, kills it after `acknowledgements` and some time, and returns what it told.
+/// Starts a child process that appends, kills it `wait` after this many acknowledgements, and returns the last
+/// acknowledged seq of each room.
 fn append_and_kill(directory: &Path, acknowledgements: usize, wait: Duration) -> BTreeMap<u32, u64> {
     let mut child = start_child(directory);
     let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
@@ -90,11 +93,12 @@ fn append_and_kill(directory: &Path, acknowledgements: usize, wait: Duration) ->
             assert!(matches!(busy, OpenError::InUse { .. }), "{busy}");
         }
     }
-    // The pipe holds what the child tells meanwhile; when it is full the child waits, which is as good.
+    // The pipe buffers the child's output meanwhile. If the pipe is full, the child blocks, which does not harm the
+    // test.
     std::thread::park_timeout(wait);
     child.kill().expect("killed");
     child.wait().expect("gone");
-    // A line that was cut off is none.
+    // The kill may have cut off the last line, which then does not parse and is ignored.
     lines.map_while(Result::ok).for_each(|line| {
         hear(&line);
     });
@@ -119,7 +123,7 @@ async fn kill_nine_loses_nothing_acknowledged() {
                 found.len()
             );
             assert!(found == rows(&room(number), 1..=found.len() as u64), "round {round}: rows are whole");
-            // A checkpoint is never ahead of what it stands for.
+            // A checkpoint is never ahead of the head and the rows that were written before it.
             let state = store.partition(number).await.expect("read");
             let worked = state.checkpoint.map_or(0, |checkpoint| checkpoint.position.sequence);
             let head = store.load(&room(number)).await.expect("loaded").head;
@@ -130,8 +134,9 @@ async fn kill_nine_loses_nothing_acknowledged() {
     }
 }
 
-/// What a crash leaves is what lies in the files at some moment. The table comes first: what is carried over into it
-/// while the others are copied is in the journal still, and not the other way round.
+/// Copies the store's files as a crash would leave them. The table is copied first: a journal generation that the store
+/// carries into the table during the copy is then still in the copied journal. A table that is copied last could wait for
+/// a generation that the copied journal does not have.
 fn copy_files(from: &Path, to: &Path) {
     let entries = std::fs::read_dir(from).expect("a directory");
     let mut paths: Vec<_> = entries.map(|entry| entry.expect("an entry").path()).collect();
@@ -142,7 +147,7 @@ fn copy_files(from: &Path, to: &Path) {
 }
 
 #[tokio::test]
-async fn what_only_the_journal_holds_is_there_after_a_crash() {
+async fn rows_that_are_only_in_the_journal_survive_a_crash() {
     let directory = TempDir::with_prefix("carillon-journal-").expect("a directory");
     let store = open_embedded(directory.path());
     let (room, ann) = (room(1), user("ann"));
@@ -153,7 +158,7 @@ async fn what_only_the_journal_holds_is_there_after_a_crash() {
         present: true,
     };
     store.project(vec![present]).await.expect("projected");
-    // The row makes durable what was projected before it.
+    // A durable row makes the projections before it durable too.
     store.append(rows(&room, 1..=100)).await.expect("appended");
     let crashed = TempDir::with_prefix("carillon-crashed-").expect("a directory");
     copy_files(directory.path(), crashed.path());
@@ -164,7 +169,8 @@ async fn what_only_the_journal_holds_is_there_after_a_crash() {
     }
 }
 
-/// What a crash leaves of 30 rows in each of two rooms, one record for each, before anything was carried over.
+/// The files after a crash, with 30 rows in each of two rooms, one journal record for each row, and none moved to the
+/// table yet.
 async fn crashed_with_two_rooms() -> TempDir {
     loop {
         let directory = TempDir::with_prefix("carillon-damaged-").expect("a directory");
@@ -177,22 +183,24 @@ async fn crashed_with_two_rooms() -> TempDir {
         }
         let crashed = TempDir::with_prefix("carillon-crashed-").expect("a directory");
         copy_files(directory.path(), crashed.path());
-        // A slow machine has another try: what is in the table already, damage to the journal does not touch.
+        // After 4 s rows may be in the table already, where damage to the journal does not affect them: tries again.
         if began.elapsed() < Duration::from_secs(4) {
             return crashed;
         }
     }
 }
 
-/// The journal that has the rows.
+/// The path of the journal that has the rows.
 fn journal_of(directory: &Path) -> std::path::PathBuf {
     let paths = ["messages.journal.0", "messages.journal.1"].map(|name| directory.join(name));
     paths.into_iter().find(|path| path.metadata().is_ok_and(|file| file.len() > 0)).expect("a journal")
 }
 
-/// Before, the store opened, the rows behind the flipped byte were gone, and nothing was said.
+/// A store with a damaged journal does not open, and `carillon repair` keeps every row below the damage, and all rows
+/// of other conversations. Before the fix, the store opened without an error, and the rows behind the flipped byte were
+/// lost.
 #[tokio::test]
-async fn damage_is_refused_and_a_repair_keeps_what_does_not_follow_from_what_is_lost() {
+async fn a_damaged_journal_is_refused_and_repair_drops_only_lost_rows_and_rows_above_them() {
     let crashed = crashed_with_two_rooms().await;
     let path = journal_of(crashed.path());
     let mut content = std::fs::read(&path).expect("readable");
@@ -222,9 +230,9 @@ async fn damage_is_refused_and_a_repair_keeps_what_does_not_follow_from_what_is_
     assert!(head[..] <= 9u64.to_be_bytes()[..], "no head above what is left");
 }
 
-/// Before, a file that was gone, cut off or somebody else's was taken for an empty journal.
+/// Before the fix, a missing, truncated or foreign file was opened as an empty journal.
 #[tokio::test]
-async fn a_journal_that_is_gone_cut_off_or_foreign_is_refused() {
+async fn a_missing_truncated_or_foreign_journal_is_refused() {
     let crashed = crashed_with_two_rooms().await;
     let (path, other) = (journal_of(crashed.path()), crashed_with_two_rooms().await);
     let content = std::fs::read(&path).expect("readable");
@@ -245,7 +253,7 @@ async fn a_journal_that_is_gone_cut_off_or_foreign_is_refused() {
 }
 
 #[tokio::test]
-async fn projections_are_durable_within_seconds_without_any_row() {
+async fn projections_without_a_later_row_are_durable_within_seconds() {
     let directory = TempDir::with_prefix("carillon-lazy-").expect("a directory");
     let store = open_embedded(directory.path());
     store.project(vec![head(1, 5)]).await.expect("projected");
@@ -257,7 +265,7 @@ async fn projections_are_durable_within_seconds_without_any_row() {
 }
 
 #[tokio::test]
-async fn a_clean_end_leaves_an_empty_journal() {
+async fn closing_a_store_leaves_an_empty_journal() {
     let directory = TempDir::with_prefix("carillon-clean-").expect("a directory");
     let store = open_embedded(directory.path());
     store.append(rows(&room(1), 1..=10)).await.expect("appended");
@@ -272,7 +280,7 @@ async fn a_clean_end_leaves_an_empty_journal() {
 }
 
 #[tokio::test]
-async fn a_directory_in_use_is_one_clear_line() {
+async fn opening_a_directory_in_use_fails_with_one_clear_line() {
     let directory = TempDir::with_prefix("carillon-in-use-").expect("a directory");
     let store = open_embedded(directory.path());
     let error = EmbeddedStore::open(directory.path()).err().expect("in use");

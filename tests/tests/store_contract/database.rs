@@ -1,4 +1,4 @@
-//! The CQL database itself: migrations, what is said when something is missing, and what it says of itself.
+//! The CQL database: migrations, the cluster's mark, error messages, and the report of its durability.
 
 use carillon_message_worker::store::scylla::ScyllaStore;
 use carillon_message_worker::store::{Store, Tenure};
@@ -7,11 +7,11 @@ use carillon_proto::position::Incarnation;
 use carillon_runtime::database::{DatabaseConfig, DatabaseError, connect, durability, migrate};
 use carillon_tests::database::{drop_keyspace, keyspace, new_keyspace, run, session};
 
-/// Migrations that there are.
+/// The number of migrations of this release.
 const MIGRATIONS: usize = 7;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn migrating_twice_and_by_two_at_once_is_safe() {
+async fn migrations_may_run_twice_and_concurrently() {
     let Some(config) = new_keyspace() else { return };
     let (one, two) = tokio::join!(migrate(&config), migrate(&config));
     let (one, two) = (one.expect("migrated"), two.expect("migrated"));
@@ -24,11 +24,11 @@ async fn migrating_twice_and_by_two_at_once_is_safe() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_migration_that_was_cut_off_is_finished() {
+async fn an_interrupted_migration_is_finished_by_the_next() {
     let Some(config) = new_keyspace() else { return };
     migrate(&config).await.expect("migrated");
     let session = session(&config).await;
-    // As if it had been killed between its statements.
+    // The state after `carillon migrate` was killed between two statements.
     run(&session, &format!("DROP TABLE {}.skips", config.keyspace)).await;
     for version in 1..=MIGRATIONS {
         let forget = format!("DELETE FROM {}.schema_migrations WHERE version = {version}", config.keyspace);
@@ -47,9 +47,10 @@ async fn a_migration_that_was_cut_off_is_finished() {
     drop_keyspace(&config).await;
 }
 
-/// Before, a newer schema was taken for one's own: a program that was rolled back wrote by its old rules.
+/// Before the fix, a program accepted a newer schema as its own: after a rollback the older program wrote by its own
+/// old rules.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_schema_that_a_newer_program_made_is_refused() {
+async fn a_schema_of_a_newer_program_is_refused() {
     let Some(config) = new_keyspace() else { return };
     migrate(&config).await.expect("migrated");
     let session = session(&config).await;
@@ -69,9 +70,10 @@ async fn a_schema_that_a_newer_program_made_is_refused() {
     drop_keyspace(&config).await;
 }
 
-/// Before, nothing remembered the number of partitions: with another one, conversations were worked in other logs.
+/// The mark stores the cluster's id and number of partitions. Before the fix, the number was not stored, and with
+/// another one conversations were assigned to other logs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_keyspace_is_marked_once() {
+async fn a_keyspace_is_marked_once_even_by_concurrent_workers() {
     let Some(config) = new_keyspace() else { return };
     migrate(&config).await.expect("migrated");
     let store = ScyllaStore::connect(&config).await.expect("connected");
@@ -85,8 +87,10 @@ async fn a_keyspace_is_marked_once() {
     drop_keyspace(&config).await;
 }
 
+/// A keyspace of a release without marks has no number of partitions. It follows from the highest partition with a
+/// tenure, here 7.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_keyspace_from_before_there_were_marks_has_as_many_partitions_as_were_worked() {
+async fn an_unmarked_keyspace_gets_the_number_of_partitions_that_its_tenures_show() {
     let Some(config) = new_keyspace() else { return };
     migrate(&config).await.expect("migrated");
     let store = ScyllaStore::connect(&config).await.expect("connected");
@@ -99,7 +103,7 @@ async fn a_keyspace_from_before_there_were_marks_has_as_many_partitions_as_were_
 }
 
 #[tokio::test]
-async fn a_missing_keyspace_is_one_clear_line() {
+async fn connecting_to_a_missing_keyspace_fails_with_one_clear_line() {
     let Some(config) = new_keyspace() else { return };
     let error = connect(&config.nodes, &config.keyspace).await.expect_err("nobody made it");
     let expected = format!(
@@ -114,13 +118,13 @@ async fn a_missing_keyspace_is_one_clear_line() {
 }
 
 #[tokio::test]
-async fn the_database_reports_how_durable_it_is() {
+async fn the_durability_of_the_database_is_reported() {
     let Some(config) = keyspace().await else { return };
     let session = connect(&config.nodes, &config.keyspace).await.expect("connected");
     let durability = durability(&session, &config.keyspace).await.expect("read");
     assert!(durability.summary.contains("1 copy of each row, commitlog_sync "), "{durability}");
     let lines = durability.warnings;
-    // Tests keep one copy; how the log is synced is the test database's choice.
+    // Keyspaces of tests have one copy; the sync mode of the commit log depends on the test database.
     assert_eq!(lines.len(), 1, "{lines:?}");
     assert!(lines[0].contains("keeps 1 of the 3 copies"), "{lines:?}");
 }

@@ -1,11 +1,11 @@
-//! Event rows: appended, replaced, and read by seq, from both ends.
+//! The contract of event rows: appended, replaced by a higher timestamp, and read by seq in both directions.
 
 use super::{Place, conversation, permutations, row, row_at, rows, seqs, unique};
 use carillon_message_worker::store::{EventRow, Store};
 use carillon_proto::id::ConversationId;
 use std::sync::Arc;
 
-/// Rows of a bucket, in stores that have them.
+/// Rows of one bucket, in stores that divide a conversation into buckets.
 const BUCKET: u64 = 10_000;
 
 pub async fn appended_rows_are_read_back_whole(place: Place) {
@@ -17,7 +17,7 @@ pub async fn appended_rows_are_read_back_whole(place: Place) {
     assert_eq!(store.events_before(&room, 6, 10).await.expect("read"), written);
     assert_eq!(store.events_before(&room, 4, 2).await.expect("read"), written[1..3]);
     assert_eq!(store.event(&room, 3).await.expect("read"), Some(written[2].clone()));
-    // Blobs of every size, with every byte in them.
+    // Blobs of several sizes, the larger ones with every byte value.
     for (seq, bytes) in [(6, 0), (7, 1), (8, 300), (9, 70_000)] {
         let blob = (0..bytes).map(|at| at as u8).collect::<Vec<_>>().into();
         let row = EventRow { blob, ..row(&room, seq) };
@@ -26,7 +26,7 @@ pub async fn appended_rows_are_read_back_whole(place: Place) {
     }
 }
 
-pub async fn appending_twice_is_harmless(place: Place) {
+pub async fn appending_a_row_twice_changes_nothing(place: Place) {
     let (store, room) = (place.open().await, conversation(&unique("room")));
     let written = rows(&room, 1..=100);
     store.append(written.clone()).await.expect("appended");
@@ -36,7 +36,7 @@ pub async fn appending_twice_is_harmless(place: Place) {
     assert_eq!(store.events_after(&room, 0, 1_000).await.expect("read"), written);
 }
 
-pub async fn the_higher_timestamp_wins_whatever_the_order(place: Place) {
+pub async fn the_higher_timestamp_wins_in_every_order_of_writes(place: Place) {
     let store = place.open().await;
     for order in permutations(&[10, 20, 30]) {
         let room = conversation(&unique("room"));
@@ -49,7 +49,7 @@ pub async fn the_higher_timestamp_wins_whatever_the_order(place: Place) {
     }
 }
 
-pub async fn the_higher_timestamp_wins_over_reopening(place: Place) {
+pub async fn the_higher_timestamp_wins_when_the_store_is_reopened_between_writes(place: Place) {
     for order in permutations(&[10, 20, 30]) {
         let room = conversation(&unique("room"));
         for timestamp_us in &order {
@@ -62,7 +62,7 @@ pub async fn the_higher_timestamp_wins_over_reopening(place: Place) {
     }
 }
 
-pub async fn reading_on_stops_before_a_gap(place: Place) {
+pub async fn reading_forward_stops_before_a_gap(place: Place) {
     let (store, room) = (place.open().await, conversation(&unique("room")));
     store.append(rows(&room, [1, 2, 3, 5, 6])).await.expect("appended");
     let after = async |seq| seqs(&store.events_after(&room, seq, 100).await.expect("read"));
@@ -108,7 +108,7 @@ pub async fn a_long_conversation_is_read_whole_and_from_its_end(place: Place) {
     }
     let read = store.events_after(&room, 0, usize::MAX).await.expect("read");
     assert!(read == written, "{} of {} rows", read.len(), written.len());
-    // Without a head, and from far above the end.
+    // Reads the newest rows without a stored head, from seqs up to far above the end.
     for before_seq in [last + 1, 3 * BUCKET, 1 << 40, u64::MAX] {
         let newest = store.events_before(&room, before_seq, 10).await.expect("read");
         assert_eq!(seqs(&newest), (last - 9..=last).collect::<Vec<_>>(), "before {before_seq}");
@@ -117,7 +117,7 @@ pub async fn a_long_conversation_is_read_whole_and_from_its_end(place: Place) {
     assert_eq!(seqs(&across), (2 * BUCKET - 298..2 * BUCKET + 2).collect::<Vec<_>>());
 }
 
-pub async fn nothing_is_where_nothing_was_written(place: Place) {
+pub async fn reading_without_matching_rows_returns_nothing(place: Place) {
     let (store, room) = (place.open().await, conversation(&unique("room")));
     for after_seq in [0, BUCKET, u64::MAX] {
         assert_eq!(store.events_after(&room, after_seq, 10).await.expect("read"), []);
@@ -130,7 +130,7 @@ pub async fn nothing_is_where_nothing_was_written(place: Place) {
     assert_eq!(store.events_after(&room, 3, 10).await.expect("read"), []);
 }
 
-pub async fn conversations_with_similar_ids_are_apart(place: Place) {
+pub async fn conversations_with_similar_ids_are_separate(place: Place) {
     let (store, base) = (place.open().await, unique("room"));
     let rooms: Vec<ConversationId> = ["", ":", "a", ":h", "p", "s", "t", "tt"]
         .iter()
@@ -149,7 +149,7 @@ pub async fn conversations_with_similar_ids_are_apart(place: Place) {
     }
 }
 
-pub async fn many_conversations_at_once(place: Place) {
+pub async fn concurrent_appends_to_many_conversations_are_read_at_once(place: Place) {
     const ROOMS: usize = 64;
     const ROWS: u64 = 20;
     let store = place.open().await;
@@ -164,7 +164,7 @@ pub async fn many_conversations_at_once(place: Place) {
     }
 }
 
-/// Appends one row after the other and reads each as soon as it is acknowledged.
+/// Appends one row after the other, and reads each after its acknowledgement.
 async fn write_all(store: Arc<dyn Store>, room: ConversationId, count: u64) {
     for seq in 1..=count {
         store.append(rows(&room, [seq])).await.expect("appended");
@@ -174,7 +174,7 @@ async fn write_all(store: Arc<dyn Store>, room: ConversationId, count: u64) {
     }
 }
 
-pub async fn reopening_keeps_everything(place: Place) {
+pub async fn reopening_keeps_all_rows(place: Place) {
     let room = conversation(&unique("room"));
     for round in 0..4 {
         let store = place.open().await;

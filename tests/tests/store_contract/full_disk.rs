@@ -1,4 +1,5 @@
-//! A full disk under the embedded store: writes fail and say so, reads go on, and with space it works again.
+//! The embedded store on a full disk: writes fail with an error, reads still work, and with free space the store
+//! accepts writes again without a restart.
 
 use super::{conversation, open_embedded, rows};
 use bytes::Bytes;
@@ -14,14 +15,14 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
-/// Within this time the store notices space, or its absence, even if nobody writes.
+/// Time within which the store detects free space again, even without writes, and within which it closes.
 const SOON: Duration = Duration::from_secs(20);
 
 /// A file system of 8 MiB in memory.
 struct SmallDisk(TempDir);
 
 impl SmallDisk {
-    /// `None`, visibly, where mounting is not allowed.
+    /// `None`, and a line on standard error, if mounting is not allowed.
     fn mount() -> Option<SmallDisk> {
         let directory = TempDir::with_prefix("carillon-small-").expect("a directory");
         let mount = Command::new("mount")
@@ -43,7 +44,7 @@ impl SmallDisk {
         self.0.path()
     }
 
-    /// Takes all the space there is.
+    /// Fills the disk with a file and returns its path.
     fn fill(&self) -> PathBuf {
         let path = self.path().join("filler");
         let mut file = File::create(&path).expect("a file");
@@ -57,7 +58,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // Lazily: a store that a failed test left open must not keep it.
+        // Lazily, because after a failed test a store may still have files open there.
         drop(Command::new("umount").arg("--lazy").arg(self.path()).status());
     }
 }
@@ -80,7 +81,7 @@ async fn messages_survive_a_full_disk() {
     let Some(disk) = SmallDisk::mount() else { return };
     let room = conversation("room");
     let store = open_embedded(disk.path());
-    // Some rows lie in the table, some in the journal, when the disk fills up.
+    // When the disk fills up, some rows are in the table and some in the journal.
     store.append(rows(&room, 1..=50)).await.expect("appended");
     drop(store);
     let store = open_embedded(disk.path());
@@ -96,7 +97,7 @@ async fn messages_survive_a_full_disk() {
     };
     assert!(error.to_string().contains("No space left"), "{error}");
     assert!(!store.healthy().await);
-    // Longer than it takes until the table is written, which fails as well, and is opened anew.
+    // Meanwhile the store tries to write its table, fails, and opens it again.
     sleep(Duration::from_secs(8)).await;
     assert_eq!(store.events_after(&room, 0, 100).await.expect("readable"), rows(&room, 1..=100));
     assert!(store.append(vec![large_row(&room, last + 1)]).await.is_err(), "still full");
@@ -114,7 +115,7 @@ async fn messages_survive_a_full_disk() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn closing_on_a_full_disk_ends_and_keeps_what_was_acknowledged() {
+async fn closing_on_a_full_disk_ends_in_time_and_keeps_acknowledged_rows() {
     let Some(disk) = SmallDisk::mount() else { return };
     let room = conversation("room");
     let store = open_embedded(disk.path());
@@ -132,7 +133,7 @@ async fn closing_on_a_full_disk_ends_and_keeps_what_was_acknowledged() {
 
     std::fs::remove_file(filler).expect("removed");
     let found = open_embedded(disk.path()).events_after(&room, 0, 2_000).await.expect("read");
-    // What was refused may be there too: its outcome was unknown.
+    // The row whose append failed may be stored too, because its outcome was unknown.
     assert!((last..=last + 1).contains(&(found.len() as u64)), "{} of {last}", found.len());
     assert_eq!(found[..50], rows(&room, 1..=50));
 }

@@ -1,4 +1,4 @@
-//! Partitions: checkpoints, the lives of a log, and what every replay passes over.
+//! The contract of a partition's records: checkpoints, incarnations and tenures, skipped positions, and suspensions.
 
 use super::{Place, unique_partition};
 use carillon_message_worker::store::{Checkpoint, Holder, PartitionState, Store, Suspension, Tenure};
@@ -31,7 +31,7 @@ pub async fn checkpoints_never_move_back(place: Place) {
         assert_eq!(state.checkpoint, Some(checkpoint(expected)), "after {written}");
     }
     assert_eq!(store.partition(partition ^ 1).await.expect("read").checkpoint, None);
-    // The first of a new life lies lower in the log, and higher in time.
+    // The first checkpoint of a new incarnation has a lower sequence and a higher timestamp.
     let position = Position { incarnation: 2, sequence: 1, index: 0 };
     let reborn = Checkpoint { position, tag: Tag([99; 16]), timestamp_us: 1 << 50, version: 1 };
     store.checkpoint(partition, reborn).await.expect("written");
@@ -43,7 +43,7 @@ fn holder(number: u64) -> Option<Holder> {
     Some(Holder::new(&WorkerId::parse("worker-1").expect("valid"), 7, number))
 }
 
-/// Lets several begin a life after `previous` at once and returns the one that all were told.
+/// Has eight workers start an incarnation after `previous` at once, and returns the tenure that all of them got.
 async fn race(store: &Arc<dyn Store>, partition: u32, previous: Option<&Tenure>) -> Tenure {
     let number = previous.map_or(1, |previous| previous.incarnation.number + 1);
     let wish = |wish: u64| Tenure {
@@ -57,7 +57,7 @@ async fn race(store: &Arc<dyn Store>, partition: u32, previous: Option<&Tenure>)
         .map(|wish| {
             let (store, previous, wish) = (Arc::clone(store), previous.cloned(), wish.clone());
             tokio::spawn(async move {
-                // An unknown outcome is asked again, as a worker does.
+                // Repeats a change whose outcome is unknown, as a worker does.
                 for _ in 0..20 {
                     let begun = store.change_tenure(partition, previous.clone(), wish.clone()).await;
                     if let Ok(begun) = begun {
@@ -80,7 +80,7 @@ async fn race(store: &Arc<dyn Store>, partition: u32, previous: Option<&Tenure>)
     told.swap_remove(0)
 }
 
-pub async fn one_of_many_begins_a_life(place: Place) {
+pub async fn of_workers_that_start_an_incarnation_at_once_one_wins(place: Place) {
     let (store, partition) = (place.open().await, unique_partition());
     let mut life = None;
     for _ in 0..3 {
@@ -90,7 +90,7 @@ pub async fn one_of_many_begins_a_life(place: Place) {
     assert_eq!(place.open().await.partition(partition).await.expect("read").tenure, life);
 }
 
-pub async fn a_life_begins_only_after_the_one_it_knows(place: Place) {
+pub async fn an_incarnation_starts_only_after_the_expected_one(place: Place) {
     let (store, partition) = (place.open().await, unique_partition());
     let free = |incarnation| Tenure { incarnation, epoch: 0, holder: None };
     let first = free(Incarnation::first(1_000));
@@ -109,7 +109,7 @@ pub async fn a_life_begins_only_after_the_one_it_knows(place: Place) {
     assert_eq!(store.partition(partition).await.expect("read").tenure, Some(second));
 }
 
-pub async fn a_life_is_held_by_one_at_a_time(place: Place) {
+pub async fn a_tenure_has_one_holder_at_a_time(place: Place) {
     let (store, partition) = (place.open().await, unique_partition());
     let life = Incarnation::new(3, 40, 1_000);
     let held = |incarnation, number| Tenure { incarnation, epoch: number, holder: holder(number) };
@@ -136,7 +136,7 @@ pub async fn a_life_is_held_by_one_at_a_time(place: Place) {
     assert_eq!(state.incarnation().map(|life| life.ground), Some(life.ground), "it is kept");
 }
 
-pub async fn skips_are_kept_by_life(place: Place) {
+pub async fn skips_are_stored_by_incarnation(place: Place) {
     let (store, partition) = (place.open().await, unique_partition());
     let at = |incarnation, sequence, index| Position { incarnation, sequence, index };
     let skipped = [at(1, 5, 0), at(1, 5, 3), at(1, 1 << 40, 255), at(2, 5, 0)];
@@ -149,7 +149,7 @@ pub async fn skips_are_kept_by_life(place: Place) {
     assert_eq!(store.skips(partition ^ 1, 1).await.expect("read"), []);
 }
 
-pub async fn suspensions_are_what_was_said_last(place: Place) {
+pub async fn the_latest_record_of_a_suspension_wins(place: Place) {
     let (store, partition) = (place.open().await, unique_partition());
     assert_eq!(store.suspensions(partition).await.expect("read"), []);
     let at = |incarnation, sequence, index| Position { incarnation, sequence, index };

@@ -1,31 +1,32 @@
-//! Seals: one decides, and what it does not count is not there, whenever it is written.
+//! The contract of seals: the first seal decides which rows of earlier incarnations count, and no read returns the
+//! others, however late they are written.
 
 use super::{Place, conversation, row_at, seqs, unique};
 use carillon_message_worker::store::{EventRow, SEALED_ROWS_MAX, Seal, Store};
 use carillon_proto::id::ConversationId;
 use std::sync::Arc;
 
-/// Rows of a bucket, in stores that have them.
+/// Rows of one bucket, in stores that divide a conversation into buckets.
 const BUCKET: u64 = 10_000;
-/// The seal's timestamp: earlier lives write below it, the seal's life above it.
+/// The seal's timestamp: earlier incarnations write below it, the seal's own incarnation above it.
 const SEALED_US: i64 = 1_000_000;
 
 fn seal(incarnation: u32, seq: u64) -> Seal {
     Seal { incarnation, created: false, seq }
 }
 
-/// Rows of an earlier life. The first has the highest timestamp that such a row can have.
+/// Rows of an earlier incarnation. The first has the highest timestamp that such a row can have.
 fn early(room: &ConversationId, seqs: impl IntoIterator<Item = u64>) -> Vec<EventRow> {
     seqs.into_iter().zip(1..).map(|(seq, nth)| row_at(room, seq, SEALED_US - nth)).collect()
 }
 
-/// Rows of the seal's life. The first has the lowest timestamp that such a row can have.
+/// Rows of the seal's incarnation. The first has the lowest timestamp that such a row can have.
 fn present(room: &ConversationId, seqs: impl IntoIterator<Item = u64>) -> Vec<EventRow> {
     seqs.into_iter().zip(1..).map(|(seq, nth)| row_at(room, seq, SEALED_US + nth)).collect()
 }
 
 async fn decide(store: &Arc<dyn Store>, room: &ConversationId, previous: Option<Seal>, next: Seal) -> Seal {
-    // An unknown outcome is asked again, as a worker does.
+    // Repeats a seal whose outcome is unknown, as a worker does.
     for _ in 0..20 {
         if let Ok(in_force) = store.seal(room, previous, next, SEALED_US).await {
             return in_force;
@@ -34,7 +35,7 @@ async fn decide(store: &Arc<dyn Store>, room: &ConversationId, previous: Option<
     panic!("no outcome");
 }
 
-/// What is there of a conversation, whichever way it is read.
+/// Asserts that every kind of read returns exactly these rows.
 async fn assert_holds(store: &Arc<dyn Store>, room: &ConversationId, after: u64, expected: &[EventRow]) {
     let limit = expected.len() + 10;
     assert_eq!(store.events_after(room, after, limit).await.expect("read"), expected);
@@ -80,9 +81,9 @@ pub async fn the_first_seal_decides(place: Place) {
     assert_eq!(decide(&store, &other, previous, seal(9, 9)).await, seal(9, 9), "one that was lost");
 }
 
-pub async fn what_a_seal_does_not_count_is_not_there(place: Place) {
+pub async fn rows_that_a_seal_does_not_count_are_never_read(place: Place) {
     let store = place.open().await;
-    // Within a bucket, over its end, and in a bucket that nothing is in yet.
+    // The seal's last row is within a bucket, shortly before its end, and at its end, before an empty bucket.
     for last in [5, BUCKET - 3, BUCKET - 1] {
         let room = conversation(&unique("room"));
         let counted = early(&room, last - 4..=last);
@@ -92,7 +93,7 @@ pub async fn what_a_seal_does_not_count_is_not_there(place: Place) {
         assert_holds(&store, &room, last - 5, &counted).await;
         store.append(early(&room, last + 1..=last + SEALED_ROWS_MAX)).await.expect("after the seal");
         assert_holds(&store, &room, last - 5, &counted).await;
-        // What this life writes is there, and stays as it is.
+        // Rows of the seal's own incarnation are read, and later writes of earlier ones do not change them.
         let written = [counted, present(&room, last + 1..=last + 3)].concat();
         store.append(written[5..].to_vec()).await.expect("appended");
         store.append(early(&room, last + 1..=last + 9)).await.expect("after the rows");
@@ -103,7 +104,7 @@ pub async fn what_a_seal_does_not_count_is_not_there(place: Place) {
     }
 }
 
-pub async fn rows_that_are_written_while_it_is_sealed_are_not_there(place: Place) {
+pub async fn rows_written_while_a_conversation_is_sealed_are_not_read(place: Place) {
     let (store, room) = (place.open().await, conversation(&unique("room")));
     let counted = early(&room, 1..=3);
     store.append(counted.clone()).await.expect("appended");
@@ -121,7 +122,7 @@ pub async fn rows_that_are_written_while_it_is_sealed_are_not_there(place: Place
     assert_holds(&store, &room, 0, &counted).await;
 }
 
-pub async fn a_creation_counts_if_the_seal_says_so(place: Place) {
+pub async fn a_creation_row_counts_only_if_the_seal_includes_it(place: Place) {
     let store = place.open().await;
     let with = |created, seq| Seal { created, ..seal(2, seq) };
     for (sealed, there) in [(with(true, 0), 0), (with(false, 0), 0), (with(true, 2), 2), (with(false, 2), 2)]
@@ -134,7 +135,7 @@ pub async fn a_creation_counts_if_the_seal_says_so(place: Place) {
         assert_eq!(creation.is_some(), sealed.created, "{sealed:?}");
         let rows = store.events_after(&room, 0, 10).await.expect("read");
         assert_eq!(seqs(&rows), (1..=there).collect::<Vec<_>>(), "{sealed:?}");
-        // Another life's creation is there all the same.
+        // A creation that the seal's own incarnation writes is read in any case.
         store.append(present(&room, 0..=0)).await.expect("appended");
         assert_eq!(store.event(&room, 0).await.expect("read").as_ref(), present(&room, 0..=0).first());
     }

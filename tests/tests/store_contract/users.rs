@@ -1,4 +1,4 @@
-//! The store of users: whole rows, of which the later wins.
+//! The contract of the store of users: rows are replaced as a whole, and the later one wins.
 
 use super::{Place, permutations, unique, user};
 use carillon_presence_worker::store::{UserRow, UserStore};
@@ -39,7 +39,7 @@ pub async fn rows_are_read_back_whole(place: Place) {
     assert!(store.healthy().await);
 }
 
-pub async fn the_later_row_wins_whatever_the_order(place: Place) {
+pub async fn the_later_row_wins_in_every_order_of_writes(place: Place) {
     let store = place.open_users().await;
     for order in permutations(&[10, 20, 30]) {
         let ann = unique("ann");
@@ -50,11 +50,11 @@ pub async fn the_later_row_wins_whatever_the_order(place: Place) {
     }
 }
 
-pub async fn of_two_rows_of_one_moment_one_wins_whole(place: Place) {
+pub async fn of_rows_with_equal_times_one_wins_as_a_whole(place: Place) {
     let store = place.open_users().await;
     let (ann, mut winners) = (unique("ann"), Vec::new());
     for (number, order) in permutations(&["x", "y", "z"]).into_iter().enumerate() {
-        // The same content under another id each time: what wins does not depend on the id.
+        // The same rows in every order, each time under another id: the same row must win.
         let id = format!("{ann}-{number}");
         for name in order {
             let row = UserRow { name: name.into(), picture: name.into(), ..row(&id, 10) };
@@ -67,7 +67,7 @@ pub async fn of_two_rows_of_one_moment_one_wins_whole(place: Place) {
     assert!(winners.iter().all(|winner| *winner == winners[0]), "{winners:?}");
 }
 
-pub async fn many_users_at_once(place: Place) {
+pub async fn many_users_are_written_and_read_in_one_call(place: Place) {
     let (store, base) = (place.open_users().await, unique("user"));
     let names: Vec<_> = (0..300).map(|number| format!("{base}-{number}")).collect();
     store.put(names.iter().map(|name| row(name, 1)).collect()).await.expect("written");
