@@ -9,7 +9,7 @@ use tokio_tungstenite::tungstenite::protocol::Message;
 use tokio_tungstenite::tungstenite::{Error, handshake::client::Request};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
-/// Longer than anything a test waits for on a loaded machine.
+/// Longer than any frame or end that a test expects takes on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A connected client.
@@ -17,12 +17,12 @@ pub struct Client {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
 }
 
-/// What a connection ended with.
+/// The end of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ended {
-    /// The close code, if a close frame came.
+    /// The code of the close frame; `None` if the connection ended without one.
     pub code: Option<u16>,
-    /// Its reason.
+    /// The reason of the close frame; empty without one.
     pub reason: String,
 }
 
@@ -36,7 +36,7 @@ impl Client {
         Self::request(request).await.unwrap_or_else(|error| panic!("{url}: {error}"))
     }
 
-    /// Connects with a request of the test's own.
+    /// Connects with a request whose URL and headers the test has set.
     ///
     /// # Errors
     /// When the handshake is refused.
@@ -46,7 +46,7 @@ impl Client {
         connecting.map(|(socket, _)| Client { socket }).map_err(Box::new)
     }
 
-    /// Connects as a user and takes the first frame, `online_users`, off.
+    /// Connects as a user and reads the first frame, `online_users`.
     ///
     /// # Panics
     /// When that fails.
@@ -93,7 +93,7 @@ impl Client {
         }
     }
 
-    /// The next frame or the end, if one comes within `wait`.
+    /// The next frame, or the connection's end, or `None` if neither comes within `wait`.
     pub async fn next_within(&mut self, wait: Duration) -> Option<Result<Value, Ended>> {
         let deadline = tokio::time::Instant::now() + wait;
         loop {
@@ -113,7 +113,7 @@ impl Client {
         }
     }
 
-    /// The next frame of a type; others are passed over.
+    /// The next frame of a type; skips others.
     ///
     /// # Panics
     /// When none comes in time.
@@ -121,7 +121,7 @@ impl Client {
         self.expect_where(|frame| frame["type"] == kind).await
     }
 
-    /// The next frame that fits; others are passed over.
+    /// The next frame that fits; skips others.
     ///
     /// # Panics
     /// When none comes in time.
@@ -139,7 +139,7 @@ impl Client {
         panic!("the frame did not come; others were {others:?}");
     }
 
-    /// How the connection ended.
+    /// Waits for the connection's end.
     ///
     /// # Panics
     /// When it does not end in time.
@@ -153,7 +153,7 @@ impl Client {
         }
     }
 
-    /// All frames that come within `wait`.
+    /// All frames that come within `wait`, or until the connection ends.
     pub async fn all_within(&mut self, wait: Duration) -> Vec<Value> {
         let deadline = tokio::time::Instant::now() + wait;
         let mut frames = Vec::new();
@@ -190,7 +190,7 @@ impl Client {
         reply
     }
 
-    /// Ends the connection without a word.
+    /// Drops the TCP connection without a close frame.
     pub fn cut(self) {
         drop(self.socket);
     }

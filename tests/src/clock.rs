@@ -1,5 +1,5 @@
-//! A wall clock that a test sets, for real processes. It is a small library before the system's, made by `cc` when a
-//! test asks for it, so that nothing in the product is there for tests.
+//! A wall clock that a test sets, for real processes. It is a small library that `cc` builds for the test and that
+//! `LD_PRELOAD` loads before the system's, so that the product has no code for tests.
 
 use crate::parts::missing;
 use std::fs;
@@ -13,7 +13,7 @@ pub struct WallClock {
 }
 
 impl WallClock {
-    /// A clock that is right so far; `None`, and a skipped test, where there is no C compiler.
+    /// A clock that still has the right time. Without a C compiler, prints that the test is skipped and returns `None`.
     ///
     /// # Panics
     /// When the library cannot be made.
@@ -40,7 +40,7 @@ impl WallClock {
         self.folder.path().join("offset")
     }
 
-    /// What a process needs to go by this clock.
+    /// The environment variables of a process that shall use this clock.
     pub fn environment(&self) -> [(&'static str, String); 2] {
         [
             ("LD_PRELOAD", self.library().display().to_string()),
@@ -48,13 +48,13 @@ impl WallClock {
         ]
     }
 
-    /// Sets it to so many seconds after the right time, or before it.
+    /// Sets the clock to this many seconds after the right time, or, if negative, before it.
     ///
     /// # Panics
     /// When the disk is full.
     pub fn step(&self, seconds: i64) {
         use std::io::Write;
-        // Written over: processes have the file mapped.
+        // Overwritten in place, because processes have the file mapped.
         let file = fs::File::options().create(true).write(true).truncate(false).open(self.offset());
         file.and_then(|mut file| file.write_all(&seconds.to_ne_bytes())).expect("the offset");
     }

@@ -1,12 +1,12 @@
-//! Carillon as it is deployed, for tests: nats-server, a CQL database, and a process for each gateway and worker.
+//! A cluster as it is deployed: nats-server, a CQL database, and one process for each gateway and worker.
 
 use crate::parts::{NatsOptions, NatsServer, free_port, part};
 use crate::server::{Server, command};
 
-/// What the clusters of tests sign tokens with.
+/// The secret with which the tests' clusters verify tokens.
 pub const AUTH_SECRET: &str = "a-secret-of-at-least-thirty-two-bytes";
 
-/// Everything that a cluster is made of; ended in the order of the fields.
+/// A running cluster. Dropping it ends the processes in the order of the fields.
 pub struct Cluster {
     /// The gateways.
     pub gateways: Vec<Server>,
@@ -17,7 +17,7 @@ pub struct Cluster {
     _nats: NatsServer,
 }
 
-/// One environment serves every role, as the protocol promises.
+/// The environment variables, the same for every role (`docs/configuration.md`).
 struct Environment(Vec<(&'static str, String)>);
 
 impl Environment {
@@ -34,8 +34,8 @@ impl Environment {
 }
 
 impl Cluster {
-    /// Starts so many gateways, and so many workers of each kind. `None`, said aloud, where a part is missing that
-    /// is not required.
+    /// Starts this many gateways, and this many workers of each kind. If a part is missing and not required, prints
+    /// that and returns `None`.
     ///
     /// # Panics
     /// When something does not start.
@@ -66,7 +66,7 @@ impl Cluster {
         })
     }
 
-    /// Where a gateway serves WebSockets.
+    /// The WebSocket URL of a gateway, without a path.
     pub fn ws(&self, gateway: usize) -> String {
         self.gateways[gateway].ws()
     }

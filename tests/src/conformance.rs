@@ -1,5 +1,5 @@
-//! The conformance server that the Engine.IO and Socket.IO tests talk to: a process of the test's own, or one that
-//! already runs.
+//! The conformance server, an echo on Engine.IO and Socket.IO that the tests of both protocols use: a process of the
+//! test's own, or a server that already runs.
 
 use crate::parts::free_port;
 use crate::polling::Endpoint;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
-/// For a process to listen, on a loaded machine.
+/// Time for the process to listen, on a loaded machine.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Whether the tests run against the reference implementation: `CARILLON_TEST_REFERENCE=1`.
@@ -19,14 +19,14 @@ pub fn is_reference() -> bool {
     std::env::var("CARILLON_TEST_REFERENCE").as_deref() == Ok("1")
 }
 
-/// [`is_reference`], for a case that it does not satisfy: says on standard error that the case is skipped, because the
-/// reference does what `how` tells.
+/// [`is_reference`], for a case that the reference does not pass: if so, prints on standard error that the case is
+/// skipped because the reference behaves as `how` describes.
 pub fn reference_differs(how: &str) -> bool {
     let differs = is_reference();
     if differs {
         let thread = std::thread::current();
         let name = thread.name().unwrap_or("a test");
-        // Not by a macro: the test harness would keep what it prints to itself.
+        // Written directly, because the test harness captures the output of `eprintln!`.
         let line = format!("SKIPPED {name}: the reference {how}\n");
         drop(std::io::stderr().write_all(line.as_bytes()));
     }
@@ -41,7 +41,7 @@ pub struct Conformance {
 }
 
 impl Conformance {
-    /// Finds or starts it, and waits until it listens.
+    /// Uses the server that already runs, or starts one and waits until it listens.
     ///
     /// # Panics
     /// When it does not start.
@@ -73,17 +73,17 @@ impl Conformance {
         }
     }
 
-    /// Engine.IO, which echoes every message.
+    /// The endpoint of Engine.IO, which echoes every message.
     pub fn engine(&self) -> Endpoint {
         Endpoint { address: self.address.clone(), path: "/engine.io/" }
     }
 
-    /// Socket.IO.
+    /// The endpoint of Socket.IO, which echoes events in two namespaces.
     pub fn socket(&self) -> Endpoint {
         Endpoint { address: self.address.clone(), path: "/socket.io/" }
     }
 
-    /// Both, for what Socket.IO takes from Engine.IO.
+    /// Both endpoints, for cases of Engine.IO that Socket.IO's path must pass too.
     pub fn both(&self) -> [Endpoint; 2] {
         [self.engine(), self.socket()]
     }

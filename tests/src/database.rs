@@ -9,18 +9,18 @@ use tokio::sync::OnceCell;
 
 use crate::parts::part;
 
-/// Keyspaces are named after the second in which they were made.
+/// The names of keyspaces begin with this and the second in which they were created.
 const PREFIX: &str = "carillon_test_";
-/// A keyspace this old was left behind by a run that is long over.
+/// An older keyspace was left behind by an earlier run, and is dropped.
 const LEFT_BEHIND_AFTER: Duration = Duration::from_secs(3_600);
-/// Creating a table takes a test database up to a second.
+/// Time for a statement; a test database takes up to a second to create one table.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The keyspace that all tests of this process share, with its schema.
+/// The value of [`keyspace`], once it is created.
 static SHARED: OnceCell<DatabaseConfig> = OnceCell::const_new();
 
-/// The keyspace that all tests of this process share, with its schema; `None` without a database (see
-/// [`part`]). Ids are the tests' to keep apart.
+/// The keyspace that all tests of this process share, with its schema; `None` without a database (see [`part`]). Tests
+/// use different ids, so that they do not affect each other.
 ///
 /// # Panics
 /// When the database cannot be used.
@@ -34,7 +34,7 @@ pub async fn keyspace() -> Option<DatabaseConfig> {
     Some(shared.await.clone())
 }
 
-/// The name of a keyspace that nobody has created yet; `None` without a database (see [`part`]).
+/// The name of a keyspace that does not exist yet; `None` without a database (see [`part`]).
 pub fn new_keyspace() -> Option<DatabaseConfig> {
     let node = part("database", "CARILLON_TEST_CASSANDRA")?;
     let random = uuid::Uuid::new_v4().as_u64_pair().0 as u32;
@@ -42,7 +42,7 @@ pub fn new_keyspace() -> Option<DatabaseConfig> {
     Some(DatabaseConfig { nodes: vec![node], keyspace, replication: Some(1) })
 }
 
-/// A session for what the product itself does not do.
+/// A session for statements that Carillon itself does not send.
 ///
 /// # Panics
 /// When the database cannot be reached.
@@ -52,7 +52,7 @@ pub async fn session(config: &DatabaseConfig) -> Session {
     builder.build().await.expect("a database")
 }
 
-/// Drops a keyspace that a test has made for itself.
+/// Drops a keyspace that a test created with [`new_keyspace`].
 ///
 /// # Panics
 /// When it cannot be dropped.
@@ -60,7 +60,7 @@ pub async fn drop_keyspace(config: &DatabaseConfig) {
     run(&session(config).await, &format!("DROP KEYSPACE IF EXISTS {}", config.keyspace)).await;
 }
 
-/// Runs a statement that may take its time.
+/// Runs a statement, for at most 60 s.
 ///
 /// # Panics
 /// When it fails.

@@ -1,4 +1,4 @@
-//! What tests on real parts share: the parts as processes, and ways to use them.
+//! Shared by the tests on real parts: the parts (Carillon, nats-server, a CQL database) as processes, and test clients.
 
 pub mod client;
 pub mod clock;

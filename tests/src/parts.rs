@@ -1,4 +1,5 @@
-//! Real parts that tests run against, as processes on free loopback ports, ended with their handles.
+//! Real parts that tests run against, such as nats-server: processes on free loopback ports that end when their handles
+//! are dropped.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
@@ -16,17 +17,17 @@ use tokio::time::{Instant, sleep, timeout};
 
 pub use rustix::process::Signal;
 
-/// A server that is not ready by then will not be.
+/// Time for a server to become ready, on a loaded machine.
 const READY_TIMEOUT: Duration = Duration::from_secs(20);
-/// Between two looks whether it is.
+/// The pause between two checks of whether it is.
 const READY_PAUSE: Duration = Duration::from_millis(20);
-/// Ports that the kernel does not give to outgoing connections, so that a server that was stopped finds its
-/// own free when it starts again.
+/// Ports that the kernel does not give to outgoing connections, so that the port of a stopped server is still free when
+/// the server starts again.
 const PORTS: std::ops::Range<u16> = 20_000..30_000;
 
 static PORTS_GIVEN: LazyLock<Mutex<HashSet<u16>>> = LazyLock::new(Mutex::default);
 
-/// A port on loopback that nobody listens on, given to nobody else in this process.
+/// A free port on loopback that this process has not given out before.
 ///
 /// # Panics
 /// When none is found.
@@ -42,8 +43,8 @@ pub fn free_port() -> u16 {
     panic!("no free port in {PORTS:?}");
 }
 
-/// The value of `variable`, which says where a part is. Without it the test is skipped, and says so, or
-/// fails if `CARILLON_TEST_REQUIRE_PARTS` is 1.
+/// The value of the environment variable `variable`, which names the place of a part. Without it, prints that the test
+/// is skipped and returns `None`, or fails the test if `CARILLON_TEST_REQUIRE_PARTS` is 1.
 ///
 /// # Panics
 /// When parts are required and this one is absent.
@@ -56,7 +57,8 @@ pub fn part(what: &str, variable: &str) -> Option<String> {
     missing(what, &format!("set {variable}"))
 }
 
-/// Skips the test for want of a part, and says so, or fails if `CARILLON_TEST_REQUIRE_PARTS` is 1.
+/// Prints that the test is skipped because a part is missing and returns `None`, or fails the test if
+/// `CARILLON_TEST_REQUIRE_PARTS` is 1.
 ///
 /// # Panics
 /// When parts are required.
@@ -66,33 +68,33 @@ pub fn missing<T>(what: &str, remedy: &str) -> Option<T> {
         "no {what}: {remedy}, or unset CARILLON_TEST_REQUIRE_PARTS"
     );
     let thread = std::thread::current();
-    // Not by a macro: the test harness would keep what it prints to itself.
+    // Written directly, because the test harness captures the output of `eprintln!`.
     let line = format!("SKIPPED {}: no {what} ({remedy})\n", thread.name().unwrap_or("a test"));
     drop(std::io::stderr().write_all(line.as_bytes()));
     None
 }
 
-/// How a NATS server is to be started.
+/// Options of a NATS server.
 #[derive(Debug, Clone, Default)]
 pub struct NatsOptions {
-    /// Syncs every entry to disk before it is acknowledged.
+    /// Whether the server syncs every entry to disk before it acknowledges it.
     pub sync_always: bool,
-    /// Its place in a cluster.
+    /// The server's place in a cluster, if it has one.
     pub cluster: Option<NatsMember>,
-    /// Megabytes that its streams may take on disk together, 0: 8,192. With fewer than they need, its disk is full.
+    /// Megabytes that all streams together may take on disk; 0 stands for 8,192. A small value simulates a full disk.
     pub store_megabytes: u32,
 }
 
 /// A server's place in a cluster.
 #[derive(Debug, Clone)]
 pub struct NatsMember {
-    /// Its index in `route_ports`.
+    /// The server's index in `route_ports`.
     pub index: usize,
-    /// The ports on which the servers find each other.
+    /// The ports on which the cluster's servers connect to each other.
     pub route_ports: Vec<u16>,
 }
 
-/// A nats-server with JetStream in a folder of its own.
+/// A nats-server with JetStream, which stores its data in a temporary folder of its own.
 pub struct NatsServer {
     binary: PathBuf,
     folder: TempDir,
@@ -121,7 +123,7 @@ impl NatsServer {
         Some(NatsServer { binary, folder, port, process: None })
     }
 
-    /// Where clients connect.
+    /// The URL for clients.
     pub fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.port)
     }
@@ -131,7 +133,7 @@ impl NatsServer {
         self.port
     }
 
-    /// Starts it after [`NatsServer::kill`], with the same folder and port, and waits until it is ready.
+    /// Starts the server after [`NatsServer::kill`], with the same folder and port, and waits until it is ready.
     ///
     /// # Panics
     /// When it does not become ready.
@@ -140,7 +142,7 @@ impl NatsServer {
         self.await_ready().await;
     }
 
-    /// Starts it again with other options, which have to be of the same cluster.
+    /// Starts the server after [`NatsServer::kill`] with other options, which must have the same cluster.
     ///
     /// # Panics
     /// As [`NatsServer::start_again`].
@@ -179,7 +181,7 @@ impl NatsServer {
         self.folder.path().join("nats.log")
     }
 
-    /// Ends it the hard way (SIGKILL) and waits until it is gone.
+    /// Ends the server by SIGKILL and waits until it is gone.
     pub fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.kill().expect("it can be killed");
@@ -187,7 +189,7 @@ impl NatsServer {
         }
     }
 
-    /// Sends it a signal: `STOP` and `CONT` for a server that hangs for a while.
+    /// Sends a signal to the server: `STOP` makes it hang, `CONT` continues it.
     ///
     /// # Panics
     /// When it does not run.
@@ -197,7 +199,7 @@ impl NatsServer {
             .expect("it takes signals");
     }
 
-    /// Takes everything it stored away, as if its disk were new. Call it between [`NatsServer::kill`] and
+    /// Deletes everything that the server stored, as if its disk were new. Call it between [`NatsServer::kill`] and
     /// [`NatsServer::start_again`].
     ///
     /// # Panics
@@ -207,7 +209,7 @@ impl NatsServer {
         fs::remove_dir_all(self.folder.path().join("store")).expect("a store to lose");
     }
 
-    /// A copy of everything it stored, as a backup of its disk. Call it while it does not run.
+    /// Copies everything that the server stored, as a backup of its disk. Call it while the server does not run.
     ///
     /// # Panics
     /// When it runs.
@@ -218,7 +220,7 @@ impl NatsServer {
         copy
     }
 
-    /// Puts a copy of its disk in the place of what it stores. Call it while it does not run.
+    /// Replaces the server's data by a copy from [`NatsServer::copy_disk`]. Call it while the server does not run.
     ///
     /// # Panics
     /// When it runs.
@@ -252,7 +254,7 @@ impl Drop for NatsServer {
 
 /// Several nats-servers that form one cluster.
 pub struct NatsCluster {
-    /// The servers, each of which can be killed and started again.
+    /// The servers; a test can kill each and start it again.
     pub servers: Vec<NatsServer>,
 }
 
@@ -277,7 +279,7 @@ impl NatsCluster {
         Some(NatsCluster { servers })
     }
 
-    /// All servers, separated by commas.
+    /// The URLs of all servers, separated by commas.
     pub fn url(&self) -> String {
         self.servers.iter().map(NatsServer::url).collect::<Vec<_>>().join(",")
     }
@@ -305,7 +307,7 @@ fn configuration(options: &NatsOptions, port: u16, folder: &Path) -> String {
     text
 }
 
-/// Whether a NATS server sends its greeting, which it does once it has recovered its streams.
+/// Whether a NATS server sends its greeting. It does so only after it has recovered its streams.
 async fn greets(port: u16) -> bool {
     let greeting = async {
         let stream = TcpStream::connect(("127.0.0.1", port)).await.ok()?;

@@ -1,5 +1,5 @@
-//! A raw Engine.IO client for tests: requests written by hand, packets as the wire has them, and every wait is
-//! bounded. It knows nothing of what a packet means, except that it can answer pings.
+//! A raw Engine.IO client for tests, with hand-written requests, packets as text, and a bound on every wait. It does
+//! not interpret packets, except that it can answer pings.
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::Value;
@@ -10,14 +10,14 @@ use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::{Error, protocol::Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
-/// Longer than anything a well-behaved server takes, on a loaded machine.
+/// Longer than a correct server takes for any answer, on a loaded machine.
 pub const PATIENCE: Duration = Duration::from_secs(5);
-/// Between packets of a polling payload (Engine.IO protocol 4, "Payload").
+/// The separator of packets in a polling payload (Engine.IO protocol 4, "Payload").
 pub const SEPARATOR: char = '\u{1e}';
-/// What a request with a session id that the server does not know is answered with, besides 400.
+/// The body of the answer 400 to a request with an unknown session id.
 pub const SESSION_UNKNOWN: &str = r#"{"code":1,"message":"Session ID unknown"}"#;
 
-/// One path of a server.
+/// One path on one server.
 #[derive(Debug, Clone)]
 pub struct Endpoint {
     /// Host and port.
@@ -26,7 +26,7 @@ pub struct Endpoint {
     pub path: &'static str,
 }
 
-/// What a request was answered with.
+/// The answer to a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     /// The HTTP status.
@@ -37,13 +37,13 @@ pub struct Answer {
     pub body: String,
 }
 
-/// A request that is sent, whose answer is not read yet. Dropping it ends its connection.
+/// A request that was sent and whose answer is not read yet. Dropping it ends its connection.
 pub struct Pending {
     stream: TcpStream,
 }
 
 impl Endpoint {
-    /// Sends the bytes of a request, `head` being all of it from the method on but `Host` and `Connection`.
+    /// Sends a request with these header lines and this body, besides `Host` and `Connection: close`.
     async fn write(&self, method: &str, query: &str, headers: &str, body: &[u8]) -> Pending {
         let (address, path) = (&self.address, self.path);
         let mut stream = TcpStream::connect(address).await.expect("a connection");
@@ -52,7 +52,7 @@ impl Endpoint {
             "{method} {path}?{query} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{headers}\r\n"
         );
         let bytes = [head.as_bytes(), body].concat();
-        // A server may answer and close before it has read everything: its answer tells.
+        // A write error is ignored: the server may answer and close before it has read the whole request.
         drop(timeout(PATIENCE, stream.write_all(&bytes)).await);
         Pending { stream }
     }
@@ -65,13 +65,13 @@ impl Endpoint {
         self.write(method, query, headers, body.as_bytes()).await
     }
 
-    /// Sends a POST whose body is announced with `announced` bytes and stops after `body`.
+    /// Sends a POST whose `Content-Length` is `announced`, but only the bytes of `body`.
     pub async fn begin_partial(&self, query: &str, announced: usize, body: &str) -> Pending {
         let headers = format!("Content-Type: text/plain\r\nContent-Length: {announced}\r\n");
         self.write("POST", query, &headers, body.as_bytes()).await
     }
 
-    /// Sends a POST in chunks, so that no header tells its length.
+    /// Sends a chunked POST, so that no header has its length.
     pub async fn begin_chunked(&self, query: &str, chunks: &[&str]) -> Pending {
         let chunks = chunks.iter().map(|chunk| format!("{:x}\r\n{chunk}\r\n", chunk.len()));
         let body = chunks.collect::<String>() + "0\r\n\r\n";
@@ -79,7 +79,7 @@ impl Endpoint {
         self.write("POST", query, headers, body.as_bytes()).await
     }
 
-    /// A request and its answer.
+    /// Sends a request and waits for its answer.
     pub async fn request(&self, method: &str, query: &str, body: &str) -> Answer {
         self.begin(method, query, body).await.answer().await
     }
@@ -99,7 +99,7 @@ impl Endpoint {
     /// Connects a WebSocket.
     ///
     /// # Errors
-    /// With the status of the refusal, if it was one of HTTP.
+    /// When the upgrade is refused, with the HTTP status if there is one.
     pub async fn websocket(&self, query: &str) -> Result<WebSocket, Option<u16>> {
         let url = format!("ws://{}{}?{query}", self.address, self.path);
         match timeout(PATIENCE, connect_async(url)).await.expect("an answer to the upgrade in time") {
@@ -120,8 +120,8 @@ impl Endpoint {
         (socket, serde_json::from_str(handshake).expect("a handshake is JSON"))
     }
 
-    /// Asserts that a WebSocket is refused: by HTTP, whose status is returned, or by its end before anything was
-    /// said, even to a probe.
+    /// Asserts that a WebSocket is refused: either by an HTTP status, which is returned, or by ending without any
+    /// message, even after a probe.
     ///
     /// # Panics
     /// When it is not.
@@ -145,7 +145,7 @@ impl Pending {
     pub async fn answer_if_any(&mut self) -> Option<Answer> {
         let mut bytes = Vec::new();
         let reading = timeout(PATIENCE, self.stream.read_to_end(&mut bytes)).await;
-        // What came before a reset counts.
+        // A read error is ignored: the bytes before a reset are the answer.
         drop(reading.unwrap_or_else(|_| panic!("no answer in time: {:?}", String::from_utf8_lossy(&bytes))));
         let text = String::from_utf8(bytes).expect("answers are text");
         let (head, body) = text.split_once("\r\n\r\n")?;
@@ -156,7 +156,7 @@ impl Pending {
         Some(Answer { status, head, body })
     }
 
-    /// The answer.
+    /// Waits for the answer.
     ///
     /// # Panics
     /// When none comes.
@@ -179,38 +179,38 @@ fn without_chunks(mut coded: &str) -> String {
 /// A session that began by polling.
 pub struct Session {
     endpoint: Endpoint,
-    /// Its id.
+    /// The session's id.
     pub sid: String,
     received: Vec<String>,
 }
 
 impl Session {
-    /// Its query for polling.
+    /// The query of the session's polls and POSTs.
     pub fn query(&self) -> String {
         format!("EIO=4&transport=polling&sid={}", self.sid)
     }
 
-    /// Its query for a WebSocket.
+    /// The query of a WebSocket that upgrades the session.
     pub fn websocket_query(&self) -> String {
         format!("EIO=4&transport=websocket&sid={}", self.sid)
     }
 
-    /// Begins a GET.
+    /// Sends a poll without waiting for its answer.
     pub async fn begin_poll(&self) -> Pending {
         self.endpoint.begin("GET", &self.query(), "").await
     }
 
-    /// A GET and its answer.
+    /// Sends a poll and waits for its answer.
     pub async fn poll(&self) -> Answer {
         self.begin_poll().await.answer().await
     }
 
-    /// A POST and its answer.
+    /// Sends a POST and waits for its answer.
     pub async fn post(&self, body: &str) -> Answer {
         self.endpoint.request("POST", &self.query(), body).await
     }
 
-    /// A POST that is taken.
+    /// Sends a POST that must be answered `ok`.
     ///
     /// # Panics
     /// When it is not.
@@ -224,18 +224,18 @@ impl Session {
         );
     }
 
-    /// The packets of a payload but noops and pings, which are answered.
+    /// The packets of a payload, without noops and pings. Answers the pings.
     async fn sorted(&self, payload: &str) -> Vec<String> {
         let (pings, packets): (Vec<&str>, Vec<&str>) =
             payload.split(SEPARATOR).filter(|packet| *packet != "6").partition(|packet| *packet == "2");
         if !pings.is_empty() {
-            // The session may be gone already, which the next poll shows.
+            // An error is ignored: if the session is already gone, the next poll fails.
             drop(self.endpoint.begin("POST", &self.query(), "3").await.answer_if_any().await);
         }
         packets.into_iter().map(String::from).collect()
     }
 
-    /// The next packet that is neither noop nor ping; pings are answered.
+    /// The next packet that is neither noop nor ping. Answers pings.
     ///
     /// # Panics
     /// When none comes in time, or a poll is refused.
@@ -250,7 +250,8 @@ impl Session {
         self.received.remove(0)
     }
 
-    /// Polls until the server does not know the session any more, and returns what else came. Pings are answered.
+    /// Polls until the server does not know the session any more, and returns the packets that came before. Answers
+    /// pings.
     ///
     /// # Panics
     /// When that does not come in time.
@@ -262,7 +263,7 @@ impl Session {
             match answer.status {
                 200 => packets.extend(self.sorted(&answer.body).await),
                 400 if answer.body == SESSION_UNKNOWN => return packets,
-                // The server had not seen the end of the poll before.
+                // The server has not yet noticed the end of the previous poll, so the two count as concurrent.
                 400 => {}
                 _ => panic!("{answer:?}"),
             }
@@ -270,7 +271,7 @@ impl Session {
         panic!("the session lives on: {packets:?}");
     }
 
-    /// A WebSocket on this session that has been probed.
+    /// Opens a WebSocket on this session and exchanges the probe.
     ///
     /// # Panics
     /// When that is refused.
@@ -282,23 +283,23 @@ impl Session {
     }
 }
 
-/// A WebSocket that carries packets.
+/// A WebSocket with Engine.IO packets.
 pub struct WebSocket {
     stream: WebSocketStream<MaybeTlsStream<TcpStream>>,
 }
 
 impl WebSocket {
-    /// Sends a text message. That the connection is gone shows when one receives.
+    /// Sends a text message. If the connection is gone, only the next receive reports it.
     pub async fn send(&mut self, packet: &str) {
         self.send_message(Message::text(packet)).await;
     }
 
-    /// Sends a binary message, likewise.
+    /// Sends a binary message, with errors as in [`WebSocket::send`].
     pub async fn send_binary(&mut self, bytes: &[u8]) {
         self.send_message(Message::binary(bytes.to_vec())).await;
     }
 
-    /// Sends any message, likewise.
+    /// Sends any message, with errors as in [`WebSocket::send`].
     pub async fn send_message(&mut self, message: Message) {
         drop(self.stream.send(message).await);
     }
@@ -323,7 +324,7 @@ impl WebSocket {
         }
     }
 
-    /// The next message, pings of Engine.IO too, or `None` when the connection ended.
+    /// The next message, including pings of Engine.IO, or `None` when the connection ended.
     ///
     /// # Panics
     /// When neither comes in time.
@@ -331,7 +332,7 @@ impl WebSocket {
         timeout(PATIENCE, self.message()).await.expect("a message or the end in time")
     }
 
-    /// The next message; pings are answered.
+    /// The next message that is no ping. Answers pings.
     ///
     /// # Panics
     /// When none comes in time, or the connection ends.
@@ -340,10 +341,10 @@ impl WebSocket {
         message.expect("a message before the end")
     }
 
-    /// The next message, which is text; pings are answered.
+    /// The next message that is no ping, and that must be text. Answers pings.
     ///
     /// # Panics
-    /// When it is not, none comes in time, or the connection ends.
+    /// When it is not text, none comes in time, or the connection ends.
     pub async fn text(&mut self) -> String {
         match self.next().await {
             Message::Text(text) => text.to_string(),
@@ -351,7 +352,7 @@ impl WebSocket {
         }
     }
 
-    /// What comes before the connection's end, or `None` when it does not end within `wait`. Pings are answered.
+    /// The messages before the connection's end, or `None` when it does not end within `wait`. Answers pings.
     pub async fn ended_within(&mut self, wait: Duration) -> Option<Vec<Message>> {
         let mut messages = Vec::new();
         let ending = async {
@@ -363,7 +364,7 @@ impl WebSocket {
         Some(messages)
     }
 
-    /// What comes before the connection's end.
+    /// The messages before the connection's end. Answers pings.
     ///
     /// # Panics
     /// When it does not end in time.

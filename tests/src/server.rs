@@ -1,4 +1,4 @@
-//! Carillon as a process, as users run it.
+//! Starts, stops, kills and restarts Carillon as a real process.
 
 use crate::parts::{Signal, free_port};
 use std::io::{BufRead, BufReader};
@@ -8,12 +8,12 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// For a process to serve, on a loaded machine.
+/// Time for a process to become ready, on a loaded machine.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
-/// For a process to stop, above the drain's 25 s.
+/// Time for a process to stop; more than the 25 s that a drain may take.
 const STOP_TIMEOUT: Duration = Duration::from_secs(40);
 
-/// The binary: `CARILLON_BIN`, or the one beside this test.
+/// The path of the binary: `CARILLON_BIN`, or `carillon` in the directory above the test's own binary.
 ///
 /// # Panics
 /// When there is none.
@@ -30,7 +30,7 @@ pub fn binary() -> PathBuf {
 /// A running process.
 pub struct Server {
     child: Child,
-    /// Where it listens for clients, or for probes if it is a worker.
+    /// The port for clients, or, of a worker, for probes and metrics.
     pub port: u16,
     output: Arc<Mutex<String>>,
     program: PathBuf,
@@ -39,7 +39,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// A standalone `--dev` server on a data directory, with more environment.
+    /// Starts a standalone `--dev` server on a data directory, with these environment variables.
     pub fn standalone(data_dir: &Path, environment: &[(&str, &str)]) -> Server {
         let port = free_port();
         let arguments = ["standalone", "--dev", "--listen", &format!("127.0.0.1:{port}"), "--data-dir"];
@@ -48,7 +48,7 @@ impl Server {
         Self::start(port, arguments, environment)
     }
 
-    /// A process that answers `/readyz` on `port`.
+    /// Starts a process and waits until `/readyz` on `port` answers 200.
     ///
     /// # Panics
     /// When it does not start.
@@ -96,10 +96,10 @@ impl Server {
         self.child.id()
     }
 
-    /// Everything it has printed.
+    /// Everything that the process has printed on standard output and standard error.
     ///
     /// # Panics
-    /// Never, unless a reader did.
+    /// When the thread that collects the output panicked.
     pub fn output(&self) -> String {
         self.output.lock().expect("the output").clone()
     }
@@ -113,7 +113,7 @@ impl Server {
         self.child.wait().expect("waited for");
     }
 
-    /// Sends it a signal: `STOP` and `CONT` for a process that is paused.
+    /// Sends a signal to the process: `STOP` pauses it, `CONT` continues it.
     ///
     /// # Panics
     /// When it is gone.
@@ -122,7 +122,7 @@ impl Server {
             .expect("it takes signals");
     }
 
-    /// SIGTERM, and its exit status.
+    /// Sends SIGTERM, waits, and returns the exit status.
     ///
     /// # Panics
     /// When it does not stop.
@@ -142,19 +142,19 @@ impl Server {
         }
     }
 
-    /// Starts it again, as before.
+    /// Starts the process again with the same program, arguments and environment, and waits until it is ready.
     pub fn restart(&mut self) {
         self.begin();
         self.wait_until_ready();
     }
 
-    /// Starts it again, of another program.
+    /// Starts the process again with another program and the same arguments, and waits until it is ready.
     pub fn restart_as(&mut self, program: &Path) {
         program.clone_into(&mut self.program);
         self.restart();
     }
 
-    /// Starts it again, of another program, which is to end by itself: its exit status.
+    /// Starts the process again with another program that must end by itself, and returns its exit status.
     ///
     /// # Panics
     /// When it does not end.
@@ -179,7 +179,7 @@ impl Drop for Server {
     }
 }
 
-/// Between two looks at a process. Starting and stopping block their test, which has nothing else to do.
+/// The pause between two checks of a process. It blocks the test's thread, which has no other work meanwhile.
 #[expect(
     clippy::disallowed_methods,
     reason = "the caller waits for a process, on a thread of the test's own"
@@ -188,7 +188,7 @@ fn pause() {
     std::thread::sleep(Duration::from_millis(20));
 }
 
-/// A command without the settings of whoever runs the tests.
+/// A command for the binary, without Carillon's environment variables of the shell that runs the tests.
 pub fn command() -> Command {
     command_of(&binary())
 }
@@ -236,7 +236,7 @@ fn collect(stream: impl std::io::Read + Send + 'static, output: Arc<Mutex<String
     });
 }
 
-/// A standalone `--dev` server on a data directory of its own, with more environment.
+/// Starts a standalone `--dev` server on a new data directory, with these environment variables.
 ///
 /// # Panics
 /// When it does not start.

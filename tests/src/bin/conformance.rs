@@ -1,8 +1,9 @@
-//! Serves what the protocols' own test suites expect, on Carillon's Engine.IO and Socket.IO layers: an echo on
-//! `/engine.io/`, and an echo in two namespaces on `/socket.io/`, with heartbeats short enough to be waited for.
+//! The conformance server: the echo applications that the protocols' own test suites expect, on Carillon's Engine.IO
+//! and Socket.IO layers. An echo on `/engine.io/`, and an echo in two namespaces on `/socket.io/`, with short
+//! heartbeats.
 //!
-//! `docs/engine.io-protocol/v4-test-suite` and `docs/socket.io-protocol/v5-test-suite` of the socketio/socket.io
-//! repository run against it; `tests/engine_io.rs` and `tests/socket_io.rs` hold the same cases, and more.
+//! The suites are `docs/engine.io-protocol/v4-test-suite` and `docs/socket.io-protocol/v5-test-suite` of the repository
+//! socketio/socket.io; `tests/engine_io.rs` and `tests/socket_io.rs` have the same cases, and more.
 
 use anyhow::Context as _;
 use axum::Router;
@@ -29,9 +30,9 @@ use tokio_util::sync::CancellationToken;
 const ABOUT: &str = "\
 Serves the echo applications that the test suites of Engine.IO 4 and Socket.IO 5 expect, at /engine.io/ and /socket.io/.";
 
-/// The suites wait for heartbeats of these times.
+/// The suites expect heartbeats with these times.
 const PINGS: Pings = Pings { interval: Duration::from_millis(300), timeout: Duration::from_millis(200) };
-/// For a client to ask for a namespace.
+/// Time for a client to connect to a namespace; later the connection is closed.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const NAMESPACES: [&str; 2] = ["/", "/custom"];
 
@@ -132,7 +133,7 @@ impl Service for SocketEcho {
     }
 }
 
-/// Sends every event's arguments back, in the namespaces that a client is in.
+/// Sends the arguments of each event back, in the event's namespace, if the client is connected to it.
 struct EchoSockets {
     outgoing: Arc<Outgoing>,
     connected: Vec<&'static str>,
@@ -143,7 +144,7 @@ impl EchoSockets {
         self.outgoing.offer(&frame::text(packet), Urgency::Reply);
     }
 
-    /// Sends a packet with as many attachments as there are.
+    /// Sends an event or an acknowledgement, with its attachments if there are any.
     fn send(&self, event: bool, namespace: &str, id: Option<u64>, data: &str, attachments: &[Bytes]) {
         let (kind, count) =
             if event { (Kind::BinaryEvent, attachments.len()) } else { (Kind::BinaryAck, attachments.len()) };
