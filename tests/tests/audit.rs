@@ -163,7 +163,7 @@ async fn a_worker_dies_while_it_is_looked_at(system: &mut System) {
         assert!(report["ok"] == true && output.status.success(), "round {round}: {report}");
     }
     stop.cancel();
-    let acknowledged = talking.await.expect("it talks");
+    let acknowledged = talking.await.expect("the sender does not panic");
     assert!(acknowledged > 50, "next to nothing was said: {acknowledged}");
     let (_, report) = system.settled().await;
     let total = &report["total"];

@@ -85,7 +85,7 @@ async fn append_all(bus: &dyn Bus, partition: u32, payloads: impl IntoIterator<I
 
 /// The reader's next entry, which must come within [`SOON`].
 async fn next_one(reader: &mut dyn LogReader) -> Result<LogEntry, BusError> {
-    let mut entries = timeout(SOON, reader.next(1)).await.expect("something soon")?;
+    let mut entries = timeout(SOON, reader.next(1)).await.expect("an entry in time")?;
     assert_eq!(entries.len(), 1, "not more than asked for");
     Ok(entries.remove(0))
 }
@@ -94,8 +94,8 @@ async fn next_one(reader: &mut dyn LogReader) -> Result<LogEntry, BusError> {
 async fn read_some(reader: &mut dyn LogReader, count: usize, entries_max: usize) -> Vec<LogEntry> {
     let mut all = Vec::with_capacity(count);
     while all.len() < count {
-        let entries = timeout(SOON, reader.next(entries_max.min(count - all.len()))).await.expect("soon");
-        let entries = entries.expect("a whole log");
+        let entries = timeout(SOON, reader.next(entries_max.min(count - all.len()))).await.expect("in time");
+        let entries = entries.expect("log intact");
         assert!((1..=entries_max).contains(&entries.len()), "{} at once", entries.len());
         all.extend(entries);
     }
@@ -120,7 +120,7 @@ macro_rules! contract {
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $case() {
                     let case = $module::$case(EmbeddedBus::new(PARTITIONS));
-                    timeout(CASE_TIMEOUT, case).await.expect("an end");
+                    timeout(CASE_TIMEOUT, case).await.expect("the case ends in time");
                 }
             )*
         }
@@ -133,7 +133,7 @@ macro_rules! contract {
                 async fn $case() {
                     let Some(server) = NatsServer::start(NatsOptions::default()).await else { return };
                     let bus = connect(&server.url()).await.expect("connected");
-                    timeout(CASE_TIMEOUT, $module::$case(bus)).await.expect("an end");
+                    timeout(CASE_TIMEOUT, $module::$case(bus)).await.expect("the case ends in time");
                 }
             )*
         }

@@ -124,7 +124,7 @@ async fn every_role_refuses_another_number_of_partitions_and_another_cluster() {
         }
     }
 
-    let other = new_keyspace().expect("as before");
+    let other = new_keyspace().expect("a database, as above");
     let elsewhere = with(&system.environment, &[("SCYLLA_KEYSPACE", &other.keyspace)]);
     assert!(output(&["migrate"], &elsewhere).status.success());
     let wrong = output(&["message-worker", "--admin-listen", "127.0.0.1:0"], &elsewhere);

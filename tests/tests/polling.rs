@@ -110,6 +110,8 @@ async fn a_client_that_never_polls_is_not_read_any_more_when_its_outbox_is_full(
     assert!(taken < 20, "{taken} posts of a thousand pings were taken from a client that does not poll");
 }
 
+/// Gateways relay polls and POSTs to the gateway in the session's id, so a balancer may send each request to any
+/// gateway (`docs/decisions/0008-polls-are-repeated-posts-are-not.md`).
 #[tokio::test(flavor = "multi_thread")]
 async fn polling_needs_no_sticky_sessions() {
     let Some(mut cluster) = Cluster::start(3, 1).await else { return };

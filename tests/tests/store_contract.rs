@@ -140,7 +140,7 @@ macro_rules! contract {
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $case() {
-                    timeout(CASE_TIMEOUT, $module::$case(Place::directory())).await.expect("an end");
+                    timeout(CASE_TIMEOUT, $module::$case(Place::directory())).await.expect("the case ends in time");
                 }
             )*
         }
@@ -151,7 +151,7 @@ macro_rules! contract {
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $case() {
                     let Some(place) = Place::keyspace().await else { return };
-                    timeout(CASE_TIMEOUT, $module::$case(place)).await.expect("an end");
+                    timeout(CASE_TIMEOUT, $module::$case(place)).await.expect("the case ends in time");
                 }
             )*
         }

@@ -20,6 +20,7 @@ async fn live(bus: &dyn Bus, kind: &str) -> BTreeSet<WorkerId> {
     bus.live_leases(kind).await.expect("an answer").into_iter().collect()
 }
 
+/// A presence shard's epoch is the number of its owner's lease, so a later lease must have a higher number.
 pub async fn each_renewal_returns_a_higher_number_and_makes_the_lease_live(bus: Arc<dyn Bus>) {
     let (a, b) = (worker("a"), worker("b-2_X"));
     assert!(live(&*bus, "message").await.is_empty());
@@ -35,6 +36,7 @@ pub async fn each_renewal_returns_a_higher_number_and_makes_the_lease_live(bus: 
     assert_eq!(live(&*bus, "presence").await, BTreeSet::from([a]));
 }
 
+/// A killed worker stops renewing; its partitions move to other workers when its lease has expired.
 pub async fn leases_expire_unless_renewed(bus: Arc<dyn Bus>) {
     let (kept, left) = (worker("kept"), worker("left"));
     let began = Instant::now();
@@ -58,6 +60,7 @@ pub async fn leases_expire_unless_renewed(bus: Arc<dyn Bus>) {
     assert_eq!(live(&*bus, "message").await.len(), 2);
 }
 
+/// A worker that stops releases its lease, so that others take over without waiting for the lease to expire.
 pub async fn a_released_lease_ends_at_once(bus: Arc<dyn Bus>) {
     let (a, b) = (worker("a"), worker("b"));
     assert_eq!(bus.release_lease("message", &a).await, Ok(()), "one that was never taken");
@@ -70,6 +73,8 @@ pub async fn a_released_lease_ends_at_once(bus: Arc<dyn Bus>) {
     assert_eq!(live(&*bus, "message").await.len(), 2);
 }
 
+/// Every unit (a partition or a presence shard) has exactly one worker. A unit's epoch rises when another worker takes
+/// it, and stays the same while its worker keeps it.
 pub async fn workers_with_leases_share_all_units(bus: Arc<dyn Bus>) {
     const UNITS: u32 = 16;
     let start = |name| Lease::start(bus.clone(), "message", worker(name), UNITS, CancellationToken::new());
@@ -77,7 +82,7 @@ pub async fn workers_with_leases_share_all_units(bus: Arc<dyn Bus>) {
     let mut owned = first.owned();
     let all = async |owned: &mut tokio::sync::watch::Receiver<carillon_runtime::lease::Owned>| {
         let waiting = owned.wait_for(|owned| owned.len() == UNITS as usize);
-        timeout(SOON, waiting).await.expect("soon").expect("a lease that is kept").clone()
+        timeout(SOON, waiting).await.expect("in time").expect("the lease is kept").clone()
     };
     all(&mut owned).await;
     assert!(first.valid());

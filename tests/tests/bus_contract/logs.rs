@@ -14,6 +14,7 @@ fn payloads(count: u64) -> impl Iterator<Item = String> {
     (1..=count).map(|number| format!("entry {number}"))
 }
 
+/// Positions follow from sequences, and a replay must find the same entries with the same times.
 #[expect(clippy::disallowed_methods, reason = "entries have the wall clock's time")]
 pub async fn appends_get_contiguous_sequences(bus: Arc<dyn Bus>) {
     assert_eq!(bus.log_bounds(1).await, Ok(LogBounds { first: 1, last: 0 }));
@@ -32,6 +33,8 @@ pub async fn appends_get_contiguous_sequences(bus: Arc<dyn Bus>) {
     assert_eq!(read_some(&mut *again, 50, 7).await, entries, "the same at every reading");
 }
 
+/// A gateway repeats an append whose outcome is unknown, byte for byte and with the same tag. The log must not contain
+/// it twice.
 pub async fn a_repeated_tag_is_the_same_entry(bus: Arc<dyn Bus>) {
     let (first, second) = (random_tag(), random_tag());
     assert_eq!(bus.append(0, first, bytes("first")).await, Ok(1));
@@ -45,6 +48,7 @@ pub async fn a_repeated_tag_is_the_same_entry(bus: Arc<dyn Bus>) {
     assert_eq!(tags[..2], [first, second]);
 }
 
+/// A worker that takes a partition over reads on from the checkpoint, anywhere in the log.
 pub async fn readers_start_at_any_entry(bus: Arc<dyn Bus>) {
     append_all(&*bus, 3, payloads(20)).await;
     for from in [1, 2, 11, 20, 21] {
@@ -119,6 +123,7 @@ pub async fn long_logs_are_read_without_gaps(bus: Arc<dyn Bus>) {
     writer.await.expect("appended");
 }
 
+/// Guards the promise of `LogReader::next`: entries that a cancelled call did not return come with the next call.
 pub async fn a_cancelled_read_loses_no_entry(bus: Arc<dyn Bus>) {
     const COUNT: u64 = 300;
     let writing = bus.clone();
@@ -137,7 +142,7 @@ pub async fn a_cancelled_read_loses_no_entry(bus: Arc<dyn Bus>) {
         rounds += 1;
         let patience = Duration::from_micros(rounds % 7 * 300);
         match timeout(patience, reader.next(5)).await {
-            Ok(entries) => sequences.extend(entries.expect("a whole log").iter().map(|entry| entry.sequence)),
+            Ok(entries) => sequences.extend(entries.expect("log intact").iter().map(|entry| entry.sequence)),
             Err(_) => cancelled += 1,
         }
     }
@@ -146,6 +151,7 @@ pub async fn a_cancelled_read_loses_no_entry(bus: Arc<dyn Bus>) {
     assert!(sequences.into_iter().eq(1..=COUNT));
 }
 
+/// Workers purge old entries below their checkpoint. Sequences never restart, not even in an empty log.
 pub async fn purging_moves_only_the_first_sequence(bus: Arc<dyn Bus>) {
     append_all(&*bus, 0, payloads(10)).await;
     let mut tail = bus.read_log(0, 11).await.expect("a reader at the end");
@@ -160,12 +166,14 @@ pub async fn purging_moves_only_the_first_sequence(bus: Arc<dyn Bus>) {
     assert_eq!(bus.purge_log(0, 1_000_000).await, Ok(()));
     assert_eq!(bus.log_bounds(0).await, bounds(13, 12), "no further than the end");
     assert_eq!(append_all(&*bus, 0, payloads(1)).await, [13]);
-    assert_eq!(next_one(&mut *tail).await.expect("whole").sequence, 13);
+    assert_eq!(next_one(&mut *tail).await.expect("log intact").sequence, 13);
     assert_eq!(bus.purge_log(1, 5).await, Ok(()), "a log that never held anything");
     assert_eq!(bus.log_bounds(1).await, bounds(1, 0));
     assert_eq!(append_all(&*bus, 1, payloads(1)).await, [1]);
 }
 
+/// A worker compares the tag of its checkpoint with that of the log's entry at the same sequence, to detect a log that
+/// lost entries.
 pub async fn single_entries_are_found_by_sequence(bus: Arc<dyn Bus>) {
     append_all(&*bus, 0, payloads(5)).await;
     let mut reader = bus.read_log(0, 1).await.expect("a reader");
@@ -182,6 +190,8 @@ pub async fn single_entries_are_found_by_sequence(bus: Arc<dyn Bus>) {
     assert_eq!(bus.log_entry(1, 1).await, Ok(None), "a log that never held anything");
 }
 
+/// `BusError::Broken` makes the worker check its checkpoint's tag. A reader that silently started elsewhere would skip
+/// entries.
 pub async fn reading_outside_the_log_fails_as_broken(bus: Arc<dyn Bus>) {
     append_all(&*bus, 0, payloads(10)).await;
     let mut caught = bus.read_log(0, 2).await.expect("a reader");
@@ -206,7 +216,7 @@ pub async fn payloads_up_to_the_size_limit_are_stored_and_larger_ones_are_refuse
     }
     let mut reader = bus.read_log(0, 1).await.expect("a reader");
     for (sequence, size) in (1..).zip(sizes) {
-        assert_eq!(next_one(&mut *reader).await.expect("whole").payload, payload(size));
+        assert_eq!(next_one(&mut *reader).await.expect("log intact").payload, payload(size));
         let entry = bus.log_entry(0, sequence).await.expect("an answer").expect("held");
         assert_eq!(entry.payload, payload(size));
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 async fn hear(subscription: &mut Subscription) -> Incoming {
-    timeout(SOON, subscription.next()).await.expect("something soon").expect("a bus that goes on")
+    timeout(SOON, subscription.next()).await.expect("in time").expect("an open subscription")
 }
 
 async fn hear_message(subscription: &mut Subscription) -> Message {
@@ -37,15 +37,15 @@ fn answer(mut subscription: Subscription, prefix: &'static str) -> tokio::task::
 
 pub async fn every_subscriber_receives_all_messages_in_order(bus: Arc<dyn Bus>) {
     const COUNT: u64 = 1_000;
-    bus.publish(&subject::partition(1), bytes("nobody hears this")).await.expect("handed over");
+    bus.publish(&subject::partition(1), bytes("nobody hears this")).await.expect("published");
     let mut first = bus.subscribe(&subject::partition(1), None).await.expect("subscribed");
     let mut second = bus.subscribe(&subject::partition(1), None).await.expect("subscribed");
     let mut other = bus.subscribe(&subject::partition(11), None).await.expect("subscribed");
     assert!(first.try_next().is_none());
     for count in 0..COUNT {
-        bus.publish(&subject::partition(1), bytes(count.to_string())).await.expect("handed over");
+        bus.publish(&subject::partition(1), bytes(count.to_string())).await.expect("published");
     }
-    bus.publish(&subject::partition(11), bytes("end")).await.expect("handed over");
+    bus.publish(&subject::partition(11), bytes("end")).await.expect("published");
     for subscription in [&mut first, &mut second] {
         for count in 0..COUNT {
             let message = hear_message(subscription).await;
@@ -57,6 +57,7 @@ pub async fn every_subscriber_receives_all_messages_in_order(bus: Arc<dyn Bus>) 
     assert!(first.try_next().is_none() && other.try_next().is_none());
 }
 
+/// Message-workers answer reads as one group, so that each read is answered once.
 pub async fn one_subscriber_of_a_group_receives_each_message(bus: Arc<dyn Bus>) {
     const COUNT: u64 = 400;
     let subscribe = async |group| bus.subscribe(subject::READ, group).await.expect("subscribed");
@@ -67,7 +68,7 @@ pub async fn one_subscriber_of_a_group_receives_each_message(bus: Arc<dyn Bus>) 
         subscriptions.push(subscribe(group).await);
     }
     for count in 0..COUNT {
-        bus.publish(subject::READ, bytes(count.to_string())).await.expect("handed over");
+        bus.publish(subject::READ, bytes(count.to_string())).await.expect("published");
     }
     let all: Vec<u64> = (0..COUNT).collect();
     for alone in [4, 3] {
@@ -122,6 +123,7 @@ pub async fn concurrent_requests_get_their_own_answers(bus: Arc<dyn Bus>) {
     }
 }
 
+/// The caller can report `unavailable` at once instead of waiting for the timeout of 30 s.
 pub async fn a_request_without_a_subscriber_fails_at_once(bus: Arc<dyn Bus>) {
     let began = Instant::now();
     let reply = bus.request(&subject::partition(2), bytes("x"), Duration::from_secs(30)).await;
@@ -158,7 +160,7 @@ pub async fn a_dropped_subscription_receives_no_more_messages(bus: Arc<dyn Bus>)
     // The end takes effect a moment after the drop.
     sleep(Duration::from_millis(300)).await;
     for count in 0..50 {
-        bus.publish(&subject, bytes(count.to_string())).await.expect("handed over");
+        bus.publish(&subject, bytes(count.to_string())).await.expect("published");
     }
     for count in 0..50 {
         assert_eq!(number(&hear_message(&mut kept).await.payload), count, "all go to the one that is left");
@@ -169,6 +171,8 @@ pub async fn a_dropped_subscription_receives_no_more_messages(bus: Arc<dyn Bus>)
     assert!(matches!(reply, Err(BusError::Unavailable(_))), "{reply:?}");
 }
 
+/// Queues are bounded. Messages without room are dropped, and `Incoming::Lost` takes their place; the publisher never
+/// waits.
 pub async fn a_slow_subscriber_loses_messages_and_delays_no_other(bus: Arc<dyn Bus>) {
     const COUNT: u64 = 20_000;
     let subject = subject::ephemeral(0);
@@ -184,14 +188,14 @@ pub async fn a_slow_subscriber_loses_messages_and_delays_no_other(bus: Arc<dyn B
     });
     let began = Instant::now();
     for count in 0..COUNT {
-        bus.publish(&subject, bytes(count.to_string())).await.expect("handed over");
+        bus.publish(&subject, bytes(count.to_string())).await.expect("published");
         // Stays within 1,000 messages of the quick subscriber, so that it loses none.
-        heard.wait_for(|heard| heard + 1_000 > count).await.expect("the quick one hears everything");
+        heard.wait_for(|heard| heard + 1_000 > count).await.expect("the quick one receives all");
     }
     assert!(began.elapsed() < SOON, "nobody waits for a slow one: {:?}", began.elapsed());
-    let mut quick = listening.await.expect("the quick one heard everything");
+    let mut quick = listening.await.expect("the quick one received all");
 
-    bus.publish(&subject, bytes("12345678")).await.expect("handed over");
+    bus.publish(&subject, bytes("12345678")).await.expect("published");
     assert_eq!(number(&hear_message(&mut quick).await.payload), 12_345_678);
     let mut heard = Vec::new();
     while let Incoming::Message(message) = hear(&mut slow).await {
@@ -200,7 +204,7 @@ pub async fn a_slow_subscriber_loses_messages_and_delays_no_other(bus: Arc<dyn B
     assert!(!heard.is_empty() && heard.len() < COUNT as usize, "{} of {COUNT}", heard.len());
     assert!(heard.iter().copied().eq(0..heard.len() as u64), "whole up to the mark");
     // The queue has room again. Messages that were under way when reading began may come first.
-    bus.publish(&subject, bytes("87654321")).await.expect("handed over");
+    bus.publish(&subject, bytes("87654321")).await.expect("published");
     let mut last = heard.len() as u64 - 1;
     while last != 87_654_321 {
         if let Incoming::Message(message) = hear(&mut slow).await {
@@ -217,7 +221,7 @@ pub async fn messages_up_to_the_size_limit_arrive_whole_and_larger_ones_are_refu
     let mut subscription = bus.subscribe(&subject, None).await.expect("subscribed");
     let payload = |size: usize| Bytes::from_iter((0..size).map(|at| (at % 251) as u8));
     for size in [0, 1, 64 * 1024, BUS_MESSAGE_BYTES_MAX] {
-        bus.publish(&subject, payload(size)).await.expect("handed over");
+        bus.publish(&subject, payload(size)).await.expect("published");
         assert_eq!(hear_message(&mut subscription).await.payload, payload(size));
     }
     let large = payload(BUS_MESSAGE_BYTES_MAX + 1);

@@ -64,12 +64,12 @@ async fn clusters_with_different_prefixes_share_no_log_message_or_lease() {
 
     let mut heard = blue.subscribe(subject::READ, Some(subject::READ_GROUP)).await.expect("subscribed");
     for other in [&plain, &green] {
-        other.publish(subject::READ, bytes("not for blue")).await.expect("handed over");
+        other.publish(subject::READ, bytes("not for blue")).await.expect("published");
         let asked = other.request(subject::READ, bytes("anybody?"), SOON).await;
         assert!(matches!(asked, Err(BusError::Unavailable(_))), "nobody of its own listens: {asked:?}");
     }
-    blue.publish(subject::READ, bytes("for blue")).await.expect("handed over");
-    let incoming = timeout(SOON, heard.next()).await.expect("soon");
+    blue.publish(subject::READ, bytes("for blue")).await.expect("published");
+    let incoming = timeout(SOON, heard.next()).await.expect("in time");
     assert!(matches!(incoming, Some(Incoming::Message(message)) if message.payload == "for blue"));
 
     let worker = WorkerId::parse("a").expect("a worker id");
@@ -91,13 +91,13 @@ async fn another_cluster_is_refused_and_a_process_without_a_database_is_accepted
     assert!(early.to_string().contains("no message-worker has marked"), "{early}");
     assert_eq!(stream_names(&server).await, Vec::<String>::new(), "whoever knows no cluster makes nothing");
 
-    connect(&server.url()).await.expect("the first one marks it");
+    connect(&server.url()).await.expect("the first cluster marks the streams");
     let other = of_another_cluster(&server);
     let said =
         Misfit::OtherCluster { bus: "nats".into(), found: *CLUSTER, ours: other.cluster.expect("given") };
     assert_eq!(refusal(other).await, said);
-    NatsBus::connect(guest()).await.expect("a gateway has nothing to compare");
-    connect(&server.url()).await.expect("the same one comes back");
+    NatsBus::connect(guest()).await.expect("a process without a cluster id is accepted");
+    connect(&server.url()).await.expect("the same cluster connects again");
 }
 
 /// Before the fix, a gateway or worker with another number of partitions looked for conversations in the wrong logs,
@@ -117,6 +117,8 @@ async fn another_number_of_partitions_is_refused_and_creates_no_stream() {
     assert_eq!(stream_names(&server).await, before);
 }
 
+/// Each stream is created together with its mark, and of two clusters that create one stream at once JetStream refuses
+/// the second.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_two_clusters_that_connect_at_once_one_is_refused() {
     let Some(server) = start().await else { return };
@@ -139,7 +141,7 @@ async fn streams_without_a_mark_are_marked_by_the_first_cluster() {
         let (name, subjects) =
             (Prefix::default().command_stream(partition), vec![Prefix::default().command(partition)]);
         let unmarked = jetstream::stream::Config { name, subjects, ..Default::default() };
-        jetstream.create_stream(unmarked).await.expect("as it was made before there were marks");
+        jetstream.create_stream(unmarked).await.expect("a stream without a mark");
     }
     connect(&server.url()).await.expect("connected");
     assert!(matches!(refusal(of_another_cluster(&server)).await, Misfit::OtherCluster { .. }));

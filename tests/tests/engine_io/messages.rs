@@ -177,6 +177,8 @@ async fn a_payload_with_1001_packets_closes_the_session() {
     }
 }
 
+/// The handshake announces `maxPayload`, 1,000,000 bytes. The bound also holds for a chunked body, whose length no
+/// header announces.
 #[tokio::test]
 async fn a_post_over_max_payload_is_refused_and_one_of_that_size_is_read() {
     let server = Conformance::start().await;

@@ -46,6 +46,7 @@ async fn a_conversation_is_created_read_and_changed_by_its_owner() {
     }
 }
 
+/// A different answer would reveal to a stranger which conversations exist.
 #[tokio::test]
 async fn a_refusal_is_identical_whether_the_conversation_exists_or_not() {
     let carillon = Carillon::start_with(&[("CARILLON_ACCESS__NAMESPACES__TEAM", "token")]);
@@ -115,6 +116,8 @@ async fn creating_again_with_the_same_idempotency_key_returns_the_first_conversa
     assert_eq!(create(&ann, "not a key", "x").await.error(), (400, "invalid_payload"));
 }
 
+/// The list of each user is derived from events, so it follows a message within a second. Pages contain every
+/// conversation once.
 #[tokio::test]
 async fn lists_are_sorted_by_activity_and_come_in_pages() {
     let carillon = Carillon::start();

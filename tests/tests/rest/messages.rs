@@ -45,6 +45,7 @@ async fn a_message_is_stored_sent_to_members_and_read_back() {
     assert_eq!((&page["hasMore"], page.get("nextSeq")), (&json!(false), None));
 }
 
+/// The header `Idempotency-Key` and the field `clientId` are the same key, and each user has their own keys.
 #[tokio::test]
 async fn sending_again_with_the_same_key_returns_the_first_message() {
     let carillon = Carillon::start();

@@ -41,6 +41,7 @@ async fn users_see_the_profiles_of_those_who_share_a_conversation() {
     assert_eq!(carillon.get(&ben, &format!("/api/users?ids={many}")).await.error(), (413, "too_large"));
 }
 
+/// To other users an online user looks like one that does not exist: offline, never seen.
 #[tokio::test]
 async fn presence_is_shown_only_to_users_who_share_a_conversation_and_to_backends() {
     let carillon = Carillon::start();
@@ -66,6 +67,8 @@ async fn presence_is_shown_only_to_users_who_share_a_conversation_and_to_backend
     assert_eq!(carillon.get(&ben, "/api/presence?ids=").await.ok(200), json!({"users": {}}));
 }
 
+/// An open conversation has no stored participants; its first hundred joined users share presence
+/// (`docs/decisions/0005-presence-in-open-conversations.md`).
 #[tokio::test]
 async fn users_joined_to_an_open_conversation_see_each_others_presence() {
     let carillon = Carillon::start_with(&[("CARILLON_ACCESS__NAMESPACES__OPEN", "open")]);
@@ -79,6 +82,7 @@ async fn users_joined_to_an_open_conversation_see_each_others_presence() {
     assert_eq!(eve["users"]["ann"]["online"], false);
 }
 
+/// An expired token cannot be exchanged, and no token or secret is ever logged.
 #[tokio::test]
 async fn a_session_is_returned_and_exchanged_for_a_websocket_token() {
     let carillon = Carillon::start();

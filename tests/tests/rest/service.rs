@@ -26,6 +26,7 @@ async fn health_and_openapi_need_no_credentials() {
     assert!(document["paths"].as_object().is_some_and(|paths| paths.len() >= 12));
 }
 
+/// `--dev` takes the identity from the path of a WebSocket only, never from a header or query of the REST API.
 #[tokio::test]
 async fn a_token_or_key_is_required_even_with_dev() {
     let data = TempDir::new().expect("a directory");
@@ -57,6 +58,7 @@ async fn only_allowed_origins_may_send_requests_from_a_browser() {
     assert_eq!(carillon.get(&backend(), "/api/conversations/room").await.error(), (404, "not_found"));
 }
 
+/// Bodies over 68 KiB are refused. 5,000 characters of four bytes with metadata fit, and JSON may nest 32 levels.
 #[tokio::test]
 async fn a_body_over_the_limit_gets_too_large_and_one_within_it_is_stored() {
     let carillon = Carillon::start();

@@ -76,6 +76,7 @@ async fn an_invalid_connect_closes_the_connection() {
     }
 }
 
+/// The connection ends at once, not only when the time for connecting is over.
 #[tokio::test]
 async fn a_first_packet_other_than_connect_closes_the_connection() {
     let server = Conformance::start().await;

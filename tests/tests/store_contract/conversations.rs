@@ -31,6 +31,8 @@ async fn project(store: &dyn Store, projections: impl IntoIterator<Item = Projec
     store.project(projections.into_iter().collect()).await.expect("projected");
 }
 
+/// Former owners may write late. The write timestamp, which follows from the log position, decides instead of the
+/// order.
 pub async fn the_newest_head_wins_in_every_order_of_writes(place: Place) {
     let store = place.open().await;
     for order in permutations(&[10, 20, 30]) {
@@ -50,6 +52,7 @@ pub async fn the_newest_head_wins_in_every_order_of_writes(place: Place) {
     assert_eq!(store.load(&room).await.expect("loaded").head, Some(Bytes::from("head of 30")), "in one call");
 }
 
+/// Removals have timestamps too, so a late write of an earlier addition does not bring a participant back.
 pub async fn the_latest_change_of_a_participant_wins_in_every_order(place: Place) {
     let store = place.open().await;
     let changes = [(10, true), (20, false), (30, true), (40, false)];
@@ -103,6 +106,7 @@ pub async fn participants_are_listed_in_ascending_order(place: Place) {
     assert_eq!(store.load(&room).await.expect("loaded").participants, users);
 }
 
+/// Deduplication loads a sender's newest client ids, so the limit must drop the oldest.
 pub async fn sent_client_ids_are_read_newest_first(place: Place) {
     let (store, room, ann) = (place.open().await, conversation(&unique("room")), user(&unique("ann")));
     let (projections, mut rows): (Vec<_>, Vec<_>) = (1..=50).map(|number| sent(&room, &ann, number)).unzip();
@@ -116,6 +120,7 @@ pub async fn sent_client_ids_are_read_newest_first(place: Place) {
     assert_eq!(store.sent(&room, &ann, 0).await.expect("read"), []);
 }
 
+/// Guards the embedded store's keys: ids that are prefixes of each other must not share a range.
 pub async fn sent_client_ids_of_similar_conversations_and_senders_are_separate(place: Place) {
     let (store, room, ann) = (place.open().await, unique("room"), unique("ann"));
     let pairs: Vec<_> =

@@ -1,5 +1,4 @@
-//! `kill -9`, crashes and damaged files of the embedded store: no acknowledged row is lost, and damage is
-//! reported.
+//! `kill -9`, crashes and damaged files of the embedded store: no acknowledged row is lost, and damage is reported.
 
 use super::{conversation, open_embedded, row, rows, seqs, user};
 use bytes::Bytes;
@@ -50,6 +49,7 @@ async fn append_for_ever(store: Arc<EmbeddedStore>, number: u32) {
     }
 }
 
+/// Not a test of its own, but the process that another test starts and kills.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "the process that kill_nine_loses_nothing_acknowledged starts and kills"]
 async fn appends_until_it_is_killed() {
@@ -89,7 +89,7 @@ fn append_and_kill(directory: &Path, acknowledgements: usize, wait: Duration) ->
         let line = lines.next().expect("the child lives").expect("text");
         heard += hear(&line).map_or(0, |()| 1);
         if heard == acknowledgements {
-            let busy = EmbeddedStore::open(directory).err().expect("the child has it");
+            let busy = EmbeddedStore::open(directory).err().expect("the child has the directory open");
             assert!(matches!(busy, OpenError::InUse { .. }), "{busy}");
         }
     }
@@ -105,6 +105,8 @@ fn append_and_kill(directory: &Path, acknowledgements: usize, wait: Duration) ->
     told
 }
 
+/// Guards that a row is in the journal before it is acknowledged, and that a checkpoint becomes durable after the rows
+/// and the head before it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kill_nine_loses_nothing_acknowledged() {
     let directory = TempDir::with_prefix("carillon-kill-").expect("a directory");
@@ -135,8 +137,8 @@ async fn kill_nine_loses_nothing_acknowledged() {
 }
 
 /// Copies the store's files as a crash would leave them. The table is copied first: a journal generation that the store
-/// carries into the table during the copy is then still in the copied journal. A table that is copied last could wait for
-/// a generation that the copied journal does not have.
+/// carries into the table during the copy is then still in the copied journal. A table that is copied last could wait
+/// for a generation that the copied journal does not have.
 fn copy_files(from: &Path, to: &Path) {
     let entries = std::fs::read_dir(from).expect("a directory");
     let mut paths: Vec<_> = entries.map(|entry| entry.expect("an entry").path()).collect();
@@ -146,6 +148,7 @@ fn copy_files(from: &Path, to: &Path) {
     }
 }
 
+/// Opening the store reads the journal again, any number of times with the same result.
 #[tokio::test]
 async fn rows_that_are_only_in_the_journal_survive_a_crash() {
     let directory = TempDir::with_prefix("carillon-journal-").expect("a directory");
@@ -215,14 +218,14 @@ async fn a_damaged_journal_is_refused_and_repair_drops_only_lost_rows_and_rows_a
     assert!(error.contains(&said) && error.contains("carillon repair --data-dir"), "{error}");
 
     for accept_loss in [false, true] {
-        let repaired = repair(crashed.path(), accept_loss).expect("looked at");
+        let repaired = repair(crashed.path(), accept_loss).expect("the files can be read");
         assert_eq!(
             repaired.lost.iter().collect::<Vec<_>>(),
             [(&room(1), &Lost { from_seq: 10, to_seq: 30 })]
         );
         assert_eq!((repaired.kept_events, repaired.copies.len()), (21, if accept_loss { 2 } else { 0 }));
     }
-    assert!(repair(crashed.path(), false).expect("looked at").damages.is_empty());
+    assert!(repair(crashed.path(), false).expect("the files can be read").damages.is_empty());
     let store = open_embedded(crashed.path());
     assert_eq!(store.events_after(&room(1), 0, 100).await.expect("read"), rows(&room(1), 1..=9));
     assert_eq!(store.events_after(&room(2), 0, 100).await.expect("read"), rows(&room(2), 1..=30));
@@ -252,6 +255,7 @@ async fn a_missing_truncated_or_foreign_journal_is_refused() {
     assert_eq!(store.events_after(&room(1), 0, 100).await.expect("read"), rows(&room(1), 1..=30));
 }
 
+/// Projections alone wake no sync of the journal. The writer writes them after at most a second.
 #[tokio::test]
 async fn projections_without_a_later_row_are_durable_within_seconds() {
     let directory = TempDir::with_prefix("carillon-lazy-").expect("a directory");
@@ -291,7 +295,7 @@ async fn opening_a_directory_in_use_fails_with_one_clear_line() {
             directory.path().display()
         )
     );
-    store.append(rows(&room(1), [1])).await.expect("the first is not disturbed");
+    store.append(rows(&room(1), [1])).await.expect("the open store still accepts rows");
     drop(store);
     open_embedded(directory.path());
 }

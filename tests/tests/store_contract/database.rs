@@ -96,7 +96,7 @@ async fn an_unmarked_keyspace_gets_the_number_of_partitions_that_its_tenures_sho
     let store = ScyllaStore::connect(&config).await.expect("connected");
     for partition in [0, 3, 7] {
         let tenure = Tenure { incarnation: Incarnation::new(1, 1, 1), epoch: 1, holder: None };
-        store.change_tenure(partition, None, tenure).await.expect("worked");
+        store.change_tenure(partition, None, tenure).await.expect("the tenure is written");
     }
     assert_eq!(store.mark_or_make(16).await.expect("marked").partitions, 8);
     drop_keyspace(&config).await;
@@ -105,13 +105,13 @@ async fn an_unmarked_keyspace_gets_the_number_of_partitions_that_its_tenures_sho
 #[tokio::test]
 async fn connecting_to_a_missing_keyspace_fails_with_one_clear_line() {
     let Some(config) = new_keyspace() else { return };
-    let error = connect(&config.nodes, &config.keyspace).await.expect_err("nobody made it");
+    let error = connect(&config.nodes, &config.keyspace).await.expect_err("the keyspace does not exist");
     let expected = format!(
         "keyspace {} does not exist in the database at {}: run `carillon migrate`",
         config.keyspace, config.nodes[0]
     );
     assert_eq!(error.to_string(), expected);
-    let error = connect(&config.nodes, "No Name").await.expect_err("no name");
+    let error = connect(&config.nodes, "No Name").await.expect_err("an invalid name");
     assert!(matches!(error, DatabaseError::BadKeyspace { .. }), "{error}");
     let config = DatabaseConfig { keyspace: "x; DROP".into(), ..config };
     assert!(matches!(migrate(&config).await, Err(DatabaseError::BadKeyspace { .. })));

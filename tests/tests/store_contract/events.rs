@@ -26,6 +26,7 @@ pub async fn appended_rows_are_read_back_whole(place: Place) {
     }
 }
 
+/// A write whose outcome is unknown is repeated, so every write must be idempotent.
 pub async fn appending_a_row_twice_changes_nothing(place: Place) {
     let (store, room) = (place.open().await, conversation(&unique("room")));
     let written = rows(&room, 1..=100);
@@ -36,6 +37,8 @@ pub async fn appending_a_row_twice_changes_nothing(place: Place) {
     assert_eq!(store.events_after(&room, 0, 1_000).await.expect("read"), written);
 }
 
+/// A former owner may write late. The write timestamp, which follows from the log position, decides instead of the
+/// order.
 pub async fn the_higher_timestamp_wins_in_every_order_of_writes(place: Place) {
     let store = place.open().await;
     for order in permutations(&[10, 20, 30]) {
@@ -49,6 +52,7 @@ pub async fn the_higher_timestamp_wins_in_every_order_of_writes(place: Place) {
     }
 }
 
+/// The embedded store must also compare a new row with rows that it wrote before it was opened.
 pub async fn the_higher_timestamp_wins_when_the_store_is_reopened_between_writes(place: Place) {
     for order in permutations(&[10, 20, 30]) {
         let room = conversation(&unique("room"));
@@ -62,6 +66,7 @@ pub async fn the_higher_timestamp_wins_when_the_store_is_reopened_between_writes
     }
 }
 
+/// Seqs are contiguous, so a missing row is not committed yet, and a reader must not pass it.
 pub async fn reading_forward_stops_before_a_gap(place: Place) {
     let (store, room) = (place.open().await, conversation(&unique("room")));
     store.append(rows(&room, [1, 2, 3, 5, 6])).await.expect("appended");
@@ -74,6 +79,7 @@ pub async fn reading_forward_stops_before_a_gap(place: Place) {
     assert_eq!(after(0).await, [1, 2, 3, 4, 5, 6]);
 }
 
+/// The row at seq 0 is the conversation's creation, which is no event of its history.
 pub async fn seq_zero_is_only_found_by_its_seq(place: Place) {
     let (store, room) = (place.open().await, conversation(&unique("room")));
     let written = rows(&room, [0, 1]);
@@ -130,6 +136,7 @@ pub async fn reading_without_matching_rows_returns_nothing(place: Place) {
     assert_eq!(store.events_after(&room, 3, 10).await.expect("read"), []);
 }
 
+/// Guards the embedded store's keys: an id that is another one's prefix must not share its range.
 pub async fn conversations_with_similar_ids_are_separate(place: Place) {
     let (store, base) = (place.open().await, unique("room"));
     let rooms: Vec<ConversationId> = ["", ":", "a", ":h", "p", "s", "t", "tt"]

@@ -76,6 +76,7 @@ async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: impl Fn
     }
 }
 
+/// redb refuses everything after an I/O error, so the store opens its table again to serve reads, and retries writes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_survive_a_full_disk() {
     let Some(disk) = SmallDisk::mount() else { return };
@@ -114,6 +115,7 @@ async fn messages_survive_a_full_disk() {
     assert!(found[100..].iter().all(|row| *row == large_row(&room, row.seq)), "whole rows");
 }
 
+/// Closing tries to write the table. If that fails, the rows stay in the journal, and the next start reads them there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn closing_on_a_full_disk_ends_in_time_and_keeps_acknowledged_rows() {
     let Some(disk) = SmallDisk::mount() else { return };
@@ -127,9 +129,9 @@ async fn closing_on_a_full_disk_ends_in_time_and_keeps_acknowledged_rows() {
     }
     let head =
         Projection::Head { conversation: room.clone(), timestamp_us: 1, blob: Bytes::from_static(b"head") };
-    store.project(vec![head]).await.expect("shown");
+    store.project(vec![head]).await.expect("projected");
     let closing = tokio::task::spawn_blocking(move || drop(store));
-    tokio::time::timeout(SOON, closing).await.expect("an end").expect("no panic");
+    tokio::time::timeout(SOON, closing).await.expect("the store closes in time").expect("no panic");
 
     std::fs::remove_file(filler).expect("removed");
     let found = open_embedded(disk.path()).events_after(&room, 0, 2_000).await.expect("read");

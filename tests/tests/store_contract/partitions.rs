@@ -23,6 +23,7 @@ pub async fn a_partition_starts_empty(place: Place) {
     assert_eq!(store.skips(partition, 1).await.expect("read"), []);
 }
 
+/// A former owner may write its checkpoint late. A lower one would make the next owner apply commands again.
 pub async fn checkpoints_never_move_back(place: Place) {
     let (store, partition) = (place.open().await, unique_partition());
     for (written, expected) in [(5, 5), (9, 9), (7, 9), (9, 9), (1, 9), (10, 10)] {
@@ -80,6 +81,7 @@ async fn race(store: &Arc<dyn Store>, partition: u32, previous: Option<&Tenure>)
     told.swap_remove(0)
 }
 
+/// Guards the lightweight transaction of `Store::change_tenure`: two winners would both own the partition.
 pub async fn of_workers_that_start_an_incarnation_at_once_one_wins(place: Place) {
     let (store, partition) = (place.open().await, unique_partition());
     let mut life = None;
@@ -90,6 +92,7 @@ pub async fn of_workers_that_start_an_incarnation_at_once_one_wins(place: Place)
     assert_eq!(place.open().await.partition(partition).await.expect("read").tenure, life);
 }
 
+/// A worker that expects an outdated tenure changes nothing, and gets the tenure in force.
 pub async fn an_incarnation_starts_only_after_the_expected_one(place: Place) {
     let (store, partition) = (place.open().await, unique_partition());
     let free = |incarnation| Tenure { incarnation, epoch: 0, holder: None };
@@ -109,6 +112,8 @@ pub async fn an_incarnation_starts_only_after_the_expected_one(place: Place) {
     assert_eq!(store.partition(partition).await.expect("read").tenure, Some(second));
 }
 
+/// Only the holder gives a tenure back. A takeover starts an incarnation of the same log generation, after which the
+/// former holder's changes have no effect (`docs/decisions/0013-who-takes-over-begins-a-life.md`).
 pub async fn a_tenure_has_one_holder_at_a_time(place: Place) {
     let (store, partition) = (place.open().await, unique_partition());
     let life = Incarnation::new(3, 40, 1_000);
@@ -136,6 +141,8 @@ pub async fn a_tenure_has_one_holder_at_a_time(place: Place) {
     assert_eq!(state.incarnation().map(|life| life.ground), Some(life.ground), "it is kept");
 }
 
+/// Every replay must skip the same positions. A position includes the incarnation, so a skip of one incarnation does not
+/// hold in another.
 pub async fn skips_are_stored_by_incarnation(place: Place) {
     let (store, partition) = (place.open().await, unique_partition());
     let at = |incarnation, sequence, index| Position { incarnation, sequence, index };
@@ -149,6 +156,8 @@ pub async fn skips_are_stored_by_incarnation(place: Place) {
     assert_eq!(store.skips(partition ^ 1, 1).await.expect("read"), []);
 }
 
+/// The write timestamp decides, not the order of the writes, as for all rows
+/// (`docs/decisions/0021-what-cannot-be-read-is-suspended.md`).
 pub async fn the_latest_record_of_a_suspension_wins(place: Place) {
     let (store, partition) = (place.open().await, unique_partition());
     assert_eq!(store.suspensions(partition).await.expect("read"), []);

@@ -47,6 +47,7 @@ async fn assert_holds(store: &Arc<dyn Store>, room: &ConversationId, after: u64,
     }
 }
 
+/// Guards the lightweight transaction of `Store::seal`: workers that disagree would each serve other rows.
 pub async fn the_first_seal_decides(place: Place) {
     let (store, room) = (place.open().await, conversation(&unique("room")));
     let mut previous = None;
@@ -81,6 +82,8 @@ pub async fn the_first_seal_decides(place: Place) {
     assert_eq!(decide(&store, &other, previous, seal(9, 9)).await, seal(9, 9), "one that was lost");
 }
 
+/// A former owner's rows must not appear above the seal, whether they were written before it or are written later
+/// (`docs/decisions/0010-a-life-seals-what-came-before.md`).
 pub async fn rows_that_a_seal_does_not_count_are_never_read(place: Place) {
     let store = place.open().await;
     // The seal's last row is within a bucket, shortly before its end, and at its end, before an empty bucket.
@@ -122,6 +125,7 @@ pub async fn rows_written_while_a_conversation_is_sealed_are_not_read(place: Pla
     assert_holds(&store, &room, 0, &counted).await;
 }
 
+/// The creation, at seq 0, is decided apart from the other rows.
 pub async fn a_creation_row_counts_only_if_the_seal_includes_it(place: Place) {
     let store = place.open().await;
     let with = |created, seq| Seal { created, ..seal(2, seq) };

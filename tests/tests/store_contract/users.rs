@@ -50,6 +50,8 @@ pub async fn the_later_row_wins_in_every_order_of_writes(place: Place) {
     }
 }
 
+/// The write timestamp contains a hash of the row, so rows of the same millisecond get different timestamps. With equal
+/// ones a CQL database decides for each cell apart, and mixes rows.
 pub async fn of_rows_with_equal_times_one_wins_as_a_whole(place: Place) {
     let store = place.open_users().await;
     let (ann, mut winners) = (unique("ann"), Vec::new());
