@@ -141,8 +141,8 @@ pub async fn a_tenure_has_one_holder_at_a_time(place: Place) {
     assert_eq!(state.incarnation().map(|life| life.ground), Some(life.ground), "it is kept");
 }
 
-/// Every replay must skip the same positions. A position includes the incarnation, so a skip of one incarnation does not
-/// hold in another.
+/// Every replay must skip the same positions. A position includes the incarnation, so a skip of one incarnation does
+/// not hold in another.
 pub async fn skips_are_stored_by_incarnation(place: Place) {
     let (store, partition) = (place.open().await, unique_partition());
     let at = |incarnation, sequence, index| Position { incarnation, sequence, index };
