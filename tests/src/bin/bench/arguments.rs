@@ -1,4 +1,4 @@
-//! The words of the command line: modes, their options with what they mean, and examples.
+//! The definition of the command line: modes, options with their help texts, and examples.
 
 use crate::content;
 use clap::builder::{PossibleValuesParser, RangedU64ValueParser};
@@ -11,19 +11,19 @@ Measures Carillon on this machine. Every mode starts the servers it needs, on fr
 in temporary folders, checks that every message reached every member exactly once, undamaged and in order, and that \
 every send was acknowledged, and stops what it started.";
 
-/// Said of `--rate`.
+/// Help text of `--rate`.
 const RATE: &str = "Deliveries a second [3000 in rooms below 10, 10000 below 100, 20000 above]";
-/// Said of `--gateway`.
+/// Help text of `--gateway`.
 const GATEWAY: &str =
     "Measure a gateway's own process, beside NATS, the database and the workers [one process]";
-/// Said of `--ring`.
+/// Help text of `--ring`.
 const RING: &str = "Connect by Ring's vocabulary over Socket.IO [the native WebSocket]";
-/// Said of `--peer`.
+/// Help text of `--peer`.
 const PEER: &str = "The folder of socketio-node, the server on Node";
-/// Said of `--noise-percent`.
+/// Help text of `--noise-percent`.
 const NOISE: &str = "Share of a core that other programs may use; a noisier run is void and repeated";
 
-/// Where the server on Node is, beside the working directory.
+/// The default folder of the Node server, relative to the working directory.
 const PEER_FOLDER: &str = "tests/load/peer";
 
 const EXAMPLES: &str = "\

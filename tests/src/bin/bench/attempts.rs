@@ -1,4 +1,5 @@
-//! Runs that count: each begins when other programs leave the cores alone, and is repeated where they did not.
+//! Repeats a run that other programs disturbed. A run starts when other programs use little CPU; if they use too much
+//! during the run, the run is void and is repeated.
 
 use crate::host::pause;
 use crate::report::{Figures, Report, Run};
@@ -6,14 +7,15 @@ use crate::{interrupt, usage};
 use anyhow::{Result, ensure};
 use std::time::{Duration, Instant};
 
-/// How often a run is tried when something else used the cores.
+/// The most attempts at one run, if other programs disturb every attempt.
 const ATTEMPTS: u32 = 3;
-/// How long a run waits for other programs to leave the cores alone, and how it finds out.
+/// The longest wait, before a run, for other programs to use little CPU. The run starts after it in any case.
 const QUIET_TIMEOUT: Duration = Duration::from_secs(120);
+/// The interval over which the CPU use of other programs is measured during that wait.
 const QUIET_SAMPLE: Duration = Duration::from_secs(2);
 
-/// Runs `once`, and again while other programs used more than `noise_max` of a core. Returns what counts; a run that
-/// failed does not, and is not repeated.
+/// Calls `once` until other programs used at most `noise_max` of a core during the run, up to [`ATTEMPTS`] times.
+/// Returns the figures of the run that counts, or `None`. A failed run does not count and is not repeated.
 ///
 /// # Errors
 /// When the program is interrupted.
@@ -38,7 +40,7 @@ pub fn until_quiet(
     Ok(None)
 }
 
-/// Waits until other programs leave the cores alone, for a while.
+/// Waits until other programs use at most `noise_max` of a core, for at most [`QUIET_TIMEOUT`].
 fn await_quiet(noise_max: f64) -> Result<()> {
     let began = Instant::now();
     let mut before = usage::read(&[])?;

@@ -1,4 +1,4 @@
-//! One client's connection: its socket, its buffers and what it hears.
+//! One client's connection: its socket, its buffers and the frames that it receives.
 
 use crate::content::{Content, shown};
 use crate::dialect::{Heard, Stage};
@@ -15,7 +15,7 @@ pub enum State {
     Upgrading,
     Joining,
     Joined,
-    /// It said goodbye and waits for the server to do so too.
+    /// The client sent its close frame and waits for the server's.
     Closing,
 }
 
@@ -25,14 +25,14 @@ pub struct Connection {
     pub state: State,
     user: u32,
     pub member: Member,
-    /// Bytes to write, of which `written` are.
+    /// Bytes to write. The first `written` of them are written already.
     out: Vec<u8>,
     written: usize,
-    /// The beginning of a frame whose end has not come.
+    /// The start of a frame that has not arrived completely.
     partial: Vec<u8>,
 }
 
-/// Whether a connection lives on.
+/// Whether a connection stays open.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Life {
     On,
@@ -40,7 +40,7 @@ pub enum Life {
 }
 
 impl Connection {
-    /// The client of a user, which begins with these bytes.
+    /// The client of a user. It writes the bytes `first`, its upgrade request, as soon as it is connected.
     pub fn new(stream: TcpStream, user: u32, member: Member, first: Vec<u8>) -> Connection {
         Connection {
             stream,
@@ -68,7 +68,7 @@ impl Connection {
                     return Ok(());
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                // Who says goodbye may find that the other end is gone.
+                // The server may have closed the socket before it read the client's close frame.
                 Err(_) if self.state == State::Closing => self.written = self.out.len(),
                 Err(error) => return Err(error).context("writing"),
             }
@@ -78,7 +78,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Reads what there is and understands it.
+    /// Reads until the socket is empty and handles the complete frames.
     pub fn readable(&mut self, buffer: &mut [u8], world: &mut World) -> Result<Life> {
         loop {
             let count = match self.stream.read(buffer) {
@@ -102,7 +102,7 @@ impl Connection {
                 self.partial = held;
                 life
             };
-            // A short read emptied the socket, and the next byte raises a new event.
+            // A read that does not fill the buffer emptied the socket. The next byte raises a new event.
             if life == Life::Over || count < buffer.len() {
                 return Ok(life);
             }
@@ -113,7 +113,7 @@ impl Connection {
         if self.state == State::Closing { Ok(Life::Over) } else { bail!("{how}") }
     }
 
-    /// Takes the complete frames in `data`; returns how many bytes those were.
+    /// Handles the complete frames in `data` and returns their length in bytes.
     fn understand(&mut self, data: &[u8], now_ns: u64, world: &mut World) -> Result<(usize, Life)> {
         let mut at = 0;
         if self.state == State::Upgrading {
@@ -149,7 +149,7 @@ impl Connection {
         self.speak(Stage::Upgraded, world)
     }
 
-    /// Says what is due at a stage.
+    /// Sends the frame that is due at a stage, if there is one.
     fn speak(&mut self, stage: Stage, world: &World) -> Result<()> {
         match world.dialect.at(stage, self.user, self.member.room)? {
             Some(frame) => self.send(websocket::TEXT, frame.as_bytes()),

@@ -1,38 +1,42 @@
-//! The content of a benchmark's message: it tells which message it is and when it was sent, and whether it is whole.
+//! The content of a benchmark's message. It holds the message's number and the time at which it was sent, and any
+//! damage to it is detected.
 
 use anyhow::{Result, bail, ensure};
 use std::fmt::Write;
 
-/// Begins and ends a content; nothing else in a frame has these pairs.
+/// The first and the last characters of a content. They occur nowhere else in a frame.
 const BEGIN: &str = "~M";
 const END: &str = "~E";
-/// Begin, room, number and time, in hexadecimal digits: no JSON escapes anything of it.
+/// `BEGIN`, then room, number and time in hexadecimal digits, which JSON never escapes.
 const HEAD_BYTES: usize = BEGIN.len() + 8 + 8 + 16;
-/// The least that a content can have.
+/// The shortest content.
 pub const BYTES_MIN: usize = HEAD_BYTES + END.len();
-/// The most: what a server puts around it still fits a frame with a 16-bit length.
+/// The longest content. A delivery that contains it still fits a frame with a 16-bit length.
 pub const BYTES_MAX: usize = 5_000;
 
-/// What a message says about itself.
+/// The facts that a content carries about its message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Content {
     pub room: u32,
-    /// Counts the messages of the room from 0.
+    /// The message's number in its room, from 0.
     pub number: u32,
-    /// Since the engine began, in nanoseconds.
+    /// When it was sent, in nanoseconds since the engine started.
     pub sent_ns: u64,
 }
 
 impl Content {
-    /// Appends it with padding up to `bytes`.
+    /// Appends the content, padded to `bytes`.
     pub fn put(&self, bytes: usize, out: &mut String) {
-        // A string takes everything.
+        // Writing to a string never fails.
         let _ = write!(out, "{BEGIN}{:08x}{:08x}{:016x}", self.room, self.number, self.sent_ns);
         out.extend(padding(bytes).iter().copied().map(char::from));
         out.push_str(END);
     }
 
-    /// The content of `bytes` somewhere in `frame`.
+    /// Finds the content of `bytes` in `frame`.
+    ///
+    /// # Errors
+    /// When there is no content in the frame, or a byte of it is damaged.
     pub fn find(frame: &[u8], bytes: usize) -> Result<Content> {
         let found = memchr::memmem::find(frame, BEGIN.as_bytes()).and_then(|at| frame.get(at..at + bytes));
         let Some(found) = found else { bail!("no content in {}", shown(frame)) };
@@ -44,7 +48,7 @@ impl Content {
     }
 }
 
-/// Padding that differs from place to place, so that a shift shows.
+/// The padding differs from place to place, so that shifted or missing bytes are detected.
 static PADDING: [u8; BYTES_MAX] = {
     let mut bytes = [0; BYTES_MAX];
     let mut at = 0;
@@ -55,7 +59,7 @@ static PADDING: [u8; BYTES_MAX] = {
     bytes
 };
 
-/// What fills a content up to `bytes`.
+/// The padding of a content of `bytes`.
 fn padding(bytes: usize) -> &'static [u8] {
     &PADDING[..bytes - BYTES_MIN]
 }
@@ -68,7 +72,7 @@ fn digits(text: &[u8]) -> Result<u64> {
     })
 }
 
-/// As much of a frame as a message about it needs.
+/// The start of a frame, for an error text: at most 300 bytes.
 pub fn shown(frame: &[u8]) -> String {
     String::from_utf8_lossy(&frame[..frame.len().min(300)]).into_owned()
 }

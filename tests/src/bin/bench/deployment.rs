@@ -1,4 +1,4 @@
-//! Carillon as it is deployed, for one measurement: NATS, a database, and a process for each role.
+//! A deployment of Carillon for one measurement: NATS, a database, and one process for each role.
 
 use crate::content;
 use crate::dialect::Dialect;
@@ -12,19 +12,19 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// For workers to own every partition, after which joining works.
+/// The longest wait until a worker owns the conversation's partition. Before that, joining fails.
 const OWNED_TIMEOUT: Duration = Duration::from_secs(60);
 const OWNED_PAUSE: Duration = Duration::from_secs(1);
-/// For the database to answer.
+/// How long the database may take to answer.
 pub const DATABASE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The parts that are not Carillon's: the binary of nats-server, and where the database listens.
+/// The parts that Carillon needs: the path of the nats-server binary, and the address of the database.
 pub struct Parts {
     pub nats_server: String,
     pub cassandra: String,
 }
 
-/// One of each role, beside its own nats-server, in a keyspace of its own.
+/// One process of each role, with a nats-server and a keyspace of their own.
 pub struct Deployment {
     nats: Process,
     workers: Vec<Process>,
@@ -36,7 +36,7 @@ pub struct Deployment {
 }
 
 impl Parts {
-    /// Starts everything, measures, and stops it. Whatever happened, the database is left as it was.
+    /// Starts everything, measures, and stops everything. The keyspace is dropped even if the measurement failed.
     pub fn deployed<T>(&self, host: &Host, measure: impl FnOnce(&Deployment) -> Result<T>) -> Result<T> {
         let folder = host.folder()?;
         let keyspace = format!("carillon_bench_{}", uuid::Uuid::new_v4().simple());
@@ -90,17 +90,17 @@ impl Deployment {
         }
     }
 
-    /// Waits until workers own their partitions.
+    /// Waits until a worker owns the partition of conversation 0.
     pub fn await_owners(&self) -> Result<()> {
         self.first_client(content::BYTES_MIN).map(drop)
     }
 
-    /// The gateway's process.
+    /// The process id of the gateway.
     pub fn gateway(&self) -> u32 {
         self.gateway.pid()
     }
 
-    /// All of Carillon's processes.
+    /// The process ids of the workers and the gateway.
     pub fn carillon(&self) -> Vec<u32> {
         self.workers.iter().chain([&self.gateway]).map(Process::pid).collect()
     }
@@ -116,7 +116,8 @@ impl Deployment {
         for process in self.workers {
             process.stop()?;
         }
-        // Told to stop it ends with a signal's status, which is no success; what it holds is not needed.
+        // nats-server exits with a signal's status on SIGTERM, which `stop` would report as a failure. Its data is not
+        // needed, so it is killed.
         drop(self.nats);
         Ok(())
     }

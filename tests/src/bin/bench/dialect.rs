@@ -1,15 +1,15 @@
-//! What a benchmark says to a server and hears from it: bare contents with the floor, Carillon's native frames,
-//! and Ring's events over Socket.IO, which the peer on Node understands too.
+//! The frames that a benchmark's clients send and receive: bare contents for the floor, Carillon's native frames,
+//! and Ring's events over Socket.IO, which the Node server also supports.
 
 use crate::content::{Content, shown};
 use anyhow::{Context, Result, bail};
 use jsonwebtoken::{EncodingKey, Header};
 use std::fmt::Write;
 
-/// The language of a server.
+/// The protocol of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dialect {
-    /// The path names the room; a frame is a content.
+    /// The path names the room. Each frame is a bare content.
     Floor,
     /// Carillon's native vocabulary, with the identity from the path.
     Native,
@@ -17,43 +17,44 @@ pub enum Dialect {
     Ring,
 }
 
-/// What the servers of a benchmark sign tokens with: they hear of loopback only.
+/// The secret for signing tokens. It need not be secret: the benchmark's servers listen on loopback only.
 pub const AUTH_SECRET: &str = "the secret of a benchmark's own servers";
-/// When a benchmark's tokens end: in 2100, seconds since 1970.
+/// When the benchmark's tokens expire, in seconds since 1970: in the year 2100.
 const TOKEN_EXPIRES: u64 = 4_102_444_800;
-/// The callback's number of Ring's join; messages have theirs above it.
+/// The acknowledgement id of Ring's join. Messages use the ids above it.
 const JOIN_ACK: u32 = 0;
 
-/// How far a client has come, each time it is due to speak before it is a member.
+/// The points before the join at which a client may have to send something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
     /// The WebSocket is open.
     Upgraded,
-    /// Engine.IO's handshake came.
+    /// Engine.IO's handshake was received.
     Opened,
-    /// Socket.IO's namespace let the client in; what is sent before that ends the connection on Node.
+    /// The server accepted the client into the Socket.IO namespace. The Node server closes the connection of a client
+    /// that sends an event before that.
     Admitted,
 }
 
-/// What a frame means.
+/// The meaning of a frame from the server.
 #[derive(Debug, PartialEq)]
 pub enum Heard<'a> {
-    /// The client's turn on its way to its room.
+    /// The client reached a stage, and may have to send something to go on.
     Turn(Stage),
-    /// The connection is a member of its room, in which `head_seq` events lie.
+    /// The connection is a member of its room, whose last event has the number `head_seq`.
     Joined { head_seq: u64 },
     /// A message that this connection sent is stored.
     Acknowledged { number: u32 },
-    /// A message, somewhere in `body`.
+    /// A message. Its content is somewhere in `body`.
     Delivered { seq: Option<u64>, body: &'a [u8] },
-    /// The server asks whether the client lives; this is the answer.
+    /// The server checks whether the client is alive, and expects this answer.
     Heartbeat { answer: &'static str },
-    /// Something that no benchmark asked about.
+    /// A frame that the benchmark does not need.
     Other,
 }
 
 impl Dialect {
-    /// Where user `user` connects for room `room`.
+    /// The path at which user `user` connects for room `room`.
     pub fn path(self, user: u32, room: u32) -> String {
         match self {
             Dialect::Floor => format!("/room-{room}"),
@@ -62,15 +63,15 @@ impl Dialect {
         }
     }
 
-    /// Whether the path makes a member, without a word.
+    /// Whether a client is a member as soon as it is connected, without a join frame.
     pub fn joins_by_path(self) -> bool {
         self == Dialect::Floor
     }
 
-    /// What the client says at a stage, if anything, to become a member.
+    /// The frame that the client sends at a stage on its way to membership, if any.
     ///
     /// # Errors
-    /// When no token can be made.
+    /// When the token cannot be signed.
     pub fn at(self, stage: Stage, user: u32, room: u32) -> Result<Option<String>> {
         Ok(match (self, stage) {
             (Dialect::Native, Stage::Upgraded) => {
@@ -82,7 +83,7 @@ impl Dialect {
         })
     }
 
-    /// Whether the server tells the sender that a message is stored.
+    /// Whether the server acknowledges messages to their sender.
     pub fn acknowledges(self) -> bool {
         self != Dialect::Floor
     }
@@ -92,7 +93,7 @@ impl Dialect {
         match self {
             Dialect::Floor => content.put(bytes, out),
             Dialect::Native => {
-                // A string takes everything.
+                // Writing to a string never fails.
                 let _ = write!(
                     out,
                     r#"{{"type":"send_message","conversation_id":"room-{}","ref":"{}","content":""#,
@@ -114,7 +115,10 @@ impl Dialect {
         }
     }
 
-    /// What a frame from the server means.
+    /// Interprets a frame from the server.
+    ///
+    /// # Errors
+    /// When the server reports an error, or a field that is needed is missing.
     pub fn hear(self, frame: &[u8]) -> Result<Heard<'_>> {
         match self {
             Dialect::Floor => Ok(Heard::Delivered { seq: None, body: frame }),
@@ -124,10 +128,10 @@ impl Dialect {
     }
 }
 
-/// The packet by which a user enters the namespace of Ring.
+/// The packet by which a client of Ring connects to its Socket.IO namespace, with the user's token.
 ///
 /// # Errors
-/// When no token can be made.
+/// When the token cannot be signed.
 pub fn ring_connect(user: u32) -> Result<String> {
     Ok(format!(r#"40{{"token":"{}"}}"#, token(user)?))
 }
@@ -152,10 +156,10 @@ fn native(frame: &[u8]) -> Result<Heard<'_>> {
     })
 }
 
-/// What a packet of Ring's means, Engine.IO's own packets among them.
+/// Interprets a packet from a server of Ring's vocabulary, including Engine.IO's own packets.
 ///
 /// # Errors
-/// When the server refuses something, or the packet is not what a client waits for.
+/// When the server refuses a request, or a field that is needed is missing.
 pub fn ring(frame: &[u8]) -> Result<Heard<'_>> {
     Ok(match frame {
         b"2" => Heard::Heartbeat { answer: "3" },
@@ -184,14 +188,14 @@ pub fn ring(frame: &[u8]) -> Result<Heard<'_>> {
     })
 }
 
-/// A token for a user.
+/// Signs a token for a user.
 fn token(user: u32) -> Result<String> {
     let claims = serde_json::json!({ "sub": format!("user-{user}"), "exp": TOKEN_EXPIRES });
     let key = EncodingKey::from_secret(AUTH_SECRET.as_bytes());
     jsonwebtoken::encode(&Header::default(), &claims, &key).context("no token")
 }
 
-/// The text between `key`, which ends in a quote, and the next quote: for values that need no escapes.
+/// The text between `key`, which ends in a quote, and the next quote. It is correct only for values without escapes.
 pub fn text_after<'a>(frame: &'a [u8], key: &[u8]) -> Option<&'a [u8]> {
     let rest = &frame[memchr::memmem::find(frame, key)? + key.len()..];
     Some(&rest[..memchr::memchr(b'"', rest)?])

@@ -1,4 +1,4 @@
-//! All clients of a run on one thread: an epoll loop, and the books that tell whether everything arrived.
+//! All clients of a run on one thread: an epoll loop, and the counts that show whether everything arrived.
 
 use crate::connection::{Connection, Life, State};
 use crate::content::Content;
@@ -13,21 +13,21 @@ use socket2::{Domain, Protocol, Socket, Type};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-/// Loopback addresses that clients come from, so that ports suffice for many of them.
+/// The number of loopback addresses that clients connect from. One address has too few ports for many clients.
 const SOURCES: usize = 16;
-/// Without any progress for so long, something is lost.
+/// A run fails if nothing arrives for this long: then something is lost.
 pub const PATIENCE: Duration = Duration::from_secs(20);
-/// For a message that comes twice to show itself.
+/// How long a run waits for duplicates after everything has arrived.
 const DUPLICATES_SHOW: Duration = Duration::from_millis(300);
-/// What one read takes at most.
+/// The size of the read buffer.
 const READ_BYTES: usize = 64 * 1024;
 
-/// A room's books.
+/// The counts of a room.
 #[derive(Debug, Default, Clone)]
 pub struct Room {
-    /// Messages sent into it.
+    /// Messages sent to the room.
     pub published: u32,
-    /// Connections that hear it.
+    /// Connections that receive its messages.
     pub members: u32,
     /// Deliveries of its messages.
     pub delivered: u64,
@@ -41,18 +41,18 @@ pub struct Tally {
     pub published: u64,
     pub acknowledged: u64,
     pub delivered: u64,
-    /// Deliveries that what was published comes to.
+    /// The deliveries that the published messages must cause in all.
     pub due: u64,
     pub bytes_in: u64,
-    /// Microseconds from sending to delivery, and to acknowledgement; filled while `measuring`.
+    /// Microseconds from sending to delivery, and to acknowledgement. Values are recorded only while `measuring`.
     pub delivery_us: Histogram,
     pub acknowledgement_us: Histogram,
     pub measuring: bool,
-    /// Rooms with a delivery since this was last emptied, once for each.
+    /// The rooms of the deliveries since the last pump, one entry for each delivery.
     pub touched: Vec<u32>,
 }
 
-/// What connections share.
+/// The state that all connections share.
 pub struct World {
     pub dialect: Dialect,
     pub content_bytes: usize,
@@ -62,12 +62,12 @@ pub struct World {
 }
 
 impl World {
-    /// Since the engine began.
+    /// Nanoseconds since the engine started.
     pub fn now_ns(&self) -> u64 {
         self.began.elapsed().as_nanos() as u64
     }
 
-    /// An acknowledgement came.
+    /// Counts an acknowledgement that arrived `after_ns` after the send.
     pub fn acknowledged(&mut self, after_ns: u64) {
         self.tally.acknowledged += 1;
         if self.tally.measuring {
@@ -75,7 +75,7 @@ impl World {
         }
     }
 
-    /// A message came.
+    /// Counts a delivery.
     pub fn delivered(&mut self, content: &Content, now_ns: u64) {
         let tally = &mut self.tally;
         tally.delivered += 1;
@@ -87,7 +87,7 @@ impl World {
     }
 }
 
-/// The clients of a run. Each has a slot.
+/// The clients of a run. Each client has a slot.
 pub struct Engine {
     pub world: World,
     server: SocketAddr,
@@ -99,7 +99,7 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Clients of `server`, in `rooms` rooms, of which none is connected yet.
+    /// An engine for clients of `server` in `rooms` rooms, without any connection yet.
     pub fn new(server: SocketAddr, dialect: Dialect, rooms: u32, content_bytes: usize) -> Result<Engine> {
         Ok(Engine {
             world: World {
@@ -118,8 +118,8 @@ impl Engine {
         })
     }
 
-    /// Opens one connection for each of `slots`, with at most `at_once` that have not joined, until all have.
-    /// A slot is also the user, and the members of a room follow each other.
+    /// Opens one connection for each of `slots` and waits until all have joined. At most `at_once` connections are
+    /// joining at a time. The slot is also the number of the user, and the members of a room have consecutive slots.
     pub fn connect(&mut self, slots: std::ops::Range<u32>, room_size: u32, at_once: u32) -> Result<()> {
         let (before, mut opened) = (self.world.tally.joined, 0);
         let wanted = slots.end - slots.start;
@@ -141,7 +141,7 @@ impl Engine {
         }
     }
 
-    /// Opens the connection of `slot`, which is free, for a user and a room.
+    /// Opens a connection for a user and a room in `slot`, which must be free.
     pub fn open(&mut self, slot: usize, user: u32, room: u32) -> Result<()> {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
         socket.set_nonblocking(true)?;
@@ -168,7 +168,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Says goodbye in `slot`, which becomes free when the server has answered.
+    /// Sends a close frame on the connection in `slot`. The slot is free when the server has answered.
     pub fn close(&mut self, slot: usize) -> Result<()> {
         let connection = self.connections[slot].as_mut().context("nobody to close")?;
         connection.state = State::Closing;
@@ -182,12 +182,12 @@ impl Engine {
         self.connections.get(slot)?.as_ref().map(|connection| connection.state)
     }
 
-    /// The books of `slot`.
+    /// The counts of the connection in `slot`.
     pub fn member(&self, slot: usize) -> Option<&Member> {
         self.connections.get(slot)?.as_ref().map(|connection| &connection.member)
     }
 
-    /// The connection in `slot` sends its room's next message.
+    /// Sends the room's next message on the connection in `slot`.
     pub fn publish(&mut self, slot: usize) -> Result<()> {
         let connection = self.connections.get_mut(slot).and_then(Option::as_mut).context("nobody to send")?;
         let world = &mut self.world;
@@ -205,7 +205,7 @@ impl Engine {
         connection.send(websocket::TEXT, self.text.as_bytes()).with_context(|| format!("connection {slot}"))
     }
 
-    /// Waits up to `timeout` for something to happen, and handles it.
+    /// Waits up to `timeout` for socket events, and handles them.
     pub fn pump(&mut self, timeout: Duration) -> Result<()> {
         if interrupt::requested() {
             bail!("interrupted");
@@ -233,7 +233,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Handles what happens for so long.
+    /// Handles socket events for the duration `time`.
     pub fn pump_for(&mut self, time: Duration) -> Result<()> {
         let end = Instant::now() + time;
         while let Some(left) = end.checked_duration_since(Instant::now()) {
@@ -242,8 +242,10 @@ impl Engine {
         Ok(())
     }
 
-    /// Waits until everything that was sent has arrived and is acknowledged, and fails if anything has not, or
-    /// more than once.
+    /// Waits until every message is acknowledged and delivered to every member.
+    ///
+    /// # Errors
+    /// When a message or an acknowledgement is missing, or when one arrived twice.
     pub fn settle(&mut self) -> Result<()> {
         let mut progress = Progress::new(PATIENCE);
         while !self.is_settled() {
@@ -280,12 +282,15 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Nothing has happened yet.
+    /// A watch that fails after `patience` without a change.
     pub fn new(patience: Duration) -> Progress {
         Progress { patience, last: 0, since: Instant::now() }
     }
 
-    /// `count` things have happened.
+    /// Reports the current count.
+    ///
+    /// # Errors
+    /// When the count has not changed for too long.
     pub fn made(&mut self, count: impl Into<u64>) -> Result<()> {
         let count = count.into();
         if count != self.last {

@@ -1,4 +1,4 @@
-//! One connection of HTTP/1.1 that is kept alive: one request at a time, and its answer, which has to be a 200.
+//! One HTTP/1.1 connection that is kept alive. It has one request at a time, and every answer has to be a 200.
 
 use crate::content::shown;
 use anyhow::{Context, Result, bail, ensure};
@@ -7,28 +7,28 @@ use mio::{Interest, Registry, Token};
 use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
 
-/// More than any server's answer to a poll begins with.
+/// An upper bound for the head of an answer.
 const HEAD_BYTES_MAX: usize = 8 * 1024;
-/// More than what a session of a few packets is ever told at once.
+/// An upper bound for the body of an answer.
 const BODY_BYTES_MAX: usize = 1024 * 1024;
 
-/// A connection, and the request that is under way on it.
+/// A connection, with the request that is waiting for its answer.
 pub struct Exchange {
     stream: TcpStream,
     server: SocketAddr,
-    /// Bytes to write, of which `written` are.
+    /// Bytes to write. The first `written` of them are written already.
     out: Vec<u8>,
     written: usize,
-    /// What came of the answer.
+    /// The part of the answer that has arrived.
     held: Vec<u8>,
     asked: bool,
 }
 
 impl Exchange {
-    /// Connects, and asks for events under `token`.
+    /// Connects, and registers for socket events under `token`.
     ///
     /// # Errors
-    /// When nobody listens there.
+    /// When the connection is refused.
     pub fn connect(server: SocketAddr, registry: &Registry, token: Token) -> Result<Exchange> {
         let stream = std::net::TcpStream::connect(server).context("connecting")?;
         stream.set_nonblocking(true)?;
@@ -38,7 +38,7 @@ impl Exchange {
         Ok(Exchange { stream, server, out: Vec::new(), written: 0, held: Vec::new(), asked: false })
     }
 
-    /// Asks for `target`, a path with its query.
+    /// Sends a GET request for `target`, a path with its query.
     ///
     /// # Errors
     /// When a request is under way, or writing fails.
@@ -84,17 +84,17 @@ impl Exchange {
         Ok(())
     }
 
-    /// Reads what there is; returns the answer's body once it is complete.
+    /// Reads until the socket is empty. Returns the answer's body once it is complete.
     ///
     /// # Errors
-    /// When the answer is no 200, nobody asked for it, or the server closes the connection.
+    /// When the answer is not a 200, when no request was waiting for one, or when the server closes the connection.
     pub fn read(&mut self, buffer: &mut [u8]) -> Result<Option<String>> {
         loop {
             match self.stream.read(buffer) {
                 Ok(0) => bail!("the server closed a connection that was to be kept alive"),
                 Ok(count) => {
                     self.held.extend_from_slice(&buffer[..count]);
-                    // A short read emptied the socket, and the next byte raises a new event.
+                    // A read that does not fill the buffer emptied the socket. The next byte raises a new event.
                     if count < buffer.len() {
                         break;
                     }
@@ -118,8 +118,8 @@ impl Exchange {
     }
 }
 
-/// Where the body of an answer begins and ends, once all of it is there (RFC 9112). Only what the servers of these
-/// benchmarks send is understood: a 200 that tells its length and leaves the connection open.
+/// The start and the end of an answer's body, once the answer is complete (RFC 9112). It accepts only the kind of
+/// answer that the benchmark's servers send: a 200 with a `Content-Length` that keeps the connection open.
 fn body_of(bytes: &[u8]) -> Result<Option<(usize, usize)>> {
     let Some(head_end) = memchr::memmem::find(bytes, b"\r\n\r\n") else {
         ensure!(bytes.len() <= HEAD_BYTES_MAX, "an answer without an end of its head: {}", shown(bytes));
@@ -157,7 +157,7 @@ mod tests {
         Connection: keep-alive\r\n\r\nok";
 
     #[test]
-    fn a_body_is_found_when_all_of_it_is_there() {
+    fn a_body_is_found_once_it_is_complete() {
         for end in 0..OK.len() {
             assert_eq!(body_of(&OK[..end]).expect("valid so far"), None, "{end}");
         }

@@ -1,4 +1,4 @@
-//! Modes `fanout` and `saturate`: rooms of several sizes, Carillon beside the floor and the peer on Node.
+//! Modes `fanout` and `saturate`: deliveries in rooms of several sizes, for Carillon, the floor and the Node server.
 
 use crate::attempts;
 use crate::engine::Engine;
@@ -9,9 +9,9 @@ use crate::systems::System;
 use anyhow::{Result, ensure};
 use std::time::Duration;
 
-/// Connections that have not joined yet, at once.
+/// The most connections that are joining at a time.
 const JOINING_AT_ONCE: u32 = 64;
-/// Between a server's being ready and its first client, and between the last client's joining and the load.
+/// The pause between the readiness of a server and its first client, and between the last join and the load.
 const SETTLE: Duration = Duration::from_secs(1);
 
 /// What to run.
@@ -25,16 +25,16 @@ pub struct Options {
     pub warmup: Duration,
     pub window: Duration,
     pub repetitions: u32,
-    /// Share of a core that other programs may use before a run is void.
+    /// The share of a core above which the CPU use of other programs makes a run void.
     pub noise_max: f64,
 }
 
 /// How the rooms are loaded.
 #[derive(Debug, Clone, Copy)]
 pub enum Work {
-    /// Deliveries a second; `None`: what suits the size of the room.
+    /// Deliveries a second. `None` selects the usual rate for the size of the room.
     Rate(Option<f64>),
-    /// Messages under way in each room.
+    /// Messages in each room that are sent but not yet delivered to every member.
     Depth(u32),
 }
 
@@ -114,7 +114,8 @@ fn once(
     Ok(figures)
 }
 
-/// Deliveries a second that a server on one core bears without being saturated: small rooms mean many messages.
+/// Deliveries a second that a server on one core can make without being saturated. The rate is lower in small rooms,
+/// where each message causes few deliveries.
 fn usual_rate(members: u32) -> f64 {
     match members {
         ..10 => 3_000.0,

@@ -1,7 +1,8 @@
-//! The floor: what fan-out over WebSockets costs the kernel and one epoll loop, with nothing else in it.
+//! The floor: the least that fan-out over WebSockets can cost, which is the kernel's work and one epoll loop.
 //!
-//! The path names a room. A frame in is parsed, built once as a frame out, and written to every member of the
-//! room. No JSON, no identity, no storage, no pings, no limits: not a server, but what servers are measured by.
+//! The path names a room. Each frame from a client is parsed, built once as a server's frame, and written to every
+//! member of the room. There is no JSON, no identity, no storage, no ping and no limit, so its figures are the
+//! reference for the figures of real servers.
 
 use crate::websocket;
 use anyhow::{Context, Result};
@@ -18,7 +19,7 @@ struct Client {
     stream: TcpStream,
     room: Option<usize>,
     partial: Vec<u8>,
-    /// What the socket did not take.
+    /// Bytes that the socket did not accept yet.
     pending: Vec<u8>,
 }
 
@@ -74,7 +75,7 @@ impl Floor {
             let pending = std::mem::take(&mut client.pending);
             client.write(&pending);
         }
-        // A client that breaks the rules is one that ends.
+        // A client with a protocol error is dropped.
         if event.is_readable() && !matches!(self.read(id), Ok(true)) {
             self.forget(id);
         }
@@ -107,7 +108,7 @@ impl Floor {
         self.free.push(id);
     }
 
-    /// Reads until the socket is empty; `false`: the client is gone.
+    /// Reads until the socket is empty. Returns `false` if the client is gone.
     fn read(&mut self, id: usize) -> Result<bool> {
         loop {
             let Some(client) = self.clients[id].as_mut() else { return Ok(false) };
@@ -131,7 +132,7 @@ impl Floor {
         }
     }
 
-    /// Takes what is complete; returns how many bytes that was, or `None` where the client says goodbye.
+    /// Handles the complete frames in `held` and returns their length in bytes, or `None` after a close frame.
     fn understand(&mut self, id: usize, held: &[u8]) -> Result<Option<usize>> {
         let mut at = 0;
         let room = match self.clients[id].as_ref().and_then(|client| client.room) {
@@ -183,7 +184,7 @@ impl Client {
             match self.stream.write(&bytes[written..]) {
                 Ok(count) => written += count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                // Reading tells what became of it.
+                // The next read reports the error.
                 Err(_) => return,
             }
         }

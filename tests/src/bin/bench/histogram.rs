@@ -1,9 +1,9 @@
-//! Latencies in fixed memory: 64 steps for every power of two, so that a figure is at most 1.6 % too low.
+//! A histogram of latencies in fixed memory. Every power of two has 64 steps, so a figure is at most 1.6 % too low.
 
 const STEPS: usize = 64;
 const STEP_BITS: u32 = STEPS.trailing_zeros();
 
-/// Counts of values by size.
+/// The number of values in each step.
 #[derive(Clone)]
 pub struct Histogram {
     counts: Vec<u64>,
@@ -23,7 +23,7 @@ impl Histogram {
         self.total += 1;
     }
 
-    /// The value that `share` of all values do not exceed; 0 where there are none.
+    /// The value that `share` of all values do not exceed, or 0 if there are no values.
     pub fn quantile(&self, share: f64) -> f64 {
         let rank = ((self.total as f64 * share).ceil() as u64).clamp(1, self.total.max(1));
         let mut seen = 0;
@@ -35,7 +35,8 @@ impl Histogram {
     }
 }
 
-/// Values below 64 have a step each; above, the 6 bits after the highest choose the step.
+/// The step of a value. Values below 64 have one step each. For a greater value, the 6 bits after its highest bit
+/// select the step.
 fn index(value: u64) -> usize {
     let shift = (u64::BITS - value.leading_zeros()).saturating_sub(STEP_BITS + 1);
     (shift as usize) * STEPS + (value >> shift) as usize

@@ -1,4 +1,4 @@
-//! The machine that a run has for itself: cores, files, and the processes that it starts and stops.
+//! The resources of a run on this machine: cores, temporary files, and the processes that it starts and stops.
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
@@ -12,25 +12,25 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// For a server to be ready.
+/// How long a server may take to be ready.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
-/// For a server to stop when it is told to, with no client left.
+/// How long a server without clients may take to stop after SIGTERM.
 const STOP_TIMEOUT: Duration = Duration::from_secs(15);
-/// The magic number of tmpfs, on which a durable write costs nothing.
+/// The file system number of tmpfs. A durable write costs nothing there, which would falsify the figures.
 const TMPFS: i64 = 0x0102_1994;
 
 /// Where and how servers run.
 pub struct Host {
-    /// Servers on the first core of this process, itself on the second.
+    /// Whether servers run on the first core that this process may use, and this process on the second.
     pin: bool,
-    /// Settings for Carillon, as environment.
+    /// Settings for Carillon, as environment variables.
     environment: Vec<(String, String)>,
     scratch: PathBuf,
-    /// The folder of the peer on Node.
+    /// The folder of the Node server.
     peer: PathBuf,
 }
 
-/// How to tell that a server is ready.
+/// The check that shows that a server is ready, with the server's port.
 #[derive(Clone, Copy)]
 pub enum Ready {
     /// It accepts connections.
@@ -39,7 +39,7 @@ pub enum Ready {
     Answers(u16),
 }
 
-/// A server that runs. Dropped, it is killed.
+/// A running server. It is killed when this is dropped.
 pub struct Process {
     name: &'static str,
     child: Child,
@@ -47,7 +47,11 @@ pub struct Process {
 }
 
 impl Host {
-    /// This machine, with files under `scratch`, and the peer on Node in the folder `peer`.
+    /// A host with temporary files in `scratch` and the Node server in the folder `peer`. It raises this process's
+    /// limit on open files to the maximum.
+    ///
+    /// # Errors
+    /// When `scratch` is missing or in memory, or when pinning is requested and there are not two cores.
     pub fn new(pin: bool, environment: Vec<(String, String)>, scratch: &Path, peer: &Path) -> Result<Host> {
         let about =
             rustix::fs::statfs(scratch).with_context(|| format!("no folder {}", scratch.display()))?;
@@ -71,14 +75,14 @@ impl Host {
         }
         static CORES: std::sync::OnceLock<Vec<usize>> = std::sync::OnceLock::new();
         let allowed = sched_getaffinity(None).context("which cores this process may use")?;
-        // Asked once: pinning changes the answer.
+        // Read only once, because pinning changes the cores that this process may use.
         let cores =
             CORES.get_or_init(|| (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core)).take(2).collect());
         let [servers, own] = **cores else { bail!("pinning takes two cores: give --no-pin") };
         Ok(Some([servers, own]))
     }
 
-    /// A folder that is gone when it is dropped.
+    /// A new temporary folder. It is deleted when the value is dropped.
     pub fn folder(&self) -> Result<TempDir> {
         tempfile::Builder::new()
             .prefix("carillon-bench-")
@@ -86,7 +90,7 @@ impl Host {
             .context("no folder for files")
     }
 
-    /// Carillon's binary: `CARILLON_BIN`, or the one beside this.
+    /// The command of Carillon's binary: `CARILLON_BIN`, or `carillon` in the folder of this binary.
     pub fn carillon(&self) -> Result<Command> {
         let path = match std::env::var_os("CARILLON_BIN") {
             Some(path) => PathBuf::from(path),
@@ -104,7 +108,10 @@ impl Host {
         Ok(command)
     }
 
-    /// The peer on Node, which has to be installed.
+    /// The command of the Node server.
+    ///
+    /// # Errors
+    /// When its packages or Node are not installed.
     pub fn peer(&self) -> Result<Command> {
         let (folder, server) = (self.peer.display(), self.peer.join("server.js"));
         ensure!(server.exists(), "no server.js in {folder}: give the folder of the peer with --peer");
@@ -143,7 +150,7 @@ impl Host {
     }
 }
 
-/// A command that gets nothing of what the caller has set for servers of their own.
+/// A command with `PATH` and `HOME` as its only environment, so that the caller's settings for Carillon do not apply.
 fn bare(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     command.env_clear().envs(std::env::vars_os().filter(|(name, _)| name == "PATH" || name == "HOME"));
@@ -182,13 +189,16 @@ impl Process {
         Ok(())
     }
 
-    /// The end of what it printed.
+    /// The end of the process's output: at most 4,000 bytes.
     pub fn output(&self) -> String {
         let text = std::fs::read(&self.log).unwrap_or_default();
         String::from_utf8_lossy(&text[text.len().saturating_sub(4_000)..]).into_owned()
     }
 
-    /// Tells it to stop, and waits until it has.
+    /// Sends SIGTERM and waits until the process has ended.
+    ///
+    /// # Errors
+    /// When it ends with another status than success, or not within [`STOP_TIMEOUT`].
     pub fn stop(mut self) -> Result<()> {
         kill_process(Pid::from_child(&self.child), Signal::TERM)?;
         let began = Instant::now();
@@ -205,18 +215,18 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // One that ended already cannot be killed, which is as good.
+        // An error means that the process has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// A port that was free a moment ago.
+/// A port that is free now. Another program may take it before the server does.
 pub fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
-/// Waits, where nothing else has to be done meanwhile.
+/// Blocks this thread. Only for moments in which it has no sockets to handle.
 pub fn pause(time: Duration) {
     #[expect(
         clippy::disallowed_methods,

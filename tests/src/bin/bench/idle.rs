@@ -1,4 +1,4 @@
-//! Mode `idle`: the memory of a connection that joined one conversation and says nothing.
+//! Mode `idle`: the memory of a connection that joined one conversation and sends nothing.
 
 use crate::deployment::Parts;
 use crate::dialect::Dialect;
@@ -11,22 +11,22 @@ use anyhow::{Context, Result, ensure};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// Connections that have not joined yet, at once.
+/// The most connections that are joining at a time.
 const JOINING_AT_ONCE: u32 = 100;
-/// Between a server's being ready and its first client.
+/// The pause between the readiness of a server and its first client.
 const SETTLE: Duration = Duration::from_secs(1);
 
 /// What to run.
 pub struct Options {
-    /// The first measurement is at so many connections, the second at so many.
+    /// Memory is measured at `few` connections and then at `many`.
     pub few: u32,
     pub many: u32,
     pub members: u32,
     pub settle: Duration,
     pub repetitions: u32,
-    /// What connects.
+    /// Selects the vocabulary of the clients: `Carillon` is the native one, `Ring` is Ring's.
     pub system: System,
-    /// Given, a gateway's process is measured, beside NATS and the workers; else one process that is everything.
+    /// If given, the gateway of a deployment with NATS and workers is measured. Otherwise `carillon standalone` is.
     pub parts: Option<Parts>,
 }
 
@@ -103,7 +103,7 @@ fn measure(options: &Options, address: SocketAddr, dialect: Dialect, pid: u32) -
     );
     figures.set("connect_cpu_ms", joined.since(before).total_s() * 1e3 / added);
 
-    // All of them still hear.
+    // Every connection must still receive messages.
     for room in 0..rooms {
         engine.publish((room * options.members) as usize)?;
         if room % JOINING_AT_ONCE == 0 {

@@ -1,4 +1,4 @@
-//! SIGINT and SIGTERM end a run in good order, so that the servers it started end too.
+//! Handles SIGINT and SIGTERM: the run ends and stops the servers that it started.
 
 use anyhow::Result;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,12 +6,12 @@ use tokio::signal::unix::{SignalKind, signal};
 
 static REQUESTED: AtomicBool = AtomicBool::new(false);
 
-/// Whether the run is to end.
+/// Whether a signal has requested the end of the run.
 pub fn requested() -> bool {
     REQUESTED.load(Ordering::Relaxed)
 }
 
-/// Begins to listen for signals, on a thread that does nothing else.
+/// Starts a thread that waits for the signals.
 pub fn listen() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     let entered = runtime.enter();

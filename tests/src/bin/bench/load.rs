@@ -1,4 +1,4 @@
-//! Load on rooms: at a fixed rate, or as fast as the server answers; and what a window of it costs.
+//! Load on rooms, at a fixed rate or as fast as the server answers, and the measurement of its cost in a window.
 
 use crate::engine::Engine;
 use crate::report::Figures;
@@ -19,27 +19,28 @@ impl Rooms {
     }
 }
 
-/// What is sent, and when.
+/// How messages are sent.
 pub enum Load {
-    /// Messages at a fixed rate, whatever comes back. Rooms take turns, and in each room its members do.
+    /// Messages at a fixed rate, independent of the server's answers. Rooms take turns, and so do the members of each
+    /// room.
     Paced { rooms: Rooms, messages_per_s: f64, began: Option<Instant>, sent: u64, lag_s_max: f64 },
-    /// A room gets its next message when fewer than `depth` of its messages are still under way.
+    /// A room gets its next message when fewer than `depth` of its messages are undelivered.
     Closed { rooms: Rooms, depth: u32, primed: bool },
 }
 
 impl Load {
-    /// So many deliveries a second.
+    /// Load at a fixed rate of deliveries.
     pub fn paced(rooms: Rooms, deliveries_per_s: f64) -> Load {
         let messages_per_s = deliveries_per_s / f64::from(rooms.members);
         Load::Paced { rooms, messages_per_s, began: None, sent: 0, lag_s_max: 0.0 }
     }
 
-    /// So many messages under way in each room.
+    /// Load with `depth` undelivered messages in each room.
     pub fn closed(rooms: Rooms, depth: u32) -> Load {
         Load::Closed { rooms, depth, primed: false }
     }
 
-    /// Sends what is due and handles what comes.
+    /// Sends the messages that are due and handles socket events.
     fn turn(&mut self, engine: &mut Engine) -> Result<()> {
         match self {
             Load::Paced { rooms, messages_per_s, began, sent, lag_s_max } => {
@@ -55,7 +56,7 @@ impl Load {
                 }
                 let next = Duration::from_secs_f64((*sent + 1) as f64 / *messages_per_s);
                 let wait = next.saturating_sub(began.elapsed());
-                // epoll counts in milliseconds.
+                // epoll's timeout has a resolution of 1 ms.
                 engine.pump(wait.clamp(Duration::from_millis(1), Duration::from_millis(100)))
             }
             Load::Closed { rooms, depth, primed } => {
@@ -79,7 +80,7 @@ impl Load {
         }
     }
 
-    /// How late this program sent at worst, where there is a time to send at.
+    /// The greatest delay of a send behind its due time. A closed load has no due times.
     fn lag_ms_max(&self) -> Option<f64> {
         match self {
             Load::Paced { lag_s_max, .. } => Some(lag_s_max * 1_000.0),
@@ -88,7 +89,7 @@ impl Load {
     }
 }
 
-/// Applies the load for `warmup` and then measures it for `window`; then everything sent must have arrived.
+/// Applies the load for `warmup`, then measures it for `window`. After that it checks that everything arrived.
 pub fn measure(
     engine: &mut Engine,
     load: &mut Load,
@@ -148,7 +149,7 @@ fn set_cpu(
     set_shares(figures, before, after, seconds);
 }
 
-/// Sets how busy the servers, this program and others kept the cores in a window of so many seconds.
+/// Sets the shares of a core that the servers, this program and other programs used in a window of `seconds`.
 pub fn set_shares(figures: &mut Figures, before: &usage::Reading, after: &usage::Reading, seconds: f64) {
     let servers = after.servers.since(before.servers);
     let own = after.own.since(before.own);
@@ -157,7 +158,8 @@ pub fn set_shares(figures: &mut Figures, before: &usage::Reading, after: &usage:
     figures.set("server_system_s", servers.system_s);
     figures.set("server_share", servers.total_s() / seconds);
     figures.set("own_share", own.total_s() / seconds);
-    // Threads of the kernel, which work for the server's files and sockets, have no user time; other programs do.
+    // User time identifies other programs: kernel threads, which also work for the server's files and sockets, have
+    // none.
     figures.set("others_user_share", (machine.user_s - servers.user_s - own.user_s).max(0.0) / seconds);
     figures.set("others_share", (machine.total_s() - servers.total_s() - own.total_s()).max(0.0) / seconds);
     figures.set("stolen_share", (after.stolen_s - before.stolen_s) / seconds);

@@ -1,6 +1,7 @@
-//! Benchmarks of Carillon: `bench MODE`; `bench --help` tells more, and docs/performance.md how to read the figures.
+//! Benchmarks of Carillon: `bench MODE`. `bench --help` lists the modes; docs/performance.md explains the figures.
 //!
-//! One thread drives all clients from one epoll loop, so that its share of a core stays small beside the server's.
+//! One thread drives all clients from one epoll loop, so that the load generator uses little CPU compared with the
+//! server.
 
 mod arguments;
 mod attempts;

@@ -1,42 +1,45 @@
-//! What one connection must hear, and whether it did: each message once, each acknowledgement once, in order.
+//! Checks that one connection receives each message and each acknowledgement exactly once, and events in order.
 
 use crate::content::Content;
 use anyhow::{Context, Result, bail, ensure};
 
-/// The books of one connection, a member of one room.
+/// The record of one connection, which is a member of one room.
 pub struct Member {
     pub room: u32,
-    /// The first message that it must hear.
+    /// The first message that it must receive.
     first: u32,
-    /// Which it heard, one bit each, from `first` on.
+    /// One bit for each message from `first` on: whether it was received.
     heard: Vec<u64>,
     heard_count: u32,
-    /// What it sent and nobody acknowledged yet: (number, when).
+    /// The messages that it sent and that are not acknowledged yet: (number, time of sending in nanoseconds).
     unacknowledged: Vec<(u32, u64)>,
-    /// The server's number of the last event, where the server numbers them.
+    /// The `seq` of the last event. The floor does not number events; there it stays 0.
     head_seq: u64,
 }
 
-/// More would mean that a number is damaged: no run sends so many messages into one room.
+/// No run sends this many messages to one room, so a greater number is damaged.
 const MESSAGES_PER_ROOM_MAX: u32 = 1 << 24;
 
 impl Member {
-    /// A member that must hear the room's messages from `first` on.
+    /// A member that must receive the room's messages from `first` on.
     pub fn new(room: u32, first: u32) -> Member {
         Member { room, first, heard: Vec::new(), heard_count: 0, unacknowledged: Vec::new(), head_seq: 0 }
     }
 
-    /// The server counts it as a member from its event `head_seq` on.
+    /// Records the join. The next event must have the `seq` after `head_seq`.
     pub fn joined(&mut self, head_seq: u64) {
         self.head_seq = head_seq;
     }
 
-    /// It sent a message that has to be acknowledged.
+    /// Records a message that this member sent and that has to be acknowledged.
     pub fn sent(&mut self, number: u32, at_ns: u64) {
         self.unacknowledged.push((number, at_ns));
     }
 
-    /// One of its messages was acknowledged; returns when it was sent.
+    /// Records an acknowledgement and returns the time of sending.
+    ///
+    /// # Errors
+    /// When the message was not sent, or is acknowledged already.
     pub fn acknowledged(&mut self, number: u32) -> Result<u64> {
         let at = self.unacknowledged.iter().position(|(sent, _)| *sent == number);
         let at =
@@ -44,7 +47,10 @@ impl Member {
         Ok(self.unacknowledged.remove(at).1)
     }
 
-    /// A message reached it.
+    /// Records a message that this member received.
+    ///
+    /// # Errors
+    /// When the message is of another room, out of order, a duplicate, or from before the join.
     pub fn delivered(&mut self, content: &Content, seq: Option<u64>) -> Result<()> {
         ensure!(content.room == self.room, "a message of room {} in room {}", content.room, self.room);
         if let Some(seq) = seq {
@@ -66,21 +72,22 @@ impl Member {
         Ok(())
     }
 
-    /// How many of its messages nobody acknowledged yet.
+    /// How many of its messages are not acknowledged yet.
     pub fn unacknowledged(&self) -> usize {
         self.unacknowledged.len()
     }
 
-    /// Whether it heard everything of a room in which `published` messages were sent.
+    /// Whether it has received every message and every acknowledgement, if `published` messages were sent to the room.
     pub fn is_even_with(&self, published: u32) -> bool {
         self.unacknowledged.is_empty() && self.heard_count == published - self.first
     }
 
-    /// What it misses of a room in which `published` messages were sent.
+    /// Checks that it received every message and every acknowledgement, if `published` messages were sent to the room.
     pub fn check(&self, published: u32) -> Result<()> {
         let due = published - self.first;
         ensure!(self.heard_count == due, "heard {} of {due} messages", self.heard_count);
-        // As many as are due, none twice; so the only other fault is one that nobody sent.
+        // The count is right and there are no duplicates. So a missing message is possible only together with the
+        // receipt of a message that was never sent.
         let beyond = (due..self.heard.len() as u32 * 64)
             .any(|index| self.heard[index as usize / 64] >> (index % 64) & 1 == 1);
         ensure!(!beyond, "heard a message that nobody sent");
@@ -102,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_that_heard_everything_once_is_even() {
+    fn a_member_that_received_everything_once_passes_the_check() {
         let mut member = Member::new(1, 10);
         member.joined(5);
         member.sent(10, 77);
@@ -119,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_twice_or_from_elsewhere_or_out_of_order_is_a_fault() {
+    fn duplicates_and_gaps_and_messages_of_other_rooms_are_faults() {
         let mut member = Member::new(1, 10);
         member.delivered(&message(100), Some(1)).expect("the first");
         assert!(member.delivered(&message(100), Some(2)).is_err(), "twice");
@@ -137,9 +144,9 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_nobody_sent_does_not_stand_for_one_that_is_missing() {
+    fn a_message_that_was_never_sent_does_not_hide_a_missing_one() {
         let mut member = Member::new(1, 0);
-        member.delivered(&message(5), None).expect("nobody knows yet");
+        member.delivered(&message(5), None).expect("accepted until the check");
         assert!(member.check(1).is_err());
     }
 }

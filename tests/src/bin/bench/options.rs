@@ -1,4 +1,4 @@
-//! What the command line asks for.
+//! Translates the parsed command line into the options of the modes.
 
 use crate::deployment::Parts;
 use crate::systems::System;
@@ -9,17 +9,17 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// What was asked for.
+/// The whole command line: a mode, and the options that all modes share.
 pub struct Invocation {
     pub mode: Mode,
     pub pin: bool,
     pub environment: Vec<(String, String)>,
     pub scratch: PathBuf,
-    /// The folder of the server on Node.
+    /// The folder of the Node server.
     pub peer: PathBuf,
 }
 
-/// What to do.
+/// The mode to run, with its options.
 pub enum Mode {
     Rooms(fanout::Options),
     Idle(idle::Options),
@@ -29,12 +29,12 @@ pub enum Mode {
     Floor(SocketAddr),
 }
 
-/// The command line, read.
+/// Reads the options from the parsed command line.
 ///
 /// # Errors
-/// What the parser could not know: a name without a value, or a part that is missing.
+/// When an `--env` has no value, or an environment variable that the mode needs is not set.
 pub fn read(matches: &ArgMatches) -> Result<Invocation> {
-    // A subcommand is required, so there is one.
+    // The parser requires a subcommand, so this never fails.
     let (name, given) = matches.subcommand().context("no mode")?;
     if name == "floor" {
         let listen = *given.get_one::<SocketAddr>("listen").context("nowhere to listen")?;
@@ -95,7 +95,7 @@ pub fn read(matches: &ArgMatches) -> Result<Invocation> {
         }),
     };
     let scratch = given.get_one::<PathBuf>("scratch").cloned().unwrap_or_else(std::env::temp_dir);
-    // Modes that never start it have no such option.
+    // Modes that never start the Node server do not have the option `--peer`.
     let peer = given.try_get_one::<PathBuf>("peer").ok().flatten().cloned().unwrap_or_default();
     Ok(Invocation { mode, pin: !given.get_flag("no-pin"), environment, scratch, peer })
 }
@@ -117,7 +117,7 @@ fn rooms(mode: &'static str, given: &ArgMatches, work: fanout::Work) -> fanout::
 
 fn named_systems(given: &ArgMatches) -> Vec<System> {
     let names = given.get_many::<String>("systems").unwrap_or_default();
-    // The parser takes no names but theirs.
+    // The parser accepts only names of systems, so no name is dropped here.
     names.filter_map(|name| System::of_name(name)).collect()
 }
 
@@ -125,7 +125,7 @@ fn noise_max(given: &ArgMatches) -> f64 {
     f64::from(of(given, "noise-percent")) / 100.0
 }
 
-/// A number that has a default.
+/// The value of an option that has a default.
 fn of(given: &ArgMatches, name: &str) -> u32 {
     given.get_one::<u32>(name).copied().unwrap_or_default()
 }

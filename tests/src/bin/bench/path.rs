@@ -1,8 +1,8 @@
-//! Mode `path`: how long a message takes through NATS and the database until it is acknowledged.
+//! Mode `path`: the time from sending a message to its acknowledgement, through NATS and the database.
 //!
-//! One client sends one message at a time and waits for its acknowledgement. Beside it, in alternation, one
-//! JetStream publish is awaited and one row is written at QUORUM: the two waits that the durable path cannot do
-//! without, on the same nats-server and the same database, at the same moment.
+//! One client sends one message at a time and waits for its acknowledgement. After each message, one JetStream publish
+//! and one write of a row at QUORUM are measured on the same nats-server and the same database. The durable path
+//! cannot take less time than these two.
 
 use crate::deployment::{DATABASE_TIMEOUT, Deployment, Parts};
 use crate::engine::{Engine, PATIENCE, Progress};
@@ -16,9 +16,9 @@ use scylla::statement::Consistency;
 use scylla::statement::prepared::PreparedStatement;
 use std::time::{Duration, Instant};
 
-/// Rounds that are not counted: connections, caches and the log's first segments.
+/// Rounds that are not counted, because connections, caches and the first log segments make them slower.
 const WARMUP_ROUNDS: u32 = 200;
-/// What a probe writes: about what a message of 200 bytes becomes in the log and in its row.
+/// The size of a probe: about the size of a message of 200 bytes in the log and in its row.
 const PROBE_BYTES: usize = 300;
 
 /// What to run.
@@ -29,7 +29,7 @@ pub struct Options {
     pub parts: Parts,
 }
 
-/// The two waits that are measured beside the path.
+/// The JetStream publish and the database write that are measured for comparison.
 struct Probes {
     jetstream: jetstream::Context,
     session: Session,
@@ -37,7 +37,7 @@ struct Probes {
     payload: Vec<u8>,
 }
 
-/// Milliseconds that each round took.
+/// The times of each round, in milliseconds.
 #[derive(Default)]
 struct Rounds {
     path_ms: Vec<f64>,
@@ -91,7 +91,7 @@ fn once(host: &Host, options: &Options, runtime: &tokio::runtime::Runtime) -> Re
 }
 
 impl Rounds {
-    /// One message, one publish, one write.
+    /// Measures one message, one publish and one write.
     fn one(
         &mut self,
         engine: &mut Engine,
@@ -108,7 +108,7 @@ impl Rounds {
             progress.made(engine.world.tally.acknowledged).context("no acknowledgement")?;
         }
         self.path_ms.push(since_ms(began));
-        // Its delivery is not part of what follows.
+        // Wait for the delivery here, so that it does not disturb the probes.
         while engine.world.tally.delivered < engine.world.tally.due {
             engine.pump(Duration::from_millis(100))?;
             progress.made(engine.world.tally.delivered).context("no delivery")?;

@@ -1,6 +1,6 @@
-//! Mode `polling`: sessions a second over HTTP long-polling, as many as a server on one core bears.
+//! Mode `polling`: the most sessions a second over HTTP long-polling that a server on one core can serve.
 //!
-//! Every client leads one session after another on two connections that stay open, one for polls and one for posts.
+//! Every client runs one session after another on two connections that stay open: one for polls, one for posts.
 
 use crate::engine::{PATIENCE, Progress};
 use crate::exchange::Exchange;
@@ -15,13 +15,13 @@ use mio::{Events, Poll, Token};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-/// Between a server's being ready and its first client.
+/// The pause between the readiness of a server and its first client.
 const SETTLE: Duration = Duration::from_secs(1);
-/// How long one wait for events takes at most.
+/// The longest wait for socket events.
 const TURN: Duration = Duration::from_millis(50);
-/// Where both servers speak Ring's vocabulary, by polling.
+/// The path and query at which both servers serve Ring's vocabulary by polling.
 const TARGET: &str = "/api/socket/?EIO=4&transport=polling";
-/// What one read takes at most.
+/// The size of the read buffer.
 const READ_BYTES: usize = 16 * 1024;
 
 /// What to run.
@@ -31,7 +31,7 @@ pub struct Options {
     pub warmup: Duration,
     pub window: Duration,
     pub repetitions: u32,
-    /// Share of a core that other programs may use before a run is void.
+    /// The share of a core above which the CPU use of other programs makes a run void.
     pub noise_max: f64,
 }
 
@@ -113,10 +113,10 @@ fn measure(options: &Options, server: SocketAddr, pid: u32) -> Result<Figures> {
     Ok(figures)
 }
 
-/// What happened in a window.
+/// The counts of a window.
 #[derive(Default)]
 struct Tally {
-    /// Sessions that ended in it, and how long each took, in microseconds.
+    /// The sessions that ended in the window, and their durations in microseconds.
     sessions: u64,
     session_us: Histogram,
     /// Answers to requests.
@@ -130,7 +130,7 @@ struct Crowd {
     events: Events,
     buffer: Vec<u8>,
     tally: Tally,
-    /// Answers since the beginning, by which one sees that the server lives.
+    /// Answers since the start. The run fails if this number stops growing.
     answers: u64,
     progress: Progress,
 }
@@ -161,20 +161,20 @@ impl Crowd {
         })
     }
 
-    /// Every client leads one session after another for so long; the last ones are left as they are.
+    /// Every client runs one session after another for the duration `time`. Sessions that are open then stay open.
     fn run_for(&mut self, time: Duration) -> Result<()> {
         let end = Instant::now() + time;
         for client in self.clients.iter_mut().filter(|client| client.visit.is_none()) {
             client.begin()?;
         }
         while let Some(left) = end.checked_duration_since(Instant::now()) {
-            // epoll counts in milliseconds.
+            // epoll's timeout has a resolution of 1 ms.
             self.pump(left.clamp(Duration::from_millis(1), TURN), true)?;
         }
         Ok(())
     }
 
-    /// Every session comes to its end, and none follows.
+    /// Waits until every session has ended, and starts no new ones.
     fn finish(&mut self) -> Result<()> {
         while self.clients.iter().any(|client| client.visit.is_some()) {
             self.pump(TURN, false)?;
@@ -182,7 +182,8 @@ impl Crowd {
         Ok(())
     }
 
-    /// Waits up to `timeout` for something to happen, and handles it. `again`: whose session ended begins another.
+    /// Waits up to `timeout` for socket events, and handles them. With `again`, a client whose session ended starts
+    /// another one.
     fn pump(&mut self, timeout: Duration, again: bool) -> Result<()> {
         ensure!(!interrupt::requested(), "interrupted");
         match self.poll.poll(&mut self.events, Some(timeout)) {
@@ -215,7 +216,7 @@ struct Client {
     visitor: Visitor,
     polls: Exchange,
     posts: Exchange,
-    /// The session that it is in.
+    /// The current session.
     visit: Option<Visit>,
     began: Instant,
     requests: u64,
@@ -229,7 +230,7 @@ impl Client {
         self.speak()
     }
 
-    /// Reads and writes what a connection is ready for; whether it brought an answer.
+    /// Writes and reads on a connection that is ready. Returns whether an answer arrived.
     fn ready(&mut self, posts: bool, event: &mio::event::Event, buffer: &mut [u8]) -> Result<bool> {
         let exchange = if posts { &mut self.posts } else { &mut self.polls };
         if event.is_writable() {
@@ -249,12 +250,12 @@ impl Client {
         Ok(true)
     }
 
-    /// How long the session took that has ended just now, if one has.
+    /// The duration of the session, if it has just ended.
     fn ended(&mut self) -> Option<Duration> {
         self.visit.take_if(|visit| visit.is_over()).map(|_| self.began.elapsed())
     }
 
-    /// Sends what is due: what there is to say first, as engine.io-client does.
+    /// Sends the requests that are due: the post before the poll, as engine.io-client does.
     fn speak(&mut self) -> Result<()> {
         let Some(visit) = self.visit.as_mut() else { return Ok(()) };
         if let Some(body) = visit.begin_post() {
@@ -267,7 +268,7 @@ impl Client {
     }
 }
 
-/// Where a session's requests go, with what keeps caches from answering them.
+/// The target of a session's next request. The number in `t` prevents caches from answering it.
 fn target(requests: &mut u64, sid: &str) -> String {
     *requests += 1;
     match sid {

@@ -1,9 +1,9 @@
-//! What a run found: one line of JSON for each run, and a table of medians over the repetitions.
+//! The results of runs: one line of JSON for each run, and a table of medians over the repetitions.
 
 use serde_json::{Map, Value};
 use std::fmt::Write;
 
-/// Named numbers, in the order in which they were found.
+/// Named numbers, in the order of insertion.
 #[derive(Debug, Default, Clone)]
 pub struct Figures(Vec<(&'static str, f64)>);
 
@@ -24,17 +24,17 @@ impl Figures {
 pub struct Run {
     pub mode: &'static str,
     pub system: &'static str,
-    /// What distinguishes it from the mode's other runs.
+    /// The case within the mode, for example the size of the rooms.
     pub case: String,
     pub repetition: u32,
     pub figures: Figures,
-    /// Something else used the cores, so that the figures do not count.
+    /// Other programs used too much CPU during the run, so its figures do not count.
     pub void: bool,
     pub error: Option<String>,
 }
 
 impl Run {
-    /// A run that found this, or failed.
+    /// A run with the figures that it found, or with its error.
     pub fn new(
         mode: &'static str,
         system: &'static str,
@@ -82,7 +82,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Prints a run's line and keeps it; whether it counts.
+    /// Prints a run's line of JSON and keeps the run. Returns whether the run counts.
     pub fn add(&mut self, run: Run) -> bool {
         println!("{}", run.json());
         let counts = !run.void && run.error.is_none();
@@ -95,7 +95,7 @@ impl Report {
         self.runs.iter().filter(|run| run.error.is_some()).count()
     }
 
-    /// A table of medians with the least and the greatest of the runs that count.
+    /// A table of medians, with the least and the greatest value, over the runs that count.
     pub fn table(&self, columns: &[Column]) -> String {
         let mut rows: Vec<(&str, &str)> = Vec::new();
         for run in &self.runs {
@@ -111,7 +111,7 @@ impl Report {
             let of_row =
                 |run: &&Run| run.case == case && run.system == system && !run.void && run.error.is_none();
             let runs: Vec<&Run> = self.runs.iter().filter(of_row).collect();
-            // A string takes everything.
+            // Writing to a string never fails.
             let _ = write!(table, "| {case} | {system} | {} |", runs.len());
             for column in columns {
                 let values = runs.iter().filter_map(|run| run.figures.get(column.figure)).collect();
@@ -135,7 +135,7 @@ fn spread(mut values: Vec<f64>, decimals: usize) -> String {
     }
 }
 
-/// The median of sorted values, of which there is at least one.
+/// The median of sorted values. There must be at least one value.
 fn median(sorted: &[f64]) -> f64 {
     let middle = sorted.len() / 2;
     if sorted.len() % 2 == 1 { sorted[middle] } else { f64::midpoint(sorted[middle - 1], sorted[middle]) }
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn medians_leave_out_what_does_not_count() {
+    fn medians_leave_out_void_and_failed_runs() {
         let mut report = Report::default();
         for (repetition, value) in [(1, 30.0), (2, 10.0), (3, 20.0)] {
             assert!(report.add(run(repetition, Ok(value))));
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn an_even_number_of_runs_has_its_median_between_two() {
+    fn the_median_of_an_even_number_of_values_is_the_mean_of_the_middle_two() {
         assert_eq!(spread(vec![4.0, 1.0, 2.0, 3.0], 1), "2.5 (1.0–4.0)");
     }
 }

@@ -1,12 +1,12 @@
-//! Mode `soak`: many messages in many conversations by senders that come and go, and what memory is left of it.
+//! Mode `soak`: the memory that a server keeps after many messages in many conversations by senders that come and go.
 //!
-//! A thousand residents in rooms of ten stay connected all the time and say nothing. Each session is another
-//! user's: connect, join one conversation, send its messages with several under way, hear and have acknowledged
-//! each of them, say goodbye. Every conversation is visited twice, by two users.
+//! A thousand residents in rooms of ten stay connected all the time and send nothing. Each session belongs to another
+//! user. It connects, joins one conversation, sends its messages with several in flight, waits for each delivery and
+//! each acknowledgement, and closes. Every conversation has two sessions, of two users.
 //!
-//! *Before* is the memory after a warm-up of the same kind with a fifth of the messages, which fills what has a
-//! fixed size, and a rest;
-//! *after* is the memory after the messages, and the same rest. At both times the same connections are open.
+//! *Before* is the memory after a warm-up and a rest. The warm-up is of the same kind, with a fifth of the messages; it
+//! fills the structures of fixed size. *After* is the memory after the messages and the same rest. The same
+//! connections are open at both times.
 
 use crate::connection::State;
 use crate::engine::{Engine, PATIENCE, Progress};
@@ -18,15 +18,17 @@ use anyhow::{Context, Result, ensure};
 use std::time::{Duration, Instant};
 
 const RESIDENTS_PER_ROOM: u32 = 10;
-/// Connections that have not joined yet, at once.
+/// The most connections that are joining at a time.
 const JOINING_AT_ONCE: u32 = 64;
-/// Times that a conversation is visited.
+/// Sessions in each conversation.
 const VISITS: u32 = 2;
-/// The warm-up's part of the whole: enough to fill the database's page cache, which stays full.
+/// The warm-up has one part in this many of the conversations: enough to fill the database's page cache, which stays
+/// full.
 const WARMUP_PART: u32 = 5;
-/// A rest lasts at least until what is idle for a minute has been evicted, and ends when memory no longer changes.
+/// The shortest rest. The server evicts state that is idle for a minute; a rest is longer than that.
 const REST_MIN: Duration = Duration::from_secs(75);
 const REST_SAMPLE: Duration = Duration::from_secs(5);
+/// After `REST_MIN`, a rest ends when this many samples in a row differ by less than `REST_CHANGE_MAX`.
 const REST_SAMPLES_ALIKE: usize = 4;
 const REST_CHANGE_MAX: f64 = 0.01;
 
@@ -42,14 +44,14 @@ pub struct Options {
     pub repetitions: u32,
 }
 
-/// Sessions one after another, as many at once as there are senders.
+/// A number of sessions. Each sender runs one session after another.
 struct Sessions {
-    /// The first slot of a sender.
+    /// The slot of the first sender.
     first_slot: u32,
     senders: u32,
     depth: u32,
     messages_each: u32,
-    /// The first room of a conversation, and how many there are.
+    /// The room of the first conversation, and the number of conversations.
     first_room: u32,
     conversations: u32,
     first_user: u32,
@@ -116,7 +118,7 @@ fn once(host: &Host, options: &Options) -> Result<Figures> {
     let peak_kib = sessions.run(&mut engine, pid)?;
     let (seconds, cpu) = (began.elapsed().as_secs_f64(), usage::read(&[pid])?.servers.since(cpu));
     let after = rest(&mut engine, pid, options.rest_max)?;
-    // The residents still hear.
+    // The residents must still receive messages.
     for room in 0..resident_rooms {
         engine.publish((room * RESIDENTS_PER_ROOM) as usize)?;
     }
@@ -141,7 +143,7 @@ fn once(host: &Host, options: &Options) -> Result<Figures> {
 }
 
 impl Sessions {
-    /// Runs all sessions; returns the most memory that the server held, in KiB.
+    /// Runs all sessions and returns the server's greatest resident memory, in KiB.
     fn run(&self, engine: &mut Engine, pid: u32) -> Result<f64> {
         let closed_before = engine.world.tally.closed;
         let (mut begun, mut sent) = (0, vec![0; self.senders as usize]);
@@ -169,7 +171,7 @@ impl Sessions {
         Ok(peak_kib)
     }
 
-    /// Sends what a session may send now, or ends it when it has heard everything.
+    /// Sends the messages that a session may send now, or closes the session when it has received everything.
     fn go_on(&self, engine: &mut Engine, slot: usize, sent: &mut u32) -> Result<()> {
         let member = engine.member(slot).context("nobody there")?;
         let published = engine.world.rooms[member.room as usize].published;
@@ -186,7 +188,8 @@ impl Sessions {
     }
 }
 
-/// Waits until what is idle has been evicted and memory no longer changes, and returns it.
+/// Waits until the server has evicted idle state and its memory no longer changes, for at most `rest_max`. Returns the
+/// memory at the end.
 fn rest(engine: &mut Engine, pid: u32, rest_max: Duration) -> Result<Memory> {
     let began = Instant::now();
     let mut samples = vec![usage::memory(pid)?];

@@ -1,4 +1,5 @@
-//! The servers that are compared: Carillon in one process, by either kind of client, the floor, and the peer on Node.
+//! The servers that are compared: Carillon in one process (with native or Ring clients), the floor, and the Node
+//! server.
 
 use crate::dialect::Dialect;
 use crate::host::{Host, Process, Ready, free_port};
@@ -7,29 +8,29 @@ use std::net::SocketAddr;
 use std::process::Command;
 use tempfile::TempDir;
 
-/// A server that clients connect to.
+/// A kind of server, with its kind of clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum System {
     Floor,
     Carillon,
-    /// Carillon, whose clients speak Ring's vocabulary over Socket.IO.
+    /// Carillon with clients that use Ring's vocabulary over Socket.IO.
     Ring,
     /// Socket.IO's own server on Node, with the same clients as `Ring`.
     SocketioNode,
 }
 
-/// A server that runs, with its files.
+/// A running server with its files.
 pub struct Server {
     pub process: Process,
     pub address: SocketAddr,
     pub dialect: Dialect,
     system: System,
-    // After the process, which uses it.
+    // Declared after `process`, so that it is dropped after it: the process uses the folder.
     _folder: TempDir,
 }
 
 impl System {
-    /// Its name in a report.
+    /// The name on the command line and in reports.
     pub fn name(self) -> &'static str {
         match self {
             System::Floor => "floor",
@@ -39,13 +40,13 @@ impl System {
         }
     }
 
-    /// The system of a name.
+    /// The system with a given name.
     pub fn of_name(name: &str) -> Option<System> {
         let all = [System::Floor, System::Carillon, System::Ring, System::SocketioNode];
         all.into_iter().find(|system| system.name() == name)
     }
 
-    /// What its clients speak.
+    /// The protocol of its clients.
     pub fn dialect(self) -> Dialect {
         match self {
             System::Floor => Dialect::Floor,
@@ -54,7 +55,7 @@ impl System {
         }
     }
 
-    /// The command that runs it, but where it listens and keeps its files.
+    /// The command that starts it, still without the listening address and the data directory.
     fn command(self, host: &Host) -> Result<Command> {
         match self {
             System::Floor => {
@@ -71,10 +72,10 @@ impl System {
         }
     }
 
-    /// Whether all that it takes is there.
+    /// Checks that the programs and packages that it needs are installed.
     ///
     /// # Errors
-    /// With what has to be done if not.
+    /// When something is missing. The error says how to install it.
     pub fn check(self, host: &Host) -> Result<()> {
         self.command(host).map(drop)
     }
@@ -99,11 +100,11 @@ impl System {
 }
 
 impl Server {
-    /// Stops it, when all clients are gone.
+    /// Stops the server. All clients must be gone.
     pub fn stop(self) -> Result<()> {
         let Server { process, system, .. } = self;
         match system {
-            // It serves until it is ended, and holds nothing.
+            // The floor has no orderly stop and no data, so it is killed.
             System::Floor => drop(process),
             System::Carillon | System::Ring | System::SocketioNode => process.stop()?,
         }

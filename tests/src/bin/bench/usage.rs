@@ -1,4 +1,4 @@
-//! What processes and the machine use, read from /proc.
+//! CPU time and memory of processes and of the machine, from /proc.
 
 use anyhow::{Context, Result};
 use std::fs::read_to_string;
@@ -16,31 +16,31 @@ impl Cpu {
         self.user_s + self.system_s
     }
 
-    /// What was used since `earlier`.
+    /// The time used since `earlier`.
     pub fn since(self, earlier: Cpu) -> Cpu {
         Cpu { user_s: self.user_s - earlier.user_s, system_s: self.system_s - earlier.system_s }
     }
 }
 
-/// What a process holds in memory, in KiB; swapped-out memory counts as held.
+/// The memory of a process in KiB. Swapped-out memory is included.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Memory {
     pub resident_kib: f64,
-    /// The part that belongs to no file: heap and stacks.
+    /// The part that is not backed by a file: heap and stacks.
     pub anonymous_kib: f64,
 }
 
-/// A reading of all that matters to a window.
+/// CPU times at one moment. The difference of two readings is the use in a window.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Reading {
     pub servers: Cpu,
     pub own: Cpu,
     pub machine: Cpu,
-    /// Time that the hypervisor gave to others.
+    /// Time that the hypervisor gave to other virtual machines.
     pub stolen_s: f64,
 }
 
-/// Reads what the processes `pids`, this process and the machine have used so far.
+/// Reads the CPU times of the processes `pids`, of this process and of the machine.
 pub fn read(pids: &[u32]) -> Result<Reading> {
     let mut servers = Cpu::default();
     for pid in pids {
@@ -75,7 +75,7 @@ fn ticks_per_second() -> f64 {
     rustix::param::clock_ticks_per_second() as f64
 }
 
-/// utime and stime, which include all threads that live or ended.
+/// The fields utime and stime. They include the process's running threads and those that have ended.
 fn process(stat: &str, ticks_per_second: f64) -> Option<Cpu> {
     let (_, after_name) = stat.rsplit_once(')')?;
     let mut times = after_name.split_whitespace().skip(11).map(|field| field.parse::<f64>().ok());
@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_found_behind_any_name() {
+    fn times_are_found_after_any_process_name() {
         let stat = "7 (a ) b) S 1 7 7 0 -1 4194304 100 0 0 0 250 150 3 4 20 0 1 0 1 1 1";
         assert_eq!(process(stat, 100.0), Some(Cpu { user_s: 2.5, system_s: 1.5 }));
         assert_eq!(process("7 (a", 100.0), None);

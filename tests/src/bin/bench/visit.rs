@@ -1,7 +1,7 @@
-//! A polling session from its handshake to its goodbye, as engine.io-client leads it; no I/O.
+//! The state of a polling session from its handshake to its close packet, as in engine.io-client; no I/O.
 //!
-//! The handshake, then one poll after another until the client leaves, with posts beside them, one at a time. It
-//! enters the namespace, joins a room, and leaves when it is told that it joined.
+//! After the handshake the session sends one poll after another, and at most one post at the same time. It connects to
+//! the namespace, joins a room, and closes when the join is answered.
 
 use crate::dialect::{self, Heard, Stage as Turn};
 use anyhow::{Context, Result, bail, ensure};
@@ -11,35 +11,35 @@ const SEPARATOR: char = '\u{1e}';
 /// Engine.IO's packets that carry no data.
 const CLOSE: &str = "1";
 const NOOP: &str = "6";
-/// What a post is answered with.
+/// The server's answer to a post.
 const TAKEN: &str = "ok";
 
-/// How far a session has come.
+/// The answer that a session waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// It waits for its id.
+    /// The handshake with the session's id.
     Opening,
-    /// It waits to be let in.
+    /// The acceptance into the namespace.
     Entering,
-    /// It waits to have joined.
+    /// The answer to the join.
     Joining,
-    /// It waits for its goodbye to be taken.
+    /// The answer to the post with the close packet.
     Leaving,
 }
 
-/// Who comes: the same client session after session.
+/// The user of a client, the same in all its sessions.
 #[derive(Debug, Clone)]
 pub struct Visitor {
-    /// Both the user's number and its room's.
+    /// The number of the user and of the room.
     number: u32,
     connect: String,
 }
 
 impl Visitor {
-    /// A user, in a room that nobody else enters.
+    /// A user with a room of its own.
     ///
     /// # Errors
-    /// When no token can be made.
+    /// When the token cannot be signed.
     pub fn new(number: u32) -> Result<Visitor> {
         Ok(Visitor { number, connect: dialect::ring_connect(number)? })
     }
@@ -49,16 +49,16 @@ impl Visitor {
 #[derive(Debug)]
 pub struct Visit {
     stage: Stage,
-    /// Empty until the server has told it.
+    /// Empty until the handshake is answered.
     sid: String,
     polling: bool,
     posting: bool,
-    /// Packets that the next post takes.
+    /// Packets for the next post.
     outbox: Vec<String>,
 }
 
 impl Visit {
-    /// A session of which nothing has happened.
+    /// A session before its handshake.
     pub fn new() -> Visit {
         Visit {
             stage: Stage::Opening,
@@ -74,14 +74,14 @@ impl Visit {
         &self.sid
     }
 
-    /// Whether a poll has to begin, which then has begun.
+    /// Returns whether a poll is due, and records it as started.
     pub fn begin_poll(&mut self) -> bool {
         let due = !self.polling && self.stage != Stage::Leaving;
         self.polling |= due;
         due
     }
 
-    /// The body of a post that has to begin, which then has begun.
+    /// Returns the body of the post that is due, if any, and records it as started.
     pub fn begin_post(&mut self) -> Option<String> {
         if self.posting || self.outbox.is_empty() {
             return None;
@@ -91,20 +91,20 @@ impl Visit {
         Some(packets.join(SEPARATOR.encode_utf8(&mut [0; 4])))
     }
 
-    /// A poll was answered.
+    /// Handles the answer to a poll.
     ///
     /// # Errors
-    /// When the answer is not what the session waits for.
+    /// When a packet in it is not expected at this stage.
     pub fn polled(&mut self, payload: &str, visitor: &Visitor) -> Result<()> {
         ensure!(self.polling, "an answer to no poll: {payload}");
         self.polling = false;
         payload.split(SEPARATOR).try_for_each(|packet| self.hear(packet, visitor))
     }
 
-    /// A post was answered.
+    /// Handles the answer to a post.
     ///
     /// # Errors
-    /// When it was not taken.
+    /// When the answer is not `ok`.
     pub fn posted(&mut self, answer: &str) -> Result<()> {
         ensure!(self.posting, "an answer to no post: {answer}");
         ensure!(answer == TAKEN, "a post was answered with {answer}");
@@ -112,7 +112,7 @@ impl Visit {
         Ok(())
     }
 
-    /// Whether the server has taken the goodbye.
+    /// Whether the server has accepted the close packet.
     pub fn is_over(&self) -> bool {
         self.stage == Stage::Leaving && self.outbox.is_empty() && !self.posting
     }
@@ -140,7 +140,7 @@ impl Visit {
             (Heard::Heartbeat { answer }, Stage::Entering | Stage::Joining) => {
                 self.outbox.push(answer.into());
             }
-            // Events that nobody asked about may come with those that somebody did, and after them.
+            // The server may send further events, such as presence, between the expected packets and after them.
             (Heard::Other, Stage::Entering | Stage::Joining | Stage::Leaving)
                 if packet == NOOP || packet.starts_with("42[") => {}
             (_, stage) => bail!("{packet:?} came in the stage of {stage:?}"),
@@ -160,7 +160,7 @@ mod tests {
         Visitor::new(7).expect("a token")
     }
 
-    /// A session in which these polls were answered, and every post.
+    /// A session whose polls got these answers, and whose posts all got `ok`.
     fn visit(payloads: &[&str]) -> Result<Visit> {
         let (mut visit, visitor) = (Visit::new(), visitor());
         for payload in payloads {
@@ -192,7 +192,7 @@ mod tests {
         assert_eq!(visit.begin_post().as_deref(), Some("3"));
         assert!(visit.begin_poll() && !visit.is_over());
         visit.polled(JOINED, &visitor).expect("joined");
-        assert!(!visit.begin_poll(), "who leaves polls no more");
+        assert!(!visit.begin_poll(), "no poll after the close packet");
         visit.posted("ok").expect("taken");
         assert!(!visit.is_over(), "the goodbye is not sent");
         assert_eq!(visit.begin_post().as_deref(), Some("1"));
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn packets_that_wait_go_in_one_payload() {
+    fn waiting_packets_are_sent_in_one_payload() {
         let mut visit = visit(&[OPEN, "40{\"sid\":\"x\"}"]).expect("valid");
         assert!(visit.begin_poll());
         visit.polled(&format!("2\u{1e}{JOINED}\u{1e}6\u{1e}42[\"x\"]"), &visitor()).expect("valid");
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_due_fails_the_session() {
+    fn an_unexpected_packet_fails_the_session() {
         let admitted = r#"40{"sid":"x"}"#;
         for payloads in [
             &["ok"][..],
@@ -231,8 +231,8 @@ mod tests {
             assert!(visit(payloads).is_err(), "{payloads:?}");
         }
         let mut visit = Visit::new();
-        assert!(visit.polled(OPEN, &visitor()).is_err(), "nobody polled");
-        assert!(visit.posted("ok").is_err(), "nobody posted");
+        assert!(visit.polled(OPEN, &visitor()).is_err(), "no poll was started");
+        assert!(visit.posted("ok").is_err(), "no post was started");
         visit.posting = true;
         assert!(visit.posted("no").is_err());
     }

@@ -1,4 +1,4 @@
-//! WebSocket framing for both ends of a benchmark: no extensions, no fragments, no I/O.
+//! WebSocket framing for clients and the floor (RFC 6455): no extensions, no fragments, no I/O.
 
 use anyhow::{Result, bail};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -8,22 +8,22 @@ pub const CLOSE: u8 = 8;
 pub const PING: u8 = 9;
 pub const PONG: u8 = 10;
 
-/// The example key of RFC 6455 §1.3 and its answer: nothing depends on its being random here.
+/// The example key of RFC 6455 §1.3 and its answer. A benchmark does not need a random key.
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
-/// Masks a client's frames; any four bytes do.
+/// The mask of the clients' frames. A benchmark does not need a random mask.
 const MASK: [u8; 4] = [0x5a, 0xc3, 0x17, 0x8e];
 
 /// One complete frame at the beginning of a buffer.
 pub struct Frame {
     pub opcode: u8,
     pub mask: Option<[u8; 4]>,
-    /// Where the payload begins and where the frame ends.
+    /// The offsets of the payload's start and of the frame's end.
     pub start: usize,
     pub end: usize,
 }
 
-/// The first frame in `buffer`, once it is complete.
+/// Parses the first frame in `buffer`. Returns `None` while it is incomplete.
 pub fn frame(buffer: &[u8]) -> Result<Option<Frame>> {
     let [first, second, ..] = *buffer else { return Ok(None) };
     if first & 0xf0 != 0x80 {
@@ -61,14 +61,14 @@ fn header(opcode: u8, length: usize, mask_bit: u8, out: &mut Vec<u8>) {
     }
 }
 
-/// Appends a client's frame.
+/// Appends a client's frame, which is masked.
 pub fn put_masked(opcode: u8, payload: &[u8], out: &mut Vec<u8>) {
     header(opcode, payload.len(), 0x80, out);
     out.extend_from_slice(&MASK);
     out.extend(payload.iter().zip(MASK.iter().cycle()).map(|(byte, key)| byte ^ key));
 }
 
-/// Appends a server's frame.
+/// Appends a server's frame, which is not masked.
 pub fn put(opcode: u8, payload: &[u8], out: &mut Vec<u8>) {
     header(opcode, payload.len(), 0, out);
     out.extend_from_slice(payload);
@@ -79,7 +79,7 @@ pub fn unmask(payload: &[u8], mask: [u8; 4], out: &mut Vec<u8>) {
     out.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, key)| byte ^ key));
 }
 
-/// What a client asks with.
+/// A client's upgrade request.
 pub fn request(host: &str, path: &str) -> Vec<u8> {
     format!(
         "GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -88,7 +88,7 @@ pub fn request(host: &str, path: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// How long the server's answer is, once it is complete.
+/// The length of the server's answer to the upgrade request, or `None` while it is incomplete.
 pub fn accepted(buffer: &[u8]) -> Result<Option<usize>> {
     let Some(end) = head_end(buffer) else { return Ok(None) };
     let head = String::from_utf8_lossy(&buffer[..end]);
@@ -98,7 +98,8 @@ pub fn accepted(buffer: &[u8]) -> Result<Option<usize>> {
     Ok(Some(end))
 }
 
-/// A client's handshake, answered: (path, answer, length of the handshake).
+/// Parses a client's upgrade request. Returns (path, answer, length of the request), or `None` while it is
+/// incomplete.
 pub fn answer(buffer: &[u8]) -> Result<Option<(String, String, usize)>> {
     let Some(end) = head_end(buffer) else { return Ok(None) };
     let head = String::from_utf8_lossy(&buffer[..end]);
@@ -122,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_client_and_a_server_understand_each_other() {
+    fn the_servers_answer_completes_the_clients_handshake() {
         let request = request("127.0.0.1:1", "/room-7");
         assert!(answer(&request[..request.len() - 1]).expect("valid so far").is_none());
         let (path, answer, length) = answer(&request).expect("valid").expect("complete");
@@ -132,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_of_every_length_survive_and_incomplete_ones_wait() {
+    fn frames_of_every_length_are_parsed_once_complete() {
         for length in [0, 1, 125, 126, 200, 65_535] {
             let payload: Vec<u8> = (0..length).map(|i| i as u8).collect();
             let (mut masked, mut plain, mut back) = (Vec::new(), Vec::new(), Vec::new());
@@ -149,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn fragments_and_giants_are_refused() {
+    fn fragments_and_frames_over_64_kib_are_refused() {
         assert!(frame(&[TEXT, 0]).is_err());
         assert!(frame(&[0x81, 127, 0, 0, 0, 0, 0, 1, 0, 0]).is_err());
     }
