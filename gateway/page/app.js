@@ -1,4 +1,4 @@
-// The demo page's screen: draws what the client knows, and turns what people do into calls on it.
+// The demo page's screen: it draws the client's state and passes the user's actions to the client.
 import { Client, CONVERSATION_ID, conversationIdOf, userIdOf } from "./client.js";
 
 const CONTENT_CHARS_MAX = 5_000;
@@ -7,7 +7,7 @@ const OLDER_PX = 160;
 const GROUP_MS = 5 * 60_000;
 const TYPING_IDLE_MS = 4_000;
 const NOTICE_MS = 8_000;
-const SLOW_MS = 1_000; // a send is called slow, in words, only after this
+const SLOW_MS = 1_000; // a message shows "Sending…" only when its send has taken this long
 const HUES = 8;
 
 const $ = (id) => document.getElementById(id);
@@ -18,7 +18,7 @@ const calendar = new Intl.DateTimeFormat(undefined, { weekday: "long", day: "num
 
 let client = null;
 let active = null; // the conversation on the screen
-let pinned = true; // its newest message is in sight
+let pinned = true; // whether its newest message is visible
 let drawing = false;
 let nodes = new Map(); // key -> element of the message list
 const drafts = new Map();
@@ -47,7 +47,7 @@ function avatar(userId, name) {
   return node;
 }
 
-// Touching only what differs keeps focus and the screen reader's place.
+// It changes only nodes whose content differs, so that the focus and the screen reader's position stay.
 function replaceChildren(parent, signature, build) {
   if (parent.dataset.drawn === signature) return;
   parent.dataset.drawn = signature;
@@ -56,7 +56,7 @@ function replaceChildren(parent, signature, build) {
   parent.querySelectorAll("button")[focused]?.focus();
 }
 
-// ---- who and where: kept in the address, so that a reload or a link leads back
+// ---- name and conversations: kept in the address, so that a reload or a link restores them
 
 function readAddress() {
   const fields = new URLSearchParams(location.hash.slice(1));
@@ -140,7 +140,7 @@ function openMenu(open) {
   if (open) $("sidebar").querySelector("button")?.focus();
 }
 
-// ---- talking
+// ---- messages
 
 function fitText() {
   text.style.height = "auto";
@@ -181,7 +181,7 @@ function arrived(conversation, message) {
   announce(`${message.senderName}${where}: ${message.content.slice(0, 300)}`);
 }
 
-// Whoever catches up on many messages hears how many, not all of them.
+// If many messages arrive together, a screen reader announces their number instead of every message.
 let announcements = [];
 function announce(line) {
   if (announcements.push(line) > 1) return;
@@ -205,7 +205,7 @@ function notice(line) {
 function draw() {
   if (drawing) return;
   drawing = true;
-  // A hidden page gets no animation frames, and its title should count what is unread.
+  // A hidden page gets no animation frames, but its title has to show the number of unread messages.
   const soon = document.hidden ? (action) => setTimeout(action, 100) : requestAnimationFrame;
   soon(() => {
     drawing = false;
@@ -348,7 +348,7 @@ function failure(message) {
     button("link", "Discard", () => client.discard(conversation, message)));
 }
 
-// ---- what people do
+// ---- the user's actions
 
 function scrolled() {
   pinned = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < PINNED_PX;
@@ -388,7 +388,7 @@ document.addEventListener("keydown", (event) => {
   step(event.key === "ArrowUp" ? -1 : 1);
 });
 document.addEventListener("visibilitychange", () => {
-  drawing = false; // the frame asked for may never come
+  drawing = false; // the requested animation frame may never come
   if (client) scrolled();
 });
 addEventListener("online", () => client?.hurry());

@@ -1,4 +1,5 @@
-// Speaks Carillon's native vocabulary for the demo page: one connection, the conversations on it; knows nothing of the screen.
+// The demo page's client of Carillon's native vocabulary: one connection and its conversations. It is independent of
+// the screen.
 import { Conversation, PAGE_MESSAGES } from "./conversation.js";
 
 const BACKOFF_MS_MIN = 400;
@@ -18,7 +19,7 @@ const NAMES_MAX = 1_000;
 export const CONVERSATION_ID = /^[A-Za-z0-9_.:@-]{1,128}$/;
 const RETRYABLE = new Set(["rate_limited", "unavailable", "timeout"]);
 
-/** Exponential, with the upper half random, so that a thousand pages do not come back in one moment. */
+/** Exponential, with the upper half random, so that a thousand pages do not reconnect at the same moment. */
 export function backoffMs(attempt, random = Math.random) {
   const ceiling = Math.min(BACKOFF_MS_MAX, BACKOFF_MS_MIN * 2 ** Math.min(attempt, 10));
   return ceiling * (0.5 + random() / 2);
@@ -32,23 +33,23 @@ export function userIdOf(name) {
   return id || `u-${points().join("-")}`;
 }
 
-/** What people type for a conversation, as near to an id as can be; CONVERSATION_ID says whether it is one. */
+/** Turns the user's text for a conversation into an id, if possible; CONVERSATION_ID checks the result. */
 export const conversationIdOf = (typed) => typed.trim().replace(/^#/, "").replace(/\s+/g, "-");
 
-// crypto.randomUUID is missing on plain http from another machine.
+// crypto.randomUUID does not exist on pages that were loaded over plain HTTP from another machine.
 const randomId = () =>
   Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 
 export class Client {
-  /** `on` has `change()`, `message(conversation, message)` for what newly arrived, and `notice(text)`. */
+  /** `on` has `change()`, `message(conversation, message)` for new messages, and `notice(text)`. */
   constructor({ url, userId, name, on }) {
     Object.assign(this, { url, userId, name, on });
     this.state = "connecting"; // connecting, online, waiting, refused, stopped
     this.reason = "";
     this.conversations = new Map();
-    this.people = new Map(); // user id -> status, of those online
+    this.people = new Map(); // user id -> status, for users who are online
     this.names = new Map([[userId, name]]);
-    this.asked = new Map(); // ref -> [conversation, what to do when refused for a moment]
+    this.asked = new Map(); // ref -> [conversation, the action that repeats the request after a temporary error]
     this.delays = new Set();
     this.attempt = 0;
     this.resumeAtMs = 0;
@@ -68,7 +69,7 @@ export class Client {
     socket.onclose = (event) => socket === this.socket && this.lost(event);
   }
 
-  /** Skips the rest of the wait: the network came back, or somebody asked to. */
+  /** Connects at once instead of waiting: the network came back, or the user clicked "Try now". */
   hurry() {
     if (this.state === "waiting" || this.state === "refused") this.connect();
   }
@@ -79,7 +80,7 @@ export class Client {
     this.change("stopped");
   }
 
-  // The socket is forgotten before it is closed: on a dead network the close event itself can take minutes.
+  // It clears `this.socket` before it closes the socket: on a dead network the close event can take minutes.
   drop() {
     const socket = this.socket;
     this.socket = null;
@@ -107,7 +108,7 @@ export class Client {
     for (const conversation of this.conversations.values()) this.subscribe(conversation);
   }
 
-  // A browser does not show the server's pings, so silence is broken by our own.
+  // A browser does not show the server's pings to the page, so the page sends its own when nothing arrives.
   watch() {
     const silenceMs = Date.now() - this.heardAtMs;
     if (silenceMs > SILENCE_MS_MAX) return this.lost({ code: 1006 });
@@ -115,7 +116,7 @@ export class Client {
     this.after(WATCH_MS, () => this.watch());
   }
 
-  /** A delay that ends with the connection. */
+  /** Calls `action` after a delay, unless the connection ends before. */
   after(delayMs, action) {
     const delay = setTimeout(() => {
       this.delays.delete(delay);
@@ -141,7 +142,7 @@ export class Client {
     this.after(ANSWER_MS_MAX, () => this.asked.has(ref) && this.refused({ ref, code: "timeout" }));
   }
 
-  // ---- what the page does
+  // ---- actions of the page
 
   join(id) {
     if (this.conversations.has(id)) return this.conversations.get(id);
@@ -197,7 +198,7 @@ export class Client {
     return true;
   }
 
-  /** Always with the id it had at first: the server gives the first send's ack again, and nobody sees it twice. */
+  /** Every attempt has the same client id: the server repeats the first send's ack and stores the message only once. */
   transmit(conversation, message) {
     clearTimeout(message.timer);
     if (!conversation.pending.includes(message)) return;
@@ -241,7 +242,7 @@ export class Client {
     this.write({ type: isTyping ? "typing_start" : "typing_stop", conversation_id: conversation.id });
   }
 
-  // ---- what the server says
+  // ---- frames from the server
 
   hear(data) {
     this.heardAtMs = Date.now();

@@ -1,11 +1,13 @@
-// One conversation as the page holds it: a window on its log, ordered by seq, each message once, and what waits to be sent.
+// The page's state of one conversation: a window of its messages, ordered by seq, each message once, and the messages
+// that wait to be sent.
 
 export const PAGE_MESSAGES = 50;
 const KEPT_MESSAGES_PINNED = 300;
 const KEPT_MESSAGES_MAX = 2_000;
 const PATCHES_MAX = 1_000;
 
-// These take a seq of the log; receipts carry a seq too, but it is only a mark in it.
+// Only these events have a seq of their own in the conversation. A receipt also has a `seq`, but it is the position up
+// to which a user has read.
 const DURABLE = new Set([
   "new_message", "message_updated", "message_deleted", "reaction_added", "reaction_removed",
   "participant_joined", "participant_left", "conversation_updated",
@@ -16,21 +18,22 @@ export class Conversation {
     this.id = id;
     this.title = "";
     this.joined = false;
-    this.cursor = null; // highest seq heard: where to go on after a lost connection
-    this.oldest = null; // lowest seq covered: everything from here to the cursor is in the log
+    this.cursor = null; // the highest seq received: a new connection continues after it
+    this.oldest = null; // the lowest seq covered: the log has every message from here to the cursor
     this.more = true;
     this.loading = false;
     this.log = [];
     this.pending = [];
     this.typists = new Map();
-    this.patches = new Map(); // edits and deletions, by message id: a page of history may bring them before the message
+    // Edits and deletions by message id. They may arrive before the message, which is on an older page of history.
+    this.patches = new Map();
     this.typingSentAtMs = 0;
     this.unread = 0;
   }
 
   connected(headSeq) {
     this.joined = true;
-    // A head below the cursor is another log under the same name: a development server that was emptied.
+    // A head below the cursor belongs to a new conversation with the same id: a development server's data was deleted.
     if (this.cursor !== null && this.cursor <= headSeq) return;
     this.log = [];
     this.patches.clear();
@@ -54,7 +57,7 @@ export class Conversation {
     if (events.length) this.oldest = Math.min(this.oldest, events[0].seq);
   }
 
-  /** Takes in one durable event, from wherever it comes, as often as it comes. Gives the message if it is a new one. */
+  /** Applies a durable event, live or from history; duplicates do no harm. Returns the message if it is new. */
   apply(event) {
     if (!this.joined || !DURABLE.has(event.type)) return null;
     this.cursor = Math.max(this.cursor, event.seq);
@@ -85,7 +88,7 @@ export class Conversation {
   acknowledged({ client_id, id, seq }) {
     const own = this.takePending(client_id);
     const known = this.log.some((message) => message.seq === seq);
-    // Below the window it would stand beside a hole; history brings it in its place.
+    // A message below the window would leave a gap above it. It is shown when its page of history is loaded.
     if (own && !known && seq >= this.oldest) this.place({ ...own, id, seq, state: "sent" });
   }
 
@@ -97,7 +100,7 @@ export class Conversation {
     return message;
   }
 
-  // Nearly everything belongs at the end, so the place is looked for from there.
+  // Nearly every message belongs at the end, so the search for its place starts there.
   place(message) {
     let index = this.log.length;
     while (index > 0 && this.log[index - 1].seq > message.seq) index -= 1;
@@ -117,7 +120,7 @@ export class Conversation {
     if (this.patches.size > PATCHES_MAX) this.patches.delete(this.patches.keys().next().value);
   }
 
-  /** Forgets the oldest messages beyond a bound, the smaller one while nobody reads them; history has them still. */
+  /** Drops the oldest messages above a bound, which is smaller while the newest are visible. History still has them. */
   trim(pinned) {
     const excess = this.log.length - (pinned ? KEPT_MESSAGES_PINNED : KEPT_MESSAGES_MAX);
     if (excess <= 0 || this.loading) return;

@@ -1,11 +1,12 @@
-// Draws the API's description, and sends what people want to try. Knows OpenAPI, nothing of this API.
+// Draws an OpenAPI description with a form for each operation, and sends the forms' requests. It contains nothing
+// specific to Carillon's API.
 
 const METHODS = ["get", "post", "put", "patch", "delete"];
 const EXAMPLE_DEPTH_MAX = 6;
 
 const $ = (id) => document.getElementById(id);
 let api = null;
-let fields = 0; // numbers the form fields, so that labels find them
+let fields = 0; // the number of form fields so far, for ids that connect a label with its field
 
 function element(tag, className, content, ...children) {
   const node = document.createElement(tag);
@@ -15,20 +16,20 @@ function element(tag, className, content, ...children) {
   return node;
 }
 
-/** Text in which words between backticks are code. */
+/** An element with a text. Words between backticks become code. */
 function prose(tag, className, content) {
   const parts = (content ?? "").split("`");
   const nodes = parts.map((part, index) => (index % 2 ? element("code", "", part) : part));
   return element(tag, className, null, ...nodes);
 }
 
-/** The schema itself, where only its name is given. */
+/** Follows a `$ref` to a named schema; any other schema is returned as it is. */
 function resolve(document, schema) {
   const name = schema?.$ref?.match(/^#\/components\/schemas\/(.+)$/)?.[1];
   return name ? document.components.schemas[name] : schema ?? {};
 }
 
-/** A value that the schema describes, as a first idea of what to send or expect. */
+/** An example value for a schema. */
 function example(document, schema, depth = 0) {
   const found = resolve(document, schema);
   if (found.example !== undefined) return found.example;
@@ -54,7 +55,7 @@ function bodySchema(holder) {
   return holder?.content?.["application/json"]?.schema;
 }
 
-/** Only what must be there: the rest is described beside it. */
+/** The first text of a request's body: an example of its required fields. The others are described below the field. */
 function firstBody(schema) {
   const whole = example(api, schema);
   const required = resolve(api, schema).required ?? [];
@@ -88,7 +89,7 @@ function parameterFields(operation) {
   });
 }
 
-/** The address and headers that the filled-in parameters make. */
+/** The URL and the headers of a request with these parameters. */
 function request(path, filled) {
   const query = new URLSearchParams();
   const headers = {};
@@ -117,7 +118,7 @@ async function send(method, path, parameters, body) {
   try {
     shown = json(JSON.parse(text));
   } catch {
-    // It is shown as it came.
+    // The answer is not JSON and is shown as it is.
   }
   return `${response.status} ${response.statusText}, ${took} ms\n\n${shown}`;
 }
@@ -131,7 +132,7 @@ function responses(operation) {
 }
 
 function answerExample(operation) {
-  // Of 200 and 201, the second is what a first request gets.
+  // If there are 200 and 201, show the 201: a first request gets that one.
   const done = Object.entries(operation.responses ?? {}).findLast(([status]) => status.startsWith("2"));
   const schema = done && bodySchema(done[1]);
   return schema ? [element("h3", "", `Answer ${done[0]}`), element("pre", "", json(example(api, schema)))] : [];
@@ -179,7 +180,7 @@ function operationNode(method, path, operation) {
     element("span", "path", path),
     element("span", "summary", operation.summary ?? ""));
   const node = element("details", "operation", null, summary);
-  // Drawn when first opened: few are.
+  // Draw the details only when they are first opened, because most never are.
   node.addEventListener("toggle", () => {
     if (!node.open || node.childElementCount > 1) return;
     const about = element("div", "inside", null);

@@ -1,4 +1,4 @@
-// Opens the demo page in a real Chromium, and reads from the screen what a person would.
+// Opens the demo page in a real Chromium, and checks what a person would see on the screen.
 import { strict as assert } from "node:assert";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -20,7 +20,7 @@ export class Browser {
     return browser;
   }
 
-  /** A window of its own, without anything shared with the others: `at` names conversations, the first is shown. */
+  /** A window with storage of its own. `at` names the conversations; the page shows the first one. */
   async open(url, { name, at = [], ...options } = {}) {
     const context = await this.chromium.newContext({ viewport: { width: 1200, height: 760 }, ...options });
     const window = new Window(await context.newPage());
@@ -42,7 +42,7 @@ class Window {
     page.setDefaultTimeout(SIGHT_MS_MAX);
     page.on("pageerror", (error) => this.problems.push(String(error)));
     page.on("console", (line) => {
-      // A lost connection is what some tests are about; the browser reports it by itself.
+      // Some tests cut the connection on purpose, and the browser reports that on its console.
       const isOutage = /WebSocket connection to .* failed|net::ERR_CONNECTION/.test(line.text());
       if (["error", "warning"].includes(line.type()) && !isOutage) this.problems.push(line.text());
     });
@@ -67,7 +67,7 @@ class Window {
     return this.page.locator("#messages .text").allInnerTexts();
   }
 
-  /** Waits until the screen shows exactly these, in this order, all of them stored. */
+  /** Waits until the screen shows exactly these messages, in this order, all of them stored. */
   async shows(expected) {
     await this.page
       .waitForFunction(
@@ -82,7 +82,7 @@ class Window {
     await this.inOrder();
   }
 
-  /** Every seq on the screen once, rising. */
+  /** Asserts that the seqs on the screen rise, without duplicates. */
   async inOrder() {
     const seqs = await this.page.locator("#messages .message").evaluateAll((all) => all.map((one) => Number(one.dataset.seq)));
     assert.deepEqual(seqs, [...new Set(seqs)].sort((a, b) => a - b), "seqs on the screen");
@@ -102,7 +102,7 @@ class Window {
   }
 
   async close() {
-    await this.page.context().close(); // twice does no harm
+    await this.page.context().close(); // closing twice is allowed
     assert.deepEqual(this.problems, [], "what the browser complained about");
   }
 }

@@ -1,4 +1,5 @@
-// People talk in real browser windows: they see each other, lose the network, come back, and miss nothing.
+// The demo page in real browser windows: messages, presence and typing reach other windows, and a window that lost its
+// connection misses nothing.
 import { strict as assert } from "node:assert";
 import { after, before, describe, test } from "node:test";
 import { Browser, chromiumPath } from "./browser.js";
@@ -8,7 +9,9 @@ import { talker } from "./talker.js";
 
 const bounded = { timeout: 60_000 };
 
-/** Runs in the page: scrolls near the top, waits for the older messages, and says how far the line being read moved. */
+/**
+ * Runs in the page: scrolls near the top, waits for older messages, and returns how far the third message moved, in px.
+ */
 async function loadOlderByScrolling() {
   const scroller = document.querySelector("#scroller");
   const list = document.querySelector("#messages");
@@ -52,7 +55,7 @@ describe("the demo page", { timeout: 300_000, ...needs(binary, chromiumPath) }, 
     await ana.sees("#typing", "Ben is typing");
     await ana.screenshot("typing");
     await ben.page.locator("#text").fill("");
-    // At once, not when the start runs out after 5 s.
+    // It must end at once, not when the start of typing expires after 5 s.
     await ana.page.waitForFunction(() => document.querySelector("#typing").textContent === "", null, { timeout: 3_000 });
     assert.equal(await ben.page.locator("#typing").textContent(), "", "the typist was told of the own typing");
 
@@ -105,7 +108,7 @@ describe("the demo page", { timeout: 300_000, ...needs(binary, chromiumPath) }, 
     assert.deepEqual(await ana.inOrder(), [1, 2, 3, 4, 5, 6]);
   });
 
-  test("a message whose ack was lost is sent again, and nobody sees it twice", bounded, async (t) => {
+  test("a message whose ack was lost is sent again, and no window shows it twice", bounded, async (t) => {
     const proxy = await cutProxy(t);
     const ana = await open(t, { through: proxy, name: "Ana", at: ["lost-ack"] });
     const ben = await talk(t, "ben", "Ben", "lost-ack");
@@ -128,7 +131,7 @@ describe("the demo page", { timeout: 300_000, ...needs(binary, chromiumPath) }, 
     await late.shows(["hello", "did you hear me?", "marker"]);
   });
 
-  test("older messages load on the way up, without a gap and without a jump", bounded, async (t) => {
+  test("scrolling up loads older messages, without a gap and without a jump", bounded, async (t) => {
     const talkers = await Promise.all(["t1", "t2", "t3"].map((id) => talk(t, id, id, "archive")));
     const said = [];
     for (let number = 1; number <= 120; number += 1) {
@@ -152,7 +155,7 @@ describe("the demo page", { timeout: 300_000, ...needs(binary, chromiumPath) }, 
     await ana.shows([...said, "down here"]);
   });
 
-  test("everything can be done from the keyboard, and the address remembers it", bounded, async (t) => {
+  test("every action works from the keyboard, and a reload restores the conversations", bounded, async (t) => {
     const ana = await open(t);
     const { keyboard } = ana.page;
     await keyboard.type("Ana Keys");
@@ -190,7 +193,7 @@ describe("the demo page", { timeout: 300_000, ...needs(binary, chromiumPath) }, 
     await ana.shows(["line one\nline two"]);
   });
 
-  test("what a screen reader finds: names for every control, and new messages spoken", bounded, async (t) => {
+  test("a screen reader finds a name for every control, and new messages are announced", bounded, async (t) => {
     const ana = await open(t, { name: "Ana", at: ["spoken"] });
     for (const [role, name] of [
       ["textbox", "Message"], ["button", "Send"], ["region", "Messages"], ["heading", "spoken"],
@@ -203,7 +206,7 @@ describe("the demo page", { timeout: 300_000, ...needs(binary, chromiumPath) }, 
     await ana.sees("#announcer[role=status]", "Ben: can you hear this?");
   });
 
-  test("unread messages are counted beside the conversation they are in", bounded, async (t) => {
+  test("the list of conversations shows the number of unread messages of each", bounded, async (t) => {
     const ana = await open(t, { name: "Ana", at: ["front", "back"] });
     const ben = await talk(t, "ben", "Ben", "back");
     await ben.say("one");
@@ -214,7 +217,7 @@ describe("the demo page", { timeout: 300_000, ...needs(binary, chromiumPath) }, 
     await ana.page.waitForFunction(() => !document.querySelector("#conversations .count"));
   });
 
-  test("it fits a phone, by day and by night", bounded, async (t) => {
+  test("the page fits a phone, in light and dark colours", bounded, async (t) => {
     const phone = { viewport: { width: 360, height: 720 }, hasTouch: true, isMobile: true, colorScheme: "dark" };
     const ana = await open(t, { name: "Ana", at: ["pocket"], ...phone });
     const ben = await talk(t, "ben", "Ben", "pocket");
@@ -236,7 +239,7 @@ describe("the demo page", { timeout: 300_000, ...needs(binary, chromiumPath) }, 
 });
 
 describe("the demo page and its server", { timeout: 120_000, ...needs(binary, chromiumPath) }, () => {
-  test("a window survives a restart of the server, and so does what was said", { timeout: 100_000 }, async () => {
+  test("a window reconnects after a restart of the server, and no message is lost", { timeout: 100_000 }, async () => {
     const browser = await Browser.launch();
     const first = await startCarillon();
     let second;

@@ -1,4 +1,5 @@
-// Starts the real binary for a test on a free port with an empty data directory, and stops it as an operator would.
+// Starts the real binary for a test on a free port with an empty data directory, and stops it by SIGTERM, as an
+// operator does.
 import { once } from "node:events";
 import { accessSync, constants, mkdtempSync, rmSync } from "node:fs";
 import { createServer } from "node:net";
@@ -15,7 +16,7 @@ const STOP_MS_MAX = 35_000;
 const built = fileURLToPath(new URL("../../target/debug/carillon", import.meta.url));
 export const binary = process.env.CARILLON_BIN || built;
 
-/** Options for a test that needs these programs: none, a visible skip, or in CI, where nothing may be missing, a failure. */
+/** Options for a test that needs these programs. If one is missing, the test is skipped visibly; in CI this throws. */
 export function needs(...programs) {
   const missing = programs.find((program) => !isExecutable(program));
   if (!missing) return {};
@@ -33,7 +34,7 @@ function isExecutable(path) {
   }
 }
 
-/** `port` and `dataDir` are given to start again where an earlier server was; `environment` holds settings. */
+/** `port` and `dataDir` are those of an earlier server, to start it again; `environment` holds settings. */
 export async function startCarillon({ port, dataDir, environment = {} } = {}) {
   const directory = dataDir ?? mkdtempSync(join(tmpdir(), "carillon-clients-"));
   for (let attempt = 1; ; attempt += 1) {
@@ -43,7 +44,7 @@ export async function startCarillon({ port, dataDir, environment = {} } = {}) {
       return server;
     } catch (error) {
       await server.kill();
-      // Somebody else may have taken the free port in between.
+      // Another program may have taken the free port meanwhile.
       if (port || attempt === START_ATTEMPTS_MAX) throw error;
     }
   }
@@ -62,7 +63,7 @@ class Carillon extends Program {
     return `ws://127.0.0.1:${this.port}/ws/${encodeURIComponent(userId)}?name=${encodeURIComponent(name)}`;
   }
 
-  /** SIGTERM, as an operator stops it: anything but exit code 0 in time is a failure. */
+  /** Stops the server by SIGTERM. It throws unless the server ends with exit code 0 in time. */
   async stop({ keepData = false } = {}) {
     this.process.kill("SIGTERM");
     try {
@@ -73,7 +74,7 @@ class Carillon extends Program {
   }
 }
 
-// The server refuses settings it does not know, and ours must not depend on the caller's.
+// The caller's settings are removed: the tests must not depend on them, and the server refuses unknown ones.
 function cleanEnvironment() {
   const foreign = /^(CARILLON_|AUTH_|NATS_|SCYLLA_|WEBSOCKET_)/;
   return Object.fromEntries(Object.entries(process.env).filter(([name]) => !foreign.test(name)));

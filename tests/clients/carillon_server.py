@@ -1,4 +1,4 @@
-"""Starts the real binary for a test on a free port with an empty data directory, and stops it as an operator would."""
+"""Starts the real binary for a test on a free port with an empty data directory, and stops it by SIGTERM."""
 
 import os
 import re
@@ -19,14 +19,14 @@ POLL_S = 0.05
 # Longer than the server's own drain timeout, which is 25 s.
 STOP_S_MAX = 35
 LOG_BYTES_MAX = 20_000
-# Signs the tokens of these tests (tokens.py); the server asks for at least 32 bytes.
+# Signs the tokens of these tests (tokens.py). The server requires at least 32 bytes.
 SECRET = "a secret of the client tests, known to nobody else"
 
 BINARY = os.environ.get("CARILLON_BIN") or str(Path(__file__).parents[2] / "target/debug/carillon")
 
 
 def missing():
-    """Why no server can be started here, or None."""
+    """The reason why a server cannot be started here, or None."""
     return None if os.access(BINARY, os.X_OK) else f"{BINARY} is missing"
 
 
@@ -38,7 +38,7 @@ def start_carillon():
             return server
         except RuntimeError:
             server.kill()
-            # Somebody else may have taken the free port in between.
+            # Another program may have taken the free port meanwhile.
             if attempt == START_ATTEMPTS_MAX:
                 raise
 
@@ -64,12 +64,12 @@ class Carillon:
         return f"http://127.0.0.1:{self.port}"
 
     def crash(self):
-        """SIGKILL: what is not on the disk now is lost."""
+        """Kills the server by SIGKILL. Data that is not written to disk at this moment is lost."""
         self.process.kill()
         self.process.wait()
 
     def start_again(self):
-        """On the same port, with what the data directory holds."""
+        """Starts the server again on the same port and with the same data directory."""
         self.start()
         self.wait_until_ready()
 
@@ -92,7 +92,7 @@ class Carillon:
         raise RuntimeError(f"carillon {what}, it wrote:\n{self.log()}")
 
     def terminate(self):
-        """SIGTERM, as an operator stops it: anything but exit code 0 in time is a failure."""
+        """Stops the server by SIGTERM, as an operator does. It must end with exit code 0 in time."""
         self.process.send_signal(signal.SIGTERM)
         try:
             end = self.process.wait(STOP_S_MAX)
@@ -102,7 +102,7 @@ class Carillon:
             raise RuntimeError(f"carillon ended with {end} on SIGTERM, it wrote:\n{self.log()}")
 
     def stop(self):
-        """Terminates it for good."""
+        """Terminates the server and deletes its data."""
         try:
             self.terminate()
         finally:
@@ -118,7 +118,7 @@ class Carillon:
 
 
 def clean_environment():
-    """The server refuses settings it does not know, and ours must not depend on the caller's."""
+    """The caller's settings are removed: the tests must not depend on them, and the server refuses unknown ones."""
     foreign = re.compile("(CARILLON_|AUTH_|NATS_|SCYLLA_|WEBSOCKET_)")
     return {name: value for name, value in os.environ.items() if not foreign.match(name)}
 

@@ -1,4 +1,4 @@
-"""The published native protocol through the websockets library, with no more on top than reading frames in order."""
+"""A client of the native protocol over the websockets library. It only adds methods for reading frames in order."""
 
 import json
 import re
@@ -30,7 +30,7 @@ class Client:
         return frame
 
     def until(self, *kinds):
-        """The next frame of one of these types, whatever stands before it."""
+        """The next frame of one of these types. Frames before it are dropped."""
         while True:
             frame = self.next()
             if frame["type"] in kinds:
@@ -45,7 +45,7 @@ class Client:
         return self.until("message_ack")
 
     def nothing_more(self):
-        """The types of what was still on its way: everything sent before is answered before the pong."""
+        """The types of the frames still in flight: the server answers earlier frames before it sends the pong."""
         self.tell("ping", ref="nothing-more")
         heard = []
         while (frame := self.next())["type"] != "pong":

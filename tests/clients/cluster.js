@@ -1,4 +1,5 @@
-// Carillon as it is deployed, for tests: a nats-server and a keyspace of its own, and a process for each gateway and worker.
+// A deployment of Carillon for tests: a nats-server and a keyspace of its own, and a process for each gateway and
+// worker.
 import { randomBytes } from "node:crypto";
 import { once } from "node:events";
 import { mkdtempSync, rmSync } from "node:fs";
@@ -10,13 +11,16 @@ import { isReady, Program } from "./program.js";
 import { secret } from "./tokens.js";
 
 const START_ATTEMPTS_MAX = 3;
-// Tables are created while this waits, which takes a busy database long.
+// The wait includes the creation of tables, which takes a busy database long.
 const READY_MS_MAX = 60_000;
 // Longer than a gateway's own drain timeout, which is 25 s.
 const STOP_MS_MAX = 35_000;
 const PARTS = { CARILLON_TEST_NATS_SERVER: "the nats-server to start", CARILLON_TEST_CASSANDRA: "the database's host:port" };
 
-/** Options for a test of a cluster: none, a visible skip where a part is not given, or a failure where none may be missing. */
+/**
+ * Options for a test of a cluster. If a part is missing, the test is skipped visibly; where parts are required, this
+ * throws.
+ */
 export function needsCluster() {
   const missing = Object.keys(PARTS).find((variable) => !process.env[variable]);
   if (!missing) return needs(binary, process.env.CARILLON_TEST_NATS_SERVER);
@@ -25,7 +29,7 @@ export function needsCluster() {
   return { skip: reason };
 }
 
-/** So many gateways, and a worker of each kind; `environment` holds more settings, which every role gets. */
+/** Starts `gateways` gateways and a worker of each kind. Every role gets the settings in `environment`. */
 export async function startCluster({ gateways = 3, environment = {} } = {}) {
   const cluster = new Cluster(environment);
   try {
@@ -40,7 +44,7 @@ export async function startCluster({ gateways = 3, environment = {} } = {}) {
 class Cluster {
   constructor(environment) {
     this.directory = mkdtempSync(join(tmpdir(), "carillon-cluster-"));
-    // The Rust tests drop what bears this name and is an hour old.
+    // The Rust tests drop keyspaces with this prefix that are an hour old.
     const keyspace = `carillon_test_${Math.floor(Date.now() / 1_000)}_${randomBytes(4).toString("hex")}`;
     const { CARILLON_TEST_CASSANDRA: SCYLLA_NODES } = process.env;
     const dev = { CARILLON_DEV: "true", AUTH_SECRET: secret };
@@ -81,13 +85,13 @@ class Cluster {
         await program.ready(READY_MS_MAX);
         return program;
       } catch (error) {
-        // Somebody else may have taken the free port in between, and then it ends by itself.
+        // Another program may have taken the free port meanwhile. Then the program has ended by itself.
         if (program.end === undefined || attempt === START_ATTEMPTS_MAX) throw error;
       }
     }
   }
 
-  /** SIGTERM to whatever still runs, gateways first: anything but exit code 0 in time is a failure. */
+  /** Stops the running processes by SIGTERM, gateways first. It throws unless all end with exit code 0 in time. */
   async stop() {
     try {
       for (const programs of [this.gateways, this.workers]) {
@@ -106,7 +110,7 @@ class Cluster {
   }
 }
 
-/** Of its own: whatever of Carillon's settings the caller has set is not for this cluster. */
+/** The caller's settings for Carillon are left out: they must not apply to this cluster. */
 const environmentOf = (environment) => ({ PATH: process.env.PATH, HOME: process.env.HOME, ...environment });
 
 /** A nats-server sends its greeting once it has recovered its streams. */

@@ -1,4 +1,4 @@
-"""What the Python client tests share: one server for all of them, and clients that close themselves."""
+"""The fixtures of the Python client tests: one server for all of them, and clients that are closed after their test."""
 
 import os
 from contextlib import ExitStack
@@ -7,13 +7,13 @@ import pytest
 
 import carillon_server
 
-# None: polling first and then the move to a WebSocket, as clients do it by themselves.
+# None is the clients' default: polling first, then the upgrade to a WebSocket.
 TRANSPORTS = {"websocket": ["websocket"], "polling": ["polling"], "upgrade": None}
 KINDS = [f"{client}-{transport}" for client in ("threaded", "asyncio", "java") for transport in TRANSPORTS]
 
 
 def require(reason):
-    """Goes on without a reason; with one it is a visible skip, or in CI, where nothing may be missing, a failure."""
+    """With a reason, skips the test visibly; in CI, where no part may be missing, the test fails."""
     if reason and os.environ.get("CI"):
         pytest.fail(reason)
     if reason:
@@ -39,7 +39,7 @@ def own_server():
 
 @pytest.fixture
 def connect(server):
-    """`connect(user_id, name)` gives a connected client that ends with the test."""
+    """`connect(user_id, name)` returns a connected client that is closed after the test."""
     from client import Client
 
     with ExitStack() as stack:
@@ -48,7 +48,7 @@ def connect(server):
 
 @pytest.fixture(scope="session")
 def java():
-    """Java clients, all in one JVM."""
+    """The class of the Java clients, which share one JVM."""
     import java_people
 
     require(java_people.missing())
@@ -58,7 +58,7 @@ def java():
 
 @pytest.fixture
 def person_of(request):
-    """`person_of(kind, server)` gives a person with a client of that kind, who leaves with the test."""
+    """`person_of(kind, server)` returns a person with a client of that kind, which is closed after the test."""
     if not os.environ.get("CI"):
         pytest.importorskip("socketio")
     from socketio_people import AsyncPerson, ThreadedPerson
@@ -83,5 +83,5 @@ def kind(request):
 
 @pytest.fixture
 def person(person_of, server, kind):
-    """`person()` gives one who has not connected, with the client that the test is run for."""
+    """`person()` returns a person who is not connected, with a client of the kind that the test runs for."""
     return lambda: person_of(kind, server)

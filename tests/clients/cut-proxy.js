@@ -1,4 +1,4 @@
-// A TCP proxy in front of the server that a test can cut, or make swallow the server's words, as bad networks do.
+// A TCP proxy in front of the server that imitates bad networks: it can cut connections or drop the server's bytes.
 import { once } from "node:events";
 import { connect, createServer } from "node:net";
 
@@ -39,7 +39,7 @@ class CutProxy {
     }
   }
 
-  /** What clients are told of a chunk. */
+  /** The part of a chunk from the server that is passed on to the client. */
   passing(chunk) {
     if (this.isSwallowing) return "";
     const last = this.lastPassed?.exec(chunk.toString("latin1"));
@@ -54,14 +54,17 @@ class CutProxy {
     for (const socket of this.sockets) socket.resetAndDestroy();
   }
 
-  /** Ends every connection for the clients, while the server notices nothing; new ones pass. */
+  /** Ends every connection on the clients' side only: the server does not notice. New connections work. */
   lose() {
     const lost = [...this.clients];
     this.clients.clear();
     for (const client of lost) client.resetAndDestroy();
   }
 
-  /** From now on, or when it has said what matches, the server is heard no more, while it still hears. */
+  /**
+   * Drops the server's bytes, from now on or after the first match of `lastPassed`. The clients' bytes still reach the
+   * server.
+   */
   swallow(lastPassed) {
     this.lastPassed = lastPassed;
     this.isSwallowing = !lastPassed;

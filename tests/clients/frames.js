@@ -1,4 +1,4 @@
-// A queue of frames that a test reads in order, never waiting without a bound.
+// A queue of frames that a test reads in order. Every wait has a bound.
 import { strict as assert } from "node:assert";
 
 const FRAME_MS_MAX = 8_000;
@@ -17,14 +17,14 @@ export class Frames {
     else this.queue.push(frame);
   }
 
-  /** The very next frame. */
+  /** The very next frame. Every frame must have a valid timestamp. */
   async next() {
     const frame = this.queue.shift() ?? (await this.wait());
     assert.match(frame.timestamp, RFC3339_MS, `timestamp of ${JSON.stringify(frame)}`);
     return frame;
   }
 
-  /** The next frame of a type, whatever stands before it. */
+  /** The next frame of a type. Frames before it are dropped. */
   async until(type) {
     for (;;) {
       const frame = await this.next();

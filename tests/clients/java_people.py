@@ -1,4 +1,4 @@
-"""People with the Java Socket.IO client: one JVM of all of them, driven by lines of JSON (java/SocketIoClients.java)."""
+"""People with the Java Socket.IO client. All share one JVM, which reads lines of JSON (java/SocketIoClients.java)."""
 
 import itertools
 import json
@@ -14,13 +14,13 @@ from socketio_people import ANSWER_S_MAX, PATH_OF_TOKENS, Person, Refused
 
 COMPILE_S_MAX = 120
 STOP_S_MAX = 10
-# Where ./test keeps the client's jars.
+# The folder of the client's jars. ./test sets it.
 JARS = os.environ.get("CARILLON_TEST_JAVA_CLIENT")
 SOURCE = Path(__file__).parent / "java/SocketIoClients.java"
 
 
 def missing():
-    """Why no Java client can be run here, or None."""
+    """The reason why a Java client cannot be run here, or None."""
     for program in ("java", "javac"):
         if not shutil.which(program):
             return f"{program} is missing"
@@ -33,7 +33,7 @@ class Jvm:
         class_path = f"{JARS}/*"
         compile_it = ["javac", "-encoding", "UTF-8", "-cp", class_path, "-d", self.directory, str(SOURCE)]
         subprocess.run(compile_it, check=True, timeout=COMPILE_S_MAX, stdin=subprocess.DEVNULL)
-        # The first JIT tier alone and the small collector: ready sooner, and it does not live long.
+        # Only the first JIT tier and the serial collector: the JVM runs for a short time and starts faster this way.
         flags = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx128m"]
         run_it = ["java", *flags, "-cp", f"{self.directory}:{class_path}", "SocketIoClients"]
         self.process = subprocess.Popen(run_it, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -101,7 +101,7 @@ class JavaPerson(Person):
         try:
             name, *said = self.entered.get(timeout=ANSWER_S_MAX)
         except queue.Empty:
-            # Who has as many connections as allowed is told nothing, and this client would try again for ever.
+            # A user with too many connections gets no answer, and this client would retry for ever.
             self.leave()
             raise Refused(f"neither connect nor connect_error within {ANSWER_S_MAX} s") from None
         if name == "connect_error":

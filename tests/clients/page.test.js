@@ -1,4 +1,4 @@
-// The demo page's protocol modules without a browser: what a server may say in any order, and time that passes at will.
+// The demo page's protocol modules without a browser: frames in any order that a server may send, with simulated time.
 import { strict as assert } from "node:assert";
 import { beforeEach, describe, mock, test } from "node:test";
 import { backoffMs, Client, CONVERSATION_ID, conversationIdOf, userIdOf } from "../../gateway/page/client.js";
@@ -22,7 +22,7 @@ describe("a conversation's log", () => {
     conversation.connected(2);
   });
 
-  test("holds each message once and by seq, in whatever order they come", () => {
+  test("has each message once, in the order of seq, however they arrive", () => {
     for (const seq of [5, 3, 4, 3, 5]) conversation.apply(message(seq));
     conversation.older([message(1), message(2)], false);
     assert.deepEqual(contents(conversation), ["m1", "m2", "m3", "m4", "m5"]);
@@ -31,7 +31,7 @@ describe("a conversation's log", () => {
   });
 
   for (const ackFirst of [true, false]) {
-    test(`an own message stands there once, ${ackFirst ? "ack" : "event"} first`, () => {
+    test(`has an own message once, with the ${ackFirst ? "ack" : "event"} first`, () => {
       const own = { key: "k", clientId: "k", content: "m3", senderId: "ana", at: new Date(), state: "sending" };
       conversation.pending.push(own);
       const steps = [
@@ -46,20 +46,20 @@ describe("a conversation's log", () => {
     });
   }
 
-  test("an ack that comes after its event leaves what the server stored", () => {
+  test("an ack after its event does not overwrite the content that the server stored", () => {
     conversation.pending.push({ key: "k", clientId: "k", content: "as typed", senderId: "ana", at: new Date() });
     conversation.apply(message(3, { sender_id: "ana", content: "as stored" }));
     conversation.acknowledged({ client_id: "k", id: "id-3", seq: 3 });
     assert.deepEqual([contents(conversation), conversation.pending], [["as stored"], []]);
   });
 
-  test("an ack of something older than the window leaves it to history", () => {
+  test("an ack of a message below the window does not add it: history does", () => {
     conversation.pending.push({ key: "k", clientId: "k", content: "old", senderId: "ana", at: new Date() });
     conversation.acknowledged({ client_id: "k", id: "id-1", seq: 1 });
     assert.deepEqual([conversation.log, conversation.pending], [[], []]);
   });
 
-  test("an edit or deletion counts whether it comes before or after its message", () => {
+  test("an edit or deletion applies, whether it comes before or after its message", () => {
     conversation.apply(message(3));
     conversation.apply({ type: "message_updated", seq: 4, message: { id: "id-3", content: "edited" } });
     conversation.apply({ type: "message_deleted", seq: 5, message_id: "id-1" });
@@ -71,12 +71,12 @@ describe("a conversation's log", () => {
     assert.equal(conversation.cursor, 6);
   });
 
-  test("a receipt is no place in the log", () => {
+  test("the seq of a receipt does not move the cursor", () => {
     conversation.apply({ type: "messages_read", seq: 90, user_id: "ben" });
     assert.equal(conversation.cursor, 2);
   });
 
-  test("is bounded, and what is dropped can be asked for again", () => {
+  test("is bounded, and dropped messages can be loaded again", () => {
     conversation.more = false;
     for (let seq = 3; seq <= 5_000; seq += 1) {
       conversation.apply(message(seq));
@@ -89,7 +89,7 @@ describe("a conversation's log", () => {
     assert.equal(conversation.more, true);
   });
 
-  test("begins anew when the server's log is a shorter one", () => {
+  test("starts over when the server's head is below the cursor", () => {
     conversation.apply(message(3));
     conversation.disconnected();
     conversation.connected(1);
@@ -148,7 +148,7 @@ describe("the client", () => {
     client.connect();
   });
 
-  test("joins when admitted, reads the last page, and after a loss goes on from its cursor", () => {
+  test("joins once it is online, loads the last page, and resumes from its cursor after a lost connection", () => {
     admit(7);
     const [page] = socket().take("history");
     assert.equal(page.before_seq, 8);
@@ -163,7 +163,7 @@ describe("the client", () => {
     assert.equal(socket().take("join_conversation")[0].after_seq, 8);
   });
 
-  test("a send refused for a moment goes out again then, with the same client id", () => {
+  test("a send that is refused temporarily is repeated after the given time, with the same client id", () => {
     admit(0);
     client.send(conversation, "hello");
     const [{ client_id, ref }] = socket().take("send_message");
@@ -175,7 +175,7 @@ describe("the client", () => {
     assert.equal(conversation.pending[0].state, "sending");
   });
 
-  test("a send without an answer is repeated a bounded number of times, then failed, and goes out on the next connection", () => {
+  test("a send without an answer is repeated 5 times, then marked failed, and repeated on the next connection", () => {
     admit(0);
     client.send(conversation, "hello");
     const ids = new Set();
@@ -195,7 +195,7 @@ describe("the client", () => {
     assert.deepEqual(socket().take("send_message").map(({ client_id }) => client_id), [...ids]);
   });
 
-  test("a send refused for good is failed with the reason, and stays so after a reconnect", () => {
+  test("a send that is refused permanently fails with the reason, and is not repeated after a reconnect", () => {
     admit(0);
     client.send(conversation, "hello");
     const [{ client_id, ref }] = socket().take("send_message");
@@ -210,7 +210,7 @@ describe("the client", () => {
     assert.deepEqual(socket().take("send_message").map((again) => again.client_id), [client_id]);
   });
 
-  test("a refused join is told and forgotten, a join refused for a moment is tried again", () => {
+  test("a join refused temporarily is repeated; one refused permanently shows a notice and is dropped", () => {
     socket().says({ type: "online_users", users: [] });
     const [first] = socket().take("join_conversation");
     socket().says({ type: "error", code: "unavailable", message: "later", ref: first.ref, retry_after_ms: 200 });
@@ -222,7 +222,7 @@ describe("the client", () => {
     assert.deepEqual(socket().take("leave_conversation"), []);
   });
 
-  test("a join that is never answered is asked again", () => {
+  test("a join without an answer is repeated", () => {
     socket().says({ type: "online_users", users: [] });
     assert.equal(socket().take("join_conversation").length, 1);
     time.tick(10_000);
@@ -230,7 +230,7 @@ describe("the client", () => {
     assert.equal(socket().take("join_conversation").length, 1);
   });
 
-  test("failed attempts wait longer and longer, until one succeeds", () => {
+  test("the wait doubles with every failed attempt, until one succeeds", () => {
     for (let attempt = 0; attempt < 6; attempt += 1) {
       socket().onclose({ code: 1006 });
       time.tick(200 * 2 ** attempt - 1);
@@ -244,7 +244,7 @@ describe("the client", () => {
     assert.equal(FakeSocket.all.length, 8);
   });
 
-  test("an error to nothing in particular is told, and the connection lives", () => {
+  test("an error without a ref shows a notice, and the connection stays open", () => {
     admit(0);
     socket().says({ type: "error", code: "internal", message: "something broke" });
     socket().onmessage({ data: "not json" });
@@ -253,7 +253,7 @@ describe("the client", () => {
   });
 
   for (const closesFirst of [false, true]) {
-    test(`told to reconnect, it does so after the time it was given${closesFirst ? ", even if closed before" : ""}`, () => {
+    test(`after "reconnect" it connects at the given time${closesFirst ? ", even if closed before" : ""}`, () => {
       admit(0);
       socket().says({ type: "reconnect", after_ms: 5_000 });
       time.tick(1_000);
@@ -266,7 +266,7 @@ describe("the client", () => {
     });
   }
 
-  test("silence is broken by a ping, and ends the connection if it lasts", () => {
+  test("it sends a ping when nothing arrives, and gives the connection up when nothing arrives for longer", () => {
     admit(0);
     time.tick(25_000);
     assert.equal(socket().take("ping").length, 1);
@@ -277,14 +277,14 @@ describe("the client", () => {
     assert.equal(client.state, "waiting");
   });
 
-  test("a connection that never opens is given up and tried again", () => {
+  test("a connection that never opens is given up, and another one is tried", () => {
     time.tick(10_000);
     assert.equal(client.state, "waiting");
     time.tick(400);
     assert.equal(FakeSocket.all.length, 2);
   });
 
-  test("refused by policy, it says why and does not hammer the server", () => {
+  test("after a close with 1008 it keeps the reason and does not reconnect by itself", () => {
     socket().onclose({ code: 1008, reason: "Too many connections" });
     time.tick(600_000);
     assert.deepEqual([client.state, client.reason, FakeSocket.all.length], ["refused", "Too many connections", 1]);
@@ -292,7 +292,7 @@ describe("the client", () => {
     assert.equal(FakeSocket.all.length, 2);
   });
 
-  test("typing is told at most every three seconds, and its end once", () => {
+  test("the start of typing is sent at most every three seconds, and its end once", () => {
     admit(0);
     for (let key = 0; key < 60; key += 1) {
       client.typing(conversation, true);
@@ -303,7 +303,7 @@ describe("the client", () => {
     assert.deepEqual([socket().take("typing_start").length, socket().take("typing_stop").length], [2, 1]);
   });
 
-  test("another's typing ends by itself if its end is lost", () => {
+  test("the typing of another user ends after 6 s if its end is lost", () => {
     admit(0);
     socket().says({ type: "typing_indicator", conversation_id: "c", user_id: "ben", user_name: "Ben", is_typing: true });
     assert.equal(conversation.typists.size, 1);
@@ -312,7 +312,7 @@ describe("the client", () => {
   });
 });
 
-describe("what people type", () => {
+describe("the text that users type", () => {
   test("becomes ids that the server accepts", () => {
     const ids = ["Ana Lúcia", "  Ben  ", "李", "a@b", "🎉", "--"].map((name) => userIdOf(name.trim()));
     assert.deepEqual(ids, ["ana-lucia", "ben", "u-674e", "a-b", "u-1f389", "u-2d-2d"]);

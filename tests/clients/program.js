@@ -1,4 +1,4 @@
-// One process of a test, from its start to its end, with the end of what it wrote for whoever must find out why.
+// One process of a test, from its start to its end. It keeps the end of the process's output for error messages.
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { basename } from "node:path";
@@ -30,7 +30,7 @@ export class Program {
     throw new Error(`${this.name} ${what}, it wrote:\n${this.log}`);
   }
 
-  /** Waits for exit code 0: anything else, or nothing in time, is a failure. */
+  /** Waits for the end of the process. It throws unless the process ends with exit code 0 in time. */
   async endsWell(waitMsMax) {
     const timer = new AbortController();
     await Promise.race([this.ended, sleep(waitMsMax, null, timer).catch(() => {})]);
@@ -40,14 +40,14 @@ export class Program {
     if (end !== 0) throw new Error(`${this.name} ended with ${end ?? "nothing in time"}, it wrote:\n${this.log}`);
   }
 
-  /** SIGKILL, as a crash. */
+  /** Kills the process by SIGKILL, as in a crash. */
   async kill() {
     if (this.end === undefined) this.process.kill("SIGKILL");
     await this.ended;
   }
 }
 
-/** Whether the server at `url` says that it is ready. */
+/** Whether the server at `url` reports that it is ready. */
 export async function isReady(url) {
   const response = await fetch(`${url}/readyz`, { signal: AbortSignal.timeout(1_000) }).catch(() => null);
   return response?.status === 200;

@@ -1,17 +1,18 @@
-// Clients that come back by connection-state recovery, somebody who talks, and what must have been heard of it.
+// Clients that reconnect with connection-state recovery, a client that sends messages, and the check that every message
+// was received.
 import { strict as assert } from "node:assert";
 import { bounded, PATHS, SocketIo } from "./socketio.js";
 
-/** Of socket.io-client: it comes back at once, always after the same time. */
+/** Options of socket.io-client: it reconnects quickly, always after the same time. */
 const QUICK = { reconnectionDelay: 50, reconnectionDelayMax: 50, randomizationFactor: 0 };
 const BACK_MS_MAX = 15_000;
-/** The events by which messages come, in any vocabulary. */
+/** The events that carry messages, in all vocabularies. */
 const MESSAGES = ["message_received", "message", "room_message"];
 
 export class Recovering extends SocketIo {
   constructor(server, options) {
     super(server, { recovery: true, path: PATHS.ring, ...QUICK, ...options });
-    /** How each connection began. */
+    /** The ids of each connection, and whether it was recovered. */
     this.begun = [];
     this.socket.on("connect", () => {
       const { id, _pid: pid, recovered } = this.socket;
@@ -24,14 +25,17 @@ export class Recovering extends SocketIo {
     return bounded(new Promise((resolve) => this.socket.once("connect", resolve)), `${this.sub} again`, BACK_MS_MAX);
   }
 
-  /** Whether the library is between two transports: one that loses both then notices only when it misses pings. */
+  /**
+   * Whether the library is upgrading its transport. If it loses both transports then, it notices only by missing pings.
+   */
   get isUpgrading() {
     return this.socket.io.engine.upgrading;
   }
 
   /**
-   * Ends the connection without a goodbye, when everything has been heard that came with what is being heard: closed
-   * in between, also by the end of an upgrade, the library keeps the rest, asks for it again, and is told it twice.
+   * Ends the connection without a disconnect packet, after the library has handled every packet that it has read and
+   * has finished an upgrade. If it were closed earlier, the library would keep the unhandled packets, and would receive
+   * their events twice: from these packets, and again from the server after the recovery.
    */
   cut() {
     const { engine } = this.socket.io;
@@ -41,7 +45,7 @@ export class Recovering extends SocketIo {
     });
   }
 
-  /** Cuts the connection, by `cut` if given, and waits until it is back; `meanwhile` it is away. */
+  /** Ends the connection with `cut`, runs `meanwhile` while it is away, and waits until it is back. */
   async interrupted(meanwhile = async () => {}, cut = () => this.cut()) {
     const ended = this.ended();
     cut();
@@ -50,7 +54,7 @@ export class Recovering extends SocketIo {
     await Promise.all([meanwhile(), back]);
   }
 
-  /** Asserts that every connection but the first went on with the session, of which there were at least `atLeast`. */
+  /** Asserts that there were at least `atLeast` reconnects, and that each recovered the session. */
   wentOn(atLeast = 1) {
     const [first, ...others] = this.begun;
     assert.ok(others.length >= atLeast, `${this.sub} came back ${others.length} times`);
@@ -59,7 +63,7 @@ export class Recovering extends SocketIo {
     }
   }
 
-  /** Asserts that the last connection began a session of its own. */
+  /** Asserts that the last connection started a new session. */
   beganAnew() {
     const [before, last] = this.begun.slice(-2);
     assert.equal(last.recovered, false, this.sub);
@@ -68,7 +72,7 @@ export class Recovering extends SocketIo {
   }
 }
 
-/** What a client heard said, in any vocabulary, by conversation. */
+/** The messages that a client received, in any vocabulary, by conversation. */
 function saidTo(client, event) {
   const heard = {};
   for (const each of client.log) {
@@ -81,7 +85,10 @@ function saidTo(client, event) {
   return heard;
 }
 
-/** Waits until a client has heard the last of what was said, by conversation; then it must have heard all, in order, once. */
+/**
+ * Waits until a client has received the last message of each conversation. Then it must have received every message
+ * once, in order.
+ */
 export async function heard(client, said, event) {
   const last = Object.values(said).map((contents) => contents.at(-1));
   const enough = () => {
@@ -90,19 +97,19 @@ export async function heard(client, said, event) {
   };
   const count = () => JSON.stringify(Object.entries(saidTo(client, event)).map(([name, contents]) => [name, contents.length, contents.at(-1)]));
   await client.until(enough, () => `${last} ${event ?? ""} for ${client.sub}, which heard ${count()}`);
-  // What is told twice comes before the answer to what is asked after it.
+  // A duplicate would arrive before the answer to a request that is sent now.
   while (!(await client.ask("leave_conversation", "nowhere").then(({ ok }) => ok, () => false)));
   assert.deepEqual(saidTo(client, event), said, client.sub);
 }
 
-/** Somebody who says things, without recovery, over one connection. What was said is kept by conversation. */
+/** A client that sends messages over one connection, without recovery. It records its messages by conversation. */
 export class Talker extends SocketIo {
   constructor(server, sub) {
     super(server, { sub, path: PATHS.ring, transports: ["websocket"] });
     this.said = {};
   }
 
-  /** Says something in a conversation; resolves when it is acknowledged. */
+  /** Sends a message to a conversation. It resolves when the message is acknowledged. */
   say(conversationId) {
     const said = (this.said[conversationId] ??= []);
     const content = `${conversationId}/${said.length + 1}`;
@@ -110,13 +117,13 @@ export class Talker extends SocketIo {
     return this.done("send_message", { conversationId, content });
   }
 
-  /** Says `count` things in each of these conversations, in turns, all at once. */
+  /** Sends `count` messages to each of these conversations, without waiting for acknowledgements in between. */
   sayAll(conversations, count) {
     return Promise.all(Array.from({ length: count }, () => conversations.map((conversationId) => this.say(conversationId))).flat());
   }
 }
 
-/** For a describe: such clients of a server, closed when their test ends. */
+/** Factories of such clients for a describe block. The clients are closed when their test ends. */
 export function recoveringOf(serverOf) {
   const closed = (t, client) => {
     t.after(() => client.close());

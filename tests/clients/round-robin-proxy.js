@@ -1,12 +1,14 @@
-// An HTTP load balancer without sticky sessions: each session's next request or WebSocket goes to the next server, and so
-// does the next session that begins. It remembers which, so that a test can tell that they really went to all of them.
+// An HTTP load balancer without sticky sessions: each request or WebSocket of a session goes to the next server, and so
+// does each new session. It records the servers, so that a test can check that the requests reached all of them.
 import { once } from "node:events";
 import { createServer, request as httpRequest } from "node:http";
 import { buffer } from "node:stream/consumers";
 import { pipeline } from "node:stream/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 
-/** In front of the servers at `urls`; WebSockets are passed on only after `upgradeDelayMs`, as by a slow network. */
+/**
+ * Starts a proxy for the servers at `urls`. WebSockets are passed on only after `upgradeDelayMs`, as by a slow network.
+ */
 export async function startRoundRobinProxy(urls, { upgradeDelayMs = 0 } = {}) {
   const proxy = new RoundRobinProxy(urls, upgradeDelayMs);
   proxy.listener.listen(0, "127.0.0.1");
@@ -19,16 +21,19 @@ class RoundRobinProxy {
   constructor(urls, upgradeDelayMs) {
     this.servers = urls.map((url) => new URL(url));
     this.upgradeDelayMs = upgradeDelayMs;
-    // By session: turns counted over all requests fall into step with clients that hear the same and so poll together.
+    // Counted for each session: clients that receive the same events poll together, so with one count for all of them a
+    // client could reach the same server every time.
     this.turns = new Map();
-    /** In the order passed on: the session's id, the index of the server, and the status, 502 where it did not answer. */
+    /**
+     * The requests in order: the session's id, the index of the server, and the status, which is 502 without an answer.
+     */
     this.passed = [];
     this.sockets = new Set();
     this.listener = createServer((request, response) => this.pass(request, response));
     this.listener.on("upgrade", (request, socket, head) => this.passUpgrade(request, socket, head));
   }
 
-  /** How many of those passed on that match came to each server. */
+  /** For each server, the number of matching requests that it got. */
   counts(matches = () => true) {
     return this.servers.map((_, index) => this.passed.filter(({ server, ...rest }) => server === index && matches(rest)).length);
   }
@@ -78,7 +83,7 @@ class RoundRobinProxy {
     return entry;
   }
 
-  /** Asks the next server; where nobody listens, the one after it, as balancers do. */
+  /** Sends the request to the next server, or to the one after it if the connection is refused, as balancers do. */
   async ask(entry, { method, url: path, headers }, body, signal) {
     const turn = this.turns.get(entry.sid) ?? this.turns.size;
     this.turns.set(entry.sid, turn + 1);
@@ -88,7 +93,7 @@ class RoundRobinProxy {
       const upstream = httpRequest({ host, port, path, method, headers, agent: false, signal }).end(body);
       try {
         const [answer, socket, head] = await Promise.race([once(upstream, "response"), once(upstream, "upgrade")]);
-        // What comes after the head reports its errors itself.
+        // Errors after the head of the answer are reported by the answer's stream or the socket.
         upstream.on("error", () => {});
         entry.status = answer.statusCode;
         return { answer, socket, head };

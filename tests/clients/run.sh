@@ -1,5 +1,6 @@
 #!/bin/sh
-# Installs and runs every client test: the Node ones, then the Python ones. A missing part is a visible skip, in CI a failure.
+# Installs and runs all client tests: first in Node, then in Python. Without a part its tests are skipped visibly; in CI
+# this fails.
 set -eu
 cd "$(dirname "$0")"
 node_seconds_max=600

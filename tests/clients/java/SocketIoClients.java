@@ -1,12 +1,12 @@
-// Unmodified Java Socket.IO clients, driven line by line: JSON commands on standard input, on standard output what happens.
+// Runs unmodified Java Socket.IO clients. It reads commands from standard input, one line of JSON each:
 //
 //   {"client":N,"do":"open","url":…,"namespace":…,"path":…,"transports":[…]?,"token":…?}
 //   {"client":N,"do":"emit","event":…,"arguments":[…],"ack":M?}
 //   {"client":N,"do":"transport","ack":M}
 //   {"client":N,"do":"close"}
 //
-// Out come {"client":N,"event":NAME,"arguments":[…]} for every event and for connect, connect_error and disconnect, and
-// {"client":N,"ack":M,"arguments":[…]}. It ends with its input.
+// It writes {"client":N,"event":NAME,"arguments":[…]} to standard output for every event and for connect, connect_error
+// and disconnect, and {"client":N,"ack":M,"arguments":[…]} for every acknowledgement. It exits at the end of its input.
 
 import io.socket.client.IO;
 import io.socket.client.Manager;
@@ -28,7 +28,7 @@ import org.json.JSONException;
 import org.json.JSONObject;
 
 public final class SocketIoClients {
-    /** All clients of one process share their HTTP requests, of which a poll holds one open; the default is 5. */
+    /** All clients of the process share this limit, and each poll keeps a request open. The default is 5 per host. */
     private static final int REQUESTS_MAX = 256;
 
     private static final Map<Integer, Socket> SOCKETS = new HashMap<>();
@@ -96,7 +96,7 @@ public final class SocketIoClients {
         SOCKETS.get(client).emit(event, arguments, given -> answer(client, ack, given));
     }
 
-    /** The client has no name for it that is public. */
+    /** The client has no public access to its transport, so this uses reflection. */
     private static String transportOf(Socket socket) throws ReflectiveOperationException {
         Field ofManager = Manager.class.getDeclaredField("engine");
         ofManager.setAccessible(true);
