@@ -1,5 +1,5 @@
-// Three gateways behind a balancer without sticky sessions: real clients poll, move to WebSockets, and come back when a
-// gateway dies (docs/protocol.md, "Load balancers").
+// Three gateways behind a load balancer without sticky sessions: real clients poll, upgrade to WebSockets, and
+// reconnect when a gateway is killed (docs/protocol.md#polling).
 import { strict as assert } from "node:assert";
 import { after, before, describe, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -14,16 +14,16 @@ const GATEWAYS = 3;
 const CONNECTIONS_PER_USER = 5;
 const STOP_MS_MAX = 35_000;
 const SESSION_UNKNOWN = '{"code":1,"message":"Session ID unknown"}';
-// A gateway waits up to 5 s for one that died without a word, on behalf of a client that polls; then socket.io-client
-// tries again after 1 s, give or take a half, and doubles that.
+// A gateway that passes a poll on to a killed gateway gives up after 5 s. Then socket.io-client reconnects after 1 s ±
+// 50 %, and doubles that time with every attempt.
 const BACK_MS_MAX = 25_000;
-// For what nobody should hear any more to come nevertheless.
+// How long a test waits for duplicates.
 const QUIET_MS = 200;
 const numbered = (count, what) => Array.from({ length: count }, (_, index) => `${what}-${index + 1}`);
 const sidOf = (client) => client.socket.io.engine.id;
 const gatewayIn = (sid) => sid.split(".")[0];
 
-/** Waits until something is so, and goes on before anything else happens. */
+/** Waits until `isSo` is true, which it checks every millisecond. */
 async function until(isSo, what, waitMsMax) {
   let looks = true;
   const looking = (async () => {
@@ -32,7 +32,9 @@ async function until(isSo, what, waitMsMax) {
   await bounded(looking, what, waitMsMax).finally(() => (looks = false));
 }
 
-/** What an application does that must miss nothing: it joins at every connect, from the last seq that it has. */
+/**
+ * Does what an application without recovery has to do to miss nothing: it joins at every connect, from its last seq.
+ */
 async function follow(client, conversationId) {
   Object.assign(client, { messages: [], joins: [], ends: [] });
   client.socket.on("message_received", (message) => client.messages.push(message));
@@ -49,13 +51,13 @@ async function follow(client, conversationId) {
   return client;
 }
 
-/** Its acknowledgement, with what was said. */
+/** Sends a message and returns its acknowledgement, with the sender and the content. */
 async function say(client, conversationId, content) {
   const asked = client.ask("send_message", { conversationId, content, clientId: content });
   return { ...(await asked.catch((error) => ({ ok: false, error }))), sender: client.sub, content };
 }
 
-/** Says something every so often, without waiting for the acknowledgement of what was said before. */
+/** Sends a message every `everyMs`, without waiting for the acknowledgements of earlier ones. */
 function talkOn(t, client, conversationId, everyMs) {
   const said = [];
   const timer = setInterval(() => said.push(say(client, conversationId, `${client.sub}-${said.length + 1}`)), everyMs);
@@ -67,7 +69,9 @@ function talkOn(t, client, conversationId, everyMs) {
   return { said, stop };
 }
 
-/** Asserts that all that was said was acknowledged, in the order of who said it, and that everybody heard it alike, once. */
+/**
+ * Asserts that every message was acknowledged, in its sender's order, and that every member received all of them once.
+ */
 async function everybodyHeard(members, said) {
   assert.deepEqual(said.filter(({ ok }) => !ok), []);
   for (const { sub } of members) {
@@ -85,7 +89,10 @@ async function everybodyHeard(members, said) {
   }
 }
 
-/** Asserts that a client lost one session, by hearing that it is unknown unless a request was cut, and joined anew. */
+/**
+ * Asserts that a client lost its session exactly once and joined again. It must have noticed by the answer that the
+ * session is unknown, or by a 502 if one of its requests was cut.
+ */
 async function cameBackOnce({ sub, joins, ends }, wasCut) {
   assert.equal(joins.length, 2, `${sub} was connected ${joins.length} times`);
   const [{ reason, status, body }, ...more] = ends;
@@ -105,7 +112,7 @@ describe("three gateways behind a balancer without sticky sessions", { timeout: 
   });
   after(() => cluster?.stop());
 
-  /** What the ids of a gateway's sessions begin with. */
+  /** The name of a gateway: the first part of the ids of its sessions. */
   const nameOf = async ({ url }) => {
     const session = `${url}${PATHS.ring}/?EIO=4&transport=polling`;
     const { sid } = JSON.parse((await (await fetch(session)).text()).slice(1));
@@ -113,20 +120,20 @@ describe("three gateways behind a balancer without sticky sessions", { timeout: 
     return gatewayIn(sid);
   };
 
-  /** The index of the gateway on which a session began. */
+  /** The index of the gateway on which a session started. */
   const homeOf = (sid) => {
     const index = names.indexOf(gatewayIn(sid));
     assert.ok(index >= 0, `${sid} is of none of ${names}`);
     return index;
   };
 
-  /** A balancer, and clients behind it; all end with the test. */
+  /** A balancer with a factory of clients. All are closed after the test. */
   const balanced = async (t, options) => {
     const proxy = await startRoundRobinProxy(cluster.gateways.map(({ url }) => url), options);
     const clients = [];
     t.after(async () => {
       for (const client of clients) client.close();
-      // One that polls says goodbye in requests of its own.
+      // A polling client sends its close packet in a request after `close()`.
       await sleep(QUIET_MS);
       await proxy.close();
     });
@@ -137,7 +144,7 @@ describe("three gateways behind a balancer without sticky sessions", { timeout: 
     return { proxy, make };
   };
 
-  test("polling clients hear everything once and in order, though each request of theirs goes to another gateway", limited, async (t) => {
+  test("polling clients whose requests go to all gateways receive everything once, in order", limited, async (t) => {
     const conversationId = "polling";
     const { proxy, make } = await balanced(t);
     const members = ["alice", "bob", "carol"].map((sub) => make(sub, { transports: TRANSPORTS.polling }));
@@ -162,14 +169,14 @@ describe("three gateways behind a balancer without sticky sessions", { timeout: 
     t.diagnostic(`requests at each gateway: ${proxy.counts()}`);
   });
 
-  test("clients move to WebSockets at other gateways in mid-sentence, and miss nothing", limited, async (t) => {
+  test("clients that send messages upgrade to WebSockets at other gateways, and miss nothing", limited, async (t) => {
     const conversationId = "upgrade";
-    // Long enough that each client has joined and talks before its WebSocket is there.
+    // The delay is long enough for each client to join and to send messages before its WebSocket is open.
     const { proxy, make } = await balanced(t, { upgradeDelayMs: 500 });
     const polls = make("polls", { transports: TRANSPORTS.polling });
     const movers = numbered(6, "moves").map((sub) => make(sub));
     const members = [polls, ...movers];
-    /** Joins and talks on and on: while it polls, while it moves, and afterwards. */
+    /** Joins and keeps sending messages: while it polls, during the upgrade, and afterwards. */
     const talkAcross = async (client) => {
       await follow(client, conversationId);
       assert.equal(client.transport, "polling");
@@ -184,7 +191,7 @@ describe("three gateways behind a balancer without sticky sessions", { timeout: 
       return said;
     };
     const said = (await Promise.all(members.map(talkAcross))).flat();
-    // And again, at rest.
+    // Send more messages after all upgrades.
     for (const member of members) {
       for (const content of numbered(5, `${member.sub}-later`)) said.push(await say(member, conversationId, content));
     }
@@ -200,12 +207,12 @@ describe("three gateways behind a balancer without sticky sessions", { timeout: 
     t.diagnostic(`${away.length} of ${upgrades.length} WebSockets came to another gateway than their session's; ${said.length} messages`);
   });
 
-  test("a session that moves is counted once: its user is let in up to the limit, and no further", limited, async (t) => {
+  test("a session that moves counts once towards its user's limit of connections", limited, async (t) => {
     const { proxy, make } = await balanced(t, { upgradeDelayMs: 100 });
     const clients = numbered(CONNECTIONS_PER_USER, "many").map(() => make("many"));
     for (const [index, client] of clients.entries()) {
       await client.connect();
-      // Each says a word more than the last one before its WebSocket comes, and so each gateway gets one.
+      // Each client sends one request more than the one before, so that each gateway gets a WebSocket.
       for (let count = 0; count <= index; count += 1) await client.done("presence_update", { status: "dnd" });
       await client.upgraded();
     }
@@ -220,7 +227,7 @@ describe("three gateways behind a balancer without sticky sessions", { timeout: 
     clients.pop().close();
     clients.push(await make("many").connect());
 
-    // Another presence-worker learns from the gateways alone what was said before the move.
+    // A new presence-worker gets the status, which was set before the move, from the gateways only.
     for (const client of clients) client.close();
     const before = cluster.workers.pop();
     cluster.workers.push(await cluster.startRole("presence-worker", "--admin-listen"));
@@ -238,20 +245,20 @@ describe("three gateways behind a balancer without sticky sessions", { timeout: 
     assert.equal(mover.socket.connected, true);
   });
 
-  // The last one: it leaves a gateway less.
-  test("when a gateway is killed, its polling clients come back by themselves and have everything", limited, async (t) => {
+  // This test is the last one, because it kills a gateway.
+  test("when a gateway is killed, its polling clients reconnect by themselves and miss nothing", limited, async (t) => {
     const conversationId = "killed";
     const { proxy, make } = await balanced(t);
     const [victim, survivor] = [0, 1];
     const members = [];
     const livesOn = (gateway) => (member) => homeOf(member.began) === gateway;
     for (let number = 1; number <= 3 * GATEWAYS; number += 1) {
-      // Whoever is not answered says it again, as the library does it.
+      // The library repeats a message that is not acknowledged.
       const member = make(`member-${number}`, { transports: TRANSPORTS.polling, retries: 10, ackTimeout: 3_000 });
       members.push(await follow(member, conversationId));
       member.began = sidOf(member);
     }
-    // Not behind the balancer: somebody who talks while others are away.
+    // A client that is not behind the balancer keeps sending messages while others are disconnected.
     const steady = new SocketIo(cluster.gateways[survivor], { sub: "steady", path: PATHS.ring, transports: TRANSPORTS.websocket });
     t.after(() => steady.close());
     await follow(steady, conversationId);
@@ -260,7 +267,8 @@ describe("three gateways behind a balancer without sticky sessions", { timeout: 
     const talkers = [orphans[0], members.find(livesOn(survivor)), steady];
     const talks = talkers.map((client) => talkOn(t, client, conversationId, 100));
     await sleep(500);
-    // Those who only listen are to wait at gateways that live, or nobody would hear that a session is unknown.
+    // The orphans that only receive must have their polls at surviving gateways. Otherwise their polls would be cut,
+    // and no client would get the answer that its session is unknown.
     const waits = ({ began }) => proxy.passed.some(({ sid, status, server }) => sid === began && status === null && server !== victim);
     await until(() => orphans.slice(1).every(waits), "polls at gateways that live");
     const killed = cluster.gateways[victim].kill();
@@ -278,7 +286,7 @@ describe("three gateways behind a balancer without sticky sessions", { timeout: 
     await everybodyHeard([...members, steady], said);
     assert.deepEqual([steady.joins.length, steady.ends], [1, []]);
     for (const member of members) {
-      // A session that lives on ends as well where a request of it was under way at the gateway that died.
+      // A session on a surviving gateway ends too if one of its requests was in flight at the killed gateway.
       const wasCut = proxy.passed.some(({ sid, status }) => sid === member.began && status === 502);
       if (wasCut || orphans.includes(member)) {
         await cameBackOnce(member, wasCut);

@@ -41,12 +41,16 @@ describe("a browser's Socket.IO client", { timeout: 120_000, ...needs(binary, ch
     await server?.stop();
   });
 
-  // A poll that crosses the library's own close packet finds no session any more (protocol §3).
+  // A poll that crosses the library's own close packet gets 400, because the session has ended
+  // (docs/protocol.md#polling).
   const CROSSED_POLL = /status of 400/;
-  // A lost connection is what some tests are about; the browser reports it by itself.
+  // Some tests cut the connection on purpose, and the browser reports that on its console.
   const OUTAGE = /WebSocket connection to .* failed|net::ERR_/;
 
-  /** A window of its own on the page; what the browser complains about, and is not tolerated, fails the test. */
+  /**
+   * A window with storage of its own on the page. An error or warning of the browser that is not tolerated fails the
+   * test.
+   */
   const open = async (t, tolerated = /^$/) => {
     const context = await browser.chromium.newContext();
     const page = await context.newPage();
@@ -80,7 +84,7 @@ describe("a browser's Socket.IO client", { timeout: 120_000, ...needs(binary, ch
   };
 
   for (const [name, transports] of Object.entries(TRANSPORTS)) {
-    test(`two windows talk over ${transports.join(", then ")}`, limited, async (t) => {
+    test(`two windows exchange messages over ${transports.join(", then ")}`, limited, async (t) => {
       const conversationId = `window-${name}`;
       const options = name === "upgrade" ? {} : { transports };
       const windows = [await started(t, `alice.${name}`, options), await started(t, `bob.${name}`, options)];
@@ -104,7 +108,7 @@ describe("a browser's Socket.IO client", { timeout: 120_000, ...needs(binary, ch
     });
   }
 
-  test("a window without a token is refused, and let in with one", limited, async (t) => {
+  test("a window without a token is refused, and accepted with one", limited, async (t) => {
     for (const transports of Object.values(TRANSPORTS)) {
       const page = await open(t, CROSSED_POLL);
       const refused = await start(page, { path: PATHS.ring, transports });
@@ -115,16 +119,16 @@ describe("a browser's Socket.IO client", { timeout: 120_000, ...needs(binary, ch
     }
   });
 
-  test("a window that polls and says goodbye hears that both halves of it were taken", limited, async (t) => {
+  test("a window that polls and disconnects gets 200 for both of its last posts", limited, async (t) => {
     const page = await started(t, "goodbye.window", { transports: ["polling"] }, CROSSED_POLL);
     holds(await ask(page, "join_conversation", "goodbye-window"), { ok: true });
-    // The library posts Socket.IO's DISCONNECT, and when that was answered Engine.IO's close packet.
+    // The library posts Socket.IO's DISCONNECT, and after the answer Engine.IO's close packet.
     const goodbye = page.waitForResponse((response) => response.request().postData() === "1");
     await page.evaluate(() => window.socket.disconnect());
     assert.equal((await goodbye).status(), 200);
   });
 
-  test("the guide's and ChordMe's clients work in a window, too, and hear a Ring client in Node", limited, async (t) => {
+  test("the guide's and ChordMe's vocabularies work in a window, with a Ring client in Node", limited, async (t) => {
     const page = await open(t);
     assert.deepEqual(await start(page, { path: PATHS.chordme }), { connected: true });
     await count(page, "connected", 1);
@@ -153,7 +157,7 @@ describe("a browser's Socket.IO client", { timeout: 120_000, ...needs(binary, ch
     }
   });
 
-  test("windows come back by themselves after the server was killed, and have every message once", limited, async (t) => {
+  test("windows reconnect by themselves after a kill of the server, and get every message once", limited, async (t) => {
     let other = await startServer();
     t.after(async () => {
       await other.kill();

@@ -1,4 +1,5 @@
-// ChordMe's flow (protocol §5) with the real socket.io-client: a token after connecting, rooms, broadcasts, cursors.
+// ChordMe's vocabulary (docs/protocol.md#chordme) with the real socket.io-client: a token after connecting, rooms,
+// broadcasts, cursors.
 import { strict as assert } from "node:assert";
 import { after, before, describe, test } from "node:test";
 import { binary, needs } from "./carillon.js";
@@ -13,7 +14,7 @@ describe("a ChordMe client", { timeout: 90_000, ...needs(binary) }, () => {
   before(async () => (server = await startServer()));
   after(() => server?.stop());
 
-  /** A client that connects first and then says who it is. */
+  /** A client that connects without a token and then authenticates. */
   const member = async (t, sub, options) => {
     const client = await make(t, { path: PATHS.chordme, ...options }).connect();
     client.sub = sub;
@@ -47,7 +48,7 @@ describe("a ChordMe client", { timeout: 90_000, ...needs(binary) }, () => {
     });
   }
 
-  test("the token may be bare or as a header has it, in the event or in the handshake", limited, async (t) => {
+  test("the token may be bare or have the prefix `Bearer`, in the event or in the handshake", limited, async (t) => {
     for (const argument of [{ token: token("dave") }, { token: `Bearer ${token("dave")}` }, token("dave"), `Bearer ${token("dave")}`]) {
       const client = await make(t, { path: PATHS.chordme }).connect();
       client.tell("authenticate", argument);
@@ -63,7 +64,7 @@ describe("a ChordMe client", { timeout: 90_000, ...needs(binary) }, () => {
     assert.equal((await refused.refused()).data.code, "unauthorized");
   });
 
-  test("a callback hears authentication's outcome, too", limited, async (t) => {
+  test("the callback of authenticate also gets its outcome", limited, async (t) => {
     const client = await make(t, { path: PATHS.chordme }).connect();
     assert.equal((await client.refusal("join_room", { room_id: "callbacks" })).code, "unauthorized");
     await client.next("auth_error");
@@ -71,7 +72,7 @@ describe("a ChordMe client", { timeout: 90_000, ...needs(binary) }, () => {
     holds(await client.done("join_room", { room_id: "callbacks" }), { room_id: "callbacks", participant_count: 1 });
   });
 
-  test("a broadcast reaches the others in the room, as any JSON", limited, async (t) => {
+  test("a broadcast of any JSON reaches the other members of the room", limited, async (t) => {
     const [alice, bob, carol] = [await member(t, "alice.room"), await member(t, "bob.room"), await member(t, "carol.room")];
     for (const [index, one] of [alice, bob, carol].entries()) await join(one, "room", index + 1);
     const messages = ["text", { nested: { chords: ["Am", "F♯"] }, n: 1.5 }, ["list"], 7, true, ""];
@@ -91,7 +92,7 @@ describe("a ChordMe client", { timeout: 90_000, ...needs(binary) }, () => {
     assert.equal(typeof (await alice.next("error")).message, "string", "only where one is");
   });
 
-  test("a cursor's moves reach the others, the last one surely", limited, async (t) => {
+  test("cursor moves reach the other members, and the last one always does", limited, async (t) => {
     const [alice, bob] = [await member(t, "alice.cursor"), await member(t, "bob.cursor")];
     for (const [index, one] of [alice, bob].entries()) await join(one, "cursor", index + 1);
     for (let line = 1; line <= 10; line += 1) alice.tell("cursor_update", { room_id: "cursor", position: { line, column: 0 } });
@@ -104,7 +105,7 @@ describe("a ChordMe client", { timeout: 90_000, ...needs(binary) }, () => {
     assert.deepEqual(alice.rest("cursor_moved"), []);
   });
 
-  test("who left a room hears it no more", limited, async (t) => {
+  test("a client that left a room gets none of its broadcasts", limited, async (t) => {
     const [alice, bob] = [await member(t, "alice.left"), await member(t, "bob.left")];
     for (const [index, one] of [alice, bob].entries()) {
       await join(one, "left", index + 1);
@@ -117,13 +118,13 @@ describe("a ChordMe client", { timeout: 90_000, ...needs(binary) }, () => {
     assert.equal((await bob.next("room_message")).message, "marker");
   });
 
-  test("the others are told who comes and goes, and how many are there", limited, async (t) => {
+  test("the other members get user_joined and user_left with the number of participants", limited, async (t) => {
     const room_id = "doors";
     const [alice, bob] = [await member(t, "alice.doors"), await member(t, "bob.doors")];
     await join(alice, room_id, 1);
     await join(bob, room_id, 2);
     assert.deepEqual(await alice.next("user_joined"), { user_id: "bob.doors", room_id, participant_count: 2 });
-    // A user's second connection is no arrival, and its end no departure.
+    // The join and the leave of a user's second connection cause no events.
     const again = await member(t, "bob.doors");
     await join(again, room_id, 2);
     bob.tell("leave_room", { room_id });
@@ -142,13 +143,13 @@ describe("a ChordMe client", { timeout: 90_000, ...needs(binary) }, () => {
     for (const one of [alice, carol]) assert.deepEqual(one.rest("user_joined"), [], "of oneself");
   });
 
-  test("a ping is answered in milliseconds", limited, async (t) => {
+  test("the answer to a ping has the time in milliseconds", limited, async (t) => {
     const alice = await member(t, "alice.ping");
     alice.tell("ping", {});
     assert.ok(Math.abs((await alice.next("pong")).timestamp - Date.now()) < 60_000);
   });
 
-  test("who never says who they are is let go after ten seconds", limited, async (t) => {
+  test("a client that does not authenticate is closed after ten seconds", limited, async (t) => {
     const client = await make(t, { path: PATHS.chordme, reconnection: false }).connect();
     const connectedMs = Date.now();
     const reason = await bounded(new Promise((resolve) => client.socket.once("disconnect", resolve)), "the end", 15_000);

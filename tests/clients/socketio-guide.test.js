@@ -1,4 +1,5 @@
-// The integration guide's flow (protocol §4) with the real socket.io-client: channels, messages, typing, heartbeats.
+// The integration guide's vocabulary (docs/protocol.md#guide) with the real socket.io-client: channels, messages,
+// typing, heartbeats.
 import { strict as assert } from "node:assert";
 import { after, before, describe, test } from "node:test";
 import { binary, needs } from "./carillon.js";
@@ -12,7 +13,7 @@ describe("a client of the integration guide", { timeout: 60_000, ...needs(binary
   before(async () => (server = await startServer()));
   after(() => server?.stop());
 
-  test("subscribes by a text and by an object, and hears what is sent", limited, async (t) => {
+  test("subscribes by a text and by an object, and receives messages", limited, async (t) => {
     const [alice, bob] = [await guide(t, "alice.guide", { name: "Alice" }), await guide(t, "bob.guide")];
     const conversationId = "guide";
     const joined = await alice.done("subscribe", `conversation:${conversationId}`);
@@ -26,7 +27,7 @@ describe("a client of the integration guide", { timeout: 60_000, ...needs(binary
       assert.match(timestamp, RFC3339_MS);
       assert.ok(Math.abs(Date.parse(timestamp) - before) < 60_000, "the client's clock counted");
     }
-    // Without a callback, and with a client id that is repeated.
+    // Send the same message twice without a callback, with one client id.
     for (let times = 0; times < 2; times += 1) bob.tell("message:send", { conversationId, content: "once", clientId: "k" });
     await bob.done("message:send", { conversationId, content: "marker" });
     for (const member of [alice, bob]) {
@@ -34,7 +35,7 @@ describe("a client of the integration guide", { timeout: 60_000, ...needs(binary
     }
   });
 
-  test("typing is seen by the other only", limited, async (t) => {
+  test("typing reaches the other member, not the typist", limited, async (t) => {
     const [alice, bob] = [await guide(t, "alice.types"), await guide(t, "bob.types")];
     const conversationId = "types";
     for (const one of [alice, bob]) await one.done("subscribe", `conversation:${conversationId}`);
@@ -62,7 +63,7 @@ describe("a client of the integration guide", { timeout: 60_000, ...needs(binary
     }
   });
 
-  test("after unsubscribing, nothing is heard, and afterSeq brings it", limited, async (t) => {
+  test("after unsubscribing no message arrives; a later subscription with afterSeq replays them", limited, async (t) => {
     const [alice, bob] = [await guide(t, "alice.away"), await guide(t, "bob.away")];
     for (const one of [alice, bob]) await one.done("subscribe", "conversation:away");
     await bob.done("subscribe", "conversation:away-too");
@@ -75,7 +76,7 @@ describe("a client of the integration guide", { timeout: 60_000, ...needs(binary
     await bob.done("unsubscribe", "conversation:away");
   });
 
-  test("what is not served yet answers with a coded error, and the connection lives", limited, async (t) => {
+  test("events that are not supported yet get an error, and the connection stays open", limited, async (t) => {
     const alice = await guide(t, "alice.coded");
     for (const [event, argument] of [["subscribe", "user:notifications"], ["subscribe", { channel: "user:notifications" }], ["notifications:read", { ids: ["n"] }]]) {
       assert.equal((await alice.refusal(event, argument)).code, "invalid_payload");

@@ -1,4 +1,5 @@
-// Limits (protocol §8) as the real socket.io-client meets them: connections, sizes, rates, attachments, bursts, silence.
+// The limits (docs/protocol.md#limits) with the real socket.io-client: connections, sizes, rates, attachments, bursts,
+// silence.
 import { strict as assert } from "node:assert";
 import { after, before, describe, test } from "node:test";
 import { binary, needs } from "./carillon.js";
@@ -7,11 +8,11 @@ import { bounded, clientsOf, holds, PATHS, startServer, TRANSPORTS } from "./soc
 import { token } from "./tokens.js";
 
 const limited = { timeout: 30_000 };
-// How the library sees that the server has let it go, on a WebSocket and when it polls.
+// The library's reasons for a disconnect after the server has closed the connection, over a WebSocket and by polling.
 const DROPPED = /^transport (close|error)$/;
 const numbered = (count) => Array.from({ length: count }, (_, index) => `message ${index + 1}`);
 
-/** A process of its own, whose connections are dead without a word when it is stopped. */
+/** A separate process with connections. SIGSTOP makes them dead without closing them. */
 async function frozen(t, server, sub, transports) {
   const program = `
     import { SocketIo, PATHS } from ${JSON.stringify(new URL("./socketio.js", import.meta.url).href)};
@@ -37,7 +38,7 @@ describe("limits for Socket.IO clients", { timeout: 60_000, ...needs(binary) }, 
   after(() => server?.stop());
 
   for (const [name, transports] of Object.entries(TRANSPORTS)) {
-    test(`a user's sixth connection is turned away over ${name}, and comes back by itself when another has ended`, limited, async (t) => {
+    test(`a user's sixth connection over ${name} is closed, and retries until another one ends`, limited, async (t) => {
       const sub = `crowd-${name}`;
       const five = [];
       while (five.length < 5) five.push(await ring(t, sub, { transports }));
@@ -54,9 +55,10 @@ describe("limits for Socket.IO clients", { timeout: 60_000, ...needs(binary) }, 
     });
   }
 
-  // Before, five dead connections locked their user out until each had been missed, and a refused client did not come back.
+  // Before the fix, five dead connections kept their user out until all had timed out, and a refused client did not
+  // reconnect.
   for (const [name, transports] of Object.entries({ websocket: TRANSPORTS.websocket, polling: TRANSPORTS.polling })) {
-    test(`a user whose five connections over ${name} are dead is let in within five seconds`, limited, async (t) => {
+    test(`a user with five dead connections over ${name} can connect within five seconds`, limited, async (t) => {
       const sub = `dead-${name}`;
       const phone = await frozen(t, server, sub, transports);
       for (let count = 1; count <= 5; count += 1) await phone.connects();
@@ -69,11 +71,11 @@ describe("limits for Socket.IO clients", { timeout: 60_000, ...needs(binary) }, 
     });
   }
 
-  test("a refusal is seen whenever it comes, also while the client moves to a WebSocket", limited, async (t) => {
+  test("a client notices a refusal at any time, even during the upgrade to a WebSocket", limited, async (t) => {
     const sub = "refused-often";
     for (let count = 0; count < 5; count += 1) await ring(t, sub, { transports: TRANSPORTS.websocket });
-    // The library's default transports. Without reconnection, as another attempt may hear what the first did not; and
-    // one after the other, as the moment at which the refusal comes is what matters.
+    // With the library's default transports. Reconnection is off, because a second attempt could notice what the first
+    // one missed. The attempts run one after another, so that the refusal comes at different moments of the upgrade.
     for (let count = 1; count <= 5; count += 1) {
       const { reason } = await make(t, { sub, path: PATHS.ring, reconnection: false }).turnedAway().catch((error) => {
         throw new Error(`attempt ${count} of 5: ${error.message}`);
@@ -83,7 +85,7 @@ describe("limits for Socket.IO clients", { timeout: 60_000, ...needs(binary) }, 
   });
 
   for (const [name, transports] of Object.entries(TRANSPORTS)) {
-    test(`a sixth connection that authenticates late over ${name} is told so, and dropped`, limited, async (t) => {
+    test(`a sixth connection that authenticates late over ${name} gets an error and is closed`, limited, async (t) => {
       const sub = `late-${name}`;
       for (let count = 0; count < 5; count += 1) await chordme(t, sub, { transports });
       const sixth = await make(t, { path: PATHS.chordme, transports, reconnection: false }).connect();
@@ -95,7 +97,7 @@ describe("limits for Socket.IO clients", { timeout: 60_000, ...needs(binary) }, 
     });
   }
 
-  test("of thirty that come at once and authenticate late, five stay, and all others hear that they may not", limited, async (t) => {
+  test("of thirty connections that authenticate together, five stay and the others are closed", limited, async (t) => {
     const sub = "at-once";
     const all = Array.from({ length: 30 }, () => make(t, { path: PATHS.chordme, reconnection: false }));
     const fate = async (client) => {
@@ -110,7 +112,7 @@ describe("limits for Socket.IO clients", { timeout: 60_000, ...needs(binary) }, 
   });
 
   for (const [name, transports] of Object.entries({ websocket: TRANSPORTS.websocket, polling: TRANSPORTS.polling })) {
-    test(`a packet of 70 KiB over ${name} ends that connection and nobody else's`, limited, async (t) => {
+    test(`a packet of 70 KiB over ${name} ends its connection and no other`, limited, async (t) => {
       const conversationId = `large-${name}`;
       const sub = `large-${name}`;
       const [large, own, other] = [
@@ -136,7 +138,7 @@ describe("limits for Socket.IO clients", { timeout: 60_000, ...needs(binary) }, 
     const answers = await Promise.all(numbered(62).map((content) => alice.ask("send_message", { conversationId, content })));
     const sent = answers.filter(({ ok }) => ok);
     const refused = answers.filter(({ ok }) => !ok);
-    // One is filled in again every second, and the burst takes much less.
+    // The limit allows one more message every second, and the burst takes much less than two seconds.
     assert.ok(sent.length >= 60 && sent.length <= 61, `${sent.length} were taken`);
     for (const { error } of refused) {
       assert.equal(error.code, "rate_limited");
@@ -150,7 +152,7 @@ describe("limits for Socket.IO clients", { timeout: 60_000, ...needs(binary) }, 
   });
 
   for (const [name, transports] of Object.entries({ websocket: TRANSPORTS.websocket, polling: TRANSPORTS.polling })) {
-    test(`a binary argument over ${name} gets a coded error, and the connection lives`, limited, async (t) => {
+    test(`a binary argument over ${name} gets an error, and the connection stays open`, limited, async (t) => {
       const conversationId = "binary";
       const alice = await ring(t, `alice.binary-${name}`, { transports });
       await alice.done("join_conversation", conversationId);
@@ -183,7 +185,7 @@ describe("bursts and silence", { timeout: 60_000, ...needs(binary) }, () => {
   before(async () => (server = await startServer({ CARILLON_LIMITS__MESSAGES_PER_MINUTE: "0", WEBSOCKET_PING_INTERVAL: "1", WEBSOCKET_PING_TIMEOUT: "1" })));
   after(() => server?.stop());
 
-  /** Sends 200 in one tick: all must be acknowledged and heard, in order, once each, over one connection. */
+  /** Sends 200 messages in one tick. All must be acknowledged and delivered once, in order, over one connection. */
   const burst = async (alice, bob, conversationId) => {
     const reasons = [];
     for (const one of [alice, bob]) one.socket.on("disconnect", (reason, details) => reasons.push([one.sub, reason, String(details?.description ?? details)]));
@@ -213,7 +215,8 @@ describe("bursts and silence", { timeout: 60_000, ...needs(binary) }, () => {
     const conversationId = "burst-waiting";
     const bob = await ring(t, `bob.${conversationId}`);
     await bob.done("join_conversation", conversationId);
-    // What is emitted before there is a connection is kept by the library, and sent at once with the first transport.
+    // The library keeps events that are emitted before the connection exists, and sends them together over the first
+    // transport.
     const alice = make(t, { sub: `alice.${conversationId}`, path: PATHS.ring });
     const joined = alice.ask("join_conversation", conversationId);
     const sent = burst(alice, bob, conversationId);

@@ -1,4 +1,5 @@
-// Presence under the rule of an installation, `participants`: whom the real socket.io-client hears of, and when (protocol §2, §3, §4).
+// Presence under the access rule `participants`: which presence events the real socket.io-client gets, and when
+// (docs/protocol.md#presence).
 import { strict as assert } from "node:assert";
 import { after, before, describe, test } from "node:test";
 import { binary, needs } from "./carillon.js";
@@ -19,14 +20,14 @@ describe("presence among participants", { timeout: 60_000, ...needs(binary) }, (
     assert.ok(response.ok, await response.text());
   };
   const create = (sub, id, participants) => post(sub, "/api/conversations", { id, participants });
-  /** Everything that was heard of presence, when everything is heard that was said before. */
+  /** The presence events that a client has received so far. It waits for those in flight by a ping. */
   const heardOf = async (client) => {
     await client.done("ping");
     return client.rest("presence_update").map(({ userId, isOnline }) => [userId, isOnline]);
   };
 
-  // Before, what was online when it came was told to native clients alone.
-  test("who comes second to Ring hears who is there, once", limited, async (t) => {
+  // Before the fix, only native clients were told at connect which users were online.
+  test("a Ring client gets one presence event at connect for each user who is online", limited, async (t) => {
     await create("ann.second", "second", ["ben.second", "away.second"]);
     const ann = await ring(t, "ann.second");
     const ben = await ring(t, "ben.second");
@@ -36,7 +37,7 @@ describe("presence among participants", { timeout: 60_000, ...needs(binary) }, (
     assert.deepEqual([await heardOf(ann), await heardOf(ben)], [[], []]);
   });
 
-  test("on the other path it is told with the first word of presence", limited, async (t) => {
+  test("on /socket.io/ these presence events come after the client's first event of Ring", limited, async (t) => {
     await create("ann.word", "word", ["ben.word", "cem.word"]);
     await ring(t, "ann.word");
     for (const [sub, speak] of [
@@ -52,8 +53,8 @@ describe("presence among participants", { timeout: 60_000, ...needs(binary) }, (
     }
   });
 
-  // Before, clients of the guide heard of nobody.
-  test("the guide's clients hear presence in Ring's form", limited, async (t) => {
+  // Before the fix, clients of the guide got no presence events.
+  test("clients of the guide get presence events in Ring's form", limited, async (t) => {
     await create("ann.guide", "guide", ["ben.guide"]);
     const ann = await guide(t, "ann.guide");
     await ann.done("subscribe", "conversation:guide");
@@ -65,8 +66,8 @@ describe("presence among participants", { timeout: 60_000, ...needs(binary) }, (
     holds(await ann.next("presence_update"), { userId: "ben.guide", isOnline: false });
   });
 
-  // Before, nobody heard of anybody in a conversation that was made while they were connected.
-  test("who is invited while connected sees and is seen at once, and no more after leaving", limited, async (t) => {
+  // Before the fix, a conversation that was created while its participants were connected caused no presence events.
+  test("a user who is added while connected sees the other participants and is seen at once", limited, async (t) => {
     const [ann, ben] = [await ring(t, "ann.invited"), await ring(t, "ben.invited")];
     await create("ann.invited", "invited", ["ben.invited"]);
     holds(await ann.next("presence_update"), { userId: "ben.invited", isOnline: true });

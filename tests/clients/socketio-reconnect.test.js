@@ -1,4 +1,5 @@
-// The server goes away and comes back: real clients reconnect by themselves, miss nothing and hear nothing twice.
+// The server is stopped or killed and started again: real clients reconnect by themselves, and receive every message
+// once.
 import { strict as assert } from "node:assert";
 import { rmSync } from "node:fs";
 import { describe, test } from "node:test";
@@ -10,12 +11,14 @@ const ENDS = {
   "stopped by SIGTERM": (server) => server.stop({ keepData: true }),
   "killed by SIGKILL": (server) => server.kill(),
 };
-// socket.io-client tries again after 1 s, give or take a half, and doubles that.
+// socket.io-client reconnects after 1 s ± 50 %, and doubles that time with every attempt.
 const RECONNECT_MS_MAX = 15_000;
 const conversationId = "restart";
 const numbered = (count, what) => Array.from({ length: count }, (_, index) => `${what}-${index + 1}`);
 
-/** What an application does that must miss nothing: it joins at every connect, from the last seq that it has. */
+/**
+ * Does what an application without recovery has to do to miss nothing: it joins at every connect, from its last seq.
+ */
 async function follow(client) {
   client.messages = [];
   client.reasons = [];
@@ -30,7 +33,7 @@ async function follow(client) {
   await client.joins[0];
 }
 
-/** Sends all at once, and whatever is not acknowledged again at the next connect. */
+/** Sends all contents at once, and sends those that are not acknowledged again at the next connect. */
 function insist(client, contents) {
   const unanswered = new Map();
   const send = (content) =>
@@ -46,7 +49,7 @@ function insist(client, contents) {
   });
 }
 
-/** Asserts that a client heard each acknowledged message once, in order, over two connections. */
+/** Asserts that a client received each acknowledged message once, in order, over two connections. */
 async function heardEverything(client, acks) {
   await client.take("message_received", 0, ({ content }) => content === "marker");
   const idBySeq = new Map(acks.map(({ seq, id }) => [seq, id]));
@@ -57,13 +60,13 @@ async function heardEverything(client, acks) {
   assert.equal(new Set(messages.map(({ content }) => content)).size, acks.length, sub);
   for (const { ok } of await Promise.all(joins)) assert.equal(ok, true, sub);
   assert.equal(joins.length, 2, `${sub} was connected ${joins.length} times`);
-  // Any other reason, and the library does not come back by itself.
+  // After any other reason the library would not reconnect by itself.
   for (const reason of reasons) assert.match(reason, /^transport (close|error)$/, sub);
 }
 
 for (const [how, end] of Object.entries(ENDS)) {
   describe(`a server that is ${how} and comes back`, { timeout: 60_000, ...needs(binary) }, () => {
-    test("its clients come back by themselves and have every message once, in order", limited, async (t) => {
+    test("its clients reconnect by themselves and receive every message once, in order", limited, async (t) => {
       let server = await startServer({ CARILLON_LIMITS__MESSAGES_PER_MINUTE: "0" });
       const clients = [];
       const make = (sub, options) => {
@@ -76,7 +79,7 @@ for (const [how, end] of Object.entries(ENDS)) {
         rmSync(server.dataDir, { recursive: true, force: true });
       });
       for (const [name, transports] of Object.entries(TRANSPORTS)) await follow(make(`follower-${name}`, { transports }));
-      // The library's own way of sending again, one message after the other.
+      // This client uses the library's own retries, which send one message after another.
       const patient = make("patient", { retries: 10, ackTimeout: 2_000 });
       await follow(patient);
       const hurried = make("hurried");
@@ -86,7 +89,8 @@ for (const [how, end] of Object.entries(ENDS)) {
 
       const acks = [];
       for (const content of numbered(10, "before")) acks.push(await say(content));
-      // These are on their way when the server goes: acknowledged before or after, lost never.
+      // These messages are in flight when the server ends. They may be acknowledged before or after it, but never be
+      // lost.
       const during = [...numbered(10, "during").map(say), ...insist(hurried, numbered(30, "hurried"))];
       await followers[0].next("message_received");
       const gone = followers.map((client) => client.ended());
@@ -98,7 +102,7 @@ for (const [how, end] of Object.entries(ENDS)) {
         return bounded(connected, `${client.sub} again`, RECONNECT_MS_MAX);
       });
       server = await startCarillon(server);
-      // Said before most of them are back.
+      // These messages are sent before most of the followers have reconnected.
       const early = await make("early").connect();
       for (const content of numbered(5, "early")) acks.push(await early.ask("send_message", { conversationId, content }));
       await Promise.all(back);

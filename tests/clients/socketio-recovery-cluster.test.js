@@ -1,5 +1,6 @@
-// The gateway that held a session is killed, and the unmodified client goes on with it elsewhere: in all that it had
-// joined, with exactly what it missed (docs/protocol.md, "Recovery").
+// The gateway that holds a session is killed, and the unmodified client recovers the session on another gateway: it is
+// in all conversations that it had joined, and receives exactly the messages that it missed
+// (docs/protocol.md#recovery).
 import { strict as assert } from "node:assert";
 import { after, before, describe, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -11,11 +12,11 @@ import { token } from "./tokens.js";
 const limited = { timeout: 120_000 };
 const CONVERSATIONS = ["first", "second", "third"];
 const CLIENTS_PER_TRANSPORT = 3;
-// A poll that another gateway waits for ends 5 s after its session's gateway died without a word.
+// A gateway that passes a poll on to a killed gateway gives up after 5 s.
 const BACK_MS_MAX = 30_000;
 const TALK_EVERY_MS = 4;
 
-/** A client of the application that asks for recovery and does nothing else about lost connections. */
+/** A client that requests recovery and does nothing else about lost connections. */
 async function recovering(proxy, sub, transports, conversations) {
   const client = new SocketIo(proxy, { sub, path: PATHS.ring, transports, reconnectionDelay: 200, reconnectionDelayMax: 500 });
   client.socket.auth = { token: token(sub, { name: sub }), recovery: true };
@@ -34,7 +35,7 @@ async function recovering(proxy, sub, transports, conversations) {
   return client;
 }
 
-/** Talks in all conversations without a pause, from a gateway that lives on. */
+/** Keeps sending messages to all conversations, from a gateway that is not killed. Returns a function that stops it. */
 function talk(t, speaker, conversations) {
   const acks = [];
   let count = 0;
@@ -59,7 +60,7 @@ const back = (client, connects) =>
     BACK_MS_MAX,
   );
 
-/** Asserts that each conversation was heard from the join to its last message, once and in order. */
+/** Asserts that each client received each conversation from its join to the last message, once and in order. */
 async function heardAll(clients, heads) {
   for (const client of clients) {
     for (const [conversationId, heard] of client.heard) {
@@ -80,7 +81,7 @@ function headsOf(acks) {
   return heads;
 }
 
-/** Joins conversations of a name of their own, so that tests on one cluster do not meet. */
+/** Conversations of one test, with its name, so that tests on the same cluster do not share any. */
 const ofTest = (name) => CONVERSATIONS.map((conversation) => `${name}-${conversation}`);
 
 describe("recovery without the gateway", { ...needsCluster(), ...limited }, () => {
@@ -89,7 +90,7 @@ describe("recovery without the gateway", { ...needsCluster(), ...limited }, () =
   before(async () => (cluster = await startCluster({ gateways: 3, environment })));
   after(() => cluster?.stop());
 
-  test("every client of a killed gateway goes on at another one", limited, async (t) => {
+  test("every client of a killed gateway recovers its session on another one", limited, async (t) => {
     const proxy = await startRoundRobinProxy(cluster.gateways.map(({ url }) => url));
     const conversations = ofTest("killed");
     const speaker = await new SocketIo(cluster.gateways[2], { sub: "speaker", path: PATHS.ring, transports: ["websocket"] }).connect();
@@ -97,7 +98,7 @@ describe("recovery without the gateway", { ...needsCluster(), ...limited }, () =
       const clients = [];
       for (const transports of Object.values(TRANSPORTS)) {
         for (let index = 0; index < CLIENTS_PER_TRANSPORT; index += 1) {
-          // One of two users has as many connections as allowed, and those that are dead are still counted.
+          // One of the two users has the greatest number of connections allowed, and its dead connections still count.
           clients.push(await recovering(proxy, `user-${clients.length % 2}`, transports, conversations));
         }
       }
@@ -108,7 +109,7 @@ describe("recovery without the gateway", { ...needsCluster(), ...limited }, () =
       await cluster.gateways[1].kill();
       await sleep(1_000);
       const acks = await stop();
-      // Of three gateways two are gone: who was not on the third has come back at least once.
+      // Two of three gateways are gone. Each client that was not on the third must have reconnected at least once.
       for (const client of clients) if (!client.socket.connected) await back(client, client.connects.length + 1);
       const last = await Promise.all(
         conversations.map((conversationId) => speaker.done("send_message", { conversationId, content: "last" })),
@@ -131,7 +132,7 @@ describe("recovery without the gateway", { ...needsCluster(), ...limited }, () =
     }
   });
 
-  test("every gateway is killed, and clients go on at a new one", limited, async () => {
+  test("every gateway of the clients is killed, and they recover their sessions on a new one", limited, async () => {
     const survivors = [await cluster.startRole("gateway", "--listen")];
     const doomed = [await cluster.startRole("gateway", "--listen"), await cluster.startRole("gateway", "--listen")];
     const proxy = await startRoundRobinProxy(doomed.map(({ url }) => url));
@@ -151,7 +152,7 @@ describe("recovery without the gateway", { ...needsCluster(), ...limited }, () =
         const conversationId = conversations[count % conversations.length];
         acks.push(await speaker.done("send_message", { conversationId, content: `missed ${count}` }));
       }
-      // More than the presence-worker waits for a gateway, so that it knows that these are dead.
+      // Wait longer than the presence-worker waits for a silent gateway, so that it has removed the killed ones.
       await sleep(5_000);
       proxy.servers.splice(0, proxy.servers.length, new URL(replacement.url));
       for (const client of clients) await back(client, 2);

@@ -1,4 +1,5 @@
-// Connection-state recovery (protocol §3): how it is asked for, and when a client hears that its session is a new one.
+// Connection-state recovery (docs/protocol.md#recovery): how a client requests it, and in which cases it gets a new
+// session instead.
 import { strict as assert } from "node:assert";
 import { randomBytes } from "node:crypto";
 import { rmSync } from "node:fs";
@@ -18,7 +19,7 @@ describe("connection-state recovery", { timeout: 180_000, ...needs(binary) }, ()
   before(async () => (server = await startServer(unlimited)));
   after(() => server?.stop());
 
-  /** Asserts that joining works: what is said from now on is heard, and nothing else. */
+  /** Asserts that joining works: the client receives the messages sent from now on, and no others. */
   const joins = async (client, bob, conversationId) => {
     const said = (bob.said[conversationId] ?? []).length;
     client.log = [];
@@ -26,11 +27,11 @@ describe("connection-state recovery", { timeout: 180_000, ...needs(binary) }, ()
     await bob.sayAll([conversationId], 2);
     await heard(client, { [conversationId]: bob.said[conversationId].slice(said) });
   };
-  /** Connects with what `auth` says of recovery, beside the token. */
+  /** Connects with the token and the fields of `auth`, such as `pid` and `offset`. */
   const returning = (t, sub, auth, options) => recovering(t, sub, { auth: { token: token(sub), recovery: true, ...auth }, ...options });
   const secretOf = ({ socket: { _pid: pid, _lastOffset: offset } }) => ({ pid, offset });
 
-  describe("is asked for", () => {
+  describe("is requested", () => {
     let always;
     before(async () => (always = await startServer({ CARILLON_SOCKETIO__RECOVERY: "true" })));
     after(() => always?.stop());
@@ -40,7 +41,7 @@ describe("connection-state recovery", { timeout: 180_000, ...needs(binary) }, ()
       "by auth.recovery as a text": (sub) => ({ auth: { ...plain(sub), recovery: "1" } }),
       "by a function's auth": (sub) => ({ auth: (give) => give({ ...plain(sub), recovery: true }) }),
       "by the query": (sub) => ({ auth: plain(sub), query: { recovery: "1" } }),
-      "by nobody, with the setting": (sub) => ({ auth: plain(sub), server: always }),
+      "by no client, with the setting": (sub) => ({ auth: plain(sub), server: always }),
     };
     for (const [how, options] of Object.entries(ways)) {
       for (const [name, transports] of Object.entries(TRANSPORTS)) {
@@ -60,7 +61,7 @@ describe("connection-state recovery", { timeout: 180_000, ...needs(binary) }, ()
       }
     }
 
-    test("or is not given", limited, async (t) => {
+    test("or is not active", limited, async (t) => {
       const others = { "nothing": {}, "false": { recovery: false }, "another text": { recovery: "no" }, "an object": { recovery: {} }, "null": { recovery: null } };
       for (const [what, auth] of Object.entries(others)) {
         for (const options of [{}, { query: { recovery: "0" } }]) {
@@ -79,7 +80,7 @@ describe("connection-state recovery", { timeout: 180_000, ...needs(binary) }, ()
   });
 
   for (const [name, transports] of Object.entries(TRANSPORTS)) {
-    test(`begins anew after a goodbye over ${name}, whatever the library gives back`, limited, async (t) => {
+    test(`is refused after a disconnect over ${name}, although the library sends its old secret`, limited, async (t) => {
       const conversationId = `goodbye-${name}`;
       const bob = await talking(t, `bob.${conversationId}`);
       const alice = await recovering(t, `alice.${conversationId}`, { transports });
@@ -89,7 +90,7 @@ describe("connection-state recovery", { timeout: 180_000, ...needs(binary) }, ()
       await heard(alice, bob.said);
       const before = secretOf(alice);
       alice.close();
-      // The library says goodbye in the background.
+      // The library sends its disconnect packet in the background.
       await bob.next("user_left");
       const packets = [];
       alice.socket.io.once("open", () => alice.socket.io.engine.on("packetCreate", ({ type, data }) => packets.push([type, data])));
@@ -103,7 +104,7 @@ describe("connection-state recovery", { timeout: 180_000, ...needs(binary) }, ()
     });
   }
 
-  test("is for its user only, and for its secret", limited, async (t) => {
+  test("needs the session's user and its secret", limited, async (t) => {
     const bob = await talking(t, "bob.secret");
     const alice = await recovering(t, "alice.secret");
     await alice.done("join_conversation", "secret");
@@ -122,7 +123,7 @@ describe("connection-state recovery", { timeout: 180_000, ...needs(binary) }, ()
         assert.deepEqual(other.rest("message_received").filter(({ conversationId }) => conversationId === "secret"), []);
         other.close();
       }
-      // Without a token, and what is no secret: nobody.
+      // A client with neither a token nor the secret has no identity.
       if (auth.pid !== pid) {
         const nobody = await make(t, { path: PATHS.chordme, auth: { recovery: true, offset, ...auth } }).connect();
         assert.equal((await nobody.refusal("join_room", { room_id: "secret" })).code, "unauthorized");
@@ -136,7 +137,7 @@ describe("connection-state recovery", { timeout: 180_000, ...needs(binary) }, ()
     await heard(alice, { secret: bob.said.secret });
   });
 
-  test("is refused for an offset that was never given out", limited, async (t) => {
+  test("is refused for an offset that the server never sent", limited, async (t) => {
     const bob = await talking(t, "bob.offsets");
     const alice = await recovering(t, "alice.offsets");
     for (const conversationId of ["offsets", "offsets-too"]) await alice.done("join_conversation", conversationId);
@@ -158,13 +159,13 @@ describe("connection-state recovery", { timeout: 180_000, ...needs(binary) }, ()
       if (garbage.indexOf(given) % 10 === 0) await joins(other, bob, "offsets");
       other.close();
     }
-    // None of that took anything from the session.
+    // None of these attempts changed the session.
     await alice.interrupted(() => bob.sayAll(["offsets", "offsets-too"], 1));
     alice.wentOn();
     await heard(alice, bob.said);
   });
 
-  test("does not help an expired token, and a new one brings the session back", limited, async (t) => {
+  test("is refused with an expired token, and works with a new one", limited, async (t) => {
     const bob = await talking(t, "bob.expired");
     const alice = await recovering(t, "alice.expired");
     await alice.done("join_conversation", "expired");
@@ -186,8 +187,8 @@ describe("connection-state recovery", { timeout: 180_000, ...needs(binary) }, ()
   });
 });
 
-describe("recovery from a server that began anew", { timeout: 60_000, ...needs(binary) }, () => {
-  test("is not claimed, and joining works", limited, async (t) => {
+describe("recovery after a restart of a standalone server", { timeout: 60_000, ...needs(binary) }, () => {
+  test("does not happen, the client sees that, and joining works", limited, async (t) => {
     let server = await startServer(unlimited);
     t.after(async () => {
       await server.kill();

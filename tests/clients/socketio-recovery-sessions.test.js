@@ -1,4 +1,5 @@
-// Connection-state recovery (protocol §3) where one client has several sessions: some dead, some counted, some long.
+// Connection-state recovery (docs/protocol.md#recovery) with several sessions of one user: dead ones, the limit of
+// connections, and sessions with long offsets.
 import { strict as assert } from "node:assert";
 import { after, before, describe, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -8,11 +9,14 @@ import { heard, recoveringOf } from "./recovering.js";
 import { holds, PATHS, SocketIo, startServer, TRANSPORTS } from "./socketio.js";
 
 const limited = { timeout: 50_000 };
-/** Far fewer than a connection may have, and enough for an offset that is long. */
+/** Far fewer than a connection may join, and enough for a long offset. */
 const CONVERSATIONS = 60;
-/** Characters of an offset above which it is to become short again. */
+/** The length of an offset, in characters, above which the server shortens it again. */
 const OFFSET_LONG = 96;
-/** Of which a client that is silent for the sum of both is gone, and one that is not has heard what was before. */
+/**
+ * A client that answers no ping for 5 s, the sum of both, is gone. A client that has answered one has received
+ * everything that was sent before the ping.
+ */
 const PINGS = { WEBSOCKET_PING_INTERVAL: "2", WEBSOCKET_PING_TIMEOUT: "3" };
 const HEARD_WITHIN_MS = 5_000;
 
@@ -29,7 +33,7 @@ describe("a user's sessions that can be recovered", { timeout: 120_000, ...needs
   };
 
   for (const [name, transports] of Object.entries(TRANSPORTS)) {
-    test(`are five, and one of them comes back over ${name} while its predecessor is still counted`, limited, async (t) => {
+    test(`are limited to five; one recovers over ${name} while its old connection still counts`, limited, async (t) => {
       const sub = `crowd-${name}`;
       const proxy = await proxied(t);
       const lost = await recovering(t, sub, { transports: ["websocket"], server: proxy });
@@ -52,7 +56,7 @@ describe("a user's sessions that can be recovered", { timeout: 120_000, ...needs
     });
   }
 
-  test("come back all at once, where the server noticed nothing", limited, async (t) => {
+  test("recover all at once, while the server still has their old connections", limited, async (t) => {
     const proxy = await proxied(t);
     const bob = await talking(t, "bob.tabs");
     const five = [];
@@ -69,7 +73,7 @@ describe("a user's sessions that can be recovered", { timeout: 120_000, ...needs
     }
   });
 
-  test("have offsets of their own: one from the session before means nothing in the next", limited, async (t) => {
+  test("have offsets of their own: an offset of an earlier session is refused in the next", limited, async (t) => {
     const proxy = await proxied(t);
     const bob = await talking(t, "bob.stale");
     const alice = await recovering(t, "alice.stale", { transports: TRANSPORTS.websocket, server: proxy });
@@ -80,7 +84,7 @@ describe("a user's sessions that can be recovered", { timeout: 120_000, ...needs
     const before = alice.socket._lastOffset;
     alice.close();
     await bob.next("user_left");
-    // It is told its new secret and nothing else, while the server hears that it joins.
+    // Alice gets her new secret and nothing else, but her join reaches the server.
     proxy.swallow(/"pid":"[0-9a-f]{32}"\}/);
     await alice.connect();
     alice.beganAnew();
@@ -96,10 +100,10 @@ describe("a user's sessions that can be recovered", { timeout: 120_000, ...needs
     await heard(alice, { stale: bob.said.stale.slice(10) });
   });
 
-  test("end with a goodbye, and the next one on the same connection is without recovery", limited, async (t) => {
+  test("end with a disconnect; the next session on the connection may be without recovery", limited, async (t) => {
     const alice = await recovering(t, "alice.twice");
     const { engine } = alice.socket.io;
-    // While another namespace is asked for, the library keeps the connection.
+    // The library keeps the connection open because another namespace is requested.
     alice.socket.io.socket("/nowhere").connect();
     alice.close();
     alice.log = [];
@@ -114,14 +118,14 @@ describe("a user's sessions that can be recovered", { timeout: 120_000, ...needs
   });
 });
 
-// They wait most of the time, so they do it together.
+// These tests wait most of the time, so they run at the same time.
 describe("recovery with short pings", { timeout: 120_000, concurrency: true, ...needs(binary) }, () => {
   let server;
   const { recovering, talking } = recoveringOf(() => server);
   before(async () => (server = await startServer({ CARILLON_LIMITS__MESSAGES_PER_MINUTE: "0", ...PINGS })));
   after(() => server?.stop());
 
-  test("goes on when the predecessor's time is over, too, over every transport", limited, async (t) => {
+  test("still works when the old connection has timed out, over every transport", limited, async (t) => {
     const goesOn = async ([name, transports]) => {
       const conversations = [`noticed-${name}`, `noticed-too-${name}`];
       const proxy = await startCutProxy(server.port);
@@ -131,7 +135,7 @@ describe("recovery with short pings", { timeout: 120_000, concurrency: true, ...
       for (const conversationId of conversations) await alice.done("join_conversation", conversationId);
       if (name === "upgrade") await alice.upgraded();
       alice.socket.on("disconnect", () => proxy.restore());
-      // What it is told is lost on the way, until it misses the pings.
+      // The server's bytes are dropped until the client notices that pings are missing.
       const ended = alice.ended();
       proxy.swallow();
       await bob.sayAll(conversations, 2);
@@ -147,7 +151,7 @@ describe("recovery with short pings", { timeout: 120_000, concurrency: true, ...
     await Promise.all(Object.entries(TRANSPORTS).map(goesOn));
   });
 
-  test("has a record that a dead predecessor does not write to", limited, async (t) => {
+  test("has a record to which a dead old connection does not write", limited, async (t) => {
     const conversations = Array.from({ length: CONVERSATIONS }, (_, index) => `many-${index}`);
     const proxy = await startCutProxy(server.port);
     t.after(() => proxy.close());
@@ -163,7 +167,8 @@ describe("recovery with short pings", { timeout: 120_000, concurrency: true, ...
     await alice.interrupted(async () => {}, () => proxy.lose());
     await bob.sayAll(conversations, 1);
     await heard(alice, bob.said);
-    // Until a ping for the predecessor would make its offsets begin anew, if it still were one.
+    // Wait until a ping of the old connection would have started new offsets, if that connection still owned the
+    // record.
     await sleep(HEARD_WITHIN_MS + 2_500 - (Date.now() - sinceMs));
     await bob.sayAll(conversations, 1);
     await heard(alice, bob.said);
@@ -172,7 +177,7 @@ describe("recovery with short pings", { timeout: 120_000, concurrency: true, ...
     await heard(alice, bob.said);
   });
 
-  test("has offsets that begin anew, without anything being lost", limited, async (t) => {
+  test("starts new, short offsets from time to time, and loses nothing", limited, async (t) => {
     const conversations = Array.from({ length: CONVERSATIONS }, (_, index) => `long-${index}`);
     const bob = await talking(t, "bob.long");
     const alice = await recovering(t, "alice.long");
@@ -181,7 +186,7 @@ describe("recovery with short pings", { timeout: 120_000, concurrency: true, ...
       await bob.sayAll(conversations, 1);
       await heard(alice, bob.said);
       assert.ok(alice.socket._lastOffset.length > OFFSET_LONG, `${alice.socket._lastOffset} of round ${round}`);
-      // It has answered a ping since, and so is known to have heard what was before.
+      // Meanwhile Alice has answered a ping, so the server knows that she has received everything sent before it.
       await sleep(HEARD_WITHIN_MS + 2_500);
       await bob.sayAll(conversations.slice(0, 1), 1);
       await heard(alice, bob.said);
@@ -199,8 +204,8 @@ describe("a session that is too large to be recovered", { timeout: 60_000, ...ne
   before(async () => (server = await startServer({ CARILLON_LIMITS__MESSAGES_PER_MINUTE: "0", ...PINGS })));
   after(() => server?.stop());
 
-  test("is served as any other, and takes nothing from others", limited, async (t) => {
-    // Two bases of these are more than a record may have.
+  test("works as a session without recovery, and does not disturb other sessions", limited, async (t) => {
+    // Two bases with this many conversations exceed the size limit of a record.
     const conversations = Array.from({ length: 1_000 }, (_, index) => `${index}.`.padEnd(128, "x"));
     const bob = await talking(t, "bob.large");
     const alice = await recovering(t, "alice.large", { transports: TRANSPORTS.websocket });
@@ -208,7 +213,7 @@ describe("a session that is too large to be recovered", { timeout: 60_000, ...ne
     await bob.sayAll(conversations, 1);
     await alice.until(() => alice.rest("message_received").length === conversations.length, "all of them");
     const ended = alice.ended().catch(() => "lives");
-    // What wakes it makes it try to begin its offsets anew.
+    // Every event makes the session try to start new offsets.
     for (let second = 0; second < 7; second += 1) {
       await sleep(1_000);
       await bob.say(conversations[second]);

@@ -1,4 +1,5 @@
-// Connection-state recovery (protocol §3): over any cuts, everything subscribed to is heard once, in order, unasked.
+// Connection-state recovery (docs/protocol.md#recovery): however its connection is cut, a client receives every message
+// of its conversations once, in order, without joining again.
 import { strict as assert } from "node:assert";
 import { after, before, describe, test } from "node:test";
 import { binary, needs } from "./carillon.js";
@@ -9,14 +10,14 @@ import { token } from "./tokens.js";
 
 const limited = { timeout: 40_000 };
 
-describe("a client that comes back", { timeout: 180_000, ...needs(binary) }, () => {
+describe("a client with recovery", { timeout: 180_000, ...needs(binary) }, () => {
   let server;
   const { make, recovering, talking } = recoveringOf(() => server);
   const { ring, guide, chordme } = clientsOf(() => server);
   before(async () => (server = await startServer({ CARILLON_LIMITS__MESSAGES_PER_MINUTE: "0" })));
   after(() => server?.stop());
 
-  /** Somebody who talks and hears itself without recovery, and a client in the same conversations. */
+  /** A sender without recovery and a client with recovery, which have joined the same conversations. */
   const both = async (t, conversations, options) => {
     const bob = await talking(t, `bob.${conversations[0]}`);
     const alice = await recovering(t, `alice.${conversations[0]}`, options);
@@ -26,14 +27,14 @@ describe("a client that comes back", { timeout: 180_000, ...needs(binary) }, () 
     return { alice, bob };
   };
 
-  /** A client that polls may be between two connections: until it notices, it loses whatever it has. */
+  /** Ends the client's connections until it notices. A polling client may have no open connection at one moment. */
   const loses = (client, proxy) => {
     const timer = setInterval(() => proxy.lose(), 10);
     client.socket.once("disconnect", () => clearInterval(timer));
   };
 
   for (const [name, transports] of Object.entries(TRANSPORTS)) {
-    test(`is cut again and again over ${name}, and hears both conversations once, in order`, limited, async (t) => {
+    test(`is cut again and again over ${name}, and receives both conversations once, in order`, limited, async (t) => {
       const conversations = [`one-${name}`, `two-${name}`];
       const { alice, bob } = await both(t, conversations, { transports });
       if (name === "upgrade") await alice.upgraded();
@@ -41,7 +42,7 @@ describe("a client that comes back", { timeout: 180_000, ...needs(binary) }, () 
         await bob.sayAll(conversations, 2);
         await alice.interrupted(() => bob.sayAll(conversations, 3));
       }
-      // Before it has heard anything over the new connection, several times.
+      // Cut the connection several times in a row, each time before any event has arrived over the new one.
       for (let round = 1; round <= 4; round += 1) {
         let cuts = 0;
         const cutAtOnce = () => (cuts += 1) <= round && alice.cut();
@@ -55,7 +56,7 @@ describe("a client that comes back", { timeout: 180_000, ...needs(binary) }, () 
       for (const one of [alice, bob]) await heard(one, bob.said);
     });
 
-    test(`is cut while it hears 200 messages over ${name}, and hears each once, in order`, limited, async (t) => {
+    test(`is cut while it receives 200 messages over ${name}, and receives each once, in order`, limited, async (t) => {
       const proxy = await startCutProxy(server.port);
       t.after(() => proxy.close());
       const conversations = [`burst-${name}`, `burst-too-${name}`];
@@ -67,7 +68,7 @@ describe("a client that comes back", { timeout: 180_000, ...needs(binary) }, () 
         const cutAt = () => {
           events += 1;
           if (events === 20 * round) alice.cut();
-          // In the middle of whatever is on its way.
+          // Cut in the middle of the bytes in flight.
           due += [100, 150].includes(events);
           if (due === 0 || alice.isUpgrading) return;
           due -= 1;
@@ -95,7 +96,7 @@ describe("a client that comes back", { timeout: 180_000, ...needs(binary) }, () 
         await alice.interrupted(() => bob.sayAll(conversations, 2).then(() => proxy.restore()), () => proxy.cut());
         await bob.sayAll(conversations, 2);
         await settled();
-        // For the server, the connection before goes on, and hears what is said, too.
+        // On the server the old connection is still open, and messages are sent to it too.
         await alice.interrupted(() => bob.sayAll(conversations, 2), () => loses(alice, proxy));
       }
       await bob.sayAll(conversations, 1);
@@ -104,7 +105,7 @@ describe("a client that comes back", { timeout: 180_000, ...needs(binary) }, () 
     });
   }
 
-  test("speaks any vocabulary, or several at once, and others hear as without recovery", limited, async (t) => {
+  test("may use any vocabulary, or several at once; clients without recovery get no offsets", limited, async (t) => {
     const conversationId = "words";
     const bob = await talking(t, "bob.words");
     const join = {
@@ -124,7 +125,7 @@ describe("a client that comes back", { timeout: 180_000, ...needs(binary) }, () 
       await bob.sayAll([conversationId], 3);
       await Promise.all(backs.map((back) => back.interrupted(() => bob.sayAll([conversationId], 2))));
     }
-    // One of several is left, the others stay.
+    // It leaves in one of its vocabularies; the other subscriptions stay.
     await several.done("unsubscribe", `conversation:${conversationId}`);
     const unsubscribed = { [conversationId]: [...bob.said[conversationId]] };
     await several.interrupted(() => bob.sayAll([conversationId], 2));
@@ -139,7 +140,7 @@ describe("a client that comes back", { timeout: 180_000, ...needs(binary) }, () 
   });
 
   for (const [name, transports] of Object.entries(TRANSPORTS)) {
-    test(`authenticated late over ${name}, and is known by its secret alone`, limited, async (t) => {
+    test(`that authenticated late over ${name} is identified by its secret alone`, limited, async (t) => {
       const room_id = `late-${name}`;
       const bob = await talking(t, `bob.${room_id}`);
       const alice = await make(t, { path: PATHS.chordme, transports }).connect();
@@ -160,7 +161,7 @@ describe("a client that comes back", { timeout: 180_000, ...needs(binary) }, () 
     });
   }
 
-  test("hears nothing of what it left", limited, async (t) => {
+  test("gets no messages of conversations that it left", limited, async (t) => {
     const { alice, bob } = await both(t, ["kept", "left", "kept-too"]);
     await bob.sayAll(["kept", "left", "kept-too"], 2);
     const before = [...bob.said.left];
@@ -177,7 +178,7 @@ describe("a client that comes back", { timeout: 180_000, ...needs(binary) }, () 
     await heard(alice, { ...bob.said, left: before, "kept-too": bob.said["kept-too"].slice(0, -2) });
   });
 
-  test("joined again from before, and hears everything behind that once", limited, async (t) => {
+  test("may join again from an earlier seq, and receives everything after it once", limited, async (t) => {
     const { alice, bob } = await both(t, ["again", "beside"]);
     await bob.sayAll(["again", "beside"], 10);
     await heard(alice, bob.said);
@@ -193,13 +194,13 @@ describe("a client that comes back", { timeout: 180_000, ...needs(binary) }, () 
     alice.wentOn(3);
   });
 
-  test("joins more after it came back, and comes back with that, too", limited, async (t) => {
+  test("may join more conversations after a recovery, and recovers those too", limited, async (t) => {
     const { alice, bob } = await both(t, ["first"]);
     const conversations = ["first"];
     for (let round = 1; round <= 5; round += 1) {
       await alice.interrupted(() => bob.sayAll(conversations, 2));
       const conversationId = `more-${round}`;
-      // Joined from its beginning, or from now on.
+      // Join it from its beginning, or from its head.
       await bob.sayAll([conversationId], 3);
       if (round % 2 === 0) bob.said[conversationId] = [];
       await alice.done("join_conversation", round % 2 === 0 ? { conversationId } : { conversationId, afterSeq: 0 });
@@ -215,7 +216,7 @@ describe("a client that comes back", { timeout: 180_000, ...needs(binary) }, () 
     await heard(alice, bob.said);
   });
 
-  test("goes on where it was, whatever texts others make it hear", limited, async (t) => {
+  test("resumes at the right place even if others send texts that look like offsets", limited, async (t) => {
     const room_id = "texts";
     const other = await chordme(t, "other.texts");
     const alice = await recovering(t, "alice.texts", { path: PATHS.chordme });

@@ -1,4 +1,5 @@
-// Ring's flow (protocol §3) with the real socket.io-client: the handshake over each transport, talking, typing, presence.
+// Ring's vocabulary (docs/protocol.md#ring) with the real socket.io-client: the handshake over each transport,
+// messages, typing, presence.
 import { strict as assert } from "node:assert";
 import { after, before, describe, test } from "node:test";
 import { binary, needs } from "./carillon.js";
@@ -25,11 +26,11 @@ describe("a Ring client", { timeout: 120_000, ...needs(binary) }, () => {
   };
 
   for (const [name, transports] of Object.entries(TRANSPORTS)) {
-    test(`talks over ${transports.join(", then ")}`, limited, async (t) => {
+    test(`exchanges messages over ${transports.join(", then ")}`, limited, async (t) => {
       const conversation = `transport-${name}`;
       const [alice, bob] = await pair(t, conversation, { transports });
       const contents = Array.from({ length: 20 }, (_, index) => `${name} ${index}`);
-      // Without waiting for each other, so that some are on their way while the transport changes.
+      // Send them without waiting for acknowledgements, so that some are in flight during the upgrade.
       const acks = contents.map((content) => alice.done("send_message", { conversationId: conversation, content }));
       if (name === "upgrade") await Promise.all([alice.upgraded(), bob.upgraded()]);
       assert.deepEqual((await Promise.all(acks)).map(({ seq }) => seq), contents.map((_, index) => index + 1));
@@ -50,7 +51,7 @@ describe("a Ring client", { timeout: 120_000, ...needs(binary) }, () => {
       ["something that is no token", () => ({ token: "nonsense" }), "Invalid authentication token", "unauthorized"],
       ["an expired token", (sub) => ({ token: expired(sub) }), "Authentication token expired", "token_expired"],
     ]) {
-      test(`is refused with ${what} over ${transport}, and let in with a good one`, limited, async (t) => {
+      test(`is refused with ${what} over ${transport}, and accepted with a valid one`, limited, async (t) => {
         const client = make(t, { path: PATHS.ring, transports });
         client.socket.auth = given("late");
         const error = await client.refused();
@@ -63,7 +64,7 @@ describe("a Ring client", { timeout: 120_000, ...needs(binary) }, () => {
     }
   }
 
-  test("joins by the bare id and by an object, and is told the head and how many are there", limited, async (t) => {
+  test("joins by the bare id and by an object, and gets head and number of participants", limited, async (t) => {
     const [alice, bob] = [await ring(t, "alice.join"), await ring(t, "bob.join")];
     const conversationId = "join";
     assert.deepEqual(await alice.done("join_conversation", conversationId), { conversationId, headSeq: 0, participantCount: 1 });
@@ -72,13 +73,13 @@ describe("a Ring client", { timeout: 120_000, ...needs(binary) }, () => {
     await alice.done("send_message", { conversationId, content: "after" });
     const [first] = await bob.take("message_received");
     assert.deepEqual([first.content, first.seq], ["after", 2], "a join without afterSeq replays nothing");
-    // Joined by the other form once more: still one subscription.
+    // A second join in the other form must not make a second subscription.
     await bob.done("join_conversation", conversationId);
     for (const content of ["once", "more"]) await alice.done("send_message", { conversationId, content });
     assert.deepEqual((await bob.take("message_received", 2)).map(({ content }) => content), ["once", "more"]);
   });
 
-  test("a message reaches both members, the sender too, in the documented form", limited, async (t) => {
+  test("a message reaches both members, including the sender, in the documented form", limited, async (t) => {
     const conversationId = "send";
     const [alice, bob] = await pair(t, conversationId);
     const spoofed = { senderId: "mallory", senderName: "Mallory", timestamp: "2001-01-01T00:00:00.000Z" };
@@ -109,7 +110,7 @@ describe("a Ring client", { timeout: 120_000, ...needs(binary) }, () => {
     await alice.connect();
     await alice.done("join_conversation", conversationId);
     assert.deepEqual(await alice.done("send_message", message), first, "on another connection");
-    // The same id from somebody else is another message.
+    // The same client id from another user is another message.
     await bob.done("send_message", { ...message, content: "marker" });
     const heard = await bob.take("message_received", 0, ({ content }) => content === "marker");
     assert.deepEqual(heard.map(({ content, seq }) => [content, seq]), [["once", 1], ["marker", 2]]);
@@ -117,7 +118,7 @@ describe("a Ring client", { timeout: 120_000, ...needs(binary) }, () => {
     assert.deepEqual(own.map(({ seq }) => seq), [1, 2]);
   });
 
-  test("typing is seen by the other, and never by the typist", limited, async (t) => {
+  test("typing reaches the other member, and never the typist", limited, async (t) => {
     const conversationId = "typing";
     const [alice, bob] = await pair(t, conversationId);
     const expected = { conversationId, userId: "alice.typing", userName: "Alice" };
@@ -132,13 +133,13 @@ describe("a Ring client", { timeout: 120_000, ...needs(binary) }, () => {
     }
     await alice.done("typing_start", { conversationId });
     holds(await bob.next("user_typing"), { ...expected, isTyping: true });
-    // What is said ends the typing, and stands behind every typing event that the typist could have heard.
+    // A message ends the typing. It arrives after any typing event that the typist could have received.
     await alice.done("send_message", { conversationId, content: "marker" });
     await alice.next("message_received");
     assert.deepEqual(alice.rest("user_typing"), [], "the typist was told");
   });
 
-  test("somebody who typed and vanished types no more", limited, async (t) => {
+  test("the typing of a user whose connection ends is ended", limited, async (t) => {
     const conversationId = "vanish";
     const [alice, bob] = await pair(t, conversationId);
     alice.tell("typing_start", { conversationId });
@@ -147,7 +148,7 @@ describe("a Ring client", { timeout: 120_000, ...needs(binary) }, () => {
     holds(await bob.next("user_typing"), { userId: "alice.vanish", isTyping: false });
   });
 
-  test("presence is told at another's first connection and after the last, not in between", limited, async (t) => {
+  test("presence events come at a user's first connection and after the last, not in between", limited, async (t) => {
     const conversationId = "presence";
     const response = await fetch(`${server.url}/api/conversations`, {
       method: "POST",
@@ -174,14 +175,14 @@ describe("a Ring client", { timeout: 120_000, ...needs(binary) }, () => {
     assert.deepEqual(alice.rest("presence_update"), []);
   });
 
-  test("two who meet in an open conversation see each other's presence", limited, async (t) => {
+  test("two members of an open conversation see each other's presence", limited, async (t) => {
     const [alice, bob] = await pair(t, "meeting");
     for (const [one, other] of [[alice, bob], [bob, alice]]) {
       holds(await one.next("presence_update"), { userId: other.sub, isOnline: true });
     }
   });
 
-  test("after leaving, nothing of the conversation is heard", limited, async (t) => {
+  test("after leaving, no event of the conversation arrives", limited, async (t) => {
     const conversationId = "leave";
     const [alice, bob] = await pair(t, conversationId);
     for (const conversation of ["second-leave", "leave"]) await bob.done("join_conversation", conversation);
@@ -191,13 +192,13 @@ describe("a Ring client", { timeout: 120_000, ...needs(binary) }, () => {
     await alice.done("send_message", { conversationId: "second-leave", content: "marker" });
     const [marker] = await bob.take("message_received");
     assert.deepEqual([marker.content, bob.rest("user_typing")], ["marker", []]);
-    // Leaving is not losing: the id as an object, and back again from where it was.
+    // A join with afterSeq brings the messages that were sent meanwhile.
     await bob.done("join_conversation", { conversationId, afterSeq: 0 });
     assert.equal((await bob.next("message_received")).content, "not for Bob");
     await bob.done("leave_conversation", { conversationId });
   });
 
-  test("a callback hears what is wrong; without one it is an error event, and the connection lives", limited, async (t) => {
+  test("errors go to the callback, or else to an error event, and the connection stays open", limited, async (t) => {
     const alice = await ring(t, "alice.errors");
     const conversationId = "errors";
     await alice.done("join_conversation", conversationId);
@@ -224,7 +225,7 @@ describe("a Ring client", { timeout: 120_000, ...needs(binary) }, () => {
     assert.equal((await alice.next("message_received")).seq, 1);
   });
 
-  test("afterSeq brings what was missed, in order, before anything live", limited, async (t) => {
+  test("afterSeq brings the missed messages, in order, before any live one", limited, async (t) => {
     const conversationId = "replay";
     const [alice, bob] = await pair(t, conversationId);
     const send = (content) => alice.done("send_message", { conversationId, content });
@@ -233,7 +234,7 @@ describe("a Ring client", { timeout: 120_000, ...needs(binary) }, () => {
     bob.close();
     for (let number = 1; number <= 20; number += 1) await send(`missed ${number}`);
     await bob.connect();
-    // More comes while the replay is under way.
+    // More messages are sent during the replay.
     const live = Array.from({ length: 20 }, (_, index) => send(`live ${index + 1}`));
     holds(await bob.done("join_conversation", { conversationId, afterSeq: seq }), { conversationId });
     await Promise.all(live);
@@ -245,14 +246,14 @@ describe("a Ring client", { timeout: 120_000, ...needs(binary) }, () => {
     assert.equal((await bob.next("message_received")).content, "marker");
   });
 
-  test("a token is renewed on the connection that it is for", limited, async (t) => {
+  test("a token can be renewed on a connection, for the same user only", limited, async (t) => {
     const alice = await ring(t, "alice.renew");
     holds(await alice.done("authenticate", { token: token("alice.renew") }), { userId: "alice.renew" });
     assert.equal((await alice.refusal("authenticate", { token: token("somebody else") })).code, "unauthorized");
     await alice.done("join_conversation", "renewed");
   });
 
-  test("the namespace /api/socket on the default path is the same place", limited, async (t) => {
+  test("the namespace /api/socket on the default path works the same", limited, async (t) => {
     const alice = await make(t, { sub: "alice.alias", namespace: "/api/socket" }).connect();
     const bob = await ring(t, "bob.alias");
     for (const one of [alice, bob]) await one.done("join_conversation", "alias");

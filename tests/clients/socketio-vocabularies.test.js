@@ -1,4 +1,5 @@
-// One conversation, four vocabularies (protocol §5a): the ws library and three kinds of Socket.IO clients hear the same.
+// One conversation in four vocabularies (docs/protocol.md#one-event-four-vocabularies): the ws library and three kinds
+// of Socket.IO clients receive the same events.
 import { strict as assert } from "node:assert";
 import { after, before, describe, test } from "node:test";
 import { binary, needs } from "./carillon.js";
@@ -13,7 +14,7 @@ describe("one conversation in four vocabularies", { timeout: 60_000, ...needs(bi
   before(async () => (server = await startServer()));
   after(() => server?.stop());
 
-  /** A member of each kind. */
+  /** One member for each vocabulary. */
   const members = async (t, conversation) => {
     const native = await talker(server, `native.${conversation}`, "Native", conversation);
     t.after(() => native.close());
@@ -29,7 +30,7 @@ describe("one conversation in four vocabularies", { timeout: 60_000, ...needs(bi
     return all;
   };
 
-  /** How each kind hears one message: what they all must agree on. */
+  /** Takes the next message from each member, and asserts that all have the same fields. */
   const heardBy = async ({ native, ring, guide, chordme }) => {
     const frame = await native.frames.until("new_message");
     const { id, sender_id, sender_name, content, content_type, timestamp } = frame.message;
@@ -50,15 +51,15 @@ describe("one conversation in four vocabularies", { timeout: 60_000, ...needs(bi
     return asNative;
   };
 
-  test("a message of each kind of client is seen by all, each in its own words, once", limited, async (t) => {
+  test("a message of any client reaches all, each in its own vocabulary, once", limited, async (t) => {
     const conversationId = "words";
     const all = await members(t, conversationId);
     const ways = [
-      // Without a client id, as its ack and its own message would come in any order.
+      // Without a client id there is no ack, whose order relative to the message is not defined.
       ["native.words", (content) => all.native.tell({ type: "send_message", content })],
       ["ring.words", (content) => all.ring.done("send_message", { conversationId, content })],
       ["guide.words", (content) => all.guide.done("message:send", { conversationId, content })],
-      // Whoever joined by one vocabulary may send by another.
+      // A client may join in one vocabulary and send in another.
       ["chordme.words", (content) => all.chordme.done("send_message", { conversationId, content })],
     ];
     for (const [index, [by, say]] of ways.entries()) {
@@ -77,7 +78,7 @@ describe("one conversation in four vocabularies", { timeout: 60_000, ...needs(bi
     }
   });
 
-  test("typing is told between native, Ring and guide, and ChordMe has no word for it", limited, async (t) => {
+  test("typing reaches native, Ring and guide clients; ChordMe has no event for it", limited, async (t) => {
     const conversationId = "typing-words";
     const { native, ring: ringer, guide: guided, chordme: player } = await members(t, conversationId);
     const hear = {
@@ -114,7 +115,7 @@ describe("one conversation in four vocabularies", { timeout: 60_000, ...needs(bi
     assert.deepEqual(leftOver, []);
   });
 
-  test("broadcasts and cursors pass between native and ChordMe, and the others have no word for them", limited, async (t) => {
+  test("broadcasts and cursors reach native and ChordMe clients, and no others", limited, async (t) => {
     const conversation = "passing";
     const { native, ring: ringer, guide: guided, chordme: player } = await members(t, conversation);
     player.tell("broadcast_message", { room_id: conversation, message: { chord: "Am" } });
@@ -136,7 +137,7 @@ describe("one conversation in four vocabularies", { timeout: 60_000, ...needs(bi
     }
   });
 
-  test("a connection that joined twice, in two vocabularies, hears both forms, each once", limited, async (t) => {
+  test("a connection that joined in two vocabularies gets each message once in both forms", limited, async (t) => {
     const conversationId = "both";
     const native = await talker(server, "native.both", "Native", conversationId);
     t.after(() => native.close());
@@ -155,7 +156,7 @@ describe("one conversation in four vocabularies", { timeout: 60_000, ...needs(bi
     await native.say("four");
     const all = ["one", "two", "three", "four"];
     assert.deepEqual(await forms(4), [all, all]);
-    // One vocabulary is left, the other stays; the user has not gone.
+    // After leaving in one vocabulary the other subscription stays, and the user is still in the room.
     await both.done("leave_conversation", conversationId);
     await native.say("only the room's");
     assert.equal((await both.next("room_message")).message.content, "only the room's");
@@ -168,7 +169,7 @@ describe("one conversation in four vocabularies", { timeout: 60_000, ...needs(bi
     assert.deepEqual(other.rest("user_left"), [], "the user was there all the time");
   });
 
-  test("what ends a Socket.IO client's connection reaches native clients", limited, async (t) => {
+  test("native clients see that a Socket.IO client's connection ended", limited, async (t) => {
     const { native, ring: ringer, chordme: player } = await members(t, "gone");
     ringer.tell("typing_start", "gone");
     assert.equal((await native.frames.until("typing_indicator")).is_typing, true);
@@ -176,7 +177,7 @@ describe("one conversation in four vocabularies", { timeout: 60_000, ...needs(bi
     assert.equal((await native.frames.until("typing_indicator")).is_typing, false);
     const { user_id, online } = await bounded(native.frames.until("presence_update").then(async (frame) => {
       let update = frame;
-      // With --dev a native client hears of everybody on the instance.
+      // With --dev a native client gets the presence of every user of the instance.
       while (update.online || update.user_id !== "ring.gone") update = await native.frames.until("presence_update");
       return update;
     }), "the absence");

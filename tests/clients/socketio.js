@@ -1,4 +1,4 @@
-// The real socket.io-client in Node, with what it hears kept in order, and every wait bounded.
+// The real socket.io-client in Node. It records events in their order, and every wait has a bound.
 import { strict as assert } from "node:assert";
 import { once } from "node:events";
 import { io } from "socket.io-client";
@@ -6,12 +6,12 @@ import { startCarillon } from "./carillon.js";
 import { secret, token } from "./tokens.js";
 
 export const WAIT_MS_MAX = 8_000;
-/** The transports that a client can be held to, by the name of the one that it ends with. */
+/** The sequences of transports that a client can be limited to. */
 export const TRANSPORTS = { websocket: ["websocket"], polling: ["polling"], upgrade: ["polling", "websocket"] };
-/** The path of each application's clients (protocol §1). */
+/** The path of each application's clients (docs/protocol.md#endpoints). */
 export const PATHS = { ring: "/api/socket", guide: "/api/socket", chordme: "/socket.io/" };
 export const RFC3339_MS = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/;
-/** What stands behind every event for a client that can be recovered. */
+/** The last argument of every event for a client with recovery. */
 const OFFSET = /^[\w-]{4,}$/;
 
 export const startServer = (environment = {}) => startCarillon({ environment: { AUTH_SECRET: secret, ...environment } });
@@ -26,15 +26,15 @@ export function bounded(promise, what, waitMsMax = WAIT_MS_MAX) {
 
 export class SocketIo {
   /**
-   * `sub` undefined: without a token. `recovery`: every event must end in an offset, and unless `auth` says otherwise,
-   * it is asked for there. Other options are socket.io-client's own.
+   * Without `sub` the client has no token. With `recovery` the client requests recovery, unless `auth` is given, and
+   * every event must end with an offset. Other options are those of socket.io-client.
    */
   constructor(server, { sub, name = sub, namespace = "", recovery = false, ...options }) {
     this.sub = sub;
     this.recovery = recovery;
     this.log = [];
     this.waiting = new Set();
-    // `autoUnref`: a client that its server leaves hanging must not keep the run from ending.
+    // `autoUnref` lets the process end even if a client still waits for its server.
     const identity = sub === undefined ? undefined : { token: token(sub, { name }) };
     const auth = recovery ? { ...identity, recovery } : identity;
     this.socket = io(`${server.url}${namespace}`, { forceNew: true, autoConnect: false, autoUnref: true, auth, ...options });
@@ -48,7 +48,7 @@ export class SocketIo {
     return this.socket.io.engine.transport.name;
   }
 
-  /** Connects; fails if that is refused. */
+  /** Connects. It rejects if the server refuses. */
   connect() {
     const connected = new Promise((resolve, reject) => {
       this.socket.once("connect", resolve);
@@ -58,7 +58,7 @@ export class SocketIo {
     return bounded(connected, "connect").then(() => this);
   }
 
-  /** Connects, which must be refused: the error is returned. */
+  /** Tries to connect. The server must refuse; the error is returned. */
   async refused(waitMsMax = WAIT_MS_MAX) {
     const refusal = new Promise((resolve, reject) => {
       this.socket.once("connect_error", resolve);
@@ -71,14 +71,14 @@ export class SocketIo {
   }
 
   /**
-   * Connects, which must not come to be: the connection is closed without a refusal, after which the library tries again
-   * by itself. Returns how it was closed.
+   * Tries to connect. The server must close the connection without a CONNECT_ERROR, after which the library tries again
+   * by itself. Returns the reason and the code of the close.
    */
   async turnedAway(waitMsMax = WAIT_MS_MAX) {
     const closed = new Promise((resolve, reject) => {
       this.socket.io.once("close", (reason, details) => resolve({ reason, code: details?.context?.code }));
       this.socket.once("connect", () => reject(new Error("it was let in")));
-      // What the transport says of its own end has no data, and is no refusal.
+      // A transport error has no data and is not a refusal.
       this.socket.on("connect_error", (error) => error.data !== undefined && reject(error));
     });
     this.socket.connect();
@@ -88,14 +88,14 @@ export class SocketIo {
     return how;
   }
 
-  /** Waits until the client has moved from polling to a WebSocket. */
+  /** Waits until the client has upgraded from polling to a WebSocket. */
   async upgraded() {
     const { engine } = this.socket.io;
     if (engine.transport.name !== "websocket") await bounded(once(engine, "upgrade"), "the upgrade");
     assert.equal(this.transport, "websocket");
   }
 
-  /** The reason for which the connection ends. */
+  /** Waits for the end of the connection and returns its reason. */
   ended() {
     const ended = new Promise((resolve) => this.socket.once("disconnect", resolve));
     return this.socket.connected ? bounded(ended, "the end") : Promise.resolve("is not connected");
@@ -105,19 +105,19 @@ export class SocketIo {
     this.socket.emit(event, ...args);
   }
 
-  /** Emits with a callback: what that gets is returned. */
+  /** Emits with a callback and returns the callback's argument. */
   ask(event, ...args) {
     return this.socket.timeout(WAIT_MS_MAX).emitWithAck(event, ...args);
   }
 
-  /** As `ask`, and it must have been done. */
+  /** As `ask`, but the answer must have `ok: true`. */
   async done(event, ...args) {
     const { ok, ...fields } = await this.ask(event, ...args);
     assert.equal(ok, true, `${event} ${JSON.stringify(args)}: ${JSON.stringify(fields)}`);
     return fields;
   }
 
-  /** As `ask`, and it must have been refused: the error is returned. */
+  /** As `ask`, but the answer must have `ok: false`; the error is returned. */
   async refusal(event, ...args) {
     const { ok, error, ...more } = await this.ask(event, ...args);
     assert.deepEqual([ok, more], [false, {}], `${event} ${JSON.stringify(args)}`);
@@ -125,14 +125,14 @@ export class SocketIo {
     return error;
   }
 
-  /** The only argument of an event that was heard, but for the offset where there must be one. */
+  /** The only argument of a received event. With recovery the event must also have an offset, which is checked. */
   body({ event, args }) {
     assert.equal(args.length, this.recovery ? 2 : 1, `arguments of ${event} for ${this.sub}: ${JSON.stringify(args).slice(0, 500)}`);
     if (this.recovery) assert.match(args[1], OFFSET, `the offset of ${event} for ${this.sub}`);
     return args[0];
   }
 
-  /** Takes the bodies of an event, in the order heard, until `count` came or `isLast` says so of one. */
+  /** Takes the bodies of an event in order, until there are `count` of them or `isLast` is true for one. */
   async take(event, count = 1, isLast = (_, taken) => taken === count) {
     const taken = [];
     const bodies = new Promise((resolve) => {
@@ -153,7 +153,7 @@ export class SocketIo {
     return bounded(bodies, heard);
   }
 
-  /** Waits until `isEnough`, which is asked after every event, says so. */
+  /** Waits until `isEnough` returns true. It is called after every event. */
   until(isEnough, what) {
     const enough = new Promise((resolve) => {
       const look = () => {
@@ -172,7 +172,7 @@ export class SocketIo {
     return (await this.take(event))[0];
   }
 
-  /** Everything of this name that came and was not taken. */
+  /** The bodies of all received events of this name that were not taken. */
   rest(event) {
     return this.log.filter((heard) => heard.event === event).map((heard) => this.body(heard));
   }
@@ -182,13 +182,13 @@ export class SocketIo {
   }
 }
 
-/** Asserts that `object` has these fields with these values, whatever else it has. */
+/** Asserts that `object` has these fields with these values. It may have other fields. */
 export function holds(object, expected, what) {
   const named = Object.fromEntries(Object.keys(expected).map((field) => [field, object?.[field]]));
   assert.deepEqual(named, expected, `${what ?? "fields"} of ${JSON.stringify(object)}`);
 }
 
-/** For a describe: clients of a server that are closed when their test ends. */
+/** Factories of clients for a describe block. The clients are closed when their test ends. */
 export function clientsOf(serverOf) {
   const make = (t, options) => {
     const client = new SocketIo(serverOf(), options);

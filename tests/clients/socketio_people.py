@@ -1,5 +1,5 @@
 """People with unmodified Socket.IO clients: python-socketio's threaded and asyncio clients, and the Java client. All have
-the methods of `Person`, so that one test holds the server to the same words with each of them."""
+the methods of `Person`, so that one test can run with each of them."""
 
 import asyncio
 import queue
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import socketio
 
 ANSWER_S_MAX = 8
-# For threads that were started before the one that called back, to run.
+# Enough time for the client's handler threads that were started before the callback's thread to run.
 QUIET_S = 0.05
 POLL_S = 0.02
 PATH_OF_TOKENS = "/api/socket"
@@ -20,21 +20,21 @@ RFC3339_MS = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
 
 class Person:
-    """What a test does with a client, whichever it is. `transports`: a list, or None for the client's own default."""
+    """The methods that a test uses on any client. `transports` is a list, or None for the client's default."""
 
-    # Whether handlers run in the order in which events came.
+    # Whether handlers run in the order in which events arrived.
     keeps_order = True
 
     def __init__(self, server, transports):
         self.server = server
         self.transports = transports
         self.heard = queue.SimpleQueue()
-        # What to send whenever it has connected, first or again: a function that gives an event and its arguments.
+        # A function that returns an event and its arguments, which the client sends after every connect.
         self.first_words = None
         self.opened = False
 
     def connect(self, token=None, path=PATH_OF_TOKENS, namespace="/"):
-        """Connects and waits until the namespace is joined; raises `Refused` with what CONNECT_ERROR said if it is not."""
+        """Connects and waits until the namespace is joined. Raises `Refused` with the CONNECT_ERROR if it is refused."""
         raise NotImplementedError
 
     def tell(self, event, *arguments):
@@ -50,13 +50,13 @@ class Person:
         raise NotImplementedError
 
     def leave(self):
-        """At the end of a test, whatever state it left the client in."""
+        """Disconnects at the end of a test, in any state of the client."""
         if self.opened:
             self.opened = False
             self.disconnect()
 
     def ask(self, event, *arguments):
-        """Sends with a callback and returns what it was called with."""
+        """Sends an event with a callback and returns the callback's argument."""
         answers = queue.SimpleQueue()
         self.tell_with_callback(lambda *answer: answers.put(answer), event, *arguments)
         try:
@@ -66,7 +66,7 @@ class Person:
         return answer
 
     def until(self, *names, timeout_s=ANSWER_S_MAX):
-        """The argument of the next event of one of these names, whatever stands before it."""
+        """The argument of the next event with one of these names. Events before it are dropped."""
         deadline = time.monotonic() + timeout_s
         passed = []
         while True:
@@ -80,7 +80,7 @@ class Person:
             passed.append((name, *arguments))
 
     def nothing_more(self):
-        """The names of what was still on its way: everything sent before is answered before the callback is called."""
+        """The names of the events still in flight: the server sends them before it answers this ping."""
         self.ask("ping")
         names = []
         try:
@@ -97,11 +97,11 @@ class Person:
 
 
 class Refused(Exception):
-    """CONNECT_ERROR, or no connection at all: what the client's `connect_error` handler was given."""
+    """The server refused the connection or closed it. Holds the argument of the client's `connect_error` handler."""
 
 
 class ThreadedPerson(Person):
-    """`socketio.Client`. It handles every packet in a thread of its own, so handlers of two events may change places."""
+    """`socketio.Client`. It handles every packet in a thread of its own, so handlers may run out of order."""
 
     keeps_order = False
 
@@ -134,7 +134,7 @@ class ThreadedPerson(Person):
 
 
 class AsyncPerson(Person):
-    """`socketio.AsyncClient`, on an event loop that all of them share."""
+    """`socketio.AsyncClient`. All such people share one event loop."""
 
     loop = None
 
@@ -183,8 +183,9 @@ class AsyncPerson(Person):
 @contextmanager
 def refusals(person):
     """
-    python-socketio raises an error of its own and gives what the server said to the `connect_error` handler. Who has as
-    many connections as allowed is told nothing: it ends the connection, or waits for longer than the client does.
+    Turns python-socketio's own error into `Refused`. The library passes the server's answer to the `connect_error` handler
+    only. A user with too many connections gets no answer: the server closes the connection, or waits longer than the
+    client does.
     """
     try:
         yield
@@ -206,5 +207,5 @@ def options(person, token, path):
 
 
 def data_of(arguments):
-    """As python-socketio takes them: a tuple is several arguments, None is none."""
+    """The arguments as python-socketio expects them: a tuple for several, None for none."""
     return tuple(arguments) if arguments else None

@@ -1,4 +1,4 @@
-// Somebody at the other end of a conversation: the ws library, with as much of the protocol as talking needs.
+// A native client on the ws library that joins one conversation and sends messages to it.
 import { once } from "node:events";
 import WebSocket from "ws";
 import { Frames } from "./frames.js";

@@ -1,5 +1,5 @@
-"""Unmodified Socket.IO clients speak the three vocabularies: each test runs with python-socketio's two clients and the Java
-client, over a WebSocket, over polling, and as they connect by themselves."""
+"""Unmodified Socket.IO clients use the three vocabularies. Each test runs with python-socketio's two clients and the
+Java client, over a WebSocket, by polling, and with the client's default transports."""
 
 import itertools
 import os
@@ -13,20 +13,20 @@ if not os.environ.get("CI"):
     pytest.importorskip("socketio")
 from socketio_people import ANSWER_S_MAX, PATH_OF_ANYBODY, PATH_OF_TOKENS, RFC3339_MS, Refused
 
-# Every test has users and conversations of its own: what one leaves behind is not heard by the next.
+# Every test has users and conversations of its own, so that it gets no events of an earlier test.
 numbers = itertools.count(1)
 
 
 @pytest.fixture
 def fresh(kind):
-    """`fresh(name)`: an id that no other test has."""
+    """`fresh(name)` returns an id that no other test has."""
     number = next(numbers)
     return lambda name: f"{name}-{kind}-{number}"
 
 
 @pytest.fixture
 def ring(person, fresh):
-    """`ring(name)`: somebody who has connected as Ring's clients do, and their user id."""
+    """`ring(name)` returns a person who is connected as Ring's clients are, with their user id."""
 
     def connect(name, **options):
         one = person()
@@ -39,7 +39,7 @@ def ring(person, fresh):
 
 @pytest.fixture
 def chordme(person, fresh):
-    """`chordme(name)`: somebody who has connected as ChordMe's clients do, and then said who they are."""
+    """`chordme(name)` returns a person who has connected as ChordMe's clients do and has authenticated."""
 
     def connect(name):
         one = person()
@@ -60,7 +60,7 @@ def join(one, conversation_id, **fields):
 
 
 def heard_messages(one, count):
-    """In the order in which handlers ran, if the client keeps the order, else by seq."""
+    """The next messages, in the order of the handlers if the client keeps the order, else sorted by seq."""
     messages = [one.until("message_received") for _ in range(count)]
     return messages if one.keeps_order else sorted(messages, key=lambda message: message["seq"])
 
@@ -101,7 +101,7 @@ def test_a_token_in_the_handshake_is_enough_on_both_paths(ring, fresh, path):
     join(one, fresh("both-paths"))
 
 
-def test_the_namespace_named_as_the_path_is_the_main_one(ring, fresh):
+def test_the_namespace_api_socket_is_an_alias_of_the_main_one(ring, fresh):
     conversation_id = fresh("alias")
     alias, main = ring("anna", path=PATH_OF_ANYBODY, namespace="/api/socket"), ring("ben")
     join(alias, conversation_id)
@@ -110,13 +110,13 @@ def test_the_namespace_named_as_the_path_is_the_main_one(ring, fresh):
     assert alias.until("message_received")["content"] == "hello"
 
 
-def test_the_clients_own_way_ends_on_a_websocket(ring, kind):
+def test_the_clients_default_transports_end_on_a_websocket(ring, kind):
     one = ring("anna")
     one.wait_for_transport("polling" if kind.endswith("polling") else "websocket")
     assert one.ask("ping")["ok"] is True
 
 
-def test_the_sixth_connection_of_a_user_is_refused_and_a_place_is_given_back(person, fresh):
+def test_the_sixth_connection_of_a_user_is_refused_until_another_one_ends(person, fresh):
     token = token_of(fresh("many"))
     five = [person() for _ in range(5)]
     for one in five:
@@ -170,7 +170,7 @@ def test_ring_a_message_reaches_both_and_is_acknowledged(ring, fresh):
     assert "message_received" not in ben.nothing_more()
 
 
-def test_ring_typing_is_seen_by_the_other_and_not_by_the_typist(ring, fresh):
+def test_ring_typing_reaches_the_other_member_and_not_the_typist(ring, fresh):
     typist, other = ring("typist"), ring("other")
     conversation_id = fresh("ring-typing")
     join(typist, conversation_id)
@@ -191,7 +191,7 @@ def test_ring_typing_is_seen_by_the_other_and_not_by_the_typist(ring, fresh):
     assert "user_typing" not in typist.nothing_more()
 
 
-def test_ring_who_leaves_hears_no_more_and_may_still_send(ring, fresh):
+def test_ring_a_client_that_left_gets_no_messages_and_may_still_send(ring, fresh):
     leaver, other = ring("leaver"), ring("other")
     conversation_id = fresh("ring-leave")
     join(leaver, conversation_id)
@@ -203,7 +203,7 @@ def test_ring_who_leaves_hears_no_more_and_may_still_send(ring, fresh):
     assert "message_received" not in leaver.nothing_more()
 
 
-def test_ring_what_was_missed_comes_before_what_is_new(ring, fresh):
+def test_ring_missed_messages_come_before_new_ones(ring, fresh):
     speaker, late = ring("speaker"), ring("late")
     conversation_id = fresh("ring-missed")
     for number in range(1, 8):
@@ -237,7 +237,7 @@ def test_ring_sends_that_do_not_wait_keep_their_order(ring, fresh):
     assert heard == [(number + 1, f"m{number}") for number in range(40)]
 
 
-def test_ring_presence_is_told_to_who_shares_a_conversation(ring, fresh):
+def test_ring_presence_reaches_users_who_share_a_conversation(ring, fresh):
     anna, ben = ring("anna"), ring("ben")
     conversation_id = fresh("ring-presence")
     join(anna, conversation_id)
@@ -261,7 +261,7 @@ def test_ring_presence_is_told_to_who_shares_a_conversation(ring, fresh):
         ("send_message", {"conversationId": "bad", "content": "x" * 5001}, "too_large"),
     ],
 )
-def test_ring_a_bad_event_gets_a_coded_error_and_the_connection_lives(ring, event, argument, code):
+def test_ring_a_bad_event_gets_an_error_and_the_connection_stays_open(ring, event, argument, code):
     clumsy = ring("clumsy")
     answer = clumsy.ask(event, argument)
     assert (answer["ok"], answer["error"]["code"]) == (False, code)
@@ -275,7 +275,7 @@ def test_ring_a_bad_event_gets_a_coded_error_and_the_connection_lives(ring, even
 
 
 @pytest.mark.parametrize("event", ["join_room", "broadcast_message", "cursor_update", "leave_room"])
-def test_chordme_before_authentication_only_authenticate_is_heard(person, fresh, event):
+def test_chordme_before_authentication_every_other_event_is_refused(person, fresh, event):
     nobody = person()
     nobody.connect(path=PATH_OF_ANYBODY)
     assert nobody.until("connected")["message"]
@@ -290,7 +290,7 @@ def test_chordme_before_authentication_only_authenticate_is_heard(person, fresh,
     assert nobody.until("room_joined", "auth_error", "error")["room_id"] == fresh("room")
 
 
-def test_chordme_what_is_broadcast_reaches_the_others(chordme, fresh):
+def test_chordme_broadcasts_and_cursors_reach_the_other_members(chordme, fresh):
     anna, ben = chordme("anna"), chordme("ben")
     room_id = fresh("room")
     for count, one in enumerate((anna, ben), 1):
@@ -316,7 +316,7 @@ def test_chordme_what_is_broadcast_reaches_the_others(chordme, fresh):
     assert "room_message" not in ben.nothing_more()
 
 
-def test_chordme_the_others_hear_who_comes_and_goes(chordme, fresh):
+def test_chordme_the_other_members_get_user_joined_and_user_left(chordme, fresh):
     anna, ben, carl = chordme("anna"), chordme("ben"), chordme("carl")
     room_id = fresh("room")
     anna.tell("join_room", {"room_id": room_id})
@@ -344,7 +344,7 @@ def test_chordme_a_broadcast_over_its_limit_is_refused(chordme, fresh):
 # ---- the integration guide ------------------------------------------------------------------------------------
 
 
-def test_guide_a_message_reaches_who_subscribed(ring, fresh):
+def test_guide_a_message_reaches_every_subscriber(ring, fresh):
     anna, ben = ring("anna"), ring("ben")
     conversation_id = fresh("guide")
     for one in (anna, ben):
@@ -369,7 +369,7 @@ def test_guide_a_message_reaches_who_subscribed(ring, fresh):
     assert "message" not in ben.nothing_more()
 
 
-def test_guide_a_ping_is_answered_twice(ring):
+def test_guide_a_ping_is_answered_by_heartbeat_and_pong(ring):
     one = ring("pinger")
     one.until("connected")
     one.tell("ping")
@@ -384,7 +384,7 @@ def test_guide_a_ping_is_answered_twice(ring):
 # ---- one conversation, three vocabularies ---------------------------------------------------------------------
 
 
-def test_everybody_hears_in_the_vocabulary_they_joined_by(ring, chordme, connect, fresh):
+def test_every_client_receives_a_message_in_the_vocabulary_of_its_join(ring, chordme, connect, fresh):
     conversation_id = fresh("all")
     by_ring, by_guide, by_chordme, native = ring("anna"), ring("ben"), chordme("carl"), connect(fresh("native"))
     join(by_ring, conversation_id)

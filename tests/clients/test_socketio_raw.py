@@ -1,5 +1,5 @@
-"""What no honest Socket.IO client sends, and what no client shows: guessed sessions, foreign pages, CORS, and packets as they
-are on the wire, by plain HTTP and WebSocket requests."""
+"""Plain HTTP and WebSocket requests that no honest Socket.IO client sends, and details that no client shows: guessed
+session ids, pages of foreign origins, CORS, and packets on the wire."""
 
 import http.client
 import itertools
@@ -19,7 +19,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect as connect_websocket
 
 ANSWER_S_MAX = 8
-# For a server to stop that has nothing to wait for; its drain timeout is 25 s.
+# How long a server may take to stop if it has nothing to wait for. Its drain timeout is 25 s.
 STOP_S_MAX = 5
 PATHS = ["/socket.io/", "/api/socket", "/api/socket/", "/socket.io"]
 LOCAL = "http://localhost:3000"
@@ -79,19 +79,19 @@ def post(server, path, sid, body):
 
 
 def packets_until(server, path, sid, prefix):
-    """Polls until a packet with this prefix has come, and returns all up to it."""
+    """Polls until a packet with this prefix arrives, and returns all packets up to it."""
     packets = []
     while not any(packet.startswith(prefix) for packet in packets):
         packets += poll(server, path, sid).body.split("\x1e")
     return packets
 
 
-# ---- sessions that are not one's own --------------------------------------------------------------------------
+# ---- sessions of other clients --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("sid", GUESSES, ids=lambda sid: sid[:10])
-def test_a_guessed_session_is_unknown_however_it_is_asked_for(server, path, sid):
+def test_a_guessed_session_id_is_unknown_on_every_transport(server, path, sid):
     unknown = {"code": 1, "message": "Session ID unknown"}
     for answer in (poll(server, path, sid), post(server, path, sid, "40")):
         assert (answer.status, answer.json()) == (400, unknown)
@@ -100,7 +100,7 @@ def test_a_guessed_session_is_unknown_however_it_is_asked_for(server, path, sid)
     assert refused.value.response.status_code == 400
 
 
-def test_a_session_of_the_path_for_anybody_is_none_where_a_token_is_needed(server):
+def test_a_session_without_a_token_does_not_exist_on_the_path_that_needs_one(server):
     sid = open_session(server, "/socket.io/")
     assert poll(server, "/api/socket", sid).status == 400
     assert post(server, "/api/socket", sid, "40").status == 400
@@ -118,7 +118,7 @@ def test_a_session_that_has_its_websocket_cannot_be_polled(server):
         assert socket.recv(ANSWER_S_MAX).startswith("40")
 
 
-def test_ids_of_sessions_do_not_follow_from_one_another(server):
+def test_session_ids_have_at_least_96_random_bits(server):
     sids = [open_session(server) for _ in range(20)]
     assert len(set(sids)) == 20
     shared = len(os.path.commonprefix(sids))
@@ -146,7 +146,7 @@ def test_a_closed_session_answers_its_poll_at_once_and_is_gone(server):
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize("path", PATHS)
-def test_without_a_transport_nothing_begins(server, method, path):
+def test_a_request_without_a_transport_is_refused(server, method, path):
     answer = request(server, method, path)
     assert answer.status == 400
     if method == "GET":
@@ -154,7 +154,7 @@ def test_without_a_transport_nothing_begins(server, method, path):
 
 
 @pytest.mark.parametrize("body", ["4" + "x" * 1_000_000, "x", "", "4\x1e", "b!", "0{}", "\x1e".join(["3"] * 2_000)])
-def test_a_bad_post_ends_its_session_or_is_refused_and_no_other(server, body):
+def test_a_bad_post_is_refused_and_disturbs_no_other_session(server, body):
     path = "/socket.io/"
     sid, other = open_session(server, path), open_session(server, path)
     answer = post(server, path, sid, body)
@@ -163,7 +163,7 @@ def test_a_bad_post_ends_its_session_or_is_refused_and_no_other(server, body):
     packets_until(server, path, other, '42["connected"')
 
 
-# ---- pages from elsewhere -------------------------------------------------------------------------------------
+# ---- pages of other origins -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -185,7 +185,7 @@ def test_a_foreign_page_gets_403_and_no_cors_header(server, path, origin):
             websocket(server, path, session, origin=origin)
         assert refused.value.response.status_code == 403
         assert "Access-Control-Allow-Origin" not in refused.value.response.headers
-    # The session has not been touched by any of it.
+    # None of these requests changed the session.
     assert post(server, path, sid, "40").body == "ok"
 
 
@@ -217,11 +217,11 @@ def test_every_answer_to_an_allowed_page_carries_its_origin(server, path):
         assert socket.recv(ANSWER_S_MAX).startswith("0")
 
 
-# ---- what the server says last, and how much at once ----------------------------------------------------------
+# ---- the end of refused sessions, and the size of payloads ----------------------------------------------------
 
 
 def five_connections(server, stack, user_id):
-    """Five WebSockets of this user, who may not have a sixth connection as long as they answer pings; returns its token."""
+    """Opens five WebSockets of a user and returns the user's token. While they answer pings, a sixth one is refused."""
     token = token_of(user_id)
     for _ in range(5):
         socket = stack.enter_context(websocket(server, "/api/socket"))
@@ -238,8 +238,8 @@ def answer_pings(socket):
             socket.send("3")
 
 
-def test_who_polls_is_turned_away_by_the_end_of_the_session(server, fresh):
-    """After a CONNECT_ERROR, clients would not try again by themselves."""
+def test_a_polling_client_over_the_limit_is_refused_by_the_end_of_its_session(server, fresh):
+    """The server sends no CONNECT_ERROR, after which clients would not reconnect by themselves."""
     with ExitStack() as stack:
         token = five_connections(server, stack, fresh("many"))
         sid = open_session(server, "/api/socket")
@@ -251,8 +251,8 @@ def test_who_polls_is_turned_away_by_the_end_of_the_session(server, fresh):
         assert answer.status == 400
 
 
-def test_who_is_moving_to_a_websocket_is_turned_away_there(server, fresh):
-    """The Java client sends CONNECT by polling and probes a WebSocket meanwhile; it polls no more once that is answered."""
+def test_an_upgrading_client_over_the_limit_is_refused_on_its_websocket(server, fresh):
+    """The Java client sends CONNECT by polling, probes a WebSocket meanwhile, and stops polling after the probe's answer."""
     with ExitStack() as stack:
         token = five_connections(server, stack, fresh("many"))
         sid = open_session(server, "/api/socket")
@@ -260,7 +260,7 @@ def test_who_is_moving_to_a_websocket_is_turned_away_there(server, fresh):
         socket.send("2probe")
         assert socket.recv(ANSWER_S_MAX) == "3probe"
         post(server, "/api/socket", sid, "40" + json.dumps({"token": token}))
-        # The server has decided by then.
+        # By then the server has refused the connection.
         time.sleep(4)
         heard = []
         with pytest.raises(ConnectionClosed) as closed:
@@ -271,8 +271,8 @@ def test_who_is_moving_to_a_websocket_is_turned_away_there(server, fresh):
         assert not any(packet.startswith("44") for packet in heard), heard
 
 
-def test_an_answer_to_a_poll_has_no_more_packets_than_clients_take(server, connect, fresh):
-    """python-engineio, as a client too, gives up a session whose payload has more than 16 packets."""
+def test_an_answer_to_a_poll_has_at_most_16_packets(server, connect, fresh):
+    """python-engineio's client gives up a session if a payload has more than 16 packets."""
     conversation_id, path = fresh("payload"), "/socket.io/"
     speaker = connect(fresh("speaker"))
     for number in range(40):
@@ -291,7 +291,7 @@ def test_an_answer_to_a_poll_has_no_more_packets_than_clients_take(server, conne
     assert max(sizes) <= 16, sizes
 
 
-def test_stopping_does_not_wait_for_who_has_not_said_who_they_are(own_server):
+def test_stopping_does_not_wait_for_unauthenticated_clients(own_server):
     path = "/socket.io/"
     sid = open_session(own_server, path)
     post(own_server, path, sid, "40")

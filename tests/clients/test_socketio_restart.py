@@ -1,4 +1,4 @@
-"""Unmodified Socket.IO clients come back by themselves when the server was killed and started again, and miss nothing."""
+"""Unmodified Socket.IO clients reconnect by themselves after a kill and restart of the server, and miss nothing."""
 
 import os
 
@@ -10,12 +10,12 @@ from tokens import token_of
 if not os.environ.get("CI"):
     pytest.importorskip("socketio")
 
-# The clients' own backoff: a first attempt after a second or so, the next after two more.
+# The clients wait about 1 s before the first attempt and 2 s more before the next one.
 BACK_S_MAX = 20
 
 
 class Reader:
-    """Joins whenever the client has connected, from the last message heard on."""
+    """Joins after every connect, from the last message that it received."""
 
     def __init__(self, kind, person, conversation_id):
         self.kind, self.person, self.conversation_id = kind, person, conversation_id
@@ -38,13 +38,13 @@ class Reader:
 
 
 def say(speaker, conversation_id, seqs):
-    """Each is stored before the next is sent: an acknowledgement means so."""
+    """Sends messages one by one. Each is stored before the next is sent, because it waits for the acknowledgement."""
     for seq in seqs:
         ack = speaker.ask("send_message", {"conversationId": conversation_id, "content": f"m{seq}"})
         assert (ack["ok"], ack["seq"]) == (True, seq), ack
 
 
-def test_all_kinds_of_clients_come_back_after_a_crash_and_hear_everything_once(own_server, person_of):
+def test_all_kinds_of_clients_reconnect_after_a_crash_and_receive_everything_once(own_server, person_of):
     conversation_id = "restart"
 
     def connected(kind, user_id):
@@ -68,7 +68,7 @@ def test_all_kinds_of_clients_come_back_after_a_crash_and_hear_everything_once(o
     for reader in readers:
         reader.person.until("disconnect", timeout_s=BACK_S_MAX)
     own_server.start_again()
-    # Some readers are back before these, and hear them live; the others find them stored.
+    # Readers that have reconnected before these messages receive them live; the others get them by the replay.
     say(connected("asyncio-websocket", "third-speaker"), conversation_id, [6, 7])
     for reader in readers:
         reader.hear(4, BACK_S_MAX)
@@ -80,8 +80,8 @@ def test_all_kinds_of_clients_come_back_after_a_crash_and_hear_everything_once(o
     assert heard == {kind: [(seq, f"m{seq}") for seq in range(1, 9)] for kind in KINDS}
 
 
-def test_a_client_that_waits_for_a_stopped_server_is_told_nothing_wrong(own_server, person_of):
-    """SIGTERM closes the transport and sends no DISCONNECT, after which clients would not come back."""
+def test_a_client_reconnects_by_itself_after_the_server_was_stopped(own_server, person_of):
+    """On SIGTERM the server closes the transport. It sends no DISCONNECT, after which clients would not reconnect."""
     one = person_of("asyncio-websocket", own_server)
     one.connect(token_of("patient"))
     one.until("connect")

@@ -1,4 +1,4 @@
-"""An unmodified `websockets` client speaks the published native protocol, step by step."""
+"""An unmodified `websockets` client uses the native protocol (docs/protocol.md#native-websocket), step by step."""
 
 import asyncio
 import json
@@ -11,7 +11,7 @@ if not os.environ.get("CI"):
 from websockets.asyncio.client import connect as connect_async
 
 
-def test_the_first_frame_says_who_is_online(connect):
+def test_the_first_frame_is_online_users(connect):
     user = connect("test-user")
     frame = user.next()
     assert frame["type"] == "online_users"
@@ -47,7 +47,7 @@ def test_a_message_without_client_id_reaches_both_and_gets_no_ack(connect):
     assert "message_ack" not in sender.nothing_more()
 
 
-def test_typing_is_seen_by_the_other_and_not_by_the_typist(connect):
+def test_typing_reaches_the_other_member_and_not_the_typist(connect):
     typist, other = connect("typist", "Ty Pist"), connect("other")
     typist.join("python-typing")
     other.join("python-typing")
@@ -94,7 +94,7 @@ def test_ping_is_answered(connect):
         (json.dumps({"type": "send_message", "conversation_id": "python-bad", "content": "x" * 5001}), "too_large"),
     ],
 )
-def test_a_bad_frame_gets_a_coded_error_and_the_connection_lives(connect, bad, code):
+def test_a_bad_frame_gets_an_error_and_the_connection_stays_open(connect, bad, code):
     user = connect("clumsy")
     user.next()
     user.socket.send(bad)
@@ -130,7 +130,7 @@ def test_sends_that_do_not_wait_for_their_acks_keep_their_order(connect):
     assert [frame["message"]["content"] for frame in heard] == [f"m{number}" for number in range(40)]
 
 
-def test_history_gives_pages_in_both_directions(connect):
+def test_history_returns_pages_in_both_directions(connect):
     user = connect("historian")
     user.join("python-history")
     for number in range(1, 8):
@@ -152,7 +152,7 @@ def test_history_gives_pages_in_both_directions(connect):
     assert page(after_seq=7, limit=3) == ([], False)
 
 
-def test_a_join_with_after_seq_brings_what_was_missed_before_what_is_new(connect):
+def test_a_join_with_after_seq_brings_missed_messages_before_new_ones(connect):
     speaker = connect("speaker")
     speaker.join("python-missed")
     for number in range(1, 6):

@@ -1,4 +1,4 @@
-// Tokens as an application's backend signs them (HS256), with the secret that the server under test is given.
+// Signs tokens as an application's backend does (HS256), with the secret of the server under test.
 import { createHmac } from "node:crypto";
 
 export const secret = "a secret of the client tests, and of nobody else";
@@ -12,7 +12,7 @@ export function token(sub, claims = {}, key = secret) {
   return `${signed}.${createHmac("sha256", key).update(signed).digest("base64url")}`;
 }
 
-/** Long enough over that no leeway (protocol §1: 5 s) saves it. */
+/** A token that expired 60 s ago, which is more than the server's leeway of 5 s. */
 export const expired = (sub) => token(sub, { exp: Math.floor(Date.now() / 1_000) - 60 });
 
 export const forged = (sub) => token(sub, {}, "another secret, which the server has never seen");

@@ -1,4 +1,4 @@
-"""Tokens as an application's backend would sign them: HS256 (RFC 7518 §3.2) by the standard library alone."""
+"""Signs tokens as an application's backend does: HS256 (RFC 7518 §3.2) with the standard library only."""
 
 import base64
 import hashlib

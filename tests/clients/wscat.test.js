@@ -1,4 +1,4 @@
-// The published protocol's first steps, with the real wscat program: what somebody types who tries the server by hand.
+// The first steps of the native protocol with the real wscat program, as a person types them who tries the server.
 import { strict as assert } from "node:assert";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -15,7 +15,7 @@ class Wscat {
   constructor(url) {
     this.frames = new Frames();
     this.process = spawn(process.execPath, [program, "--connect", url], { stdio: ["pipe", "pipe", "inherit"] });
-    // Without a terminal wscat prints its prompt before whatever comes next.
+    // Without a terminal wscat prints its prompt before the next line of output.
     createInterface({ input: this.process.stdout }).on("line", (line) => {
       const json = line.replace(/^(> )+/, "");
       if (json) this.frames.push(json);
@@ -46,7 +46,7 @@ describe("wscat", { timeout: 120_000, ...needs(binary) }, () => {
     await server?.stop();
   });
 
-  test("hears who is online first, then the answer to a join", { timeout: TEST_MS_MAX }, async () => {
+  test("gets online_users first, then the answer to a join", { timeout: TEST_MS_MAX }, async () => {
     const session = wscat("/ws/test-user");
     const first = await session.frames.next();
     assert.equal(first.type, "online_users");
@@ -59,7 +59,7 @@ describe("wscat", { timeout: 120_000, ...needs(binary) }, () => {
     assert.equal(second.participant_count, 1);
   });
 
-  test("sends without a client id and sees its own message, and no ack", { timeout: TEST_MS_MAX }, async () => {
+  test("sends without a client id and receives its own message, and no ack", { timeout: TEST_MS_MAX }, async () => {
     const session = wscat("/ws/plain-sender?name=Plain%20Sender");
     await session.frames.until("online_users");
     session.type({ type: "join_conversation", conversation_id: "wscat-send" });
@@ -79,7 +79,7 @@ describe("wscat", { timeout: 120_000, ...needs(binary) }, () => {
     assert.equal((await session.frames.next()).type, "pong", "an ack came for a send that asked for none");
   });
 
-  test("its typing is seen by the other, and by nobody else", { timeout: TEST_MS_MAX }, async () => {
+  test("its typing reaches the other member, and not itself", { timeout: TEST_MS_MAX }, async () => {
     const typist = wscat("/ws/typist?name=Tia");
     const reader = wscat("/ws/reader");
     for (const session of [typist, reader]) {
@@ -101,7 +101,7 @@ describe("wscat", { timeout: 120_000, ...needs(binary) }, () => {
     assert.ok(!heard.includes("typing_indicator"), `the typist heard ${heard}`);
   });
 
-  test("a slip of the finger gets a coded error, and the connection lives", { timeout: TEST_MS_MAX }, async () => {
+  test("a mistyped frame gets an error, and the connection stays open", { timeout: TEST_MS_MAX }, async () => {
     const session = wscat("/ws/clumsy");
     await session.frames.until("online_users");
     session.process.stdin.write("hello?\n");
