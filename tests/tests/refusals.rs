@@ -94,7 +94,7 @@ async fn a_new_connection_at_the_limit_waits_for_an_old_one_to_end() {
 }
 
 /// The places are the query, the header `Authorization`, the subprotocols, and a first frame
-/// (`docs/protocol.md#connecting`).
+/// (`docs/protocol.md#endpoints`).
 #[tokio::test]
 async fn tokens_are_accepted_in_every_documented_place_and_refused_with_a_reason() {
     let (server, _data) = standalone(&[("AUTH_SECRET", SECRET)]);

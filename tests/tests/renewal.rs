@@ -1,5 +1,5 @@
 //! A session's current token decides which conversations it receives, against a real standalone process with the access
-//! rule `token` (`docs/protocol.md#connecting`).
+//! rule `token` (`docs/protocol.md#endpoints`).
 
 use carillon_tests::client::Client;
 use carillon_tests::parts::free_port;

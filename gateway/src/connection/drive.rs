@@ -1,8 +1,8 @@
 //! Drives one WebSocket: reads frames, writes once per wake-up, sends pings, and closes.
 //!
 //! tungstenite reads frames and writes control frames. Events are frames that were built once for all members (see
-//! [`crate::connection::frame`]) and are written directly to the TCP stream, mostly by the task that delivers them. The two never
-//! interleave: the library writes only while [`Outgoing::hold`] keeps other tasks from writing.
+//! [`crate::connection::frame`]) and are written directly to the TCP stream, mostly by the task that delivers them. The
+//! two never interleave: the library writes only while [`Outgoing::hold`] keeps other tasks from writing.
 
 use crate::connection::outgoing::{Flushed, Outgoing};
 use crate::connection::stream::SharedStream;

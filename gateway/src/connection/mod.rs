@@ -208,7 +208,8 @@ impl Member {
 }
 
 impl Hearer<Encoded> for Member {
-    /// Does not wake the connection's task: the delivery writes to all touched members at its end (see [`crate::delivery::hub`]).
+    /// Does not wake the connection's task: the delivery writes to all touched members at its end (see
+    /// [`crate::delivery::hub`]).
     fn hear(&self, event: &Encoded) -> bool {
         let taken = self.queue(event, Urgency::Event);
         self.connection.touched.store(true, Ordering::Relaxed);

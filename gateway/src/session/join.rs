@@ -240,8 +240,8 @@ impl Request {
 }
 
 /// Refuses a join that restores a session's subscription and that the client did not send, so the client gets no error.
-/// On `forbidden` the subscription ends, and the client gets a notice of that. On any other failure the connection is closed, so that the client connects
-/// again.
+/// On `forbidden` the subscription ends, and the client gets a notice of that. On any other failure the connection is
+/// closed, so that the client connects again.
 pub fn refuse_silently(
     shared: &Shared,
     connection: &Connection,

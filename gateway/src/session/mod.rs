@@ -12,10 +12,12 @@ pub mod start;
 mod catch_up;
 mod membership;
 mod presence;
+mod replies;
+
+pub use replies::{reply_to, tell};
 
 use crate::access::auth::Identity;
-use crate::connection::{Connection, Speaks};
-use crate::core::outbox::Urgency;
+use crate::connection::Connection;
 use crate::core::topic::Slot;
 use crate::core::tracker::Tracker;
 use crate::delivery::dialect::{Asked, Dialect};
@@ -29,7 +31,6 @@ use crate::wall;
 use crate::workers::pending::{Key, Sender};
 use carillon_proto::code::{ErrorCode, Failure};
 use carillon_proto::command::{Command, HistoryFrom, Send};
-use carillon_proto::dialect::socketio::vocabulary::{Verb, Vocabulary};
 use carillon_proto::event::Reply;
 use carillon_proto::id::{ConversationId, MADE_CLIENT_ID_PREFIX, UserId};
 use carillon_proto::limits::JOINED_CONVERSATIONS_MAX;
@@ -439,22 +440,6 @@ impl Session {
 /// Makes a client id for a message whose client gave none.
 pub fn made_client_id() -> String {
     format!("{MADE_CLIENT_ID_PREFIX}{}", uuid::Uuid::new_v4().simple())
-}
-
-/// Queues a reply for one connection.
-pub fn reply_to(connection: &Connection, reply: &Reply, asked: &Asked) {
-    connection.offer(&asked.answer(reply), Urgency::Reply);
-}
-
-/// Sends a connection a frame that is not a reply to a command.
-pub fn tell(connection: &Connection, reply: &Reply) {
-    let asked = match connection.speaks {
-        Speaks::Native => Asked::NATIVE,
-        Speaks::SocketIo(namespace) => {
-            Asked::Event { vocabulary: Vocabulary::Ring, namespace, verb: Verb::Unknown, ack: None }
-        }
-    };
-    reply_to(connection, reply, &asked);
 }
 
 #[cfg(test)]

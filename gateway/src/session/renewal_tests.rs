@@ -1,7 +1,9 @@
 //! Tests that renew a token while a join is under way. They call the session's own functions in the possible orders.
 
 use super::*;
+use crate::connection::Speaks;
 use crate::connection::outgoing::Outgoing;
+use carillon_proto::dialect::socketio::vocabulary::Vocabulary;
 use carillon_proto::subject;
 use carillon_proto::wire::{partition_reply, partition_request};
 use carillon_runtime::bus::embedded::EmbeddedBus;

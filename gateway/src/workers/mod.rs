@@ -1,4 +1,4 @@
-//! The gateway's side of the workers: registrations with partitions' owners, publishing to their logs, and the outcomes.
+//! The gateway's side of the workers: registrations with partitions' owners, publishing to their logs, and outcomes.
 
 pub mod links;
 pub mod outcomes;

@@ -1,6 +1,9 @@
 //! Joins, leaves and removals that happen at the same time. The gateway's parts are real. The partition's owner and the
 //! presence-workers are models at the other end of the embedded bus.
 
+mod owner;
+
+use self::owner::Owner;
 use crate::connection::outgoing::Outgoing;
 use crate::connection::{Connection, Speaks};
 use crate::delivery::dialect::{Asked, Namespace};
@@ -13,72 +16,21 @@ use carillon_proto::id::{ConversationId, UserId};
 use carillon_proto::limits::PRESENCE_SHARDS;
 use carillon_proto::subject;
 use carillon_proto::wire::{
-    self, Authority, event::Kind, partition_reply, partition_request, presence_change::Body as Change,
-    presence_result::Body as Outcome, to_gateway,
+    self, Authority, event::Kind, presence_change::Body as Change, presence_result::Body as Outcome,
+    to_gateway,
 };
 use carillon_runtime::bus::embedded::EmbeddedBus;
 use carillon_runtime::bus::{Bus, Incoming};
 use carillon_runtime::settings::{Role, Settings};
 use parking_lot::Mutex;
 use prost::Message;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::task::JoinSet;
 
 const EPOCH: u64 = 7;
-
-/// A partition's owner: the registered conversations, their events, and the users that may not join.
-#[derive(Default)]
-struct Owner {
-    registered: Mutex<BTreeSet<String>>,
-    events: Mutex<BTreeMap<String, Vec<wire::Event>>>,
-    refused: Mutex<BTreeSet<String>>,
-    number: AtomicU64,
-}
-
-impl Owner {
-    fn head(&self, conversation: &str) -> u64 {
-        self.events.lock().get(conversation).map_or(0, |events| events.len() as u64)
-    }
-
-    fn answer(&self, request: wire::PartitionRequest) -> wire::PartitionReply {
-        let body = match request.body {
-            Some(partition_request::Body::Register(register)) => {
-                let mut registered = self.registered.lock();
-                if register.replace {
-                    registered.clear();
-                }
-                for id in &register.remove {
-                    registered.remove(id);
-                }
-                let mut conversations = Vec::new();
-                for interest in register.add {
-                    registered.insert(interest.conversation.clone());
-                    let head = self.head(&interest.conversation);
-                    let refused = self.refused.lock();
-                    let refused = interest.check.into_iter().filter(|user| refused.contains(user)).collect();
-                    let conversation = interest.conversation;
-                    conversations.push(wire::Listened { conversation, head, refused });
-                }
-                partition_reply::Body::Registered(wire::Registered { conversations, ..Default::default() })
-            }
-            _ => partition_reply::Body::Resent(wire::Resent::default()),
-        };
-        wire::PartitionReply { epoch: EPOCH, body: Some(body) }
-    }
-
-    fn read(&self, request: wire::ReadRequest) -> wire::ReadReply {
-        let Some(wire::read_request::Body::Events(asked)) = request.body else {
-            return wire::ReadReply::default();
-        };
-        let events = self.events.lock().get(&asked.conversation).cloned().unwrap_or_default();
-        let above = events.into_iter().filter(|event| event.seq > asked.after_seq.unwrap_or(0)).collect();
-        let page = wire::Events { events: above, has_more: false };
-        wire::ReadReply { body: Some(wire::read_reply::Body::Events(page)) }
-    }
-}
 
 /// All presence-workers: the users in each room, and the watched users.
 #[derive(Default)]
