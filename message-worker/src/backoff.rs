@@ -1,4 +1,4 @@
-//! Trying again, forever and ever more slowly: for what has to be done before anything after it may happen.
+//! Retries without end and with growing delays, for calls that must succeed before anything after them may happen.
 
 use crate::metrics;
 use carillon_runtime::bus::BusError;
@@ -6,13 +6,14 @@ use std::fmt::Display;
 use std::time::Duration;
 
 const FIRST: Duration = Duration::from_millis(20);
-/// Slow enough for a store that is away, quick enough to be back within its return.
+/// The longest delay for the store. It does not burden a store that is down, and is short enough to notice soon that
+/// the store is back.
 const LAST: Duration = Duration::from_secs(2);
-/// The same for the bus. One that is away refuses in this process, which costs nothing, and everything stands still
-/// until it is asked again.
+/// The longest delay for the bus. While the bus is down, calls to it fail within this process, so retries cost nothing,
+/// and the partition stands still until one succeeds.
 const LAST_OF_BUS: Duration = Duration::from_millis(160);
 
-/// Waits that double.
+/// Delays that double, up to a limit.
 #[derive(Debug)]
 pub(crate) struct Backoff {
     next: Duration,
@@ -20,24 +21,24 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-    /// For the store, or for who knows what. The first wait comes next.
+    /// For the store, and for failures of unknown cause. Begins with the shortest delay.
     pub(crate) fn new() -> Backoff {
         Backoff { next: FIRST, last: LAST }
     }
 
-    /// For the bus.
+    /// For the bus. Begins with the shortest delay.
     pub(crate) fn of_bus() -> Backoff {
         Backoff { next: FIRST, last: LAST_OF_BUS }
     }
 
-    /// Waits, and longer the next time.
+    /// Waits. The next wait is twice as long, up to the limit.
     pub(crate) async fn wait(&mut self) {
         tokio::time::sleep(self.next).await;
         self.next = self.last.min(self.next * 2);
     }
 }
 
-/// Does `attempt` until it succeeds.
+/// Repeats `attempt` until it succeeds. `what` names it in the log and the metrics.
 pub(crate) async fn until_done<T, E, F>(what: &'static str, attempt: impl FnMut() -> F) -> T
 where
     E: Display,
@@ -46,7 +47,7 @@ where
     until(what, Backoff::new(), attempt).await
 }
 
-/// Asks the bus until it tells.
+/// Repeats a request to the bus until it is answered.
 pub(crate) async fn until_told<T, F>(what: &'static str, attempt: impl FnMut() -> F) -> T
 where
     F: Future<Output = Result<T, BusError>>,
@@ -64,7 +65,7 @@ where
             Ok(done) => return done,
             Err(error) => {
                 metrics::RETRIES.with_label_values(&[what]).inc();
-                tracing::warn!(what, %error, "trying again");
+                tracing::warn!(what, %error, "failed, trying again");
                 backoff.wait().await;
             }
         }
@@ -76,9 +77,10 @@ mod tests {
     use super::*;
     use tokio::time::Instant;
 
-    /// Before, waits went on doubling: a bus that was back after a second was asked up to a second later.
+    /// Before the fix, delays doubled up to the limit of the store: a bus that was back after a second was tried again
+    /// up to a second later.
     #[tokio::test(start_paused = true)]
-    async fn a_bus_that_is_back_is_asked_soon() {
+    async fn a_bus_that_is_back_is_tried_again_soon() {
         for away_ms in (100..3_000).step_by(70) {
             let (began, away) = (Instant::now(), Duration::from_millis(away_ms));
             let ask = async || {

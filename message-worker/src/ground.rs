@@ -1,20 +1,19 @@
-//! Whether the log still holds what was read from it (design: "When the log forgets").
+//! Recognises the log by one of its entries, so that a worker notices when the log has lost entries that it has read.
 
 use crate::backoff::Backoff;
 use crate::context::{Context, StartOver};
 use carillon_proto::id::Tag;
 use carillon_runtime::bus::{BusError, LogReader};
 
-/// An entry by which the log is recognised.
+/// An entry by which the worker recognises the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Landmark {
-    /// Its sequence.
     pub(crate) sequence: u64,
-    /// Its tag.
     pub(crate) tag: Tag,
 }
 
-/// Attempts to read a log that begins above where reading has to go on, before work starts over.
+/// How many failures are retried because the log begins above the entry where reading has to go on. At the next one,
+/// the work starts over.
 const BROKEN_MAX: u32 = 3;
 
 /// Whether the log holds the landmark, or held it and has purged it since.
@@ -27,7 +26,8 @@ pub(crate) async fn holds(context: &Context, landmark: Landmark) -> Result<bool,
     Ok(bounds.first > sequence && bounds.last >= sequence)
 }
 
-/// When the log took its newest entry, if that lies at or above `from`; nothing while the log cannot be asked.
+/// The time of the log's newest entry, in milliseconds since 1970, if that entry is at or above `from`. `None` also if
+/// the bus does not answer.
 pub(crate) async fn newest_ms(context: &Context, from: u64) -> Option<u64> {
     let bounds = context.bus.log_bounds(context.partition).await.ok()?;
     if bounds.last < from {
@@ -37,7 +37,8 @@ pub(crate) async fn newest_ms(context: &Context, from: u64) -> Option<u64> {
     entry.map(|entry| entry.time_ms)
 }
 
-/// A reader that goes on at `from` in this life of the log, once the ground is known to be the same.
+/// Opens a reader at `from`, once the landmark shows that the log generation is the same. Retries while the bus is
+/// down.
 pub(crate) async fn reader(
     context: &Context,
     incarnation: u32,
@@ -55,7 +56,7 @@ pub(crate) async fn reader(
             }
             Err(error) => {
                 broken += u32::from(matches!(error, BusError::Broken(_)));
-                // Once: what follows comes many times a second, of each partition.
+                // Warn only once, because each partition retries several times a second.
                 if std::mem::replace(&mut told, true) {
                     tracing::debug!(partition = context.partition, %error, "the log still cannot be read");
                 } else {
@@ -67,7 +68,7 @@ pub(crate) async fn reader(
     }
 }
 
-/// What was read from this life of the log is not there any more.
+/// Start over in another incarnation: the log no longer holds entries that were read from it in this one.
 pub(crate) fn forgotten(incarnation: u32) -> StartOver {
     StartOver { reason: "the log no longer holds what was read from it", forgotten: Some(incarnation) }
 }

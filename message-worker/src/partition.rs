@@ -1,4 +1,5 @@
-//! A partition's ownership: where its work begins, and its beginning again when the ground has moved.
+//! How a worker works a partition: it finds out where work begins, takes the tenure, and starts over when the work
+//! fails or the log has lost entries.
 
 use crate::backoff::{Backoff, until_done, until_told};
 use crate::consume::{Beginning, Consumer, Ended};
@@ -22,24 +23,26 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-/// What was published to a log before it forgot, and what gateways repeat of that, arrives while this lasts, and is passed
-/// over: later, it would come behind what its senders have sent since.
+/// How long a worker waits before it starts an incarnation in a new log generation. In this time, everything arrives
+/// that gateways published before the log lost entries, with their repeats of it, and is skipped. If it arrived later,
+/// it would be applied after newer commands of the same senders.
 const BEFORE_ANOTHER_LIFE: Duration = Duration::from_millis(2 * LEASE_MS);
 
-/// Between two looks at whether the lease is ours again; a task whose lease is not is stopped in a moment.
+/// Delay before the lease is checked again. The task of a partition without a lease is stopped soon anyway.
 const UNTIL_STOPPED: Duration = Duration::from_millis(10);
 
-/// Between two looks at a clock that is wrong; the lease is given up meanwhile.
+/// Time between two comparisons of a wrong clock. The worker gives up its lease meanwhile.
 const UNTIL_CLOCKS_AGREE: Duration = Duration::from_secs(1);
 
-/// A beginning that has lasted so long went well: the next one is not put off by those before.
+/// Work that lasted this long resets the backoff: earlier failures no longer delay the next start.
 const WELL_AGAIN: Duration = Duration::from_secs(10);
 
-/// Works a partition until `shutdown`, and begins again when the work panicked: other partitions go on, and who comes next
-/// would meet the same. `made_anew`: its log was made with this process.
+/// Works a partition until `shutdown`, and starts over if the task panics. The other partitions go on meanwhile. Giving
+/// the partition to another worker would not help, because that worker would meet the same panic. `made_anew`: the log
+/// was made with this process.
 pub(crate) async fn work(context: Context, epoch: u64, made_anew: bool, shutdown: CancellationToken) {
     let (partition, mut backoff) = (context.partition, Backoff::new());
-    // Each beginning is another holder: of one that panicked, writes may be under way.
+    // Each start takes the partition as another holder, because writes of a task that panicked may still be under way.
     let beginnings = Arc::new(AtomicU64::new(0));
     loop {
         let made_anew = made_anew && beginnings.load(Ordering::Relaxed) == 0;
@@ -95,20 +98,20 @@ pub(crate) async fn until_shutdown(
     tracing::debug!(partition, epoch, "no longer working a partition");
 }
 
-/// What a beginning is to come to.
+/// What one start of the work needs to know.
 struct Wanted {
-    /// Of the lease.
+    /// The number of the lease.
     epoch: u64,
-    /// Who takes the partition; nobody has to where it belongs to this process.
+    /// The holder to take the partition as; `None` if the log belongs to this process alone.
     holder: Option<Holder>,
     made_anew: bool,
-    /// A life that is known to be over.
+    /// An incarnation that is known to be over.
     forgotten: Option<u32>,
 }
 
 impl Wanted {
-    /// The tenure to follow `previous`. Epochs rise with it, whatever number a lease had when it was taken: an owner
-    /// that was displaced for a moment may come back with its old one.
+    /// The tenure that follows `previous`. A new holder gets a higher epoch, even if its lease has a lower number: an
+    /// owner that was displaced for a moment may come back with its old lease.
     fn tenure(&self, previous: Option<&Tenure>, incarnation: Incarnation) -> Tenure {
         let epoch = previous.map_or(0, |previous| previous.epoch);
         let holds = |previous: &Tenure| self.holder.is_none() || previous.holder == self.holder;
@@ -117,7 +120,7 @@ impl Wanted {
     }
 }
 
-/// From one beginning to its end.
+/// Takes the partition and works it, until `shutdown` or until the work has to start over.
 async fn live(
     context: &Context,
     wanted: Wanted,
@@ -162,7 +165,7 @@ async fn consume(
     if (context.is_ours)()
         && let Err(error) = context.bus.publish(subject::GATEWAYS, interest.arrival()).await
     {
-        tracing::warn!(partition = context.partition, %error, "gateways hear of this owner by its beats only");
+        tracing::warn!(partition = context.partition, %error, "this owner was not announced: only its beats show it");
     }
     Consumer::new(context, interest, beginning).run(requests, ephemerals, shutdown).await
 }
@@ -174,13 +177,13 @@ async fn subscribe(context: &Context, subject: &str) -> Result<Subscription, Sta
     })
 }
 
-/// Finds out where work begins, takes the partition, and begins another life of the log where it has to. `taken` is what
-/// must be given back if that is broken off.
+/// Finds out where work begins, takes the partition, and starts another incarnation if necessary. If this is cancelled,
+/// the caller gives `taken` back.
 async fn begin(context: &Context, wanted: &Wanted, taken: &mut Option<Arc<Tenancy>>) -> Beginning {
     let partition = context.partition;
     let (mut waited, mut waited_for, mut displaced) = (context.exclusive, None, false);
     loop {
-        // The lease has run out: whoever owns the partition next takes it.
+        // The lease has run out, so another worker may own the partition now.
         if !(context.is_ours)() {
             tokio::time::sleep(UNTIL_STOPPED).await;
             continue;
@@ -190,7 +193,7 @@ async fn begin(context: &Context, wanted: &Wanted, taken: &mut Option<Arc<Tenanc
         let version = found.state.checkpoint.map_or(FIRST_VERSION, |checkpoint| checkpoint.version);
         if version > context.version {
             context.outdated.meet(version);
-            // The worker stops.
+            // `outdated` stops the worker.
             return std::future::pending().await;
         }
         let previous = found.state.tenure.clone();
@@ -201,16 +204,17 @@ async fn begin(context: &Context, wanted: &Wanted, taken: &mut Option<Arc<Tenanc
             continue;
         }
         if let (Start::Renew { reason, .. }, false) = (start, waited) {
-            tracing::error!(partition, reason, "the log forgot, waiting for what is on its way to it");
+            tracing::error!(partition, reason, "the log lost entries: waiting for what is on its way to it");
             tokio::time::sleep(BEFORE_ANOTHER_LIFE).await;
             waited = true;
             continue;
         }
-        // Every write of a life has timestamps that follow from the clock by which it began.
+        // All write timestamps of an incarnation follow from the wall clock at its start, so it must not start with a
+        // wrong clock.
         if !matches!(start, Start::Continue { .. })
             && let Some(found) = context.clocks.compare().await
         {
-            tracing::error!(partition, "{found}: no life of the log begins by it");
+            tracing::error!(partition, "{found}: no incarnation starts with this clock");
             context.clocks.suspect();
             tokio::time::sleep(UNTIL_CLOCKS_AGREE).await;
             continue;
@@ -220,7 +224,8 @@ async fn begin(context: &Context, wanted: &Wanted, taken: &mut Option<Arc<Tenanc
         let in_force = if previous.as_ref() == Some(&next) {
             Ok(next.clone())
         } else {
-            // This worker's own earlier task, too: it may have displaced another one and ended before that was silent.
+            // An earlier task of this worker counts too: it may have displaced another owner, and have ended before
+            // that owner was certainly silent.
             displaced |= previous.as_ref().is_some_and(|previous| previous.holder.is_some());
             context.store.change_tenure(partition, previous, next.clone()).await
         };
@@ -231,12 +236,13 @@ async fn begin(context: &Context, wanted: &Wanted, taken: &mut Option<Arc<Tenanc
                     // If cancelled here, this worker still holds the partition, so the next owner must wait just as long.
                     tenure::wait_for_silence().await;
                     displaced = false;
-                    // The former owner may have written a checkpoint until then, which may name a newer version.
+                    // The former owner may have written a checkpoint meanwhile, and it may name a newer version.
                     continue;
                 }
                 let tenancy = Tenancy::new(context, next, read);
-                // What may still be under way when that is given back is the checkpoint below: it lies under all that
-                // the life writes, and a successor writes the same one.
+                // If the caller gives this tenancy back, the write of the checkpoint below may still be under way. That
+                // is harmless: its timestamp is below all others of the incarnation, and a successor writes the same
+                // checkpoint.
                 *taken = Some(tenancy.clone());
                 let known = found.state.checkpoint.filter(|known| incarnation.stands_on(known.position));
                 let checkpoint = match known {
@@ -255,22 +261,22 @@ async fn begin(context: &Context, wanted: &Wanted, taken: &mut Option<Arc<Tenanc
     }
 }
 
-/// Tells people of a life that has begun.
+/// Logs and counts the start of an incarnation.
 fn tell(context: &Context, start: Start) {
     let partition = context.partition;
     match start {
         Start::Continue { .. } | Start::First(_) => {}
         Start::TakeOver(next) => {
             let reason = "its former owner may still be writing";
-            tracing::info!(partition, reason, next.number, "another life of the log");
+            tracing::info!(partition, reason, next.number, "another incarnation begins");
             metrics::TAKEOVERS.inc();
         }
         Start::Renew { next, reason } => {
-            // A log in memory is made anew at every start of its process.
+            // A log in memory is made anew whenever its process starts, so a new incarnation is normal there.
             if context.exclusive {
-                tracing::debug!(partition, reason, next.number, "another life of the log");
+                tracing::debug!(partition, reason, next.number, "another incarnation begins");
             } else {
-                tracing::warn!(partition, reason, next.number, "another life of the log");
+                tracing::warn!(partition, reason, next.number, "another incarnation begins");
             }
             metrics::INCARNATIONS.inc();
         }
@@ -302,8 +308,8 @@ async fn find(context: &Context, wanted: &Wanted) -> Found {
     Found { state, bounds, tag_at_checkpoint, made_anew, forgotten, held, now_us }
 }
 
-/// Checkpoints a new life at the entry before its first, so that its log is recognised before anything is worked.
-/// `None` if the log holds no such entry.
+/// Writes a checkpoint of a new incarnation at the entry before its first one, so that the log can be recognised before
+/// any entry is applied. `None` if the log does not hold that entry.
 async fn mark(context: &Context, life: Incarnation, version: u32) -> Option<Checkpoint> {
     let before = life.first_sequence - 1;
     if before == 0 {
@@ -333,11 +339,12 @@ async fn beginning(
         .filter(at_checkpoint)
         .map(|checkpoint| Landmark { sequence: checkpoint.position.sequence, tag: checkpoint.tag });
     let skips = skips.into_iter().collect();
-    // Read when a displaced owner records nothing more that it would answer for.
+    // Read only now: a displaced owner has fallen silent, so it no longer refuses commands because of a suspension that
+    // it records from here on.
     let suspended = until_done("suspensions", || context.store.suspensions(partition)).await;
     let suspended = Suspended::of(life, suspended);
     let ledger =
         Ledger { partition, partitions: context.partitions, incarnation: life, skips, suspended, version };
-    tracing::debug!(partition, incarnation = life.number, from, "the log is read");
+    tracing::debug!(partition, incarnation = life.number, from, "reading the log");
     Beginning { ledger, tenancy, from, landmark }
 }

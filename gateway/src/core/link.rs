@@ -1,32 +1,33 @@
-//! What a gateway knows of one partition's owner: epoch, batch numbers, beats.
+//! What a gateway knows about one partition's owner: its epoch, the numbers of its batches, and its beats.
 //!
-//! Batches carry numbers and beats announce the last one, so a lost batch is asked for again; a hash that is not that of
-//! the rooms, a new epoch or silence makes the gateway register everything anew. The beat is all the anti-entropy there
-//! is. Which rooms there are is not kept here: the hub has them.
+//! Batches are numbered and beats announce the last number, so the gateway notices a lost batch and requests it again.
+//! If the hash in a beat differs from that of the rooms, or the epoch is new, or beats stop, the gateway registers
+//! everything again. There is no anti-entropy besides the beats. The rooms themselves are kept in the hub, not here.
 
 use carillon_proto::wire;
 
-/// Beats come once a second; after this long without one the owner is taken for new.
+/// Beats come once a second. After this time without one, the gateway registers everything again.
 pub const SILENCE_MS: u64 = 3_000;
-/// A partition this far behind its log takes no new work (design, step 3).
+/// A partition that lags more than this behind its log takes no new commands, so that it can catch up.
 pub const LAG_MAX_MS: u64 = 10_000;
 
-/// What to do about the owner.
+/// What the gateway has to do about the owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Repair {
-    /// Ask for the batches from this number on. Outcomes are in them alone: what is read of a conversation anew does not
-    /// tell a sender what became of a command.
+    /// Request the batches from this number on. Outcomes are only in batches: reading the events of a conversation
+    /// again does not show a sender what became of a command.
     pub resend: Option<u64>,
     /// Register everything again, with the heads that are known.
     pub resync: bool,
 }
 
-/// The partition's rooms, as a beat is compared with them.
+/// The partition's rooms, in the form that a beat is compared with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rooms {
-    /// XOR of the hashes of what the owner should have registered; `None` while it was not told everything.
+    /// XOR of the hashes of the rooms that the owner should have registered; `None` while some changes have not been
+    /// sent to it.
     pub expected: Option<u64>,
-    /// There is a room.
+    /// Whether there is any room.
     pub any: bool,
 }
 
@@ -35,26 +36,26 @@ pub struct Rooms {
 pub struct Link {
     epoch: u64,
     received: u64,
-    /// Something was registered since the last beat, so that the hash in one without a counter proves nothing.
+    /// Something was registered since the last beat, so the hash in a beat without a counter proves nothing.
     changed: bool,
     mismatches: u32,
-    /// The first batch that did not come, and has not been asked for.
+    /// The first missing batch that has not been requested yet.
     missing: Option<u64>,
-    /// The first one that was asked for in vain.
+    /// The first batch whose request was not answered.
     unanswered: Option<u64>,
-    /// Everything is to be registered anew.
+    /// Everything has to be registered again.
     resync: bool,
-    /// Not everything was registered the last time, or its heads were not told.
+    /// The last registration of everything was not finished, or not all heads were received.
     unfinished: bool,
     heard_ms: u64,
     lag_ms: u64,
     counter: u64,
-    /// Of the last registration.
+    /// The counter of the last registration.
     registered_counter: u64,
 }
 
 impl Link {
-    /// The counter of the next request, which may be a registration.
+    /// The counter of the next request. `registers`: the request is a registration.
     pub fn next_counter(&mut self, registers: bool) -> u64 {
         self.counter += 1;
         if registers {
@@ -63,12 +64,12 @@ impl Link {
         self.counter
     }
 
-    /// How far the owner is behind its log, if it is too far to take more work.
+    /// The owner's lag behind its log in milliseconds, if it is too large to send the owner more commands.
     pub fn overloaded(&self) -> Option<u64> {
         (self.lag_ms > LAG_MAX_MS).then_some(self.lag_ms)
     }
 
-    /// The owner's number.
+    /// The owner's epoch; 0 if no owner is known yet.
     pub fn epoch(&self) -> u64 {
         self.epoch
     }
@@ -85,8 +86,8 @@ impl Link {
         self.received = self.received.max(number);
     }
 
-    /// A reply came: whether it counts, which one of an owner before does not. A new owner has what it was asked to
-    /// register just now, and nothing else, unless that replaces everything.
+    /// A reply arrived. Returns whether it counts; a reply of a former owner does not. A new owner has only what this
+    /// request registered, so everything has to be registered again unless the request replaced everything.
     pub fn replied(&mut self, epoch: u64, replaces: bool) -> bool {
         if epoch > self.epoch {
             self.resync |= self.epoch != 0 && !replaces;
@@ -95,7 +96,7 @@ impl Link {
         epoch == self.epoch
     }
 
-    /// A batch came.
+    /// A batch arrived.
     pub fn batch(&mut self, epoch: u64, number: u64) {
         if epoch < self.epoch {
             return;
@@ -107,7 +108,7 @@ impl Link {
         self.received(number, number.saturating_sub(1));
     }
 
-    /// A beat came.
+    /// A beat arrived.
     pub fn beat(&mut self, now_ms: u64, beat: &wire::Beat, rooms: &Rooms) {
         if beat.epoch < self.epoch {
             return;
@@ -126,17 +127,17 @@ impl Link {
         self.received(beat.number, beat.number);
     }
 
-    /// Whether the owner has something else registered than the rooms that are here; `None` where that cannot be told. A
-    /// beat says the last request that its owner knows, so that joins and leaves all the time do not keep it from being
-    /// compared; older workers do not say it.
+    /// Whether the owner's registrations differ from the rooms here; `None` if they cannot be compared. A beat contains
+    /// the counter of the last request that the owner has handled, so that constant joins and leaves do not prevent the
+    /// comparison. Older workers send no counter.
     fn differs(&mut self, beat: &wire::Beat, rooms: &Rooms) -> Option<bool> {
         let settled = !std::mem::take(&mut self.changed);
         let comparable = if beat.counter == 0 { settled } else { beat.counter >= self.registered_counter };
         rooms.expected.filter(|_| comparable).map(|expected| expected != beat.interest_hash)
     }
 
-    /// Messages may have been lost, whichever. Batches are asked for before a later one or a beat shows that they are
-    /// missing: senders wait for the outcomes in them.
+    /// Messages may have been lost, and it is not known which. Batches are requested now, before a later batch or beat
+    /// shows that some are missing, because senders wait for the outcomes in them.
     pub fn lost(&mut self) {
         self.resync = true;
         if self.epoch != 0 {
@@ -144,21 +145,21 @@ impl Link {
         }
     }
 
-    /// Nobody answered for the batches of this owner: they are asked for again with the next tick.
+    /// A request for batches of this owner was not answered. It is repeated at the next tick.
     pub fn unanswered(&mut self, epoch: u64, from: u64) {
         if epoch == self.epoch {
             self.unanswered = Some(self.unanswered.map_or(from, |other| other.min(from)));
         }
     }
 
-    /// Everything was registered anew and its heads were told, or not. An owner knows what it was asked to register
-    /// before it has the heads, so that its beats do not say that these were missed.
+    /// Everything was registered again. `finished`: all of it was answered, with all heads. An owner has the
+    /// registration before it has read the heads, so its beats do not show that heads are missing.
     pub fn resynced(&mut self, finished: bool) {
         self.unfinished = !finished;
     }
 
-    /// Once a second: an owner that has fallen silent while something is served here is looked for anew, and one that did
-    /// not tell all heads, or did not answer, is asked again.
+    /// Called once a second. Requests unanswered batches again. Registers everything again if there are rooms here and
+    /// the owner has sent no beat for [`SILENCE_MS`] or the last registration was not finished.
     pub fn tick(&mut self, now_ms: u64, serves: bool) {
         if let Some(from) = self.unanswered.take() {
             self.missing = Some(self.missing.map_or(from, |other| other.min(from)));
@@ -171,7 +172,7 @@ impl Link {
         }
     }
 
-    /// What is to be done now.
+    /// Takes what has to be done now.
     pub fn repair(&mut self) -> Option<Repair> {
         let repair = Repair { resend: self.missing.take(), resync: std::mem::take(&mut self.resync) };
         (repair.resend.is_some() || repair.resync).then_some(repair)
@@ -205,7 +206,7 @@ mod tests {
     const RESYNC: Option<Repair> = Some(Repair { resend: None, resync: true });
 
     #[test]
-    fn a_missing_batch_is_asked_for_once() {
+    fn a_missing_batch_is_requested_once() {
         let mut link = Link::default();
         assert!(link.replied(7, false));
         link.batch(7, 1);
@@ -218,9 +219,9 @@ mod tests {
         assert_eq!(link.repair(), None);
     }
 
-    /// Breaking it: without the comparison with the beat's number, a lost last batch is never missed.
+    /// Breaking it: without the comparison with the beat's number, the loss of the last batch is never noticed.
     #[test]
-    fn a_beat_reveals_the_last_batch_lost() {
+    fn a_beat_reveals_that_the_last_batch_was_lost() {
         let mut link = Link::default();
         link.replied(7, false);
         link.batch(7, 1);
@@ -230,9 +231,10 @@ mod tests {
         assert_eq!(link.repair(), None);
     }
 
-    /// Acknowledgements are in batches alone: who only registers anew leaves senders to their timeout.
+    /// Acknowledgements are only in batches: if the gateway only registered again, senders would wait until their
+    /// timeout.
     #[test]
-    fn batches_are_asked_for_even_where_everything_is_registered_anew() {
+    fn batches_are_requested_even_when_everything_is_registered_again() {
         let mut link = Link::default();
         link.replied(7, false);
         link.batch(7, 1);
@@ -246,9 +248,9 @@ mod tests {
         assert_eq!(link.repair(), None, "those of an owner before are nobody's any more");
     }
 
-    /// Before, the outcomes in a last batch that was lost waited for the next beat, up to a second.
+    /// Before the fix, outcomes in a last batch that was lost waited for the next beat, up to a second.
     #[test]
-    fn batches_are_asked_for_as_soon_as_messages_may_be_lost() {
+    fn batches_are_requested_as_soon_as_messages_may_be_lost() {
         let mut link = Link::default();
         link.lost();
         assert_eq!(link.repair(), RESYNC, "there is no owner to ask yet");
@@ -261,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn batches_that_were_asked_for_in_vain_are_asked_for_again() {
+    fn batches_whose_request_was_not_answered_are_requested_again() {
         let mut link = Link::default();
         link.replied(7, false);
         link.batch(7, 3);
@@ -281,7 +283,7 @@ mod tests {
         assert_eq!(link.repair(), None);
     }
 
-    /// A worker of an older version does not say which request it knows.
+    /// A worker of an older version does not send the counter of the last request that it handled.
     #[test]
     fn a_wrong_hash_without_a_counter_counts_when_nothing_is_under_way() {
         let mut link = Link::default();
@@ -295,8 +297,8 @@ mod tests {
         assert_eq!(link.repair(), None);
     }
 
-    /// Before, a hash proved nothing while anybody joined or left between two beats: where somebody always does, a room
-    /// that the owner had lost stayed deaf.
+    /// Before the fix, a hash proved nothing if a user had joined or left between two beats. With constant joins and
+    /// leaves, a room that the owner had lost received no events any more.
     #[test]
     fn a_wrong_hash_counts_while_others_join_and_leave() {
         let mut link = Link::default();
@@ -319,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_owner_is_registered_with_and_an_old_one_ignored() {
+    fn a_new_owner_gets_all_registrations_and_a_former_one_is_ignored() {
         let mut link = Link::default();
         assert!(link.replied(7, false));
         link.beat(0, &beat(9, 0), &SOME);
@@ -335,9 +337,9 @@ mod tests {
         assert_eq!(link.repair(), RESYNC);
     }
 
-    /// Before, everything else waited for two beats, and heard nothing meanwhile.
+    /// Before the fix, all other rooms waited for two beats and received nothing meanwhile.
     #[test]
-    fn an_owner_that_answers_one_join_first_is_registered_with() {
+    fn a_new_owner_that_first_answers_a_join_gets_all_registrations() {
         let mut link = Link::default();
         assert!(link.replied(7, false));
         assert_eq!(link.repair(), None, "the first owner was told everything");
@@ -348,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_is_a_reason_to_ask_only_with_rooms() {
+    fn silence_causes_a_registration_only_with_rooms() {
         let mut link = Link::default();
         assert_eq!(tick(&mut link, 0, false), None);
         assert_eq!(tick(&mut link, 10_000, false), None);
@@ -358,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn an_owner_that_did_not_tell_all_heads_is_asked_again() {
+    fn an_owner_that_did_not_send_all_heads_gets_another_registration() {
         let mut link = Link::default();
         link.beat(1_000, &hashed(0xA, 0), &SOME);
         assert_eq!(link.repair(), RESYNC, "it is new");
@@ -375,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn lag_refuses_work_until_it_is_caught_up() {
+    fn a_lagging_owner_refuses_commands_until_it_has_caught_up() {
         let mut link = Link::default();
         link.beat(0, &wire::Beat { lag_ms: LAG_MAX_MS + 1, ..beat(1, 0) }, &NONE);
         assert_eq!(link.overloaded(), Some(LAG_MAX_MS + 1));

@@ -1,5 +1,5 @@
-//! One task per partition publishes commands to the log, coalesced adaptively: idle, at once; busy, what
-//! queued while the last publish was in flight.
+//! One task per partition publishes commands to the log. While it is idle, it publishes a command at once. While a
+//! publish is in flight, commands queue up and form the next entry.
 
 use crate::shared::Shared;
 use carillon_proto::code::{ErrorCode, Failure};
@@ -14,12 +14,13 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-/// Between two repeats of a publish that the log did not take, or whose outcome is unknown. A bus that is not connected
-/// says so without being asked, and one that is gets a few dozen repeats a second of each partition at most.
+/// Delay before the gateway repeats a publish that the log did not take, or whose outcome is unknown. Without a
+/// connection, the bus refuses within this process. A server that refuses gets at most 20 repeats a second from each
+/// partition.
 const REPEAT_DELAY: Duration = Duration::from_millis(50);
-/// How long commands wait for a log that takes nothing any more before they are refused: a server that starts again is
-/// back sooner, and whoever is refused waits a second before the next try. As long as leases last, for as long the
-/// partition keeps its owner.
+/// How long commands wait while the log takes nothing, before they are refused. A server that restarts is usually back
+/// sooner, and a refused client waits a second before it tries again. The time is that of a lease, because the
+/// partition keeps its owner for as long.
 const ABSENCE_MAX: Duration = Duration::from_millis(LEASE_MS);
 
 /// The handle of one partition's publisher.
@@ -29,7 +30,7 @@ impl Publisher {
     /// Queues a command for the log. Commands of one caller stay in order.
     ///
     /// # Errors
-    /// `unavailable` when so many wait already that the log cannot be keeping up.
+    /// `unavailable` when the queue is full, because then the log is not keeping up.
     pub fn publish(&self, command: wire::Command) -> Result<(), Failure> {
         self.0.try_send(command).map_err(|_| overloaded())
     }
@@ -45,7 +46,7 @@ pub fn publisher() -> (Publisher, mpsc::Receiver<wire::Command>) {
     (Publisher(sender), receiver)
 }
 
-/// Publishes what is queued, one entry in flight, until the gateway ends.
+/// Publishes the queued commands, with one entry in flight at a time, until the gateway ends.
 pub async fn run(shared: Arc<Shared>, partition: u32, mut queue: mpsc::Receiver<wire::Command>) {
     let (mut held_back, mut absent_since) = (None, None);
     loop {
@@ -71,7 +72,7 @@ pub async fn run(shared: Arc<Shared>, partition: u32, mut queue: mpsc::Receiver<
     }
 }
 
-/// Publishes one entry; its commands are refused if the log does not take it.
+/// Publishes one entry. If the log does not take it, its commands are refused.
 async fn publish_entry(
     shared: &Shared,
     partition: u32,
@@ -97,8 +98,8 @@ async fn publish_entry(
     }
 }
 
-/// Appends an entry, and repeats it byte for byte, before anything later: for as long as its outcome is unknown, and
-/// while the log has not been away for long. `absent_since`: since when it takes nothing.
+/// Appends an entry. Repeats it byte for byte, before any later entry, for as long as its outcome is unknown; otherwise
+/// until the log has taken nothing for `ABSENCE_MAX`. `absent_since`: since when the log has taken nothing.
 async fn repeated<F>(
     partition: u32,
     absent_since: &mut Option<Instant>,
@@ -118,8 +119,8 @@ where
             unknown = true;
             tracing::warn!(partition, %error, "a publish has an unknown outcome and is repeated");
         }
-        // Once the outcome is unknown, a refusal speaks of that attempt alone: an earlier one may have come through.
-        // The waiters are told `timeout` meanwhile.
+        // Once the outcome is unknown, a refusal concerns only that attempt: an earlier one may have succeeded. The
+        // clients that wait receive `timeout` meanwhile.
         if !unknown && absent >= ABSENCE_MAX {
             return Err(error);
         }
@@ -140,9 +141,10 @@ mod tests {
         BusError::Timeout("test".into())
     }
 
-    /// Before, every command was refused at once while a server started again, and came a second later.
+    /// Before the fix, every command was refused at once while a server restarted, and the client sent it again a
+    /// second later.
     #[tokio::test(start_paused = true)]
-    async fn commands_wait_for_a_log_that_is_back_soon_and_not_for_one_that_is_away() {
+    async fn commands_wait_for_a_log_that_is_back_soon_but_not_for_one_that_stays_away() {
         let (began, mut absent_since) = (Instant::now(), None);
         let back = Cell::new(Duration::from_millis(600));
         let append = async || if began.elapsed() < back.get() { Err(away()) } else { Ok(1) };
@@ -161,9 +163,9 @@ mod tests {
         assert_eq!(absent_since, None);
     }
 
-    /// Guards the repetition: a refusal behind an unknown outcome is no refusal of the entry.
+    /// Guards the repetition: a refusal after an unknown outcome does not mean that the log did not take the entry.
     #[tokio::test(start_paused = true)]
-    async fn what_may_have_been_taken_is_repeated_until_it_is() {
+    async fn an_entry_that_the_log_may_have_taken_is_repeated_until_it_is_confirmed() {
         let (began, mut attempts) = (Instant::now(), 0);
         let append = || {
             attempts += 1;
