@@ -1,11 +1,12 @@
-//! The decisions behind a lease: no clock, no bus.
+//! Decides which units a worker owns. It has no clock and no bus, so tests can set every time.
 
 use carillon_proto::id::WorkerId;
 use carillon_proto::partition::rendezvous_owner;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// What a worker owns, as far as its renewals and readings say. Times count from any fixed moment.
+/// The units that a worker owns according to its renewals and its reads of the live workers. Times count from any fixed
+/// moment.
 #[derive(Debug)]
 pub(super) struct Core {
     worker: WorkerId,
@@ -13,7 +14,7 @@ pub(super) struct Core {
     lease: Duration,
     /// When the last successful renewal began, and its number.
     renewed: Option<(Duration, u64)>,
-    /// When the last round with a reading of the live workers began.
+    /// When the last round began that read the live workers.
     listed: Option<Duration>,
     owned: BTreeMap<u32, u64>,
 }
@@ -27,12 +28,12 @@ impl Core {
         &self.owned
     }
 
-    /// The lease lasts until then; zero when there is none.
+    /// The end of the lease; zero when there is none.
     pub(super) fn valid_until(&self) -> Duration {
         self.renewed.map_or(Duration::ZERO, |(began, _)| began + self.lease)
     }
 
-    /// How long until something that is owned has to be given up, if nothing is renewed or read.
+    /// How long until everything owned has to be given up, if nothing is renewed or read. `None` if nothing is owned.
     pub(super) fn runs_out_in(&self, now: Duration) -> Option<Duration> {
         if self.owned.is_empty() {
             return None;
@@ -41,19 +42,19 @@ impl Core {
         Some(self.valid_until().min(listed_until).saturating_sub(now))
     }
 
-    /// A renewal began and ended, and got this number.
+    /// Records a renewal that ran from `began` to `ended` and returned `number`.
     pub(super) fn renewed(&mut self, began: Duration, ended: Duration, number: u64) {
-        // Between the end of the last lease and this renewal others may have owned everything.
+        // Other workers may have owned everything between the end of the last lease and this renewal.
         self.look(ended);
         self.renewed = Some((began, number));
     }
 
-    /// A round that began then has read that these workers are live.
+    /// Records the live workers that a round from `began` to `ended` has read.
     pub(super) fn listed(&mut self, began: Duration, ended: Duration, live: &[WorkerId]) {
         self.look(ended);
         self.listed = Some(began);
-        // What is taken over carries the number of this very round. An older one could lie below that of a
-        // worker that came, took over and left since.
+        // A unit that is taken over gets the number of this round's renewal. An older number could be below that of a
+        // worker that came, took over and left meanwhile.
         let number = self.renewed.filter(|(renewed, _)| *renewed == began && ended < self.valid_until());
         let Core { worker, units, owned, .. } = self;
         for unit in 0..*units {
@@ -66,14 +67,14 @@ impl Core {
         }
     }
 
-    /// Gives everything up if the lease has run out, or nobody knows who is live.
+    /// Gives everything up if the lease has run out, or the last read of the live workers is too old.
     pub(super) fn look(&mut self, now: Duration) {
         if self.runs_out_in(now).is_some_and(|left| left.is_zero()) {
             self.owned.clear();
         }
     }
 
-    /// Gives everything up, for good or until the next renewal.
+    /// Gives everything up until the next renewal, if there is one.
     pub(super) fn give_up(&mut self) {
         (self.renewed, self.listed) = (None, None);
         self.owned.clear();
@@ -106,7 +107,7 @@ mod tests {
         (0..16).filter(|unit| rendezvous_owner(*unit, live.iter().copied()) == Some(name)).collect()
     }
 
-    /// Runs the steps and says which epochs the share among `live` then has, all units of it having the same.
+    /// Runs the steps. Returns how many units are owned then and their epochs, or `None` if no unit is owned.
     fn epoch_after(steps: &[Step]) -> Option<(usize, Vec<u64>)> {
         let mut core = Core::new(worker("a"), 16, LEASE);
         for step in steps {

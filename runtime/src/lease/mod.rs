@@ -1,9 +1,10 @@
-//! Who works what: a worker's lease, and the units (partitions or shards) that are its own while it lasts.
+//! A worker's lease, and the units (partitions or shards) that the worker owns while the lease lasts.
 //!
-//! Every worker renews its lease and reads who else is live four times in a lease's time, so that a worker
-//! that comes, or goes in good order, is noticed within a quarter of it; one that is killed within the
-//! lease's time and a quarter. Two workers may believe in the same unit for that long: their epochs tell
-//! them apart.
+//! Every worker renews its lease and reads the live workers four times in the time of a lease. A worker that comes or
+//! stops in good order announces it, so the others notice it at once. Between the renewals, every worker also checks a
+//! few times whether the live workers have changed, so that it notices a lost announcement, and a killed worker soon
+//! after its lease has run out. Two workers may believe that they own the same unit until then; their epochs tell them
+//! apart.
 
 use crate::bus::{Bus, BusError, LEASE_MS, Subscription};
 use crate::suspended::suspended;
@@ -22,19 +23,19 @@ mod core;
 
 /// How long a lease lasts.
 const LEASE: Duration = Duration::from_millis(LEASE_MS);
-/// Between two renewals.
+/// Time between two rounds: a round renews the lease and reads the live workers.
 const ROUND: Duration = Duration::from_millis(LEASE_MS / 4);
-/// Between two looks at who is live: a worker that died is missed this soon after its lease has run out.
+/// Time between two reads of the live workers: a dead worker is noticed this soon after its lease has run out.
 const LOOK: Duration = Duration::from_millis(LEASE_MS / 16);
-/// Time for one call to the bus: two failures in a row still leave time for a third try.
+/// Time for one call to the bus. After two failures in a row, there still is time for a third try.
 const CALL_TIMEOUT: Duration = Duration::from_millis(LEASE_MS / 4);
-/// Time for giving the lease up at the end; after that it runs out by itself.
+/// Time for giving the lease up at the end. After that, it runs out by itself.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The units that a worker owns, each with the epoch of its taking over.
+/// The units that a worker owns, each with the epoch in which the worker took it over.
 pub type Owned = Arc<BTreeMap<u32, u64>>;
 
-/// A worker's lease, kept by a task until it is released.
+/// A worker's lease. A task renews it until it is released.
 pub struct Lease {
     owned: watch::Receiver<Owned>,
     live: watch::Receiver<Arc<Vec<WorkerId>>>,
@@ -44,10 +45,11 @@ pub struct Lease {
     _stop_on_drop: DropGuard,
 }
 
-/// Until when the lease is valid, read without a lock by whoever acknowledges.
+/// The time until which the lease is valid. Tasks that acknowledge read it without a lock.
 struct Clock {
     start: Instant,
-    /// How long the machine has been suspended: others' clocks went on, and the lease ran out.
+    /// How long the machine has been suspended. The clocks of the other machines went on meanwhile, so the lease runs
+    /// out.
     suspended: fn() -> Duration,
     suspended_before: Duration,
     valid_until_us: AtomicU64,
@@ -73,7 +75,7 @@ impl Clock {
 }
 
 impl Lease {
-    /// Takes a lease of this kind and keeps it until `shutdown`, [`Lease::release`] or the handle's end.
+    /// Takes a lease of this kind and keeps it until `shutdown`, [`Lease::release`] or the drop of this handle.
     pub fn start(
         bus: Arc<dyn Bus>,
         kind: &'static str,
@@ -100,24 +102,25 @@ impl Lease {
         Lease { owned, live, clock, _stop_on_drop: stop.clone().drop_guard(), stop, stopped }
     }
 
-    /// The units owned now, and their changes. A unit whose epoch changes was lost and taken again: its
-    /// work starts anew.
+    /// The units that are owned now, and their changes. If a unit's epoch changes, the unit was lost and taken again,
+    /// so its work starts over.
     pub fn owned(&self) -> watch::Receiver<Owned> {
         self.owned.clone()
     }
 
-    /// Who was live at the last round, in order.
+    /// The workers that were live at the last round, in order.
     pub fn live(&self) -> watch::Receiver<Arc<Vec<WorkerId>>> {
         self.live.clone()
     }
 
-    /// Whether the lease still lasts, by the monotonic clock, counted from before its last renewal began.
+    /// Whether the lease is still valid. Measured with the monotonic clock from before the last renewal began, and
+    /// including the time that the machine was suspended.
     pub fn valid(&self) -> bool {
         self.clock.valid()
     }
 
-    /// Gives up everything owned, then the lease, so that others take over at once. Returns when that is
-    /// done or was tried for a second.
+    /// Gives up all owned units, then the lease, so that other workers take over at once. Returns when that is done, or
+    /// has been tried for a second.
     pub async fn release(&self) {
         self.stop.cancel();
         self.stopped.cancelled().await;
@@ -130,9 +133,10 @@ struct Keeper {
     bus: Arc<dyn Bus>,
     kind: &'static str,
     worker: WorkerId,
-    /// Who was live at the last round.
+    /// The workers that were live at the last round.
     live: watch::Sender<Arc<Vec<WorkerId>>>,
-    /// The last round renewed nothing: the next look is a round, for little of the lease's time may be left.
+    /// The last round did not renew the lease. The next check does a whole round, because little of the lease's time
+    /// may be left.
     overdue: bool,
     clock: Arc<Clock>,
     owned: watch::Sender<Owned>,
@@ -147,7 +151,8 @@ async fn keep(mut keeper: Keeper, stop: CancellationToken, _stopped: DropGuard) 
     let (mut rounds, mut looks) = (ticks(ROUND), ticks(LOOK));
     let mut changes = None;
     loop {
-        // A renewal that is cut off here may still arrive, but before the release, on the same connection.
+        // A renewal that is cancelled here may still arrive, but it arrives before the release, because both use the
+        // same connection.
         let worked = stop.run_until_cancelled(async {
             if changes.is_none() {
                 changes = keeper.changes().await;
@@ -169,11 +174,11 @@ async fn keep(mut keeper: Keeper, stop: CancellationToken, _stopped: DropGuard) 
     keeper.end().await;
 }
 
-/// Waits until another worker says that it has come or gone; `false` when nothing can be heard any more.
+/// Waits until another worker announces that it has come or gone. `false` when the subscription has ended.
 async fn changed(changes: &mut Option<Subscription>) -> bool {
     let Some(subscription) = changes else { return std::future::pending().await };
     if subscription.next().await.is_some() {
-        // One look serves all who speak at once.
+        // One round answers all announcements that are queued.
         while subscription.try_next().is_some() {}
         return true;
     }
@@ -182,31 +187,33 @@ async fn changed(changes: &mut Option<Subscription>) -> bool {
 }
 
 impl Keeper {
-    /// Where workers say that they have come or gone; nothing while the bus is away, for rounds find out as well.
+    /// Subscribes to the announcements of workers that come or go. `None` while the bus is down; the rounds find the
+    /// changes as well.
     async fn changes(&self) -> Option<Subscription> {
         let subject = subject::lease_changed(self.kind);
         timeout(CALL_TIMEOUT, self.bus.subscribe(&subject, None)).await.ok()?.ok()
     }
 
-    /// Whether others are live than at the last round. What follows from it needs a round, which renews as well. A look
-    /// that takes longer than until the next one is given up: no renewal waits for it.
+    /// Whether the live workers have changed since the last round. A change is then handled by a whole round, which
+    /// also renews the lease. If this takes longer than the time between two checks, it is given up, so that no renewal
+    /// has to wait for it.
     async fn others_changed(&self) -> bool {
         timeout(LOOK, self.live())
             .await
             .is_ok_and(|listed| listed.is_ok_and(|live| live != **self.live.borrow()))
     }
 
-    /// Says that this worker has come or gone. Nobody depends on it.
+    /// Announces that this worker has come or gone. It only makes the others notice sooner, so a failure does no harm.
     async fn tell(&self) {
         let subject = subject::lease_changed(self.kind);
         let told = self.bus.publish(&subject, Bytes::new());
         if !matches!(timeout(CALL_TIMEOUT, told).await, Ok(Ok(()))) {
-            tracing::debug!(kind = self.kind, "others hear of this worker's lease by looking");
+            tracing::debug!(kind = self.kind, "a change of this worker's lease was not announced");
         }
     }
 
-    /// Renews, then reads who is live. In this order: what is taken over on this reading then carries a
-    /// number above that of whoever had it before.
+    /// Renews the lease, then reads the live workers. In this order, the epoch of a unit that is taken over on this
+    /// reading is above that of any former owner.
     async fn round(&mut self) {
         let began = self.clock.now();
         let renewed = self.call(self.bus.renew_lease(self.kind, &self.worker)).await;
@@ -239,7 +246,8 @@ impl Keeper {
         Ok(live)
     }
 
-    /// Ends a call in time, and when the lease runs out meanwhile, gives everything up without waiting for it.
+    /// Limits the time of a call. If the lease runs out during the call, everything is given up at once, without
+    /// waiting for the call.
     async fn call<T>(&self, call: impl Future<Output = Result<T, BusError>>) -> Result<T, BusError> {
         let run_out = async {
             match self.core.runs_out_in(self.clock.now()) {
@@ -270,7 +278,7 @@ impl Keeper {
         });
     }
 
-    /// Ownership ends before the lease does, so that nobody else can own a unit earlier than it ends here.
+    /// Ends ownership before the lease, so that no other worker owns a unit while this one still does.
     async fn end(&mut self) {
         self.core.give_up();
         self.publish();

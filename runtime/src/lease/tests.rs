@@ -1,4 +1,4 @@
-//! Leases on the embedded bus, with a clock that does not wait.
+//! Leases on the embedded bus, with paused time, so that no test waits in real time.
 
 use super::*;
 use crate::bus::embedded::EmbeddedBus;
@@ -20,7 +20,7 @@ fn units(lease: &Lease) -> BTreeMap<u32, u64> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_workers_share_and_the_one_left_takes_all() {
+async fn two_workers_share_the_units_and_the_last_one_takes_all() {
     let bus = EmbeddedBus::new(1);
     let first = start(&bus, "a");
     settled().await;
@@ -41,9 +41,9 @@ async fn two_workers_share_and_the_one_left_takes_all() {
     assert!(first.valid());
 }
 
-/// Breaking it: without the word that is said at a release, the one left looks 125 ms later at the latest.
+/// Breaking it: without the announcement of a release, the other worker notices it up to 125 ms later.
 #[tokio::test(start_paused = true)]
-async fn a_release_is_followed_at_once() {
+async fn a_release_is_noticed_at_once() {
     let bus = EmbeddedBus::new(1);
     let (first, second) = (start(&bus, "a"), start(&bus, "b"));
     settled().await;
@@ -55,7 +55,7 @@ async fn a_release_is_followed_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_newcomer_is_made_room_for_at_once() {
+async fn a_new_worker_gets_its_share_at_once() {
     let bus = EmbeddedBus::new(1);
     let first = start(&bus, "a");
     settled().await;
@@ -66,9 +66,9 @@ async fn a_newcomer_is_made_room_for_at_once() {
     assert_eq!(units(&first).len() + units(&second).len(), 16);
 }
 
-/// Breaking it: without the looks between rounds this takes up to a quarter of a lease longer.
+/// Breaking it: without the reads of the live workers between rounds, this takes up to a quarter of a lease longer.
 #[tokio::test(start_paused = true)]
-async fn a_dead_worker_is_missed_as_soon_as_its_lease_has_run_out() {
+async fn a_dead_worker_is_noticed_as_soon_as_its_lease_has_run_out() {
     let bus = EmbeddedBus::new(1);
     let first = start(&bus, "a");
     for phase in 0..10 {
@@ -118,9 +118,10 @@ async fn a_lease_that_cannot_be_renewed_runs_out() {
     }
 }
 
-/// Before, a bus that was back just after a round had failed was asked again a quarter of a lease later.
+/// Before the fix, if a bus came back just after a round had failed, the renewal was tried again only a quarter of a
+/// lease later.
 #[tokio::test(start_paused = true)]
-async fn a_renewal_that_failed_is_tried_again_at_the_next_look() {
+async fn a_renewal_that_failed_is_tried_again_at_the_next_check() {
     let bus = Unreliable::new();
     let lease = Lease::start(bus.clone(), "test", worker("a"), 4, CancellationToken::new());
     settled().await;
@@ -146,7 +147,7 @@ enum Mode {
 struct Unreliable {
     bus: Arc<EmbeddedBus>,
     mode: parking_lot::Mutex<Mode>,
-    /// A renewal has failed.
+    /// Notified when a renewal has failed.
     failed: tokio::sync::Notify,
 }
 
@@ -240,7 +241,8 @@ impl Bus for Unreliable {
     }
 }
 
-/// Before, a machine that was suspended believed in its lease for what had been left of it, though others had taken over.
+/// Before the fix, a worker on a machine that had been suspended believed in the rest of its lease, although others had
+/// taken over meanwhile.
 #[tokio::test(start_paused = true)]
 async fn a_lease_runs_out_while_the_machine_is_suspended() {
     static SUSPENDED_MS: AtomicU64 = AtomicU64::new(7_000);

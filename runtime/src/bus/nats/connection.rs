@@ -1,7 +1,7 @@
-//! The connection to NATS: its events, and requests with an inbox of our own.
+//! The connection to NATS: its events, and requests with an inbox of their own.
 //!
-//! Requests are matched to their answers here and not by the client library, so that those under way end at
-//! once when the connection is lost, and those that time out leave nothing behind.
+//! Replies are matched to requests here and not by the client library. So the requests under way end at once when the
+//! connection is lost, and requests that time out leave nothing behind.
 
 use crate::bus::{BusError, LEASE_MS};
 use async_nats::connection::State;
@@ -17,21 +17,21 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-/// Messages that wait in the client library for one subscription. Ours are emptied at once, and a log
-/// reader asks for fewer than this.
+/// Messages that wait in the client library for one subscription. This process empties its subscriptions at once, and a
+/// log reader requests fewer than this.
 pub(super) const SUBSCRIPTION_MESSAGES_MAX: usize = 4_096;
 /// Commands that wait in the client library for the socket.
 const COMMANDS_MAX: usize = 2_048;
-/// Requests under way in one process: a gateway with every partition and shard asking at once has dozens.
+/// Requests under way in one process. A gateway that sends one to every partition and shard at once has dozens.
 const REQUESTS_MAX: usize = 16_384;
-/// Time in which a server answers a connection attempt.
+/// Time in which a server must answer a connection attempt.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Between pings: two unanswered ones end the connection, so a silent network is noticed in 6 s.
+/// Time between pings. Two unanswered pings end the connection, so a silent network is noticed in 6 s.
 const PING_INTERVAL: Duration = Duration::from_secs(2);
-/// Longest pause between attempts to connect again: an eighth of a lease, so that servers that are back within a
-/// lease's time are met while leases last.
+/// Longest pause between attempts to reconnect: an eighth of a lease. So, if servers are back within the time of a
+/// lease, this process finds them before the leases run out.
 const RECONNECT_PAUSE_MS_MAX: u64 = LEASE_MS / 8;
-/// Time for handing a message to the client library, which blocks while it is disconnected.
+/// Time for passing a message to the client library, which blocks while it is disconnected.
 pub(super) const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time for a round trip to the server.
 const ROUND_TRIP_TIMEOUT: Duration = Duration::from_secs(2);
@@ -39,13 +39,13 @@ const ROUND_TRIP_TIMEOUT: Duration = Duration::from_secs(2);
 /// Why a request has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum NoAnswer {
-    /// It was not sent.
+    /// The request was not sent.
     #[error("{0}")]
     NotSent(String),
-    /// Nobody listens there.
+    /// No process is subscribed to the subject.
     #[error("nobody listens there")]
     NoResponders,
-    /// It was sent, and more is not known.
+    /// The request was sent, but its outcome is unknown.
     #[error("{0}")]
     Unknown(String),
 }
@@ -59,11 +59,11 @@ impl From<NoAnswer> for BusError {
     }
 }
 
-/// What the client library's events change.
+/// The state that the client library's events change.
 struct Shared {
     /// Rises when the connection is lost.
     losses: watch::Sender<u64>,
-    /// Rises when subscriptions may have missed something and work again.
+    /// Rises when subscriptions may have missed messages and work again.
     gaps: watch::Sender<u64>,
     disconnected: AtomicBool,
     waiting: Mutex<HashMap<u64, oneshot::Sender<async_nats::Message>>>,
@@ -75,7 +75,7 @@ impl Shared {
             Event::Disconnected => {
                 self.disconnected.store(true, Ordering::Relaxed);
                 self.losses.send_modify(|losses| *losses += 1);
-                // Their senders end the requests under way.
+                // Dropping the senders ends the requests that are under way.
                 let under_way = std::mem::take(&mut *self.waiting.lock());
                 tracing::warn!(requests = under_way.len(), "connection to nats lost");
             }
@@ -95,7 +95,7 @@ impl Shared {
     }
 }
 
-/// Ends a task with its owner.
+/// Aborts a task when this value is dropped.
 pub(super) struct AbortOnDrop(pub(super) JoinHandle<()>);
 
 impl Drop for AbortOnDrop {
@@ -108,13 +108,13 @@ impl Drop for AbortOnDrop {
 pub(super) struct Connection {
     pub(super) client: Client,
     shared: Arc<Shared>,
-    /// With a dot at its end.
+    /// Ends with a dot.
     inbox: String,
     next_token: AtomicU64,
     _answers: AbortOnDrop,
 }
 
-/// Forgets a request that nobody waits for any more.
+/// Removes a request when its caller no longer waits for a reply.
 struct Waiting<'a> {
     shared: &'a Shared,
     token: u64,
@@ -179,12 +179,12 @@ impl Connection {
         self.shared.losses.subscribe()
     }
 
-    /// Changes when subscriptions may have missed something.
+    /// Changes when subscriptions may have missed messages.
     pub(super) fn gaps(&self) -> watch::Receiver<u64> {
         self.shared.gaps.subscribe()
     }
 
-    /// Refuses at once while there is no connection, instead of queueing for when there is one again.
+    /// Refuses at once while there is no connection, instead of queueing the call until there is one.
     pub(super) fn check_connected(&self) -> Result<(), NoAnswer> {
         match self.client.connection_state() {
             State::Connected => Ok(()),
@@ -205,7 +205,7 @@ impl Connection {
         Ok((Waiting { shared: &self.shared, token }, receiver))
     }
 
-    /// Sends a request and waits for its one answer.
+    /// Sends a request and waits for its only reply.
     pub(super) async fn request(
         &self,
         subject: String,
@@ -231,7 +231,7 @@ impl Connection {
         Ok(message)
     }
 
-    /// Waits until the server has worked everything that was sent before.
+    /// Waits until the server has processed everything that was sent before.
     pub(super) async fn round_trip(&self) -> Result<(), NoAnswer> {
         let (waiting, answer) = self.wait_for()?;
         hand_over(self.client.publish(format!("{}{}", self.inbox, waiting.token), Bytes::new())).await?;
@@ -239,7 +239,7 @@ impl Connection {
     }
 }
 
-/// Waits for a subscription to be handed to the client library.
+/// Waits until the client library has taken a subscription.
 pub(super) async fn listen<E: std::fmt::Display>(
     subscribed: impl Future<Output = Result<Subscriber, E>>,
 ) -> Result<Subscriber, NoAnswer> {
@@ -250,7 +250,7 @@ pub(super) async fn listen<E: std::fmt::Display>(
     }
 }
 
-/// Hands something to the client library, which takes it at once unless it is disconnected.
+/// Waits until the client library has taken what is sent. It does so at once unless it is disconnected.
 pub(super) async fn hand_over<E: std::fmt::Display>(
     sent: impl Future<Output = Result<(), E>>,
 ) -> Result<(), NoAnswer> {

@@ -1,10 +1,11 @@
-//! Leases as keys of a JetStream key-value bucket whose values live as long as a lease.
+//! Leases are keys of a JetStream key-value bucket, whose values live as long as a lease.
 //!
-//! A key that is not renewed leaves the bucket by its age. Nothing here trusts markers: a lease that is
-//! given up is purged, and the keys that are left are what the server counts messages for.
+//! A key that is not renewed leaves the bucket by its age. A lease that is given up is purged, so delete markers are
+//! not needed: the live leases are the keys for which the server counts messages.
 //!
-//! A bucket lies in the servers' memory and is gone when all of them start again. The leases in it last all the same:
-//! whoever reads the next bucket first would else find itself alone, and take over everything that others work.
+//! A bucket is in the servers' memory, and is gone when all servers restart. Its leases still count for the time of a
+//! lease at most. Otherwise, the first worker that reads the new bucket would find itself alone and take over
+//! everything that others work.
 
 use super::api::{ApiError, Done, PutError, StreamInfo, code};
 use super::connection::{Connection, NoAnswer};
@@ -21,14 +22,14 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Bytes of a bucket in the server's memory: a lease takes about 200, so thousands of workers fit.
+/// Bytes of a bucket in a server's memory. A lease takes about 200 bytes, so thousands of workers fit.
 const BUCKET_BYTES_MAX: i64 = 1024 * 1024;
-/// Time for a renewal: one that takes longer is worth little.
+/// Time for a renewal. A renewal that takes longer is worth little, because the lease counts from before it began.
 const RENEW_TIMEOUT: Duration = Duration::from_millis(LEASE_MS / 2);
-/// A bucket that is made anew under our hands this often is somebody's mistake.
+/// Attempts at one renewal. If the bucket is recreated during every one of them, something is wrong with the cluster.
 const ATTEMPTS_MAX: usize = 3;
-/// Revisions of a bucket that fit between two milliseconds: the bucket lies in memory, its revisions start
-/// again when the servers do, and numbers must rise all the same.
+/// Bits of a lease's number for the revision, below the milliseconds of the bucket's creation. The bucket is in memory,
+/// so its revisions start again when the servers restart, but the numbers must rise all the same.
 const REVISION_BITS: u32 = 20;
 
 /// All leases of a cluster.
@@ -36,20 +37,20 @@ pub(super) struct Leases {
     connection: Arc<Connection>,
     prefix: Prefix,
     replicas: usize,
-    /// When each kind's bucket was made, as last seen.
+    /// When each kind's bucket was created, as last seen.
     created: Mutex<HashMap<String, String>>,
-    /// What was read of each kind's buckets.
+    /// The lease holders of each kind, as last read from its bucket.
     read: Mutex<HashMap<String, Holders>>,
 }
 
-/// Whose leases there are, over the loss of a bucket.
+/// The workers that hold leases, including those in a bucket that was lost.
 #[derive(Debug, Default)]
 struct Holders {
-    /// When the bucket that was read last was made.
+    /// When the bucket that was read last was created.
     created: String,
-    /// Whose keys it held.
+    /// The workers whose keys it held.
     held: Vec<WorkerId>,
-    /// Whose keys a bucket held that is lost, and until when their leases may last.
+    /// The workers whose keys were in a lost bucket, and until when their leases may last.
     carried: HashMap<WorkerId, Instant>,
 }
 
@@ -67,17 +68,17 @@ impl Holders {
         held.into_iter().chain(self.carried.keys().cloned()).collect()
     }
 
-    /// A worker has given its lease up.
+    /// Removes a worker that has given up its lease.
     fn forget(&mut self, worker: &WorkerId) {
         self.held.retain(|held| held != worker);
         self.carried.remove(worker);
     }
 }
 
-/// Where the leases of workers of one kind lie.
+/// The bucket of the leases of one kind of worker.
 struct Bucket {
     stream: String,
-    /// With a dot at its end.
+    /// Ends with a dot.
     key_prefix: String,
 }
 
@@ -87,7 +88,7 @@ impl Bucket {
         Bucket { stream: format!("KV_{name}"), key_prefix: format!("$KV.{name}.") }
     }
 
-    /// All keys.
+    /// A filter for all keys.
     fn keys(&self) -> String {
         format!("{}>", self.key_prefix)
     }
@@ -96,7 +97,7 @@ impl Bucket {
         format!("{}{}", self.key_prefix, subject::lease_key(worker))
     }
 
-    /// Whose keys there are.
+    /// The workers whose keys are in the bucket.
     fn workers(&self, info: StreamInfo) -> Vec<WorkerId> {
         let keys = info.state.subjects.unwrap_or_default();
         keys.keys().filter_map(|key| WorkerId::parse(key.strip_prefix(&self.key_prefix)?).ok()).collect()
@@ -122,7 +123,8 @@ impl Bucket {
     }
 }
 
-/// A number that rises with every revision of a bucket, and from one life of the bucket to the next.
+/// A number that rises with every revision of a bucket, and from one bucket to the next. `None` if `created` is no
+/// time.
 fn number_of(created: &str, revision: u64) -> Option<u64> {
     let created = parse_rfc3339(created).ok()?;
     let created_ms = u64::try_from(created.unix_timestamp_nanos() / 1_000_000).ok()?;
@@ -155,8 +157,8 @@ impl Leases {
         }
     }
 
-    /// Renews, and looks before and after that the bucket is the same one: only then do its time of making
-    /// and the revision belong together.
+    /// Renews a lease and returns its number. Checks that the bucket is the same one before and after, because only
+    /// then do its creation time and the revision belong together.
     pub(super) async fn renew(&self, kind: &str, worker: &WorkerId) -> Result<u64, BusError> {
         let bucket = self.bucket_of(kind);
         let mut created = self.created.lock().get(kind).cloned();
@@ -190,7 +192,7 @@ impl Leases {
         Ok(self.read.lock().entry(kind.into()).or_default().after(&created, held, Instant::now()))
     }
 
-    /// The same, without making the bucket if there is none.
+    /// Like [`Leases::live`], but does not create the bucket, and does not count leases of a lost one.
     pub(super) async fn look(&self, kind: &str) -> Result<Vec<WorkerId>, BusError> {
         let bucket = self.bucket_of(kind);
         match self.connection.stream_info(&bucket.stream, Some(&bucket.keys())).await {
@@ -218,18 +220,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_rise_over_lives_of_the_bucket() {
+    fn numbers_rise_from_one_bucket_to_the_next() {
         let number = |created, revision| number_of(created, revision).expect("a time");
         let first = "2026-11-21T22:00:00.123456789Z";
         assert!(number(first, 2) > number(first, 1));
-        // A hundred thousand renewals, and made anew within 100 ms.
+        // 100,000 renewals, after which the bucket is created again within 100 ms.
         assert!(number("2026-11-21T22:00:00.2Z", 1) > number(first, 100_000));
         assert!(number("2200-01-01T00:00:00Z", u64::from(u32::MAX)) < i64::MAX as u64);
         assert_eq!(number_of("yesterday", 1), None);
     }
 
-    /// Before, the first worker that was connected again took over what all others worked, displaced them in the store,
-    /// and was displaced by them a moment later.
+    /// Before the fix, the first worker that reconnected took over everything that all others worked. It displaced them
+    /// in the store, and they displaced it a moment later.
     #[tokio::test(start_paused = true)]
     async fn leases_outlast_a_bucket_that_is_lost() {
         let worker = |name: &str| WorkerId::parse(name).expect("a worker id");
