@@ -1,4 +1,4 @@
-//! `carillon-faults`: runs Carillon on real parts under load, breaks it, and says what came of it.
+//! `carillon-faults`: runs Carillon with real processes under load, injects faults, and reports the result.
 
 use anyhow::Context;
 use carillon_faults::deployment::Size;
@@ -9,59 +9,61 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Breaks Carillon on real parts under load, and judges what its clients were told.
+/// Injects faults into real Carillon processes under load, and checks everything that the clients received.
 ///
-/// Needs nats-server (CARILLON_TEST_NATS_SERVER: the binary) and a CQL database (CARILLON_TEST_CASSANDRA: host:port);
-/// `./test parts` brings both. Exit code: 0 if nothing was lost, doubled or reordered and everything healed, else 1.
+/// Needs nats-server (CARILLON_TEST_NATS_SERVER: path of the binary) and a CQL database (CARILLON_TEST_CASSANDRA:
+/// host:port); `./test parts` installs both. Exit code: 0 if nothing was lost, doubled or reordered and everything
+/// recovered, else 1.
 #[derive(Parser)]
 #[command(name = "carillon-faults")]
 struct Invocation {
     #[command(subcommand)]
     mode: Mode,
-    /// Writes what every process printed to files in this folder.
+    /// Write the output of every process to files in this folder.
     #[arg(long, global = true)]
     logs: Option<PathBuf>,
-    /// Writes the history to this file, a line of JSON for each thing that a client did or was told; of several
-    /// scenarios, the last one's.
+    /// Write the history to this file, one line of JSON for everything that a client did or received. With several
+    /// scenarios, the file holds the history of the last one.
     #[arg(long, global = true)]
     history: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]
 enum Mode {
-    /// Faults drawn from a seed: kill -9, SIGTERM, SIGSTOP, cut and silent connections, of every process and of NATS.
+    /// Inject random faults that follow from a seed: kill -9, SIGTERM, SIGSTOP, and cut or silent connections, for
+    /// every process and for NATS.
     Random(Random),
-    /// One fault, or all one after the other, each with what is measured of it.
+    /// Run one scenario, or all of them one after the other, and report its measurements.
     Scenario(One),
 }
 
 #[derive(Args)]
 struct One {
-    /// Which: `list` tells them all, `all` runs them all.
+    /// The name of the scenario; `list` prints all names, `all` runs all scenarios.
     name: String,
 }
 
 #[derive(Args)]
 struct Random {
-    /// What the faults follow from; drawn and printed if it is not given.
+    /// The seed of the faults; without it, one is drawn and printed.
     #[arg(long)]
     seed: Option<u64>,
-    /// Faults at least.
+    /// The least number of faults.
     #[arg(long, default_value_t = 20)]
     faults: usize,
-    /// Messages acknowledged at least.
+    /// The least number of acknowledged messages.
     #[arg(long, default_value_t = 100_000)]
     messages: u64,
-    /// The longest pause of a process, in milliseconds.
+    /// The longest duration of a fault, in milliseconds.
     #[arg(long, default_value_t = 8_000)]
     away_ms_max: u64,
-    /// nats-servers: 1, or 3 that form a cluster.
+    /// The number of nats-servers: 1, or 3 that form a cluster.
     #[arg(long, default_value_t = 1)]
     nats_servers: usize,
-    /// Clients.
+    /// The number of clients.
     #[arg(long, default_value_t = 60)]
     clients: usize,
-    /// Messages a second that each client begins, at most.
+    /// The most messages that each client sends in a second.
     #[arg(long, default_value_t = 25.0)]
     rate: f64,
 }

@@ -1,4 +1,4 @@
-//! What happens to a server and its streams, and what the bus over NATS makes of it.
+//! How the bus over NATS behaves when servers and streams fail.
 
 use crate::{
     PARTITIONS, SOON, append_all, bytes, config, connect, eventually, eventually_within, next_one,
@@ -22,7 +22,7 @@ async fn start() -> Option<(NatsServer, Arc<NatsBus>)> {
     Some((server, bus))
 }
 
-/// JetStream as an operator reaches it.
+/// JetStream over a connection of its own, as an operator uses it.
 async fn jetstream(server: &NatsServer) -> jetstream::Context {
     jetstream::new(async_nats::connect(server.url()).await.expect("connected"))
 }
@@ -31,13 +31,14 @@ fn entries(count: usize) -> Vec<String> {
     (0..count).map(|number| format!("entry {number}")).collect()
 }
 
-/// Appends the same entry until its fate is known, as a gateway does.
+/// Appends the same entry until its outcome is known, as a gateway does.
 async fn append_surely(bus: &NatsBus, partition: u32) -> u64 {
     let tag = random_tag();
     eventually("an append", || async { bus.append(partition, tag, bytes("sure")).await.ok() }).await
 }
 
-/// Reads until the reader breaks; what comes before has to be whole.
+/// Reads until the reader breaks, and returns the sequence that was expected next. The entries before it must have no
+/// gap.
 async fn read_until_broken(reader: &mut dyn LogReader, mut expected: u64) -> u64 {
     loop {
         match next_one(reader).await {
@@ -68,7 +69,7 @@ async fn subscriptions_are_in_force_for_other_processes_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_is_killed_comes_back() {
+async fn the_bus_recovers_when_a_killed_server_comes_back() {
     let Some((mut server, bus)) = start().await else { return };
     let mut heard = bus.subscribe(&subject::partition(0), None).await.expect("subscribed");
     append_all(&*bus, 0, entries(10)).await;
@@ -103,7 +104,7 @@ async fn a_server_that_is_killed_comes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_loses_its_disk_gets_new_logs_and_higher_numbers() {
+async fn a_server_that_loses_its_disk_gets_new_logs_and_higher_lease_numbers() {
     let Some((mut server, bus)) = start().await else { return };
     let worker = WorkerId::parse("a").expect("a worker id");
     append_all(&*bus, 1, entries(5)).await;
@@ -114,7 +115,7 @@ async fn a_server_that_loses_its_disk_gets_new_logs_and_higher_numbers() {
     server.kill();
     server.lose_disk();
     server.start_again().await;
-    // Nobody connects anew: the bus that is there makes what is missing.
+    // The same bus goes on without a new connect: it creates what is missing.
     assert_eq!(append_surely(&bus, 1).await, 1);
     assert_eq!(bus.log_bounds(2).await, Ok(LogBounds { first: 1, last: 0 }));
     assert_eq!(bus.log_entry(3, 1).await, Ok(None));
@@ -123,9 +124,10 @@ async fn a_server_that_loses_its_disk_gets_new_logs_and_higher_numbers() {
     assert_eq!(bus.live_leases("message").await, Ok(vec![worker]));
 }
 
-/// Before, the first worker that was connected again found itself alone, and took over what all others worked.
+/// Before the fix, the first worker that reconnected found itself alone and took over everything that all others
+/// worked.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn leases_outlast_a_server_that_starts_again() {
+async fn leases_outlast_a_restart_of_the_server() {
     let Some((mut server, bus)) = start().await else { return };
     let [back, late] = ["back", "late"].map(|name| WorkerId::parse(name).expect("a worker id"));
     for worker in [&back, &late] {
@@ -156,7 +158,7 @@ async fn a_server_that_hangs_is_noticed() {
     append_all(&*bus, 0, entries(3)).await;
     let mut reader = bus.read_log(0, 1).await.expect("a reader");
     assert_eq!(read_some(&mut *reader, 3, 10).await.len(), 3);
-    // Longer than a silence: heartbeats keep an idle reader whole.
+    // This is longer than the silence that breaks a reader, but heartbeats keep an idle reader whole.
     assert!(timeout(Duration::from_secs(4), reader.next(1)).await.is_err());
 
     server.signal(Signal::STOP);
@@ -185,14 +187,14 @@ async fn a_server_that_hangs_is_noticed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stream_made_anew_breaks_its_readers() {
+async fn a_recreated_stream_breaks_its_readers() {
     let Some((server, bus)) = start().await else { return };
     append_all(&*bus, 0, entries(5)).await;
     let mut reader = bus.read_log(0, 1).await.expect("a reader");
     assert_eq!(read_some(&mut *reader, 5, 10).await.len(), 5);
     let jetstream = jetstream(&server).await;
     jetstream.delete_stream(Prefix::default().command_stream(0)).await.expect("deleted");
-    // Somebody appends at once, so that the new stream holds more than the reader has seen of the old one.
+    // Entries are appended at once, so that the new stream holds more than the reader has seen of the old one.
     assert_eq!(append_surely(&bus, 0).await, 1);
     append_all(&*bus, 0, entries(9)).await;
     assert_eq!(
@@ -213,7 +215,7 @@ async fn a_gap_breaks_a_reader() {
     stream.delete_message(4).await.expect("deleted");
     let mut reader = bus.read_log(0, 1).await.expect("a reader");
     assert_eq!(read_until_broken(&mut *reader, 1).await, 4);
-    // A consumer that is taken away under a reader.
+    // The consumer is deleted while a reader uses it.
     let mut reader = bus.read_log(0, 5).await.expect("a reader");
     assert_eq!(read_some(&mut *reader, 2, 10).await.len(), 2);
     let mut names = stream.consumer_names();
@@ -312,7 +314,7 @@ async fn existing_streams_are_updated_and_keep_their_entries() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_server_is_an_error_that_keeps_the_password() {
+async fn connecting_without_a_server_fails_without_showing_the_password() {
     let began = Instant::now();
     let url = format!("nats://user:hunter2@127.0.0.1:{}", carillon_tests::parts::free_port());
     let config = NatsConfig { partitions: 1, ..config(&url) };
@@ -323,8 +325,8 @@ async fn no_server_is_an_error_that_keeps_the_password() {
     assert!(began.elapsed() < SOON);
 }
 
-/// Servers elect a leader after 4 to 9 seconds of silence, for the cluster first and then for a stream; on a machine
-/// that is busy they do it more than once.
+/// Servers elect a leader after 4 to 9 seconds of silence, first for the cluster and then for a stream. On a busy
+/// machine they do so more than once.
 const ELECTIONS: Duration = Duration::from_secs(90);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -341,7 +343,7 @@ async fn a_cluster_keeps_three_copies_and_survives_any_server() {
     let worker = WorkerId::parse("a").expect("a worker id");
     let renewal = || async { bus.renew_lease("message", &worker).await.ok() };
     let mut number = eventually_within(ELECTIONS, "a lease", renewal).await;
-    // The one that leads the log's copies, and then one that does not.
+    // First the server that leads the log's copies is killed, then one that does not lead them.
     let leader = leader(&cluster).await;
     for killed in [leader, (leader + 1) % 3] {
         cluster.servers[killed].kill();
@@ -360,8 +362,8 @@ async fn a_cluster_keeps_three_copies_and_survives_any_server() {
     }
 }
 
-/// Reads a log up to `last` and returns that entry's tag, or nothing if the reader breaks: the servers may have
-/// put its consumer where nobody is any more.
+/// Reads a log up to `last` and returns that entry's tag, or `None` if the reader breaks: its consumer may be on a
+/// server that is down.
 async fn read_whole(bus: &NatsBus, last: u64) -> Option<Tag> {
     let mut reader = bus.read_log(0, 1).await.ok()?;
     let mut next = 1;
@@ -376,13 +378,13 @@ async fn read_whole(bus: &NatsBus, last: u64) -> Option<Tag> {
     }
 }
 
-/// The server that leads the copies of the first partition's log.
+/// The index of the server that leads the copies of the first partition's log.
 async fn leader(cluster: &NatsCluster) -> usize {
     let (leader, _) = eventually_within(ELECTIONS, "a leader", || copies(&cluster.servers[0])).await;
     leader.rsplit_once('-').and_then(|(_, index)| index.parse().ok()).expect("server-INDEX")
 }
 
-/// Who leads the copies of the first partition's log, and how many others are up to date.
+/// The name of the server that leads the copies of the first partition's log, and how many other copies are up to date.
 async fn copies(server: &NatsServer) -> Option<(String, usize)> {
     let client = async_nats::connect(server.url()).await.ok()?;
     let mut stream = jetstream::new(client).get_stream(Prefix::default().command_stream(0)).await.ok()?;
