@@ -1,5 +1,5 @@
 #!/bin/bash
-# Asks the carillon process in this container whether it is ready: `probe PORT`. The slim image has bash, but no curl.
+# Checks that the carillon process in this container is ready: `probe PORT`. The slim image has bash, but no curl.
 set -euo pipefail
 port=${1:?usage: probe PORT}
 exec 3<>"/dev/tcp/127.0.0.1/$port"

@@ -3,9 +3,9 @@
 #
 #   k8s/test.sh
 #
-# The last line is the count, as in `12 passed, 0 failed`. HELM may name the helm to use; what is missing is brought
-# once, into CARILLON_PARTS (default: .parts in the repository). What cannot be had is said and its checks are
-# skipped; with CI set that is a failure.
+# The last line is the count, as in `12 passed, 0 failed`. HELM may name the helm to use. Missing programs and packages
+# are installed once, in the folder CARILLON_PARTS (default: .parts in the repository). If one cannot be installed, the
+# reason is shown and its checks are skipped; with CI set this is a failure.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 parts=$here/../tests/parts

@@ -1,4 +1,4 @@
-"""Runs every check of the chart and of the container files, and prints how many passed as the last line."""
+"""Runs all checks of the chart and of the container files. The last line of output is the number of passed checks."""
 
 import os
 import sys
@@ -28,7 +28,7 @@ def check_chart(report: Report, helm: chart.Helm) -> None:
 
 def main() -> int:
     report = Report()
-    # Empty where test.sh found none, and has said so.
+    # HELM is empty if test.sh found no helm and has reported that.
     if binary := os.environ["HELM"]:
         check_chart(report, chart.Helm(binary, ROOT / "k8s" / "carillon"))
     for fact in containers.FACTS + settings.ROOT_FACTS:

@@ -1,4 +1,4 @@
-"""Calls helm: lints, renders, and sees that it refuses what it should, with a message that says what to do."""
+"""Calls helm to lint and render the chart, and checks that it refuses wrong values with a helpful message."""
 
 import re
 import subprocess
@@ -7,12 +7,13 @@ from pathlib import Path
 
 import text
 
-# The oldest that Chart.yaml admits, and the newest whose schemas requirements.txt brings.
+# The oldest version that Chart.yaml allows, and the newest one that kubernetes-validate (requirements.txt) has schemas
+# for.
 KUBERNETES_VERSIONS = ["1.30", "1.37"]
 
 _SECRET = "auth.secret=0123456789abcdef0123456789abcdef"
 
-# name, what is set on top of ci/minimal.yaml, what the error must say
+# (name, the values that are set on top of ci/minimal.yaml, the text that the error must contain)
 REFUSALS = [
     ("no address of NATS", ["nats.url="], "nats.url is required"),
     ("no ScyllaDB node", ["scylla.nodes=null"], "scylla.nodes is required"),
@@ -65,7 +66,7 @@ class Helm:
 
 
 class Rendering:
-    """One value file, and what the chart makes of it."""
+    """One value file, and the objects that the chart renders from it."""
 
     def __init__(self, helm: Helm, values: Path) -> None:
         self._helm = helm
@@ -89,7 +90,7 @@ class Rendering:
 
 
 def both_ways(helm: Helm) -> None:
-    """Every `enabled` or `create` of values.yaml takes both values over the files of ci/, so no branch stays unrendered."""
+    """Every boolean of values.yaml is true in one file of ci/ and false in another, so every branch is rendered."""
     defaults = text.documents((helm.chart / "values.yaml").read_text())[0]
     seen: dict[str, set] = {}
     for file in helm.value_files():
@@ -100,7 +101,7 @@ def both_ways(helm: Helm) -> None:
                 value = value.get(part) if isinstance(value, dict) else None
             seen.setdefault(".".join(path), set()).add(default if value is None else value)
     assert len(seen) >= 9, f"only {len(seen)} switches found"
-    # The three PodDisruptionBudgets are one template: one of them stands for all.
+    # The three PodDisruptionBudgets use the same template, so it is enough to switch one of them.
     one_way = {name for name, values in seen.items() if len(values) < 2 and not re.match(r"\w+Worker\.pod", name)}
     assert not one_way, f"never switched: {sorted(one_way)}"
 

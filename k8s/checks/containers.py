@@ -1,4 +1,4 @@
-"""Facts about deploy/: the compose file, the image's build, and the server configuration that they ship."""
+"""Checks of deploy/: the compose file, the build of the image, and the configuration of the servers."""
 
 import http.server
 import os
@@ -22,7 +22,7 @@ def _compose(root: Path) -> dict:
 
 
 def parses(root: Path) -> None:
-    """compose.yaml parses, by docker compose itself where that is installed, and has the services of the system"""
+    """compose.yaml is valid (by docker compose, if installed) and has all services of the system"""
     assert _compose(root).keys() == SERVICES
     if shutil.which("docker") is None or subprocess.run(["docker", "compose", "version"], capture_output=True).returncode != 0:
         return
@@ -35,7 +35,7 @@ def parses(root: Path) -> None:
 
 
 def roles(root: Path) -> None:
-    """every role of compose.yaml runs the one image, hardened, with the addresses of NATS and ScyllaDB and a secret that must be given"""
+    """every role of compose.yaml runs the same hardened image, with the addresses of NATS and ScyllaDB and a secret"""
     services = _compose(root)
     for role in ROLES:
         service = services[role]
@@ -48,7 +48,7 @@ def roles(root: Path) -> None:
 
 
 def order(root: Path) -> None:
-    """services start when what they need is healthy and the schema is there, and each says whether it is healthy"""
+    """services start after the services that they need are healthy and the schema is migrated, and have health checks"""
     services = _compose(root)
     for name, service in services.items():
         assert ("healthcheck" in service) == (name != "migrate"), name
@@ -64,13 +64,13 @@ def order(root: Path) -> None:
 
 
 def closed(root: Path) -> None:
-    """compose.yaml publishes the gateway alone, and on loopback only"""
+    """compose.yaml publishes only the gateway, and only on loopback"""
     published = {name: service["ports"] for name, service in _compose(root).items() if "ports" in service}
     assert published == {"gateway": ["127.0.0.1:8000:8000"]}, published
 
 
 def durable(root: Path) -> None:
-    """NATS and ScyllaDB sync before they acknowledge, and keep their data in named volumes"""
+    """NATS and ScyllaDB sync writes before they acknowledge them, and keep their data in named volumes"""
     nats = (root / "deploy" / "nats.conf").read_text()
     assert re.search(r"^\s*sync_interval: always$", nats, re.MULTILINE) and re.search(r"^\s*store_dir: /data$", nats, re.MULTILINE)
     services = _compose(root)
@@ -83,7 +83,7 @@ def durable(root: Path) -> None:
 
 
 def build(root: Path) -> None:
-    """the image is built by the pinned compiler, from all members of the workspace, and runs as nobody"""
+    """the image is built by the pinned compiler from all members of the workspace, and runs as an unprivileged user"""
     dockerfile = (root / "deploy" / "Dockerfile").read_text()
     channel = tomllib.loads((root / "rust-toolchain.toml").read_text())["toolchain"]["channel"]
     assert f"ARG RUST_VERSION={channel}\n" in dockerfile, f"rust-toolchain.toml says {channel}"
@@ -101,7 +101,7 @@ def build(root: Path) -> None:
 
 
 def includes(root: Path) -> None:
-    """no source file includes a file that the image's build does not see"""
+    """no source file includes a file that .dockerignore excludes from the build of the image"""
     members = tomllib.loads((root / "Cargo.toml").read_text())["workspace"]["members"]
     pattern = re.compile(r'include(?:_str|_bytes)?!\(\s*(?:concat!\(\s*env!\("CARGO_MANIFEST_DIR"\),\s*)?"([^"]+)"')
     for member in members:
@@ -114,7 +114,7 @@ def includes(root: Path) -> None:
 
 
 def probe(root: Path) -> None:
-    """probe.sh is satisfied by a 200 of /readyz and by nothing else"""
+    """probe.sh succeeds only if /readyz answers 200"""
 
     class Answer(http.server.BaseHTTPRequestHandler):
         status = 200

@@ -1,4 +1,4 @@
-"""Facts about the rendered objects: valid by Kubernetes' own schemas, hardened, and pointing at each other correctly."""
+"""Checks of the rendered objects: they are valid by Kubernetes' schemas, hardened, and their references are correct."""
 
 import base64
 
@@ -6,7 +6,7 @@ import kubernetes_validate
 
 from chart import Rendering
 
-# Kinds that no schema of Kubernetes covers because an operator brings them.
+# Kinds without a schema in Kubernetes, because an operator defines them.
 CUSTOM = {"PodMonitor"}
 PORTS = {"gateway": ("http", 8000), "message-worker": ("admin", 9000), "presence-worker": ("admin", 9000)}
 
@@ -53,7 +53,7 @@ def three_workloads(rendering: Rendering) -> None:
 
 
 def probes(rendering: Rendering) -> None:
-    """startup, liveness and readiness are probed on a port that the role really serves"""
+    """startup, liveness and readiness probes use a port on which the role listens"""
     for deployment in rendering.of_kind("Deployment"):
         container = _container(deployment["spec"]["template"])
         name, number = PORTS[_component(deployment)]
@@ -64,7 +64,7 @@ def probes(rendering: Rendering) -> None:
 
 
 def hardened(rendering: Rendering) -> None:
-    """no pod runs as root, writes to its image, keeps a capability, a token or the links of services"""
+    """no pod runs as root, writes to its file system, or has capabilities, an account token or service links"""
     for pod in rendering.pods().values():
         spec, container = pod["spec"], _container(pod)
         assert spec["securityContext"]["runAsNonRoot"] is True and spec["securityContext"]["runAsUser"] == 65532
@@ -83,7 +83,7 @@ def hardened(rendering: Rendering) -> None:
 
 
 def secrets(rendering: Rendering) -> None:
-    """secrets are in the Secret alone, and what the pods refer to exists"""
+    """secrets are only in the Secret, and the pods refer only to existing Secrets"""
     auth = rendering.values["auth"]
     words = [auth.get("secret"), auth.get("previousSecret"), *auth.get("apiKeys", [])]
     for found in rendering.objects:
@@ -110,7 +110,7 @@ def secrets(rendering: Rendering) -> None:
 
 
 def grace(rendering: Rendering) -> None:
-    """the grace period is longer than preStop and the drain together"""
+    """the termination grace period is longer than preStop and the drain together"""
     drain = rendering.values.get("drainTimeoutSeconds", 25)
     for deployment in rendering.of_kind("Deployment"):
         spec = deployment["spec"]["template"]["spec"]
@@ -119,7 +119,7 @@ def grace(rendering: Rendering) -> None:
 
 
 def selectors(rendering: Rendering) -> None:
-    """every selector finds the pods of its role and no others"""
+    """every selector selects the pods of its role and no others"""
     for deployment in rendering.of_kind("Deployment"):
         role = _component(deployment)
         assert _selected(rendering, deployment["spec"]["selector"]["matchLabels"]) == [role]
@@ -137,7 +137,7 @@ def selectors(rendering: Rendering) -> None:
 
 
 def scaling(rendering: Rendering) -> None:
-    """either the autoscaler or the Deployment says how many gateways there are"""
+    """either the autoscaler or the Deployment sets the number of gateways"""
     targets = {scaler["spec"]["scaleTargetRef"]["name"] for scaler in rendering.of_kind("HorizontalPodAutoscaler")}
     for deployment in rendering.of_kind("Deployment"):
         assert ("replicas" in deployment["spec"]) == (deployment["metadata"]["name"] not in targets)
@@ -145,7 +145,7 @@ def scaling(rendering: Rendering) -> None:
 
 
 def metrics(rendering: Rendering) -> None:
-    """metrics are announced once: by annotations, by the PodMonitor, or not at all"""
+    """metrics are announced by annotations, by the PodMonitor, or not at all, but never by both"""
     wanted = rendering.values.get("metrics", {})
     monitored = bool(rendering.of_kind("PodMonitor"))
     for deployment in rendering.of_kind("Deployment"):
@@ -156,7 +156,7 @@ def metrics(rendering: Rendering) -> None:
 
 
 def migration(rendering: Rendering) -> None:
-    """the migration runs before everything else and needs nothing that this release has yet to create"""
+    """the migration runs before everything else and needs no object that this release creates later"""
     jobs = rendering.of_kind("Job")
     assert len(jobs) == rendering.values.get("migrate", {}).get("enabled", True)
     hooks = {found["metadata"]["name"]: found for found in rendering.of_kind("ConfigMap") if _is_hook(found)}
@@ -177,7 +177,7 @@ def _is_hook(found: dict) -> bool:
 
 
 def ingress(rendering: Rendering) -> None:
-    """the ingress lets clients' paths in, not the metrics, and outlives a quiet WebSocket"""
+    """the ingress allows the clients' paths but not the metrics, and does not time out quiet WebSockets"""
     [service] = rendering.of_kind("Service")
     wanted = rendering.values.get("ingress", {})
     assert len(rendering.of_kind("Ingress")) == wanted.get("enabled", False)

@@ -1,4 +1,4 @@
-"""Counts checks. A check is a call that raises when something is wrong; nothing else is known about it here."""
+"""Counts passed and failed checks. A check is a function that raises if something is wrong."""
 
 import traceback
 from collections.abc import Callable

@@ -1,4 +1,5 @@
-"""Facts about the settings that the chart and the container files give: the binary knows their names, and they say what the values say."""
+"""Checks of the settings in the chart and in the container files: the binary has settings of these names, and
+carillon.toml contains the chart's values."""
 
 import json
 import re
@@ -9,14 +10,14 @@ import text
 from chart import Rendering
 
 ROOT = Path(__file__).resolve().parents[2]
-# What never stands in a ConfigMap.
+# Settings that are never in a ConfigMap.
 SECRETS = {"auth.secret", "auth.previous_secret", "api.keys"}
-# What the chart decides, each from a value of its own; the last two have no meaning on a shared, read-only installation.
+# Settings that the chart decides. `data_dir` and `dev` have no meaning on a shared installation with read-only pods.
 DECIDED = {"listen", "admin_listen", "drain_timeout", "data_dir", "dev"}
 
 
 def _binary() -> tuple[set[str], set[str]]:
-    """The paths and the variables of all settings, from the one list that the binary itself is made of."""
+    """The paths and the environment variables of all settings, read from the list in the source of the binary."""
     folder = ROOT / "runtime" / "src" / "settings"
     source = "".join(file.read_text() for file in [folder / "list.rs", *sorted((folder / "list").glob("*.rs"))])
     paths = set(re.findall(r'^\s*path: "([a-z_.*]+)"', source, re.MULTILINE))
@@ -40,14 +41,14 @@ def _names(table: dict, paths: set[str], above: str = ""):
 
 
 def known(rendering: Rendering) -> None:
-    """carillon.toml holds settings that the binary knows, and no secret"""
+    """carillon.toml contains only settings that the binary has, and no secrets"""
     paths, _ = _binary()
     unknown = set(_names(_file(rendering), paths)) - (paths - SECRETS)
     assert not unknown, f"unknown: {sorted(unknown)}"
 
 
 def faithful(rendering: Rendering) -> None:
-    """carillon.toml says what the values say"""
+    """carillon.toml contains exactly the given values"""
     file, values = _file(rendering), rendering.values
     assert file.pop("listen") == "0.0.0.0:8000"
     assert file.pop("drain_timeout") == values.get("drainTimeoutSeconds", 25)
@@ -58,7 +59,7 @@ def faithful(rendering: Rendering) -> None:
 
 
 def pod_variables(rendering: Rendering) -> None:
-    """the binary knows every CARILLON_* variable of the pods"""
+    """every CARILLON_* variable of the pods is a setting of the binary"""
     _, variables = _binary()
     for pod in rendering.pods().values():
         for container in pod["spec"]["containers"]:
@@ -71,7 +72,7 @@ def _assert_known(names: set[str], variables: set[str]) -> None:
 
 
 def schema_is_complete(root: Path) -> None:
-    """values.schema.json admits under `settings` all settings of the binary that are the user's to make, and no others"""
+    """values.schema.json allows under `settings` all settings that the user may set, and no others"""
     paths, _ = _binary()
     schema = json.loads((root / "k8s" / "carillon" / "values.schema.json").read_text())
     admitted = set(_schema_names(schema["definitions"]["settings"], ""))
@@ -94,7 +95,7 @@ def _schema_names(schema: dict, above: str):
 
 
 def container_variables(root: Path) -> None:
-    """the binary knows every variable that compose.yaml and the image give it"""
+    """every variable in compose.yaml and in the image is a setting of the binary"""
     _, variables = _binary()
     [compose] = text.documents((root / "deploy" / "compose.yaml").read_text())
     ours = [service for service in compose["services"].values() if service["image"] == "carillon:local"]

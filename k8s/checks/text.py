@@ -1,4 +1,4 @@
-"""Reads YAML as strictly as an API server would: a key given twice is an error, not the last one wins."""
+"""Reads YAML as strictly as a Kubernetes API server: a duplicate key is an error."""
 
 from typing import Any
 
@@ -9,7 +9,8 @@ class _Strict(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         own = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
         twice = {key for key in own if own.count(key) > 1}
-        # Merged keys arrive beside their overrides only when flattened, so the count is taken before.
+        # Merge keys (`<<`) legally add duplicates of overridden keys when they are flattened, so duplicates are counted
+        # only before that.
         if twice and not getattr(node, "flattened", False):
             raise yaml.constructor.ConstructorError(None, None, f"given twice: {sorted(twice)}", node.start_mark)
         return super().construct_mapping(node, deep)

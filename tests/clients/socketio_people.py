@@ -1,5 +1,5 @@
-"""People with unmodified Socket.IO clients: python-socketio's threaded and asyncio clients, and the Java client. All have
-the methods of `Person`, so that one test can run with each of them."""
+"""People with unmodified Socket.IO clients: python-socketio's threaded and asyncio clients, and the Java client. All
+have the methods of `Person`, so that one test can run with each of them."""
 
 import asyncio
 import queue
@@ -34,7 +34,7 @@ class Person:
         self.opened = False
 
     def connect(self, token=None, path=PATH_OF_TOKENS, namespace="/"):
-        """Connects and waits until the namespace is joined. Raises `Refused` with the CONNECT_ERROR if it is refused."""
+        """Connects and waits until the namespace is joined. Raises `Refused` with the CONNECT_ERROR if refused."""
         raise NotImplementedError
 
     def tell(self, event, *arguments):
@@ -183,9 +183,9 @@ class AsyncPerson(Person):
 @contextmanager
 def refusals(person):
     """
-    Turns python-socketio's own error into `Refused`. The library passes the server's answer to the `connect_error` handler
-    only. A user with too many connections gets no answer: the server closes the connection, or waits longer than the
-    client does.
+    Turns python-socketio's own error into `Refused`. The library passes the server's answer to the `connect_error`
+    handler only. A user with too many connections gets no answer: the server closes the connection, or waits longer
+    than the client does.
     """
     try:
         yield

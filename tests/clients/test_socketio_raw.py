@@ -252,7 +252,7 @@ def test_a_polling_client_over_the_limit_is_refused_by_the_end_of_its_session(se
 
 
 def test_an_upgrading_client_over_the_limit_is_refused_on_its_websocket(server, fresh):
-    """The Java client sends CONNECT by polling, probes a WebSocket meanwhile, and stops polling after the probe's answer."""
+    """The Java client sends CONNECT by polling and probes a WebSocket. After the probe's answer it stops polling."""
     with ExitStack() as stack:
         token = five_connections(server, stack, fresh("many"))
         sid = open_session(server, "/api/socket")

@@ -1,4 +1,4 @@
-// What one virtual user said and heard, whatever the protocol: shared by what artillery's scenarios call.
+// The messages that each virtual user sent and received, for both protocols. Both scenarios' processors use it.
 "use strict";
 
 const MESSAGES = 3;

@@ -1,4 +1,5 @@
-// What artillery's steps cannot say: listens to a whole room, and judges at the end what one person heard in it.
+// The functions of chat.yml: `listen` records all frames of a room, and `judge` checks at the end what one user
+// received.
 "use strict";
 
 const { MESSAGES, assertNoGap, heard, nextMessage } = require("./heard.cjs");

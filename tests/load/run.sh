@@ -1,6 +1,6 @@
 #!/bin/sh
-# Runs the load scenarios against a running server: AUTH_SECRET=… ./run.sh [http://host:port]. Exit code 0 only if everything
-# was answered. AUTH_SECRET is the server's own: it signs the tokens of the Socket.IO clients.
+# Runs the load scenarios against a running server: AUTH_SECRET=… ./run.sh [http://host:port]. The exit code is 0 only
+# if all scenarios passed. AUTH_SECRET is the server's secret, which signs the tokens of the Socket.IO clients.
 set -eu
 cd "$(dirname "$0")"
 seconds_max=90

@@ -1,4 +1,5 @@
-// What artillery's steps cannot say of Socket.IO: listens to a whole room, and judges at the end what one person heard in it.
+// The functions of socketio.yml: `listen` records all events of a room, and `judge` checks at the end what one user
+// received.
 "use strict";
 
 const { MESSAGES, assertNoGap, heard, nextMessage } = require("./heard.cjs");
@@ -35,7 +36,7 @@ async function judge(context) {
   heard.delete(context.vars.$uuid);
   const { transport } = context.sockets[""].io.engine;
   if (transport.name !== context.vars.transport) throw new Error(`went over ${transport.name}`);
-  context.sockets[""].off("disconnect"); // From here on it is the engine that leaves.
+  context.sockets[""].off("disconnect"); // After this function artillery's engine itself disconnects.
   if (own.errors.length) throw new Error(`errors: ${own.errors.join(", ")}`);
   const joinedAt = Number(context.vars.joinedAt);
   if (!Number.isInteger(joinedAt)) throw new Error("the room was never joined");

@@ -1,4 +1,4 @@
-// Prints tokens, one a line, each of a user of its own, signed with AUTH_SECRET: node tokens.cjs COUNT PREFIX
+// Prints COUNT tokens, one a line, each for another user, signed with AUTH_SECRET: node tokens.cjs COUNT PREFIX
 "use strict";
 
 const { createHmac } = require("node:crypto");

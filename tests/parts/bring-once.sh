@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# Sourced by the scripts beside it: where the parts of the tests are kept, and how one is brought exactly once.
+# Sourced by the scripts in this folder. Parts are the programs and packages that the tests need. This file defines the
+# folder of the parts, and functions that install a part exactly once.
 
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd -P)
 parts=${CARILLON_PARTS:-$repository/.parts}
@@ -16,7 +17,7 @@ need() {
   done
 }
 
-# Registries answer 5xx now and then.
+# three_times COMMAND...: up to three attempts, because package registries sometimes answer 5xx.
 three_times() {
   local attempt
   for attempt in 1 2 3; do
@@ -26,7 +27,8 @@ three_times() {
   return 1
 }
 
-# with_lock NAME COMMAND...: one at a time on this machine. What COMMAND starts does not inherit the lock.
+# with_lock NAME COMMAND...: runs COMMAND while no other process on this machine holds the lock. COMMAND's own child
+# processes do not inherit the lock.
 with_lock() (
   name=$1
   shift
@@ -36,8 +38,8 @@ with_lock() (
   "$@" 9>&-
 )
 
-# bring_once FOLDER COMMAND...: fills $parts/FOLDER by COMMAND $parts/FOLDER, unless an earlier call did. The
-# marker is written last, so a download cut off half-way is begun anew.
+# bring_once FOLDER COMMAND...: fills $parts/FOLDER by running COMMAND $parts/FOLDER, unless an earlier call did. The
+# marker `.complete` is written last, so an interrupted download starts over.
 bring_once() {
   [ -e "$parts/$1/.complete" ] || with_lock "$1" fill "$@"
 }

@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
 # Starts and stops one real Apache Cassandra node on a loopback address, for tests that need a CQL database.
 #
-#   cassandra.sh jars                     bring the jars, nothing more
+#   cassandra.sh jars                     download the jars and do nothing else
 #   cassandra.sh start DATA_DIR PORT      start a node on DATA_DIR and wait until it answers CQL
-#   cassandra.sh stop DATA_DIR [KILL]     stop it; KILL: at once, as a crash would
+#   cassandra.sh stop DATA_DIR [KILL]     stop it; KILL: by SIGKILL, as in a crash
 #
-# What DATA_DIR holds is kept: a second start is a restart. DATA_DIR/cassandra.pid names the running process.
+# The data in DATA_DIR is kept, so a second start is a restart. DATA_DIR/cassandra.pid holds the process id.
 # Needs Linux, JDK 17 or 11, and Maven for the first run. Environment, all optional:
 #   CARILLON_PARTS              where the jars are kept (default: .parts in the repository)
 #   CASSANDRA_SYNC              batch (default) or group: the commit log is synced before a write is answered;
-#                               periodic: as the database ships, so kill -9 loses the last writes
+#                               periodic: the database's default, with which kill -9 loses the last writes
 #   CASSANDRA_FAST_SCHEMA       1: tables are created without a flush; KILL may then lose them
 #   CASSANDRA_STORAGE_PORT      the port between nodes (default: PORT - 10000, or PORT + 10000 below 20000)
-#   CASSANDRA_JAVA              the java to run (default: the first of version 17 or 11 found)
-#   CASSANDRA_HEAP              its heap (default 512M)
-#   CASSANDRA_JVM_OPTIONS       more of its flags, separated by spaces
+#   CASSANDRA_JAVA              the java to run (default: the first of version 17 or 11 that is found)
+#   CASSANDRA_HEAP              the size of its heap (default 512M)
+#   CASSANDRA_JVM_OPTIONS       additional java flags, separated by spaces
 #   CASSANDRA_START_SECONDS     how long to wait for an answer (default 180)
 set -euo pipefail
 # shellcheck source=tests/parts/bring-once.sh
@@ -45,7 +45,7 @@ bring_jars() {
   </dependency></dependencies>
 </project>
 POM
-  # Strict checksums: a jar that was cut off on the way must not be kept.
+  # Strict checksums, so that a truncated jar is not kept.
   three_times mvn --batch-mode --quiet --strict-checksums -Dstyle.color=never --file "$folder/pom.xml" \
     org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies \
     -DincludeScope=runtime -DoutputDirectory="$folder/lib" </dev/null ||
@@ -58,7 +58,7 @@ jars() {
   bring_once "cassandra-$version" bring_jars
 }
 
-# ---- what the node is told ------------------------------------------------------------------------------------
+# ---- the node's settings --------------------------------------------------------------------------------------
 
 find_java() {
   local candidate
@@ -158,7 +158,7 @@ XML
 # Fills the array `flags`.
 choose_flags() {
   local heap=${CASSANDRA_HEAP:-512M} package extra
-  # The first JIT tier alone: ready sooner, and a test node does not live long enough to gain from the second.
+  # Only the first JIT tier: the node starts faster, and a test node runs too briefly to gain from the second.
   flags=(-Xms"$heap" -Xmx"$heap" -XX:MaxDirectMemorySize=256M -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -Xss256k
     -XX:+PerfDisableSharedMem -XX:+ExitOnOutOfMemoryError -ea -da:net.openhft... -Dfile.encoding=UTF-8
     -Djava.net.preferIPv4Stack=true -Djdk.attach.allowAttachSelf=true -Djava.io.tmpdir="$data/tmp"
@@ -176,7 +176,7 @@ choose_flags() {
   flags+=("$(mark)" -Dcassandra.config="file://$data/conf/cassandra.yaml" -Dcassandra.logdir="$data/logs"
     -Dlogback.configurationFile="$data/conf/logback.xml" -Dcassandra.triggers_dir="$data/conf/triggers"
     -Dcassandra.libjemalloc=-)
-  # One node has nobody to wait for.
+  # A single node need not wait for other nodes.
   flags+=(-Dcassandra.ring_delay_ms=0 -Dcassandra.skip_wait_for_gossip_to_settle=0
     -Dcassandra.shutdown_announce_in_ms=0 -Dcassandra.consistent.rangemovement=false)
   [ "${CASSANDRA_FAST_SCHEMA:-0}" != 1 ] || flags+=(-Dcassandra.test.flush_local_schema_changes=false)
@@ -186,7 +186,7 @@ choose_flags() {
 
 # ---- the process ----------------------------------------------------------------------------------------------
 
-# The flag by which a process is known to be the node of this data folder, whatever became of its number.
+# The flag that identifies the node of this data folder: the process id alone may have been reused.
 mark() { echo "-Dcassandra.storagedir=$data"; }
 
 running_pid() {
@@ -195,8 +195,8 @@ running_pid() {
     grep -qzxF -- "$(mark)" "/proc/$pid/cmdline" 2>/dev/null && echo "$pid"
 }
 
-# A killed process loses its command line at once and gives back its ports later, when its last thread has ended.
-# It may then stay as a zombie where nobody collects it.
+# A killed process loses its command line at once, but frees its ports only when its last thread has ended. After that
+# it may stay as a zombie until its parent collects it.
 gone() { ! grep -qs '^State:[[:space:]]*[^ZX[:space:]]' "/proc/$1"/task/*/status; }
 
 listens() { (exec 3<>"/dev/tcp/$host/$1") 2>/dev/null; }
@@ -211,7 +211,7 @@ answers() {
 
 show_logs() {
   tail -n 15 "$data/logs/stdout.log" | cut -c 1-300
-  # An older file tells of an earlier start.
+  # A file older than the process id's belongs to an earlier start.
   [ ! "$data/logs/system.log" -nt "$data/cassandra.pid" ] || tail -n 10 "$data/logs/system.log" | cut -c 1-300
 }
 
@@ -235,7 +235,7 @@ launch() {
   write_settings
   write_logging
   choose_flags
-  # Root may lock memory, and Cassandra then locks all of its own: 900 MiB resident instead of 400.
+  # As root, Cassandra may lock memory and then locks all of its own: 900 MiB resident instead of 400.
   if [ "$(id -u)" = 0 ] && command -v setpriv >/dev/null; then
     unlocked=(setpriv --bounding-set=-ipc_lock --inh-caps=-ipc_lock --)
   fi
@@ -304,7 +304,7 @@ stop() {
 
 need flock setsid timeout od
 [ -d /proc/self ] || die "needs Linux: processes are told apart by /proc"
-# An absolute path without symbolic links, and of characters that neither YAML nor XML reads as their own.
+# An absolute path without symbolic links, of characters that have no special meaning in YAML or XML.
 data=$(realpath -m -- "${2:-.}")
 case $data in
   *[!A-Za-z0-9/._+-]*) die "DATA_DIR may hold only A-Z a-z 0-9 / . _ + -, not: $data" ;;

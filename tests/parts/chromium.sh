@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Finds the browser that the client tests drive, and prints its path.
+# Finds the browser for the client tests, and prints its path.
 #
 #   chromium.sh
 #
-# A browser that is installed is used as it is; where none is, and this runs as root on Debian, apt-get
-# installs chromium with one font, without which pages have no text to measure.
+# An installed browser is used as it is. If there is none and this runs as root on Debian, apt-get installs chromium
+# with one font, because pages cannot show text without a font.
 set -euo pipefail
 # shellcheck source=tests/parts/bring-once.sh
 source "$(dirname "${BASH_SOURCE[0]}")/bring-once.sh"

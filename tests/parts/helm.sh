@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Brings the helm binary that checks the chart, and prints its path.
+# Provides the helm binary for the checks of the chart, and prints its path.
 #
 #   helm.sh
 #
-# Uses the helm on the PATH if there is one, else builds a pinned one with go. CARILLON_PARTS says where parts
-# are kept (default: .parts in the repository). Safe to run again, and several times at once.
+# Uses the helm on the PATH if there is one. Otherwise it builds a pinned version with go, in the folder CARILLON_PARTS
+# (default: .parts in the repository). Several calls may run at once.
 set -euo pipefail
 # shellcheck source=tests/parts/bring-once.sh
 source "$(dirname "${BASH_SOURCE[0]}")/bring-once.sh"
@@ -16,7 +16,7 @@ build() {
   if [ -x "$folder/helm" ]; then return; fi
   mkdir -p "$folder"
   echo "building helm $version, once, for a few minutes" >&2
-  # Its work lies beside its result, so the binary appears by a rename: whole or not at all.
+  # The temporary folder is on the same file system as the result, so the complete binary appears by a rename.
   GOBIN=$folder GOTMPDIR=$folder GOFLAGS=-trimpath CGO_ENABLED=0 \
     three_times go install -ldflags="-s -w" "helm.sh/helm/v3/cmd/helm@$version" >&2 ||
     die "go could not build helm $version (its message is above)"

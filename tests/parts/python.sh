@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Makes a Python environment with the packages of a requirements file, and prints the path of its python.
+# Creates a Python environment with the packages of a requirements file, and prints the path of its python.
 #
 #   python.sh REQUIREMENTS
 #
-# One environment for each content of the file, kept in CARILLON_PARTS (default: .parts in the repository).
-# Needs python3 with venv. Safe to run again, and several times at once.
+# There is one environment for each content of the file, in CARILLON_PARTS (default: .parts in the repository).
+# Needs python3 with venv. Several calls may run at once.
 set -euo pipefail
 # shellcheck source=tests/parts/bring-once.sh
 source "$(dirname "${BASH_SOURCE[0]}")/bring-once.sh"

@@ -1,14 +1,14 @@
 # shellcheck shell=bash
-# Sourced by ./test: runs stages one after the other and brings parts beside them, each with its own log, process
-# group and time limit; shows progress, and a table at the end.
+# Sourced by ./test. It runs the stages one after another and installs the parts (programs and packages that the tests
+# need) at the same time. Each has its own log, process group and time limit. It shows progress, and a table at the end.
 #
-# The caller sets `logs` and `scratch` (absolute folders) and `strict` (1: a part that cannot be had is a failure).
+# The caller sets `logs` and `scratch` (absolute folders) and `strict` (1: a missing part is a failure).
 : "${logs:?}" "${scratch:?}" "${strict:?}"
 
 rows=()
 failures=0
 skips=0
-declare -A running                           # the leaders of process groups that may still be alive
+declare -A running                           # the leaders of process groups that may still be running
 declare -A part_leader part_begun part_value # by the part's name
 
 say() { printf '[%4d s] %s\n' "$SECONDS" "$*"; }
@@ -24,8 +24,9 @@ record() {
   esac
 }
 
-# spawn NAME OUTPUT COMMAND...: in the background as the leader of a new process group, so that all it starts can be
-# stopped. Its errors go to NAME's log, what it prints to OUTPUT, the second it ended to a file. Sets `leader`.
+# spawn NAME OUTPUT COMMAND...: runs COMMAND in the background as the leader of a new process group, so that all its
+# child processes can be stopped. Its stderr goes to NAME's log and its stdout to OUTPUT. The time of its end, in
+# seconds since the start of the run, goes to a file. Sets `leader`.
 spawn() {
   local name=$1 output=$2
   shift 2
@@ -45,7 +46,7 @@ spawn() {
 
 group_lives() { kill -0 -- "-$1" 2>/dev/null; }
 
-# stop_groups LEADER...: asks every process of these groups to end, and insists after five seconds.
+# stop_groups LEADER...: sends SIGTERM to every process of these groups, and SIGKILL after five seconds.
 stop_groups() {
   local leader deadline=$((SECONDS + 5))
   for leader; do kill -s TERM -- "-$leader" 2>/dev/null || true; done
@@ -55,11 +56,11 @@ stop_groups() {
   done
 }
 
-# Without colours, indentation and the end of long lines.
+# last_line FILE: the last line, without colours and indentation, at most 90 characters.
 last_line() { tail -n 1 "$1" 2>/dev/null | sed 's/\x1b\[[0-9;]*m//g; s/^[[:space:]]*//' | cut -c 1-90; }
 
-# How many tests the runners counted in a log: cargo's, pytest's, the chart checks' and node's own lines, added up.
-# A Rust test without its part says SKIPPED and returns, which cargo counts as passed.
+# count_tests LOG: the sum of the tests that the runners report in a log: cargo, pytest, the chart's checks, and node.
+# A Rust test whose part is missing prints SKIPPED and returns, and cargo counts it as passed.
 count_tests() {
   awk '
     function before(word) { return match($0, "[0-9]+ " word) ? substr($0, RSTART) + 0 : 0 }
@@ -74,8 +75,8 @@ count_tests() {
     END { if (seen) printf "%d passed, %d failed, %d skipped", passed, failed, skipped }' "$1"
 }
 
-# follow NAME LEADER BEGUN LIMIT: waits, says every ten seconds how it stands, and ends what passes its limit.
-# Returns the leader's status, or 124 after the limit.
+# follow NAME LEADER BEGUN LIMIT: waits for the leader, shows progress every ten seconds, and stops the group after
+# LIMIT seconds. Returns the leader's status, or 124 after the limit.
 follow() {
   local name=$1 leader=$2 begun=$3 limit=$4 next=$((SECONDS + 10)) status=0
   while kill -0 "$leader" 2>/dev/null; do
@@ -99,7 +100,7 @@ follow() {
 show_failure() {
   local log=$logs/$1.log
   if grep -q '^failures:$' "$log"; then
-    # Cargo goes on after a failure, so what it says of it may stand far above the end.
+    # Cargo continues after a failure, so its report may be far above the end of the log.
     echo "---- failures in $log"
     sed -n '/^failures:$/,/^test result:/p' "$log" | tail -n 200
   fi
@@ -110,7 +111,7 @@ show_failure() {
 
 # ---- stages ---------------------------------------------------------------------------------------------------
 
-# stage NAME LIMIT_SECONDS SUMMARY COMMAND...: SUMMARY is the pattern of the lines worth showing of any run.
+# stage NAME LIMIT_SECONDS SUMMARY COMMAND...: runs a stage. SUMMARY is the pattern of the log lines to show after it.
 stage() {
   local name=$1 limit=$2 summary=$3 begun=$SECONDS leader status=0
   shift 3
@@ -144,7 +145,7 @@ skip() { record "$1" skipped "" "$2"; }
 
 # ---- parts ----------------------------------------------------------------------------------------------------
 
-# begin_part NAME COMMAND...: brings a part in the background; the last line COMMAND prints is its value.
+# begin_part NAME COMMAND...: installs a part in the background. The last line that COMMAND prints is the part's value.
 begin_part() {
   local name=$1 leader
   shift
@@ -153,7 +154,8 @@ begin_part() {
   part_leader[$name]=$leader
 }
 
-# finish_part NAME LIMIT_SECONDS: waits for it. Its value is then in part_value[NAME]; absent parts have none.
+# finish_part NAME LIMIT_SECONDS: waits for the part. Then part_value[NAME] is its value; it is unset if the part is
+# missing.
 finish_part() {
   local name=$1 limit=$2 status=0 took
   [ -n "${part_leader[$name]-}" ] || return 0
@@ -180,5 +182,5 @@ table() {
   say "$failures failed, $skips skipped (logs: $logs)"
 }
 
-# stop_everything: for the end of the run, whatever brought it.
+# stop_everything: stops all process groups at the end of the run.
 stop_everything() { stop_groups "${!running[@]}"; }

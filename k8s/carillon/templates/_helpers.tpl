@@ -1,4 +1,4 @@
-{{/* Names, labels, checks of the values, and the text of carillon.toml: what more than one template needs. */}}
+{{/* Definitions that several templates use: names, labels, checks of the values, and the text of carillon.toml. */}}
 
 {{- define "carillon.fullname" -}}
 {{- if .Values.fullnameOverride -}}
@@ -22,7 +22,8 @@ app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride | trunc 63 |
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
-{{/* Arguments: root, role. What a role's pods are found by; never changed, as a Deployment's selector cannot be. */}}
+{{/* Arguments: root, role. The labels that select a role's pods. They must never change, because the selector of a
+Deployment is immutable. */}}
 {{- define "carillon.selector" -}}
 {{ include "carillon.instance" .root }}
 app.kubernetes.io/component: {{ .role }}
@@ -41,7 +42,7 @@ app.kubernetes.io/component: {{ .role }}
 {{ default (include "carillon.fullname" .) .Values.auth.existingSecret }}
 {{- end -}}
 
-{{/* Refuses, in words, what the schema cannot: it says nothing of values that depend on each other. */}}
+{{/* Checks the values that depend on each other, which values.schema.json cannot do. It fails with an explanation. */}}
 {{- define "carillon.check" -}}
 {{- if not .Values.nats.urlSecret.name -}}
 {{- $_ := required "nats.url is required: the address of your NATS servers, for example nats://nats.messaging:4222 (or nats.urlSecret.name)" .Values.nats.url -}}
@@ -64,7 +65,7 @@ app.kubernetes.io/component: {{ .role }}
 {{- end -}}
 {{- end -}}
 
-{{/* Arguments: table, path. One TOML table and those below it. JSON's scalars and lists are TOML's as well. */}}
+{{/* Arguments: table, path. Renders a TOML table and its subtables. JSON's scalars and lists are also valid TOML. */}}
 {{- define "carillon.tomlTable" -}}
 {{- range $key, $value := .table -}}
 {{- if not (or (kindIs "map" $value) (kindIs "invalid" $value)) }}
@@ -85,7 +86,8 @@ app.kubernetes.io/component: {{ .role }}
 {{ regexMatch "^[A-Za-z0-9_-]+$" . | ternary . (quote .) }}
 {{- end -}}
 
-{{/* carillon.toml: the user's settings, and above them what the chart itself decides. No secret ever comes in here. */}}
+{{/* carillon.toml: the user's settings, and the settings that the chart decides, which override the user's. It contains
+no secrets. */}}
 {{- define "carillon.toml" -}}
 {{- include "carillon.check" . -}}
 {{- $nats := omit .Values.nats "urlSecret" "url" -}}

@@ -1,8 +1,8 @@
-{{/* The shape that all pods of the chart share: who they run as, what they may do, where their settings come from. */}}
+{{/* The parts that all pods of the chart share: user, permissions, settings, probes and placement. */}}
 
 {{- define "carillon.podSecurity" -}}
 automountServiceAccountToken: false
-# A Service's links would become CARILLON_* variables, which the binary refuses as unknown settings.
+# Service links would set CARILLON_* variables, which the binary refuses as unknown settings.
 enableServiceLinks: false
 securityContext:
   runAsNonRoot: true
@@ -17,7 +17,7 @@ imagePullSecrets:
 {{- end }}
 {{- end -}}
 
-{{/* Arguments: root, role, command (a list). The container up to its ports and probes. */}}
+{{/* Arguments: root, role, command (a list). The container without its ports, probes and resources. */}}
 {{- define "carillon.container" -}}
 {{- $values := .root.Values -}}
 name: {{ .role }}
@@ -39,7 +39,7 @@ volumeMounts:
     readOnly: true
 {{- end -}}
 
-{{/* Arguments: root, role. Only gateways know tokens and keys, so only gateways are given the means to make them. */}}
+{{/* Arguments: root, role. Only gateways check tokens and API keys, so only gateways get the secrets. */}}
 {{- define "carillon.env" -}}
 {{- $values := .root.Values -}}
 {{- if eq .role "gateway" }}
@@ -65,7 +65,8 @@ volumeMounts:
 {{- end }}
 {{- end -}}
 
-{{/* Arguments: port. Starting may take a minute; after that, readiness goes first and only a stuck process is restarted. */}}
+{{/* Arguments: port. A start may take 60 s. After that a failing pod becomes unready after 6 s, and is restarted only
+if /livez fails for 60 s. */}}
 {{- define "carillon.probes" -}}
 startupProbe:
   httpGet: {path: /livez, port: {{ . }}}
@@ -83,7 +84,7 @@ readinessProbe:
   failureThreshold: 2
 {{- end -}}
 
-{{/* Arguments: root, role, values (of the role). Where pods of the role may run. */}}
+{{/* Arguments: root, role, values (of the role). The nodes on which the role's pods may run. */}}
 {{- define "carillon.placement" -}}
 {{- with .root.Values.topologySpread }}
 {{- if .enabled }}
@@ -105,7 +106,8 @@ topologySpreadConstraints:
 {{- end }}
 {{- end -}}
 
-{{/* Arguments: root, role, values, port, portName, command, preStopSeconds, replicas (absent where a HorizontalPodAutoscaler decides). */}}
+{{/* Arguments: root, role, values, port, portName, command, preStopSeconds, replicas (absent if there is a
+HorizontalPodAutoscaler). */}}
 {{- define "carillon.deployment" -}}
 {{- $root := .root -}}
 apiVersion: apps/v1
@@ -121,7 +123,7 @@ spec:
   {{- end }}
   strategy:
     type: RollingUpdate
-    # One at a time and a new one first: clients and partitions move in portions, and capacity never shrinks.
+    # One pod at a time, and the new one starts first: clients and partitions move step by step, and capacity stays.
     rollingUpdate: {maxSurge: 1, maxUnavailable: 0}
   selector:
     matchLabels:
@@ -147,7 +149,7 @@ spec:
     spec:
       serviceAccountName: {{ include "carillon.serviceAccountName" $root }}
       {{- include "carillon.podSecurity" $root | nindent 6 }}
-      # preStop and the drain, and ten seconds to spare: SIGKILL must never be what ends a drain.
+      # preStop, the drain, and ten seconds more, so that SIGKILL never interrupts a drain.
       terminationGracePeriodSeconds: {{ add .preStopSeconds $root.Values.drainTimeoutSeconds 10 }}
       {{- with include "carillon.placement" . | trim }}
       {{- . | nindent 6 }}
@@ -183,7 +185,7 @@ metadata:
     app.kubernetes.io/component: {{ .role }}
 spec:
   maxUnavailable: {{ .values.podDisruptionBudget.maxUnavailable }}
-  # A pod that is not ready serves nobody and must not hold up the draining of its node.
+  # A pod that is not ready serves no clients and must not block the drain of its node.
   unhealthyPodEvictionPolicy: AlwaysAllow
   selector:
     matchLabels:

@@ -1,5 +1,5 @@
-// The peer that `bench --systems socketio-node` measures: a chat on Socket.IO's own server, with as much of Ring's
-// vocabulary as the benchmark speaks. It keeps nothing: no storage, no tokens, no limits on rates.
+// The server that `bench --systems socketio-node` measures: a chat on Socket.IO's own server, with the part of Ring's
+// vocabulary that the benchmark uses. It has no storage, no check of tokens and no rate limits.
 //
 //   node server.js --listen 127.0.0.1:PORT
 "use strict";
@@ -9,9 +9,9 @@ const { createServer } = require("node:http");
 const { parseArgs } = require("node:util");
 const { Server } = require("socket.io");
 
-// As many as may arrive at once: all clients of a run.
+// All clients of a run may connect at once.
 const BACKLOG = 4096;
-// What Carillon refuses too.
+// The same limits as Carillon's.
 const CONTENT_CHARS_MAX = 5000;
 const ROOM_CHARS_MAX = 128;
 
@@ -20,9 +20,9 @@ const [, host, port] = /^(.+):(\d+)$/.exec(listen) ?? [];
 if (port === undefined) throw new Error(`--listen ${listen}: give an address and a port, like 127.0.0.1:8100`);
 
 const server = createServer((_, response) => response.writeHead(404).end());
-// Everything else is as Socket.IO ships: both transports, no compression of WebSocket messages, one process.
+// All other options have Socket.IO's defaults: both transports, no compression of WebSocket messages, one process.
 const io = new Server(server, { path: "/api/socket", serveClient: false });
-const headSeqs = new Map(); // by room, of rooms that somebody is in
+const headSeqs = new Map(); // room -> last seq, for rooms that have members
 let users = 0;
 
 io.of("/").adapter.on("delete-room", (room) => headSeqs.delete(room));
@@ -36,9 +36,9 @@ io.on("connection", (socket) => {
 
   socket.on("join_conversation", (conversationId, ack) => {
     if (!isRoom(conversationId)) return ack?.(refusal);
-    // A prefix, because every socket is alone in a room that has its id.
+    // The prefix avoids a clash with Socket.IO's own rooms: every socket is in a room named by its id.
     const room = `c:${conversationId}`;
-    // The adapter in memory joins at once, so no message comes between the joining and the number.
+    // The in-memory adapter joins synchronously, so no message can come between the join and `headSeq`.
     socket.join(room);
     const participantCount = io.of("/").adapter.rooms.get(room).size;
     ack?.({ ok: true, conversationId, headSeq: headSeqs.get(room) ?? 0, participantCount });
@@ -67,6 +67,6 @@ io.on("connection", (socket) => {
   });
 });
 
-// Closing ends all connections, after which nothing keeps the process.
+// Closing ends all connections. Then nothing keeps the process running.
 process.on("SIGTERM", () => io.close());
 server.listen({ host, port: Number(port), backlog: BACKLOG });
