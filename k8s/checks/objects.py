@@ -42,7 +42,7 @@ def _selected(rendering: Rendering, selector: dict) -> list[str]:
 
 
 def three_workloads(rendering: Rendering) -> None:
-    """one Deployment for each of the three roles, each running its role with the settings file"""
+    """each of the three roles has one Deployment, which runs the role with the settings file"""
     found = {_component(deployment): deployment for deployment in rendering.of_kind("Deployment")}
     assert found.keys() == PORTS.keys() and len(rendering.of_kind("Deployment")) == 3, sorted(found)
     for role, deployment in found.items():

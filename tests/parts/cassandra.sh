@@ -155,7 +155,7 @@ write_logging() {
 XML
 }
 
-# Fills the array `flags`.
+# Sets the array `flags`.
 choose_flags() {
   local heap=${CASSANDRA_HEAP:-512M} package extra
   # Only the first JIT tier: the node starts faster, and a test node runs too briefly to gain from the second.

@@ -51,7 +51,7 @@ public final class SocketIoClients {
             error.printStackTrace();
             end = 1;
         }
-        // The client's own threads would keep the process alive.
+        // The client's threads would keep the process running.
         System.exit(end);
     }
 

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use mio::net::TcpStream;
 use std::io::{ErrorKind, Read, Write};
 
-/// How far a connection has come.
+/// The progress of a connection from its upgrade to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     Upgrading,
@@ -19,7 +19,6 @@ pub enum State {
     Closing,
 }
 
-/// One client.
 pub struct Connection {
     pub stream: TcpStream,
     pub state: State,
@@ -53,13 +52,13 @@ impl Connection {
         }
     }
 
-    /// Queues a frame and writes what the socket takes.
+    /// Queues a frame, and writes as many bytes as the socket accepts.
     pub fn send(&mut self, opcode: u8, payload: &[u8]) -> Result<()> {
         websocket::put_masked(opcode, payload, &mut self.out);
         self.flush()
     }
 
-    /// Writes what the socket takes.
+    /// Writes as many queued bytes as the socket accepts.
     pub fn flush(&mut self) -> Result<()> {
         while self.written < self.out.len() {
             match self.stream.write(&self.out[self.written..]) {

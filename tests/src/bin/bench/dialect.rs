@@ -43,7 +43,7 @@ pub enum Heard<'a> {
     Turn(Stage),
     /// The connection is a member of its room, whose last event has the number `head_seq`.
     Joined { head_seq: u64 },
-    /// A message that this connection sent is stored.
+    /// The server acknowledged a message of this connection.
     Acknowledged { number: u32 },
     /// A message. Its content is somewhere in `body`.
     Delivered { seq: Option<u64>, body: &'a [u8] },

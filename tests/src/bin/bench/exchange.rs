@@ -41,7 +41,7 @@ impl Exchange {
     /// Sends a GET request for `target`, a path with its query.
     ///
     /// # Errors
-    /// When a request is under way, or writing fails.
+    /// When a request is still waiting for its answer, or writing fails.
     pub fn get(&mut self, target: &str) -> Result<()> {
         let server = self.server;
         self.ask(&format!("GET {target} HTTP/1.1\r\nHost: {server}\r\nAccept: */*\r\n\r\n"))
@@ -50,7 +50,7 @@ impl Exchange {
     /// Posts a text to `target`.
     ///
     /// # Errors
-    /// When a request is under way, or writing fails.
+    /// When a request is still waiting for its answer, or writing fails.
     pub fn post(&mut self, target: &str, body: &str) -> Result<()> {
         let (server, length) = (self.server, body.len());
         self.ask(&format!(
@@ -66,7 +66,7 @@ impl Exchange {
         self.flush()
     }
 
-    /// Writes what the socket takes.
+    /// Writes as many queued bytes as the socket accepts.
     ///
     /// # Errors
     /// When the connection is gone.

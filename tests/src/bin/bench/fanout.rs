@@ -14,7 +14,7 @@ const JOINING_AT_ONCE: u32 = 64;
 /// The pause between the readiness of a server and its first client, and between the last join and the load.
 const SETTLE: Duration = Duration::from_secs(1);
 
-/// What to run.
+/// The options of modes `fanout` and `saturate`.
 pub struct Options {
     pub mode: &'static str,
     pub connections: u32,
@@ -29,7 +29,7 @@ pub struct Options {
     pub noise_max: f64,
 }
 
-/// How the rooms are loaded.
+/// The kind of load on the rooms.
 #[derive(Debug, Clone, Copy)]
 pub enum Work {
     /// Deliveries a second. `None` selects the usual rate for the size of the room.
@@ -38,7 +38,7 @@ pub enum Work {
     Depth(u32),
 }
 
-/// Runs everything and prints it.
+/// Runs all repetitions. It prints a line of JSON for each run, and the table at the end.
 pub fn run(host: &Host, options: &Options, report: &mut Report) -> Result<()> {
     options.systems.iter().try_for_each(|system| system.check(host))?;
     for repetition in 1..=options.repetitions {

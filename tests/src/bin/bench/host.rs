@@ -19,7 +19,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(15);
 /// The file system number of tmpfs. A durable write costs nothing there, which would falsify the figures.
 const TMPFS: i64 = 0x0102_1994;
 
-/// Where and how servers run.
+/// The cores, folders and settings with which servers run.
 pub struct Host {
     /// Whether servers run on the first core that this process may use, and this process on the second.
     pin: bool,
@@ -164,7 +164,6 @@ fn pin_to(core: usize) -> Result<()> {
 }
 
 impl Process {
-    /// The process's id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

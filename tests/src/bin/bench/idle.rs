@@ -16,7 +16,7 @@ const JOINING_AT_ONCE: u32 = 100;
 /// The pause between the readiness of a server and its first client.
 const SETTLE: Duration = Duration::from_secs(1);
 
-/// What to run.
+/// The options of mode `idle`.
 pub struct Options {
     /// Memory is measured at `few` connections and then at `many`.
     pub few: u32,
@@ -30,7 +30,7 @@ pub struct Options {
     pub parts: Option<Parts>,
 }
 
-/// Runs everything and prints it.
+/// Runs all repetitions. It prints a line of JSON for each run, and the table at the end.
 pub fn run(host: &Host, options: &Options, report: &mut Report) -> Result<()> {
     let system = match (options.parts.is_some(), options.system) {
         (true, System::Ring) => "gateway, ring",

@@ -21,7 +21,7 @@ const WARMUP_ROUNDS: u32 = 200;
 /// The size of a probe: about the size of a message of 200 bytes in the log and in its row.
 const PROBE_BYTES: usize = 300;
 
-/// What to run.
+/// The options of mode `path`.
 pub struct Options {
     pub messages: u32,
     pub content_bytes: usize,
@@ -45,7 +45,7 @@ struct Rounds {
     write_ms: Vec<f64>,
 }
 
-/// Runs everything and prints it.
+/// Runs all repetitions. It prints a line of JSON for each run, and the table at the end.
 pub fn run(host: &Host, options: &Options, report: &mut Report) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     for repetition in 1..=options.repetitions {

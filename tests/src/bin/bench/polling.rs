@@ -24,7 +24,7 @@ const TARGET: &str = "/api/socket/?EIO=4&transport=polling";
 /// The size of the read buffer.
 const READ_BYTES: usize = 16 * 1024;
 
-/// What to run.
+/// The options of mode `polling`.
 pub struct Options {
     pub concurrent: u32,
     pub systems: Vec<System>,
@@ -35,7 +35,7 @@ pub struct Options {
     pub noise_max: f64,
 }
 
-/// Runs everything and prints it.
+/// Runs all repetitions. It prints a line of JSON for each run, and the table at the end.
 pub fn run(host: &Host, options: &Options, report: &mut Report) -> Result<()> {
     options.systems.iter().try_for_each(|system| system.check(host))?;
     for repetition in 1..=options.repetitions {
@@ -119,11 +119,9 @@ struct Tally {
     /// The sessions that ended in the window, and their durations in microseconds.
     sessions: u64,
     session_us: Histogram,
-    /// Answers to requests.
     answers: u64,
 }
 
-/// All clients.
 struct Crowd {
     clients: Vec<Client>,
     poll: Poll,
@@ -223,7 +221,6 @@ struct Client {
 }
 
 impl Client {
-    /// Begins a session.
     fn begin(&mut self) -> Result<()> {
         self.visit = Some(Visit::new());
         self.began = Instant::now();

@@ -8,12 +8,10 @@ use std::fmt::Write;
 pub struct Figures(Vec<(&'static str, f64)>);
 
 impl Figures {
-    /// Adds a number.
     pub fn set(&mut self, name: &'static str, value: f64) {
         self.0.push((name, value));
     }
 
-    /// A number by its name.
     pub fn get(&self, name: &str) -> Option<f64> {
         self.0.iter().find(|(known, _)| *known == name).map(|(_, value)| *value)
     }
@@ -68,7 +66,7 @@ fn rounded(value: f64) -> f64 {
     (value * 10_000.0).round() / 10_000.0
 }
 
-/// A column of the table.
+/// A column of the table: the name of a figure, its title, and its number of decimals.
 pub struct Column {
     pub figure: &'static str,
     pub title: &'static str,

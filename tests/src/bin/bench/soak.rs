@@ -32,7 +32,7 @@ const REST_SAMPLE: Duration = Duration::from_secs(5);
 const REST_SAMPLES_ALIKE: usize = 4;
 const REST_CHANGE_MAX: f64 = 0.01;
 
-/// What to run.
+/// The options of mode `soak`.
 pub struct Options {
     pub messages: u32,
     pub conversations: u32,
@@ -58,7 +58,7 @@ struct Sessions {
     count: u32,
 }
 
-/// Runs everything and prints it.
+/// Runs all repetitions. It prints a line of JSON for each run, and the table at the end.
 pub fn run(host: &Host, options: &Options, report: &mut Report) -> Result<()> {
     for repetition in 1..=options.repetitions {
         let case = format!("{} messages, {} conversations", options.messages, options.conversations);

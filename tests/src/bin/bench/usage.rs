@@ -59,7 +59,7 @@ fn cpu_of(pid: &str) -> Result<Cpu> {
     process(&stat, ticks_per_second()).with_context(|| format!("no CPU times in /proc/{pid}/stat"))
 }
 
-/// The memory of a process.
+/// Reads the memory of a process.
 pub fn memory(pid: u32) -> Result<Memory> {
     let text = read_to_string(format!("/proc/{pid}/smaps_rollup"))
         .with_context(|| format!("process {pid} is gone"))?;

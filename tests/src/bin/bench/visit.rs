@@ -6,7 +6,7 @@
 use crate::dialect::{self, Heard, Stage as Turn};
 use anyhow::{Context, Result, bail, ensure};
 
-/// Between the packets of a payload (Engine.IO protocol 4, "Payload").
+/// Separates the packets of a payload (Engine.IO protocol 4, "Payload").
 const SEPARATOR: char = '\u{1e}';
 /// Engine.IO's packets that carry no data.
 const CLOSE: &str = "1";
@@ -45,7 +45,6 @@ impl Visitor {
     }
 }
 
-/// One session.
 #[derive(Debug)]
 pub struct Visit {
     stage: Stage,
