@@ -14,8 +14,8 @@ const GATEWAYS = 3;
 const CONNECTIONS_PER_USER = 5;
 const STOP_MS_MAX = 35_000;
 const SESSION_UNKNOWN = '{"code":1,"message":"Session ID unknown"}';
-// A gateway that passes a poll on to a killed gateway gives up after 5 s. Then socket.io-client reconnects after 1 s ±
-// 50 %, and doubles that time with every attempt.
+// A gateway that passes a poll on waits up to 5 s for the answer of a killed gateway. Then socket.io-client reconnects
+// after 1 s ± 50 %, and doubles that time with every attempt.
 const BACK_MS_MAX = 25_000;
 // How long a test waits for duplicates.
 const QUIET_MS = 200;

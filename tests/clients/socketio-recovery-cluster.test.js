@@ -12,7 +12,7 @@ import { token } from "./tokens.js";
 const limited = { timeout: 120_000 };
 const CONVERSATIONS = ["first", "second", "third"];
 const CLIENTS_PER_TRANSPORT = 3;
-// A gateway that passes a poll on to a killed gateway gives up after 5 s.
+// A gateway that passes a poll on waits up to 5 s for the answer of a killed gateway.
 const BACK_MS_MAX = 30_000;
 const TALK_EVERY_MS = 4;
 
