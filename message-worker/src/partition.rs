@@ -233,7 +233,8 @@ async fn begin(context: &Context, wanted: &Wanted, taken: &mut Option<Arc<Tenanc
             Ok(in_force) if in_force == next => {
                 tell(context, start);
                 if displaced {
-                    // If cancelled here, this worker still holds the partition, so the next owner must wait just as long.
+                    // If cancelled here, this worker still holds the partition, so the next owner must wait just as
+                    // long.
                     tenure::wait_for_silence().await;
                     displaced = false;
                     // The former owner may have written a checkpoint meanwhile, and it may name a newer version.

@@ -18,7 +18,7 @@ pub struct Conversation {
     title: Option<String>,
     /// Ids of the stored participants.
     participants: Vec<String>,
-    /// Who may change it and its participants; `null` when nobody owns it.
+    /// The user who may change it and its participants; `null` if it has no owner.
     #[schema(required = true)]
     owner_id: Option<String>,
     #[schema(format = DateTime)]

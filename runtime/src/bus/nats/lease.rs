@@ -55,8 +55,8 @@ struct Holders {
 }
 
 impl Holders {
-    /// The live workers after a reading of a bucket. A lease of a lost bucket counts until the next bucket holds it, and
-    /// for no longer than a lease lasts.
+    /// The live workers after a reading of a bucket. A lease of a lost bucket counts until the next bucket holds it,
+    /// and for no longer than a lease lasts.
     fn after(&mut self, created: &str, held: Vec<WorkerId>, now: Instant) -> Vec<WorkerId> {
         if self.created != created {
             let until = now + Duration::from_millis(LEASE_MS);
