@@ -14,7 +14,7 @@ mod membership;
 mod presence;
 mod replies;
 
-pub use replies::{reply_to, tell};
+pub use replies::{reply_to, tell, tell_first};
 
 use crate::access::auth::Identity;
 use crate::connection::Connection;

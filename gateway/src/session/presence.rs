@@ -1,8 +1,7 @@
 //! What a session receives about other users: the first frame, status and watches.
 
-use super::{Done, Session, Work, reply_to, tell};
+use super::{Done, Session, Work, reply_to, tell_first};
 use crate::connection::Connection;
-use crate::core::outbox::Urgency;
 use crate::delivery::dialect::Asked;
 use crate::shared::Shared;
 use carillon_proto::code::{ErrorCode, Failure};
@@ -27,11 +26,7 @@ impl Session {
         others.remove(&own);
         let users = std::iter::once(own).chain(others.into_iter().take(VISIBLE_USERS_MAX)).collect();
         // Presence changes that were queued meanwhile follow the first frame.
-        let early = self.connection.outgoing.drain();
-        tell(&self.connection, &Reply::OnlineUsers { users });
-        for frame in early {
-            self.connection.offer(&frame, Urgency::Presence);
-        }
+        tell_first(&self.connection, &Reply::OnlineUsers { users });
     }
 
     /// Notes that the client uses a vocabulary with a name for presence. Socket.IO's vocabularies have no list of

@@ -13,11 +13,45 @@ pub fn reply_to(connection: &Connection, reply: &Reply, asked: &Asked) {
 
 /// Sends a connection a frame that is not a reply to a command.
 pub fn tell(connection: &Connection, reply: &Reply) {
-    let asked = match connection.speaks {
+    reply_to(connection, reply, &asked_by_none(connection));
+}
+
+/// Sends a connection such a frame before all that is queued. Other tasks may queue frames at the same time.
+pub fn tell_first(connection: &Connection, reply: &Reply) {
+    let frame = asked_by_none(connection).answer(reply);
+    if !frame.is_empty() {
+        connection.outgoing.put_back(vec![frame]);
+        connection.outgoing.wake();
+    }
+}
+
+fn asked_by_none(connection: &Connection) -> Asked {
+    match connection.speaks {
         Speaks::Native => Asked::NATIVE,
         Speaks::SocketIo(namespace) => {
             Asked::Event { vocabulary: Vocabulary::Ring, namespace, verb: Verb::Unknown, ack: None }
         }
-    };
-    reply_to(connection, reply, &asked);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connection::outgoing::Outgoing;
+    use carillon_proto::id::UserId;
+    use std::sync::Arc;
+
+    /// Before the fix, the queue was emptied, the first frame queued, and the rest queued again. A change of presence
+    /// that came in between was the first frame.
+    #[test]
+    fn the_first_frame_goes_before_all_that_is_queued() {
+        let user = UserId::parse("ann").expect("valid");
+        let connection =
+            Connection::new(1, user, "ann".into(), Speaks::Native, Arc::new(Outgoing::default()));
+        tell(&connection, &Reply::Pong);
+        tell_first(&connection, &Reply::OnlineUsers { users: vec!["ann".into()] });
+        let sent = connection.outgoing.drain();
+        let sent: Vec<_> = sent.iter().map(|frame| String::from_utf8_lossy(frame)).collect();
+        assert!(sent.len() == 2 && sent[0].contains("online_users") && sent[1].contains("pong"), "{sent:?}");
+    }
 }
