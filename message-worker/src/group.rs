@@ -1,7 +1,7 @@
 //! A group: log entries that are applied and written together. A group is prepared (what it needs is read, and poison
 //! commands are recorded), applied, and committed. Then its events and outcomes leave.
 
-use crate::core::acquainted::concerned;
+use crate::core::acquainted::{changes_participants, concerned};
 use crate::core::apply::{Applied, At};
 use crate::core::cache::Cache;
 use crate::core::conversation;
@@ -17,7 +17,7 @@ use carillon_proto::id::{ConversationId, GatewayId, Tag};
 use carillon_proto::limits::ENTRY_COMMANDS_MAX;
 use carillon_proto::partition;
 use carillon_proto::position::{Incarnation, Position};
-use carillon_proto::wire::{self, command::Body, outcome};
+use carillon_proto::wire::{self, outcome};
 use carillon_runtime::bus::LogEntry;
 use carillon_runtime::telemetry;
 use prost::{DecodeError, Message as _};
@@ -368,14 +368,6 @@ fn cannot_be_read() -> outcome::Body {
 fn raised(entry: &Result<wire::Entry, DecodeError>, ledger: &Ledger) -> Option<u32> {
     let version = entry.as_ref().ok().filter(|entry| entry.commands.is_empty())?.version;
     (version > ledger.version).then_some(version)
-}
-
-/// Whether a command may change the participants.
-fn changes_participants(command: &wire::Command) -> bool {
-    matches!(
-        command.body,
-        Some(Body::CreateConversation(_) | Body::AddParticipants(_) | Body::RemoveParticipant(_))
-    )
 }
 
 fn end_of(entry: &LogEntry, index: u32, ledger: &Ledger) -> End {

@@ -137,6 +137,7 @@ impl Consumer<'_> {
         loaded: Result<Loaded, LoadError>,
     ) -> Result<(), StartOver> {
         self.loading.remove(&id);
+        self.outcome_reads.remove(&Need::Conversation(id.clone()));
         let needed = matches!(&self.stage, Stage::Preparing(group) if group.involves(&id));
         match loaded {
             Ok(loaded) => {
@@ -156,7 +157,6 @@ impl Consumer<'_> {
                     "a conversation is unreadable"
                 );
                 self.leave_out(&id);
-                self.outcome_reads.remove(&Need::Conversation(id.clone()));
                 if needed {
                     self.suspend(id, unreadable.to_string(), Suspect::Conversation);
                 }
@@ -169,7 +169,6 @@ impl Consumer<'_> {
                     "loading a conversation failed"
                 );
                 self.refuse_loaded(&id);
-                self.outcome_reads.remove(&Need::Conversation(id.clone()));
                 if needed && self.probes.has_waited_for(&id) {
                     self.suspend(id, error.to_string(), Suspect::Store);
                 } else if needed {

@@ -52,9 +52,7 @@ impl Identity {
             session_expires_ms: None,
         }
     }
-}
 
-impl Identity {
     /// Encodes the identity for another gateway, with its profile, which the directory keeps.
     pub fn pack(&self, profile: Profile) -> MovedIdentity {
         MovedIdentity {
@@ -79,9 +77,7 @@ impl Identity {
             session_expires_ms: moved.session_expires_ms,
         })
     }
-}
 
-impl Identity {
     /// Milliseconds until the token ends; `None` without a token.
     pub fn left_ms(&self) -> Option<u64> {
         self.ends_ms.map(|ends_ms| ends_ms.saturating_sub(steady_ms()))

@@ -100,6 +100,27 @@ impl RoomState {
             member.connection.offer(&made[place].1, Urgency::Ephemeral);
         }
     }
+
+    /// Whether this slot belongs to this connection in this vocabulary. A slot that becomes free is given to another
+    /// member, so a remembered slot number may be out of date.
+    pub fn is_place_of(&self, slot: Slot, connection: &Connection, dialect: Dialect) -> bool {
+        let ours = |member: &Member| member.connection.id == connection.id && member.dialect == dialect;
+        self.topic.hearer(slot).is_some_and(ours)
+    }
+
+    /// Checks that a member's right to receive the conversation still holds. The owner granted the right at the seq
+    /// `since`, and a removal of the user may have arrived after that.
+    ///
+    /// # Errors
+    /// `forbidden` if the user was removed above `since`; `unavailable` if the topic no longer keeps every removal
+    /// since then.
+    pub fn admit(&self, member: &Member, since: u64) -> Result<(), Failure> {
+        match self.topic.right(member, since) {
+            Right::Holds => Ok(()),
+            Right::Ended => Err(Failure::forbidden()),
+            Right::Unknown => Err(unavailable()),
+        }
+    }
 }
 
 /// A conversation with members at this gateway.
@@ -154,29 +175,6 @@ impl Room {
     /// Queues an event that is not stored for every member that `hears` selects.
     pub fn pass_on(&self, event: &wire::Ephemeral, hears: impl Fn(&Connection) -> bool) {
         self.lock().pass_on(hears, |dialect| dialect.ephemeral(event));
-    }
-}
-
-impl RoomState {
-    /// Whether this slot belongs to this connection in this vocabulary. A slot that becomes free is given to another
-    /// member, so a remembered slot number may be out of date.
-    pub fn is_place_of(&self, slot: Slot, connection: &Connection, dialect: Dialect) -> bool {
-        let ours = |member: &Member| member.connection.id == connection.id && member.dialect == dialect;
-        self.topic.hearer(slot).is_some_and(ours)
-    }
-
-    /// Checks that a member's right to receive the conversation still holds. The owner granted the right at the seq
-    /// `since`, and a removal of the user may have arrived after that.
-    ///
-    /// # Errors
-    /// `forbidden` if the user was removed above `since`; `unavailable` if the topic no longer keeps every removal
-    /// since then.
-    pub fn admit(&self, member: &Member, since: u64) -> Result<(), Failure> {
-        match self.topic.right(member, since) {
-            Right::Holds => Ok(()),
-            Right::Ended => Err(Failure::forbidden()),
-            Right::Unknown => Err(unavailable()),
-        }
     }
 }
 

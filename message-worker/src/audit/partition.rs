@@ -110,7 +110,7 @@ impl Auditor {
         while !suspects.is_empty() {
             tokio::time::sleep(self.before_another_look).await;
             if self.store.partition(partition).await?.incarnation() != Some(life) {
-                return Err(Unread::Moved("another life of the log has begun"));
+                return Err(Unread::Moved("another incarnation of the log has begun"));
             }
             suspects = self.look_again(&log, suspects, report).await;
         }

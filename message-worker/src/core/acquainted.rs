@@ -5,6 +5,14 @@ use super::conversation::Conversation;
 use carillon_proto::limits::PRESENCE_PARTICIPANTS_MAX;
 use carillon_proto::wire::{self, command::Body};
 
+/// Whether a command may change the participants.
+pub(crate) fn changes_participants(command: &wire::Command) -> bool {
+    match &command.body {
+        Some(Body::CreateConversation(_) | Body::AddParticipants(_) | Body::RemoveParticipant(_)) => true,
+        Some(Body::SendMessage(_) | Body::UpdateConversation(_)) | None => false,
+    }
+}
+
 /// The users who may see other users than before the command. `conversation` is the state after a command that was not
 /// refused, or after later commands where the command is replayed. Empty if the conversation shows no user to another.
 pub(crate) fn concerned(conversation: &Conversation, command: &wire::Command) -> Vec<String> {

@@ -75,7 +75,7 @@ pub(crate) fn decide(found: &Found) -> Start {
         false => Start::Continue { incarnation, from },
     };
     if found.forgotten {
-        return renew("a row's tag is not the log's");
+        return renew("the log does not hold what was read from it");
     }
     match state.checkpoint.filter(|checkpoint| incarnation.stands_on(checkpoint.position)) {
         Some(checkpoint) if *tag_at_checkpoint == Some(checkpoint.tag) => {
@@ -90,10 +90,10 @@ pub(crate) fn decide(found: &Found) -> Start {
         // This log generation has no checkpoint yet. Its rows, if there are any, are compared with the log when they
         // are loaded.
         None if bounds.last + 1 < incarnation.first_sequence => {
-            renew("the log ends below this life's beginning")
+            renew("the log ends below the first entry of this incarnation")
         }
         None if bounds.first > incarnation.first_sequence => {
-            renew("the log begins above this life's beginning")
+            renew("the log begins above the first entry of this incarnation")
         }
         None => go_on(incarnation.first_sequence),
     }
