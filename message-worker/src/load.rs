@@ -224,7 +224,7 @@ impl Loaded {
     }
 
     /// The latest incarnation that left a row, a head or a seal here.
-    pub(crate) fn latest_life(&self) -> u32 {
+    pub(crate) fn latest_incarnation(&self) -> u32 {
         let position = self.conversation.position().map_or(0, |position| position.incarnation);
         self.seal.map_or(0, |seal| seal.incarnation).max(position)
     }
@@ -285,12 +285,12 @@ pub(crate) fn decode(row: &EventRow) -> Result<wire::Event, Unreadable> {
 /// above it was written by a former owner, or stems from a log that no longer exists; the log decides which.
 pub(crate) async fn by_owner(
     context: &Context,
-    life: Incarnation,
+    incarnation: Incarnation,
     applied: u64,
     id: &ConversationId,
     purpose: Purpose,
 ) -> Result<Loaded, LoadError> {
-    let loaded = of_life(context, life, applied, id, purpose).await;
+    let loaded = of_incarnation(context, incarnation, applied, id, purpose).await;
     if let Err(LoadError::Unreadable(Unreadable { newer: Some(version), .. })) = loaded {
         // A checkpoint names a version before any head does. A head with a newer version than its checkpoint is
         // damaged.
@@ -303,36 +303,36 @@ pub(crate) async fn by_owner(
     loaded
 }
 
-async fn of_life(
+async fn of_incarnation(
     context: &Context,
-    life: Incarnation,
+    incarnation: Incarnation,
     applied: u64,
     id: &ConversationId,
     purpose: Purpose,
 ) -> Result<Loaded, LoadError> {
-    let (incarnation, store, version) = (life.number, &*context.store, context.version);
+    let (number, store, version) = (incarnation.number, &*context.store, context.version);
     let mut loaded = conversation(store, version, id).await?;
     // This process is the only one, so no former owner can have a write that arrives late.
     if context.exclusive {
         loaded.decided = true;
     } else {
         if purpose == Purpose::Showing {
-            loaded = seal::known(store, version, life, id, loaded).await?;
+            loaded = seal::known(store, version, incarnation, id, loaded).await?;
         }
-        if purpose == Purpose::Applying || loaded.is_in_doubt_in(incarnation) {
-            loaded = seal::once(store, version, life, id, loaded).await?;
+        if purpose == Purpose::Applying || loaded.is_in_doubt_in(number) {
+            loaded = seal::once(store, version, incarnation, id, loaded).await?;
         }
     }
-    if loaded.latest_life() > incarnation {
-        return Err(seal::later_life().into());
+    if loaded.latest_incarnation() > number {
+        return Err(seal::later_incarnation().into());
     }
     let Some(position) = loaded.conversation.position() else { return Ok(loaded) };
-    if life.stands_on(position) && position.sequence > applied {
+    if incarnation.stands_on(position) && position.sequence > applied {
         if !is_of_this_log(context, &loaded, position).await? {
             let reason = "the log never held what a row was made from";
-            return Err(LoadError::StartOver(StartOver { reason, forgotten: Some(incarnation) }));
+            return Err(LoadError::StartOver(StartOver { reason, forgotten: Some(number) }));
         }
-        loaded.conversation.worked_to(life, position);
+        loaded.conversation.worked_to(incarnation, position);
     }
     Ok(loaded)
 }

@@ -82,11 +82,11 @@ pub(crate) async fn until_shutdown(
         if began.elapsed() >= WELL_AGAIN {
             backoff = Backoff::new();
         }
-        let Err(StartOver { reason, forgotten: life }) = lived else { break };
+        let Err(StartOver { reason, forgotten: incarnation }) = lived else { break };
         if !shutdown.is_cancelled() {
             tracing::warn!(partition, reason, "starting over");
         }
-        forgotten = life;
+        forgotten = incarnation;
         made_anew = false;
         interest.forget_registrations();
         tokio::select! {
@@ -286,7 +286,7 @@ fn tell(context: &Context, start: Start) {
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "the timestamps of a life's rows are stored, and begin at the wall clock's time"
+    reason = "the timestamps of an incarnation's rows are stored, and begin at the wall clock's time"
 )]
 async fn find(context: &Context, wanted: &Wanted) -> Found {
     let partition = context.partition;
@@ -311,15 +311,16 @@ async fn find(context: &Context, wanted: &Wanted) -> Found {
 
 /// Writes a checkpoint of a new incarnation at the entry before its first one, so that the log can be recognised before
 /// any entry is applied. `None` if the log does not hold that entry.
-async fn mark(context: &Context, life: Incarnation, version: u32) -> Option<Checkpoint> {
-    let before = life.first_sequence - 1;
+async fn mark(context: &Context, incarnation: Incarnation, version: u32) -> Option<Checkpoint> {
+    let before = incarnation.first_sequence - 1;
     if before == 0 {
         return None;
     }
     let read = || context.bus.log_entry(context.partition, before);
     let entry = until_told("log_entry", read).await?;
-    let timestamp_us = incarnation::checkpoint_before_us(life);
-    let checkpoint = Checkpoint { position: life.position(before, 0), tag: entry.tag, timestamp_us, version };
+    let timestamp_us = incarnation::checkpoint_before_us(incarnation);
+    let checkpoint =
+        Checkpoint { position: incarnation.position(before, 0), tag: entry.tag, timestamp_us, version };
     until_done("checkpoint", || context.store.checkpoint(context.partition, checkpoint)).await;
     Some(checkpoint)
 }
@@ -331,10 +332,10 @@ async fn beginning(
     tenancy: Arc<Tenancy>,
     from: u64,
 ) -> Beginning {
-    let (partition, life) = (context.partition, tenancy.life());
-    let skips = until_done("skips", || context.store.skips(partition, life.number)).await;
+    let (partition, incarnation) = (context.partition, tenancy.incarnation());
+    let skips = until_done("skips", || context.store.skips(partition, incarnation.number)).await;
     let at_checkpoint = |checkpoint: &Checkpoint| {
-        life.stands_on(checkpoint.position) && checkpoint.position.sequence + 1 == from
+        incarnation.stands_on(checkpoint.position) && checkpoint.position.sequence + 1 == from
     };
     let landmark = checkpoint
         .filter(at_checkpoint)
@@ -343,9 +344,8 @@ async fn beginning(
     // Read only now: a displaced owner has fallen silent, so it no longer refuses commands because of a suspension that
     // it records from here on.
     let suspended = until_done("suspensions", || context.store.suspensions(partition)).await;
-    let suspended = Suspended::of(life, suspended);
-    let ledger =
-        Ledger { partition, partitions: context.partitions, incarnation: life, skips, suspended, version };
-    tracing::debug!(partition, incarnation = life.number, from, "reading the log");
+    let suspended = Suspended::of(incarnation, suspended);
+    let ledger = Ledger { partition, partitions: context.partitions, incarnation, skips, suspended, version };
+    tracing::debug!(partition, incarnation = incarnation.number, from, "reading the log");
     Beginning { ledger, tenancy, from, landmark }
 }

@@ -73,13 +73,13 @@ impl Consumer<'_> {
         }
         if self.loading.insert(id.clone()) {
             let (context, id) = (self.context.clone(), id.clone());
-            let (life, applied) = (self.ledger.incarnation, self.applied);
+            let (incarnation, applied) = (self.ledger.incarnation, self.applied);
             self.job(async move {
                 if !delay.is_zero() {
                     tokio::time::sleep(delay).await;
                 }
                 let _turn = context.reads.acquire().await;
-                let loaded = load::by_owner(&context, life, applied, &id, purpose).await;
+                let loaded = load::by_owner(&context, incarnation, applied, &id, purpose).await;
                 Done::Loaded(id, purpose, Box::new(loaded))
             });
         }

@@ -154,7 +154,7 @@ impl Reads {
     /// so a worker that starts a later incarnation loads the conversation after that, and finds the row. A row that an
     /// earlier incarnation left above the head may still be excluded: a worker that seals the conversation may have
     /// loaded it before the row arrived. So such a conversation is sealed here, as its owner would seal it
-    /// (`docs/decisions/0010-a-life-seals-what-came-before.md`).
+    /// (`docs/decisions/0010-a-incarnation-seals-what-came-before.md`).
     async fn committed(&self, id: &ConversationId) -> Result<Conversation, LoadError> {
         let (store, version) = (&*self.store, self.version);
         for _ in 0..JUDGEMENTS_MAX {
@@ -164,14 +164,16 @@ impl Reads {
                 return Ok(loaded.conversation);
             }
             let partition = partition::of_conversation(id, self.partitions);
-            let Some(life) = store.life(partition).await? else { return Ok(loaded.conversation) };
-            let loaded = seal::known(store, version, life, id, loaded).await?;
-            if !loaded.is_in_doubt_in(life.number) {
+            let Some(incarnation) = store.incarnation(partition).await? else {
+                return Ok(loaded.conversation);
+            };
+            let loaded = seal::known(store, version, incarnation, id, loaded).await?;
+            if !loaded.is_in_doubt_in(incarnation.number) {
                 return Ok(loaded.conversation);
             }
             tenure::wait_for_silence().await;
             let loaded = load::conversation(store, version, id).await?;
-            match seal::once(store, version, life, id, loaded).await {
+            match seal::once(store, version, incarnation, id, loaded).await {
                 Ok(sealed) => return Ok(sealed.conversation),
                 // Another incarnation has begun meanwhile.
                 Err(LoadError::StartOver(_)) => {}

@@ -1,5 +1,5 @@
 //! Seals a conversation: decides which rows of earlier incarnations count, before the first command of an incarnation
-//! is applied to it (`docs/decisions/0010-a-life-seals-what-came-before.md`).
+//! is applied to it (`docs/decisions/0010-a-incarnation-seals-what-came-before.md`).
 //!
 //! A write of an earlier incarnation whose outcome is unknown may still arrive at any time. A worker that loads the
 //! conversation after such a write would fold other rows than a worker that loaded it before, and the two would write
@@ -20,29 +20,29 @@ use carillon_proto::position::Incarnation;
 pub(crate) async fn once(
     store: &dyn Store,
     version: u32,
-    life: Incarnation,
+    incarnation: Incarnation,
     id: &ConversationId,
     mut loaded: Loaded,
 ) -> Result<Loaded, LoadError> {
-    if loaded.is_decided_in(life.number) {
+    if loaded.is_decided_in(incarnation.number) {
         loaded.decided = true;
         return Ok(loaded);
     }
-    let timestamp_us = checkpoint_before_us(life);
+    let timestamp_us = checkpoint_before_us(incarnation);
     let mut previous = loaded.conversation.seal();
     loop {
         let known = previous.map_or(0, |seal| seal.incarnation);
         let position = loaded.conversation.position();
-        if known.max(position.map_or(0, |position| position.incarnation)) > life.number {
-            return Err(later_life().into());
+        if known.max(position.map_or(0, |position| position.incarnation)) > incarnation.number {
+            return Err(later_incarnation().into());
         }
-        let next = loaded.seal_in(life.number);
+        let next = loaded.seal_in(incarnation.number);
         let in_force = store.seal(id, previous, next, timestamp_us).await?;
         if in_force != next {
             loaded = load::sealed(store, version, id, Some(in_force)).await?;
         }
-        if in_force.incarnation == life.number {
-            if loaded.seal_in(life.number) != in_force {
+        if in_force.incarnation == incarnation.number {
+            if loaded.seal_in(incarnation.number) != in_force {
                 tracing::error!(conversation = %id, ?in_force, "rows that the seal counts are missing");
             }
             loaded.sealed(in_force, timestamp_us);
@@ -57,11 +57,11 @@ pub(crate) async fn once(
 pub(crate) async fn known(
     store: &dyn Store,
     version: u32,
-    life: Incarnation,
+    incarnation: Incarnation,
     id: &ConversationId,
     mut loaded: Loaded,
 ) -> Result<Loaded, LoadError> {
-    loaded.decided = loaded.is_decided_in(life.number);
+    loaded.decided = loaded.is_decided_in(incarnation.number);
     if loaded.decided {
         return Ok(loaded);
     }
@@ -74,6 +74,6 @@ pub(crate) async fn known(
 }
 
 /// The work in this incarnation is over, because a later one exists.
-pub(crate) fn later_life() -> StartOver {
-    StartOver::because("another worker has begun a later life of the log")
+pub(crate) fn later_incarnation() -> StartOver {
+    StartOver::because("another worker has begun a later incarnation of the log")
 }

@@ -67,9 +67,9 @@ impl Probes {
 /// its first read may have begun while the store was away.
 async fn is_alone(context: &Context, conversation: &ConversationId) -> bool {
     let (store, partition) = (&*context.store, context.partition);
-    store.life(partition).await.is_ok()
+    store.incarnation(partition).await.is_ok()
         && load::conversation(store, context.version, conversation).await.is_err()
-        && store.life(partition).await.is_ok()
+        && store.incarnation(partition).await.is_ok()
 }
 
 impl Consumer<'_> {
@@ -142,10 +142,11 @@ impl Consumer<'_> {
             self.probes.turn += 1;
             self.probes.turns.insert(id.clone(), self.probes.turn);
             self.probes.probing += 1;
-            let (context, life, applied) = (self.context.clone(), self.ledger.incarnation, self.applied);
+            let (context, incarnation, applied) =
+                (self.context.clone(), self.ledger.incarnation, self.applied);
             self.job(async move {
                 let _turn = context.reads.acquire().await;
-                let loaded = load::by_owner(&context, life, applied, &id, Purpose::Showing).await;
+                let loaded = load::by_owner(&context, incarnation, applied, &id, Purpose::Showing).await;
                 Done::Probed(id, loaded.map(drop))
             });
         }
@@ -170,8 +171,9 @@ impl Consumer<'_> {
             Stage::Committing(results) => results.end.position.sequence,
             Stage::Idle => self.applied,
         };
-        let life = self.ledger.incarnation;
-        let (until, timestamp_us) = (life.position(placed + 1, 0), life.timestamp_us(placed + 1, 0));
+        let incarnation = self.ledger.incarnation;
+        let (until, timestamp_us) =
+            (incarnation.position(placed + 1, 0), incarnation.timestamp_us(placed + 1, 0));
         let reason = "it can be read again".to_owned();
         let suspension = Suspension { conversation: id.clone(), from, until: Some(until), reason };
         let (store, partition) = (self.context.store.clone(), self.context.partition);

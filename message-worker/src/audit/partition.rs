@@ -88,12 +88,12 @@ impl Auditor {
 
     async fn attempt(&self, partition: u32, report: &mut PartitionReport) -> Result<(), Unread> {
         let state = self.store.partition(partition).await?;
-        let Some(life) = state.incarnation() else {
+        let Some(incarnation) = state.incarnation() else {
             let LogBounds { first, last } = self.bus.log_bounds(partition).await?;
             report.counts.pending = (last + 1).saturating_sub(first);
             return Ok(());
         };
-        report.incarnation = Some(life.number);
+        report.incarnation = Some(incarnation.number);
         let log = self.read_log(partition, &state, report).await?;
         let counted = log.counted;
         if counted.elsewhere > 0 {
@@ -109,7 +109,7 @@ impl Auditor {
         let mut suspects = self.look(&log, ids, report).await;
         while !suspects.is_empty() {
             tokio::time::sleep(self.before_another_look).await;
-            if self.store.partition(partition).await?.incarnation() != Some(life) {
+            if self.store.partition(partition).await?.incarnation() != Some(incarnation) {
                 return Err(Unread::Moved("another incarnation of the log has begun"));
             }
             suspects = self.look_again(&log, suspects, report).await;
@@ -124,14 +124,16 @@ impl Auditor {
         state: &PartitionState,
         report: &mut PartitionReport,
     ) -> Result<Log, Unread> {
-        let Some(life) = state.incarnation() else { return Err(Unread::Moved("the partition has no life")) };
-        let checkpoint = state.checkpoint.filter(|checkpoint| life.stands_on(checkpoint.position));
-        let worked =
-            checkpoint.map_or(life.ground.first_sequence - 1, |checkpoint| checkpoint.position.sequence);
+        let Some(incarnation) = state.incarnation() else {
+            return Err(Unread::Moved("the partition has no incarnation"));
+        };
+        let checkpoint = state.checkpoint.filter(|checkpoint| incarnation.stands_on(checkpoint.position));
+        let worked = checkpoint
+            .map_or(incarnation.ground.first_sequence - 1, |checkpoint| checkpoint.position.sequence);
         let mut skips = HashSet::new();
-        for number in life.ground.incarnation..=life.number {
+        for number in incarnation.ground.incarnation..=incarnation.number {
             let skipped = self.store.skips(partition, number).await?;
-            skips.extend(skipped.into_iter().map(|at| life.position(at.sequence, at.index)));
+            skips.extend(skipped.into_iter().map(|at| incarnation.position(at.sequence, at.index)));
         }
         let suspensions = self.store.suspensions(partition).await?;
         for Suspension { conversation, from, reason, .. } in
@@ -149,10 +151,10 @@ impl Auditor {
         let bounds = self.bus.log_bounds(partition).await?;
         report.checkpoint = checkpoint.map(|checkpoint| checkpoint.position.sequence);
         report.counts.pending = bounds.last.saturating_sub(worked.max(bounds.first.saturating_sub(1)));
-        let from = bounds.first.max(life.ground.first_sequence);
+        let from = bounds.first.max(incarnation.ground.first_sequence);
         let of = (partition, self.options.partitions);
-        let mut log = Log::new(of, life, skips, (from, worked), &self.named(partition))
-            .suspending(Suspended::of(life, suspensions));
+        let mut log = Log::new(of, incarnation, skips, (from, worked), &self.named(partition))
+            .suspending(Suspended::of(incarnation, suspensions));
         if log.wanted().is_none() {
             return Ok(log);
         }
@@ -178,11 +180,11 @@ impl Auditor {
         let Landmark { sequence, tag } = landmark;
         match self.bus.log_entry(partition, sequence).await? {
             Some(entry) if entry.tag == tag => Ok(()),
-            Some(_) => {
-                Err(Unread::Moved("the log is not the one that was worked: its worker begins another life"))
-            }
+            Some(_) => Err(Unread::Moved(
+                "the log is not the one that was worked: its worker begins another incarnation",
+            )),
             None if self.bus.log_bounds(partition).await?.last < sequence => {
-                Err(Unread::Moved("the log ends below the checkpoint: its worker begins another life"))
+                Err(Unread::Moved("the log ends below the checkpoint: its worker begins another incarnation"))
             }
             None => Err(Unread::Moved("the log begins above the checkpoint")),
         }

@@ -177,13 +177,21 @@ impl Report {
     /// A table for people, with a line for each partition.
     pub fn table(&self) -> String {
         let line = |cells: [String; 8]| {
-            let [partition, life, checkpoint, conversations, rows, entries, pending, found] = cells;
+            let [partition, incarnation, checkpoint, conversations, rows, entries, pending, found] = cells;
             format!(
-                "{partition:>9}  {life:>4}  {checkpoint:>12}  {conversations:>13}  {rows:>9}  {entries:>9}  {pending:>7}  {found:>6}\n"
+                "{partition:>9}  {incarnation:>11}  {checkpoint:>12}  {conversations:>13}  {rows:>9}  {entries:>9}  {pending:>7}  {found:>6}\n"
             )
         };
-        let heading =
-            ["partition", "life", "checkpoint", "conversations", "rows", "entries", "pending", "found"];
+        let heading = [
+            "partition",
+            "incarnation",
+            "checkpoint",
+            "conversations",
+            "rows",
+            "entries",
+            "pending",
+            "found",
+        ];
         let mut table = line(heading.map(str::to_owned));
         for report in &self.partitions {
             let said = |number: Option<u64>| number.map_or_else(|| "-".into(), |number| number.to_string());

@@ -365,11 +365,12 @@ impl<'a> Walk<'a> {
             Said::Command(_) | Said::Nothing => {}
         }
         let Position { incarnation, sequence, index } = row.position;
-        if incarnation > log.life().number {
-            return Some("the row is of a life of the log that never began");
+        if incarnation > log.incarnation().number {
+            return Some("the row is of an incarnation of the log that never began");
         }
-        let life = log.life();
-        let is_due = row.incarnation != life.number || row.timestamp_us == life.timestamp_us(sequence, index);
+        let incarnation = log.incarnation();
+        let is_due = row.incarnation != incarnation.number
+            || row.timestamp_us == incarnation.timestamp_us(sequence, index);
         (!is_due).then_some("the row's timestamp does not follow from its position")
     }
 }

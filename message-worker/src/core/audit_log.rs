@@ -26,7 +26,7 @@ const CONVERSATIONS_MAX: usize = 10_000;
 pub(crate) struct Log {
     pub(crate) partition: u32,
     partitions: u32,
-    life: Incarnation,
+    incarnation: Incarnation,
     skips: HashSet<Position>,
     suspended: Suspended,
     /// The sequence of the first entry in here.
@@ -83,7 +83,7 @@ impl Log {
     /// commands.
     pub(crate) fn new(
         (partition, partitions): (u32, u32),
-        life: Incarnation,
+        incarnation: Incarnation,
         skips: HashSet<Position>,
         (from, checkpoint): (u64, u64),
         named: &[ConversationId],
@@ -91,7 +91,7 @@ impl Log {
         Log {
             partition,
             partitions,
-            life,
+            incarnation,
             skips,
             suspended: Suspended::default(),
             from,
@@ -131,8 +131,8 @@ impl Log {
     }
 
     /// The incarnation that is audited.
-    pub(crate) fn life(&self) -> Incarnation {
-        self.life
+    pub(crate) fn incarnation(&self) -> Incarnation {
+        self.incarnation
     }
 
     /// Adds the entry that [`Log::wanted`] names.
@@ -176,7 +176,7 @@ impl Log {
 
     /// The position of a slot.
     pub(crate) fn position(&self, slot: Slot) -> Position {
-        self.life.position(slot.sequence, slot.index)
+        self.incarnation.position(slot.sequence, slot.index)
     }
 
     /// The place of a command, and the command. `None` if the slot is not in these entries.
@@ -184,15 +184,16 @@ impl Log {
         let held = self.held(slot.sequence)?;
         let entry = wire::Entry::decode(held.payload.clone()).ok()?;
         let command = entry.commands.into_iter().nth(slot.index as usize)?;
-        let timestamp_us = self.life.timestamp_us(slot.sequence, slot.index);
+        let timestamp_us = self.incarnation.timestamp_us(slot.sequence, slot.index);
         Some((At { position: self.position(slot), timestamp_us, time_ms: held.time_ms }, command))
     }
 
     /// Translates a row's position to the incarnation that is audited, if both are in the same log generation. A
     /// position of another generation is returned as it is.
     pub(crate) fn here(&self, written: Position) -> Position {
-        let is_here = self.life.stands_on(written) && written.sequence >= self.life.ground.first_sequence;
-        if is_here { self.life.position(written.sequence, written.index) } else { written }
+        let is_here =
+            self.incarnation.stands_on(written) && written.sequence >= self.incarnation.ground.first_sequence;
+        if is_here { self.incarnation.position(written.sequence, written.index) } else { written }
     }
 
     /// Whether a row at this position is of this log, and was stored when the checkpoint was written.
@@ -202,7 +203,8 @@ impl Log {
 
     /// Whether a position is one of this log, as [`Log::here`] translates it.
     fn is_of_this_log(&self, position: Position) -> bool {
-        position.incarnation == self.life.number && position.sequence >= self.life.ground.first_sequence
+        position.incarnation == self.incarnation.number
+            && position.sequence >= self.incarnation.ground.first_sequence
     }
 
     /// What the log has at a position of a conversation that is followed.

@@ -141,9 +141,9 @@ impl Conversation {
 
     /// Notes that the log still holds the entry of the newest row, at this position of an incarnation in the same log
     /// generation. That command and all before it are not applied again.
-    pub(crate) fn worked_to(&mut self, life: Incarnation, Position { sequence, index, .. }: Position) {
-        self.worked_to = Some(life.position(sequence, index));
-        self.ground = life.ground.incarnation;
+    pub(crate) fn worked_to(&mut self, incarnation: Incarnation, Position { sequence, index, .. }: Position) {
+        self.worked_to = Some(incarnation.position(sequence, index));
+        self.ground = incarnation.ground.incarnation;
     }
 
     /// Translates a position of an earlier incarnation to the incarnation in which the owner reads the former owner's

@@ -69,7 +69,7 @@ pub(crate) fn decide(found: &Found) -> Start {
         let Incarnation { number, base_us, .. } = Incarnation::first(found.now_us);
         return Start::First(Incarnation::new(number, bounds.first.max(1), base_us));
     };
-    let renew = |reason| Start::Renew { next: next_life(found, incarnation), reason };
+    let renew = |reason| Start::Renew { next: next_incarnation(found, incarnation), reason };
     let go_on = |from| match found.held {
         true => Start::TakeOver(incarnation.taken_over(from, base_us_after(found, incarnation))),
         false => Start::Continue { incarnation, from },
@@ -104,7 +104,7 @@ pub(crate) fn decide(found: &Found) -> Start {
 const WRITTEN_ABOVE_CHECKPOINT_MAX: u64 = ENTRIES_ABOVE_CHECKPOINT_MAX + 2 * QUEUE_ENTRIES_MAX as u64;
 
 /// The incarnation after `previous`, for a log that has lost entries.
-fn next_life(found: &Found, previous: Incarnation) -> Incarnation {
+fn next_incarnation(found: &Found, previous: Incarnation) -> Incarnation {
     let next = previous.next(found.bounds.last, base_us_after(found, previous));
     // No entry of a log of this process was acknowledged in an earlier incarnation, so all of them are applied.
     let first_sequence = if found.made_anew { found.bounds.first.max(1) } else { next.first_sequence };
@@ -125,7 +125,8 @@ pub(crate) fn checkpoint_before_us(incarnation: Incarnation) -> i64 {
     incarnation.base_us - 1
 }
 
-const _: () = assert!(TIMESTAMPS_PER_ENTRY > 1, "a life's base less one lies above the life before");
+const _: () =
+    assert!(TIMESTAMPS_PER_ENTRY > 1, "an incarnation's base less one lies above the incarnation before");
 
 #[cfg(test)]
 mod tests {
@@ -186,14 +187,14 @@ mod tests {
             ),
         ];
         for (what, found, from) in cases {
-            let life = found.state.incarnation().expect("an incarnation");
-            assert_eq!(decide(&found), Start::Continue { incarnation: life, from }, "{what}: given back");
+            let incarnation = found.state.incarnation().expect("an incarnation");
+            assert_eq!(decide(&found), Start::Continue { incarnation, from }, "{what}: given back");
             let Start::TakeOver(next) = decide(&Found { held: true, ..found.clone() }) else {
-                panic!("{what}: no other life")
+                panic!("{what}: no other incarnation")
             };
-            let expected = (life.number + 1, from, LIFE.ground);
+            let expected = (incarnation.number + 1, from, LIFE.ground);
             assert_eq!((next.number, next.first_sequence, next.ground), expected, "{what}");
-            let written_max = life.timestamp_us(from - 1 + WRITTEN_ABOVE_CHECKPOINT_MAX, 255);
+            let written_max = incarnation.timestamp_us(from - 1 + WRITTEN_ABOVE_CHECKPOINT_MAX, 255);
             assert!(checkpoint_before_us(next) > written_max, "{what}: timestamps");
             // The log decides, with or without a holder of the tenure.
             let forgot = Found { held: true, forgotten: true, ..found };

@@ -130,18 +130,18 @@ fn run(commands: &[(u64, wire::Command)]) -> (Rows, Vec<Applied>, Conversation) 
 }
 
 /// The event without what differs between two incarnations.
-fn in_one_life(event: &wire::Event) -> wire::Event {
+fn in_one_incarnation(event: &wire::Event) -> wire::Event {
     let position = event.position.map(|position| wire::Position { incarnation: 1, ..position });
     wire::Event { position, id: Bytes::new(), ..event.clone() }
 }
 
-fn head_in_one_life(conversation: &Conversation) -> wire::Head {
+fn head_in_one_incarnation(conversation: &Conversation) -> wire::Head {
     let head = conversation.head(1);
     let position = head.position.map(|position| wire::Position { incarnation: 1, ..position });
-    wire::Head { position, last_message: head.last_message.as_ref().map(in_one_life), ..head }
+    wire::Head { position, last_message: head.last_message.as_ref().map(in_one_incarnation), ..head }
 }
 
-fn told_in_one_life(outcome: Option<&outcome::Body>) -> Option<outcome::Body> {
+fn told_in_one_incarnation(outcome: Option<&outcome::Body>) -> Option<outcome::Body> {
     outcome.map(|outcome| match outcome {
         outcome::Body::Accepted(accepted) => {
             outcome::Body::Accepted(wire::Accepted { id: Bytes::new(), ..accepted.clone() })
@@ -273,28 +273,28 @@ proptest! {
         let Crash { written, headed, checkpoint, rows: crashed } = Crash::of(&whole, &placed, cuts);
 
         let first = placed.get(checkpoint).map_or(1, |(at, _)| at.position.sequence);
-        let life = Incarnation::new(1, 1, 1_000_000).taken_over(first, 900_000_000);
+        let incarnation = Incarnation::new(1, 1, 1_000_000).taken_over(first, 900_000_000);
         let mut replayed = crashed.load(headed);
         if let Some(position) = replayed.position() {
-            replayed.worked_to(life, position);
+            replayed.worked_to(incarnation, position);
         }
         let mut made = Vec::new();
         for (nth, (at, command)) in placed.iter().enumerate().skip(checkpoint) {
             let Position { sequence, index, .. } = at.position;
-            let timestamp_us = life.timestamp_us(sequence, index);
-            let at = At { position: life.position(sequence, index), timestamp_us, time_ms: at.time_ms };
+            let timestamp_us = incarnation.timestamp_us(sequence, index);
+            let at = At { position: incarnation.position(sequence, index), timestamp_us, time_ms: at.time_ms };
             crashed.prepare(&mut replayed, command);
             let again = replayed.apply(at, command);
             if again.outcome.is_some() {
-                let told = |outcome| told_in_one_life(outcome);
+                let told = |outcome| told_in_one_incarnation(outcome);
                 prop_assert_eq!(told(again.outcome.as_ref()), told(applied[nth].outcome.as_ref()));
             }
             made.extend(again.row);
         }
-        let made: Vec<_> = made.iter().map(|event| in_one_life(event)).collect();
-        let missing: Vec<_> = whole.events[written..].iter().map(|(event, _)| in_one_life(event)).collect();
+        let made: Vec<_> = made.iter().map(|event| in_one_incarnation(event)).collect();
+        let missing: Vec<_> = whole.events[written..].iter().map(|(event, _)| in_one_incarnation(event)).collect();
         prop_assert_eq!(made, missing);
-        prop_assert_eq!(head_in_one_life(&replayed), head_in_one_life(&conversation));
+        prop_assert_eq!(head_in_one_incarnation(&replayed), head_in_one_incarnation(&conversation));
         prop_assert_eq!(replayed.participants(), conversation.participants());
     }
 }

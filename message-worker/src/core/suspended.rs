@@ -26,9 +26,9 @@ struct Span {
 impl Suspended {
     /// The suspensions that were recorded in the log generation of this incarnation. In another generation the same
     /// sequences name other entries.
-    pub(crate) fn of(life: Incarnation, recorded: Vec<Suspension>) -> Suspended {
-        let here = |at: Position| life.position(at.sequence, at.index);
-        let of_this_log = |one: &Suspension| life.stands_on(one.from);
+    pub(crate) fn of(incarnation: Incarnation, recorded: Vec<Suspension>) -> Suspended {
+        let here = |at: Position| incarnation.position(at.sequence, at.index);
+        let of_this_log = |one: &Suspension| incarnation.stands_on(one.from);
         let spans = recorded.into_iter().filter(of_this_log).map(|one| {
             let span = Span { from: here(one.from), until: one.until.map(here) };
             (one.conversation, span)
@@ -101,12 +101,15 @@ mod tests {
         let first = Incarnation::new(1, 1, 1_000);
         let taken_over = first.taken_over(4, 2_000);
         let stored = recorded(first.position(5, 1), Some(first.position(9, 0)));
-        for life in [first, taken_over] {
-            let suspended = Suspended::of(life, stored.clone());
-            let refused = |sequence, index| suspended.refuses(&room(), life.position(sequence, index));
+        for incarnation in [first, taken_over] {
+            let suspended = Suspended::of(incarnation, stored.clone());
+            let refused = |sequence, index| suspended.refuses(&room(), incarnation.position(sequence, index));
             let at = [(5, 0), (5, 1), (8, 7), (9, 0)].map(|(sequence, index)| refused(sequence, index));
-            assert_eq!(at, [false, true, true, false], "{life:?}");
-            assert!(!suspended.refuses(&ConversationId::parse("other").expect("valid"), life.position(6, 0)));
+            assert_eq!(at, [false, true, true, false], "{incarnation:?}");
+            assert!(
+                !suspended
+                    .refuses(&ConversationId::parse("other").expect("valid"), incarnation.position(6, 0))
+            );
         }
         let renewed = first.next(20, 3_000);
         let suspended = Suspended::of(renewed, stored);
@@ -115,16 +118,16 @@ mod tests {
 
     #[test]
     fn an_ended_suspension_is_kept_until_its_commands_are_checkpointed() {
-        let life = Incarnation::new(1, 1, 1_000);
+        let incarnation = Incarnation::new(1, 1, 1_000);
         let mut suspended = Suspended::default();
-        suspended.begin(room(), life.position(3, 0));
-        suspended.worked(life.position(99, 0));
-        assert!(suspended.refuses(&room(), life.position(100, 0)) && suspended.open().count() == 1);
-        assert_eq!(suspended.begun(&room()), Some(life.position(3, 0)));
-        suspended.end(&room(), life.position(100, 0));
-        assert!(suspended.refuses(&room(), life.position(99, 0)));
+        suspended.begin(room(), incarnation.position(3, 0));
+        suspended.worked(incarnation.position(99, 0));
+        assert!(suspended.refuses(&room(), incarnation.position(100, 0)) && suspended.open().count() == 1);
+        assert_eq!(suspended.begun(&room()), Some(incarnation.position(3, 0)));
+        suspended.end(&room(), incarnation.position(100, 0));
+        assert!(suspended.refuses(&room(), incarnation.position(99, 0)));
         assert_eq!((suspended.open().count(), suspended.begun(&room())), (0, None));
-        suspended.worked(life.position(100, 2));
-        assert!(!suspended.refuses(&room(), life.position(99, 0)));
+        suspended.worked(incarnation.position(100, 2));
+        assert!(!suspended.refuses(&room(), incarnation.position(99, 0)));
     }
 }

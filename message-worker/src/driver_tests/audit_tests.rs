@@ -261,7 +261,7 @@ async fn a_recreated_log_is_not_compared_before_a_new_incarnation_starts() {
     assert!(report.unread[0].contains("partition 0: the log is not the one"), "{report}");
     let working = anew.work(2);
     anew.worked(&mut gateway).await;
-    let last = anew.publish(vec![gateway.send(120, "room", "of another life")]).await;
+    let last = anew.publish(vec![gateway.send(120, "room", "of another incarnation")]).await;
     gateway.outcome(120).await;
     working.stop_when(&anew, last).await;
     let report = audit(&anew).await;

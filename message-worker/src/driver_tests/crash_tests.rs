@@ -95,7 +95,7 @@ async fn undisturbed() -> (Tables, Told) {
     for kind in ["seq", "repeated", "forbidden"] {
         assert!(acks.values().flatten().any(|told| told.starts_with(kind)), "no {kind} in {acks:?}");
     }
-    (in_one_life(world.store.tables()), acks)
+    (in_one_incarnation(world.store.tables()), acks)
 }
 
 /// The keys whose values differ.
@@ -107,7 +107,7 @@ fn differing<K: Ord + Debug, V: PartialEq>(one: &BTreeMap<K, V>, other: &BTreeMa
 
 /// The tables without the values that differ between incarnations: a worker that takes over after a crash starts a new
 /// incarnation.
-fn in_one_life(mut tables: Tables) -> Tables {
+fn in_one_incarnation(mut tables: Tables) -> Tables {
     let bare = |event: &mut wire::Event| {
         event.position.iter_mut().for_each(|position| position.incarnation = 1);
         event.id = Default::default();
@@ -135,7 +135,7 @@ fn in_one_life(mut tables: Tables) -> Tables {
 }
 
 fn assert_same(what: &str, world: &World, gateway: &Gateway, golden: &(Tables, Told)) {
-    let tables = in_one_life(world.store.tables());
+    let tables = in_one_incarnation(world.store.tables());
     assert_eq!(differing(&tables.events, &golden.0.events), "", "rows differ {what}");
     assert_eq!(differing(&tables.heads, &golden.0.heads), "", "heads differ {what}");
     assert_eq!(differing(&tables.participants, &golden.0.participants), "", "participants differ {what}");
@@ -281,9 +281,9 @@ async fn a_displaced_owner_acknowledges_nothing() {
 async fn a_worker_stopped_while_it_starts_gives_the_partition_back() {
     let world = World::new();
     let first = world.publish(Vec::new()).await;
-    let life = Incarnation::new(1, first + 1, 1_000_000_000);
+    let incarnation = Incarnation::new(1, first + 1, 1_000_000_000);
     world.store.change(|tables| {
-        tables.partitions.insert(0, free(life));
+        tables.partitions.insert(0, free(incarnation));
     });
     world.store.hold(Call::Checkpoint);
     let begins = world.work(1);
@@ -298,7 +298,11 @@ async fn a_worker_stopped_while_it_starts_gives_the_partition_back() {
     let working = world.work(2);
     world.publish(vec![gateway.send(1, "room", "m1")]).await;
     assert_eq!(gateway.outcome(1).await, "seq 1");
-    assert_eq!(world.store.tables().events[&("room".to_owned(), 1)].position.incarnation, 1, "the same life");
+    assert_eq!(
+        world.store.tables().events[&("room".to_owned(), 1)].position.incarnation,
+        1,
+        "the same incarnation"
+    );
     working.stop().await;
 }
 
@@ -337,6 +341,6 @@ async fn a_partition_whose_task_panics_is_restarted() {
     assert!(crate::metrics::PANICS.get() > panics);
     working.stop().await;
     assert_eq!(world.contents("room"), [(1, "m1".into())]);
-    let life = world.store.tables().partitions[&0].incarnation().expect("there is one");
-    assert_eq!(life.number, LIFE.number + 1, "writes of the one that panicked may be under way");
+    let incarnation = world.store.tables().partitions[&0].incarnation().expect("there is one");
+    assert_eq!(incarnation.number, LIFE.number + 1, "writes of the one that panicked may be under way");
 }

@@ -36,8 +36,8 @@ async fn a_recreated_log_starts_a_new_incarnation_and_outcomes_are_sent_once() {
     working.stop().await;
     assert!(gateway.outcomes.values().all(|told| told.len() == 1), "{:?}", gateway.outcomes);
     assert_eq!(anew.contents("room"), (1..=5).map(|n| (n, format!("m{n}"))).collect::<Vec<_>>());
-    let life = anew.store.tables().partitions[&0].incarnation().expect("begun");
-    assert_eq!((life.number, life.first_sequence), (2, 2));
+    let incarnation = anew.store.tables().partitions[&0].incarnation().expect("begun");
+    assert_eq!((incarnation.number, incarnation.first_sequence), (2, 2));
     let rows = anew.store.tables().events;
     assert!(rows[&("room".into(), 4)].timestamp_us > rows[&("room".into(), 3)].timestamp_us);
     assert_eq!(rows[&("room".into(), 4)].position.incarnation, 2);
@@ -66,7 +66,10 @@ async fn a_log_that_lost_its_tail_is_noticed_by_the_tags_of_rows() {
     lossy.publish(vec![gateway.send(3, "room", "m3")]).await;
     let working = lossy.work(2);
     // Incarnation 2 takes over from a killed owner, and then finds that the log has other entries.
-    until(|| lossy.store.tables().partitions[&0].incarnation().is_some_and(|life| life.number == 3)).await;
+    until(|| {
+        lossy.store.tables().partitions[&0].incarnation().is_some_and(|incarnation| incarnation.number == 3)
+    })
+    .await;
     lossy.publish(vec![gateway.send(3, "room", "m3")]).await;
     assert_eq!(gateway.outcome(3).await, "seq 3", "m2 was acknowledged and stays");
     working.stop().await;
@@ -82,7 +85,10 @@ async fn a_running_worker_notices_that_the_log_lost_entries() {
     gateway.outcome(1).await;
     gateway.register(&["room"]).await;
     world.bus.forgetful.store(true, Ordering::SeqCst);
-    until(|| world.store.tables().partitions[&0].incarnation().is_some_and(|life| life.number == 2)).await;
+    until(|| {
+        world.store.tables().partitions[&0].incarnation().is_some_and(|incarnation| incarnation.number == 2)
+    })
+    .await;
     world.bus.forgetful.store(false, Ordering::SeqCst);
     world.publish(vec![gateway.send(2, "room", "m2")]).await;
     assert_eq!(gateway.outcome(2).await, "seq 2");
@@ -234,6 +240,6 @@ async fn a_standalone_process_starts_a_new_incarnation_without_waiting() {
     assert_eq!(gateway.outcome(3).await, "seq 3");
     assert!(began.elapsed() < Duration::from_millis(LEASE_MS), "it waited");
     working.stop().await;
-    let life = second.store.tables().partitions[&0].incarnation().expect("begun");
-    assert_eq!((life.number, life.first_sequence), (2, 1));
+    let incarnation = second.store.tables().partitions[&0].incarnation().expect("begun");
+    assert_eq!((incarnation.number, incarnation.first_sequence), (2, 1));
 }

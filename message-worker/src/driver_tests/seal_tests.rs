@@ -38,8 +38,8 @@ pub(super) fn kind(content: &str) -> Kind {
 }
 
 /// The row that an incarnation writes for its log entry at `sequence`.
-pub(super) fn row(life: Incarnation, sequence: u64, seq: u64, kind: Kind) -> EventRow {
-    let position = life.position(sequence, 0);
+pub(super) fn row(incarnation: Incarnation, sequence: u64, seq: u64, kind: Kind) -> EventRow {
+    let position = incarnation.position(sequence, 0);
     let event = wire::Event {
         conversation: "room".into(),
         seq,
@@ -54,14 +54,14 @@ pub(super) fn row(life: Incarnation, sequence: u64, seq: u64, kind: Kind) -> Eve
         seq,
         position,
         tag: Tag([9; 16]),
-        timestamp_us: life.timestamp_us(sequence, 0),
+        timestamp_us: incarnation.timestamp_us(sequence, 0),
         blob: event.encode_to_vec().into(),
     }
 }
 
 fn rows(world: &World) -> Vec<(u64, u32, String)> {
-    let life = |seq: u64| world.store.tables().events[&("room".to_owned(), seq)].position.incarnation;
-    world.contents("room").into_iter().map(|(seq, content)| (seq, life(seq), content)).collect()
+    let incarnation = |seq: u64| world.store.tables().events[&("room".to_owned(), seq)].position.incarnation;
+    world.contents("room").into_iter().map(|(seq, content)| (seq, incarnation(seq), content)).collect()
 }
 
 /// Guards the seal. Without it, the second worker finds the late row at seq 2, and so writes at seq 3 the entry that
@@ -240,13 +240,14 @@ async fn an_incarnation_is_checked_against_its_log_from_the_beginning() {
         version: 1,
     };
     world.store.change(|tables| tables.partitions.get_mut(&0).expect("there").checkpoint = Some(lost));
-    let life =
-        |world: &World| world.store.tables().partitions[&0].incarnation().map_or(0, |life| life.number);
+    let incarnation = |world: &World| {
+        world.store.tables().partitions[&0].incarnation().map_or(0, |incarnation| incarnation.number)
+    };
     let working = world.work(1);
     world.worked(&mut gateway).await;
-    assert_eq!(life(&world), 2);
+    assert_eq!(incarnation(&world), 2);
     world.bus.forgetful.store(true, Ordering::SeqCst);
-    until(|| life(&world) == 3).await;
+    until(|| incarnation(&world) == 3).await;
     world.bus.forgetful.store(false, Ordering::SeqCst);
     working.stop().await;
 }

@@ -62,8 +62,11 @@ async fn race(store: &Arc<dyn Store>, partition: u32, previous: Option<&Tenure>)
                 for _ in 0..20 {
                     let begun = store.change_tenure(partition, previous.clone(), wish.clone()).await;
                     if let Ok(begun) = begun {
-                        let life = store.life(partition).await.expect("read");
-                        assert!(life.is_some_and(|life| life.number >= begun.incarnation.number));
+                        let incarnation = store.incarnation(partition).await.expect("read");
+                        assert!(
+                            incarnation
+                                .is_some_and(|incarnation| incarnation.number >= begun.incarnation.number)
+                        );
                         return begun;
                     }
                 }
@@ -75,7 +78,7 @@ async fn race(store: &Arc<dyn Store>, partition: u32, previous: Option<&Tenure>)
     for begun in begun {
         told.push(begun.await.expect("no panic"));
     }
-    assert!(told.iter().all(|life| *life == told[0]), "one winner: {told:?}");
+    assert!(told.iter().all(|incarnation| *incarnation == told[0]), "one winner: {told:?}");
     assert!(wishes.contains(&told[0]), "{told:?}");
     assert_eq!(store.partition(partition).await.expect("read").tenure.as_ref(), Some(&told[0]));
     told.swap_remove(0)
@@ -84,12 +87,12 @@ async fn race(store: &Arc<dyn Store>, partition: u32, previous: Option<&Tenure>)
 /// Guards the lightweight transaction of `Store::change_tenure`: two winners would both own the partition.
 pub async fn of_workers_that_start_an_incarnation_at_once_one_wins(place: Place) {
     let (store, partition) = (place.open().await, unique_partition());
-    let mut life = None;
+    let mut incarnation = None;
     for _ in 0..3 {
-        life = Some(race(&store, partition, life.as_ref()).await);
+        incarnation = Some(race(&store, partition, incarnation.as_ref()).await);
     }
     drop(store);
-    assert_eq!(place.open().await.partition(partition).await.expect("read").tenure, life);
+    assert_eq!(place.open().await.partition(partition).await.expect("read").tenure, incarnation);
 }
 
 /// A worker that expects an outdated tenure changes nothing, and gets the tenure in force.
@@ -113,32 +116,40 @@ pub async fn an_incarnation_starts_only_after_the_expected_one(place: Place) {
 }
 
 /// Only the holder gives a tenure back. A takeover starts an incarnation of the same log generation, after which the
-/// former holder's changes have no effect (`docs/decisions/0013-who-takes-over-begins-a-life.md`).
+/// former holder's changes have no effect (`docs/decisions/0013-who-takes-over-begins-a-incarnation.md`).
 pub async fn a_tenure_has_one_holder_at_a_time(place: Place) {
     let (store, partition) = (place.open().await, unique_partition());
-    let life = Incarnation::new(3, 40, 1_000);
+    let incarnation = Incarnation::new(3, 40, 1_000);
     let held = |incarnation, number| Tenure { incarnation, epoch: number, holder: holder(number) };
-    let free = Tenure { incarnation: life, epoch: 1, holder: None };
+    let free = Tenure { incarnation, epoch: 1, holder: None };
     let change = async |previous: &Tenure, next: &Tenure| {
         let changed = store.change_tenure(partition, Some(previous.clone()), next.clone()).await;
         changed.expect("an outcome")
     };
-    let begun = store.change_tenure(partition, None, held(life, 1)).await.expect("an outcome");
-    assert_eq!(begun, held(life, 1));
-    assert_eq!(change(&free, &held(life, 2)).await, held(life, 1), "it is not free");
-    assert_eq!(change(&held(life, 2), &free).await, held(life, 1), "only its holder gives it back");
-    assert_eq!(change(&held(life, 1), &free).await, free);
-    assert_eq!(change(&held(life, 1), &free).await, free, "asked again after an unknown outcome");
+    let begun = store.change_tenure(partition, None, held(incarnation, 1)).await.expect("an outcome");
+    assert_eq!(begun, held(incarnation, 1));
+    assert_eq!(change(&free, &held(incarnation, 2)).await, held(incarnation, 1), "it is not free");
+    assert_eq!(
+        change(&held(incarnation, 2), &free).await,
+        held(incarnation, 1),
+        "only its holder gives it back"
+    );
+    assert_eq!(change(&held(incarnation, 1), &free).await, free);
+    assert_eq!(change(&held(incarnation, 1), &free).await, free, "asked again after an unknown outcome");
     let earlier = Tenure { epoch: 0, ..free.clone() };
-    assert_eq!(change(&earlier, &held(life, 2)).await, free, "it was taken and given back since");
-    assert_eq!(change(&free, &held(life, 2)).await, held(life, 2));
-    assert_eq!(change(&held(life, 1), &free).await, held(life, 2), "the former holder is late");
-    let taken = life.taken_over(60, 9_000);
-    assert_eq!(change(&held(life, 2), &held(taken, 3)).await, held(taken, 3));
-    assert_eq!(change(&held(life, 2), &free).await, held(taken, 3), "that life is over");
+    assert_eq!(change(&earlier, &held(incarnation, 2)).await, free, "it was taken and given back since");
+    assert_eq!(change(&free, &held(incarnation, 2)).await, held(incarnation, 2));
+    assert_eq!(change(&held(incarnation, 1), &free).await, held(incarnation, 2), "the former holder is late");
+    let taken = incarnation.taken_over(60, 9_000);
+    assert_eq!(change(&held(incarnation, 2), &held(taken, 3)).await, held(taken, 3));
+    assert_eq!(change(&held(incarnation, 2), &free).await, held(taken, 3), "that incarnation is over");
     let state = store.partition(partition).await.expect("read");
     assert_eq!(state.tenure, Some(held(taken, 3)));
-    assert_eq!(state.incarnation().map(|life| life.ground), Some(life.ground), "it is kept");
+    assert_eq!(
+        state.incarnation().map(|incarnation| incarnation.ground),
+        Some(incarnation.ground),
+        "it is kept"
+    );
 }
 
 /// Every replay must skip the same positions. A position includes the incarnation, so a skip of one incarnation does

@@ -281,19 +281,19 @@ impl Rows {
     }
 
     pub(super) fn put_tenure(&mut self, number: u32, tenure: &Tenure) {
-        let Tenure { incarnation: life, epoch, holder } = tenure;
+        let Tenure { incarnation: begun, epoch, holder } = tenure;
         let body = [
-            &life.number.to_be_bytes()[..],
-            &life.first_sequence.to_be_bytes(),
-            &life.base_us.to_be_bytes(),
-            &life.ground.incarnation.to_be_bytes(),
-            &life.ground.first_sequence.to_be_bytes(),
+            &begun.number.to_be_bytes()[..],
+            &begun.first_sequence.to_be_bytes(),
+            &begun.base_us.to_be_bytes(),
+            &begun.ground.incarnation.to_be_bytes(),
+            &begun.ground.first_sequence.to_be_bytes(),
             &epoch.to_be_bytes(),
             holder.as_ref().map_or("", Holder::as_str).as_bytes(),
         ];
         // The timestamp is the incarnation's number, which rises whatever the clock shows. Of two changes in one
         // incarnation the later write wins.
-        self.put(&incarnation(number), i64::from(life.number), &body);
+        self.put(&incarnation(number), i64::from(begun.number), &body);
     }
 
     pub(super) fn put_mark(&mut self, mark: &Mark) {
@@ -412,12 +412,12 @@ pub(super) fn read_checkpoint(value: &[u8]) -> Option<Checkpoint> {
 
 pub(super) fn read_tenure(value: &[u8]) -> Option<Tenure> {
     let mut reader = Reader(value.get(TIMESTAMP_BYTES..)?);
-    let life = Incarnation::new(reader.u32()?, reader.u64()?, reader.i64()?);
+    let bare = Incarnation::new(reader.u32()?, reader.u64()?, reader.i64()?);
     // Tenures from before log generations were recorded have none. In them every incarnation is a log generation of its
     // own.
     let ground =
         reader.u32().and_then(|incarnation| Some(Ground { incarnation, first_sequence: reader.u64()? }));
-    let incarnation = Incarnation { ground: ground.unwrap_or(life.ground), ..life };
+    let incarnation = Incarnation { ground: ground.unwrap_or(bare.ground), ..bare };
     let epoch = reader.u64().unwrap_or(0);
     let holder = String::from_utf8_lossy(reader.0).into_owned();
     Some(Tenure { incarnation, epoch, holder: (!holder.is_empty()).then(|| Holder::stored(holder)) })

@@ -289,8 +289,8 @@ impl Store for ScyllaStore {
         self.read_tenure(partition).await
     }
 
-    async fn life(&self, partition: u32) -> Result<Option<Incarnation>, StoreError> {
-        let tenure = self.select_tenure(&self.statements.life, partition).await?;
+    async fn incarnation(&self, partition: u32) -> Result<Option<Incarnation>, StoreError> {
+        let tenure = self.select_tenure(&self.statements.incarnation, partition).await?;
         Ok(tenure.map(|tenure| tenure.incarnation))
     }
 

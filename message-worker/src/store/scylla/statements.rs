@@ -76,7 +76,7 @@ statements! {
     worked: "SELECT id FROM incarnations";
 
     /// At QUORUM: it returns the result of every transaction that has been answered, and does not conflict with any.
-    life: "SELECT number, first_sequence, base_us, ground, ground_sequence, epoch, holder FROM incarnations \
+    incarnation: "SELECT number, first_sequence, base_us, ground, ground_sequence, epoch, holder FROM incarnations \
         WHERE id = ?";
 
     /// Lightweight transaction.

@@ -39,9 +39,9 @@ impl ScyllaStore {
         previous: Option<&Tenure>,
         next: &Tenure,
     ) -> Result<bool, StoreError> {
-        let (id, life) = (partition as i32, next.incarnation);
+        let (id, incarnation) = (partition as i32, next.incarnation);
         let (number, first_sequence, base_us, epoch) = identity(next);
-        let ground = (life.ground.incarnation as i32, life.ground.first_sequence as i64);
+        let ground = (incarnation.ground.incarnation as i32, incarnation.ground.first_sequence as i64);
         let holder = next.holder.as_ref().map(Holder::as_str);
         let outcome = match previous {
             None => {
@@ -80,11 +80,11 @@ fn identity(tenure: &Tenure) -> (i32, i64, i64, Option<i64>) {
 }
 
 fn of_stored((number, first_sequence, base_us, ground, ground_sequence, epoch, holder): Stored) -> Tenure {
-    let life = Incarnation::new(number as u32, first_sequence as u64, base_us);
+    let bare = Incarnation::new(number as u32, first_sequence as u64, base_us);
     let ground = ground.zip(ground_sequence).map(|(incarnation, first_sequence)| Ground {
         incarnation: incarnation as u32,
         first_sequence: first_sequence as u64,
     });
-    let incarnation = Incarnation { ground: ground.unwrap_or(life.ground), ..life };
+    let incarnation = Incarnation { ground: ground.unwrap_or(bare.ground), ..bare };
     Tenure { incarnation, epoch: epoch.unwrap_or(0) as u64, holder: holder.map(Holder::stored) }
 }
