@@ -48,7 +48,7 @@ where
 }
 
 /// Repeats a request to the bus until it is answered.
-pub(crate) async fn until_told<T, F>(what: &'static str, attempt: impl FnMut() -> F) -> T
+pub(crate) async fn until_answered<T, F>(what: &'static str, attempt: impl FnMut() -> F) -> T
 where
     F: Future<Output = Result<T, BusError>>,
 {
@@ -86,7 +86,7 @@ mod tests {
             let ask = async || {
                 if began.elapsed() < away { Err(BusError::Unavailable("test".into())) } else { Ok(()) }
             };
-            until_told("log_bounds", ask).await;
+            until_answered("log_bounds", ask).await;
             let late = began.elapsed() - away;
             assert!(late <= LAST_OF_BUS + Duration::from_millis(2), "{late:?} after {away:?}");
         }

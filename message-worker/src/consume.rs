@@ -8,10 +8,10 @@ use crate::core::interest::Interest;
 use crate::core::log_clock::LogClock;
 use crate::fanout;
 use crate::flush::Flush;
-use crate::ground::{self, Landmark};
 use crate::group::{Group, Ledger, Need, Queue, Results};
 use crate::limits::{STOP_MS_MAX, TICK_MS};
 use crate::load::{LoadError, Loaded, Purpose};
+use crate::log_generation::{self, Landmark};
 use crate::raise::Raising;
 use crate::register::Registrations;
 use crate::store::{SentRow, StoreError};
@@ -301,7 +301,7 @@ impl<'a> Consumer<'a> {
                         sequence = landmark.sequence,
                         "the log no longer holds an entry that was read from it"
                     );
-                    return Err(ground::forgotten(self.ledger.incarnation.number));
+                    return Err(log_generation::forgotten(self.ledger.incarnation.number));
                 }
             }
             Done::Confirmed(confirmed) => {
@@ -345,14 +345,16 @@ impl<'a> Consumer<'a> {
     /// Reads the time of the newest entry. The oldest entries alone do not show how far the work lags behind.
     fn look_ahead(&mut self) {
         let (context, from) = (self.context.clone(), self.next);
-        self.job(async move { Done::Newest(ground::newest_ms(&context, from).await) });
+        self.job(async move { Done::Newest(log_generation::newest_ms(&context, from).await) });
     }
 
     fn open_reader(&mut self) {
         self.reader = None;
         let (context, landmark, next) = (self.context.clone(), self.landmark, self.next);
         let incarnation = self.ledger.incarnation.number;
-        self.job(async move { Done::Reader(ground::reader(&context, incarnation, landmark, next).await) });
+        self.job(
+            async move { Done::Reader(log_generation::reader(&context, incarnation, landmark, next).await) },
+        );
     }
 
     async fn ephemeral(&mut self, incoming: Option<Incoming>) -> Result<(), StartOver> {

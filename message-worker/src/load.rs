@@ -5,8 +5,8 @@ use crate::backoff::Backoff;
 use crate::context::{Context, NEWER_VERSION, StartOver};
 use crate::core::conversation::Conversation;
 use crate::core::projection;
-use crate::ground::{self, Landmark};
 use crate::limits::{LOAD_ROWS_FIRST, LOAD_ROWS_MAX};
+use crate::log_generation::{self, Landmark};
 use crate::metrics;
 use crate::seal;
 use crate::store::{EventRow, Projection, Seal, Store, StoreError};
@@ -349,7 +349,7 @@ async fn is_of_this_log(context: &Context, loaded: &Loaded, position: Position) 
     };
     let mut backoff = Backoff::new();
     loop {
-        match ground::holds(context, Landmark { sequence: position.sequence, tag }).await {
+        match log_generation::holds(context, Landmark { sequence: position.sequence, tag }).await {
             Ok(held) => return Ok(held),
             Err(error) => {
                 tracing::warn!(partition = context.partition, %error, "the log cannot be read, trying again");

@@ -1,14 +1,14 @@
 //! How a worker works a partition: it finds out where work begins, takes the tenure, and starts over when the work
 //! fails or the log has lost entries.
 
-use crate::backoff::{Backoff, until_done, until_told};
+use crate::backoff::{Backoff, until_answered, until_done};
 use crate::consume::{Beginning, Consumer, Ended};
 use crate::context::{Context, StartOver};
 use crate::core::incarnation::{self, Found, Start};
 use crate::core::interest::Interest;
 use crate::core::suspended::Suspended;
-use crate::ground::Landmark;
 use crate::group::Ledger;
+use crate::log_generation::Landmark;
 use crate::metrics;
 use crate::store::{Checkpoint, FIRST_VERSION, Holder, Tenure};
 use crate::tenure::{self, Reading, Tenancy};
@@ -291,11 +291,11 @@ fn tell(context: &Context, start: Start) {
 async fn find(context: &Context, wanted: &Wanted) -> Found {
     let partition = context.partition;
     let state = until_done("partition", || context.store.partition(partition)).await;
-    let bounds = until_told("log_bounds", || context.bus.log_bounds(partition)).await;
+    let bounds = until_answered("log_bounds", || context.bus.log_bounds(partition)).await;
     let tag_at_checkpoint = match state.checkpoint {
         Some(checkpoint) => {
             let sequence = checkpoint.position.sequence;
-            let entry = until_told("log_entry", || context.bus.log_entry(partition, sequence)).await;
+            let entry = until_answered("log_entry", || context.bus.log_entry(partition, sequence)).await;
             entry.map(|entry| entry.tag)
         }
         None => None,
@@ -317,7 +317,7 @@ async fn mark(context: &Context, incarnation: Incarnation, version: u32) -> Opti
         return None;
     }
     let read = || context.bus.log_entry(context.partition, before);
-    let entry = until_told("log_entry", read).await?;
+    let entry = until_answered("log_entry", read).await?;
     let timestamp_us = incarnation::checkpoint_before_us(incarnation);
     let checkpoint =
         Checkpoint { position: incarnation.position(before, 0), tag: entry.tag, timestamp_us, version };

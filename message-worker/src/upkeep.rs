@@ -3,7 +3,7 @@
 
 use crate::consume::{Consumer, Done, Stage};
 use crate::fanout;
-use crate::ground;
+use crate::log_generation;
 use crate::metrics;
 use carillon_proto::id::ConversationId;
 use carillon_runtime::time::steady_ms;
@@ -21,7 +21,7 @@ impl Consumer<'_> {
         if let (Some(landmark), false) = (self.landmark, self.checking) {
             self.checking = true;
             let context = self.context.clone();
-            self.job(async move { Done::Checked(landmark, ground::holds(&context, landmark).await) });
+            self.job(async move { Done::Checked(landmark, log_generation::holds(&context, landmark).await) });
         }
         self.trim();
         self.purge();

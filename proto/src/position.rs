@@ -25,13 +25,13 @@ pub struct Incarnation {
     /// Write timestamps of this incarnation start here, in microseconds since 1970.
     pub base_us: i64,
     /// The log generation: since when the log has lost no entries.
-    pub ground: Ground,
+    pub generation: LogGeneration,
 }
 
 /// A log generation: the incarnation that started when the log last lost entries or was recreated. In that incarnation
 /// and all later ones of the same generation, a sequence means the same entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ground {
+pub struct LogGeneration {
     /// The number of that incarnation.
     pub incarnation: u32,
     /// The first sequence of that incarnation.
@@ -49,7 +49,7 @@ impl Incarnation {
             number,
             first_sequence,
             base_us,
-            ground: Ground { incarnation: number, first_sequence },
+            generation: LogGeneration { incarnation: number, first_sequence },
         }
     }
 
@@ -75,7 +75,7 @@ impl Incarnation {
     /// The next incarnation of the same log generation, from `first_sequence` on. `base_us` must be above every
     /// timestamp that this incarnation can have written.
     pub fn taken_over(&self, first_sequence: u64, base_us: i64) -> Incarnation {
-        Incarnation { number: self.number + 1, first_sequence, base_us, ground: self.ground }
+        Incarnation { number: self.number + 1, first_sequence, base_us, generation: self.generation }
     }
 
     /// The first incarnation of a new log.
@@ -86,7 +86,7 @@ impl Incarnation {
     /// Whether the sequence of `position` still means the same entry: `position` is of this log generation and not of a
     /// later incarnation than this one.
     pub fn stands_on(&self, position: Position) -> bool {
-        (self.ground.incarnation..=self.number).contains(&position.incarnation)
+        (self.generation.incarnation..=self.number).contains(&position.incarnation)
     }
 }
 
@@ -125,7 +125,10 @@ mod tests {
     fn incarnations_after_a_takeover_stay_in_the_same_log_generation() {
         let first = Incarnation::new(3, 40, 1_000_000);
         let taken = first.taken_over(60, 9_000_000).taken_over(60, 19_000_000);
-        assert_eq!((taken.number, taken.ground), (5, Ground { incarnation: 3, first_sequence: 40 }));
+        assert_eq!(
+            (taken.number, taken.generation),
+            (5, LogGeneration { incarnation: 3, first_sequence: 40 })
+        );
         let life = |incarnation| Position { incarnation, sequence: 50, index: 0 };
         let standing: Vec<u32> = (1..=7).filter(|number| taken.stands_on(life(*number))).collect();
         assert_eq!(standing, [3, 4, 5]);

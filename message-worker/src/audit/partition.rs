@@ -7,7 +7,7 @@ use super::report::PartitionReport;
 use crate::core::audit::{Finding, Key};
 use crate::core::audit_log::Log;
 use crate::core::suspended::Suspended;
-use crate::ground::Landmark;
+use crate::log_generation::Landmark;
 use crate::store::{PartitionState, StoreError, Suspension};
 use carillon_proto::id::ConversationId;
 use carillon_proto::position::Position;
@@ -129,9 +129,9 @@ impl Auditor {
         };
         let checkpoint = state.checkpoint.filter(|checkpoint| incarnation.stands_on(checkpoint.position));
         let worked = checkpoint
-            .map_or(incarnation.ground.first_sequence - 1, |checkpoint| checkpoint.position.sequence);
+            .map_or(incarnation.generation.first_sequence - 1, |checkpoint| checkpoint.position.sequence);
         let mut skips = HashSet::new();
-        for number in incarnation.ground.incarnation..=incarnation.number {
+        for number in incarnation.generation.incarnation..=incarnation.number {
             let skipped = self.store.skips(partition, number).await?;
             skips.extend(skipped.into_iter().map(|at| incarnation.position(at.sequence, at.index)));
         }
@@ -151,7 +151,7 @@ impl Auditor {
         let bounds = self.bus.log_bounds(partition).await?;
         report.checkpoint = checkpoint.map(|checkpoint| checkpoint.position.sequence);
         report.counts.pending = bounds.last.saturating_sub(worked.max(bounds.first.saturating_sub(1)));
-        let from = bounds.first.max(incarnation.ground.first_sequence);
+        let from = bounds.first.max(incarnation.generation.first_sequence);
         let of = (partition, self.options.partitions);
         let mut log = Log::new(of, incarnation, skips, (from, worked), &self.named(partition))
             .suspending(Suspended::of(incarnation, suspensions));

@@ -191,8 +191,8 @@ impl Log {
     /// Translates a row's position to the incarnation that is audited, if both are in the same log generation. A
     /// position of another generation is returned as it is.
     pub(crate) fn here(&self, written: Position) -> Position {
-        let is_here =
-            self.incarnation.stands_on(written) && written.sequence >= self.incarnation.ground.first_sequence;
+        let is_here = self.incarnation.stands_on(written)
+            && written.sequence >= self.incarnation.generation.first_sequence;
         if is_here { self.incarnation.position(written.sequence, written.index) } else { written }
     }
 
@@ -204,7 +204,7 @@ impl Log {
     /// Whether a position is one of this log, as [`Log::here`] translates it.
     fn is_of_this_log(&self, position: Position) -> bool {
         position.incarnation == self.incarnation.number
-            && position.sequence >= self.incarnation.ground.first_sequence
+            && position.sequence >= self.incarnation.generation.first_sequence
     }
 
     /// What the log has at a position of a conversation that is followed.

@@ -36,7 +36,7 @@ pub(crate) struct Conversation {
     /// Commands up to this position were applied by a former owner; their events are in the rows.
     pub(super) worked_to: Option<Position>,
     /// The first incarnation of the log generation in which the sequence of `worked_to` counts.
-    ground: u32,
+    generation: u32,
     pub(super) timestamp_us: i64,
     pub(super) time_ms: u64,
     pub(super) created: bool,
@@ -64,7 +64,7 @@ impl Conversation {
             seq: 0,
             position: None,
             worked_to: None,
-            ground: u32::MAX,
+            generation: u32::MAX,
             timestamp_us: 0,
             time_ms: 0,
             created: false,
@@ -143,14 +143,14 @@ impl Conversation {
     /// generation. That command and all before it are not applied again.
     pub(crate) fn worked_to(&mut self, incarnation: Incarnation, Position { sequence, index, .. }: Position) {
         self.worked_to = Some(incarnation.position(sequence, index));
-        self.ground = incarnation.ground.incarnation;
+        self.generation = incarnation.generation.incarnation;
     }
 
     /// Translates a position of an earlier incarnation to the incarnation in which the owner reads the former owner's
     /// commands again.
     pub(super) fn as_met(&self, written: Position) -> Position {
         match self.worked_to {
-            Some(Position { incarnation, .. }) if written.incarnation >= self.ground => {
+            Some(Position { incarnation, .. }) if written.incarnation >= self.generation => {
                 Position { incarnation, ..written }
             }
             _ => written,

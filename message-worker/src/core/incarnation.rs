@@ -192,14 +192,14 @@ mod tests {
             let Start::TakeOver(next) = decide(&Found { held: true, ..found.clone() }) else {
                 panic!("{what}: no other incarnation")
             };
-            let expected = (incarnation.number + 1, from, LIFE.ground);
-            assert_eq!((next.number, next.first_sequence, next.ground), expected, "{what}");
+            let expected = (incarnation.number + 1, from, LIFE.generation);
+            assert_eq!((next.number, next.first_sequence, next.generation), expected, "{what}");
             let written_max = incarnation.timestamp_us(from - 1 + WRITTEN_ABOVE_CHECKPOINT_MAX, 255);
             assert!(checkpoint_before_us(next) > written_max, "{what}: timestamps");
             // The log decides, with or without a holder of the tenure.
             let forgot = Found { held: true, forgotten: true, ..found };
             assert!(
-                matches!(decide(&forgot), Start::Renew { next, .. } if next.ground != LIFE.ground),
+                matches!(decide(&forgot), Start::Renew { next, .. } if next.generation != LIFE.generation),
                 "{what}"
             );
         }
@@ -223,7 +223,7 @@ mod tests {
         for (what, found, first_sequence) in cases {
             let Start::Renew { next, .. } = decide(&found) else { panic!("{what}: goes on") };
             assert_eq!((next.number, next.first_sequence), (5, first_sequence), "{what}");
-            assert_eq!(next.ground, Incarnation::new(5, first_sequence, 0).ground, "{what}");
+            assert_eq!(next.generation, Incarnation::new(5, first_sequence, 0).generation, "{what}");
         }
     }
 

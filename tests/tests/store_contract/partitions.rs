@@ -146,8 +146,8 @@ pub async fn a_tenure_has_one_holder_at_a_time(place: Place) {
     let state = store.partition(partition).await.expect("read");
     assert_eq!(state.tenure, Some(held(taken, 3)));
     assert_eq!(
-        state.incarnation().map(|incarnation| incarnation.ground),
-        Some(incarnation.ground),
+        state.incarnation().map(|incarnation| incarnation.generation),
+        Some(incarnation.generation),
         "it is kept"
     );
 }

@@ -9,7 +9,7 @@ use crate::store::{
 };
 use bytes::{BufMut, Bytes};
 use carillon_proto::id::{ConversationId, Tag, UserId};
-use carillon_proto::position::{Ground, Incarnation, Position};
+use carillon_proto::position::{Incarnation, LogGeneration, Position};
 use carillon_runtime::cluster::{ClusterId, Mark};
 
 const CONVERSATION: u8 = 1;
@@ -286,8 +286,8 @@ impl Rows {
             &begun.number.to_be_bytes()[..],
             &begun.first_sequence.to_be_bytes(),
             &begun.base_us.to_be_bytes(),
-            &begun.ground.incarnation.to_be_bytes(),
-            &begun.ground.first_sequence.to_be_bytes(),
+            &begun.generation.incarnation.to_be_bytes(),
+            &begun.generation.first_sequence.to_be_bytes(),
             &epoch.to_be_bytes(),
             holder.as_ref().map_or("", Holder::as_str).as_bytes(),
         ];
@@ -415,9 +415,10 @@ pub(super) fn read_tenure(value: &[u8]) -> Option<Tenure> {
     let bare = Incarnation::new(reader.u32()?, reader.u64()?, reader.i64()?);
     // Tenures from before log generations were recorded have none. In them every incarnation is a log generation of its
     // own.
-    let ground =
-        reader.u32().and_then(|incarnation| Some(Ground { incarnation, first_sequence: reader.u64()? }));
-    let incarnation = Incarnation { ground: ground.unwrap_or(bare.ground), ..bare };
+    let generation = reader
+        .u32()
+        .and_then(|incarnation| Some(LogGeneration { incarnation, first_sequence: reader.u64()? }));
+    let incarnation = Incarnation { generation: generation.unwrap_or(bare.generation), ..bare };
     let epoch = reader.u64().unwrap_or(0);
     let holder = String::from_utf8_lossy(reader.0).into_owned();
     Some(Tenure { incarnation, epoch, holder: (!holder.is_empty()).then(|| Holder::stored(holder)) })

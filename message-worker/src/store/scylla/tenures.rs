@@ -2,7 +2,7 @@
 
 use super::{ScyllaStore, failed, first};
 use crate::store::{Holder, StoreError, Tenure};
-use carillon_proto::position::{Ground, Incarnation};
+use carillon_proto::position::{Incarnation, LogGeneration};
 use carillon_runtime::database::applied;
 use scylla::statement::prepared::PreparedStatement;
 
@@ -41,11 +41,12 @@ impl ScyllaStore {
     ) -> Result<bool, StoreError> {
         let (id, incarnation) = (partition as i32, next.incarnation);
         let (number, first_sequence, base_us, epoch) = identity(next);
-        let ground = (incarnation.ground.incarnation as i32, incarnation.ground.first_sequence as i64);
+        let generation =
+            (incarnation.generation.incarnation as i32, incarnation.generation.first_sequence as i64);
         let holder = next.holder.as_ref().map(Holder::as_str);
         let outcome = match previous {
             None => {
-                let values = (number, first_sequence, base_us, ground.0, ground.1, epoch, holder, id);
+                let values = (number, first_sequence, base_us, generation.0, generation.1, epoch, holder, id);
                 self.session.execute_unpaged(&self.statements.insert_tenure, values).await
             }
             Some(previous) => {
@@ -55,8 +56,8 @@ impl ScyllaStore {
                     number,
                     first_sequence,
                     base_us,
-                    ground.0,
-                    ground.1,
+                    generation.0,
+                    generation.1,
                     epoch,
                     holder,
                     id,
@@ -79,12 +80,14 @@ fn identity(tenure: &Tenure) -> (i32, i64, i64, Option<i64>) {
     (number as i32, first_sequence as i64, base_us, epoch)
 }
 
-fn of_stored((number, first_sequence, base_us, ground, ground_sequence, epoch, holder): Stored) -> Tenure {
+fn of_stored(
+    (number, first_sequence, base_us, generation, ground_sequence, epoch, holder): Stored,
+) -> Tenure {
     let bare = Incarnation::new(number as u32, first_sequence as u64, base_us);
-    let ground = ground.zip(ground_sequence).map(|(incarnation, first_sequence)| Ground {
+    let generation = generation.zip(ground_sequence).map(|(incarnation, first_sequence)| LogGeneration {
         incarnation: incarnation as u32,
         first_sequence: first_sequence as u64,
     });
-    let incarnation = Incarnation { ground: ground.unwrap_or(bare.ground), ..bare };
+    let incarnation = Incarnation { generation: generation.unwrap_or(bare.generation), ..bare };
     Tenure { incarnation, epoch: epoch.unwrap_or(0) as u64, holder: holder.map(Holder::stored) }
 }
