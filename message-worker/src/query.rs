@@ -154,7 +154,7 @@ impl Reads {
     /// so a worker that starts a later incarnation loads the conversation after that, and finds the row. A row that an
     /// earlier incarnation left above the head may still be excluded: a worker that seals the conversation may have
     /// loaded it before the row arrived. So such a conversation is sealed here, as its owner would seal it
-    /// (`docs/decisions/0010-a-incarnation-seals-what-came-before.md`).
+    /// (`docs/decisions/0010-a-life-seals-what-came-before.md`).
     async fn committed(&self, id: &ConversationId) -> Result<Conversation, LoadError> {
         let (store, version) = (&*self.store, self.version);
         for _ in 0..JUDGEMENTS_MAX {

@@ -1,5 +1,5 @@
 //! Seals a conversation: decides which rows of earlier incarnations count, before the first command of an incarnation
-//! is applied to it (`docs/decisions/0010-a-incarnation-seals-what-came-before.md`).
+//! is applied to it (`docs/decisions/0010-a-life-seals-what-came-before.md`).
 //!
 //! A write of an earlier incarnation whose outcome is unknown may still arrive at any time. A worker that loads the
 //! conversation after such a write would fold other rows than a worker that loaded it before, and the two would write

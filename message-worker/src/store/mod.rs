@@ -193,7 +193,7 @@ pub struct Suspension {
 
 /// Which rows of earlier incarnations count in a conversation. It is decided once per incarnation, before any command
 /// is applied in it. So all workers that load the conversation in that incarnation fold the same rows, whichever late
-/// writes arrive (`docs/decisions/0010-a-incarnation-seals-what-came-before.md`).
+/// writes arrive (`docs/decisions/0010-a-life-seals-what-came-before.md`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seal {
     /// The incarnation in which it was decided.

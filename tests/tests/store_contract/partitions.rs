@@ -116,7 +116,7 @@ pub async fn an_incarnation_starts_only_after_the_expected_one(place: Place) {
 }
 
 /// Only the holder gives a tenure back. A takeover starts an incarnation of the same log generation, after which the
-/// former holder's changes have no effect (`docs/decisions/0013-who-takes-over-begins-a-incarnation.md`).
+/// former holder's changes have no effect (`docs/decisions/0013-who-takes-over-begins-a-life.md`).
 pub async fn a_tenure_has_one_holder_at_a_time(place: Place) {
     let (store, partition) = (place.open().await, unique_partition());
     let incarnation = Incarnation::new(3, 40, 1_000);
