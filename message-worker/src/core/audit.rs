@@ -225,7 +225,7 @@ fn change(participants: &mut BTreeSet<UserId>, row: &Row, forward: bool) {
     let (users, adds) = match row.event.as_ref().and_then(|event| event.kind.as_ref()) {
         Some(EventKind::ParticipantsAdded(added)) => (added.users.as_slice(), true),
         Some(EventKind::ParticipantRemoved(removed)) => (std::slice::from_ref(&removed.user), false),
-        _ => return,
+        Some(EventKind::Message(_) | EventKind::Created(_) | EventKind::Updated(_)) | None => return,
     };
     for user in users.iter().filter_map(|user| UserId::parse(user).ok()) {
         if adds == forward {
