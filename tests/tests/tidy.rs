@@ -124,7 +124,7 @@ fn comments_refer_to_what_is_there() {
             }
             let words =
                 line.split_once("//").map_or("", |(_, comment)| comment).split(|c: char| !c.is_alphabetic());
-            if words.into_iter().any(|word| is_unclear(word)) {
+            if words.into_iter().any(is_unclear) {
                 wrong.push(said("name the subject"));
             }
             let references = line.match_indices("docs/").map(|(at, _)| &line[at..]);
