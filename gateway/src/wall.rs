@@ -4,13 +4,13 @@
 use carillon_runtime::time::wall_ms;
 
 /// The current time as it is shown to people, in milliseconds since 1970.
-#[expect(clippy::disallowed_methods, reason = "people are shown the time of the wall clock")]
+#[expect(clippy::disallowed_methods, reason = "this time is shown to people")]
 pub fn shown_ms() -> u64 {
     wall_ms()
 }
 
 /// The current time as tokens count it, in milliseconds since 1970.
-#[expect(clippy::disallowed_methods, reason = "a token says in the wall clock's time when it ends")]
+#[expect(clippy::disallowed_methods, reason = "a token's end is a time of the wall clock")]
 pub fn token_ms() -> u64 {
     wall_ms()
 }
