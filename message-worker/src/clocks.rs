@@ -104,7 +104,7 @@ impl Clocks {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "it is the wall clock that is compared")]
+#[expect(clippy::disallowed_methods, reason = "the wall clock is compared with other clocks")]
 async fn reading(other: Other, ask: impl Future<Output = Option<u64>>) -> Option<Reading> {
     let asked_ms = wall_ms();
     let other_ms = ask.await?;

@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 
 /// Commands by outcome: `accepted`, `unchanged`, `repeated`, `refused`, `replayed`.
 pub(crate) static COMMANDS: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    register_int_counter_vec!("carillon_commands_total", "commands by what became of them", &["outcome"])
+    register_int_counter_vec!("carillon_commands_total", "commands by outcome", &["outcome"])
         .expect("registered once, under a valid name")
 });
 
@@ -16,7 +16,7 @@ pub(crate) static COMMANDS: LazyLock<IntCounterVec> = LazyLock::new(|| {
 pub(crate) static RETRIES: LazyLock<IntCounterVec> = LazyLock::new(|| {
     register_int_counter_vec!(
         "carillon_worker_retries_total",
-        "attempts that failed and were made again",
+        "attempts that failed and were repeated, by operation",
         &["what"]
     )
     .expect("registered once, under a valid name")
@@ -24,24 +24,24 @@ pub(crate) static RETRIES: LazyLock<IntCounterVec> = LazyLock::new(|| {
 
 /// Messages to gateways that could not be published on the bus.
 pub(crate) static UNSENT: LazyLock<IntCounter> = LazyLock::new(|| {
-    register_int_counter!("carillon_fanout_unsent_total", "messages to gateways that the bus did not take")
-        .expect("registered once, under a valid name")
+    register_int_counter!(
+        "carillon_fanout_unsent_total",
+        "messages to gateways that could not be published on the bus"
+    )
+    .expect("registered once, under a valid name")
 });
 
 /// Poison commands and entries, which are skipped for good. Worth an alarm.
 pub(crate) static POISON: LazyLock<IntCounter> = LazyLock::new(|| {
-    register_int_counter!(
-        "carillon_poison_commands_total",
-        "poison commands and entries that were passed over"
-    )
-    .expect("registered once, under a valid name")
+    register_int_counter!("carillon_poison_commands_total", "poison commands and entries that were skipped")
+        .expect("registered once, under a valid name")
 });
 
 /// Conversations that could not be read and were suspended. Worth an alarm.
 pub(crate) static SUSPENSIONS: LazyLock<IntCounter> = LazyLock::new(|| {
     register_int_counter!(
         "carillon_suspensions_total",
-        "conversations that could not be read and whose commands are refused"
+        "conversations suspended because they could not be read; their commands are refused"
     )
     .expect("registered once, under a valid name")
 });
@@ -50,7 +50,7 @@ pub(crate) static SUSPENSIONS: LazyLock<IntCounter> = LazyLock::new(|| {
 pub(crate) static SUSPENDED: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     register_int_gauge_vec!(
         "carillon_partition_suspended_count",
-        "conversations that cannot be read and whose commands are refused",
+        "conversations suspended now because they cannot be read; their commands are refused",
         &["partition"]
     )
     .expect("registered once, under a valid name")
@@ -60,7 +60,7 @@ pub(crate) static SUSPENDED: LazyLock<IntGaugeVec> = LazyLock::new(|| {
 pub(crate) static LEFT_OUT: LazyLock<IntCounter> = LazyLock::new(|| {
     register_int_counter!(
         "carillon_reads_left_out_total",
-        "conversations that lists left out because they could not be read"
+        "conversations left out of lists because they could not be read"
     )
     .expect("registered once, under a valid name")
 });
@@ -69,15 +69,18 @@ pub(crate) static LEFT_OUT: LazyLock<IntCounter> = LazyLock::new(|| {
 pub(crate) static PANICS: LazyLock<IntCounter> = LazyLock::new(|| {
     register_int_counter!(
         "carillon_partition_panics_total",
-        "tasks of partitions that panicked and were begun again"
+        "tasks of partitions that panicked and were started again"
     )
     .expect("registered once, under a valid name")
 });
 
 /// Incarnations that began because a log had lost entries. Worth an alarm.
 pub(crate) static INCARNATIONS: LazyLock<IntCounter> = LazyLock::new(|| {
-    register_int_counter!("carillon_incarnations_total", "lives of logs begun because a log had forgotten")
-        .expect("registered once, under a valid name")
+    register_int_counter!(
+        "carillon_incarnations_total",
+        "incarnations started because a log had lost entries"
+    )
+    .expect("registered once, under a valid name")
 });
 
 /// Partitions that were taken over from an owner that had not given back its tenure, because it was killed or stood
@@ -94,14 +97,14 @@ pub(crate) static TAKEOVERS: LazyLock<IntCounter> = LazyLock::new(|| {
 pub(crate) static ROWS_OUT_OF_ORDER: LazyLock<IntCounter> = LazyLock::new(|| {
     register_int_counter!(
         "carillon_rows_out_of_order_total",
-        "rows at which loading a conversation ended because they are out of order"
+        "rows found out of order; a conversation is loaded only up to such a row"
     )
     .expect("registered once, under a valid name")
 });
 
 /// Reads by result: `answered`, `failed`, `refused`.
 pub(crate) static READS: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    register_int_counter_vec!("carillon_reads_total", "reads by what became of them", &["outcome"])
+    register_int_counter_vec!("carillon_reads_total", "read requests of gateways by outcome", &["outcome"])
         .expect("registered once, under a valid name")
 });
 
@@ -109,7 +112,7 @@ pub(crate) static READS: LazyLock<IntCounterVec> = LazyLock::new(|| {
 pub(crate) static CLOCK_AHEAD_MS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     register_int_gauge_vec!(
         "carillon_worker_clock_ahead_ms",
-        "how far this worker's clock is ahead of the log's or the database's, behind if negative",
+        "milliseconds by which this worker's clock is ahead of the log's or database's; negative if behind",
         &["of"]
     )
     .expect("registered once, under a valid name")
@@ -119,7 +122,7 @@ pub(crate) static CLOCK_AHEAD_MS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
 pub(crate) static LAG_MS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     register_int_gauge_vec!(
         "carillon_partition_lag_ms",
-        "age of the oldest entry not yet worked",
+        "age in milliseconds of the oldest log entry whose results were not yet sent; 0 if there is none",
         &["partition"]
     )
     .expect("registered once, under a valid name")
@@ -129,7 +132,7 @@ pub(crate) static LAG_MS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
 pub(crate) static VERSION: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     register_int_gauge_vec!(
         "carillon_partition_version",
-        "version of the state machine that works the partition",
+        "version of the state machine that applies the partition's commands",
         &["partition"]
     )
     .expect("registered once, under a valid name")
@@ -163,22 +166,22 @@ pub(crate) static AUDIT: LazyLock<Audit> = LazyLock::new(|| {
     let gauge = |name, help| register_int_gauge!(name, help).expect("registered once, under a valid name");
     Audit {
         found: [
-            gauge("carillon_audit_missing", "commands that were worked and have no row"),
-            gauge("carillon_audit_duplicate", "sends that stand in two rows"),
-            gauge("carillon_audit_out_of_order", "rows that stand before what their commands came after"),
-            gauge("carillon_audit_holes", "gaps between rows of a conversation"),
-            gauge("carillon_audit_heads_ahead", "heads above the last row"),
-            gauge("carillon_audit_foreign_rows", "rows that are not what the log's command makes"),
+            gauge("carillon_audit_missing", "applied commands whose row is missing"),
+            gauge("carillon_audit_duplicate", "commands or client ids that have two rows"),
+            gauge("carillon_audit_out_of_order", "rows in another order than their commands in the log"),
+            gauge("carillon_audit_holes", "ranges of seqs that have no rows, with rows above them"),
+            gauge("carillon_audit_heads_ahead", "conversations whose head is above their last row"),
+            gauge("carillon_audit_foreign_rows", "rows that differ from what their command in the log makes"),
         ],
-        conversations: gauge("carillon_audit_conversations", "conversations that were looked at"),
+        conversations: gauge("carillon_audit_conversations", "conversations that were audited"),
         rows: gauge("carillon_audit_rows", "rows that were read"),
-        entries: gauge("carillon_audit_entries", "entries of the log that were compared"),
-        pending: gauge("carillon_audit_pending", "entries of the log above the checkpoints"),
+        entries: gauge("carillon_audit_entries", "log entries that were compared with the rows"),
+        pending: gauge("carillon_audit_pending", "log entries above the checkpoints, still being applied"),
         last_run_timestamp_seconds: gauge(
             "carillon_audit_last_run_timestamp_seconds",
-            "when the last look ended, seconds since 1970",
+            "when the last audit ended, in seconds since 1970",
         ),
-        last_run_ok: gauge("carillon_audit_last_run_ok", "1 if all was read and nothing found, else 0"),
+        last_run_ok: gauge("carillon_audit_last_run_ok", "1 if all was read and nothing was found, else 0"),
     }
 });
 

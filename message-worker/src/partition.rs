@@ -286,7 +286,7 @@ fn tell(context: &Context, start: Start) {
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "the timestamps of an incarnation's rows are stored, and begin at the wall clock's time"
+    reason = "the timestamps of an incarnation's rows are stored, and start at the wall clock's time"
 )]
 async fn find(context: &Context, wanted: &Wanted) -> Found {
     let partition = context.partition;

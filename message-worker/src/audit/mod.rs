@@ -64,7 +64,7 @@ impl Auditor {
     }
 
     /// Audits all partitions, one after the other. The report lists what could not be read.
-    #[expect(clippy::disallowed_methods, reason = "the report is shown")]
+    #[expect(clippy::disallowed_methods, reason = "the report shows when the audit ended")]
     pub async fn run(&self) -> Report {
         let mut report = Report::default();
         for partition in 0..self.options.partitions {

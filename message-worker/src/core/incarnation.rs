@@ -126,7 +126,7 @@ pub(crate) fn checkpoint_before_us(incarnation: Incarnation) -> i64 {
 }
 
 const _: () =
-    assert!(TIMESTAMPS_PER_ENTRY > 1, "an incarnation's base less one lies above the incarnation before");
+    assert!(TIMESTAMPS_PER_ENTRY > 1, "base_us - 1 must be above all timestamps of the incarnation before");
 
 #[cfg(test)]
 mod tests {
