@@ -79,7 +79,7 @@ enum Done {
     Saved(Vec<UserId>, bool),
 }
 
-#[expect(clippy::disallowed_methods, reason = "people are shown when others were last seen")]
+#[expect(clippy::disallowed_methods, reason = "the time at which a user was last seen is shown to people")]
 fn moment(started: Instant) -> Moment {
     Moment { steady_ms: started.elapsed().as_millis() as u64, wall_ms: wall_ms() }
 }

@@ -16,29 +16,30 @@ macro_rules! counter {
 }
 
 counter! {
-    REQUESTS, "carillon_presence_requests_total", "requests of gateways that presence shards answered"
+    REQUESTS, "carillon_presence_requests_total", "requests from gateways that presence shards answered"
 }
 counter! {
-    SNAPSHOTS_WANTED, "carillon_presence_snapshots_wanted_total", "requests answered with the wish for a snapshot"
+    SNAPSHOTS_WANTED, "carillon_presence_snapshots_wanted_total", "answers that request a snapshot from the gateway"
 }
 counter! {
-    PUSHES, "carillon_presence_pushes_total", "messages of changes pushed to gateways"
+    PUSHES, "carillon_presence_pushes_total", "messages with presence changes pushed to gateways"
 }
 counter! {
-    PUSHES_LOST, "carillon_presence_pushes_lost_total", "pushes to gateways that were lost and asked for anew"
+    PUSHES_LOST, "carillon_presence_pushes_lost_total", "lost pushes to gateways, which must then send a snapshot"
 }
 counter! {
-    ROWS_WRITTEN, "carillon_presence_rows_written_total", "rows of users written to the store"
+    ROWS_WRITTEN, "carillon_presence_rows_written_total", "user rows written to the store"
 }
 counter! {
-    ROWS_GIVEN_UP, "carillon_presence_rows_given_up_total", "rows of users never written: the store was away too long"
+    ROWS_GIVEN_UP, "carillon_presence_rows_given_up_total", "user rows never written: too many waited for the store"
 }
 counter! {
-    STORE_FAILURES, "carillon_presence_store_failures_total", "reads and writes of users that failed or took too long"
+    STORE_FAILURES, "carillon_presence_store_failures_total", "reads and writes of user rows that failed or timed out"
 }
 
 pub static REQUEST_SECONDS: LazyLock<Histogram> = LazyLock::new(|| {
-    let (name, help) = ("carillon_presence_request_seconds", "from a request's arrival to its answer");
+    let (name, help) =
+        ("carillon_presence_request_seconds", "seconds from a request's arrival to its answer");
     register_histogram!(name, help, LATENCY_BUCKETS.to_vec()).expect("registered once, under a valid name")
 });
 
@@ -50,10 +51,10 @@ macro_rules! gauge {
     };
 }
 
-gauge!(GATEWAYS, "carillon_presence_gateways", "gateways heard lately");
-gauge!(USERS, "carillon_presence_users", "users in memory, online or watched");
-gauge!(SESSIONS, "carillon_presence_sessions", "sessions of users");
-gauge!(ROOMS, "carillon_presence_rooms", "rooms with somebody in them");
+gauge!(GATEWAYS, "carillon_presence_gateways", "gateways that are not silent");
+gauge!(USERS, "carillon_presence_users", "users in memory: online, watched, or with a row to read or write");
+gauge!(SESSIONS, "carillon_presence_sessions", "sessions of the users in memory");
+gauge!(ROOMS, "carillon_presence_rooms", "rooms with at least one user");
 gauge!(MEMBERSHIPS, "carillon_presence_room_members", "users in rooms, counted once per room");
 gauge!(RECORDS, "carillon_presence_recovery_records", "Socket.IO sessions that can be recovered");
 

@@ -69,7 +69,7 @@ fn record(row: UserRow) -> Record {
     Record { user, profile: wire::Profile { user: String::new(), name, email, role, picture }, last_seen_ms }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the time is stored")]
+#[expect(clippy::disallowed_methods, reason = "the time of the update is stored")]
 fn row(record: Record) -> UserRow {
     let wire::Profile { name, email, role, picture, .. } = record.profile;
     let (user, last_seen_ms) = (record.user, record.last_seen_ms);
