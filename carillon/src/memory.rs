@@ -24,7 +24,10 @@ pub fn tidy() {
         due
     });
     if due {
-        #[expect(unsafe_code, reason = "the allocator has no safe name for it; it takes no pointers")]
+        #[expect(
+            unsafe_code,
+            reason = "the allocator has no safe function for this; the call takes no pointers"
+        )]
         // SAFETY: it may be called at any time, by any thread, and touches only that thread's own heap.
         unsafe {
             libmimalloc_sys::mi_collect(true);

@@ -19,7 +19,10 @@ pub fn shutdown() -> anyhow::Result<CancellationToken> {
         told.cancel();
         let name = either(&mut terminate, &mut interrupt).await;
         tracing::warn!(signal = name, "second signal: the process ends before everything was stopped");
-        #[expect(clippy::disallowed_methods, reason = "the second signal asks for exactly that")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "a second signal requests that the process ends at once"
+        )]
         std::process::exit(crate::EXIT_FAILED.into());
     });
     Ok(shutdown)

@@ -48,7 +48,7 @@ struct Claims<'a> {
 ///
 /// # Errors
 /// When there is no secret, or `sub` is not a valid user id.
-#[expect(clippy::disallowed_methods, reason = "a token says in the wall clock's time when it ends")]
+#[expect(clippy::disallowed_methods, reason = "a token's end is a time of the wall clock")]
 pub fn print(settings: &Settings, wanted: &Wanted) -> Result<(), Failure> {
     println!("{}", sign(settings, wanted, wall_ms() / 1_000)?);
     Ok(())
@@ -79,7 +79,7 @@ pub fn sign(settings: &Settings, wanted: &Wanted, now: u64) -> Result<String, Fa
 }
 
 #[cfg(test)]
-#[expect(clippy::disallowed_methods, reason = "a token says in the wall clock's time when it ends")]
+#[expect(clippy::disallowed_methods, reason = "a token's end is a time of the wall clock")]
 mod tests {
     use super::*;
     use carillon_runtime::settings::Role;

@@ -58,14 +58,15 @@ pub const LATENCY_BUCKETS: [f64; 17] = [
 
 /// The histograms are looked up once, so that recording is an array index and a few atomic additions.
 static STAGES: LazyLock<[Histogram; Stage::ALL.len()]> = LazyLock::new(|| {
-    let histograms = latencies("carillon_stage_seconds", "time that messages spend in a stage", &["stage"]);
+    let histograms =
+        latencies("carillon_stage_seconds", "seconds that messages spend in each stage", &["stage"]);
     Stage::ALL.map(|stage| histograms.with_label_values(&[stage.as_str()]))
 });
 
 static BUILD_INFO: LazyLock<IntGaugeVec> = LazyLock::new(|| {
-    let opts = Opts::new("carillon_build_info", "1, for the version that runs");
+    let opts = Opts::new("carillon_build_info", "always 1; the label names the version that runs");
     let gauge = IntGaugeVec::new(opts, &["version"]).expect("the name and the label are valid");
-    prometheus::register(Box::new(gauge.clone())).expect("it is registered here alone");
+    prometheus::register(Box::new(gauge.clone())).expect("the name is registered once");
     gauge.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
     gauge
 });

@@ -204,7 +204,7 @@ impl<'a> Migration<'a> {
         Ok(Some(format!("created keyspace {}, replication factor {copies}", self.keyspace)))
     }
 
-    #[expect(clippy::disallowed_methods, reason = "when a migration was applied is stored")]
+    #[expect(clippy::disallowed_methods, reason = "the time at which a migration was applied is stored")]
     async fn apply_missing(&self, done: &mut Vec<String>) -> Result<(), DatabaseError> {
         let found = schema_version(self.session, self.keyspace).await?;
         check_not_ahead(self.keyspace, found)?;
