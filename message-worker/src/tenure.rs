@@ -168,7 +168,7 @@ mod tests {
         assert!(read.holds_at(read) && read.holds_at(almost));
         assert!(!read.holds_at(Reading { began: read.began + TENURE, ..read }));
         let suspended = Reading { suspended: read.suspended + Duration::from_millis(600), ..almost };
-        assert!(!read.holds_at(suspended), "the monotonic clock stood still");
-        assert!(suspended.holds_at(suspended), "it was read again since");
+        assert!(!read.holds_at(suspended), "a reading expires when the host was suspended for too long");
+        assert!(suspended.holds_at(suspended), "a reading made after the suspension is valid");
     }
 }

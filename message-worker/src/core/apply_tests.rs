@@ -83,7 +83,7 @@ fn told(applied: &Applied) -> String {
         }
         (Some(outcome::Body::Accepted(accepted)), None) => format!("known {}", accepted.seq),
         (Some(outcome::Body::Failure(failure)), None) => failure.code.clone(),
-        other => panic!("told nothing, or a failure with a row: {other:?}"),
+        other => panic!("no outcome, or a failure together with a row: {other:?}"),
     }
 }
 
@@ -167,7 +167,7 @@ fn a_creation_has_seq_0_and_its_creator_participates() {
         .iter()
         .map(|projection| match projection {
             Projection::Participant { user, present, .. } => (user.as_str(), *present),
-            other => panic!("without a client id there is nothing else: {other:?}"),
+            other => panic!("a command without a client id has only participant projections: {other:?}"),
         })
         .collect();
     assert_eq!(present, [(OWNER, true), ("ann", true)]);
@@ -237,7 +237,7 @@ fn a_wrong_time_affects_only_its_own_event() {
     assert_eq!(
         send(4, now_ms + 900, "d"),
         ("row 4".into(), Some(now_ms + 1_000)),
-        "servers of a log differ a little"
+        "a log time that runs slightly back keeps the last event's time"
     );
     assert_eq!(send(5, now_ms + 2_000, "a"), ("repeated 1".into(), None));
 }
@@ -256,10 +256,14 @@ fn a_client_id_counts_once() {
     let again = conversation.apply(in_the_same_entry, &named("c-1"));
     assert_eq!(told(&again), "repeated 1");
     assert!(again.projections.is_empty());
-    let Some(outcome::Body::Accepted(accepted)) = again.outcome else { panic!("told") };
+    let Some(outcome::Body::Accepted(accepted)) = again.outcome else { panic!("an accepted outcome") };
     assert_eq!(accepted.id, first.row.expect("a row").id);
     let others = wire::Command { actor: "bob".into(), ..named("c-1") };
-    assert_eq!(told(&conversation.apply(at(2), &others)), "row 2", "another sender's");
+    assert_eq!(
+        told(&conversation.apply(at(2), &others)),
+        "row 2",
+        "the client id belongs to another sender, so the command is applied"
+    );
     assert_eq!(told(&conversation.apply(at(3), &named("c-2"))), "row 3");
 }
 
@@ -288,7 +292,7 @@ fn a_replayed_command_makes_no_second_row() {
     let first = conversation.apply(at(2), &send);
     let again = conversation.apply(at(2), &send);
     assert!(again.row.is_none() && again.projections.is_empty());
-    assert_eq!(again.outcome, first.outcome, "the same command is told the same");
+    assert_eq!(again.outcome, first.outcome, "a repeated command gets the same outcome");
     let unnamed = conversation.apply(at(1), &by(OWNER, Authority::Participant, create(&[])));
     assert!(unnamed.row.is_none() && unnamed.outcome.is_none());
     // It was refused first and accepted later. The refusal is not known any more.

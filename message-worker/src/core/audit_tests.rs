@@ -228,7 +228,11 @@ fn a_row_at_a_position_without_a_command_is_foreign() {
     worked.rows[5].timestamp_us = LIFE.timestamp_us(nowhere.sequence, nowhere.index);
     let judged = judge(&worked.whole(), &worked.log, &HashSet::new());
     let kinds: Vec<Kind> = judged.findings.iter().map(|finding| finding.kind).collect();
-    assert_eq!(kinds, [Kind::ForeignRow, Kind::Missing], "and the command that it was for has no row");
+    assert_eq!(
+        kinds,
+        [Kind::ForeignRow, Kind::Missing],
+        "the row is foreign and the command that it was for has no row"
+    );
 }
 
 #[test]

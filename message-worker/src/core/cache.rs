@@ -206,7 +206,7 @@ mod tests {
     fn the_least_recently_used_conversation_is_removed_first() {
         let mut cache = cache(&["a", "b", "c"]);
         cache.using(&id("a"), 0, |_| ());
-        assert!(cache.trim(1, ROOM, |_| false).is_empty(), "nothing waits to be written");
+        assert!(cache.trim(1, ROOM, |_| false).is_empty(), "no removed conversation needs to be written");
         assert!(cache.contains(&id("a")) && !cache.contains(&id("b")) && cache.contains(&id("c")));
     }
 

@@ -195,7 +195,7 @@ mod tests {
         sender.confirm("c2", Some(first(2, 900)));
         assert_eq!(sender.hit("c2"), Hit::Known(first(2, 900)));
         sender.confirm("c1", None);
-        assert_eq!(sender.hit("c1"), Hit::None, "the event was another");
+        assert_eq!(sender.hit("c1"), Hit::None, "the row has another client id, so this one is unknown");
         sender.remember("c1", first(4, 1_000));
         assert_eq!(sender.hit("c1"), Hit::Known(first(4, 1_000)));
     }

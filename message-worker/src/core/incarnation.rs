@@ -188,14 +188,21 @@ mod tests {
         ];
         for (what, found, from) in cases {
             let incarnation = found.state.incarnation().expect("an incarnation");
-            assert_eq!(decide(&found), Start::Continue { incarnation, from }, "{what}: given back");
+            assert_eq!(
+                decide(&found),
+                Start::Continue { incarnation, from },
+                "{what}: a released tenure continues its incarnation"
+            );
             let Start::TakeOver(next) = decide(&Found { held: true, ..found.clone() }) else {
-                panic!("{what}: no other incarnation")
+                panic!("{what}: a held tenure must be taken over with a new incarnation")
             };
             let expected = (incarnation.number + 1, from, LIFE.generation);
             assert_eq!((next.number, next.first_sequence, next.generation), expected, "{what}");
             let written_max = incarnation.timestamp_us(from - 1 + WRITTEN_ABOVE_CHECKPOINT_MAX, 255);
-            assert!(checkpoint_before_us(next) > written_max, "{what}: timestamps");
+            assert!(
+                checkpoint_before_us(next) > written_max,
+                "{what}: timestamps of the new incarnation must be above all written ones"
+            );
             // The log decides, with or without a holder of the tenure.
             let forgot = Found { held: true, forgotten: true, ..found };
             assert!(
@@ -221,7 +228,9 @@ mod tests {
             ("of this process", made_anew, 100),
         ];
         for (what, found, first_sequence) in cases {
-            let Start::Renew { next, .. } = decide(&found) else { panic!("{what}: goes on") };
+            let Start::Renew { next, .. } = decide(&found) else {
+                panic!("{what}: a new log generation was expected")
+            };
             assert_eq!((next.number, next.first_sequence), (5, first_sequence), "{what}");
             assert_eq!(next.generation, Incarnation::new(5, first_sequence, 0).generation, "{what}");
         }
@@ -233,7 +242,7 @@ mod tests {
         let Start::Renew { next, .. } =
             decide(&Found { made_anew: true, ..found(1, 3, Some(checkpoint(4, 2)), None) })
         else {
-            panic!("goes on")
+            panic!("a new log generation was expected")
         };
         assert_eq!(next.first_sequence, 1);
         // The worker stops and begins again in the same process.
@@ -252,11 +261,15 @@ mod tests {
         // More than 3,906 entries a second were written, so timestamps ran ahead of the clock. Then the log was made
         // anew.
         let worked = checkpoint(4, 90_000_000);
-        let Start::Renew { next, .. } = decide(&found(1, 0, Some(worked), None)) else { panic!("goes on") };
+        let Start::Renew { next, .. } = decide(&found(1, 0, Some(worked), None)) else {
+            panic!("a new log generation was expected")
+        };
         let above_checkpoint = 90_000_000 + WRITTEN_ABOVE_CHECKPOINT_MAX;
         assert!(checkpoint_before_us(next) > LIFE.timestamp_us(above_checkpoint, 255));
         // An incarnation without a checkpoint can have been worked equally far above its first sequence.
-        let Start::Renew { next, .. } = decide(&found(1, 0, None, None)) else { panic!("goes on") };
+        let Start::Renew { next, .. } = decide(&found(1, 0, None, None)) else {
+            panic!("a new log generation was expected")
+        };
         assert!(checkpoint_before_us(next) > LIFE.timestamp_us(100 + WRITTEN_ABOVE_CHECKPOINT_MAX, 255));
     }
 }

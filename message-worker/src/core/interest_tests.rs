@@ -53,7 +53,7 @@ fn beats(interest: &Interest, now_ms: u64) -> BTreeMap<String, wire::Beat> {
 fn resent(reply: Bytes) -> Vec<wire::Batch> {
     match wire::PartitionReply::decode(reply).expect("decodes").body {
         Some(partition_reply::Body::Resent(resent)) => resent.batches,
-        other => panic!("not resent: {other:?}"),
+        other => panic!("not a resent reply: {other:?}"),
     }
 }
 
@@ -69,7 +69,7 @@ fn a_group_is_one_numbered_batch_for_each_registered_or_waiting_gateway() {
     let seqs = |batch: &wire::Batch| batch.events.iter().map(|event| event.seq).collect::<Vec<_>>();
     let summary: Vec<_> = sent.iter().map(|(to, batch)| (to.as_str(), batch.number, seqs(batch))).collect();
     assert_eq!(summary, [("gw-1", 1, vec![1, 5]), ("gw-2", 1, vec![5]), ("gw-4", 1, vec![])]);
-    assert_eq!(sent[2].1.outcomes[0].request, 9, "one that registered nothing hears its outcomes");
+    assert_eq!(sent[2].1.outcomes[0].request, 9, "a gateway without registrations still gets its outcomes");
     assert!(sent.iter().all(|(_, batch)| batch.partition == 3 && batch.epoch == 7));
 
     let again = batches(&interest.batches(&[event("b", 6, 1)], Vec::new()));
@@ -104,8 +104,8 @@ fn missed_batches_are_sent_again_while_they_are_kept() {
     }
     let ask = |from, epoch| resent(interest.resend(&gateway("gw-1"), &wire::Resend { epoch, from }));
     assert_eq!(ask(3, 7).iter().map(|batch| batch.number).collect::<Vec<_>>(), [3, 4, 5]);
-    assert_eq!(ask(1, 7), [], "256 KiB are kept: the first is gone");
-    assert_eq!(ask(3, 6), [], "another epoch's");
+    assert_eq!(ask(1, 7), [], "batch 1 is beyond the 256 KiB that are kept");
+    assert_eq!(ask(3, 6), [], "batches of another epoch are not resent");
     assert_eq!(resent(interest.resend(&gateway("gw-9"), &wire::Resend { epoch: 7, from: 1 })), []);
 }
 
@@ -127,7 +127,10 @@ fn the_beat_contains_the_hash_of_the_registrations() {
     assert_eq!(beats(&interest, 1)["gw-1"].interest_hash, hash(&["b", "c"]));
     interest.register(&gateway("gw-1"), true, &rooms(&["d"]), &[]).expect("room");
     assert_eq!(beats(&interest, 1)["gw-1"].interest_hash, hash(&["d"]));
-    assert!(interest.batches(&[event("b", 1, 1)], Vec::new()).is_empty(), "replaced");
+    assert!(
+        interest.batches(&[event("b", 1, 1)], Vec::new()).is_empty(),
+        "a full registration must replace the old one"
+    );
     interest.forget_registrations();
     assert_eq!(beats(&interest, 1)["gw-1"].interest_hash, 0);
     assert!(interest.batches(&[event("d", 1, 1)], Vec::new()).is_empty());
@@ -155,10 +158,13 @@ fn a_silent_gateway_shall_register_again_and_is_then_forgotten_except_for_its_nu
     let mut interest = interest(&[("gw-1", &["a"]), ("gw-2", &[])]);
     interest.batches(&[event("a", 1, 1)], Vec::new());
     let asked = beats(&interest, GATEWAY_SILENT_MS);
-    assert_ne!(asked["gw-1"].interest_hash, hash(&["a"]), "asked");
-    assert!(!asked.contains_key("gw-2"), "nothing is lost with an empty interest");
+    assert_ne!(asked["gw-1"].interest_hash, hash(&["a"]), "a silent gateway gets a deliberately wrong hash");
+    assert!(!asked.contains_key("gw-2"), "a silent gateway without registrations gets no beat");
     interest.forget_silent(GATEWAY_FORGOTTEN_MS - 1);
-    assert!(!interest.batches(&[event("a", 2, 1)], Vec::new()).is_empty(), "it may have lived");
+    assert!(
+        !interest.batches(&[event("a", 2, 1)], Vec::new()).is_empty(),
+        "a gateway is kept until GATEWAY_FORGOTTEN_MS has passed"
+    );
     interest.forget_silent(GATEWAY_FORGOTTEN_MS);
     assert!(interest.batches(&[event("a", 3, 1)], Vec::new()).is_empty());
     assert_eq!((interest.registered, interest.listeners.len()), (0, 0));

@@ -101,7 +101,7 @@ mod tests {
         assert_eq!(
             clock.lag_ms(LOG_MS + 2_000, 2_000),
             8 * 86_400_000 - 1_000,
-            "perhaps there is more to read"
+            "an old reading counts as lag, because there may be more to read"
         );
         clock.idle(1_900);
         assert_eq!(clock.lag_ms(LOG_MS + 2_000, 2_000), 100);

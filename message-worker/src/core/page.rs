@@ -114,7 +114,7 @@ mod tests {
         assert_eq!(
             seqs(&oldest(events, 0, 4, 1)),
             (vec![1], true),
-            "never nothing, or reading would not get on"
+            "a page has at least one row, or the reader would never advance"
         );
         assert_eq!(seqs(&oldest(Vec::new(), 0, 4, 1)), (vec![], false));
         assert_eq!(seqs(&newest(Vec::new(), 4, 1)), (vec![], false));

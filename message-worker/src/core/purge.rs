@@ -68,11 +68,11 @@ mod tests {
         purge.checkpointed(10, 500, 40);
         purge.checkpointed(20, 900, 80);
         assert_eq!(purge.due(1_499), None);
-        assert_eq!(purge.due(1_500), Some(10), "ten lies a second back");
-        assert_eq!(purge.due(1_500), None, "already said");
+        assert_eq!(purge.due(1_500), Some(10), "checkpoint 10 is one second old");
+        assert_eq!(purge.due(1_500), None, "a bound is returned once");
         purge.checkpointed(30, 1_400, 180);
-        assert_eq!(purge.due(1_500), Some(20), "a hundred bytes lie above twenty");
-        assert_eq!(purge.due(60_000), Some(30), "what lies below the checkpoint, not the checkpoint");
+        assert_eq!(purge.due(1_500), Some(20), "100 bytes lie above checkpoint 20");
+        assert_eq!(purge.due(60_000), Some(30), "the bound is the checkpoint that was reported");
     }
 
     #[test]

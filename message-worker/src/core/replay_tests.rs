@@ -89,7 +89,7 @@ impl Rows {
             _ => Conversation::of_head(id(), at_head.head(1), participants),
         };
         for (event, timestamp_us) in &self.events[head..] {
-            assert!(conversation.is_followed_by(event), "contiguous");
+            assert!(conversation.is_followed_by(event), "the seqs of the events are not contiguous");
             conversation.fold(event, *timestamp_us);
         }
         conversation.loaded()
@@ -204,7 +204,7 @@ proptest! {
         prop_assert_eq!(conversation.seq(), next.max(1) - 1);
         let messages = rows.events.iter().filter(|(event, _)| matches!(event.kind, Some(Kind::Message(_)))).count();
         prop_assert_eq!(conversation.head(1).messages, messages as u64);
-        prop_assert!(applied.iter().all(|applied| applied.outcome.is_some()), "everybody is told something");
+        prop_assert!(applied.iter().all(|applied| applied.outcome.is_some()), "every command needs an outcome");
     }
 
     #[test]
@@ -224,7 +224,7 @@ proptest! {
         let (rows, ..) = run(&commands);
         let mut seen = HashSet::new();
         for (event, _) in rows.events.iter().filter(|(event, _)| !event.client_id.is_empty() && !event.actor.is_empty()) {
-            prop_assert!(seen.insert((&event.actor, &event.client_id)), "{:?} twice", event);
+            prop_assert!(seen.insert((&event.actor, &event.client_id)), "a second row for the id of {:?}", event);
         }
     }
 
@@ -249,10 +249,10 @@ proptest! {
                 (Some(again), Some(before)) => prop_assert_eq!(again, before),
                 (None, Some(outcome::Body::Accepted(accepted))) => {
                     prop_assert!(accepted.id.is_empty() || command.client_id.is_empty() || command.actor.is_empty(),
-                        "accepted with a row, and not told again: {:?}", command);
+                        "accepted with a row, but a repetition has no row: {:?}", command);
                 }
                 (None, _) => {}
-                (Some(_), None) => prop_assert!(false, "told only in replay"),
+                (Some(_), None) => prop_assert!(false, "a command has an outcome in the replay only"),
             }
             made.extend(again.row.clone().map(|row| (row, at.timestamp_us)));
         }

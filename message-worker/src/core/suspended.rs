@@ -113,7 +113,10 @@ mod tests {
         }
         let renewed = first.next(20, 3_000);
         let suspended = Suspended::of(renewed, stored);
-        assert!(!suspended.refuses(&room(), renewed.position(6, 0)), "another log's positions");
+        assert!(
+            !suspended.refuses(&room(), renewed.position(6, 0)),
+            "positions of another log generation must not be refused"
+        );
     }
 
     #[test]

@@ -20,7 +20,7 @@ async fn all_gateways(world: &World) -> Subscription {
 async fn acquainted(subscription: &mut Subscription) -> Vec<String> {
     loop {
         let incoming = timeout(PATIENCE, subscription.next()).await.expect("a message arrives in time");
-        let Some(Incoming::Message(message)) = incoming else { panic!("the bus lives") };
+        let Some(Incoming::Message(message)) = incoming else { panic!("the subscription has ended") };
         let message = wire::ToGateway::decode(message.payload).expect("decodes");
         if let Some(to_gateway::Body::Acquaintances(changed)) = message.body {
             return changed.users;
@@ -56,7 +56,7 @@ async fn users_whose_acquaintances_change_are_announced_once_per_group() {
     assert_eq!(acquainted(&mut all).await, ["ann", "ben", "cem"]);
     assert_eq!(gateway.outcome(5).await, "forbidden");
     world.publish(vec![creation(&gateway, 6, "last", &["dan"])]).await;
-    assert_eq!(acquainted(&mut all).await, ["ann", "dan"], "nothing else was told before");
+    assert_eq!(acquainted(&mut all).await, ["ann", "dan"], "no other message was published before");
     working.stop().await;
 }
 

@@ -74,7 +74,7 @@ async fn a_sound_system_has_no_findings() {
     assert_eq!((total.conversations, total.rows, total.entries), (1, MESSAGES, MESSAGES + 1));
     assert_eq!((total.commands, total.pending, total.rows_above_head), (MESSAGES + 2, 0, 0));
     world.publish(vec![wire::Command { client_id: "later".into(), ..Default::default() }]).await;
-    assert_eq!(audit(&world).await.total.pending, 1, "what is not worked yet is no claim");
+    assert_eq!(audit(&world).await.total.pending, 1, "a command that is not applied yet counts as pending");
 }
 
 /// A change to the tables. It is given the tag of the log's last entry.
@@ -163,10 +163,14 @@ async fn each_kind_of_damage_is_found() {
 async fn an_audit_of_few_rows_judges_only_those() {
     let (world, _gateway) = worked().await;
     let window = || async { auditor(&world, 3, &[]).run().await };
-    assert_eq!(window().await.total.rows, MESSAGES, "as many as the log has commands of");
+    assert_eq!(
+        window().await.total.rows,
+        MESSAGES,
+        "the audit must read as many rows as the log has messages for"
+    );
     world.bus.purge_log(0, 6).await.expect("purged");
     let report = window().await;
-    assert!(report.is_ok(), "a repetition of what lies below the window: {report}");
+    assert!(report.is_ok(), "a repetition of a row below the window is no finding: {report}");
     let total = report.total;
     assert_eq!((total.rows, total.conversations_cut, total.unjudged), (3, 1, 0));
     world.store.change(|tables| drop(tables.events.remove(&key(7))));
@@ -194,7 +198,7 @@ async fn conversations_that_are_not_in_the_log_are_audited_by_name() {
         }
     };
     world.store.change(copy);
-    assert!(audit(&world).await.is_ok(), "nobody names it");
+    assert!(audit(&world).await.is_ok(), "no command in the log refers to the changed row");
     let report = auditor(&world, 10_000, &["hall", "nothing"]).run().await;
     assert_eq!(report.total.conversations, 3);
     assert_eq!(report.total.of(Kind::ForeignRow), 4, "{report}");
@@ -243,7 +247,7 @@ async fn a_busy_system_has_no_findings() {
         (entries, rows)
     };
     let ((), (entries, rows)) = tokio::join!(writing, auditing);
-    assert!(entries > 100 && rows > 1_000, "it looked at next to nothing: {entries} entries, {rows} rows");
+    assert!(entries > 100 && rows > 1_000, "the audit read too little: {entries} entries, {rows} rows");
     working.stop().await;
 }
 
@@ -293,7 +297,7 @@ async fn a_finding_counts_only_after_a_second_look() {
             until(|| store.count(Call::Load) > before).await;
             tokio::time::sleep(pause / 5).await;
             store.change(|tables| change(tables, row));
-            auditing.await.expect("it does not panic")
+            auditing.await.expect("the audit does not panic")
         }
     };
     let late = between_looks(|tables, row| drop(tables.events.insert(key(4), row))).await;
@@ -302,7 +306,7 @@ async fn a_finding_counts_only_after_a_second_look() {
     // A new incarnation starts. It makes no claim about commands of the one before, whose rows stay.
     let another = between_looks(|tables, _| {
         let next = LIFE.next(MESSAGES + 1, LIFE.base_us);
-        tables.partitions.get_mut(&0).expect("worked").tenure = free(next).tenure;
+        tables.partitions.get_mut(&0).expect("a row").tenure = free(next).tenure;
     });
     let report = another.await;
     assert_eq!((found(&report), report.partitions[0].incarnation), (vec!["hole 4".to_owned()], Some(2)));
@@ -312,7 +316,7 @@ async fn a_finding_counts_only_after_a_second_look() {
 async fn unreadable_conversations_are_reported() {
     let (world, _gateway) = worked().await;
     world.store.fail(Call::Load, &[Fault::Lost]);
-    assert!(audit(&world).await.is_ok(), "it is tried again");
+    assert!(audit(&world).await.is_ok(), "a lost load is tried again");
     world.store.fail(Call::Load, &[Fault::Lost, Fault::Lost]);
     let report = audit(&world).await;
     assert!(!report.is_ok() && report.total.findings() == 0, "{report}");
@@ -341,7 +345,7 @@ async fn skipped_poison_is_no_finding_but_a_wrong_number_of_partitions_is_report
     assert_eq!((report.total.entries, report.total.commands), (2, 1));
     // A skip that a former owner recorded also holds for a successor in the same log generation.
     let taken = LIFE.taken_over(last + 1, LIFE.base_us + 1_000_000_000);
-    world.store.change(|tables| tables.partitions.get_mut(&0).expect("worked").tenure = free(taken).tenure);
+    world.store.change(|tables| tables.partitions.get_mut(&0).expect("a row").tenure = free(taken).tenure);
     let report = audit(&world).await;
     assert!(report.is_ok() && report.total.commands == 1, "{report}");
     world.store.change(|tables| tables.skips.clear());
@@ -366,6 +370,6 @@ async fn a_report_is_printed_as_text_and_as_json() {
     report.export();
     let metrics = carillon_runtime::metrics::render();
     for line in ["carillon_audit_missing 1", "carillon_audit_holes 1", "carillon_audit_last_run_ok 0"] {
-        assert!(metrics.lines().any(|found| found == line), "{line} in {metrics}");
+        assert!(metrics.lines().any(|found| found == line), "no {line} in {metrics}");
     }
 }

@@ -45,7 +45,7 @@ async fn failed_and_lying_writes_are_repeated_byte_for_byte() {
     assert_eq!(world.store.torn(), []);
     assert!(gateway.outcomes.values().all(|told| told.len() == 1), "{:?}", gateway.outcomes);
     let sent = world.store.tables().sent;
-    assert_eq!(sent[&("room".into(), "ann".into())].len(), 4, "projections are written again too");
+    assert_eq!(sent[&("room".into(), "ann".into())].len(), 4, "the projections are written again as well");
 }
 
 /// Guards deduplication in memory: when the second command of the entry is applied, the first one is in no store yet.
@@ -82,7 +82,7 @@ async fn repetitions_are_found_in_the_store_and_forged_ones_are_not() {
     world.publish(vec![again, forged, wire::Command { actor: "bob".into(), ..other }]).await;
     assert_eq!(gateway.outcome(3).await, "repeated 1");
     assert_eq!(gateway.outcome(4).await, "seq 3", "the event at seq 1 has another client id");
-    assert_eq!(gateway.outcome(5).await, "seq 4", "bob never sent it");
+    assert_eq!(gateway.outcome(5).await, "seq 4", "the client id belongs to another sender than bob");
     second.stop().await;
 }
 
@@ -116,7 +116,7 @@ async fn a_worker_whose_lease_ran_out_acknowledges_nothing() {
     world.store.release(Call::Append);
     gateway.hear_for(A_WHILE).await;
     assert_eq!(gateway.batches.len(), 0);
-    assert_eq!(world.contents("room"), [(1, "one".into())], "the row is there");
+    assert_eq!(world.contents("room"), [(1, "one".into())], "the row is stored");
     // The worker has its lease again: it reads the log again from the checkpoint and acknowledges.
     working.ours.store(true, Ordering::SeqCst);
     assert_eq!(gateway.outcome(1).await, "seq 1");
@@ -135,7 +135,7 @@ async fn heads_are_coalesced_and_follow_the_projections() {
     }
     world.store.hold(Call::Project);
     world.publish(vec![gateway.send(21, "room", "x")]).await;
-    assert_eq!(gateway.outcome(21).await, "seq 21", "nobody waits for projections");
+    assert_eq!(gateway.outcome(21).await, "seq 21", "an outcome must not wait for projections");
     let before = world.store.tables();
     world.store.release(Call::Project);
     world.checkpointed(21).await;

@@ -145,7 +145,10 @@ fn assert_same(what: &str, world: &World, gateway: &Gateway, golden: &(Tables, T
         assert!(told.iter().all(|told| *told == golden.1[&request][0]), "request {request} {what}: {told:?}");
     }
     for (request, told) in golden.1.iter().filter(|(_, told)| told[0].starts_with("seq")) {
-        assert!(gateway.outcomes.contains_key(request), "nobody told request {request} its {told:?} {what}");
+        assert!(
+            gateway.outcomes.contains_key(request),
+            "request {request} never got its outcome {told:?} {what}"
+        );
     }
 }
 
@@ -240,7 +243,10 @@ async fn a_slow_store_makes_acks_late_and_nothing_else() {
     tokio::time::sleep(2 * LATE).await;
     world.store.release(Call::Append);
     tokio::time::sleep(LATE).await;
-    assert!(gateway.outcomes.is_empty(), "nobody knows whose the partition is");
+    assert!(
+        gateway.outcomes.is_empty(),
+        "no outcome may be sent while the owner of the partition is unknown"
+    );
     world.store.release(Call::Read);
     assert_eq!(gateway.outcome(1).await, "seq 1");
     gateway.hear_for(A_WHILE).await;
@@ -269,7 +275,7 @@ async fn a_displaced_owner_acknowledges_nothing() {
     let telling = gateway.batches.iter().filter(|batch| !batch.outcomes.is_empty());
     assert_eq!(telling.map(|batch| batch.epoch).collect::<Vec<_>>(), [2]);
     let row = &world.store.tables().events[&("room".to_owned(), 1)];
-    assert_eq!(row.position.incarnation, 2, "the first one's lies below");
+    assert_eq!(row.position.incarnation, 2, "the row must be of the second incarnation");
     assert_eq!(world.store.torn(), []);
     one.kill().await;
     other.kill().await;
@@ -289,7 +295,7 @@ async fn a_worker_stopped_while_it_starts_gives_the_partition_back() {
     let begins = world.work(1);
     until(|| world.store.count(Call::Checkpoint) > 0).await;
     assert!(holder(&world).is_some());
-    assert!(begins.leaves().await, "it has gathered nothing");
+    assert!(begins.leaves().await, "the worker has no commands to write when it leaves");
     begins.stop().await;
     assert_eq!(holder(&world), None);
     world.store.release(Call::Checkpoint);
@@ -301,7 +307,7 @@ async fn a_worker_stopped_while_it_starts_gives_the_partition_back() {
     assert_eq!(
         world.store.tables().events[&("room".to_owned(), 1)].position.incarnation,
         1,
-        "the same incarnation"
+        "the next owner must continue the incarnation"
     );
     working.stop().await;
 }
@@ -341,6 +347,11 @@ async fn a_partition_whose_task_panics_is_restarted() {
     assert!(crate::metrics::PANICS.get() > panics);
     working.stop().await;
     assert_eq!(world.contents("room"), [(1, "m1".into())]);
-    let incarnation = world.store.tables().partitions[&0].incarnation().expect("there is one");
-    assert_eq!(incarnation.number, LIFE.number + 1, "writes of the one that panicked may be under way");
+    let incarnation =
+        world.store.tables().partitions[&0].incarnation().expect("the partition has an incarnation");
+    assert_eq!(
+        incarnation.number,
+        LIFE.number + 1,
+        "the panicked worker may still be writing, so a new incarnation starts"
+    );
 }

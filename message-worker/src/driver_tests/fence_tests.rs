@@ -114,7 +114,7 @@ async fn history_that_was_returned_does_not_change() {
         world.store.release(Call::Seal);
         gateway.outcome(2).await;
         let there = reader.after(1, None).await;
-        assert!(there.starts_with(&shown), "shown {shown:?}, and there is {there:?}");
+        assert!(there.starts_with(&shown), "the reader got {shown:?}, but the store has {there:?}");
         assert_eq!(there.last().map(|(_, content)| content.as_str()), Some("m2"));
         working.stop().await;
         reader.end().await;
@@ -151,7 +151,11 @@ async fn joining_a_nonexistent_conversation_writes_nothing() {
     assert_eq!(gateway.outcome(1).await, "seq 1");
     let loaded = world.store.count(Call::Load);
     assert_eq!(gateway.register(&["room"]).await, [("room".into(), 1)]);
-    assert_eq!(world.store.count(Call::Load), loaded, "it is still in memory");
+    assert_eq!(
+        world.store.count(Call::Load),
+        loaded,
+        "the conversation is still in memory and is not loaded again"
+    );
     // A conversation is still sealed when a command is applied to it.
     world.publish(vec![gateway.send(2, "room", "m2")]).await;
     assert_eq!(gateway.outcome(2).await, "seq 2");

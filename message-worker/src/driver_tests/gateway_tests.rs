@@ -30,7 +30,7 @@ async fn a_registration_returns_the_head_and_all_later_events_follow() {
     writer.outcome(2).await;
     first.stop().await;
     let second = world.work(2);
-    assert_eq!(reader.register(&["room"]).await, [("room".into(), 1)], "loaded from the store");
+    assert_eq!(reader.register(&["room"]).await, [("room".into(), 1)], "the head is loaded from the store");
     for n in 3..=30 {
         world
             .publish(vec![writer.send(n, "room", &format!("m{n}")), writer.send(100 + n, "hall", "h")])
@@ -38,7 +38,11 @@ async fn a_registration_returns_the_head_and_all_later_events_follow() {
     }
     reader.hear(|gateway| gateway.contents().len() == 28).await;
     let seqs: Vec<u64> = reader.contents().into_iter().map(|(seq, _)| seq).collect();
-    assert_eq!(seqs, (2..=29).collect::<Vec<_>>(), "in order, once, and nothing of the hall");
+    assert_eq!(
+        seqs,
+        (2..=29).collect::<Vec<_>>(),
+        "the events of the room arrive in order, once, and none of the hall's"
+    );
     let numbers: Vec<u64> = reader.batches.iter().map(|batch| batch.number).collect();
     assert_eq!(numbers, (1..=numbers.len() as u64).collect::<Vec<_>>());
     assert!(reader.batches.iter().all(|batch| batch.epoch == 2));
@@ -149,12 +153,12 @@ async fn a_lost_batch_is_noticed_by_the_beat_and_resent() {
     assert_eq!((beat.partition, beat.epoch, beat.interest_hash, beat.lag_ms), (0, 7, hash, 0));
     let resend = |epoch| partition_request::Body::Resend(wire::Resend { epoch, from: 1 });
     let Some(partition_reply::Body::Resent(resent)) = gateway.ask(resend(7)).await.body else {
-        panic!("not resent")
+        panic!("not a resent reply")
     };
     assert_eq!(resent.batches.iter().map(|batch| batch.number).collect::<Vec<_>>(), [1, 2]);
     assert_eq!((resent.batches[0].events[0].seq, resent.batches[0].outcomes[0].request), (1, 1));
     let Some(partition_reply::Body::Resent(none)) = gateway.ask(resend(6)).await.body else {
-        panic!("not resent")
+        panic!("not a resent reply")
     };
     assert!(none.batches.is_empty());
     working.stop().await;
@@ -272,7 +276,11 @@ async fn a_stopping_owner_leaves_requests_to_its_successor() {
     tokio::time::sleep(A_WHILE).await;
     let successor = World::of(world.bus.clone(), world.store.twin());
     let working = successor.work(2);
-    assert_eq!(gateway.register(&["room"]).await.len(), 1, "by the successor, and not refused before");
+    assert_eq!(
+        gateway.register(&["room"]).await.len(),
+        1,
+        "the successor answers and the former owner has not refused"
+    );
     world.store.release(Call::Append);
     leaving.stop().await;
     assert_eq!(gateway.register(&["room"]).await.len(), 1);
@@ -318,7 +326,7 @@ async fn access_follows_from_committed_rows() {
     assert_eq!(
         refused(&mut gateway).await,
         ["eve"],
-        "the removal comes as an event, behind the head that is told"
+        "the removal arrives as an event, above the head in the reply"
     );
     world.store.release(Call::Append);
     gateway.outcome(3).await;

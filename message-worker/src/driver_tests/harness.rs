@@ -182,7 +182,10 @@ impl Working {
     pub(super) async fn stop(self) {
         self.leaving.begin(1).await;
         self.stop.cancel();
-        timeout(PATIENCE, self.task).await.expect("it ends").expect("it does not panic");
+        timeout(PATIENCE, self.task)
+            .await
+            .expect("the worker ends in time")
+            .expect("the worker does not panic");
     }
 
     /// Waits until the store's checkpoint reaches an entry, then stops the worker in good order.
@@ -194,7 +197,10 @@ impl Working {
     /// Kills the worker at its current await.
     pub(super) async fn kill(self) {
         self.task.abort();
-        assert!(self.task.await.expect_err("killed").is_cancelled(), "it panicked");
+        assert!(
+            self.task.await.expect_err("killed").is_cancelled(),
+            "the task panicked before it was killed"
+        );
     }
 }
 
@@ -223,7 +229,7 @@ pub(super) struct Gateway {
 
 impl Gateway {
     fn take(&mut self, incoming: Incoming) {
-        let Incoming::Message(message) = incoming else { panic!("the queue was full") };
+        let Incoming::Message(message) = incoming else { panic!("the subscription lost messages") };
         match wire::ToGateway::decode(message.payload).expect("decodes").body.expect("not empty") {
             to_gateway::Body::Batch(batch) => {
                 for outcome in &batch.outcomes {
@@ -234,8 +240,8 @@ impl Gateway {
             }
             to_gateway::Body::Beat(beat) => self.beats.push(beat),
             to_gateway::Body::Ephemeral(batch) => self.ephemeral.push(batch),
-            to_gateway::Body::Presence(_) => panic!("not from a message-worker"),
-            to_gateway::Body::Acquaintances(_) => panic!("not for one gateway"),
+            to_gateway::Body::Presence(_) => panic!("a message-worker sends no presence"),
+            to_gateway::Body::Acquaintances(_) => panic!("acquaintances are not sent to a single gateway"),
         }
     }
 
@@ -243,11 +249,13 @@ impl Gateway {
     pub(super) async fn hear(&mut self, met: impl Fn(&Gateway) -> bool) {
         let heard = timeout(PATIENCE, async {
             while !met(self) {
-                let incoming = self.subscription.next().await.expect("the bus lives");
+                let incoming = self.subscription.next().await.expect("the subscription is open");
                 self.take(incoming);
             }
         });
-        heard.await.unwrap_or_else(|_| panic!("{}: never heard; outcomes {:?}", self.name, self.outcomes));
+        heard
+            .await
+            .unwrap_or_else(|_| panic!("{}: not met in time; outcomes {:?}", self.name, self.outcomes));
     }
 
     /// Receives messages for this time.
@@ -324,7 +332,7 @@ impl Gateway {
     pub(super) async fn register_with(&mut self, register: wire::Register) -> Vec<wire::Listened> {
         match self.ask(partition_request::Body::Register(register)).await.body {
             Some(partition_reply::Body::Registered(registered)) => registered.conversations,
-            other => panic!("not registered: {other:?}"),
+            other => panic!("not a registered reply: {other:?}"),
         }
     }
 }

@@ -36,7 +36,7 @@ async fn a_recreated_log_starts_a_new_incarnation_and_outcomes_are_sent_once() {
     working.stop().await;
     assert!(gateway.outcomes.values().all(|told| told.len() == 1), "{:?}", gateway.outcomes);
     assert_eq!(anew.contents("room"), (1..=5).map(|n| (n, format!("m{n}"))).collect::<Vec<_>>());
-    let incarnation = anew.store.tables().partitions[&0].incarnation().expect("begun");
+    let incarnation = anew.store.tables().partitions[&0].incarnation().expect("an incarnation has started");
     assert_eq!((incarnation.number, incarnation.first_sequence), (2, 2));
     let rows = anew.store.tables().events;
     assert!(rows[&("room".into(), 4)].timestamp_us > rows[&("room".into(), 3)].timestamp_us);
@@ -71,7 +71,7 @@ async fn a_log_that_lost_its_tail_is_noticed_by_the_tags_of_rows() {
     })
     .await;
     lossy.publish(vec![gateway.send(3, "room", "m3")]).await;
-    assert_eq!(gateway.outcome(3).await, "seq 3", "m2 was acknowledged and stays");
+    assert_eq!(gateway.outcome(3).await, "seq 3", "m2 was acknowledged, so m3 must follow it");
     working.stop().await;
 }
 
@@ -94,7 +94,7 @@ async fn a_running_worker_notices_that_the_log_lost_entries() {
     assert_eq!(gateway.outcome(2).await, "seq 2");
     gateway.hear(|gateway| gateway.beats.last().is_some_and(|beat| beat.interest_hash == 0)).await;
     let numbers: Vec<_> = gateway.batches.iter().map(|batch| (batch.epoch, batch.number)).collect();
-    assert_eq!(numbers, [(1, 1), (2, 1)], "numbers go on within an epoch");
+    assert_eq!(numbers, [(1, 1), (2, 1)], "batch numbers start at 1 in each epoch");
     working.stop().await;
 }
 
@@ -109,7 +109,7 @@ async fn broken_readers_lose_and_repeat_nothing() {
         world.publish(vec![gateway.send(n, "room", &format!("m{n}"))]).await;
         assert_eq!(gateway.outcome(n).await, format!("seq {n}"));
     }
-    assert_eq!(world.bus.breaking.load(Ordering::SeqCst), 0, "readers did break");
+    assert_eq!(world.bus.breaking.load(Ordering::SeqCst), 0, "all five reader failures must have happened");
     working.stop().await;
     assert!(gateway.outcomes.values().all(|told| told.len() == 1));
 }
@@ -128,7 +128,7 @@ async fn entries_that_a_reader_leaves_out_are_read_again() {
     for n in 1..=6 {
         assert_eq!(gateway.outcome(n).await, format!("seq {n}"));
     }
-    assert_eq!(world.bus.gapping.load(Ordering::SeqCst), 0, "readers did leave something out");
+    assert_eq!(world.bus.gapping.load(Ordering::SeqCst), 0, "all three gaps must have happened");
     working.stop().await;
 }
 
@@ -144,7 +144,7 @@ async fn poison_is_skipped_only_after_the_skip_is_recorded() {
     world.publish(vec![gateway.send(2, "room", "after")]).await;
     let working = world.work(1);
     gateway.hear_for(A_WHILE).await;
-    assert!(gateway.outcomes.is_empty(), "passed before the record");
+    assert!(gateway.outcomes.is_empty(), "a command was applied before the missing entries were recorded");
     world.store.release(Call::Skip);
     assert_eq!(gateway.outcome(2).await, "seq 1");
     working.stop().await;
@@ -154,7 +154,7 @@ async fn poison_is_skipped_only_after_the_skip_is_recorded() {
     let other = World::of(TestBus::new(1), MemoryStore::new());
     other.store.change(|tables| {
         tables.partitions = world.store.tables().partitions;
-        tables.partitions.get_mut(&0).expect("there").checkpoint = None;
+        tables.partitions.get_mut(&0).expect("the partition has a row").checkpoint = None;
         tables.skips.insert(0, [LIFE.position(1, 1)].into());
     });
     let mut gateway = other.gateway("gw-1").await;
@@ -238,8 +238,11 @@ async fn a_standalone_process_starts_a_new_incarnation_without_waiting() {
     let began = Instant::now();
     let working = second.work(1);
     assert_eq!(gateway.outcome(3).await, "seq 3");
-    assert!(began.elapsed() < Duration::from_millis(LEASE_MS), "it waited");
+    assert!(
+        began.elapsed() < Duration::from_millis(LEASE_MS),
+        "the successor waited for the lease to expire"
+    );
     working.stop().await;
-    let incarnation = second.store.tables().partitions[&0].incarnation().expect("begun");
+    let incarnation = second.store.tables().partitions[&0].incarnation().expect("an incarnation has started");
     assert_eq!((incarnation.number, incarnation.first_sequence), (2, 1));
 }

@@ -90,7 +90,7 @@ impl MemoryStore {
     /// Drops everything that is not on disk.
     pub(super) fn lose_power(&self) {
         let state = &mut *self.state.lock();
-        state.tables = state.disk.clone().expect("the store is lazy");
+        state.tables = state.disk.clone().expect("the store keeps a separate copy for the disk");
     }
 
     /// After this many more cells, every write waits for ever.
@@ -165,7 +165,7 @@ impl MemoryStore {
             let state = &mut *self.state.lock();
             let fault = state.faults.get_mut(&call).and_then(VecDeque::pop_front);
             let count = match fault {
-                Some(Fault::Panic) => panic!("told to"),
+                Some(Fault::Panic) => panic!("panic requested by the test"),
                 Some(Fault::Lost) => 0,
                 Some(Fault::Half) => cells.len() / 2,
                 Some(Fault::Lied) | None => cells.len(),

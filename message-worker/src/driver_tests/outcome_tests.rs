@@ -33,7 +33,7 @@ async fn known(gateway: &mut Gateway, tag: u128, commands: &[&wire::Command]) ->
                     known.insert(outcome.request, told(&outcome.body.expect("not empty")));
                 }
             }
-            other => panic!("not answered: {other:?}"),
+            other => panic!("not a reply with outcomes: {other:?}"),
         }
         tokio::time::sleep(Duration::from_millis(40)).await;
     }
@@ -58,8 +58,11 @@ async fn the_next_owner_returns_the_outcomes_of_its_predecessor() {
     let told = known(&mut gateway, TAG, &[&first, &other, &refused, &never, &elsewhere]).await;
     assert_eq!(told, [(1, "seq 1".into()), (2, "seq 1".into())].into());
     let stranger = wire::Command { actor: "bob".into(), ..first.clone() };
-    assert!(known(&mut gateway, TAG, &[&stranger]).await.is_empty(), "the client id is another sender's");
-    assert!(known(&mut gateway, TAG + 1, &[&other]).await.is_empty(), "another attempt became the row");
+    assert!(
+        known(&mut gateway, TAG, &[&stranger]).await.is_empty(),
+        "the client id belongs to another sender"
+    );
+    assert!(known(&mut gateway, TAG + 1, &[&other]).await.is_empty(), "the row is of another attempt");
     successor.stop().await;
 }
 

@@ -159,7 +159,7 @@ async fn a_conversation_is_read_with_the_rows_above_its_head() {
     else {
         panic!("not a conversation")
     };
-    let head = info.head.expect("there");
+    let head = info.head.expect("the conversation has a head");
     assert_eq!((head.seq, head.messages, head.title.as_str(), head.created), (10, 10, "room", true));
     assert_eq!(info.participants, ["ann", "bob"]);
     reading.end().await;

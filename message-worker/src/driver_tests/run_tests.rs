@@ -118,7 +118,7 @@ async fn no_incarnation_starts_while_the_clock_is_days_ahead() {
     world.bus.clock_ahead_ms.store(3 * DAY_MS, Ordering::SeqCst);
     let working = world.work(1);
     tokio::time::sleep(2 * A_WHILE).await;
-    assert!(world.store.tables().partitions.is_empty(), "an incarnation began");
+    assert!(world.store.tables().partitions.is_empty(), "the worker started an incarnation");
     world.bus.clock_ahead_ms.store(0, Ordering::SeqCst);
     let mut gateway = world.gateway("gw-1").await;
     world.publish(vec![gateway.send(1, "room", "x")]).await;

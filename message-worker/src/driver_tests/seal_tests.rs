@@ -107,7 +107,11 @@ async fn rows_from_before_the_seal_count() {
     working.stop().await;
     let other = beside(&world);
     let working = other.work(2);
-    assert_eq!(gateway.register(&["room"]).await, [("room".into(), 2)], "joins agree with what is applied");
+    assert_eq!(
+        gateway.register(&["room"]).await,
+        [("room".into(), 2)],
+        "the head at the join must be the one that was applied"
+    );
     other.publish(vec![gateway.send(3, "room", "m3")]).await;
     assert_eq!(gateway.outcome(3).await, "seq 3");
     working.stop().await;
@@ -132,7 +136,7 @@ async fn a_late_creation_does_not_count() {
     let other = beside(&world);
     let working = other.work(2);
     other.publish(vec![gateway.send(1, "room", "m1")]).await;
-    assert_eq!(gateway.outcome(1).await, "seq 1", "ann need not participate");
+    assert_eq!(gateway.outcome(1).await, "seq 1", "ann sends without being a participant");
     working.stop().await;
     assert_eq!(rows(&world), [(1, 2, "m1".into())]);
 }
@@ -239,7 +243,7 @@ async fn an_incarnation_is_checked_against_its_log_from_the_beginning() {
         timestamp_us: 1,
         version: 1,
     };
-    world.store.change(|tables| tables.partitions.get_mut(&0).expect("there").checkpoint = Some(lost));
+    world.store.change(|tables| tables.partitions.get_mut(&0).expect("a row").checkpoint = Some(lost));
     let incarnation = |world: &World| {
         world.store.tables().partitions[&0].incarnation().map_or(0, |incarnation| incarnation.number)
     };

@@ -58,7 +58,7 @@ async fn a_damaged_conversation_does_not_stop_others() {
     assert_eq!(gateway.outcome(2).await, "unavailable");
     assert_eq!(gateway.outcome(3).await, "seq 2");
     let heads = gateway.register(&["other", "room"]).await;
-    assert_eq!(heads, [("other".into(), 2)], "who joins the others is told");
+    assert_eq!(heads, [("other".into(), 2)], "a registration still returns the heads of the other rooms");
     world.checkpointed(last).await;
 
     let report = auditor(&world, 10, &[]).run().await;
@@ -66,7 +66,7 @@ async fn a_damaged_conversation_does_not_stop_others() {
         !report.is_ok() && report.unread.iter().any(|said| said.contains("room is suspended")),
         "{report}"
     );
-    assert!(report.findings.is_empty(), "what was refused is not missing: {report}");
+    assert!(report.findings.is_empty(), "a refused command is not reported as missing: {report}");
 
     repair(&world);
     assert_eq!(sends_again(&world, &mut gateway, 10).await, "seq 1");
@@ -96,7 +96,7 @@ async fn a_replay_does_not_apply_refused_commands() {
     working.kill().await;
     // The successor replays everything in another incarnation, without the conversation's stored rows.
     world.store.change(|tables| {
-        tables.partitions.get_mut(&0).expect("there").checkpoint = None;
+        tables.partitions.get_mut(&0).expect("the partition has a row").checkpoint = None;
         tables.events.clear();
         tables.heads.clear();
         tables.sent.clear();
@@ -121,7 +121,7 @@ async fn a_token_range_without_quorum_does_not_stop_others() {
     world.publish(vec![gateway.send(1, "room", "waits")]).await;
     tokio::time::sleep(Duration::from_millis(1_000)).await;
     world.store.regain_quorum();
-    assert_eq!(gateway.outcome(1).await, "seq 1", "that was a hiccup");
+    assert_eq!(gateway.outcome(1).await, "seq 1", "a short outage must not suspend the conversation");
     working.stop().await;
 
     let working = world.work(2);
@@ -138,7 +138,7 @@ async fn a_token_range_without_quorum_does_not_stop_others() {
                 (1, &["room".to_owned()][..])
             );
         }
-        other => panic!("not registered: {other:?}"),
+        other => panic!("not a registered reply: {other:?}"),
     }
     world.store.regain_quorum();
     assert_eq!(sends_again(&world, &mut gateway, 10).await, "seq 2");
@@ -206,10 +206,10 @@ async fn lists_leave_out_unreadable_conversations() {
         other => panic!("not users: {other:?}"),
     }
     world.store.lose_quorum("hall");
-    assert!(matches!(list().await, read_reply::Body::Failure(_)), "then it is the store");
+    assert!(matches!(list().await, read_reply::Body::Failure(_)), "without a quorum the list must fail");
     world.store.regain_quorum();
     world.store.change(|tables| {
-        let head = &mut tables.heads.get_mut("room").expect("there").1;
+        let head = &mut tables.heads.get_mut("room").expect("the room has a head").1;
         *head = vec![0xff; 9].into();
     });
     assert_eq!(listed().await, ["hall"]);

@@ -46,7 +46,7 @@ async fn a_version_starts_at_its_entry_once_a_checkpoint_names_it() {
     let entry = raise(&world, 2).await;
     let last = world.publish(vec![gateway.send(2, "room", "after"), gateway.send(3, "other", "after")]).await;
     gateway.hear_for(3 * A_WHILE).await;
-    assert!(!gateway.outcomes.contains_key(&2), "worked before a checkpoint names the version");
+    assert!(!gateway.outcomes.contains_key(&2), "applied before a checkpoint names the version");
     assert_eq!(version(&world), Some(1));
 
     world.store.release(Call::Checkpoint);
@@ -78,7 +78,7 @@ async fn a_build_that_does_not_know_the_version_stops_at_its_entry() {
     let refused = working.outdated.refused(1).await.to_string();
     assert!(refused.contains("version 2") && refused.contains("run the newer carillon"), "{refused}");
     gateway.hear_for(3 * A_WHILE).await;
-    assert!(!gateway.outcomes.contains_key(&2), "worked by a build that does not know how");
+    assert!(!gateway.outcomes.contains_key(&2), "applied by a build that does not know the version");
     working.stop().await;
     assert_ne!(version(&world), Some(2));
 
@@ -93,7 +93,7 @@ fn record(world: &World, version: u32) {
     let checkpoint =
         Checkpoint { position: LIFE.position(5, 0), tag: Tag([5; 16]), timestamp_us: 1, version };
     world.store.change(|tables| {
-        tables.partitions.get_mut(&0).expect("there").checkpoint = Some(checkpoint);
+        tables.partitions.get_mut(&0).expect("the partition has a row").checkpoint = Some(checkpoint);
     });
 }
 

@@ -51,7 +51,7 @@ mod tests {
     fn pauses_only_while_pausing_gains_jobs() {
         assert!(pauses(|_| 2) > 950);
         assert!(pauses(|group| 1 + group % 2) > 900);
-        assert!(pauses(|_| 1) < 70, "one caller, who waits for each answer");
+        assert!(pauses(|_| 1) < 70, "too many pauses for one caller that waits for each answer");
         assert!(pauses(|_| 0) < 70);
     }
 

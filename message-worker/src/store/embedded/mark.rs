@@ -42,7 +42,11 @@ mod tests {
         let open = || EmbeddedStore::open(directory.path()).expect("opened");
         let mark = open().mark_or_make(16).await.expect("marked");
         assert_eq!(mark.partitions, 16);
-        assert_eq!(open().mark_or_make(32).await, Ok(mark), "also after it was opened anew");
+        assert_eq!(
+            open().mark_or_make(32).await,
+            Ok(mark),
+            "the mark is kept when the store is opened again"
+        );
     }
 
     #[tokio::test]
@@ -51,7 +55,7 @@ mod tests {
         let store = EmbeddedStore::open(directory.path()).expect("opened");
         for partition in [0, 7, 300] {
             let tenure = Tenure { incarnation: Incarnation::new(1, 1, 1), epoch: 1, holder: None };
-            store.change_tenure(partition, None, tenure).await.expect("worked");
+            store.change_tenure(partition, None, tenure).await.expect("the tenure is written");
         }
         assert_eq!(store.mark_or_make(16).await.expect("marked").partitions, 301);
     }

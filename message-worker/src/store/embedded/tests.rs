@@ -188,5 +188,5 @@ fn the_newest_client_ids_are_kept_whatever_their_time_and_older_ones_are_removed
         assert_eq!(seqs_left(&shared, number), [3, 2, 1], "room {number}");
     }
     let event = shared.get(&key::event(&room(7), 1)).expect("read");
-    assert!(event.is_some(), "events stay");
+    assert!(event.is_some(), "the event of the trimmed room is kept");
 }

@@ -66,7 +66,11 @@ fn returns_the_records_that_are_not_in_the_table_in_order() {
         let found = read(dir.path(), mark(2));
         assert_eq!((found.payloads, found.damages), (vec!["c1".into(), "c2".into(), "d1".into()], vec![]));
     }
-    assert_eq!(read(dir.path(), mark(3)).payloads, ["d1"], "what is in the table is not read again");
+    assert_eq!(
+        read(dir.path(), mark(3)).payloads,
+        ["d1"],
+        "records that are in the table must not be read again"
+    );
     let journal = begin(dir.path(), 5);
     assert_eq!(journal.generation(), 5);
     drop(journal);
@@ -85,7 +89,7 @@ fn a_flipped_byte_is_harmless_or_reported_unless_it_is_in_the_last_record() {
         if found.damages.is_empty() && found.payloads != payloads {
             assert_eq!(found.payloads, payloads[..2], "flipped at {at}");
             let last = end(1)..end(1) + RECORD_HEADER_BYTES + payloads[2].len();
-            assert!(last.contains(&at), "flipped at {at}, and nothing is said");
+            assert!(last.contains(&at), "a byte flipped at {at} is not reported as damage");
         }
     }
     let [first, last] = [end(0) + 70, end(1) + 66].map(|at| scan_one(flipped(&content, at)));
@@ -109,11 +113,11 @@ fn every_shortened_file_is_reported_as_damaged() {
     let end = journal.bytes() as usize;
     drop(journal);
     let content = Files::open(dir.path()).expect("opens").contents[1].clone();
-    assert!(content.len() > end, "there is room behind the last");
+    assert!(content.len() > end, "the file is longer than its last record");
     let lengths = (0..content.len()).step_by(509).chain((0..content.len()).step_by(BLOCK_BYTES));
     for length in lengths.chain(0..200).chain(content.len() - 200..content.len()) {
         let found = scan_one(content.slice(..length));
-        assert!(!found.damages.is_empty(), "cut at {length}, and nothing is said");
+        assert!(!found.damages.is_empty(), "a file cut at {length} is not reported as damage");
     }
     assert!(scan_one(content).damages.is_empty());
 }
