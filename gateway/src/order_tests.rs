@@ -180,7 +180,11 @@ impl World {
             let expected: Vec<u64> = (person.head + 1..=last).collect();
             assert_eq!(person.heard(), expected, "{} joined at {}", person.connection.user, person.head);
         }
-        assert_eq!(self.hub.expected(0), Some(self.owner.hash()), "what is registered is what is here");
+        assert_eq!(
+            self.hub.expected(0),
+            Some(self.owner.hash()),
+            "the registered rooms must be the rooms of the connections"
+        );
         assert_eq!(self.hub.room("room").is_some(), !here.is_empty());
     }
 }
@@ -317,9 +321,9 @@ fn a_user_removed_while_joining_receives_nothing_above_the_removal() {
         let removal = remover.join().expect("no panic");
         world.settle(linking, &[ann]);
         if let Some(eve) = eve {
-            assert!(eve.head < removal, "she joined at {} and was removed at {removal}", eve.head);
+            assert!(eve.head < removal, "eve joined at {} but was removed at {removal}", eve.head);
             let heard: Vec<u64> = (eve.head + 1..=removal).chain([u64::MAX]).collect();
-            assert_eq!(eve.heard(), heard, "up to the removal, and that this was the end");
+            assert_eq!(eve.heard(), heard, "eve must receive the events up to the removal and then the end");
         }
     });
 }

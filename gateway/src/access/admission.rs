@@ -226,7 +226,7 @@ mod tests {
         let (none, near) = (HeaderMap::new(), "127.0.0.1".parse().expect("an address"));
         let mut beginning: Vec<_> = (0..BEGINNING_MAX).map(|_| admission.begin()).collect();
         assert_eq!(admission.admit(&none, near).err(), Some(Turned::Busy));
-        assert_eq!(admission.connections(), 0, "nothing was done for it");
+        assert_eq!(admission.connections(), 0, "a refused connection must not be counted");
         beginning.pop();
         assert!(admission.admit(&none, near).is_ok());
     }

@@ -93,7 +93,7 @@ mod tests {
         let expected: Vec<u8> = frames.iter().flatten().copied().collect();
         let reading = tokio::spawn(async move {
             let mut all = vec![0; 200 * 40_000];
-            server.read_exact(&mut all).await.expect("all of it");
+            server.read_exact(&mut all).await.expect("all bytes arrive");
             all
         });
         let mut writer = Writer::default();

@@ -214,7 +214,7 @@ mod tests {
         link.batch(7, 4);
         assert_eq!(link.repair(), resend(2));
         link.batch(7, 3);
-        assert_eq!(link.repair(), None, "the resent ones come late and are welcome");
+        assert_eq!(link.repair(), None, "a resent batch that arrives late must not cause another repair");
         link.batch(7, 5);
         assert_eq!(link.repair(), None);
     }
@@ -242,10 +242,14 @@ mod tests {
         link.batch(7, 4);
         assert_eq!(link.repair(), Some(Repair { resend: Some(2), resync: true }));
         link.batch(9, 3);
-        assert_eq!(link.repair(), Some(Repair { resend: Some(1), resync: true }), "a new owner's first ones");
+        assert_eq!(
+            link.repair(),
+            Some(Repair { resend: Some(1), resync: true }),
+            "the first batches of a new owner are missing"
+        );
         link.batch(9, 6);
         link.replied(11, true);
-        assert_eq!(link.repair(), None, "those of an owner before are nobody's any more");
+        assert_eq!(link.repair(), None, "missing batches of a former owner must not be requested");
     }
 
     /// Before the fix, outcomes in a last batch that was lost waited for the next beat, up to a second.
@@ -253,7 +257,7 @@ mod tests {
     fn batches_are_requested_as_soon_as_messages_may_be_lost() {
         let mut link = Link::default();
         link.lost();
-        assert_eq!(link.repair(), RESYNC, "there is no owner to ask yet");
+        assert_eq!(link.repair(), RESYNC, "without an owner, only a registration is possible");
         link.replied(7, true);
         link.batch(7, 1);
         link.lost();
@@ -270,14 +274,18 @@ mod tests {
         assert_eq!(link.repair(), resend(1));
         link.unanswered(7, 1);
         link.batch(7, 4);
-        assert_eq!(link.repair(), None, "not at once");
+        assert_eq!(link.repair(), None, "an unanswered request must not be repeated at once");
         link.batch(7, 6);
         link.tick(1_000, false);
         assert_eq!(link.repair(), resend(1));
         link.unanswered(7, 1);
         link.replied(9, false);
         link.tick(2_000, false);
-        assert_eq!(link.repair(), RESYNC, "the owner is another one, which has nothing of the batches");
+        assert_eq!(
+            link.repair(),
+            RESYNC,
+            "a new owner does not have the batches, so only a registration helps"
+        );
         link.unanswered(7, 1);
         link.tick(3_000, false);
         assert_eq!(link.repair(), None);
@@ -291,7 +299,11 @@ mod tests {
         link.next_counter(true);
         for expected in [None, None, RESYNC] {
             link.beat(0, &hashed(1, 0), &SOME);
-            assert_eq!(link.repair(), expected, "the registration may be on its way");
+            assert_eq!(
+                link.repair(),
+                expected,
+                "a wrong hash counts only at the third beat, because the registration may be under way"
+            );
         }
         link.beat(0, &hashed(0xA, 0), &SOME);
         assert_eq!(link.repair(), None);
@@ -307,17 +319,29 @@ mod tests {
         link.beat(0, &hashed(1, first), &SOME);
         let second = link.next_counter(true);
         link.beat(0, &hashed(1, first), &SOME);
-        assert_eq!(link.repair(), None, "the beat does not know the last registration");
+        assert_eq!(
+            link.repair(),
+            None,
+            "the beat is older than the last registration, so its hash proves nothing"
+        );
         link.beat(0, &hashed(1, second), &Rooms { expected: None, any: true });
-        assert_eq!(link.repair(), None, "the owner was not told everything");
+        assert_eq!(link.repair(), None, "without an expected hash, the beat's hash proves nothing");
         let third = link.next_counter(true);
         link.next_counter(false);
         link.beat(0, &hashed(1, third), &SOME);
-        assert_eq!(link.repair(), RESYNC, "what was asked for since is no registration");
+        assert_eq!(
+            link.repair(),
+            RESYNC,
+            "a later request that is no registration must not hide the wrong hash"
+        );
         link.beat(0, &hashed(1, third), &SOME);
         link.beat(0, &hashed(0xA, third), &SOME);
         link.beat(0, &hashed(1, third), &SOME);
-        assert_eq!(link.repair(), None, "one may have been overtaken");
+        assert_eq!(
+            link.repair(),
+            None,
+            "a single wrong hash after a right one must not cause a registration"
+        );
     }
 
     #[test]
@@ -342,11 +366,11 @@ mod tests {
     fn a_new_owner_that_first_answers_a_join_gets_all_registrations() {
         let mut link = Link::default();
         assert!(link.replied(7, false));
-        assert_eq!(link.repair(), None, "the first owner was told everything");
+        assert_eq!(link.repair(), None, "the first owner already has all registrations");
         assert!(link.replied(9, false));
         assert_eq!(link.repair(), RESYNC);
         assert!(link.replied(11, true));
-        assert_eq!(link.repair(), None, "it has everything");
+        assert_eq!(link.repair(), None, "an owner that answers a full registration needs no other one");
     }
 
     #[test]
@@ -363,17 +387,17 @@ mod tests {
     fn an_owner_that_did_not_send_all_heads_gets_another_registration() {
         let mut link = Link::default();
         link.beat(1_000, &hashed(0xA, 0), &SOME);
-        assert_eq!(link.repair(), RESYNC, "it is new");
+        assert_eq!(link.repair(), RESYNC, "a new owner needs a registration");
         assert_eq!(tick(&mut link, 1_500, true), None);
         link.resynced(false);
         link.beat(2_000, &hashed(0xA, 0), &SOME);
-        assert_eq!(link.repair(), None, "it has the registration");
+        assert_eq!(link.repair(), None, "the owner already has the registration");
         assert_eq!(tick(&mut link, 2_500, true), RESYNC);
         assert_eq!(tick(&mut link, 3_500, true), RESYNC);
         link.resynced(true);
         assert_eq!(tick(&mut link, 4_500, true), None);
         link.resynced(false);
-        assert_eq!(tick(&mut link, 5_500, false), None, "nothing is served here");
+        assert_eq!(tick(&mut link, 5_500, false), None, "a gateway without rooms needs no registration");
     }
 
     #[test]

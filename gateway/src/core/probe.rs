@@ -85,7 +85,7 @@ mod tests {
                     Verdict::Ask => prop_assert!(late_ms > LATE_MS && answer_ms.is_none()),
                 }
             }
-            prop_assert!(false, "a timer that is not late decides");
+            prop_assert!(false, "a timer that is not late must lead to a verdict");
         }
     }
 }

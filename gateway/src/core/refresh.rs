@@ -146,7 +146,10 @@ mod tests {
         refresh.done(1_100, &ann, true);
         assert!(!refresh.is_pending(1_100, &ann));
         assert_eq!(refresh.next(5 + 2 * SPACING_MS), Next::Nothing);
-        assert!(refresh.users.is_empty() && refresh.due.is_empty(), "a quiet user costs nothing");
+        assert!(
+            refresh.users.is_empty() && refresh.due.is_empty(),
+            "a quiet user must not be kept in memory"
+        );
     }
 
     #[test]

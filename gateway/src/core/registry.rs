@@ -184,7 +184,7 @@ mod tests {
         let added: BTreeSet<_> = changes.add.iter().map(|(conversation, _)| conversation.as_str()).collect();
         assert!(added.contains("c") && added.len() == 2);
         assert_eq!(changes.remove, [id("gone")]);
-        assert_eq!(registry.expected(), None, "the owner does not have everything");
+        assert_eq!(registry.expected(), None, "the owner lacks some changes, so no hash is expected");
         assert_eq!(take(&mut registry).0.len(), 1);
         assert_eq!(registry.expected(), Some(registry.hash));
     }
@@ -199,7 +199,7 @@ mod tests {
             registry.close(&conversation);
         }
         assert!(registry.has_overflowed() && registry.changed.len() <= CHANGES_MAX);
-        assert_eq!(registry.expected(), Some(0), "what the owner was told last");
+        assert_eq!(registry.expected(), Some(0), "the expected hash is that of the last registration");
         assert_eq!(registry.take_all(), [(id("stays"), 0)]);
         assert!(!registry.has_overflowed());
         assert_eq!(registry.expected(), Some(stable_hash("stays")));

@@ -85,9 +85,17 @@ fn a_gap_is_fetched_once_before_the_topic_moves_on() {
     let ear = Ear::with_room(99);
     topic.join(ear.clone(), 5, 99);
     assert_eq!(topic.deliver(Numbered::new(8)).fetch, Some((5, 7)));
-    assert_eq!(topic.deliver(Numbered::new(9)), Wants::default(), "one fetch at a time");
+    assert_eq!(
+        topic.deliver(Numbered::new(9)),
+        Wants::default(),
+        "a second fetch must not start while one is running"
+    );
     assert_eq!(ear.heard(), Vec::<u64>::new());
-    assert_eq!(topic.fetched(events(6, 6)).fetch, Some((6, 7)), "what is still missing is asked for again");
+    assert_eq!(
+        topic.fetched(events(6, 6)).fetch,
+        Some((6, 7)),
+        "events that are still missing are fetched again"
+    );
     assert_eq!(topic.fetched(events(7, 7)), Wants::default());
     assert_eq!(ear.heard(), [6, 7, 8, 9]);
 }
@@ -115,7 +123,7 @@ fn events_that_come_before_the_head_is_known_wait() {
     assert_eq!(topic.head(), None);
     assert_eq!(topic.announce(2), Wants::default());
     assert_eq!(topic.head(), Some(4));
-    assert_eq!(topic.announce(6).fetch, Some((4, 6)), "a higher head means that something was missed");
+    assert_eq!(topic.announce(6).fetch, Some((4, 6)), "events up to a higher head must be fetched");
 }
 
 #[test]
@@ -127,7 +135,11 @@ fn a_full_member_falls_behind_alone_and_reads_on_from_its_cursor() {
     topic.join(quick.clone(), 0, 99);
     assert_eq!(topic.deliver(Numbered::new(1)), Wants::default());
     assert_eq!(topic.deliver(Numbered::new(2)).behind, [slot]);
-    assert_eq!(topic.deliver(Numbered::new(3)), Wants::default(), "it is said once");
+    assert_eq!(
+        topic.deliver(Numbered::new(3)),
+        Wants::default(),
+        "a member that falls behind is reported once"
+    );
     assert_eq!(quick.heard(), [1, 2, 3]);
     slow.make_room(1);
     assert!(matches!(topic.catch_up(slot), CatchUp::Events(served) if served.len() == 1));
@@ -195,7 +207,11 @@ fn a_removal_behind_a_gap_takes_effect_at_its_seq() {
     let wants = topic.deliver(Numbered::removing(3, &bob));
     assert_eq!((wants.fetch, wants.ended), (Some((0, 2)), vec![]));
     assert_eq!(topic.deliver(Numbered::new(4)), Wants::default());
-    assert_eq!(topic.fetched(events(1, 2)).ended, [slot], "what is above comes in the same step");
+    assert_eq!(
+        topic.fetched(events(1, 2)).ended,
+        [slot],
+        "the removal above the fetched events must apply in the same step"
+    );
     assert_eq!(bob.heard(), [1, 2, 3]);
     topic.leave(slot);
     assert_eq!((ann.heard(), bob.heard()), (vec![1, 2, 3, 4], vec![1, 2, 3]));
@@ -218,7 +234,11 @@ fn a_repeated_removal_ends_nothing() {
     topic.deliver(Numbered::new(3));
     topic.rejoin(again, Some(0), 2);
     while let CatchUp::Events(_) = topic.catch_up(again) {}
-    assert_eq!(bob.heard(), [1, 3, 1, 2, 3], "its own removal is history by now");
+    assert_eq!(
+        bob.heard(),
+        [1, 3, 1, 2, 3],
+        "a removal from before the join is delivered like any other event"
+    );
     assert!(topic.hearer(again).is_some());
 }
 
@@ -233,7 +253,11 @@ fn a_member_that_is_behind_reads_up_to_its_removal() {
     topic.deliver(Numbered::new(1));
     topic.deliver(Numbered::new(2));
     let wants = topic.deliver(Numbered::removing(3, &bob));
-    assert_eq!(wants, Wants::default(), "it has not heard what is below");
+    assert_eq!(
+        wants,
+        Wants::default(),
+        "a member that is behind must first receive the events below its removal"
+    );
     for event in events(4, 200) {
         topic.deliver(event);
     }
@@ -263,7 +287,7 @@ fn a_member_that_is_behind_in_the_ring_reads_up_to_its_removal() {
     topic.rejoin(later, None, 3);
     full.make_room(9);
     while let CatchUp::Events(_) = topic.catch_up(later) {}
-    assert!(matches!(topic.catch_up(later), CatchUp::Live), "it was let in again behind the removal");
+    assert!(matches!(topic.catch_up(later), CatchUp::Live), "the member joined again above the removal");
     assert_eq!((bob.heard(), full.heard()), (vec![1, 2], vec![1, 2, 3, 4]));
 }
 
@@ -277,7 +301,11 @@ fn a_removal_during_a_join_ends_the_right_to_join() {
     topic.deliver(Numbered::removing(5, &bob));
     assert_eq!(topic.right(&bob, 4), Right::Ended);
     assert_eq!(topic.right(&ann, 4), Right::Holds);
-    assert_eq!(topic.right(&bob, 5), Right::Holds, "added again, above");
+    assert_eq!(
+        topic.right(&bob, 5),
+        Right::Holds,
+        "a user who was added again above the removal keeps the right to join"
+    );
     assert!(!topic.is_idle());
     for seq in 6..6 + ENDS_KEPT_MAX as u64 {
         topic.deliver(Numbered::removing(seq, &ann));

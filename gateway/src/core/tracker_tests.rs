@@ -16,7 +16,7 @@ fn event(seq: u64, packets: u64) -> Bytes {
 fn heard(frames: &Bytes) -> Vec<(String, Option<String>)> {
     let text = |frame: Bytes| match frame::body(&frame) {
         Some(Body::Text(text)) => text.to_owned(),
-        other => panic!("no text: {other:?}"),
+        other => panic!("not a text frame: {other:?}"),
     };
     let cut = |text: String| match text.strip_suffix("\"]").and_then(|text| text.rsplit_once(",\"")) {
         Some((event, offset)) => (format!("{event}]"), Some(offset.to_owned())),
@@ -42,7 +42,7 @@ fn every_event_and_nothing_else_is_stamped() {
     assert_eq!(
         tracker.stamp(&both, 0),
         frame::texts(&[r#"42["a",{},"AAAA"]"#.into(), r#"431[{}]"#.into()]),
-        "an answer's events come with its acknowledgement"
+        "the events of an answer are in the same frames as its acknowledgement"
     );
     let binary = frame::binary(b"42[]");
     assert_eq!(tracker.stamp(&binary, 0), binary);
@@ -72,10 +72,16 @@ fn a_record_that_misses_a_change_is_rejected() {
     let stored = tracker.bases();
     let old = tracker.offset();
     tracker.subscribe(room(2), Vocabulary::Ring, 0);
-    assert!(Tracker::restored(&stored, &tracker.offset()).is_none(), "room 2 would be missing");
+    assert!(
+        Tracker::restored(&stored, &tracker.offset()).is_none(),
+        "the stored base lacks room 2, so the offset must be refused"
+    );
     assert!(Tracker::restored(&stored, &old).is_some());
     tracker.unsubscribe(1);
-    assert!(Tracker::restored(&stored, &tracker.offset()).is_none(), "what was left would be back");
+    assert!(
+        Tracker::restored(&stored, &tracker.offset()).is_none(),
+        "the stored base still has the room that was left, so the offset must be refused"
+    );
     assert_eq!(Tracker::restored(&tracker.bases(), &tracker.offset()).expect("known").reached().len(), 1);
     assert!(Tracker::restored(&[], &old).is_none());
     assert!(Tracker::restored(&stored, &Offset { base: 1, ..old }).is_none());
@@ -98,7 +104,7 @@ fn a_new_base_waits_until_the_client_has_an_offset_of_the_last() {
     for number in 0..60 {
         tracker.subscribe(room(number), Vocabulary::Ring, 0);
     }
-    assert!(!tracker.wants_base(1_000_000, 85_000), "nothing was given out");
+    assert!(!tracker.wants_base(1_000_000, 85_000), "no offset was given out yet, so no new base is needed");
     for place in 0..60 {
         tracker.stamp_event(place, 200, &event(200, 1), 1_000);
     }
@@ -106,21 +112,25 @@ fn a_new_base_waits_until_the_client_has_an_offset_of_the_last() {
     assert!(tracker.wants_base(86_000, 85_000));
     let long = tracker.offset().text().len();
     let bases = tracker.propose_base();
-    assert!(!tracker.wants_base(86_000, 85_000), "one at a time");
+    assert!(!tracker.wants_base(86_000, 85_000), "a second base must not start while one is being stored");
     tracker.stamp_event(7, 201, &event(201, 1), 86_000);
     assert!(tracker.adopt_base(true));
     let short = tracker.offset();
     assert!(short.text().len() < 10 && long > 100);
-    assert_eq!(short.moved, [(7, 1)], "what came while it was stored");
+    assert_eq!(
+        short.moved,
+        [(7, 1)],
+        "the new offset must count the event that came while the base was stored"
+    );
     assert_eq!(tracker.bases(), bases);
     assert!(!tracker.wants_base(u64::MAX, 85_000));
 
     tracker.propose_base();
     tracker.unsubscribe(3);
-    assert!(!tracker.adopt_base(true), "the list has changed since");
+    assert!(!tracker.adopt_base(true), "a base must be dropped when the list of rooms has changed since");
     tracker.propose_base();
-    assert!(!tracker.adopt_base(false), "it was not stored");
-    assert_eq!(tracker.next_place(), Some(60), "place 3 is told of by offsets of this base");
+    assert!(!tracker.adopt_base(false), "a base that was not stored must not be adopted");
+    assert_eq!(tracker.next_place(), Some(60), "place 3 is still named by offsets of this base");
     tracker.propose_base();
     assert!(tracker.adopt_base(true));
     assert_eq!(tracker.next_place(), Some(3));
@@ -263,7 +273,7 @@ impl World {
     fn break_off(&mut self, but: usize) {
         self.hear(but);
         let Some(offset) = Offset::parse(&self.last_offset) else { return };
-        self.tracker = Tracker::restored(&self.stored, &offset).expect("all is stored");
+        self.tracker = Tracker::restored(&self.stored, &offset).expect("all bases are stored");
         self.stored = self.tracker.bases();
         for reached in self.tracker.reached() {
             let number: u32 = reached.conversation.as_str()["room-".len()..].parse().expect("a number");
@@ -306,7 +316,7 @@ fn a_base_that_is_refused_is_not_proposed_again_at_once() {
     assert!(tracker.wants_base(10, 10));
     assert_eq!(tracker.propose_base().iter().map(|base| base.number).collect::<Vec<_>>(), [5, 6]);
     assert!(!tracker.adopt_base(false));
-    assert!(!tracker.wants_base(10, 10), "whoever asks right away would ask for ever");
+    assert!(!tracker.wants_base(10, 10), "a refused base must not be proposed again at once");
     tracker.stamp_event(0, 2, &event(2, 1), 20);
     assert!(!tracker.wants_base(29, 10));
     assert!(tracker.wants_base(30, 10));

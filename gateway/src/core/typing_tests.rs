@@ -36,7 +36,7 @@ impl World {
         let user = UserId::parse(ANN).expect("valid");
         let sent = sent.iter().map(ToString::to_string).collect();
         let told = self.typists.say(&user, "Ann", Said { typing, here: true, sent }, self.now_ms);
-        assert!(told.as_ref().is_none_or(|told| told.pass_on), "it was said here");
+        assert!(told.as_ref().is_none_or(|told| told.pass_on), "typing from this gateway must be passed on");
         self.note(told);
     }
 
@@ -75,7 +75,7 @@ fn play(acts: &Acts) -> Vec<(u64, bool)> {
         }
     }
     world.until(60_000);
-    assert!(world.typists.0.is_empty() && world.rings.is_empty(), "nothing is kept");
+    assert!(world.typists.0.is_empty() && world.rings.is_empty(), "no typist or timer may be left");
     world.told
 }
 
@@ -118,25 +118,32 @@ fn typing_outlives_the_messages_that_were_sent_before_it() {
     world.say(true, &["m3"]);
     world.message("m4");
     world.until(10_000);
-    assert_eq!(world.told, [(0, true), (100, false)], "what waited was overtaken by the message behind it");
+    assert_eq!(
+        world.told,
+        [(0, true), (100, false)],
+        "the delayed typing must be dropped when a later message ends it"
+    );
 }
 
 #[test]
 fn typing_from_another_gateway_is_not_passed_on() {
     let (mut typists, user) = (Typists::default(), UserId::parse(ANN).expect("valid"));
     let said = |typing, here| Said { typing, here, sent: Box::default() };
-    assert!(!typists.say(&user, "Ann", said(true, false), 0).expect("told").pass_on);
+    assert!(!typists.say(&user, "Ann", said(true, false), 0).expect("a state is sent").pass_on);
     assert_eq!(typists.rings(ANN), Some(5_000));
     assert_eq!(typists.say(&user, "Ann", said(false, true), 100), None);
     assert_eq!(typists.rings(ANN), Some(1_000));
-    assert!(typists.due(ANN, 1_000, 1_000).expect("told").pass_on);
-    assert_eq!(typists.due(ANN, 5_000, 5_000), None, "it was said before");
+    assert!(typists.due(ANN, 1_000, 1_000).expect("a state is sent").pass_on);
+    assert_eq!(typists.due(ANN, 5_000, 5_000), None, "the end was already sent");
     assert_eq!(typists.rings(ANN), Some(2_000));
-    assert!(typists.say(&user, "Ann", said(true, true), 2_000).expect("told").pass_on);
-    assert_eq!(typists.rings(ANN), None, "it rings before");
+    assert!(typists.say(&user, "Ann", said(true, true), 2_000).expect("a state is sent").pass_on);
+    assert_eq!(typists.rings(ANN), None, "a timer is already set");
     assert_eq!(typists.due(ANN, 2_000, 2_000), None);
     let end_ms = typists.rings(ANN).expect("an end");
-    assert!(!typists.due(ANN, end_ms, end_ms).expect("told").pass_on, "every gateway ends it by itself");
+    assert!(
+        !typists.due(ANN, end_ms, end_ms).expect("a state is sent").pass_on,
+        "an end by timeout must not be passed on"
+    );
 }
 
 proptest! {
@@ -169,7 +176,7 @@ proptest! {
         prop_assert!(world.typists.0.is_empty());
         for (index, pair) in world.told.windows(2).enumerate() {
             let [(before_ms, before), (at_ms, now)] = pair else { unreachable!() };
-            prop_assert!(*before || *now, "stopped twice");
+            prop_assert!(*before || *now, "two stops in succession");
             let ended = ends.contains(&(index + 1));
             prop_assert!(ended || at_ms - before_ms >= TYPING_RENEWAL_MS, "{:?}", world.told);
         }

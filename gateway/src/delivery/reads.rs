@@ -133,7 +133,10 @@ mod tests {
             put(&mut pages, now, after_seq, page(0..10, 100_000));
             assert!(pages.bytes <= PAGES_BYTES_MAX);
         }
-        assert!(pages.pages.contains_key(&key(99)) && !pages.pages.contains_key(&key(0)), "the oldest went");
+        assert!(
+            pages.pages.contains_key(&key(99)) && !pages.pages.contains_key(&key(0)),
+            "the oldest page must be dropped"
+        );
         assert_eq!(pages.pages.len(), pages.kept.len());
     }
 

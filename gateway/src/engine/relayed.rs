@@ -316,6 +316,6 @@ mod tests {
         assert_eq!(polls.bytes, KEPT_BYTES_MAX / 2);
         polls.set("s4".into(), answered(1, at(4)));
         polls.sweep(at(13));
-        assert_eq!((polls.held.len(), polls.bytes), (2, 1), "s3 is forgotten, who waits is not");
+        assert_eq!((polls.held.len(), polls.bytes), (2, 1), "s3 must be dropped and the waiting poll kept");
     }
 }

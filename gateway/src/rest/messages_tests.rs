@@ -42,7 +42,9 @@ async fn api_with_events() -> Api {
     api.tasks.spawn(async move {
         while let Some(Incoming::Message(message)) = reads.next().await {
             let request = wire::ReadRequest::decode(message.payload).expect("a read");
-            let Some(wire::read_request::Body::Events(read)) = request.body else { panic!("not for events") };
+            let Some(wire::read_request::Body::Events(read)) = request.body else {
+                panic!("not a request for events")
+            };
             assert_eq!(read.check, "ann");
             let body = Some(wire::read_reply::Body::Events(answer(&read)));
             message.reply.expect("a request").send(wire::ReadReply { body }.encode_to_vec().into());

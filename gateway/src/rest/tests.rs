@@ -191,7 +191,7 @@ async fn the_description_is_consistent() {
         let place = format!("{method} {path}");
         assert!(names.insert(operation["operationId"].as_str().expect("a name").to_owned()), "{place}");
         assert!(operation["summary"].is_string() && operation["tags"].is_array(), "{place}");
-        let security = operation["security"].as_array().expect("who may");
+        let security = operation["security"].as_array().expect("the operation names its security schemes");
         for scheme in security.iter().flat_map(|one| one.as_object().expect("schemes").keys()) {
             assert!(document["components"]["securitySchemes"][scheme].is_object(), "{place}: {scheme}");
         }
@@ -359,7 +359,7 @@ async fn many_health_requests_cause_one_read_of_the_store() {
     let worker = tokio::spawn(async move {
         let body = wire::read_reply::Body::Conversations(wire::Conversations::default());
         let empty = wire::ReadReply { body: Some(body) }.encode_to_vec();
-        let Some(Incoming::Message(message)) = reads.next().await else { panic!("no read") };
+        let Some(Incoming::Message(message)) = reads.next().await else { panic!("no read request arrived") };
         message.reply.expect("a request").send(empty.into());
         reads
     });
@@ -367,7 +367,7 @@ async fn many_health_requests_cause_one_read_of_the_store() {
         let health = api.get("/api/v1/health", &[]).await;
         assert_eq!((health.status, health.json()["status"].clone()), (StatusCode::OK, json!("ok")));
     }
-    assert!(worker.await.expect("ended").try_next().is_none(), "one read is enough");
+    assert!(worker.await.expect("ended").try_next().is_none(), "the health requests must share one read");
 }
 
 #[tokio::test]

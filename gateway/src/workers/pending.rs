@@ -210,7 +210,7 @@ mod tests {
         pending.published(&[told, open, later], Tag([7; 16]));
         let requests = |now| pending.late(now).iter().map(|late| late.request).collect::<Vec<_>>();
         pending.resolve(told, Ok(wire::Accepted::default()));
-        assert_eq!(requests(Instant::now()), [0; 0], "it may still be on its way");
+        assert_eq!(requests(Instant::now()), [0; 0], "an outcome that is not late yet must not be listed");
         assert_eq!(requests(Instant::now() + 2 * OUTCOME_LATE), [open, later]);
         let late = pending.late(Instant::now() + 2 * OUTCOME_LATE);
         assert_eq!((late[0].key.client_id.as_str(), late[0].tag), ("open", Tag([7; 16])));

@@ -157,7 +157,7 @@ mod tests {
         assert!(went.elapsed() >= ABSENCE_MAX, "{:?}", went.elapsed());
         let later = Instant::now();
         assert_eq!(repeated(0, &mut absent_since, append).await, Err(away()));
-        assert_eq!(later.elapsed(), Duration::ZERO, "nobody waits for it again before it was back");
+        assert_eq!(later.elapsed(), Duration::ZERO, "a call must fail at once until the log is back");
         back.set(Duration::ZERO);
         assert_eq!(repeated(0, &mut absent_since, append).await, Ok(()));
         assert_eq!(absent_since, None);
