@@ -217,7 +217,7 @@ mod tests {
         assert_eq!(told, [("ann", true), ("bob", true)]);
 
         assert_eq!(fanout.take_due(start + INTERVAL * 3).0.len(), 0);
-        assert!(fanout.state.lock().outboxes.is_empty(), "a quiet gateway costs nothing");
+        assert!(fanout.state.lock().outboxes.is_empty(), "a quiet gateway must not have an outbox");
     }
 
     #[test]

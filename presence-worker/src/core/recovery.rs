@@ -218,15 +218,24 @@ mod tests {
     fn a_dead_predecessor_cannot_take_a_record_back() {
         let mut records = Records::default();
         assert!(records.keep(GATEWAY, kept(1, 7)));
-        assert!(records.keep(GATEWAY, kept(1, 7)), "its own again, as in a snapshot");
-        assert!(records.keep(GATEWAY, kept(2, 8)), "its client came back");
-        assert!(!records.keep(GATEWAY, kept(1, 7)), "a snapshot still has both");
-        assert!(!records.keep(GATEWAY, kept(1, 8)), "it makes a base");
-        assert!(!records.keep(OTHER, kept(2, 8)), "two at once: one of them");
+        assert!(
+            records.keep(GATEWAY, kept(1, 7)),
+            "a session may keep its own record again, as a snapshot does"
+        );
+        assert!(records.keep(GATEWAY, kept(2, 8)), "the successor of the session must take the record over");
+        assert!(
+            !records.keep(GATEWAY, kept(1, 7)),
+            "a former session must not take the record back with a snapshot"
+        );
+        assert!(!records.keep(GATEWAY, kept(1, 8)), "a former session must not keep a newer record");
+        assert!(
+            !records.keep(OTHER, kept(2, 8)),
+            "only one of two concurrent successors may keep the record"
+        );
         assert!(!records.end(0, GATEWAY, &ended(1)));
         records.expire(RECOVERY_MS);
         assert_eq!(newest(&records), Some(8));
-        assert!(records.keep(GATEWAY, kept(2, 9)), "its successor makes a base");
+        assert!(records.keep(GATEWAY, kept(2, 9)), "the successor may keep a newer record");
         assert_eq!(newest(&records), Some(9));
     }
 
@@ -249,15 +258,18 @@ mod tests {
         let mut records = Records::default();
         assert!(records.keep(GATEWAY, kept(1, 7)));
         assert!(records.end(1_000, GATEWAY, &ended(1)));
-        assert!(!records.end(2_000, GATEWAY, &ended(1)), "once");
+        assert!(!records.end(2_000, GATEWAY, &ended(1)), "a record ends only once");
         records.expire(999 + RECOVERY_MS);
         assert_eq!(newest(&records), Some(7));
         assert!(records.keep(OTHER, kept(5, 8)));
         records.expire(1_000 + RECOVERY_MS);
-        assert_eq!(newest(&records), Some(8), "a session has it");
+        assert_eq!(newest(&records), Some(8), "a record that a session keeps must not expire");
         records.sweep(5_000, GATEWAY, &Announced::default());
         records.sweep(6_000, OTHER, &Announced::default());
-        assert!(records.keep(OTHER, kept(5, 8)), "its gateway was silent for a while only");
+        assert!(
+            records.keep(OTHER, kept(5, 8)),
+            "a session of a gateway that was silent may keep its record again"
+        );
         assert!(records.end(7_000, OTHER, &ended(5)));
         records.expire(7_000 + RECOVERY_MS);
         assert_eq!((newest(&records), records.count(), records.bytes), (None, 0, 0));

@@ -125,7 +125,7 @@ impl Gateway {
     /// The next push, if it comes within a second.
     async fn next_push(&mut self) -> Option<wire::PresenceChanges> {
         let incoming = timeout(Duration::from_secs(1), self.pushes.next()).await.ok()?;
-        let Some(Incoming::Message(message)) = incoming else { panic!("the bus lost something") };
+        let Some(Incoming::Message(message)) = incoming else { panic!("the subscription lost messages") };
         match wire::ToGateway::decode(message.payload).expect("a message").body {
             Some(wire::to_gateway::Body::Presence(changes)) => Some(changes),
             other => panic!("not presence: {other:?}"),
@@ -169,7 +169,7 @@ async fn presence_reaches_other_gateways_and_the_store() {
     let reply = two.send(vec![watch("ann")]).await;
     assert!(!presence_of(reply.results[0].body.as_ref()).online);
     one.send(vec![start("ann", 1)]).await;
-    let push = two.next_push().await.expect("a push at once");
+    let push = two.next_push().await.expect("a push arrives at once");
     assert!(push.users[0].online);
     assert_eq!((push.shard, push.epoch), (two.shard, reply.epoch));
 
@@ -224,7 +224,7 @@ async fn a_user_stays_online_while_another_worker_takes_over() {
             sleep(Duration::from_millis(50)).await;
         }
     };
-    let reply = timeout(PATIENCE, taken_over).await.expect("a new owner");
+    let reply = timeout(PATIENCE, taken_over).await.expect("a new owner answers");
     assert!(reply.snapshot_wanted && reply.unsettled);
     for (gateway, changes) in [(&mut two, vec![watch("ann")]), (&mut one, vec![start("ann", 1)])] {
         gateway.number += 1;
@@ -254,10 +254,10 @@ async fn presence_works_while_the_store_is_away_and_rows_are_written_later() {
         last_seen_ms: 77,
         updated_ms: 1,
     };
-    store.put(vec![row]).await.expect("not away yet");
+    store.put(vec![row]).await.expect("the store is not away yet");
     store.away.store(true, Ordering::Relaxed);
     let watching = request("two", 1, 0, vec![watch("ann")]);
-    let reply = two.try_request(&watching).await.expect("an answer in the time that gateways wait");
+    let reply = two.try_request(&watching).await.expect("an answer arrives before the gateway's timeout");
     two.number = 1;
     assert_eq!(presence_of(reply.results[0].body.as_ref()).last_seen_ms, 0);
     let other = names(one.shard).next().expect("endless");
@@ -265,9 +265,9 @@ async fn presence_works_while_the_store_is_away_and_rows_are_written_later() {
 
     store.away.store(false, Ordering::Relaxed);
     let told = async { while two.hears(&one, "ann", false).await.last_seen_ms != 77 {} };
-    timeout(PATIENCE, told).await.expect("a push when the store is back");
+    timeout(PATIENCE, told).await.expect("a push arrives when the store is back");
     worker.stop().await;
-    assert!(store.row(&other).is_some(), "the profile was written after all");
+    assert!(store.row(&other).is_some(), "the profile must be written when the store is back");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -276,5 +276,8 @@ async fn a_stopped_worker_replies_no_more_and_has_written_everything() {
     one.send(vec![watch("ann"), start("ann", 1), end("ann", 1)]).await;
     worker.stop().await;
     assert!(one.try_request(&request("one", 0, 1, Vec::new())).await.is_none());
-    assert!(store.row("ann").is_some_and(|row| row.last_seen_ms > 0), "without waiting for the next tick");
+    assert!(
+        store.row("ann").is_some_and(|row| row.last_seen_ms > 0),
+        "the row must be written without waiting for the next tick"
+    );
 }

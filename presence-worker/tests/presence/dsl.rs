@@ -158,7 +158,7 @@ impl World {
         let last = self.number(gateway);
         let count = changes.len();
         let reply = self.hand_over(request(gateway, last + 1, last, changes), Vec::new());
-        assert!(!reply.snapshot_wanted, "{gateway} is in step");
+        assert!(!reply.snapshot_wanted, "{gateway} must not be asked for a snapshot");
         assert_eq!(reply.results.len(), count, "one result per change");
         reply.results.iter().map(|result| result.body.clone().expect("a result")).collect()
     }
@@ -188,7 +188,7 @@ impl World {
                 let next_ms = self.shard.next_due_ms();
                 assert!(
                     next_ms.is_none_or(|next_ms| next_ms > self.now_ms),
-                    "a tick leaves nothing due behind"
+                    "a tick must handle everything that is due"
                 );
             }
         }

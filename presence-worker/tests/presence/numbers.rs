@@ -36,12 +36,16 @@ fn after_a_gap_the_snapshot_is_wanted_until_it_comes() {
     world.send("one", vec![start("ann", 1)]);
     let gap = world.hand_over(request("one", 3, 2, vec![start("bob", 1)]), Vec::new());
     assert!(gap.snapshot_wanted);
-    assert!(!world.presence("bob").online, "what follows a gap is not taken");
+    assert!(!world.presence("bob").online, "a batch after a gap must not be applied");
     assert!(world.hand_over(request("one", 0, 1, Vec::new()), Vec::new()).snapshot_wanted);
     let reply = world.hand_over(snapshot("one", 4, vec![start("ann", 1), start("bob", 1)]), Vec::new());
     assert!(!reply.snapshot_wanted);
     assert!(world.presence("bob").online);
-    assert_eq!(world.send("one", vec![start("eve", 1)]), [Outcome::Done(true)], "number 5 follows");
+    assert_eq!(
+        world.send("one", vec![start("eve", 1)]),
+        [Outcome::Done(true)],
+        "number 5 must be accepted after the snapshot"
+    );
 }
 
 #[test]
@@ -52,7 +56,7 @@ fn a_batch_after_a_gap_is_answered_as_if_it_were_applied() {
     let reply = world.hand_over(request("one", 9, 8, changes), Vec::new());
     assert!(reply.snapshot_wanted);
     let outcome = |place: usize| reply.results[place].body.clone().expect("a result");
-    assert_eq!(outcome(0), Outcome::Done(false), "the limit holds");
+    assert_eq!(outcome(0), Outcome::Done(false), "the session limit must apply");
     assert_eq!(outcome(1), Outcome::Done(true));
     let room = outcome(2);
     assert_eq!((room_of(&room).participants, room_of(&room).changed), (2, false));
@@ -77,7 +81,11 @@ fn a_repeated_batch_gets_the_first_reply_and_is_applied_once() {
 
     world.send("one", vec![end("ann", 1)]);
     let late = world.hand_over(batch, Vec::new());
-    assert_eq!(late.results[0].body, Some(Outcome::Done(false)), "long over");
+    assert_eq!(
+        late.results[0].body,
+        Some(Outcome::Done(false)),
+        "a repeated batch must not start a session that has ended"
+    );
     assert_eq!(world.shard.census().sessions, 0);
 }
 
@@ -106,7 +114,7 @@ fn a_snapshot_replaces_everything_of_its_gateway_and_nothing_else() {
     let reply = world.hand_over(snapshot("one", 8, vec![start("eve", 3), join("room", "eve")]), Vec::new());
     assert_eq!(room_of(reply.results[1].body.as_ref().expect("a result")).visible, Vec::<String>::new());
     assert_eq!(world.told_of_users("friends"), [(3_000, "eve".into(), true)]);
-    assert_eq!(world.told_of_users("one"), [], "its watch is not in the snapshot");
+    assert_eq!(world.told_of_users("one"), [], "a watch that is not in the snapshot must be dropped");
     let told: Vec<_> = world
         .told_of_rooms("two")
         .into_iter()
@@ -115,7 +123,7 @@ fn a_snapshot_replaces_everything_of_its_gateway_and_nothing_else() {
     assert_eq!(
         told,
         [("eve".to_string(), true, 4), ("ann".to_string(), false, 3)],
-        "bob is still here through two"
+        "bob must stay visible through gateway two"
     );
     world.pass(&["friends", "one", "two"], 10_000);
     assert_eq!(world.told_of_users("friends"), [(3_000 + GRACE_MS, "ann".into(), false)]);
@@ -123,7 +131,7 @@ fn a_snapshot_replaces_everything_of_its_gateway_and_nothing_else() {
     world.hand_over(snapshot("one", 9, vec![start("eve", 3)]), Vec::new());
     world.told_of_rooms("one");
     world.send("two", vec![join("room", "new")]);
-    assert_eq!(world.told_of_rooms("one"), [], "no members any more");
+    assert_eq!(world.told_of_rooms("one"), [], "a gateway without members must get no push");
 }
 
 #[test]
@@ -137,7 +145,11 @@ fn a_snapshot_without_changes_pushes_nothing() {
     world.hand_over(snapshot("one", 3, vec![start("ann", 1), join("room", "ann")]), Vec::new());
     world.pass(&["one", "friends"], 10_000);
     assert_eq!(world.pushes, []);
-    assert_eq!(world.presence("ann").text, "x", "a status that is not repeated stays with its session");
+    assert_eq!(
+        world.presence("ann").text,
+        "x",
+        "a status that the snapshot lacks must stay with its session"
+    );
 }
 
 #[test]
@@ -148,7 +160,11 @@ fn repeating_a_status_in_a_snapshot_is_not_setting_it_again() {
     world.hand_over(snapshot("one", 2, vec![told("ann", 1, Some(Status::Away), None)]), Vec::new());
     assert_eq!(world.presence("ann").status(), Status::Dnd);
     world.hand_over(snapshot("one", 3, vec![told("ann", 1, Some(Status::Active), None)]), Vec::new());
-    assert_eq!(world.presence("ann").status(), Status::Active, "this is another one, whose batch was lost");
+    assert_eq!(
+        world.presence("ann").status(),
+        Status::Active,
+        "a new status in a snapshot must be set, because its batch was lost"
+    );
 }
 
 #[test]
@@ -169,15 +185,23 @@ fn a_snapshot_in_parts_takes_effect_with_its_last_part() {
     let first =
         carillon_proto::wire::PresenceRequest { last_number: 4, ..snapshot("one", 2, vec![start("ann", 1)]) };
     world.hand_over(first, Vec::new());
-    assert_eq!(world.shard.census().sessions, 3, "the rest is coming");
+    assert_eq!(
+        world.shard.census().sessions,
+        3,
+        "sessions must be kept until the last part of the snapshot arrives"
+    );
     world.hand_over(
         request("one", 3, 4, vec![start("bob", 1), limited("bob", 2, 1), end("ann", 1)]),
         Vec::new(),
     );
     world.hand_over(request("one", 4, 4, vec![join("room", "bob")]), Vec::new());
-    assert_eq!(world.shard.census().sessions, 2, "both of bob's");
-    assert_eq!(world.told_of_rooms("friends"), [], "bob never left");
-    assert_eq!(world.send("one", vec![limited("bob", 3, 1)]), [Outcome::Done(false)], "limits hold again");
+    assert_eq!(world.shard.census().sessions, 2, "only bob's two sessions must be left");
+    assert_eq!(world.told_of_rooms("friends"), [], "bob must not appear to have left");
+    assert_eq!(
+        world.send("one", vec![limited("bob", 3, 1)]),
+        [Outcome::Done(false)],
+        "the session limit must apply again after the snapshot"
+    );
 }
 
 #[test]
@@ -202,9 +226,13 @@ fn a_worker_delayed_between_two_parts_continues_with_the_next() {
     world.hand_over(first, Vec::new());
     world.now_ms += 5_000;
     let reply = world.hand_over(request("one", 3, 3, vec![limited("bob", 2, 1)]), Vec::new());
-    assert!(reply.snapshot_wanted, "it may have missed something since");
-    assert_eq!(reply.results[0].body, Some(Outcome::Done(true)), "taken as it is");
-    assert_eq!(world.shard.census().sessions, 2, "ann's is gone");
+    assert!(reply.snapshot_wanted, "a snapshot must be requested, because changes may be lost");
+    assert_eq!(
+        reply.results[0].body,
+        Some(Outcome::Done(true)),
+        "the session must be accepted without a limit"
+    );
+    assert_eq!(world.shard.census().sessions, 2, "ann's session must be dropped");
 }
 
 #[test]

@@ -75,7 +75,11 @@ fn a_record_is_found_by_its_pid_and_its_user() {
     for user in ["", "ann"] {
         assert_eq!(found(&mut world, "two", user).record, Some(record("p", &["a"])));
     }
-    assert_eq!(found(&mut world, "two", "bob"), RecoveryFound::default(), "another user's is not told of");
+    assert_eq!(
+        found(&mut world, "two", "bob"),
+        RecoveryFound::default(),
+        "the record of another user must not be found"
+    );
 }
 
 #[test]
@@ -97,7 +101,11 @@ fn changes_are_applied_in_order_and_once() {
         assert_eq!(world.send("one", vec![change.clone()]), [Outcome::Done(taken)], "{change:?}");
     }
     assert_eq!(conversations(&mut world), ["d", "b"]);
-    assert_eq!(world.send("two", vec![subscribe(1, 9, 2, "c")]), [Outcome::Done(false)], "another's session");
+    assert_eq!(
+        world.send("two", vec![subscribe(1, 9, 2, "c")]),
+        [Outcome::Done(false)],
+        "a session of another gateway must not change the record"
+    );
 }
 
 #[test]
@@ -108,9 +116,17 @@ fn a_record_belongs_to_the_session_that_kept_it_last() {
     world.send("one", vec![ended(1, true), unsubscribe(1, 6, 0)]);
     assert_eq!(conversations(&mut world), ["a", "b"]);
     world.send("two", vec![ended(7, true)]);
-    assert_eq!(conversations(&mut world), ["a", "b"], "another session of the same gateway");
+    assert_eq!(
+        conversations(&mut world),
+        ["a", "b"],
+        "another session of the same gateway must not end the record"
+    );
     world.send("two", vec![ended(8, true)]);
-    assert_eq!(found(&mut world, "one", ""), RecoveryFound::default(), "the client said goodbye");
+    assert_eq!(
+        found(&mut world, "one", ""),
+        RecoveryFound::default(),
+        "the record must be dropped when its client has closed"
+    );
     assert_eq!(world.shard.census().records, 0);
 }
 
@@ -130,7 +146,7 @@ fn a_record_survives_its_gateway_for_two_minutes() {
     let mut world = World::settled();
     world.send("crashed", vec![keep(1, record("p", &["a"]))]);
     world.pass(&["other"], 4_000);
-    assert_eq!(world.shard.census().gateways, 1, "the gateway is gone");
+    assert_eq!(world.shard.census().gateways, 1, "only the other gateway must be left");
     assert_eq!(conversations(&mut world), ["a"]);
     world.pass(&["other"], RECOVERY_MS - 1_000);
     assert_eq!(conversations(&mut world), ["a"]);
@@ -153,7 +169,7 @@ fn the_session_of_a_record_missing_in_a_snapshot_counts_as_ended() {
     let mut world = World::settled();
     world.send("one", vec![keep(1, record("p", &["a"])), keep(2, record("q", &[]))]);
     world.hand_over(snapshot("one", 2, vec![keep(2, record("q", &["z"]))]), Vec::new());
-    assert_eq!(conversations(&mut world), ["a"], "its end was missed: it stays as after an end");
+    assert_eq!(conversations(&mut world), ["a"], "the record must stay for recovery when its end was missed");
     world.pass(&["one", "other"], RECOVERY_MS);
     assert_eq!(world.shard.census().records, 1);
 }
@@ -176,11 +192,15 @@ fn the_bytes_of_all_records_are_bounded() {
     let mut kept = 0;
     while world.send("one", vec![keep(kept, record(&format!("p{kept}"), &names))]) == [Outcome::Done(true)] {
         kept += 1;
-        assert!(kept < 10_000, "there is a bound");
+        assert!(kept < 10_000, "the number of records must be bounded");
     }
     assert!(kept as usize > RECOVERY_BYTES_MAX / (200 * 1_000), "{kept}");
     let same = keep(0, record("p0", &names[..1]));
-    assert_eq!(world.send("one", vec![same]), [Outcome::Done(true)], "what is there may shrink");
+    assert_eq!(
+        world.send("one", vec![same]),
+        [Outcome::Done(true)],
+        "an existing record must be able to shrink"
+    );
     let forgotten = RecoveryEnded { pid: "p1".into(), session: 1, forget: true };
     world.send("one", vec![Change::RecoveryEnded(forgotten)]);
     assert_eq!(world.send("one", vec![keep(9, record("new", &names))]), [Outcome::Done(true)]);

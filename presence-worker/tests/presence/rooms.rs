@@ -22,19 +22,27 @@ fn a_user_counts_once_over_all_gateways() {
     assert_eq!(state(&mut world, "one", join("room", "ann")), expect(1, &["ann"], true));
     assert_eq!(state(&mut world, "two", join("room", "bob")), expect(2, &["ann", "bob"], true));
     assert_eq!(state(&mut world, "two", join("room", "ann")), expect(2, &["ann", "bob"], false));
-    assert_eq!(state(&mut world, "two", join("room", "ann")), expect(2, &["ann", "bob"], false), "again");
+    assert_eq!(
+        state(&mut world, "two", join("room", "ann")),
+        expect(2, &["ann", "bob"], false),
+        "joining again must change nothing"
+    );
     assert_eq!(told(&mut world, "one"), [("bob".into(), true, 2)]);
-    assert_eq!(told(&mut world, "two"), [], "who asks learns it from the answer");
+    assert_eq!(told(&mut world, "two"), [], "the requesting gateway must get no push");
 
     assert_eq!(
         state(&mut world, "one", leave("room", "ann")),
         expect(2, &[], false),
-        "still there through two"
+        "ann must stay visible through gateway two"
     );
-    assert_eq!(state(&mut world, "one", leave("room", "ann")), expect(2, &[], false), "again");
+    assert_eq!(
+        state(&mut world, "one", leave("room", "ann")),
+        expect(2, &[], false),
+        "leaving again must change nothing"
+    );
     assert_eq!(told(&mut world, "two"), []);
     assert_eq!(state(&mut world, "three", join("room", "zoe")), expect(3, &["ann", "bob", "zoe"], true));
-    assert_eq!(told(&mut world, "one"), [], "no members any more");
+    assert_eq!(told(&mut world, "one"), [], "a gateway without members must get no push");
     assert_eq!(told(&mut world, "two"), [("zoe".into(), true, 3)]);
     assert_eq!(state(&mut world, "two", leave("room", "ann")), expect(2, &[], true));
     assert_eq!(told(&mut world, "three"), [("ann".into(), false, 2)]);
@@ -99,23 +107,30 @@ fn only_the_first_hundred_are_visible() {
     assert_eq!(
         state.visible,
         (0..PRESENCE_PARTICIPANTS_MAX).map(name).collect::<Vec<_>>(),
-        "in the order of joining"
+        "participants must be in the order of joining"
     );
     world.send("one", vec![leave("room", &name(7))]);
     let kept = world.send("one", vec![join("room", &name(7))]);
-    assert_eq!(room_of(&kept[0]).visible[7], name(7), "the place is kept while another gateway has the user");
+    assert_eq!(
+        room_of(&kept[0]).visible[7],
+        name(7),
+        "the place must be kept while another gateway has the user"
+    );
 
     world.send("two", vec![leave("room", &name(7))]);
     world.send("one", vec![leave("room", &name(7))]);
     let told = world.told_of_rooms("two");
     assert!(told[0].visible && !told[0].joined);
     let late = world.send("two", vec![join("room", &name(7))]);
-    assert!(room_of(&late[0]).visible.is_empty(), "whoever left is last when back");
+    assert!(
+        room_of(&late[0]).visible.is_empty(),
+        "a user who left and came back must be last and not visible"
+    );
     let promoted = world.send("two", vec![join("room", &name(100))]);
     assert_eq!(
         room_of(&promoted[0]).visible.len(),
         PRESENCE_PARTICIPANTS_MAX,
-        "moved up, seen when joining again"
+        "a user who moved up must be visible after joining again"
     );
 }
 
@@ -141,5 +156,9 @@ fn a_reply_never_exceeds_a_bus_message() {
     let reply = world.hand_over(watches("three"), Vec::new());
     assert!(prost::Message::encoded_len(&*reply) < carillon_proto::limits::BUS_MESSAGE_BYTES_MAX);
     let answered = reply.results.iter().filter(|result| result.body.is_some()).count();
-    assert_eq!(answered + world.told_of_users("three").len(), 4_000, "the rest is pushed");
+    assert_eq!(
+        answered + world.told_of_users("three").len(),
+        4_000,
+        "the results that do not fit must be pushed"
+    );
 }

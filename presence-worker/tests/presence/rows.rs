@@ -30,10 +30,10 @@ fn row(name: &str, last_seen_ms: u64) -> Record {
 fn a_profile_is_written_when_it_differs_from_the_row() {
     let mut world = World::settled();
     world.send("one", vec![start("ann", 1), start("bob", 1)]);
-    assert_eq!(save(&mut world), [], "not before the row is known: it holds the last visit");
+    assert_eq!(save(&mut world), [], "a row must not be written before it is loaded");
     load(&mut world, vec![row("ann", 5)]);
     assert_eq!(save(&mut world), [row("bob", 0)]);
-    assert_eq!(save(&mut world), [], "once");
+    assert_eq!(save(&mut world), [], "a profile must be written once");
 
     let renamed = wire::Profile { name: "Ann".into(), ..profile("ann") };
     let session = wire::SessionStarted {
@@ -54,15 +54,19 @@ fn the_last_visit_is_written_with_the_profile() {
     world.send("one", vec![end("ann", 1)]);
     assert_eq!(save(&mut world), [row("ann", WALL_MS + 3_000)]);
     world.pass(&["one"], 10_000);
-    assert_eq!(save(&mut world), [], "going offline adds nothing");
+    assert_eq!(save(&mut world), [], "going offline must not write the row again");
 
     world.send("one", vec![start("ann", 2)]);
-    assert_eq!(save(&mut world), [], "the profile is what the store has");
+    assert_eq!(save(&mut world), [], "an unchanged profile must not be written");
     world.send("one", vec![set("ann", 2, Status::Invisible, "")]);
-    assert_eq!(save(&mut world), [row("ann", WALL_MS + 13_000)], "as if gone");
+    assert_eq!(
+        save(&mut world),
+        [row("ann", WALL_MS + 13_000)],
+        "becoming invisible must write the last visit"
+    );
     world.pass(&["one"], 1_000);
     world.send("one", vec![end("ann", 2)]);
-    assert_eq!(save(&mut world), [], "leaving unseen is not seen");
+    assert_eq!(save(&mut world), [], "an invisible user who leaves must not be written");
 }
 
 #[test]
@@ -89,7 +93,7 @@ fn a_last_visit_that_is_read_late_is_pushed() {
     assert_eq!(
         world.told_of_users("one"),
         [(3_000, "ann".into(), false)],
-        "of bob, who is online, it is no news"
+        "only ann's stored last visit must be pushed, because bob is online"
     );
     assert_eq!(world.presence("ann").last_seen_ms, 5);
 }

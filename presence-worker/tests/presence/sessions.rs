@@ -18,14 +18,22 @@ fn a_user_is_online_from_the_first_session_to_the_end_of_the_last() {
     world.send("two", vec![start("ann", 1)]);
     world.send("one", vec![end("ann", 1)]);
     world.pass(&["friends", "one", "two"], 10_000);
-    assert_eq!(world.told_of_users("friends"), [], "another session is left");
+    assert_eq!(world.told_of_users("friends"), [], "ann still has another session");
 
     world.send("two", vec![end("ann", 1)]);
-    assert!(world.presence("ann").online, "still within the grace");
+    assert!(world.presence("ann").online, "ann must stay online during the grace period");
     world.pass(&["friends", "one", "two"], 10_000);
     let offline_ms = 13_000 + GRACE_MS;
-    assert_eq!(world.told_of_users("friends"), [(offline_ms, "ann".into(), false)], "to the millisecond");
-    assert_eq!(world.presence("ann").last_seen_ms, WALL_MS + 13_000, "when the last session ended");
+    assert_eq!(
+        world.told_of_users("friends"),
+        [(offline_ms, "ann".into(), false)],
+        "ann must go offline exactly when the grace period ends"
+    );
+    assert_eq!(
+        world.presence("ann").last_seen_ms,
+        WALL_MS + 13_000,
+        "the last visit must be the end of the last session"
+    );
 }
 
 #[test]
@@ -51,7 +59,7 @@ fn without_a_grace_a_user_is_offline_at_once() {
     world.send("friends", vec![watch("ann")]);
     world.send("one", vec![start("ann", 1)]);
     let results = world.send("one", vec![query("ann"), end("ann", 1)]);
-    assert!(!presence_of(results.first()).online, "as it is after the whole batch");
+    assert!(!presence_of(results.first()).online, "a query must return the state after the whole batch");
     let told: Vec<_> = world.told_of_users("friends").into_iter().map(|(_, _, online)| online).collect();
     assert_eq!(told, [true, false]);
 }
@@ -71,14 +79,18 @@ fn gateways_of_a_user_at_the_limit_are_asked_to_look_for_dead_sessions() {
     let mut world = World::settled();
     world.send("one", vec![limited("ann", 1, 3), limited("ann", 2, 3), limited("bob", 3, 3)]);
     world.send("two", vec![limited("ann", 1, 3)]);
-    assert_eq!(world.told_of_crowds(), [], "everybody has room");
+    assert_eq!(world.told_of_crowds(), [], "no user may be over the limit yet");
     assert_eq!(world.send("three", vec![limited("ann", 1, 3)]), [NO]);
     let told = |gateway: &str| (gateway.to_owned(), "ann".to_owned());
     assert_eq!(world.told_of_crowds(), [told("one"), told("two")]);
     assert_eq!(world.send("one", vec![limited("ann", 9, 3), limited("ann", 10, 3)]), [NO, NO]);
-    assert_eq!(world.told_of_crowds(), [told("one"), told("two")], "once each");
+    assert_eq!(world.told_of_crowds(), [told("one"), told("two")], "each gateway must be asked only once");
     world.send("two", vec![end("ann", 1)]);
-    assert_eq!(world.send("three", vec![limited("ann", 1, 3)]), [YES], "one was dead");
+    assert_eq!(
+        world.send("three", vec![limited("ann", 1, 3)]),
+        [YES],
+        "a place must be free after a session has ended"
+    );
     assert_eq!(world.told_of_crowds(), []);
 }
 
@@ -93,18 +105,30 @@ fn a_moved_session_takes_over_its_old_place() {
     assert_eq!(seen.len(), 1);
 
     assert_eq!(world.send("two", vec![moved("ann", 7, "one", 1)]), [YES]);
-    assert_eq!(world.send("three", vec![limited("ann", 1, 2)]), [YES], "one session is counted");
-    assert_eq!(world.send("three", vec![limited("ann", 2, 2)]), [NO], "and is not lost");
+    assert_eq!(
+        world.send("three", vec![limited("ann", 1, 2)]),
+        [YES],
+        "the moved session must be counted once"
+    );
+    assert_eq!(
+        world.send("three", vec![limited("ann", 2, 2)]),
+        [NO],
+        "the moved session must still be counted"
+    );
     assert_eq!(world.send("one", vec![end("ann", 1)]), [YES]);
-    assert_eq!(world.send("three", vec![limited("ann", 2, 2)]), [NO], "its old gateway lets go of nothing");
-    assert_eq!(world.presence("ann").status(), Status::Away, "what it said of itself goes with it");
+    assert_eq!(
+        world.send("three", vec![limited("ann", 2, 2)]),
+        [NO],
+        "the end at the old gateway must not free a place"
+    );
+    assert_eq!(world.presence("ann").status(), Status::Away, "the status must move with the session");
 
     world.send("three", vec![end("ann", 1)]);
     world.pass(&["friends", "one", "two", "three"], 10_000);
-    assert_eq!(world.told_of_users("friends"), [], "nobody saw any of that");
+    assert_eq!(world.told_of_users("friends"), [], "no push is expected while the session moves");
     world.send("two", vec![end("ann", 7)]);
     world.pass(&["friends", "one", "two", "three"], 10_000);
-    assert_eq!(world.told_of_users("friends").len(), 1, "it ends where it went");
+    assert_eq!(world.told_of_users("friends").len(), 1, "the session must end at its new gateway");
 }
 
 #[test]
@@ -124,12 +148,16 @@ fn the_sixth_session_is_refused_wherever_the_others_are() {
     assert_eq!(world.send("one", five), [YES, YES, YES]);
     assert_eq!(world.send("two", vec![limited("ann", 1, 5), limited("ann", 2, 5)]), [YES, YES]);
     assert_eq!(world.send("two", vec![limited("ann", 3, 5)]), [NO]);
-    assert_eq!(world.send("two", vec![limited("ann", 2, 5)]), [YES], "known already");
-    assert_eq!(world.send("two", vec![start("ann", 9)]), [YES], "0 is any number");
-    assert_eq!(world.send("two", vec![limited("bob", 3, 5)]), [YES], "somebody else");
+    assert_eq!(
+        world.send("two", vec![limited("ann", 2, 5)]),
+        [YES],
+        "a known session must be accepted again"
+    );
+    assert_eq!(world.send("two", vec![start("ann", 9)]), [YES], "a limit of 0 means no limit");
+    assert_eq!(world.send("two", vec![limited("bob", 3, 5)]), [YES], "the limit applies to each user");
 
     world.send("one", vec![end("ann", 1), end("ann", 2)]);
-    assert_eq!(world.send("two", vec![limited("ann", 3, 5)]), [YES], "the refused one was not counted");
+    assert_eq!(world.send("two", vec![limited("ann", 3, 5)]), [YES], "a refused session must not be counted");
 }
 
 /// Verified to fail if `Roster::start` uses `user.sessions()` in place of `user.sessions_where(is_live)`.
@@ -142,10 +170,10 @@ fn sessions_of_a_silent_gateway_do_not_count() {
     assert_eq!(
         world.send("other", vec![limited("ann", 1, 5)]),
         [NO],
-        "three beats and a half are no silence yet"
+        "a gateway is not silent yet after three and a half beats"
     );
     world.now_ms += 1;
-    assert_eq!(world.shard.census().sessions, 5, "nothing was swept yet");
+    assert_eq!(world.shard.census().sessions, 5, "no session may be removed yet");
     assert_eq!(world.send("other", vec![limited("ann", 2, 5)]), [YES]);
 }
 
@@ -168,5 +196,5 @@ fn an_end_of_an_unknown_session_changes_nothing() {
     world.send("one", vec![start("ann", 1)]);
     world.send("two", vec![end("ann", 1), end("bob", 1)]);
     world.pass(&["one", "two"], 10_000);
-    assert!(world.presence("ann").online, "a session's number is its gateway's own");
+    assert!(world.presence("ann").online, "session numbers belong to their gateway");
 }

@@ -20,13 +20,13 @@ fn a_silent_gateway_loses_everything_and_its_users_get_their_grace() {
     assert_eq!((world.told_of_users("two"), world.told_of_rooms("two")), (vec![], vec![]));
     world.pass(&["two"], 1);
     let told = world.told_of_rooms("two");
-    assert_eq!(told.len(), 1, "bob is there through two");
+    assert_eq!(told.len(), 1, "only ann may leave, because bob is in the room through gateway two");
     assert_eq!(
         (told[0].user.as_str(), told[0].joined, told[0].disconnected, told[0].participants),
         ("ann", false, true, 2)
     );
     assert_eq!(world.told_of_users("two"), []);
-    assert_eq!(world.shard.census().gateways, 1, "forgotten");
+    assert_eq!(world.shard.census().gateways, 1, "the silent gateway must be forgotten");
 
     world.pass(&["two"], 10_000);
     assert_eq!(world.told_of_users("two"), [(7_000 + GRACE_MS, "ann".into(), false)]);
@@ -34,7 +34,10 @@ fn a_silent_gateway_loses_everything_and_its_users_get_their_grace() {
     let told_later = |(at_ms, push): &(u64, _)| *at_ms >= 7_000 && gateway_of(push) == "crashed";
     assert!(!world.pushes.iter().any(told_later));
 
-    assert!(world.heartbeat("crashed").snapshot_wanted, "it was only away, and announces itself anew");
+    assert!(
+        world.heartbeat("crashed").snapshot_wanted,
+        "a gateway that returns must be asked for a snapshot"
+    );
     world.hand_over(snapshot("crashed", 2, vec![start("ann", 1), join("room", "ann")]), Vec::new());
     assert_eq!(world.told_of_users("two"), [(17_000, "ann".into(), true)]);
     assert_eq!(world.told_of_rooms("two").len(), 1);
@@ -64,14 +67,18 @@ fn a_delayed_worker_declares_no_user_offline() {
     let pushes = world.shard.tick(world.now());
     world.keep(pushes);
     assert!(world.asked_for_snapshot("one") && world.asked_for_snapshot("two"));
-    assert!(world.heartbeat("one").snapshot_wanted, "until it comes");
+    assert!(world.heartbeat("one").snapshot_wanted, "a snapshot must be requested until it arrives");
     assert_eq!((world.told_of_users("two"), world.told_of_rooms("two")), (vec![], vec![]));
 
     world.hand_over(snapshot("one", 2, vec![start("ann", 1), join("room", "ann")]), Vec::new());
     world.hand_over(snapshot("two", 3, vec![watch("ann"), watch("eve"), join("room", "bob")]), Vec::new());
     assert!(!world.heartbeat("one").snapshot_wanted);
     world.pass(&["one", "two"], 2_999);
-    assert_eq!(world.told_of_users("two"), [], "not even eve, whose grace is long over");
+    assert_eq!(
+        world.told_of_users("two"),
+        [],
+        "no user may go offline yet, although eve's grace period is over"
+    );
     world.pass(&["one", "two"], 10_000);
     assert_eq!(world.told_of_users("two"), [(26_000, "eve".into(), false)]);
     assert_eq!(world.told_of_rooms("two"), []);
@@ -92,21 +99,25 @@ fn a_new_owner_declares_no_user_offline_during_its_amnesty() {
     let mut world = World::new();
     let reply = world
         .hand_over(snapshot("two", 9, vec![watch("ann"), watch("bob"), join("room", "zoe")]), Vec::new());
-    assert!(reply.unsettled, "offline means nothing yet");
+    assert!(reply.unsettled, "the state must be unsettled after a start");
     assert!(world.heartbeat("one").unsettled);
     assert!(world.hand_over(request("one", 0, 5, Vec::new()), Vec::new()).snapshot_wanted);
     world.pass(&["two"], 1_500);
     let everything = vec![start("ann", 1), set("ann", 1, Status::Dnd, ""), join("room", "ann")];
     world.hand_over(snapshot("one", 6, everything), Vec::new());
     assert_eq!(world.told_of_users("two"), [(1_500, "ann".into(), true)]);
-    assert_eq!(world.told_of_rooms("two"), [], "ann was in the room before");
+    assert_eq!(world.told_of_rooms("two"), [], "ann was in the room before, so no push is expected");
     world.send("one", vec![join("room", "new")]);
-    assert_eq!(world.told_of_rooms("two").len(), 1, "this one was not");
+    assert_eq!(world.told_of_rooms("two").len(), 1, "a new member must be pushed");
 
     world.pass(&["one", "two"], 1_499);
     assert_eq!(world.told_of_users("two"), []);
     world.pass(&["one", "two"], 5_000);
-    assert_eq!(world.told_of_users("two"), [(3_000, "bob".into(), false)], "now it is certain");
+    assert_eq!(
+        world.told_of_users("two"),
+        [(3_000, "bob".into(), false)],
+        "bob must go offline when the state is settled"
+    );
     assert!(!world.heartbeat("two").unsettled);
 }
 

@@ -10,7 +10,7 @@ fn only_watchers_receive_pushes_and_only_until_they_unwatch() {
     world.send("near", vec![watch("ann"), watch("ann")]);
     world.send("far", vec![watch("bob")]);
     world.send("one", vec![start("ann", 1)]);
-    assert_eq!(world.told_of_users("near").len(), 1, "watching twice is watching once");
+    assert_eq!(world.told_of_users("near").len(), 1, "two watches must cause one push");
     assert_eq!(world.told_of_users("far"), []);
     assert_eq!(world.told_of_users("one"), []);
 
@@ -44,15 +44,23 @@ fn the_status_is_the_latest_one_set_by_a_current_session() {
         let presence = world.presence("ann");
         (presence.status(), presence.text)
     };
-    assert_eq!(status(&mut world), (Status::Away, "lunch".into()), "a new session has no opinion");
+    assert_eq!(
+        status(&mut world),
+        (Status::Away, "lunch".into()),
+        "a new session must not change the status"
+    );
     world.send("two", vec![set("ann", 1, Status::Dnd, "")]);
     assert_eq!(status(&mut world), (Status::Dnd, String::new()));
     world.send("one", vec![set("ann", 1, Status::Active, "back")]);
     assert_eq!(status(&mut world), (Status::Active, "back".into()));
     world.send("one", vec![end("ann", 1)]);
-    assert_eq!(status(&mut world), (Status::Dnd, String::new()), "the other session's");
+    assert_eq!(
+        status(&mut world),
+        (Status::Dnd, String::new()),
+        "the status of the other session must remain"
+    );
     world.send("two", vec![end("ann", 1), start("ann", 2)]);
-    assert_eq!(status(&mut world), (Status::Dnd, String::new()), "kept over a reload");
+    assert_eq!(status(&mut world), (Status::Dnd, String::new()), "the status must be kept over a reload");
 }
 
 #[test]
@@ -76,13 +84,17 @@ fn an_invisible_user_looks_like_one_who_went_offline() {
     assert_eq!(world.told_of_users("friends"), [(4_000, "ann".into(), false)]);
     let hidden =
         wire::UserPresence { user: "ann".into(), last_seen_ms: WALL_MS + 4_000, ..Default::default() };
-    assert_eq!(world.presence("ann"), hidden, "neither text nor status shows");
+    assert_eq!(world.presence("ann"), hidden, "an invisible user's text and status must be hidden");
 
     world.pass(&["friends", "one"], 1_000);
     world.send("one", vec![end("ann", 1), start("ann", 2)]);
     world.send("one", vec![end("ann", 2)]);
     world.pass(&["friends", "one"], 10_000);
-    assert_eq!(world.told_of_users("friends"), [], "neither a reload nor leaving shows");
+    assert_eq!(
+        world.told_of_users("friends"),
+        [],
+        "a reload or an end of an invisible user must not be pushed"
+    );
     assert_eq!(world.presence("ann").last_seen_ms, WALL_MS + 4_000);
 }
 
@@ -123,7 +135,7 @@ fn presence_and_profiles_are_taken_from_the_store() {
         request("one", 1, 0, vec![query("ann"), watch("bob"), profile_query("ann"), profile_query("eve")]);
     let missing = world.shard.missing(&asked, 10);
     assert_eq!(missing, [user("ann"), user("bob"), user("eve")]);
-    assert_eq!(world.shard.missing(&asked, 2).len(), 2, "bounded");
+    assert_eq!(world.shard.missing(&asked, 2).len(), 2, "the number of rows to load must be bounded");
 
     let row = |name: &str, last_seen_ms| Record { user: user(name), profile: profile(name), last_seen_ms };
     let reply = world.hand_over(asked, vec![row("ann", 11), row("bob", 22), Record::unknown(user("eve"))]);
@@ -135,7 +147,7 @@ fn presence_and_profiles_are_taken_from_the_store() {
     let nameless = wire::Profile { user: "eve".into(), ..Default::default() };
     assert_eq!(outcome(3), Some(&Outcome::Profile(nameless)));
 
-    assert_eq!(world.shard.census().users, 1, "only the watched one stays in memory");
+    assert_eq!(world.shard.census().users, 1, "only the watched user must stay in memory");
     let again = request("one", 2, 1, vec![query("bob"), query("ann")]);
     assert_eq!(world.shard.missing(&again, 10), [user("ann")]);
 }
@@ -166,5 +178,5 @@ fn users_leave_memory_when_they_are_not_needed() {
     assert_eq!(saved, [user("bob"), user("eve")]);
     let now = world.now();
     world.shard.saved(now, &saved, true);
-    assert_eq!(world.shard.census().users, 1, "one is still watched");
+    assert_eq!(world.shard.census().users, 1, "only the user who is still watched must stay in memory");
 }
