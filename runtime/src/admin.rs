@@ -242,7 +242,7 @@ mod tests {
         assert_eq!(open.read(&mut [0; 12]).await.expect("answered"), 12);
         stop.cancel();
         server.await.expect("stopped");
-        assert_eq!(Arc::strong_count(&store), 1, "nothing holds it any more");
+        assert_eq!(Arc::strong_count(&store), 1, "the store is still referenced after the stop");
         drop(open);
     }
 

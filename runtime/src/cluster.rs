@@ -143,7 +143,10 @@ mod tests {
     fn a_misfit_is_one_line_that_names_the_remedy() {
         let ours = Mark::new(16);
         assert_eq!(ours.check_partitions("keyspace carillon", 16), Ok(()));
-        let other = ours.check_partitions("keyspace carillon", 32).expect_err("another number").to_string();
+        let other = ours
+            .check_partitions("keyspace carillon", 32)
+            .expect_err("another number of partitions is refused")
+            .to_string();
         assert!(
             other.contains("keyspace carillon has 16 partitions") && other.contains("set partitions to 16")
         );

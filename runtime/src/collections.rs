@@ -52,7 +52,7 @@ mod tests {
         }
         assert_eq!(map.len(), 10);
         assert!(map.capacity() <= SPARE_TIMES * 10 + SPARE_MIN, "{}", map.capacity());
-        assert!(moved < 99_990, "{moved} moved");
+        assert!(moved < 99_990, "{moved} elements were moved");
     }
 
     #[test]
@@ -64,6 +64,6 @@ mod tests {
         queue.truncate(50);
         let before = queue.capacity();
         queue.give_spare_back();
-        assert_eq!(queue.capacity(), before, "it may grow again soon");
+        assert_eq!(queue.capacity(), before, "a half empty queue must keep its capacity");
     }
 }

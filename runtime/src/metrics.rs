@@ -121,7 +121,7 @@ mod tests {
             "carillon_stage_seconds_count{stage=\"send_to_ack\"} 0",
             concat!("carillon_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
         ] {
-            assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
+            assert!(text.lines().any(|found| found == line), "no {line} in\n{text}");
         }
         for name in [
             "process_resident_memory_bytes",

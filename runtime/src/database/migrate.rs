@@ -297,7 +297,7 @@ mod tests {
 
     #[test]
     fn workers_are_stopped_only_for_migrations_that_need_it() {
-        assert_eq!(first_alone(0), None, "nobody works in a keyspace that is not there");
+        assert_eq!(first_alone(0), None, "a new keyspace has no workers to stop");
         assert_eq!((first_alone(1), first_alone(3)), (Some("0004_tenures"), Some("0004_tenures")));
         assert_eq!((first_alone(5), first_alone(6)), (Some("0006_suspensions"), None));
     }

@@ -244,7 +244,7 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let node = listener.local_addr().expect("an address").to_string();
         drop(listener);
-        let error = connect(std::slice::from_ref(&node), "carillon").await.expect_err("nobody listens");
+        let error = connect(std::slice::from_ref(&node), "carillon").await.expect_err("no server listens");
         let text = error.to_string();
         assert!(matches!(error, DatabaseError::Unreachable { .. }), "{text}");
         assert!(text.contains(&node) && !text.contains('\n'), "{text}");

@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn units_are_taken_lost_and_taken_again() {
         let both = share_of("a", &["a", "b"]).len();
-        assert!((1..16).contains(&both), "the names were chosen so that both have a share");
+        assert!((1..16).contains(&both), "each of the two workers must have a share");
         let taken =
             || vec![Renewed { began: 0, ended: 10, number: 5 }, Listed { began: 0, ended: 20, live: &["a"] }];
         let then = |more: Vec<Step>| epoch_after(&taken().into_iter().chain(more).collect::<Vec<_>>());
@@ -212,6 +212,10 @@ mod tests {
         assert_eq!(core.runs_out_in(ms(1_000)), Some(ms(1_100)));
         core.renewed(ms(600), ms(610), 2);
         assert_eq!(core.valid_until(), ms(2_600));
-        assert_eq!(core.runs_out_in(ms(1_000)), Some(ms(1_100)), "the reading is older");
+        assert_eq!(
+            core.runs_out_in(ms(1_000)),
+            Some(ms(1_100)),
+            "the time left must count from the older reading"
+        );
     }
 }

@@ -37,7 +37,10 @@ async fn two_workers_share_the_units_and_the_last_one_takes_all() {
     settled().await;
     let all = units(&first);
     assert_eq!(all.len(), 16);
-    assert!(theirs.iter().all(|(unit, epoch)| all[unit] > *epoch), "epochs rise over owners");
+    assert!(
+        theirs.iter().all(|(unit, epoch)| all[unit] > *epoch),
+        "the epoch of a unit must rise with each owner"
+    );
     assert!(first.valid());
 }
 
@@ -50,7 +53,7 @@ async fn a_release_is_noticed_at_once() {
     assert!(units(&first).len() < 16);
     let began = Instant::now();
     second.release().await;
-    first.owned().wait_for(|owned| owned.len() == 16).await.expect("the task lives");
+    first.owned().wait_for(|owned| owned.len() == 16).await.expect("the lease task is running");
     assert!(began.elapsed() <= Duration::from_millis(2), "{:?}", began.elapsed());
 }
 
@@ -61,7 +64,7 @@ async fn a_new_worker_gets_its_share_at_once() {
     settled().await;
     let began = Instant::now();
     let second = start(&bus, "b");
-    first.owned().wait_for(|owned| owned.len() < 16).await.expect("the task lives");
+    first.owned().wait_for(|owned| owned.len() < 16).await.expect("the lease task is running");
     assert!(began.elapsed() <= Duration::from_millis(2), "{:?}", began.elapsed());
     assert_eq!(units(&first).len() + units(&second).len(), 16);
 }
@@ -76,8 +79,8 @@ async fn a_dead_worker_is_noticed_as_soon_as_its_lease_has_run_out() {
         let died = Instant::now();
         bus.renew_lease("test", &worker("b")).await.expect("taken");
         let mut owned = first.owned();
-        owned.wait_for(|owned| owned.len() < 16).await.expect("the task lives");
-        owned.wait_for(|owned| owned.len() == 16).await.expect("the task lives");
+        owned.wait_for(|owned| owned.len() < 16).await.expect("the lease task is running");
+        owned.wait_for(|owned| owned.len() == 16).await.expect("the lease task is running");
         let took = died.elapsed();
         assert!(took >= LEASE && took <= LEASE + LOOK + Duration::from_millis(2), "{took:?}");
     }
@@ -108,12 +111,12 @@ async fn a_lease_that_cannot_be_renewed_runs_out() {
         *bus.mode.lock() = mode;
         let began = Instant::now();
         let mut owned = lease.owned();
-        owned.wait_for(|owned| owned.is_empty()).await.expect("the task lives");
+        owned.wait_for(|owned| owned.is_empty()).await.expect("the lease task is running");
         let took = began.elapsed();
         assert!(took <= LEASE && took >= LEASE - ROUND * 2, "{mode:?} {took:?}");
         assert!(!lease.valid());
         *bus.mode.lock() = Mode::Works;
-        owned.wait_for(|owned| owned.len() == 4).await.expect("the task lives");
+        owned.wait_for(|owned| owned.len() == 4).await.expect("the lease task is running");
         assert!(units(&lease).values().all(|epoch| epochs.values().all(|earlier| epoch > earlier)));
     }
 }

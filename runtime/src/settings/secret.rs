@@ -80,12 +80,16 @@ mod tests {
         let secrets: Vec<String> = makers.into_iter().map(|maker| maker.join().expect("joined")).collect();
         assert!(
             secrets.iter().all(|secret| *secret == secrets[0] && secret.len() == 64),
-            "all see one secret"
+            "all callers must get the same secret"
         );
         assert_eq!(read(&data_dir).expect("readable"), Some(secrets[0].clone()));
-        let mode = std::fs::metadata(path(&data_dir)).expect("there").permissions().mode();
+        let mode = std::fs::metadata(path(&data_dir)).expect("the secret file exists").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        assert_eq!(std::fs::read_dir(&data_dir).expect("listed").count(), 1, "nothing unfinished is left");
+        assert_eq!(
+            std::fs::read_dir(&data_dir).expect("listed").count(),
+            1,
+            "an unfinished file is left in the directory"
+        );
     }
 
     #[test]

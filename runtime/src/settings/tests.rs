@@ -73,7 +73,7 @@ fn defaults_of_addresses_differ_by_role() {
     };
     let embedded = ("127.0.0.1:8000".to_owned(), None, None, Vec::new());
     assert_eq!(of(Role::Standalone), embedded);
-    assert_eq!(of(Role::Audit), embedded, "what is audited has to be named");
+    assert_eq!(of(Role::Audit), embedded, "the audit must have no default for the bus and the database");
     let nats = Some("nats://127.0.0.1:4222".to_owned());
     let scylla = vec!["127.0.0.1:9042".to_owned()];
     assert_eq!(of(Role::Gateway), ("0.0.0.0:8000".to_owned(), None, nats.clone(), scylla.clone()));
@@ -134,7 +134,7 @@ fn an_unknown_setting_is_refused_with_the_nearest_name() {
     loaded("", &foreign, &[]);
     assert!(
         refused("", &[("CARILLON_LISTENN", "")], &[]).contains("CARILLON_LISTEN"),
-        "even when it is set to nothing"
+        "an unknown variable with an empty value must be refused"
     );
 }
 
@@ -222,7 +222,7 @@ fn dev_mode_creates_a_secret_that_the_token_role_finds() {
         let sources = Sources { flags: pairs(flags), ..Sources::default() };
         load(role, &sources).and_then(|loaded| loaded.with_secret(role)).map(|settings| settings.auth.secret)
     };
-    let missing = of(Role::Token, &[data_dir]).expect_err("none yet").to_string();
+    let missing = of(Role::Token, &[data_dir]).expect_err("a missing secret is refused").to_string();
     assert!(missing.contains("carillon standalone --dev"), "{missing}");
     let made = of(Role::Standalone, &[data_dir, ("dev", "true")]).expect("made");
     assert!(made.is_some());

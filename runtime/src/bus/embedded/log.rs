@@ -174,7 +174,11 @@ mod tests {
             assert_eq!(log.append(tag(number), payload.clone()), Ok(number));
         }
         assert!(matches!(log.append(tag(5), payload.clone()), Err(BusError::Unavailable(_))));
-        assert_eq!(log.append(tag(2), payload.clone()), Ok(2), "a repeated entry needs no room");
+        assert_eq!(
+            log.append(tag(2), payload.clone()),
+            Ok(2),
+            "a repeated entry must be accepted in a full log"
+        );
         log.purge(3);
         assert_eq!(log.bounds(), LogBounds { first: 3, last: 4 });
         assert_eq!(log.append(tag(5), payload), Ok(5));
@@ -193,7 +197,11 @@ mod tests {
         assert_eq!(log.entry(1).expect("held").time_ms, u64::MAX);
         assert_eq!(log.state.lock().recent.len(), TAGS_MAX);
         assert_eq!(log.state.lock().sequences.len(), TAGS_MAX);
-        assert_eq!(log.append(tag(2), Bytes::new()), Ok(2), "the oldest that is remembered");
-        assert_eq!(log.append(tag(1), Bytes::new()), Ok(TAGS_MAX as u64 + 2), "and one that is not any more");
+        assert_eq!(log.append(tag(2), Bytes::new()), Ok(2), "the oldest remembered tag must be recognised");
+        assert_eq!(
+            log.append(tag(1), Bytes::new()),
+            Ok(TAGS_MAX as u64 + 2),
+            "a forgotten tag must be appended as a new entry"
+        );
     }
 }

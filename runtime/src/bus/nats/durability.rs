@@ -78,6 +78,9 @@ mod tests {
             let durability = judge(version, clustered, replicas);
             assert_eq!(durability.warnings.len(), warnings, "{durability}");
         }
-        assert!(judge("2.12.2", true, 1).to_string().contains("1 copy"), "reads as a line of a log");
+        assert!(
+            judge("2.12.2", true, 1).to_string().contains("1 copy"),
+            "the text must name the number of copies"
+        );
     }
 }

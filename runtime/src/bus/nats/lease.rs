@@ -243,15 +243,19 @@ mod tests {
             live
         };
         assert_eq!(after("1st", &["a", "b", "c"], 0), workers(&["a", "b", "c"]));
-        assert_eq!(after("2nd", &["a"], 100), workers(&["a", "b", "c"]), "b and c come back to it");
+        assert_eq!(
+            after("2nd", &["a"], 100),
+            workers(&["a", "b", "c"]),
+            "b and c must stay until they renew in the new bucket"
+        );
         assert_eq!(after("2nd", &["a", "b"], 200), workers(&["a", "b", "c"]));
         assert_eq!(
             after("2nd", &["a"], 300),
             workers(&["a", "c"]),
-            "the bucket held b's, and holds it no more"
+            "b must be gone, because the new bucket held its lease and lost it"
         );
         assert_eq!(after("2nd", &["a"], 99 + LEASE_MS), workers(&["a", "c"]));
-        assert_eq!(after("2nd", &["a"], 100 + LEASE_MS), workers(&["a"]), "c's has run out");
+        assert_eq!(after("2nd", &["a"], 100 + LEASE_MS), workers(&["a"]), "the lease of c must have expired");
         assert_eq!(after("3rd", &[], 5_000), workers(&["a"]));
         holders.forget(&worker("a"));
         assert_eq!(holders.after("3rd", Vec::new(), began + Duration::from_secs(6)), []);

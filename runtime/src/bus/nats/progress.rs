@@ -221,7 +221,7 @@ mod tests {
         progress.pulled(10);
         progress.hear(entry(1));
         progress.hear(entry(2));
-        assert_eq!(progress.ahead(), 10, "two are there, eight to come");
+        assert_eq!(progress.ahead(), 10, "two entries have arrived and eight are requested");
         assert_eq!((progress.take(0).len(), progress.ahead()), (1, 9));
         progress.hear(Heard::PullEnded(Some(8)));
         assert_eq!(progress.ahead(), 1);

@@ -137,6 +137,6 @@ mod tests {
         changes.send_modify(|count| *count += 1);
         assert!(!gaps.is_due());
         gaps.noticed().await;
-        assert!(gaps.noticed().now_or_never().is_none(), "one mark for one gap");
+        assert!(gaps.noticed().now_or_never().is_none(), "one gap must cause one mark");
     }
 }
