@@ -204,7 +204,10 @@ mod tests {
         assert!(UserId::parse("auth0|abc").is_ok());
         assert!(UserId::parse("a+b@x.org").is_ok());
         assert!(ClientId::parse("~made").is_err());
-        assert!(GatewayId::parse("gw.1").is_err(), "a dot would split a subject");
+        assert!(
+            GatewayId::parse("gw.1").is_err(),
+            "a gateway id with a dot must be refused, because it would split a subject"
+        );
     }
 
     #[test]

@@ -49,9 +49,9 @@ mod tests {
         let after: Vec<_> =
             (0..64).map(|unit| rendezvous_owner(unit, ["a", "c"]).expect("workers")).collect();
         for (was, is) in before.iter().zip(&after) {
-            assert!(was == is || *was == "b", "{was} -> {is}");
+            assert!(was == is || *was == "b", "a unit of {was} moved to {is}, although its worker stayed");
         }
-        assert!(all.iter().all(|worker| before.contains(worker)), "each has a share");
+        assert!(all.iter().all(|worker| before.contains(worker)), "a worker has no units");
         assert_eq!(rendezvous_owner(1, []), None);
     }
 }

@@ -132,6 +132,9 @@ mod tests {
         let life = |incarnation| Position { incarnation, sequence: 50, index: 0 };
         let standing: Vec<u32> = (1..=7).filter(|number| taken.stands_on(life(*number))).collect();
         assert_eq!(standing, [3, 4, 5]);
-        assert!(!taken.next(70, 0).stands_on(life(5)), "the log forgot");
+        assert!(
+            !taken.next(70, 0).stands_on(life(5)),
+            "positions of an earlier log generation must not count"
+        );
     }
 }

@@ -17,7 +17,7 @@ fn frames_of_gator_clients_are_decoded() {
     let Command::Send(send) =
         ok(r#"{"type":"send_message","conversation_id":"c1","content":"hi","persona_id":null}"#)
     else {
-        panic!("a send");
+        panic!("not a send");
     };
     assert_eq!((send.content.as_str(), send.content_type.as_str(), send.client_id), ("hi", "text", None));
     let conversation = ConversationId::parse("c1").expect("valid");
@@ -101,10 +101,10 @@ fn bounds_hold_exactly() {
     };
     assert!(decode(&send(5_000), 5_000).is_ok());
     assert_eq!(code(&send(5_001)), "too_large");
-    assert!(decode(&send(6_000), 0).is_ok(), "0 means no bound");
+    assert!(decode(&send(6_000), 0).is_ok(), "a maximum of 0 must mean no maximum");
     let Command::History { limit, .. } = ok(r#"{"type":"history","conversation_id":"c","limit":100000}"#)
     else {
-        panic!("history");
+        panic!("not a history request");
     };
     assert_eq!(limit, limits::HISTORY_LIMIT_MAX);
 }

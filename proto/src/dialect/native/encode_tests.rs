@@ -42,7 +42,11 @@ fn a_message_frame_has_every_documented_field() {
     });
     assert_eq!(parsed(&event(&sent)[0]), expected);
     sent.client_id = "~made".into();
-    assert_eq!(parsed(&event(&sent)[0])["message"].get("client_id"), None, "a made id is never shown");
+    assert_eq!(
+        parsed(&event(&sent)[0])["message"].get("client_id"),
+        None,
+        "a client id made by the gateway must not be shown"
+    );
 }
 
 #[test]

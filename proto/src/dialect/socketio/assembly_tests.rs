@@ -61,7 +61,10 @@ fn a_packet_is_complete_after_its_last_attachment() {
     assert_eq!((packet.kind, packet.namespace, packet.id), (Kind::BinaryEvent, "/n", Some(7)));
     assert_eq!(packet.event().expect("an event").1[1].get(), r#"{"_placeholder":true,"num":1}"#);
     assert_idle(&mut assembly);
-    assert!(assembly.text(7_000, r#"2["a"]"#).is_ok_and(|packet| packet.is_some()), "the next packet");
+    assert!(
+        assembly.text(7_000, r#"2["a"]"#).is_ok_and(|packet| packet.is_some()),
+        "the next packet must be read after the attachments"
+    );
 }
 
 #[test]
@@ -77,7 +80,7 @@ fn attachments_do_not_keep_the_receive_buffer_in_memory() {
 #[test]
 fn attachments_are_refused_before_authentication() {
     let mut assembly = Assembly::new(false);
-    assert_eq!(assembly.text(0, BINARY).expect_err("not yet"), Refused::NotAllowed);
+    assert_eq!(assembly.text(0, BINARY).expect_err("a binary event is not allowed yet"), Refused::NotAllowed);
     assert_idle(&mut assembly);
     assembly.allow_attachments();
     assert!(assembly.text(0, BINARY).expect("allowed").is_none());
@@ -91,11 +94,14 @@ fn bounds_hold_exactly() {
     assert_eq!(assembly.text(0, &announce(u32::MAX)).expect_err("too many"), Refused::TooMany);
 
     let part = Bytes::from(vec![1; limits::SOCKETIO_ATTACHMENTS_BYTES_MAX / 16]);
-    assert!(assembly.text(0, &announce(16)).expect("as many as allowed").is_none());
+    assert!(
+        assembly.text(0, &announce(16)).expect("the highest number of attachments is accepted").is_none()
+    );
     for _ in 0..15 {
         assert_eq!(assembly.binary(0, part.clone()), Ok(None));
     }
-    let assembled = assembly.binary(0, part.clone()).expect("as large as allowed").expect("the last");
+    let assembled =
+        assembly.binary(0, part.clone()).expect("the largest attachments are accepted").expect("the last");
     assert_eq!(assembled.attachments.len(), 16);
 
     assert!(assembly.text(0, &announce(16)).expect("a packet").is_none());
@@ -118,7 +124,10 @@ fn messages_in_the_wrong_order_are_refused() {
     let mut assembly = Assembly::new(true);
     assert_idle(&mut assembly);
     assert!(assembly.text(0, BINARY).expect("a packet").is_none());
-    assert_eq!(assembly.text(1, r#"2["a"]"#).expect_err("attachments are due"), Refused::UnexpectedText);
+    assert_eq!(
+        assembly.text(1, r#"2["a"]"#).expect_err("a text packet between attachments is refused"),
+        Refused::UnexpectedText
+    );
     assert_idle(&mut assembly);
     assert_eq!(assembly.text(0, "9").expect_err("no packet"), Refused::Malformed(Malformed::Type));
     assert_eq!(Refused::Malformed(Malformed::Type).to_string(), Malformed::Type.to_string());

@@ -52,7 +52,7 @@ fn the_examples_of_the_engine_io_protocol_are_parsed() {
 
 #[test]
 fn text_is_borrowed() {
-    let Packet::Message(Cow::Borrowed("hello")) = read("4hello") else { panic!("a borrowed message") };
+    let Packet::Message(Cow::Borrowed("hello")) = read("4hello") else { panic!("not a borrowed message") };
 }
 
 #[test]

@@ -87,7 +87,10 @@ fn all_parts_of_a_packet_are_parsed() {
     );
     assert_eq!(answer.event().expect_err("an answer"), Malformed::NoEvent(Kind::Ack));
     assert_eq!(read("0{}").arguments().expect_err("an object"), Malformed::NoArguments(Kind::Connect));
-    assert_eq!(read("1").event().expect_err("nothing"), Malformed::NoEvent(Kind::Disconnect));
+    assert_eq!(
+        read("1").event().expect_err("a disconnect packet has no event"),
+        Malformed::NoEvent(Kind::Disconnect)
+    );
 }
 
 #[test]
@@ -102,7 +105,10 @@ fn an_event_name_must_be_text_that_is_not_reserved() {
         assert_eq!(wrong(&format!(r#"51-["{name}"]"#)), Malformed::ReservedEvent, "{name}");
         let escaped = format!(r#"2["\u{:04x}{}"]"#, u32::from(name.as_bytes()[0]), &name[1..]);
         assert_eq!(wrong(&escaped), Malformed::ReservedEvent, "{escaped}");
-        assert!(Packet::parse(&format!(r#"31["{name}"]"#)).is_ok(), "an answer has no name");
+        assert!(
+            Packet::parse(&format!(r#"31["{name}"]"#)).is_ok(),
+            "an acknowledgement has no event name, so a reserved one is allowed"
+        );
     }
 }
 

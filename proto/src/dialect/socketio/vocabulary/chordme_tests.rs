@@ -154,7 +154,7 @@ fn a_broadcast_passes_through_as_the_same_json() {
     let given = serde_json::json!({"lyrics": super::super::samples::AWKWARD, "n": [1.5, null, {"": true}]});
     let arguments = serde_json::json!([{"room_id": "r1", "message": given}]).to_string();
     let Command::Broadcast { data, .. } = command("broadcast_message", &arguments) else {
-        panic!("a broadcast")
+        panic!("not a broadcast")
     };
     assert_eq!(parsed(&ephemeral(&broadcast_of(&data)).expect("named"))[1]["message"], given);
 }

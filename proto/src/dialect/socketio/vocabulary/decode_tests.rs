@@ -115,7 +115,7 @@ fn half_a_surrogate_pair_is_refused_in_text_and_unchanged_in_json() {
     let Command::Broadcast { data, .. } =
         command("broadcast_message", r#"[{"room_id":"c","message":"\ud800"}]"#)
     else {
-        panic!("a broadcast");
+        panic!("not a broadcast");
     };
     assert_eq!(data, r#""\ud800""#);
 }

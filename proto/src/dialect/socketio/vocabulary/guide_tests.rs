@@ -128,7 +128,7 @@ fn a_message_has_its_documented_fields() {
 #[test]
 fn content_passes_through_unchanged() {
     let arguments = serde_json::json!([{"conversationId": "c1", "content": AWKWARD}]).to_string();
-    let Command::Send(sent) = command("message:send", &arguments) else { panic!("a send") };
+    let Command::Send(sent) = command("message:send", &arguments) else { panic!("not a send") };
     let stored = wire::SendMessage { content: sent.content, ..Default::default() };
     assert_eq!(parsed(&event(&durable(Kind::Message(stored)))[0])[1]["content"], AWKWARD);
 }

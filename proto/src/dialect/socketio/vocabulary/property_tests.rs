@@ -109,7 +109,7 @@ fn raws(arguments: &[Value]) -> Vec<Box<RawValue>> {
 
 /// The fields of a data array, which must consist of a name and an object.
 fn fields(data: &str) -> Value {
-    assert!(!data.contains(['\n', '\u{1e}']), "a packet is one line of its payload");
+    assert!(!data.contains(['\n', '\u{1e}']), "a packet must not contain a separator of packets");
     let array = parsed(data);
     let [Value::String(_), Value::Object(fields)] = array.as_array().expect("an array").as_slice() else {
         panic!("{data} does not end in an object")
@@ -167,7 +167,7 @@ proptest! {
             ..Default::default()
         };
         for vocabulary in Vocabulary::ALL {
-            let [data] = &super::event(vocabulary, &event)[..] else { panic!("one event") };
+            let [data] = &super::event(vocabulary, &event)[..] else { panic!("not exactly one event") };
             let fields = fields(data);
             let (message, name) = match vocabulary {
                 Vocabulary::ChordMe => (&fields["message"], None),

@@ -147,7 +147,7 @@ fn content_is_limited_in_code_points_and_otherwise_unchanged() {
     assert_eq!(
         command("send_message", &arguments.to_string()),
         Command::Send(plain(&format!(" {AWKWARD} "))),
-        "only control characters go, and trimming only decides emptiness"
+        "only control characters may be removed, and spaces at the ends must be kept"
     );
 }
 
@@ -179,7 +179,7 @@ fn durable_events_have_their_documented_form() {
         ]
     );
     assert_eq!(event(&removed), [r#"["participant_left",{"conversationId":"c1","seq":7,"userId":"bob"}]"#]);
-    assert!(event(&wire::Event::default()).is_empty(), "a kind of the future");
+    assert!(event(&wire::Event::default()).is_empty(), "an event of an unknown kind must be skipped");
 }
 
 #[test]
