@@ -336,13 +336,13 @@ mod tests {
     #[test]
     fn the_token_command_takes_all_claims() {
         let line = "carillon token --sub alice --name Alice --email a@x.org --role admin --ttl 90s --conversations a,b*";
-        let Task::Token(wanted) = parsed(line).expect("valid").task else { panic!("no token") };
+        let Task::Token(wanted) = parsed(line).expect("valid").task else { panic!("not a token task") };
         assert_eq!((wanted.sub.as_str(), wanted.role.as_deref()), ("alice", Some("admin")));
         assert_eq!((wanted.name.as_deref(), wanted.email.as_deref()), (Some("Alice"), Some("a@x.org")));
         assert_eq!(wanted.ttl, Duration::from_secs(90));
         assert_eq!(wanted.conversations, Some(vec!["a".to_owned(), "b*".to_owned()]));
         let Task::Token(wanted) = parsed("carillon token --sub alice").expect("valid").task else {
-            panic!("no token")
+            panic!("not a token task")
         };
         assert_eq!((wanted.ttl, wanted.conversations), (Duration::from_secs(3_600), None));
     }
@@ -352,11 +352,13 @@ mod tests {
         let line = "carillon audit --conversation a --conversation b --rows 500 --json --every 60s --nats nats://a:1";
         let invocation = parsed(line).expect("valid");
         assert_eq!(invocation.flags, [("nats".to_owned(), "nats://a:1".to_owned())]);
-        let Task::Audit(wanted) = invocation.task else { panic!("no audit") };
+        let Task::Audit(wanted) = invocation.task else { panic!("not an audit task") };
         let conversations: Vec<&str> = wanted.conversations.iter().map(ConversationId::as_str).collect();
         assert_eq!((conversations, wanted.rows), (vec!["a", "b"], 500));
         assert_eq!((wanted.json, wanted.every), (true, Some(Duration::from_secs(60))));
-        let Task::Audit(wanted) = parsed("carillon audit").expect("valid").task else { panic!("no audit") };
+        let Task::Audit(wanted) = parsed("carillon audit").expect("valid").task else {
+            panic!("not an audit task")
+        };
         assert_eq!((wanted.rows, wanted.json, wanted.every), (ROWS_DEFAULT, false, None));
         for wrong in ["--rows 0", "--rows 100001", "--every 0s", "--every x", "--conversation a/b"] {
             assert!(parsed(&format!("carillon audit {wrong}")).expect_err(wrong).use_stderr());
@@ -398,6 +400,6 @@ mod tests {
             let name = setting.flag.map_or_else(|| setting.path.to_owned(), |flag| format!("--{flag}"));
             assert!(help.contains(&name), "{name}");
         }
-        assert!(help.contains("carillon gateway --listen 0.0.0.0:8000"), "the example is told too");
+        assert!(help.contains("carillon gateway --listen 0.0.0.0:8000"), "the help lacks its example");
     }
 }

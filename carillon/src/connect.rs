@@ -273,16 +273,16 @@ mod tests {
             attempts.set(attempts.get() + 1);
             if attempts.get() == 5 { Ok("here") } else { anyhow::bail!("away") }
         });
-        assert_eq!(late.await.expect("it came"), "here");
+        assert_eq!(late.await.expect("the server answers at last"), "here");
 
         let started = Instant::now();
         let error = patiently("absent", async || anyhow::Result::<()>::Err(anyhow::anyhow!("away"))).await;
-        assert_eq!(error.expect_err("it never came").to_string(), "away");
+        assert_eq!(error.expect_err("an absent server is reported").to_string(), "away");
         assert!(started.elapsed() <= STARTUP_PATIENCE);
 
         let started = Instant::now();
         let wrong = patiently("wrong", async || anyhow::Result::<()>::Err(refused("another cluster"))).await;
         assert!(wrong.is_err_and(|error| error.is::<Refused>()));
-        assert_eq!(started.elapsed(), Duration::ZERO, "waiting does not help");
+        assert_eq!(started.elapsed(), Duration::ZERO, "a refusal must be reported at once");
     }
 }

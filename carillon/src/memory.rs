@@ -46,7 +46,7 @@ mod tests {
         let first = LAST.get();
         assert!(first.is_some());
         tidy();
-        assert_eq!(LAST.get(), first, "not again so soon");
+        assert_eq!(LAST.get(), first, "a thread must not tidy up twice in an interval");
         let kept: Vec<Box<[u8]>> = (0..1_000).map(|n| vec![n as u8; 100].into()).collect();
         LAST.set(Instant::now().checked_sub(INTERVAL));
         tidy();

@@ -135,7 +135,7 @@ mod tests {
             });
             parts.start("worker", PATIENCE, |_| run);
             assert_eq!(format!("{:#}", parts.failed().await), said);
-            parts.stop().await.expect("the other one stops");
+            parts.stop().await.expect("the other part stops");
         }
     }
 
@@ -150,7 +150,7 @@ mod tests {
             Ok(())
         });
         parts.start("stuck", PATIENCE, |_| std::future::pending());
-        let error = parts.stop().await.expect_err("stuck");
+        let error = parts.stop().await.expect_err("a part that does not stop is reported");
         assert_eq!(format!("{error:#}"), "stuck: did not stop within 5s");
         assert!(*stopped.lock().expect("not poisoned"));
     }

@@ -135,7 +135,7 @@ mod tests {
         for part in
             ["http://127.0.0.1:8000/\n", "ws://127.0.0.1:8000/ws/", "/api/docs", "/data\n", "up to 10000"]
         {
-            assert!(banner.contains(part), "{part} in {banner}");
+            assert!(banner.contains(part), "no {part} in {banner}");
         }
         assert!(told.banner("[::1]:1".parse().expect("address")).contains("http://[::1]:1/"));
     }

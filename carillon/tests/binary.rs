@@ -30,7 +30,7 @@ fn text(bytes: &[u8]) -> String {
 fn refused(output: &Output, code: i32, said: &str) {
     let stderr = text(&output.stderr);
     assert_eq!(output.status.code(), Some(code), "{stderr}");
-    assert!(stderr.contains(said), "{said} in {stderr}");
+    assert!(stderr.contains(said), "no {said} in {stderr}");
 }
 
 /// A process that is killed when the test ends, also if the test fails.
@@ -135,7 +135,11 @@ fn wrong_settings_are_64_before_anything_is_started() {
         64,
         "carillon.toml: unknown setting limit.connections; the nearest is limits.connections",
     );
-    assert_eq!(std::fs::read_dir(directory.path()).expect("listed").count(), 1, "nothing else was made");
+    assert_eq!(
+        std::fs::read_dir(directory.path()).expect("listed").count(),
+        1,
+        "a refused start must not create files"
+    );
 }
 
 #[test]
@@ -147,7 +151,7 @@ fn check_config_prints_settings_without_secrets() {
     for said in
         ["127.0.0.1:1", "--listen", "AUTH_SECRET", "nats://(hidden)@nats-1:4222", "limits.connections"]
     {
-        assert!(stdout.contains(said), "{said} in {stdout}");
+        assert!(stdout.contains(said), "no {said} in {stdout}");
     }
     assert!(!stdout.contains(SECRET) && !stdout.contains("password"), "{stdout}");
     refused(&run(&[("CARILLON_PARTITIONS", "0")], &["check-config"]), 64, "partitions (CARILLON_PARTITIONS)");
@@ -169,12 +173,12 @@ fn standalone_starts_prints_its_addresses_and_stops_cleanly() {
     let directory = tempfile::tempdir().expect("temporary directory");
     let (running, banner) = Running::start(directory.path());
     for said in ["chat page", "/api/docs", "ws://", directory.path().to_str().expect("UTF-8")] {
-        assert!(banner.contains(said), "{said} in {banner}");
+        assert!(banner.contains(said), "no {said} in {banner}");
     }
     running.becomes_ready();
     let metrics = running.get("/metrics");
     for name in ["carillon_build_info{", "carillon_stage_seconds_bucket{", "process_resident_memory_bytes "] {
-        assert!(metrics.contains(name), "{name} in {metrics}");
+        assert!(metrics.contains(name), "no {name} in {metrics}");
     }
     let secret = std::fs::read_to_string(directory.path().join("auth-secret")).expect("made");
     let data_dir = directory.path().to_str().expect("UTF-8");
@@ -183,12 +187,12 @@ fn standalone_starts_prints_its_addresses_and_stops_cleanly() {
 
     let (code, took) = running.stop();
     assert_eq!(code, Some(0));
-    assert!(took < Duration::from_secs(5), "nobody was connected, yet stopping took {took:?}");
+    assert!(took < Duration::from_secs(5), "stopping took {took:?}, although no client was connected");
 
     let (running, _) = Running::start(directory.path());
     running.becomes_ready();
     let kept = std::fs::read_to_string(directory.path().join("auth-secret")).expect("kept");
-    assert_eq!(secret, kept, "tokens stay valid over a restart");
+    assert_eq!(secret, kept, "the secret must stay the same over a restart");
     assert_eq!(running.stop().0, Some(0));
 }
 
@@ -230,7 +234,11 @@ fn a_data_directory_keeps_its_number_of_partitions() {
         refused(&output, 64, &said);
         assert_eq!(text(&output.stderr).lines().count(), 1, "{}", text(&output.stderr));
     }
-    assert_eq!(Running::start(directory.path()).0.stop().0, Some(0), "the right one is as good as ever");
+    assert_eq!(
+        Running::start(directory.path()).0.stop().0,
+        Some(0),
+        "the right number of partitions must still be accepted"
+    );
 }
 
 /// Before the fix, the process started without a word, and all records after the flipped bit were lost.
@@ -259,7 +267,7 @@ fn a_damaged_journal_is_refused_and_repaired_only_when_the_loss_is_accepted() {
     let dry = run(&[quiet], &["repair", "--data-dir", data_dir]);
     refused(&dry, 1, "nothing was changed");
     assert!(text(&dry.stdout).contains("lost"), "{}", text(&dry.stdout));
-    assert_eq!(std::fs::read(&journal).expect("read"), content, "a dry run");
+    assert_eq!(std::fs::read(&journal).expect("read"), content, "a dry run must not change the file");
     let done = run(&[quiet], &["repair", "--accept-loss", "--data-dir", data_dir]);
     assert_eq!(done.status.code(), Some(0), "{}", text(&done.stderr));
     let kept = std::path::PathBuf::from(format!("{}.damaged.1", journal.display()));
