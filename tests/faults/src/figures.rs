@@ -185,7 +185,11 @@ mod tests {
             ack(95, 4),
         ];
         assert_eq!(answers_ms(&records, 0, 100_000), [5.0, 7.0, 30.0, f64::INFINITY]);
-        assert_eq!(answers_ms(&records, 10_000, 40_000), [30.0], "sent again is not sent then");
+        assert_eq!(
+            answers_ms(&records, 10_000, 40_000),
+            [30.0],
+            "a command must be counted when it was first sent"
+        );
         assert_eq!(quantile(&[1.0, 2.0, 3.0], 0.99), 3.0);
         assert_eq!(quantile(&[], 0.5), 0.0);
     }

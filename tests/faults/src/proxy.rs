@@ -173,7 +173,7 @@ mod tests {
             assert_eq!(asks(&mut stream, 10).await, None, "{mode:?}");
             proxy.set(Mode::PASS);
             let late = timeout(PATIENCE, stream.read_u8()).await;
-            assert_eq!(late.expect("in time").expect("a byte"), 11, "nothing is lost");
+            assert_eq!(late.expect("in time").expect("a byte"), 11, "a delayed byte must still arrive");
         }
     }
 
@@ -185,10 +185,15 @@ mod tests {
         proxy.cut();
         assert!(timeout(PATIENCE, stream.read_u8()).await.expect("in time").is_err());
         let mut again = TcpStream::connect(proxy.address()).await.expect("connected");
-        assert_eq!(asks(&mut again, 3).await, Some(4), "a cut is no refusal");
+        assert_eq!(asks(&mut again, 3).await, Some(4), "a new connection must be accepted after a cut");
         proxy.set(Mode { refuse: true, ..Mode::PASS });
-        assert_eq!(asks(&mut again, 5).await, Some(6), "who is in stays in");
-        let mut refused = TcpStream::connect(proxy.address()).await.expect("the backlog takes it");
+        assert_eq!(
+            asks(&mut again, 5).await,
+            Some(6),
+            "an open connection must stay open while new ones are refused"
+        );
+        let mut refused =
+            TcpStream::connect(proxy.address()).await.expect("the connection is accepted by the backlog");
         assert_eq!(asks(&mut refused, 7).await, None);
     }
 }

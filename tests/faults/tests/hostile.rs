@@ -80,7 +80,7 @@ async fn poisoned(deployment: &mut Deployment, conversations: &[String]) {
     for number in 0..PARTITIONS {
         for entry in poison(number) {
             let taken = log.publish(Prefix::default().command(number), entry.into()).await.expect("sent");
-            taken.await.expect("the log takes it");
+            taken.await.expect("the log accepts the entry");
         }
     }
     everybody_can_talk(deployment, conversations, "after-poison").await;
@@ -103,18 +103,22 @@ async fn client_ids_of_others(deployment: &Deployment) {
     let (mut ann, mut bob) = (Client::user(base, "ann").await, Client::user(base, "bob").await);
     let first = ann.say("replayed", "from ann", "the-same-id").await;
     let second = bob.say("replayed", "from bob", "the-same-id").await;
-    assert_eq!((&first["seq"], &second["seq"]), (&json!(1), &json!(2)), "an id is its sender's own");
+    assert_eq!(
+        (&first["seq"], &second["seq"]),
+        (&json!(1), &json!(2)),
+        "the same client id of two senders must give two messages"
+    );
     let again = ann.say("replayed", "other words", "the-same-id").await;
     assert_eq!((&again["seq"], &again["id"]), (&first["seq"], &first["id"]));
     let elsewhere = ann.say("replayed-elsewhere", "from ann", "the-same-id").await;
-    assert_eq!(elsewhere["seq"], 1, "and its conversation's");
+    assert_eq!(elsewhere["seq"], 1, "a client id counts only in its conversation");
     let reply = json!({"type": "send_message", "conversation_id": "replayed-elsewhere", "content": "re",
                        "reply_to": first["id"], "client_id": "r", "ref": "r"});
     bob.send(reply).await;
     let answer = bob.expect_where(|frame| frame["ref"] == "r").await;
     assert!(
         answer["type"] == "message_ack" || answer["code"].is_string(),
-        "an answer, whatever it is: {answer}"
+        "neither an acknowledgement nor an error: {answer}"
     );
 }
 

@@ -38,7 +38,10 @@ async fn nothing_acknowledged_is_lost_doubled_or_reordered() {
         return;
     };
     stage.talk();
-    stage.random_faults(seed, faults, messages, away_ms_max).await.expect("everything comes back");
+    stage
+        .random_faults(seed, faults, messages, away_ms_max)
+        .await
+        .expect("all parts return after the faults");
     let outcome = stage.end(None).await.expect("a judgement");
     eprintln!("{outcome}");
     assert!(outcome.is_good(), "seed {seed}: {outcome}");

@@ -44,24 +44,24 @@ async fn versions_work_side_by_side_forward_and_back() {
     sleep(A_LEASE).await;
 
     stage.note("worker 0: forward");
-    worker(&mut stage, 0).release(next()).expect("in good order");
+    worker(&mut stage, 0).release(next()).expect("the worker is replaced");
     sleep(A_LEASE).await;
     let (_, raised) = worked(&mut stage.deployment).await.expect("metrics");
-    assert_eq!(raised, 0, "a version began that a live worker does not know");
+    assert_eq!(raised, 0, "a version started that a live worker does not know");
 
     stage.note("worker 0: back");
     let this = carillon_tests::server::binary();
-    worker(&mut stage, 0).release(&this).expect("in good order");
+    worker(&mut stage, 0).release(&this).expect("the worker is replaced");
     sleep(A_LEASE).await;
 
     for index in [0, 1] {
         stage.note(format!("worker {index}: forward"));
-        worker(&mut stage, index).release(next()).expect("in good order");
+        worker(&mut stage, index).release(next()).expect("the worker is replaced");
     }
     let began = Instant::now();
     while worked(&mut stage.deployment).await.expect("metrics") != (PARTITIONS as usize, PARTITIONS as usize)
     {
-        assert!(began.elapsed() < RAISE_TIMEOUT, "the version does not begin");
+        assert!(began.elapsed() < RAISE_TIMEOUT, "the new version did not start in time");
         sleep(Duration::from_millis(200)).await;
     }
 
