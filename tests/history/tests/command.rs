@@ -20,9 +20,9 @@ fn run(arguments: &[&str], input: &str) -> (Option<i32>, String, String) {
         .spawn()
         .expect("the command starts");
     // A command that reads no input may have ended already; its output is judged below.
-    let _ = child.stdin.take().expect("it has an input").write_all(input.as_bytes());
+    let _ = child.stdin.take().expect("the command has an input").write_all(input.as_bytes());
     let Output { status, stdout, stderr } = child.wait_with_output().expect("the command ends");
-    let text = |bytes| String::from_utf8(bytes).expect("it speaks UTF-8");
+    let text = |bytes| String::from_utf8(bytes).expect("the output is UTF-8");
     (status.code(), text(stdout), text(stderr))
 }
 
@@ -30,7 +30,7 @@ fn run(arguments: &[&str], input: &str) -> (Option<i32>, String, String) {
 fn a_history_of_two_files_is_judged_as_one() {
     let file = std::env::temp_dir().join(format!("carillon-history-{}.jsonl", std::process::id()));
     std::fs::write(&file, STORED).expect("the history can be written");
-    let name = file.to_str().expect("the folder has a plain name");
+    let name = file.to_str().expect("the path is UTF-8");
     let (code, report, errors) = run(&["-", name], SENT);
     std::fs::remove_file(&file).expect("the history can be removed");
     assert_eq!((code, errors.as_str()), (Some(0), ""), "{report}");

@@ -265,7 +265,8 @@ impl Model {
             .map(|(conversation, _)| *conversation)
             .collect();
         let Some(conversation) = self.random.choose(&live) else { return };
-        let subscription = self.clients[client].subscriptions.get_mut(&conversation).expect("it is live");
+        let subscription =
+            self.clients[client].subscriptions.get_mut(&conversation).expect("the subscription is live");
         subscription.heard += 1;
         let seq = subscription.heard;
         let Event { sender, message } = &self.logs[conversation][seq - 1];

@@ -70,7 +70,7 @@ fn every_damage_is_reported() {
                 "{name}, seed {seed}: more than {kind:?} in\n{report}"
             );
         }
-        assert!(damaged >= DAMAGED_MIN, "{name}: fits only {damaged} of {SEEDS} histories");
+        assert!(damaged >= DAMAGED_MIN, "{name}: only {damaged} of {SEEDS} histories could be damaged");
     }
 }
 
@@ -78,7 +78,7 @@ fn every_damage_is_reported() {
 fn every_kind_has_a_damage() {
     let covered: BTreeSet<Kind> = damages().map(|damage| damage.kind).collect();
     let uncovered: Vec<&Kind> = Kind::ALL.iter().filter(|kind| !covered.contains(kind)).collect();
-    assert!(uncovered.is_empty(), "no damage is reported as {uncovered:?}");
+    assert!(uncovered.is_empty(), "no damage leads to a finding of {uncovered:?}");
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn the_order_of_clients_does_not_matter() {
 fn histories_survive_writing_and_reading() {
     let records = generator::history(1);
     let mut text = Vec::new();
-    write(&mut text, &records).expect("memory takes everything");
+    write(&mut text, &records).expect("the history is written to memory");
     assert_eq!(read(text.as_slice()).expect("what was written can be read"), records);
     assert_eq!(text.iter().filter(|byte| **byte == b'\n').count(), records.len());
 }
@@ -112,7 +112,7 @@ fn a_malformed_record_is_refused_with_its_line_number() {
         (good.replace("disconnected", "vanished"), "line 1: "),
         (long, "line 2: longer than"),
     ] {
-        let error = read(text.as_bytes()).expect_err("it is no history");
+        let error = read(text.as_bytes()).expect_err("a broken history is refused");
         assert!(error.starts_with(line), "{error}");
     }
 }
