@@ -94,7 +94,7 @@ fn text(bytes: &[u8]) -> &str {
 
 fn report_of(output: &Output) -> Value {
     let stdout = text(&output.stdout);
-    serde_json::from_str(stdout).unwrap_or_else(|_| panic!("no JSON: {stdout}{}", text(&output.stderr)))
+    serde_json::from_str(stdout).unwrap_or_else(|_| panic!("not JSON: {stdout}{}", text(&output.stderr)))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -164,7 +164,7 @@ async fn a_worker_dies_while_it_is_looked_at(system: &mut System) {
     }
     stop.cancel();
     let acknowledged = talking.await.expect("the sender does not panic");
-    assert!(acknowledged > 50, "next to nothing was said: {acknowledged}");
+    assert!(acknowledged > 50, "too few messages were acknowledged: {acknowledged}");
     let (_, report) = system.settled().await;
     let total = &report["total"];
     assert!(report["ok"] == true && total["rows"] == acknowledged + 2 * MESSAGES, "{acknowledged}: {total}");

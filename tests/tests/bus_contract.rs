@@ -85,8 +85,8 @@ async fn append_all(bus: &dyn Bus, partition: u32, payloads: impl IntoIterator<I
 
 /// The reader's next entry, which must come within [`SOON`].
 async fn next_one(reader: &mut dyn LogReader) -> Result<LogEntry, BusError> {
-    let mut entries = timeout(SOON, reader.next(1)).await.expect("an entry in time")?;
-    assert_eq!(entries.len(), 1, "not more than asked for");
+    let mut entries = timeout(SOON, reader.next(1)).await.expect("an entry arrives in time")?;
+    assert_eq!(entries.len(), 1, "more entries than requested");
     Ok(entries.remove(0))
 }
 
@@ -96,7 +96,7 @@ async fn read_some(reader: &mut dyn LogReader, count: usize, entries_max: usize)
     while all.len() < count {
         let entries = timeout(SOON, reader.next(entries_max.min(count - all.len()))).await.expect("in time");
         let entries = entries.expect("log intact");
-        assert!((1..=entries_max).contains(&entries.len()), "{} at once", entries.len());
+        assert!((1..=entries_max).contains(&entries.len()), "{} entries at once", entries.len());
         all.extend(entries);
     }
     all

@@ -53,7 +53,7 @@ async fn a_rate_limited_user_waits_no_longer_than_retry_after_says() {
     let mut taken = 0;
     while send(&mut alice, 2_000 + taken).await["type"] == "message_ack" {
         taken += 1;
-        assert!(taken < 30, "a step forward gives no more than the time that passed");
+        assert!(taken < 30, "a step of the clock must not raise the rate limit");
     }
 }
 
@@ -121,11 +121,11 @@ async fn a_session_lasts_as_long_as_its_token_was_valid_at_connecting() {
     assert_eq!(brief.ended().await, Ended { code: Some(1008), reason: "Token expired".into() });
     clock.step(3 * HOUR);
     let soon = long.next_within(Duration::from_secs(1)).await;
-    assert_eq!(soon, None, "nobody is told of an end that is far");
+    assert_eq!(soon, None, "a token that expires much later must not be announced");
     long.send(json!({"type": "ping"})).await;
     assert_eq!(long.expect("pong").await["type"], "pong");
     let refused = connect_refused(&server, &token("1h")).await;
-    assert_eq!(refused.reason, "Token expired", "new tokens are judged by the clock as it stands");
+    assert_eq!(refused.reason, "Token expired", "a new token must be checked against the changed clock");
 }
 
 async fn connect_refused(server: &Server, token: &str) -> Ended {

@@ -31,7 +31,7 @@ async fn a_cluster_serves_one_conversation_over_gateways_and_through_lost_worker
     let mut alice = Client::user(&cluster.ws(0), "alice").await;
     let mut bob = Client::user(&cluster.ws(1), "bob").await;
     assert_eq!(alice.join("room").await["participant_count"], 1);
-    assert_eq!(bob.join("room").await["participant_count"], 2, "users are counted over all gateways");
+    assert_eq!(bob.join("room").await["participant_count"], 2, "users must be counted over all gateways");
     assert_eq!(bob.expect("presence_update").await["user_id"], "alice");
     assert_eq!(alice.expect("presence_update").await["user_id"], "bob");
     talk(&mut alice, &mut bob).await;
@@ -56,7 +56,7 @@ async fn talk(alice: &mut Client, bob: &mut Client) {
         );
     }
     let again = bob.say("room", "m1", "k1").await;
-    assert_eq!(again["seq"], 1, "the same client id, the first outcome");
+    assert_eq!(again["seq"], 1, "a repeated client id must get the first outcome");
     assert_eq!(history(alice, "room").await.len(), 20);
 }
 
@@ -67,7 +67,7 @@ async fn typing_and_presence(cluster: &Cluster, alice: &mut Client, mut bob: Cli
     assert_eq!(
         alice.expect("typing_indicator").await["is_typing"],
         false,
-        "it ends by itself on every gateway"
+        "typing must end by timeout on every gateway"
     );
     bob.send(json!({"type": "set_status", "status": "away"})).await;
     assert_eq!(alice.expect("presence_update").await["status"], "away");
@@ -95,7 +95,7 @@ async fn the_limit_holds_over_gateways(cluster: &Cluster) {
     // The test does not read from them any more, so both gateways end them for a new connection.
     Client::user(&cluster.ws(1), "carol").await;
     for client in &mut five {
-        assert_eq!(client.ended().await.code, Some(1001), "it did not answer");
+        assert_eq!(client.ended().await.code, Some(1001), "a client that does not answer must be closed");
     }
 }
 
@@ -142,7 +142,11 @@ async fn goes_on(cluster: &mut Cluster, conversation: &str, interrupt: impl FnOn
     }
     let expected: Vec<(u64, String)> =
         (0..60).map(|number| (number as u64 + 1, format!("m{number}"))).collect();
-    assert_eq!(history(&mut sender, conversation).await, expected, "each once, in order");
+    assert_eq!(
+        history(&mut sender, conversation).await,
+        expected,
+        "every message must be there once, in order"
+    );
     let mut heard: Vec<Value> = Vec::new();
     while heard.len() < 60 {
         heard.push(hearer.expect("new_message").await);

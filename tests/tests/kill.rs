@@ -50,7 +50,7 @@ async fn send_until_it_breaks(base: String, sender: usize, mut sent: Sent) -> Se
                 let (seq, id) =
                     (ack["seq"].as_u64().expect("a seq"), ack["id"].as_str().expect("an id").to_owned());
                 let before = sent.acknowledged.insert(number, (seq, id.clone()));
-                assert!(before.is_none_or(|before| before == (seq, id)), "one outcome for one client id");
+                assert!(before.is_none_or(|before| before == (seq, id)), "a client id got two outcomes");
                 sent.unacknowledged.retain(|other| *other != number);
             }
             Some(Ok(other)) => assert_ne!(other["type"], "error", "{other}"),
@@ -103,17 +103,17 @@ async fn check_room(reader: &mut Client, room: usize, all: &[Sent]) {
         }
     }
     let seqs: Vec<u64> = events.iter().map(|event| event["seq"].as_u64().expect("a seq")).collect();
-    assert_eq!(seqs, (1..=events.len() as u64).collect::<Vec<_>>(), "contiguous");
+    assert_eq!(seqs, (1..=events.len() as u64).collect::<Vec<_>>(), "the seqs are not contiguous");
     let contents: Vec<&str> =
         events.iter().map(|event| event["message"]["content"].as_str().expect("content")).collect();
-    assert_eq!(contents.iter().collect::<HashSet<_>>().len(), contents.len(), "nothing twice");
+    assert_eq!(contents.iter().collect::<HashSet<_>>().len(), contents.len(), "a message is stored twice");
     for (sender, sent) in all.iter().enumerate().filter(|(sender, _)| sender % 3 == room) {
         for (number, (seq, id)) in &sent.acknowledged {
             let event = &events[*seq as usize - 1];
             assert_eq!(
                 event["message"]["content"],
                 format!("{sender}/{number}"),
-                "acknowledged at seq {seq}"
+                "another message is stored at the acknowledged seq {seq}"
             );
             assert_eq!(event["message"]["id"], *id);
         }
@@ -123,6 +123,6 @@ async fn check_room(reader: &mut Client, room: usize, all: &[Sent]) {
             .filter(own)
             .map(|content| content.split('/').next_back().expect("a number").parse().expect("a number"))
             .collect();
-        assert!(numbers.is_sorted(), "in the order of sending: {numbers:?}");
+        assert!(numbers.is_sorted(), "not in the order of sending: {numbers:?}");
     }
 }

@@ -40,7 +40,7 @@ fn output(arguments: &[&str], environment: &Environment) -> Output {
 fn refused(output: &Output, code: i32, said: &str) {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(code), "{stderr}");
-    assert!(stderr.contains(said) && stderr.trim_end().lines().count() == 1, "{said} in {stderr}");
+    assert!(stderr.contains(said) && stderr.trim_end().lines().count() == 1, "no {said} in {stderr}");
 }
 
 fn serve(arguments: &[&str], listens: &str, environment: &Environment) -> Server {
@@ -124,7 +124,7 @@ async fn every_role_refuses_another_number_of_partitions_and_another_cluster() {
         }
     }
 
-    let other = new_keyspace().expect("a database, as above");
+    let other = new_keyspace().expect("a second database");
     let elsewhere = with(&system.environment, &[("SCYLLA_KEYSPACE", &other.keyspace)]);
     assert!(output(&["migrate"], &elsewhere).status.success());
     let wrong = output(&["message-worker", "--admin-listen", "127.0.0.1:0"], &elsewhere);

@@ -34,7 +34,7 @@ async fn clients_of_gators_chat_protocol_work_unchanged() {
     assert_eq!(
         (&pong["type"], &pong["ref"]),
         (&json!("pong"), &json!("p")),
-        "typing is never told to the typist"
+        "typing must not be sent to the typist"
     );
     client.send(json!({"type": "leave_conversation", "conversation_id": "c1"})).await;
     assert_eq!(client.next().await["type"], "conversation_left");
@@ -66,7 +66,7 @@ async fn members_and_their_other_devices_receive_messages_in_one_order() {
             (&json!(seq), &json!(format!("message {}", seq - 1)))
         );
         let phones = phone.expect("new_message").await;
-        assert_eq!(phones, heard, "the same frame for everyone");
+        assert_eq!(phones, heard, "all members must get the same frame");
     }
 }
 
@@ -82,11 +82,11 @@ async fn sending_again_with_the_same_client_id_stores_one_message() {
     assert_eq!((&first["seq"], &first["id"]), (&again["seq"], &again["id"]));
     let mut phone = Client::user(&server.ws(), "alice").await;
     let third = phone.say("room", "once", "k1").await;
-    assert_eq!(first["id"], third["id"], "whichever device sends it");
+    assert_eq!(first["id"], third["id"], "a client id must count for all devices of its user");
     let heard = bob.all_within(QUIET).await;
     assert_eq!(heard.iter().filter(|frame| frame["type"] == "new_message").count(), 1, "{heard:?}");
     let other = bob.say("room", "mine", "k1").await;
-    assert_ne!(first["id"], other["id"], "client ids are each sender's own");
+    assert_ne!(first["id"], other["id"], "client ids of two senders must not be mixed up");
     // Two sends without waiting in between, so that both commands may share one log entry.
     let frame = json!({"type": "send_message", "conversation_id": "two", "content": "x", "client_id": "double", "ref": "a"});
     alice.text(&frame.to_string()).await;
@@ -171,7 +171,7 @@ async fn typing_is_sent_to_members_and_ends_by_timeout_stop_message_or_disconnec
     assert_eq!(
         (&ended["is_typing"], &ended["user_name"]),
         (&json!(false), &json!("Bob B")),
-        "a renewal within a second is not passed on"
+        "a renewal within a second must not be passed on"
     );
     assert!(started.elapsed() >= Duration::from_millis(4_900), "{:?}", started.elapsed());
     bob.send(typing(true)).await;
@@ -181,14 +181,14 @@ async fn typing_is_sent_to_members_and_ends_by_timeout_stop_message_or_disconnec
     bob.send(typing(true)).await;
     alice.expect("typing_indicator").await;
     bob.say("room", "done", "k").await;
-    assert_eq!(alice.expect("typing_indicator").await["is_typing"], false, "a message ends it");
+    assert_eq!(alice.expect("typing_indicator").await["is_typing"], false, "a message must end typing");
     bob.send(typing(true)).await;
     alice.expect_where(|frame| frame["is_typing"] == true).await;
     bob.cut();
     assert_eq!(
         alice.expect("typing_indicator").await["is_typing"],
         false,
-        "so does the end of the connection"
+        "the end of the connection must end typing"
     );
     alice.send(json!({"type": "typing_start", "conversation_id": "elsewhere", "ref": "t"})).await;
     assert_eq!(alice.expect("error").await["code"], "forbidden");
@@ -212,7 +212,11 @@ async fn a_message_does_not_end_typing_that_began_after_it() {
         assert!(told.contains(&(&json!("typing_indicator"), &json!(true))), "{told:?}");
         assert!(!told.contains(&(&json!("typing_indicator"), &json!(false))), "{told:?}");
         bob.say(room, "the end", room).await;
-        assert_eq!(alice.expect("typing_indicator").await["is_typing"], false, "a later one ends it");
+        assert_eq!(
+            alice.expect("typing_indicator").await["is_typing"],
+            false,
+            "a message sent after typing began must end it"
+        );
     }
 }
 
@@ -232,7 +236,7 @@ async fn typing_is_sent_once_a_second_and_its_excess_is_dropped_without_error() 
         bob.send(json!({"type": kind, "conversation_id": "room"})).await;
     }
     assert_eq!(alice.next().await["is_typing"], true);
-    assert_eq!(alice.next().await["is_typing"], false, "the state that came last");
+    assert_eq!(alice.next().await["is_typing"], false, "the last state must be sent");
     assert!(began.elapsed() >= Duration::from_millis(950), "{:?}", began.elapsed());
     for _ in 0..100 {
         bob.send(json!({"type": "typing_start", "conversation_id": "room", "ref": "t"})).await;
@@ -243,7 +247,7 @@ async fn typing_is_sent_once_a_second_and_its_excess_is_dropped_without_error() 
     let refused = bob.expect("error").await;
     assert_eq!((&refused["code"], &refused["ref"]), (&json!("rate_limited"), &json!("c")));
     let more = bob.all_within(QUIET).await;
-    assert!(more.iter().all(|frame| frame["type"] != "error"), "one a minute: {more:?}");
+    assert!(more.iter().all(|frame| frame["type"] != "error"), "more than one error in a minute: {more:?}");
 }
 
 /// Only a user's first and last connection change presence, the last one after a grace of 3 s. With `--dev` every user
@@ -254,7 +258,7 @@ async fn presence_changes_only_with_the_first_and_last_device() {
     let (server, _data) = standalone(&[]);
     let mut alice = Client::user(&server.ws(), "alice").await;
     let mut bob = Client::connect(&format!("{}/ws/bob", server.ws())).await;
-    assert_eq!(bob.next().await["users"], json!(["bob", "alice"]), "everybody on the instance");
+    assert_eq!(bob.next().await["users"], json!(["bob", "alice"]), "the list must have all online users");
     let seen = alice.next().await;
     assert_eq!(
         (&seen["type"], &seen["user_id"], &seen["online"]),
@@ -262,11 +266,17 @@ async fn presence_changes_only_with_the_first_and_last_device() {
     );
     alice.join("room").await;
     bob.join("room").await;
-    assert!(bob.all_within(QUIET).await.is_empty(), "they have seen each other already");
+    assert!(
+        bob.all_within(QUIET).await.is_empty(),
+        "no push is expected, because both users are known already"
+    );
     let mut phone = Client::user(&server.ws(), "bob").await;
-    assert!(alice.all_within(QUIET).await.is_empty(), "a second device changes nothing");
+    assert!(alice.all_within(QUIET).await.is_empty(), "a second device must not be pushed");
     bob.cut();
-    assert!(alice.all_within(Duration::from_secs(4)).await.is_empty(), "nor does the end of one of two");
+    assert!(
+        alice.all_within(Duration::from_secs(4)).await.is_empty(),
+        "the end of one of two devices must not be pushed"
+    );
     let gone = Instant::now();
     phone.send(json!({"type": "ping"})).await;
     phone.cut();
@@ -276,7 +286,11 @@ async fn presence_changes_only_with_the_first_and_last_device() {
         (&json!("bob"), &json!(false), &json!("offline"))
     );
     assert!(offline["last_seen"].is_string(), "{offline}");
-    assert!(gone.elapsed() >= Duration::from_millis(2_900), "the grace of 3 s: {:?}", gone.elapsed());
+    assert!(
+        gone.elapsed() >= Duration::from_millis(2_900),
+        "offline before the grace period of 3 s ended: {:?}",
+        gone.elapsed()
+    );
 }
 
 /// Bob's connection is cut and another one begins within the grace of 3 s, so no update reports him offline. A user
@@ -325,7 +339,10 @@ async fn broadcasts_and_cursors_reach_members_and_are_not_stored() {
     alice.send(json!({"type": "move_cursor", "conversation_id": "room", "position": [3, 4]})).await;
     assert_eq!(bob.expect("cursor_moved").await["position"], json!([3, 4]));
     let heard = alice.all_within(QUIET).await;
-    assert!(heard.iter().all(|frame| frame["type"] == "presence_update"), "not to who sent it: {heard:?}");
+    assert!(
+        heard.iter().all(|frame| frame["type"] == "presence_update"),
+        "the sender must not get its own events: {heard:?}"
+    );
     alice.send(json!({"type": "history", "conversation_id": "room"})).await;
     assert_eq!(alice.expect("history").await["events"], json!([]));
 }
@@ -350,6 +367,6 @@ async fn a_clean_stop_makes_clients_reconnect_and_keeps_messages_and_client_ids(
     let mut alice = Client::user(&server.ws(), "alice").await;
     assert_eq!(alice.join("room").await["head_seq"], 1);
     let again = alice.say("room", "remember me", "k").await;
-    assert_eq!(again["id"], ack["id"], "client ids outlive the process");
+    assert_eq!(again["id"], ack["id"], "client ids must be known after a restart");
     assert_eq!(alice.say("room", "and on", "k2").await["seq"], 2);
 }

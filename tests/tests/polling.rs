@@ -44,7 +44,7 @@ async fn expect(session: &mut Session, prefix: &str) -> Value {
         if let Some(rest) = packet.strip_prefix(prefix) {
             return serde_json::from_str(rest).unwrap_or(Value::Null);
         }
-        assert!(tokio::time::Instant::now() < deadline, "no {prefix}");
+        assert!(tokio::time::Instant::now() < deadline, "no packet with {prefix} in time");
     }
 }
 
@@ -79,7 +79,10 @@ async fn a_polling_client_that_disconnects_while_joining_leaves_no_member_and_no
         if metrics.lines().any(|line| line == "carillon_rooms 0") {
             break;
         }
-        assert!(tokio::time::Instant::now() < deadline, "rooms are left: {metrics}");
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "rooms are left after the end of all sessions: {metrics}"
+        );
         tokio::time::sleep(std::time::Duration::from_millis(200)).await;
     }
     let mut alice = connect(&endpoint, "alice").await;
@@ -107,7 +110,7 @@ async fn a_client_that_never_polls_is_not_read_any_more_when_its_outbox_is_full(
         }
         taken += 1;
     }
-    assert!(taken < 20, "{taken} posts of a thousand pings were taken from a client that does not poll");
+    assert!(taken < 20, "{taken} posts of 1,000 pings were accepted from a client that does not poll");
 }
 
 /// Gateways relay polls and POSTs to the gateway in the session's id, so a balancer may send each request to any
@@ -159,11 +162,11 @@ async fn a_large_post_goes_in_parts(alice: &mut Session, bob: &mut Client) {
         format!("42{number}{}", json!(["send_message", {"conversationId": "room", "content": content}]))
     });
     let body = events.collect::<Vec<_>>().join("\u{1e}");
-    assert!(body.len() > 512 * 1024, "more than one message on the bus takes");
+    assert!(body.len() > 512 * 1024, "the body must be larger than a message on the bus");
     alice.send(&body).await;
     for number in 100..140 {
         let heard = bob.expect_where(|frame| frame["message"]["sender_id"] == "alice").await;
-        assert_eq!(heard["message"]["content"], format!("{number}{filler}"), "in order");
+        assert_eq!(heard["message"]["content"], format!("{number}{filler}"), "the messages are not in order");
     }
     // Alice receives her own messages in the same polls as the acknowledgements.
     let (mut acknowledged, mut heard) = (0, 0);
@@ -217,7 +220,11 @@ async fn an_upgrade_moves_the_session(cluster: &Cluster, endpoint: &Endpoint) {
         socket.send("2probe").await;
         assert_eq!(socket.text().await, "3probe", "{user}");
         // The answer is a noop, or a presence update that came first.
-        assert_eq!(waiting.answer().await.status, 200, "{user}: the poll is sent home");
+        assert_eq!(
+            waiting.answer().await.status,
+            200,
+            "{user}: the waiting poll must be answered at the upgrade"
+        );
         // The first five messages are queued at the session's old gateway, the others at its new one.
         for number in 1..=5 {
             bob.say(&room, &format!("m{number}"), &format!("m{number}")).await;
@@ -236,11 +243,11 @@ async fn an_upgrade_moves_the_session(cluster: &Cluster, endpoint: &Endpoint) {
             }
         }
         let all: Vec<_> = (1..=10).map(|number| (Some(number), Some(format!("m{number}")))).collect();
-        assert_eq!(heard, all, "{user}: each once, in order");
+        assert_eq!(heard, all, "{user}: messages must arrive once, in order");
         let event = json!(["send_message", {"conversationId": room, "content": "over the socket"}]);
         socket.send(&format!("421{event}")).await;
         while !socket.text().await.starts_with(r#"431[{"ok":true"#) {}
-        assert_eq!(session.poll().await.status, 400, "{user}: it polls no more");
+        assert_eq!(session.poll().await.status, 400, "{user}: a poll after the upgrade must be refused");
         // 9 s are longer than the old gateway keeps its part of the session plus the grace of presence. No update may
         // report the user offline.
         let unseen = bob.all_within(std::time::Duration::from_millis(9_000)).await;
@@ -281,6 +288,6 @@ async fn a_dead_gateway_takes_its_sessions_with_it(
         while heard[0] != "message_received" {
             heard = expect(&mut again, "42").await;
         }
-        assert_eq!(heard[1]["seq"], seq, "what was missed, in order");
+        assert_eq!(heard[1]["seq"], seq, "the missed messages must arrive in order");
     }
 }

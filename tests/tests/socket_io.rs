@@ -47,7 +47,8 @@ async fn assert_lives(socket: &mut WebSocket) {
 
 /// Asserts that the server ends the connection without answering any event on it.
 async fn assert_closed(socket: &mut WebSocket, why: &str) {
-    let messages = socket.ended_within(PATIENCE).await.unwrap_or_else(|| panic!("{why}: not closed"));
+    let messages =
+        socket.ended_within(PATIENCE).await.unwrap_or_else(|| panic!("{why}: the connection was not closed"));
     let answered = |message: &Message| {
         let text = message.to_text().unwrap_or_default();
         message.is_binary() || text.contains("message-back") || text.starts_with("43")

@@ -51,7 +51,7 @@ async fn read_until_broken(reader: &mut dyn LogReader, mut expected: u64) -> u64
 }
 
 async fn hear_lost(subscription: &mut Subscription) {
-    let incoming = timeout(SOON, subscription.next()).await.expect("a mark soon");
+    let incoming = timeout(SOON, subscription.next()).await.expect("a mark arrives in time");
     assert!(matches!(incoming, Some(Incoming::Lost)), "{incoming:?}");
 }
 
@@ -62,7 +62,7 @@ async fn subscriptions_are_in_force_for_other_processes_at_once() {
     for partition in 0..300 {
         let subject = subject::partition(partition);
         let mut heard = ours.subscribe(&subject, None).await.expect("subscribed");
-        theirs.publish(&subject, bytes("x")).await.expect("handed over");
+        theirs.publish(&subject, bytes("x")).await.expect("the message is handed over to the client");
         let incoming = timeout(SOON, heard.next()).await.expect("soon");
         assert!(matches!(incoming, Some(Incoming::Message(_))), "{incoming:?}");
     }
@@ -93,12 +93,14 @@ async fn the_bus_recovers_when_a_killed_server_comes_back() {
     let sequence = append_surely(&bus, 0).await;
     assert!(sequence >= 11, "{sequence}");
     let bounds = bus.log_bounds(0).await.expect("an answer");
-    assert_eq!((bounds.first, bounds.last >= sequence), (1, true), "nothing acknowledged is gone");
+    assert_eq!((bounds.first, bounds.last >= sequence), (1, true), "an acknowledged entry is lost");
     let mut again = bus.read_log(0, 11).await.expect("a reader");
     assert_eq!(next_one(&mut *again).await.expect("whole").sequence, 11);
 
     hear_lost(&mut heard).await;
-    bus.publish(&subject::partition(0), bytes("again")).await.expect("handed over");
+    bus.publish(&subject::partition(0), bytes("again"))
+        .await
+        .expect("the message is handed over to the client");
     let incoming = timeout(SOON, heard.next()).await.expect("soon");
     assert!(matches!(incoming, Some(Incoming::Message(message)) if message.payload == "again"));
 }
@@ -120,7 +122,7 @@ async fn a_server_that_loses_its_disk_gets_new_logs_and_higher_lease_numbers() {
     assert_eq!(bus.log_bounds(2).await, Ok(LogBounds { first: 1, last: 0 }));
     assert_eq!(bus.log_entry(3, 1).await, Ok(None));
     let renewed = eventually("a lease", || async { bus.renew_lease("message", &worker).await.ok() }).await;
-    assert!(renewed > number, "{renewed} after {number}");
+    assert!(renewed > number, "lease number {renewed} came after {number}");
     assert_eq!(bus.live_leases("message").await, Ok(vec![worker]));
 }
 
@@ -143,11 +145,14 @@ async fn leases_outlast_a_restart_of_the_server() {
     server.start_again().await;
     let renew = || async { bus.renew_lease("message", &back).await.ok() };
     eventually("a lease", renew).await;
-    assert_eq!(live().await, [back.clone(), late], "it may be on its way back");
+    assert_eq!(live().await, [back.clone(), late], "a worker that may still reconnect must keep its lease");
     let began = Instant::now();
     while live().await != [back.clone()] {
         renew().await;
-        assert!(began.elapsed() < 2 * Duration::from_millis(LEASE_MS), "a lease runs out");
+        assert!(
+            began.elapsed() < 2 * Duration::from_millis(LEASE_MS),
+            "the lease of the missing worker did not expire"
+        );
         sleep(Duration::from_millis(50)).await;
     }
 }
@@ -182,7 +187,7 @@ async fn a_server_that_hangs_is_noticed() {
     assert_eq!(
         bus.log_bounds(0).await,
         Ok(LogBounds { first: 1, last: 4 }),
-        "once, however often it was sent"
+        "an entry that was sent repeatedly must be stored once"
     );
 }
 
@@ -200,7 +205,7 @@ async fn a_recreated_stream_breaks_its_readers() {
     assert_eq!(
         read_until_broken(&mut *reader, 6).await,
         6,
-        "nothing of the new stream is taken for the old one's"
+        "the reader took entries of the new stream for entries of the old one"
     );
     let mut again = bus.read_log(0, 1).await.expect("a reader of the new stream");
     assert_eq!(read_some(&mut *again, 10, 3).await.len(), 10);
@@ -230,7 +235,7 @@ async fn a_full_log_refuses_until_it_is_purged() {
     let Some((server, bus)) = start().await else { return };
     let jetstream = jetstream(&server).await;
     let mut stream = jetstream.get_stream(Prefix::default().command_stream(0)).await.expect("a stream");
-    let mut config = stream.info().await.expect("its state").config.clone();
+    let mut config = stream.info().await.expect("the state of the stream").config.clone();
     config.max_bytes = 4 * BUS_MESSAGE_BYTES_MAX as i64;
     jetstream.update_stream(&config).await.expect("made smaller");
 
@@ -241,14 +246,14 @@ async fn a_full_log_refuses_until_it_is_purged() {
             Ok(sequence) => taken = sequence,
             Err(error) => break error,
         }
-        assert!(taken < 10, "it has to become full");
+        assert!(taken < 10, "the log did not become full");
     };
     assert!(matches!(refused, BusError::Unavailable(_)), "{refused}");
-    assert!(refused.to_string().contains("maximum bytes"), "says why: {refused}");
+    assert!(refused.to_string().contains("maximum bytes"), "the error does not name its cause: {refused}");
     assert_eq!(taken, 3);
-    assert_eq!(append_all(&*bus, 1, entries(1)).await, [1], "others are not full");
+    assert_eq!(append_all(&*bus, 1, entries(1)).await, [1], "the logs of other partitions must not be full");
     bus.purge_log(0, 3).await.expect("purged");
-    assert_eq!(bus.append(0, random_tag(), large).await, Ok(4), "and its sequences go on");
+    assert_eq!(bus.append(0, random_tag(), large).await, Ok(4), "sequences must go on after the purge");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -301,7 +306,7 @@ async fn existing_streams_are_updated_and_keep_their_entries() {
     for partition in 0..PARTITIONS {
         let mut stream =
             jetstream.get_stream(Prefix::default().command_stream(partition)).await.expect("a stream");
-        let config = stream.info().await.expect("its state").config.clone();
+        let config = stream.info().await.expect("the state of the stream").config.clone();
         assert_eq!(config.discard, jetstream::stream::DiscardPolicy::New);
         assert_eq!((config.max_age, config.duplicate_window), (Duration::ZERO, Duration::from_secs(120)));
         assert!(config.max_bytes > 0 && config.num_replicas == 1);
@@ -309,7 +314,7 @@ async fn existing_streams_are_updated_and_keep_their_entries() {
     }
     let durability = bus.durability().await.expect("an answer");
     assert_eq!((durability.replicas, durability.warnings.as_slice()), (1, &[][..]), "{durability}");
-    let second = connect(&server.url()).await.expect("connecting again changes nothing");
+    let second = connect(&server.url()).await.expect("a second connect is accepted");
     assert_eq!(second.log_bounds(2).await, Ok(LogBounds { first: 1, last: 2 }));
 }
 
@@ -319,7 +324,7 @@ async fn connecting_without_a_server_fails_without_showing_the_password() {
     let url = format!("nats://user:hunter2@127.0.0.1:{}", carillon_tests::parts::free_port());
     let config = NatsConfig { partitions: 1, ..config(&url) };
     assert!(!format!("{config:?}").contains("hunter2"));
-    let Err(error) = NatsBus::connect(config).await else { panic!("nobody listens there") };
+    let Err(error) = NatsBus::connect(config).await else { panic!("connected to a port without a server") };
     assert!(matches!(error, ConnectError::Bus(BusError::Unavailable(_))), "{error:?}");
     assert!(!error.to_string().contains("hunter2"), "{error}");
     assert!(began.elapsed() < SOON);
@@ -350,9 +355,9 @@ async fn a_cluster_keeps_three_copies_and_survives_any_server() {
         let tag = random_tag();
         let append = || async { bus.append(0, tag, bytes("sure")).await.ok() };
         let last = eventually_within(ELECTIONS, "an append", append).await;
-        assert!(last >= 21, "nothing acknowledged is gone");
+        assert!(last >= 21, "an acknowledged entry is lost");
         let renewed = eventually_within(ELECTIONS, "a lease", renewal).await;
-        assert!(renewed > number, "{renewed} after {number}");
+        assert!(renewed > number, "lease number {renewed} came after {number}");
         number = renewed;
         let read = || read_whole(&bus, last);
         assert_eq!(eventually_within(ELECTIONS, "a whole log", read).await, tag);
@@ -368,7 +373,7 @@ async fn read_whole(bus: &NatsBus, last: u64) -> Option<Tag> {
     let mut reader = bus.read_log(0, 1).await.ok()?;
     let mut next = 1;
     loop {
-        for entry in timeout(SOON, reader.next(100)).await.expect("an end of the wait").ok()? {
+        for entry in timeout(SOON, reader.next(100)).await.expect("the wait ends in time").ok()? {
             assert_eq!(entry.sequence, next);
             if next == last {
                 return Some(entry.tag);

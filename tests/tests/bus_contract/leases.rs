@@ -27,11 +27,11 @@ pub async fn each_renewal_returns_a_higher_number_and_makes_the_lease_live(bus: 
     let mut last = 0;
     for renewing in [&a, &b, &a, &a, &b] {
         let number = bus.renew_lease("message", renewing).await.expect("renewed");
-        assert!(number > last, "{number} after {last}");
+        assert!(number > last, "lease number {number} came after {last}");
         last = number;
     }
     assert_eq!(live(&*bus, "message").await, BTreeSet::from([a.clone(), b]));
-    assert!(live(&*bus, "presence").await.is_empty(), "kinds know nothing of each other");
+    assert!(live(&*bus, "presence").await.is_empty(), "leases of one kind must not appear in another");
     bus.renew_lease("presence", &a).await.expect("renewed");
     assert_eq!(live(&*bus, "presence").await, BTreeSet::from([a]));
 }
@@ -49,21 +49,32 @@ pub async fn leases_expire_unless_renewed(bus: Arc<dyn Bus>) {
         if !live.contains(&left) {
             break Instant::now();
         }
-        assert!(began.elapsed() < LEASE + Duration::from_secs(5), "it has to run out");
+        assert!(began.elapsed() < LEASE + Duration::from_secs(5), "the lease did not expire");
         sleep(LEASE / 20).await;
     };
-    assert!(gone - began >= LEASE, "not before its time: {:?}", gone - began);
+    assert!(gone - began >= LEASE, "the lease expired too early: {:?}", gone - began);
     // The NATS server removes expired leases four times a second.
-    assert!(gone - renewed <= LEASE + Duration::from_secs(2), "soon after: {:?}", gone - renewed);
+    assert!(
+        gone - renewed <= LEASE + Duration::from_secs(2),
+        "the lease expired too late: {:?}",
+        gone - renewed
+    );
     let number = bus.renew_lease("message", &kept).await.expect("renewed");
-    assert!(bus.renew_lease("message", &left).await.expect("renewed") > number, "and may come again");
+    assert!(
+        bus.renew_lease("message", &left).await.expect("renewed") > number,
+        "a worker must be able to take an expired lease again"
+    );
     assert_eq!(live(&*bus, "message").await.len(), 2);
 }
 
 /// A worker that stops releases its lease, so that others take over without waiting for the lease to expire.
 pub async fn a_released_lease_ends_at_once(bus: Arc<dyn Bus>) {
     let (a, b) = (worker("a"), worker("b"));
-    assert_eq!(bus.release_lease("message", &a).await, Ok(()), "one that was never taken");
+    assert_eq!(
+        bus.release_lease("message", &a).await,
+        Ok(()),
+        "releasing a lease that was never taken must succeed"
+    );
     bus.renew_lease("message", &a).await.expect("renewed");
     let number = bus.renew_lease("message", &b).await.expect("renewed");
     bus.release_lease("message", &a).await.expect("released");
@@ -82,7 +93,7 @@ pub async fn workers_with_leases_share_all_units(bus: Arc<dyn Bus>) {
     let mut owned = first.owned();
     let all = async |owned: &mut tokio::sync::watch::Receiver<carillon_runtime::lease::Owned>| {
         let waiting = owned.wait_for(|owned| owned.len() == UNITS as usize);
-        timeout(SOON, waiting).await.expect("in time").expect("the lease is kept").clone()
+        timeout(SOON, waiting).await.expect("in time").expect("the lease task is running").clone()
     };
     all(&mut owned).await;
     assert!(first.valid());
@@ -101,9 +112,19 @@ pub async fn workers_with_leases_share_all_units(bus: Arc<dyn Bus>) {
     second.release().await;
     assert!(!second.valid() && second.owned().borrow().is_empty());
     let taken = all(&mut owned).await;
-    assert!(began.elapsed() < LEASE, "a release is noticed before the lease runs out: {:?}", began.elapsed());
-    assert!(theirs.iter().all(|(unit, epoch)| taken[unit] > *epoch), "epochs rise over owners");
-    assert!(ours.iter().all(|(unit, epoch)| taken[unit] == *epoch), "and stay with an owner");
+    assert!(
+        began.elapsed() < LEASE,
+        "a release must be noticed before the lease expires: {:?}",
+        began.elapsed()
+    );
+    assert!(
+        theirs.iter().all(|(unit, epoch)| taken[unit] > *epoch),
+        "the epoch of a unit must rise with each owner"
+    );
+    assert!(
+        ours.iter().all(|(unit, epoch)| taken[unit] == *epoch),
+        "the epoch of a unit must stay while its owner does"
+    );
     first.release().await;
     assert!(live(&*bus, "message").await.is_empty());
 }

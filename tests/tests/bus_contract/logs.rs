@@ -21,7 +21,11 @@ pub async fn appends_get_contiguous_sequences(bus: Arc<dyn Bus>) {
     let began_ms = wall_ms();
     assert_eq!(append_all(&*bus, 1, payloads(50)).await, (1..=50).collect::<Vec<_>>());
     assert_eq!(bus.log_bounds(1).await, Ok(LogBounds { first: 1, last: 50 }));
-    assert_eq!(bus.log_bounds(2).await, Ok(LogBounds { first: 1, last: 0 }), "another partition");
+    assert_eq!(
+        bus.log_bounds(2).await,
+        Ok(LogBounds { first: 1, last: 0 }),
+        "another partition must have an empty log"
+    );
 
     let mut reader = bus.read_log(1, 1).await.expect("a reader");
     let entries = read_some(&mut *reader, 50, 50).await;
@@ -30,7 +34,7 @@ pub async fn appends_get_contiguous_sequences(bus: Arc<dyn Bus>) {
     assert!(entries.is_sorted_by_key(|entry| entry.time_ms));
     assert!(entries.iter().all(|entry| (began_ms..=wall_ms()).contains(&entry.time_ms)));
     let mut again = bus.read_log(1, 1).await.expect("a reader");
-    assert_eq!(read_some(&mut *again, 50, 7).await, entries, "the same at every reading");
+    assert_eq!(read_some(&mut *again, 50, 7).await, entries, "a second reader must read the same entries");
 }
 
 /// A gateway repeats an append whose outcome is unknown, byte for byte and with the same tag. The log must not contain
@@ -40,7 +44,11 @@ pub async fn a_repeated_tag_is_the_same_entry(bus: Arc<dyn Bus>) {
     assert_eq!(bus.append(0, first, bytes("first")).await, Ok(1));
     assert_eq!(bus.append(0, second, bytes("second")).await, Ok(2));
     assert_eq!(bus.append(0, first, bytes("first")).await, Ok(1));
-    assert_eq!(bus.append(1, first, bytes("first")).await, Ok(1), "another partition knows nothing of it");
+    assert_eq!(
+        bus.append(1, first, bytes("first")).await,
+        Ok(1),
+        "a tag must not count in another partition"
+    );
     assert_eq!(bus.append(0, random_tag(), bytes("first")).await, Ok(3));
     assert_eq!(bus.append(0, first, bytes("first")).await, Ok(1));
     let mut reader = bus.read_log(0, 1).await.expect("a reader");
@@ -55,9 +63,9 @@ pub async fn readers_start_at_any_entry(bus: Arc<dyn Bus>) {
         let mut reader = bus.read_log(3, from).await.expect("a reader");
         let held = (21 - from) as usize;
         let entries = read_some(&mut *reader, held, 100).await;
-        assert!(entries.iter().map(|entry| entry.sequence).eq(from..=20), "from {from}");
+        assert!(entries.iter().map(|entry| entry.sequence).eq(from..=20), "wrong entries from {from}");
         let more = timeout(Duration::from_millis(100), reader.next(1)).await;
-        assert!(more.is_err(), "waits at the end, from {from}: {more:?}");
+        assert!(more.is_err(), "a reader from {from} must wait at the end: {more:?}");
     }
 }
 
@@ -99,7 +107,7 @@ pub async fn concurrent_appends_lose_no_entry_in_any_partition(bus: Arc<dyn Bus>
     let mut expected = vec![BTreeMap::new(); 4];
     for writer in writers {
         let (partition, sequences, payloads) = writer.await.expect("appended");
-        assert!(sequences.is_sorted(), "one writer's entries keep their order");
+        assert!(sequences.is_sorted(), "the entries of a writer must keep their order");
         expected[partition as usize].extend(sequences.into_iter().zip(payloads));
     }
     for (partition, expected) in (0..).zip(expected) {
@@ -118,7 +126,10 @@ pub async fn long_logs_are_read_without_gaps(bus: Arc<dyn Bus>) {
     for entries_max in [1, 7, 1_000] {
         let mut reader = bus.read_log(2, 1).await.expect("a reader");
         let entries = read_some(&mut *reader, COUNT, entries_max).await;
-        assert!(entries.iter().map(|entry| entry.sequence).eq(1..=COUNT as u64), "{entries_max} at a time");
+        assert!(
+            entries.iter().map(|entry| entry.sequence).eq(1..=COUNT as u64),
+            "wrong entries with at most {entries_max} at a time"
+        );
     }
     writer.await.expect("appended");
 }
@@ -147,7 +158,7 @@ pub async fn a_cancelled_read_loses_no_entry(bus: Arc<dyn Bus>) {
         }
     }
     writer.await.expect("appended");
-    assert!(cancelled > 0, "some readings were cut off");
+    assert!(cancelled > 0, "no read was cancelled");
     assert!(sequences.into_iter().eq(1..=COUNT));
 }
 
@@ -160,14 +171,18 @@ pub async fn purging_moves_only_the_first_sequence(bus: Arc<dyn Bus>) {
         assert_eq!(bus.purge_log(0, below).await, Ok(()), "below {below}");
         assert_eq!(bus.log_bounds(0).await, bounds(first, 10), "below {below}");
     }
-    assert_eq!(append_all(&*bus, 0, payloads(2)).await, [11, 12], "an empty log goes on where it was");
+    assert_eq!(
+        append_all(&*bus, 0, payloads(2)).await,
+        [11, 12],
+        "sequences must go on after the log was emptied"
+    );
     assert_eq!(bus.log_bounds(0).await, bounds(11, 12));
-    assert_eq!(read_some(&mut *tail, 2, 10).await.len(), 2, "a reader behind what is purged goes on");
+    assert_eq!(read_some(&mut *tail, 2, 10).await.len(), 2, "a reader above the purged entries must go on");
     assert_eq!(bus.purge_log(0, 1_000_000).await, Ok(()));
-    assert_eq!(bus.log_bounds(0).await, bounds(13, 12), "no further than the end");
+    assert_eq!(bus.log_bounds(0).await, bounds(13, 12), "a purge must stop at the end of the log");
     assert_eq!(append_all(&*bus, 0, payloads(1)).await, [13]);
     assert_eq!(next_one(&mut *tail).await.expect("log intact").sequence, 13);
-    assert_eq!(bus.purge_log(1, 5).await, Ok(()), "a log that never held anything");
+    assert_eq!(bus.purge_log(1, 5).await, Ok(()), "purging a log without entries must succeed");
     assert_eq!(bus.log_bounds(1).await, bounds(1, 0));
     assert_eq!(append_all(&*bus, 1, payloads(1)).await, [1]);
 }
@@ -178,7 +193,11 @@ pub async fn single_entries_are_found_by_sequence(bus: Arc<dyn Bus>) {
     append_all(&*bus, 0, payloads(5)).await;
     let mut reader = bus.read_log(0, 1).await.expect("a reader");
     for entry in read_some(&mut *reader, 5, 5).await {
-        assert_eq!(bus.log_entry(0, entry.sequence).await, Ok(Some(entry)), "as it was read");
+        assert_eq!(
+            bus.log_entry(0, entry.sequence).await,
+            Ok(Some(entry)),
+            "the single entry must equal the one from the reader"
+        );
     }
     bus.purge_log(0, 4).await.expect("purged");
     for (sequence, held) in
@@ -187,7 +206,7 @@ pub async fn single_entries_are_found_by_sequence(bus: Arc<dyn Bus>) {
         let entry = bus.log_entry(0, sequence).await.expect("an answer");
         assert_eq!(entry.is_some(), held, "{sequence}");
     }
-    assert_eq!(bus.log_entry(1, 1).await, Ok(None), "a log that never held anything");
+    assert_eq!(bus.log_entry(1, 1).await, Ok(None), "a log without entries has no entry 1");
 }
 
 /// `BusError::Broken` makes the worker check its checkpoint's tag. A reader that silently started elsewhere would skip
@@ -201,7 +220,7 @@ pub async fn reading_outside_the_log_fails_as_broken(bus: Arc<dyn Bus>) {
         assert!(matches!(reader, Err(BusError::Broken(_))), "{from}: {reader:?}");
     }
     for from in [6, 10, 11] {
-        bus.read_log(0, from).await.expect("within the log, or just behind it");
+        bus.read_log(0, from).await.expect("a position in the log or right after its end is accepted");
     }
     // This reader was created before the purge, which removed its first entry before it read.
     let broken = next_one(&mut *caught).await;
@@ -223,7 +242,7 @@ pub async fn payloads_up_to_the_size_limit_are_stored_and_larger_ones_are_refuse
     let refused = bus.append(0, random_tag(), payload(BUS_MESSAGE_BYTES_MAX + 1)).await;
     assert!(matches!(refused, Err(BusError::Unavailable(_))), "{refused:?}");
     let last = eventually("bounds", || async { bus.log_bounds(0).await.ok() }).await.last;
-    assert_eq!(last, sizes.len() as u64, "what is refused is not in the log");
+    assert_eq!(last, sizes.len() as u64, "a refused entry must not be in the log");
 }
 
 pub async fn absent_partitions_are_refused(bus: Arc<dyn Bus>) {

@@ -16,7 +16,7 @@ async fn hear(subscription: &mut Subscription) -> Incoming {
 async fn hear_message(subscription: &mut Subscription) -> Message {
     match hear(subscription).await {
         Incoming::Message(message) => message,
-        Incoming::Lost => panic!("nothing was lost here"),
+        Incoming::Lost => panic!("an unexpected mark of lost messages"),
     }
 }
 
@@ -50,10 +50,14 @@ pub async fn every_subscriber_receives_all_messages_in_order(bus: Arc<dyn Bus>) 
         for count in 0..COUNT {
             let message = hear_message(subscription).await;
             assert_eq!(number(&message.payload), count);
-            assert!(message.reply.is_none(), "nobody awaits an answer");
+            assert!(message.reply.is_none(), "a published message must not have a reply address");
         }
     }
-    assert_eq!(hear_message(&mut other).await.payload, "end", "and nothing of the other subject");
+    assert_eq!(
+        hear_message(&mut other).await.payload,
+        "end",
+        "messages of the other subject must not arrive"
+    );
     assert!(first.try_next().is_none() && other.try_next().is_none());
 }
 
@@ -80,14 +84,16 @@ pub async fn one_subscriber_of_a_group_receives_each_message(bus: Arc<dyn Bus>) 
     while heard.len() < COUNT as usize {
         for subscription in &mut subscriptions[..3] {
             while let Some(incoming) = subscription.try_next() {
-                let Incoming::Message(message) = incoming else { panic!("nothing was lost here") };
+                let Incoming::Message(message) = incoming else {
+                    panic!("an unexpected mark of lost messages")
+                };
                 heard.push(number(&message.payload));
             }
         }
         sleep(Duration::from_millis(1)).await;
     }
     heard.sort_unstable();
-    assert_eq!(heard, all, "each once");
+    assert_eq!(heard, all, "each message must arrive at one subscriber, once");
     assert!(subscriptions.iter_mut().all(|subscription| subscription.try_next().is_none()));
 }
 
@@ -99,7 +105,7 @@ pub async fn requests_are_answered(bus: Arc<dyn Bus>) {
         let reply = bus.request(&subject, bytes(count.to_string()), SOON).await;
         assert_eq!(reply, Ok(bytes(format!("heard {count}"))));
     }
-    assert!(began.elapsed() < SOON, "answers come as they are sent");
+    assert!(began.elapsed() < SOON, "answers must arrive without a delay");
     // A subscriber that does not answer does not delay the answer of another one.
     let mut silent = bus.subscribe(&subject, None).await.expect("subscribed");
     let ignoring = tokio::spawn(async move { while silent.next().await.is_some() {} });
@@ -163,7 +169,11 @@ pub async fn a_dropped_subscription_receives_no_more_messages(bus: Arc<dyn Bus>)
         bus.publish(&subject, bytes(count.to_string())).await.expect("published");
     }
     for count in 0..50 {
-        assert_eq!(number(&hear_message(&mut kept).await.payload), count, "all go to the one that is left");
+        assert_eq!(
+            number(&hear_message(&mut kept).await.payload),
+            count,
+            "all messages must go to the subscriber that is left"
+        );
     }
     drop(kept);
     sleep(Duration::from_millis(300)).await;
@@ -190,10 +200,10 @@ pub async fn a_slow_subscriber_loses_messages_and_delays_no_other(bus: Arc<dyn B
     for count in 0..COUNT {
         bus.publish(&subject, bytes(count.to_string())).await.expect("published");
         // Stays within 1,000 messages of the quick subscriber, so that it loses none.
-        heard.wait_for(|heard| heard + 1_000 > count).await.expect("the quick one receives all");
+        heard.wait_for(|heard| heard + 1_000 > count).await.expect("the quick subscriber keeps up");
     }
-    assert!(began.elapsed() < SOON, "nobody waits for a slow one: {:?}", began.elapsed());
-    let mut quick = listening.await.expect("the quick one received all");
+    assert!(began.elapsed() < SOON, "a slow subscriber delayed the others: {:?}", began.elapsed());
+    let mut quick = listening.await.expect("the quick subscriber received all messages");
 
     bus.publish(&subject, bytes("12345678")).await.expect("published");
     assert_eq!(number(&hear_message(&mut quick).await.payload), 12_345_678);
@@ -201,15 +211,19 @@ pub async fn a_slow_subscriber_loses_messages_and_delays_no_other(bus: Arc<dyn B
     while let Incoming::Message(message) = hear(&mut slow).await {
         heard.push(number(&message.payload));
     }
-    assert!(!heard.is_empty() && heard.len() < COUNT as usize, "{} of {COUNT}", heard.len());
-    assert!(heard.iter().copied().eq(0..heard.len() as u64), "whole up to the mark");
+    assert!(
+        !heard.is_empty() && heard.len() < COUNT as usize,
+        "{} of {COUNT} messages arrived before the mark",
+        heard.len()
+    );
+    assert!(heard.iter().copied().eq(0..heard.len() as u64), "messages are missing before the mark");
     // The queue has room again. Messages that were under way when reading began may come first.
     bus.publish(&subject, bytes("87654321")).await.expect("published");
     let mut last = heard.len() as u64 - 1;
     while last != 87_654_321 {
         if let Incoming::Message(message) = hear(&mut slow).await {
             let next = number(&message.payload);
-            assert!(next > last, "{next} after {last}");
+            assert!(next > last, "message {next} came after {last}");
             last = next;
         }
     }

@@ -35,7 +35,7 @@ async fn refusal(config: NatsConfig) -> Misfit {
     match NatsBus::connect(config).await {
         Err(ConnectError::Misfit(misfit)) => misfit,
         Err(ConnectError::Bus(error)) => panic!("{error}"),
-        Ok(_) => panic!("it was let in"),
+        Ok(_) => panic!("a connection that must be refused was accepted"),
     }
 }
 
@@ -66,7 +66,10 @@ async fn clusters_with_different_prefixes_share_no_log_message_or_lease() {
     for other in [&plain, &green] {
         other.publish(subject::READ, bytes("not for blue")).await.expect("published");
         let asked = other.request(subject::READ, bytes("anybody?"), SOON).await;
-        assert!(matches!(asked, Err(BusError::Unavailable(_))), "nobody of its own listens: {asked:?}");
+        assert!(
+            matches!(asked, Err(BusError::Unavailable(_))),
+            "a request was answered by another prefix: {asked:?}"
+        );
     }
     blue.publish(subject::READ, bytes("for blue")).await.expect("published");
     let incoming = timeout(SOON, heard.next()).await.expect("in time");
@@ -87,9 +90,15 @@ async fn clusters_with_different_prefixes_share_no_log_message_or_lease() {
 async fn another_cluster_is_refused_and_a_process_without_a_database_is_accepted() {
     let Some(server) = start().await else { return };
     let guest = || NatsConfig { cluster: None, ..config(&server.url()) };
-    let Err(ConnectError::Bus(early)) = NatsBus::connect(guest()).await else { panic!("nothing is there") };
+    let Err(ConnectError::Bus(early)) = NatsBus::connect(guest()).await else {
+        panic!("connected to a server without streams")
+    };
     assert!(early.to_string().contains("no message-worker has marked"), "{early}");
-    assert_eq!(stream_names(&server).await, Vec::<String>::new(), "whoever knows no cluster makes nothing");
+    assert_eq!(
+        stream_names(&server).await,
+        Vec::<String>::new(),
+        "a process without a cluster id must not create streams"
+    );
 
     connect(&server.url()).await.expect("the first cluster marks the streams");
     let other = of_another_cluster(&server);
@@ -127,7 +136,7 @@ async fn of_two_clusters_that_connect_at_once_one_is_refused() {
         let connect = || NatsBus::connect(with_prefix(&server, &prefix));
         let (one, two) = tokio::join!(connect(), connect());
         assert!(one.is_ok() != two.is_ok(), "{:?} {:?}", one.err(), two.err());
-        let lost = one.err().or(two.err()).expect("one of them");
+        let lost = one.err().or(two.err()).expect("one of the two is refused");
         assert!(matches!(lost, ConnectError::Misfit(Misfit::OtherCluster { .. })), "{lost}");
     }
 }
@@ -168,6 +177,6 @@ async fn after_a_lost_disk_the_first_cluster_to_create_its_streams_owns_the_serv
     let said = eventually("a refusal", || async {
         ours.log_bounds(0).await.err().filter(|error| error.to_string().contains("belongs to cluster"))
     });
-    assert!(matches!(said.await, BusError::Unavailable(_)), "ours works no log of theirs");
+    assert!(matches!(said.await, BusError::Unavailable(_)), "the log of another cluster must be refused");
     assert!(theirs.log_bounds(0).await.is_ok());
 }

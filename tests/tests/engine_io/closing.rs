@@ -22,8 +22,12 @@ async fn a_close_packet_answers_the_poll_that_waits() {
                 continue;
             }
             let last = session.poll().await;
-            assert_eq!((last.status, last.body.as_str()), (400, SESSION_UNKNOWN), "later polls");
-            assert_eq!(session.post("4hello").await.body, SESSION_UNKNOWN, "later messages");
+            assert_eq!(
+                (last.status, last.body.as_str()),
+                (400, SESSION_UNKNOWN),
+                "later polls must be refused"
+            );
+            assert_eq!(session.post("4hello").await.body, SESSION_UNKNOWN, "later messages must be refused");
             match (answer.status, answer.body.as_str()) {
                 (400, SESSION_UNKNOWN) => {}
                 (status, body) => {
@@ -33,7 +37,7 @@ async fn a_close_packet_answers_the_poll_that_waits() {
                 }
             }
         }
-        assert!(answered, "no poll ever waited");
+        assert!(answered, "no attempt had a waiting poll");
     }
 }
 
@@ -52,7 +56,11 @@ async fn a_websocket_ends_after_a_close_packet_without_pongs() {
         let mut socket = open_websocket(&endpoint).await;
         socket.send("1").await;
         while let Some(message) = socket.receive().await {
-            assert_eq!(message, Message::text("2"), "nothing but a ping");
+            assert_eq!(
+                message,
+                Message::text("2"),
+                "a message other than a ping arrived after the close packet"
+            );
         }
     }
 }

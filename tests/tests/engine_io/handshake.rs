@@ -27,7 +27,7 @@ async fn polling_opens_a_session() {
             let handshake = serde_json::from_str(handshake).expect("JSON");
             sids.push(sid_of(&handshake, &json!(["websocket"])));
         }
-        assert_ne!(sids[0], sids[1], "every session has an id of its own");
+        assert_ne!(sids[0], sids[1], "two sessions have the same id");
         // 96 random bits are 16 characters of base64.
         assert!(sids.iter().all(|sid| sid.len() >= 16), "{sids:?}");
     }

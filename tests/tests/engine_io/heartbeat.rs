@@ -33,7 +33,7 @@ async fn polling_without_pongs_is_closed() {
         let session = open(&endpoint).await;
         let (mut bodies, deadline) = (Vec::new(), Instant::now() + PATIENCE);
         let last = loop {
-            assert!(Instant::now() < deadline, "not closed: {bodies:?}");
+            assert!(Instant::now() < deadline, "the session was not closed in time: {bodies:?}");
             let answer = session.poll().await;
             match answer.status {
                 200 => bodies.push(answer.body),
@@ -56,7 +56,7 @@ async fn a_session_that_is_never_polled_is_closed() {
         let deadline = Instant::now() + PATIENCE;
         // The client's noops do not keep the session open: only a pong does.
         while session.post("6").await.status != 400 {
-            assert!(Instant::now() < deadline, "not closed");
+            assert!(Instant::now() < deadline, "the session was not closed in time");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         assert_eq!(session.poll().await.body, SESSION_UNKNOWN);

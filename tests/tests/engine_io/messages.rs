@@ -62,7 +62,7 @@ async fn an_invalid_payload_closes_the_session() {
         let status = pending.answer_if_any().await.map(|answer| answer.status);
         assert!(is_reference() || status == Some(400), "{body:?}: {status:?}");
         let packets = session.gone().await;
-        assert!(!packets.contains(&"4b".to_owned()), "{body:?}: what follows is not read");
+        assert!(!packets.contains(&"4b".to_owned()), "{body:?}: a packet after the malformed one was read");
     }
 }
 
@@ -91,7 +91,7 @@ async fn concurrent_polls_close_the_session() {
         assert_eq!(session.gone().await, Vec::<String>::new());
         return;
     }
-    panic!("no two polls were ever concurrent");
+    panic!("no attempt had two polls at the same time");
 }
 
 /// Neither of two concurrent POSTs has its whole body yet. One is refused with 400; the other may get no answer.
@@ -118,7 +118,7 @@ async fn a_cancelled_poll_closes_the_session() {
     let session = server.engine().open().await;
     let deadline = Instant::now() + PATIENCE;
     while session.post("3").await.status != 400 {
-        assert!(Instant::now() < deadline, "not closed");
+        assert!(Instant::now() < deadline, "the session was not closed in time");
         let poll = session.begin_poll().await;
         sleep(Duration::from_millis(100)).await;
         drop(poll);
@@ -150,7 +150,7 @@ async fn an_invalid_packet_closes_the_websocket() {
         assert_eq!(socket.ended_within(PATIENCE).await, Some(vec![]), "{packet:?}");
     }
     bystander.send("4hello").await;
-    assert_eq!(bystander.text().await, "4hello", "others notice nothing");
+    assert_eq!(bystander.text().await, "4hello", "another session must not be affected");
 }
 
 #[tokio::test]
@@ -173,7 +173,7 @@ async fn a_payload_with_1001_packets_closes_the_session() {
         let session = server.engine().open().await;
         let answer = session.post(&[packet; 1_001].join("\u{1e}")).await;
         assert_eq!(answer.status, 400, "{answer:?}");
-        assert_eq!(session.gone().await, Vec::<String>::new(), "none of them is echoed");
+        assert_eq!(session.gone().await, Vec::<String>::new(), "no packet may be echoed");
     }
 }
 
@@ -186,7 +186,7 @@ async fn a_post_over_max_payload_is_refused_and_one_of_that_size_is_read() {
     let mut session = endpoint.open().await;
     let full = format!("4{}", "x".repeat(999_999));
     session.send(&full).await;
-    assert!(session.next().await == full, "echoed whole");
+    assert!(session.next().await == full, "the echo differs from the message");
     let session = endpoint.open().await;
     assert_eq!(session.post(&format!("{full}x")).await.status, 413);
     // This request is chunked, so no header has its length.
@@ -202,7 +202,7 @@ async fn a_websocket_message_over_max_payload_ends_the_connection() {
     let (mut socket, _) = server.engine().open_websocket().await;
     let full = format!("4{}", "x".repeat(999_999));
     socket.send(&full).await;
-    assert!(socket.text().await == full, "echoed whole");
+    assert!(socket.text().await == full, "the echo differs from the message");
     socket.send(&format!("{full}x")).await;
     assert_eq!(socket.ended().await, []);
     let (mut socket, _) = server.engine().open_websocket().await;

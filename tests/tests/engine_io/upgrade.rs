@@ -63,7 +63,7 @@ async fn a_poll_that_waits_is_ended_by_the_probe() {
             }
         }
     }
-    panic!("no poll ever waited");
+    panic!("no attempt had a waiting poll");
 }
 
 /// A client may send its upgrade without waiting for the probe's answer.

@@ -184,7 +184,7 @@ async fn participants_are_added_and_removed_by_the_owner_a_backend_or_themselves
     let grown = carillon.post(&ann, path, json!({"userIds": ["cem", "ben", "cem"]})).await.ok(200);
     assert_eq!((&grown["participants"], &grown["headSeq"]), (&json!(["ann", "ben", "cem"]), &json!(1)));
     let again = carillon.post(&ann, path, json!({"userIds": ["cem"]})).await.ok(200);
-    assert_eq!(again["headSeq"], 1, "nothing changed, nothing is told");
+    assert_eq!(again["headSeq"], 1, "adding a participant again must not make an event");
     let by_key = carillon.post(&backend(), path, json!({"userIds": ["a+b@x.org"]})).await.ok(200);
     assert_eq!(by_key["participants"], json!(["a+b@x.org", "ann", "ben", "cem"]));
     carillon.get(&cem, "/api/conversations/room").await.ok(200);

@@ -151,7 +151,7 @@ impl Carillon {
             if answer.status == 200 && fits(&answer.body) {
                 return answer.body;
             }
-            assert!(Instant::now() < deadline, "{path} stays {answer:?}");
+            assert!(Instant::now() < deadline, "{path} did not change in time: {answer:?}");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }

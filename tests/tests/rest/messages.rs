@@ -61,7 +61,7 @@ async fn sending_again_with_the_same_key_returns_the_first_message() {
         carillon.post(&ann, MESSAGES, json!({"content": "c", "clientId": "k-1"})).await.ok(200),
         first
     );
-    assert_eq!(send(&ben, "bens").await.ok(201)["seq"], 2, "keys belong to their users");
+    assert_eq!(send(&ben, "bens").await.ok(201)["seq"], 2, "an idempotency key must count only for its user");
     let both = carillon
         .ask(&ann, Method::POST, MESSAGES, Some(json!({"content": "c", "clientId": "k-2"})), &key)
         .await;
@@ -99,7 +99,7 @@ async fn pages_contain_only_messages_and_continue_without_gaps() {
         let page = page(nothing).await;
         assert_eq!((seqs(&page), &page["hasMore"]), (vec![], &json!(false)), "{nothing}");
     }
-    assert_eq!(seqs(&page("limit=100000").await).len(), 6, "more than 200 is 200");
+    assert_eq!(seqs(&page("limit=100000").await).len(), 6, "a limit above 200 must be accepted");
     let both = carillon.get(&ann, &format!("{MESSAGES}?afterSeq=1&beforeSeq=3")).await;
     assert_eq!(both.error(), (400, "invalid_payload"));
     // A page of one message is still found when the newest 24 events are all changes.

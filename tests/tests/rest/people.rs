@@ -54,7 +54,11 @@ async fn presence_is_shown_only_to_users_who_share_a_conversation_and_to_backend
     let away = |body: &Value| body["users"]["ann"]["status"] == "away";
     for who in [&ben, &ann, &backend()] {
         let users = carillon.eventually(who, path, away).await["users"].clone();
-        assert_eq!(users.as_object().map(serde_json::Map::len), Some(2), "every id, once: {users}");
+        assert_eq!(
+            users.as_object().map(serde_json::Map::len),
+            Some(2),
+            "the list must have every id once: {users}"
+        );
         let seen = &users["ann"];
         assert_eq!((&seen["online"], &seen["text"]), (&json!(true), &json!("lunch")));
         assert!(seen["lastSeen"].as_str().is_some_and(|time| time.ends_with('Z')), "{seen}");
@@ -108,7 +112,7 @@ async fn a_session_is_returned_and_exchanged_for_a_websocket_token() {
     client.expect("pong").await;
     let again = carillon.get(&authorization(format!("Bearer {token}")), "/api/auth/session").await.ok(200);
     assert_eq!(again["user"], expected);
-    assert!(!carillon.server.output().contains(token), "tokens are never logged");
+    assert!(!carillon.server.output().contains(token), "a token is in the log output");
     assert!(!carillon.server.output().contains(SECRET));
 
     // The token of 1 s has expired for good: tokens are accepted for 5 s longer, because clocks differ.

@@ -97,7 +97,11 @@ async fn a_removed_user_sees_and_is_seen_only_where_a_conversation_is_still_shar
         client.send(json!({"type": "set_status", "status": status})).await;
     }
     let away = cem.expect("presence_update").await;
-    assert_eq!((&away["user_id"], &away["status"]), (&json!("ann"), &json!("away")), "the second is shared");
+    assert_eq!(
+        (&away["user_id"], &away["status"]),
+        (&json!("ann"), &json!("away")),
+        "only ann, who shares the second room, may be pushed"
+    );
     hears_nothing(&mut cem, "the first is not").await;
     hears_nothing(&mut ann, "who was removed is not seen").await;
     hears_nothing(&mut ben, "nor do they see").await;

@@ -29,7 +29,10 @@ async fn namespaces_are_connected_with_and_without_auth() {
         let answer = payload(&socket.text().await, &format!("40{prefix}"));
         let sid = answer["sid"].as_str().expect("a sid");
         assert_eq!(answer, json!({"sid": sid}), "{packet}");
-        assert_ne!(answer["sid"], handshake["sid"], "the session's id is a secret, a socket's id is not");
+        assert_ne!(
+            answer["sid"], handshake["sid"],
+            "the socket's id must not be the secret id of the session"
+        );
         let event = payload(&socket.text().await, &format!("42{prefix}"));
         assert_eq!(event, json!(["auth", auth]), "{packet}");
     }
@@ -44,7 +47,7 @@ async fn namespaces_are_connected_by_polling_too() {
     assert_eq!(session.next().await, r#"42["auth",{"token":"123"}]"#);
     let other = payload(&session.next().await, "40/custom,")["sid"].clone();
     assert_eq!(session.next().await, r#"42/custom,["auth",{}]"#);
-    assert!(sid.is_string() && other.is_string() && sid != other, "a namespace has a sid of its own");
+    assert!(sid.is_string() && other.is_string() && sid != other, "each namespace must have its own sid");
 }
 
 /// The connection stays open, and can still connect to a namespace that exists.
@@ -121,7 +124,7 @@ async fn a_polling_client_that_connects_to_no_namespace_is_closed() {
     let mut pings = 0;
     let last = loop {
         let answer = session.poll().await;
-        assert!(started.elapsed() < PATIENCE, "not closed: {answer:?}");
+        assert!(started.elapsed() < PATIENCE, "the session was not closed in time: {answer:?}");
         if answer.status != 200 {
             break answer;
         }
@@ -143,7 +146,7 @@ async fn leaving_the_main_namespace_keeps_the_connection() {
     socket.send("41").await;
     while started.elapsed() < Duration::from_millis(1_500) {
         let message = socket.receive().await;
-        assert_eq!(message, Some(Message::text("2")), "nothing but pings");
+        assert_eq!(message, Some(Message::text("2")), "an unexpected message");
         socket.send("3").await;
     }
     join(&mut socket, "").await;

@@ -49,7 +49,11 @@ pub async fn the_newest_head_wins_in_every_order_of_writes(place: Place) {
     }
     let room = conversation(&unique("room"));
     project(&*store, [10, 30, 20].map(|timestamp_us| head(&room, timestamp_us))).await;
-    assert_eq!(store.load(&room).await.expect("loaded").head, Some(Bytes::from("head of 30")), "in one call");
+    assert_eq!(
+        store.load(&room).await.expect("loaded").head,
+        Some(Bytes::from("head of 30")),
+        "the newest head of one call must be kept"
+    );
 }
 
 /// Removals have timestamps too, so a late write of an earlier addition does not bring a participant back.
@@ -88,7 +92,7 @@ pub async fn conversations_are_listed_in_pages(place: Place) {
     let (mut listed, mut cursor) = (Vec::new(), None);
     loop {
         let page = store.conversations_of(&ann, cursor.as_ref(), 6).await.expect("listed");
-        assert_eq!(page.len(), (rooms.len() - listed.len()).min(6), "full pages until the last");
+        assert_eq!(page.len(), (rooms.len() - listed.len()).min(6), "every page but the last must be full");
         let Some(last) = page.last().cloned() else { break };
         cursor = Some(last);
         listed.extend(page);

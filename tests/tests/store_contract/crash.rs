@@ -81,12 +81,15 @@ fn append_and_kill(directory: &Path, acknowledgements: usize, wait: Duration) ->
     let mut hear = |line: &str| {
         let mut words = line.strip_prefix("acknowledged ")?.split(' ');
         let (number, seq) = (words.next()?.parse::<u32>().ok()?, words.next()?.parse::<u64>().ok()?);
-        assert!(told.insert(number, seq).is_none_or(|before| before + 1 == seq), "in order");
+        assert!(
+            told.insert(number, seq).is_none_or(|before| before + 1 == seq),
+            "the child acknowledged a seq out of order"
+        );
         Some(())
     };
     let mut heard = 0;
     while heard < acknowledgements {
-        let line = lines.next().expect("the child lives").expect("text");
+        let line = lines.next().expect("the child is running").expect("text");
         heard += hear(&line).map_or(0, |()| 1);
         if heard == acknowledgements {
             let busy = EmbeddedStore::open(directory).err().expect("the child has the directory open");
@@ -121,10 +124,13 @@ async fn kill_nine_loses_nothing_acknowledged() {
             let found = store.events_after(&room(number), 0, usize::MAX).await.expect("read");
             assert!(
                 found.len() as u64 >= acknowledged,
-                "round {round}: {} of {acknowledged} left",
+                "round {round}: only {} of {acknowledged} acknowledged rows are left",
                 found.len()
             );
-            assert!(found == rows(&room(number), 1..=found.len() as u64), "round {round}: rows are whole");
+            assert!(
+                found == rows(&room(number), 1..=found.len() as u64),
+                "round {round}: a row differs from what was written"
+            );
             // A checkpoint is never ahead of the head and the rows that were written before it.
             let state = store.partition(number).await.expect("read");
             let worked = state.checkpoint.map_or(0, |checkpoint| checkpoint.position.sequence);
@@ -230,7 +236,7 @@ async fn a_damaged_journal_is_refused_and_repair_drops_only_lost_rows_and_rows_a
     assert_eq!(store.events_after(&room(1), 0, 100).await.expect("read"), rows(&room(1), 1..=9));
     assert_eq!(store.events_after(&room(2), 0, 100).await.expect("read"), rows(&room(2), 1..=30));
     let head = store.load(&room(1)).await.expect("loaded").head.expect("a head");
-    assert!(head[..] <= 9u64.to_be_bytes()[..], "no head above what is left");
+    assert!(head[..] <= 9u64.to_be_bytes()[..], "the head must not be above the rows that are left");
 }
 
 /// Before the fix, a missing, truncated or foreign file was opened as an empty journal.

@@ -16,7 +16,11 @@ async fn migrations_may_run_twice_and_concurrently() {
     let (one, two) = tokio::join!(migrate(&config), migrate(&config));
     let (one, two) = (one.expect("migrated"), two.expect("migrated"));
     let applied = |lines: &[String]| lines.iter().filter(|line| line.starts_with("applied ")).count();
-    assert_eq!(applied(&one) + applied(&two), MIGRATIONS, "each migration by one of them: {one:?} {two:?}");
+    assert_eq!(
+        applied(&one) + applied(&two),
+        MIGRATIONS,
+        "each migration must be applied once: {one:?} {two:?}"
+    );
     assert_eq!(applied(&one) * applied(&two), 0, "{one:?} {two:?}");
     assert_eq!(migrate(&config).await.expect("migrated"), Vec::<String>::new());
     ScyllaStore::connect(&config).await.expect("usable");
@@ -61,7 +65,7 @@ async fn a_schema_of_a_newer_program_is_refused() {
     run(&session, &insert).await;
     for refused in [connect(&config.nodes, &config.keyspace).await.err(), migrate(&config).await.err()] {
         let refused = refused.expect("refused");
-        assert!(refused.is_final(), "trying again does not help: {refused}");
+        assert!(refused.is_final(), "the error must be final: {refused}");
         let said = format!(
             "keyspace {keyspace} is at schema version {newer}, and this carillon knows {MIGRATIONS}: run a newer carillon"
         );
@@ -81,7 +85,7 @@ async fn a_keyspace_is_marked_once_even_by_concurrent_workers() {
     assert_eq!((store.mark().await.expect("read"), users.mark().await.expect("read")), (None, None));
     let (one, two) = tokio::join!(store.mark_or_make(16), store.mark_or_make(32));
     let (one, two) = (one.expect("marked"), two.expect("marked"));
-    assert_eq!(one, two, "of two at once one decides");
+    assert_eq!(one, two, "both callers must get the same mark");
     assert_eq!(store.mark_or_make(64).await.expect("read"), one);
     assert_eq!(users.mark().await.expect("read"), Some(one));
     drop_keyspace(&config).await;

@@ -117,7 +117,7 @@ pub async fn a_long_conversation_is_read_whole_and_from_its_end(place: Place) {
     // Reads the newest rows without a stored head, from seqs up to far above the end.
     for before_seq in [last + 1, 3 * BUCKET, 1 << 40, u64::MAX] {
         let newest = store.events_before(&room, before_seq, 10).await.expect("read");
-        assert_eq!(seqs(&newest), (last - 9..=last).collect::<Vec<_>>(), "before {before_seq}");
+        assert_eq!(seqs(&newest), (last - 9..=last).collect::<Vec<_>>(), "wrong rows before {before_seq}");
     }
     let across = store.events_before(&room, 2 * BUCKET + 2, 300).await.expect("read");
     assert_eq!(seqs(&across), (2 * BUCKET - 298..2 * BUCKET + 2).collect::<Vec<_>>());

@@ -94,14 +94,17 @@ async fn messages_survive_a_full_disk() {
             Ok(()) => last += 1,
             Err(error) => break error,
         }
-        assert!(last < 1_000, "the disk is not full");
+        assert!(last < 1_000, "the disk did not become full");
     };
     assert!(error.to_string().contains("No space left"), "{error}");
     assert!(!store.healthy().await);
     // Meanwhile the store tries to write its table, fails, and opens it again.
     sleep(Duration::from_secs(8)).await;
     assert_eq!(store.events_after(&room, 0, 100).await.expect("readable"), rows(&room, 1..=100));
-    assert!(store.append(vec![large_row(&room, last + 1)]).await.is_err(), "still full");
+    assert!(
+        store.append(vec![large_row(&room, last + 1)]).await.is_err(),
+        "an append to a full disk must fail"
+    );
 
     std::fs::remove_file(filler).expect("removed");
     eventually("an append", || async { store.append(vec![large_row(&room, last + 1)]).await.is_ok() }).await;
@@ -112,7 +115,10 @@ async fn messages_survive_a_full_disk() {
     let found = store.events_after(&room, 0, 2_000).await.expect("read");
     assert_eq!(found.len() as u64, last + 2);
     assert_eq!(found[..100], rows(&room, 1..=100));
-    assert!(found[100..].iter().all(|row| *row == large_row(&room, row.seq)), "whole rows");
+    assert!(
+        found[100..].iter().all(|row| *row == large_row(&room, row.seq)),
+        "a row differs from what was written"
+    );
 }
 
 /// Closing tries to write the table. If that fails, the rows stay in the journal, and the next start reads them there.
@@ -153,7 +159,7 @@ async fn users_survive_a_full_disk() {
         if store.put(rows.clone()).await.is_err() {
             break rows;
         }
-        assert!(rows[0].name.len() < 100, "the disk is not full");
+        assert!(rows[0].name.len() < 100, "the disk did not become full");
     };
     assert_eq!(store.get(&[row(1).user]).await.expect("readable"), [row(1)]);
     std::fs::remove_file(filler).expect("removed");

@@ -29,7 +29,7 @@ pub async fn checkpoints_never_move_back(place: Place) {
     for (written, expected) in [(5, 5), (9, 9), (7, 9), (9, 9), (1, 9), (10, 10)] {
         store.checkpoint(partition, checkpoint(written)).await.expect("written");
         let state = store.partition(partition).await.expect("read");
-        assert_eq!(state.checkpoint, Some(checkpoint(expected)), "after {written}");
+        assert_eq!(state.checkpoint, Some(checkpoint(expected)), "wrong checkpoint after {written}");
     }
     assert_eq!(store.partition(partition ^ 1).await.expect("read").checkpoint, None);
     // The first checkpoint of a new incarnation has a lower sequence and a higher timestamp.
@@ -70,7 +70,7 @@ async fn race(store: &Arc<dyn Store>, partition: u32, previous: Option<&Tenure>)
                         return begun;
                     }
                 }
-                panic!("no outcome");
+                panic!("no attempt got an outcome");
             })
         })
         .collect();
@@ -78,7 +78,10 @@ async fn race(store: &Arc<dyn Store>, partition: u32, previous: Option<&Tenure>)
     for begun in begun {
         told.push(begun.await.expect("no panic"));
     }
-    assert!(told.iter().all(|incarnation| *incarnation == told[0]), "one winner: {told:?}");
+    assert!(
+        told.iter().all(|incarnation| *incarnation == told[0]),
+        "all callers must get the same incarnation: {told:?}"
+    );
     assert!(wishes.contains(&told[0]), "{told:?}");
     assert_eq!(store.partition(partition).await.expect("read").tenure.as_ref(), Some(&told[0]));
     told.swap_remove(0)
@@ -107,11 +110,15 @@ pub async fn an_incarnation_starts_only_after_the_expected_one(place: Place) {
         begun.expect("an outcome")
     };
     assert_eq!(begin(None, &first).await, first);
-    assert_eq!(begin(None, &first).await, first, "asked again after an unknown outcome");
-    assert_eq!(begin(None, &other).await, first, "too late");
-    assert_eq!(begin(Some(&other), &second).await, first, "knows another one");
+    assert_eq!(begin(None, &first).await, first, "a repeated call must get the same result");
+    assert_eq!(begin(None, &other).await, first, "a later call must get the incarnation in force");
+    assert_eq!(
+        begin(Some(&other), &second).await,
+        first,
+        "a caller that expects another incarnation must not change it"
+    );
     assert_eq!(begin(Some(&first), &second).await, second);
-    assert_eq!(begin(Some(&first), &other).await, second, "too late");
+    assert_eq!(begin(Some(&first), &other).await, second, "a later call must get the incarnation in force");
     assert_eq!(store.partition(partition).await.expect("read").tenure, Some(second));
 }
 
@@ -128,27 +135,43 @@ pub async fn a_tenure_has_one_holder_at_a_time(place: Place) {
     };
     let begun = store.change_tenure(partition, None, held(incarnation, 1)).await.expect("an outcome");
     assert_eq!(begun, held(incarnation, 1));
-    assert_eq!(change(&free, &held(incarnation, 2)).await, held(incarnation, 1), "it is not free");
+    assert_eq!(
+        change(&free, &held(incarnation, 2)).await,
+        held(incarnation, 1),
+        "a held tenure must not be taken"
+    );
     assert_eq!(
         change(&held(incarnation, 2), &free).await,
         held(incarnation, 1),
-        "only its holder gives it back"
+        "only the holder may release the tenure"
     );
     assert_eq!(change(&held(incarnation, 1), &free).await, free);
-    assert_eq!(change(&held(incarnation, 1), &free).await, free, "asked again after an unknown outcome");
+    assert_eq!(change(&held(incarnation, 1), &free).await, free, "a repeated call must get the same result");
     let earlier = Tenure { epoch: 0, ..free.clone() };
-    assert_eq!(change(&earlier, &held(incarnation, 2)).await, free, "it was taken and given back since");
+    assert_eq!(
+        change(&earlier, &held(incarnation, 2)).await,
+        free,
+        "a tenure that was taken and released since must not be taken from an old state"
+    );
     assert_eq!(change(&free, &held(incarnation, 2)).await, held(incarnation, 2));
-    assert_eq!(change(&held(incarnation, 1), &free).await, held(incarnation, 2), "the former holder is late");
+    assert_eq!(
+        change(&held(incarnation, 1), &free).await,
+        held(incarnation, 2),
+        "a former holder must not release the tenure"
+    );
     let taken = incarnation.taken_over(60, 9_000);
     assert_eq!(change(&held(incarnation, 2), &held(taken, 3)).await, held(taken, 3));
-    assert_eq!(change(&held(incarnation, 2), &free).await, held(taken, 3), "that incarnation is over");
+    assert_eq!(
+        change(&held(incarnation, 2), &free).await,
+        held(taken, 3),
+        "the tenure of a former incarnation must not be released"
+    );
     let state = store.partition(partition).await.expect("read");
     assert_eq!(state.tenure, Some(held(taken, 3)));
     assert_eq!(
         state.incarnation().map(|incarnation| incarnation.generation),
         Some(incarnation.generation),
-        "it is kept"
+        "the log generation must be kept"
     );
 }
 

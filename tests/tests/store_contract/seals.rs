@@ -32,7 +32,7 @@ async fn decide(store: &Arc<dyn Store>, room: &ConversationId, previous: Option<
             return in_force;
         }
     }
-    panic!("no outcome");
+    panic!("no attempt got an outcome");
 }
 
 /// Asserts that every kind of read returns exactly these rows.
@@ -40,7 +40,7 @@ async fn assert_holds(store: &Arc<dyn Store>, room: &ConversationId, after: u64,
     let limit = expected.len() + 10;
     assert_eq!(store.events_after(room, after, limit).await.expect("read"), expected);
     let newest = store.events_before(room, u64::MAX, expected.len()).await.expect("read");
-    assert_eq!(newest, expected, "from the end");
+    assert_eq!(newest, expected, "wrong rows when read from the end");
     let last = expected.last().map_or(0, |row| row.seq);
     for seq in [last + 1, last + 2, last + SEALED_ROWS_MAX / 2] {
         assert_eq!(store.event(room, seq).await.expect("read"), None, "{seq}");
@@ -66,12 +66,27 @@ pub async fn the_first_seal_decides(place: Place) {
         for asked in asked {
             told.push(asked.await.expect("no panic"));
         }
-        assert!(told.iter().all(|in_force| *in_force == told[0]), "one winner: {told:?}");
+        assert!(
+            told.iter().all(|in_force| *in_force == told[0]),
+            "all callers must get the same seal: {told:?}"
+        );
         assert!(wishes.contains(&told[0]), "{told:?}");
         let decided = told[0];
-        assert_eq!(decide(&store, &room, previous, decided).await, decided, "after an unknown outcome");
-        assert_eq!(decide(&store, &room, None, seal(9, 9)).await, decided, "who knows of none");
-        assert_eq!(decide(&store, &room, Some(seal(9, 8)), seal(9, 9)).await, decided, "who knows another");
+        assert_eq!(
+            decide(&store, &room, previous, decided).await,
+            decided,
+            "a repeated call must get the same seal"
+        );
+        assert_eq!(
+            decide(&store, &room, None, seal(9, 9)).await,
+            decided,
+            "a caller that expects no seal must not replace it"
+        );
+        assert_eq!(
+            decide(&store, &room, Some(seal(9, 8)), seal(9, 9)).await,
+            decided,
+            "a caller that expects another seal must not replace it"
+        );
         assert_eq!(store.known_seal(&room).await.expect("read"), Some(decided));
         previous = Some(decided);
     }
@@ -79,7 +94,11 @@ pub async fn the_first_seal_decides(place: Place) {
     let store = place.open().await;
     assert_eq!(decide(&store, &room, None, seal(9, 9)).await, previous.expect("decided"));
     let other = conversation(&unique("room"));
-    assert_eq!(decide(&store, &other, previous, seal(9, 9)).await, seal(9, 9), "one that was lost");
+    assert_eq!(
+        decide(&store, &other, previous, seal(9, 9)).await,
+        seal(9, 9),
+        "a caller whose expected seal was lost must be able to seal"
+    );
 }
 
 /// A former owner's rows must not appear above the seal, whether they were written before it or are written later
@@ -91,16 +110,26 @@ pub async fn rows_that_a_seal_does_not_count_are_never_read(place: Place) {
         let room = conversation(&unique("room"));
         let counted = early(&room, last - 4..=last);
         store.append(counted.clone()).await.expect("appended");
-        store.append(early(&room, last + 1..=last + 6)).await.expect("before the seal");
+        store.append(early(&room, last + 1..=last + 6)).await.expect("rows are appended before the seal");
         assert_eq!(decide(&store, &room, None, seal(2, last)).await, seal(2, last));
         assert_holds(&store, &room, last - 5, &counted).await;
-        store.append(early(&room, last + 1..=last + SEALED_ROWS_MAX)).await.expect("after the seal");
+        store
+            .append(early(&room, last + 1..=last + SEALED_ROWS_MAX))
+            .await
+            .expect("rows are appended after the seal");
         assert_holds(&store, &room, last - 5, &counted).await;
         // Rows of the seal's own incarnation are read, and later writes of earlier ones do not change them.
         let written = [counted, present(&room, last + 1..=last + 3)].concat();
         store.append(written[5..].to_vec()).await.expect("appended");
-        store.append(early(&room, last + 1..=last + 9)).await.expect("after the rows");
-        assert_eq!(decide(&store, &room, None, seal(2, last + 7)).await, seal(2, last), "repeated");
+        store
+            .append(early(&room, last + 1..=last + 9))
+            .await
+            .expect("rows are appended after those of the new incarnation");
+        assert_eq!(
+            decide(&store, &room, None, seal(2, last + 7)).await,
+            seal(2, last),
+            "a repeated seal must not change the first one"
+        );
         assert_holds(&store, &room, last - 5, &written).await;
         let before = store.events_before(&room, last + 3, 4).await.expect("read");
         assert_eq!(before, written[3..7], "{last}");
@@ -132,9 +161,9 @@ pub async fn a_creation_row_counts_only_if_the_seal_includes_it(place: Place) {
     for (sealed, there) in [(with(true, 0), 0), (with(false, 0), 0), (with(true, 2), 2), (with(false, 2), 2)]
     {
         let room = conversation(&unique("room"));
-        store.append(early(&room, 0..=4)).await.expect("before the seal");
+        store.append(early(&room, 0..=4)).await.expect("rows are appended before the seal");
         assert_eq!(decide(&store, &room, None, sealed).await, sealed);
-        store.append(early(&room, 0..=4)).await.expect("after the seal");
+        store.append(early(&room, 0..=4)).await.expect("rows are appended after the seal");
         let creation = store.event(&room, 0).await.expect("read");
         assert_eq!(creation.is_some(), sealed.created, "{sealed:?}");
         let rows = store.events_after(&room, 0, 10).await.expect("read");

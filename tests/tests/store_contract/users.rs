@@ -63,7 +63,11 @@ pub async fn of_rows_with_equal_times_one_wins_as_a_whole(place: Place) {
             store.put(vec![UserRow { email: name.into(), ..row }]).await.expect("written");
         }
         let winner = one(&*store, &id).await.expect("a row");
-        assert_eq!((&winner.name, &winner.name), (&winner.picture, &winner.email), "not some cells of each");
+        assert_eq!(
+            (&winner.name, &winner.name),
+            (&winner.picture, &winner.email),
+            "the row mixes cells of two writes"
+        );
         winners.push(winner.name);
     }
     assert!(winners.iter().all(|winner| *winner == winners[0]), "{winners:?}");
