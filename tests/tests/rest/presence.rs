@@ -126,7 +126,9 @@ async fn a_conversation_shows_no_presence_while_it_has_over_a_hundred_participan
     sees_online(&mut ben, &["ann"]).await;
     let one_more = json!({"userIds": ["one-more"]});
     carillon.post(&user("ann"), "/api/conversations/hall/participants", one_more).await;
+    // Each user's acquaintances are read again separately.
     assert_eq!(status_of(&mut ann, &["ben"]).await, [false]);
+    assert_eq!(status_of(&mut ben, &["ann"]).await, [false]);
     ann.send(json!({"type": "set_status", "status": "away"})).await;
     hears_nothing(&mut ben, "101 participants").await;
     carillon.delete(&user("ann"), "/api/conversations/hall/participants/one-more").await;
