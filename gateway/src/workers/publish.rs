@@ -22,6 +22,9 @@ const REPEAT_DELAY: Duration = Duration::from_millis(50);
 /// sooner, and a refused client waits a second before it tries again. The time is that of a lease, because the
 /// partition keeps its owner for as long.
 const ABSENCE_MAX: Duration = Duration::from_millis(LEASE_MS);
+/// How long an entry with an unknown outcome is repeated. The log recognises a repeat by its tag for two minutes; a
+/// later one would be another entry. The clients received `timeout` long before.
+const REPEATED_MAX: Duration = Duration::from_secs(100);
 
 /// The handle of one partition's publisher.
 pub struct Publisher(mpsc::Sender<wire::Command>);
@@ -98,8 +101,9 @@ async fn publish_entry(
     }
 }
 
-/// Appends an entry. Repeats it byte for byte, before any later entry, for as long as its outcome is unknown; otherwise
-/// until the log has taken nothing for `ABSENCE_MAX`. `absent_since`: since when the log has taken nothing.
+/// Appends an entry. Repeats it byte for byte, before any later entry: for at most `REPEATED_MAX` while its outcome is
+/// unknown, otherwise until the log has taken nothing for `ABSENCE_MAX`. `absent_since`: since when the log has taken
+/// nothing.
 async fn repeated<F>(
     partition: u32,
     absent_since: &mut Option<Instant>,
@@ -108,7 +112,7 @@ async fn repeated<F>(
 where
     F: Future<Output = Result<u64, BusError>>,
 {
-    let mut unknown = false;
+    let (began, mut unknown) = (Instant::now(), false);
     loop {
         let Err(error) = append().await else {
             *absent_since = None;
@@ -121,7 +125,7 @@ where
         }
         // Once the outcome is unknown, a refusal concerns only that attempt: an earlier one may have succeeded. The
         // clients that wait receive `timeout` meanwhile.
-        if !unknown && absent >= ABSENCE_MAX {
+        if !unknown && absent >= ABSENCE_MAX || began.elapsed() >= REPEATED_MAX {
             return Err(error);
         }
         tokio::time::sleep(REPEAT_DELAY).await;
@@ -180,5 +184,15 @@ mod tests {
         };
         assert_eq!(repeated(0, &mut None, append).await, Ok(()));
         assert!(began.elapsed() > 10 * ABSENCE_MAX);
+    }
+
+    /// Before the fix, an entry was repeated however long the log was away. Once the log had forgotten the tag, it took
+    /// the entry a second time, and a backend's command without an actor was applied twice.
+    #[tokio::test(start_paused = true)]
+    async fn an_entry_is_not_repeated_after_the_log_may_have_forgotten_its_tag() {
+        let began = Instant::now();
+        let failed = repeated(0, &mut None, async || Err(lost())).await;
+        assert_eq!(failed, Err(lost()));
+        assert!((100..=101).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
     }
 }
