@@ -5,7 +5,6 @@ use crate::consume::{Consumer, Done};
 use crate::context::{NEWER_VERSION, StartOver};
 use crate::core::versions::Agreement;
 use crate::limits::RAISE_AGAIN_MS;
-use crate::metrics;
 use carillon_proto::id::Tag;
 use carillon_proto::wire;
 use carillon_runtime::time::steady_ms;
@@ -55,12 +54,10 @@ impl Consumer<'_> {
             self.context.outdated.meet(version);
             return Err(StartOver::because(NEWER_VERSION));
         }
-        let partition = self.context.partition;
         if version > self.ledger.version {
-            tracing::info!(partition, version, "the partition's version is raised");
+            tracing::info!(partition = self.context.partition, version, "the partition's version is raised");
             self.ledger.version = version;
         }
-        metrics::VERSION.with_label_values(&[&partition.to_string()]).set(version.into());
         Ok(())
     }
 }

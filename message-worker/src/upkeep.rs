@@ -30,6 +30,7 @@ impl Consumer<'_> {
         let partition = self.context.partition.to_string();
         metrics::LAG_MS.with_label_values(&[&partition]).set(lag_ms as i64);
         metrics::CONVERSATIONS.with_label_values(&[&partition]).set(self.cache.len() as i64);
+        metrics::VERSION.with_label_values(&[&partition]).set(self.ledger.version.into());
         let suspended = self.ledger.suspended.open().count();
         metrics::SUSPENDED.with_label_values(&[&partition]).set(suspended as i64);
     }
