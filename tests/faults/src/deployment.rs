@@ -107,20 +107,20 @@ impl Node {
     /// The sum of a metric's values, 0 if it has none yet.
     ///
     /// # Errors
-    /// If the process does not answer.
+    /// When the process does not answer.
     pub async fn metric(&self, name: &str) -> anyhow::Result<f64> {
+        Ok(self.values(name).await?.iter().sum())
+    }
+
+    /// The values of a metric, one for each set of labels.
+    ///
+    /// # Errors
+    /// When the process does not answer.
+    pub async fn values(&self, name: &str) -> anyhow::Result<Vec<f64>> {
         let text = self.metrics().await?;
         let values =
             text.lines().filter(|line| line.starts_with(name)).filter_map(|line| line.rsplit(' ').next());
-        Ok(values.filter_map(|value| value.parse::<f64>().ok()).sum())
-    }
-
-    /// How many values a metric has, one for each set of labels.
-    ///
-    /// # Errors
-    /// If the process does not answer.
-    pub async fn series(&self, name: &str) -> anyhow::Result<usize> {
-        Ok(self.metrics().await?.lines().filter(|line| line.starts_with(name)).count())
+        Ok(values.filter_map(|value| value.parse().ok()).collect())
     }
 
     async fn metrics(&self) -> anyhow::Result<String> {

@@ -25,12 +25,13 @@ fn worker(stage: &mut Stage, index: usize) -> &mut Node {
 
 /// How many partitions are owned, and how many of them are at a later version than this release's.
 async fn worked(deployment: &mut Deployment) -> anyhow::Result<(usize, usize)> {
-    let (mut partitions, mut versions) = (0, 0.0);
+    let (mut partitions, mut raised) = (0, 0);
     for node in deployment.of(Role::MessageWorker) {
-        partitions += node.series(METRIC).await?;
-        versions += node.metric(METRIC).await?;
+        let versions = node.values(METRIC).await?;
+        partitions += versions.len();
+        raised += versions.iter().filter(|version| **version > f64::from(VERSION)).count();
     }
-    Ok((partitions, versions as usize - partitions * VERSION as usize))
+    Ok((partitions, raised))
 }
 
 /// A version must begin only when no live worker lacks it, and from then on such a worker must be refused. Through all
