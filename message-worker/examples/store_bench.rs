@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use carillon_message_worker::store::embedded::EmbeddedStore;
-use carillon_message_worker::store::{Checkpoint, EventRow, Projection, Store};
-use carillon_proto::id::{ConversationId, Tag, UserId};
+use carillon_message_worker::store::{Author, Checkpoint, EventRow, Projection, Store};
+use carillon_proto::id::{ConversationId, Tag};
 use carillon_proto::position::Position;
 
 const CONVERSATIONS: u64 = 1_000;
@@ -25,7 +25,7 @@ const ARRIVALS_PER_SECOND: u32 = 1_000;
 async fn append(store: Option<&EmbeddedStore>, number: u64) {
     let conversation =
         ConversationId::parse(&format!("room:{:06}", number * 7_919 % CONVERSATIONS)).expect("an id");
-    let sender = UserId::parse(&format!("user-{:06}", number * 31 % 5_000)).expect("an id");
+    let sender = Author::parse(&format!("user-{:06}", number * 31 % 5_000)).expect("a user's id");
     let (timestamp_us, seq) = (1_700_000_000_000_000 + number as i64, 1 + number / CONVERSATIONS);
     let position = Position { incarnation: 1, sequence: number, index: 0 };
     let tag = Tag([7; 16]);

@@ -14,10 +14,10 @@ use crate::load::{LoadError, Loaded, Purpose};
 use crate::log_generation::{self, Landmark};
 use crate::raise::Raising;
 use crate::register::Registrations;
-use crate::store::{SentRow, StoreError};
+use crate::store::{Author, SentRow, StoreError};
 use crate::suspend::Probes;
 use crate::tenure::{self, Tenancy};
-use carillon_proto::id::{ConversationId, GatewayId, UserId};
+use carillon_proto::id::{ConversationId, GatewayId};
 use carillon_proto::position::Position;
 use carillon_proto::wire;
 use carillon_runtime::bus::{BusError, Incoming, LogEntry, LogReader, Subscription};
@@ -40,7 +40,7 @@ pub(crate) enum Done {
         /// The instance of the conversation for which the rows were read. A conversation that is loaded again is
         /// another instance.
         instance: u64,
-        sender: UserId,
+        sender: Author,
         rows: Vec<SentRow>,
     },
     First(ConversationId, conversation::Need, Option<Box<wire::Event>>),

@@ -228,7 +228,7 @@ impl Group {
             return;
         }
         let timestamp_us = ledger.incarnation.timestamp_us(entry.sequence, index);
-        let at = At { position, timestamp_us, time_ms: entry.time_ms };
+        let at = At { position, timestamp_us, time_ms: entry.time_ms, version: ledger.version };
         self.conversations.insert(conversation.clone());
         self.placed.push(Placed { at, tag: entry.tag, conversation, command });
     }

@@ -9,9 +9,9 @@ use crate::group::{Group, Need};
 use crate::limits::GROUP_READS_MAX;
 use crate::load::{self, LoadError, Loaded, Purpose};
 use crate::metrics;
-use crate::store::SentRow;
+use crate::store::{Author, SentRow};
 use crate::suspend::Suspect;
-use carillon_proto::id::{ConversationId, UserId};
+use carillon_proto::id::ConversationId;
 use carillon_proto::limits::DEDUP_CLIENT_IDS_MAX;
 use carillon_proto::position::Position;
 use carillon_proto::wire;
@@ -86,7 +86,7 @@ impl Consumer<'_> {
         true
     }
 
-    fn ask_sender(&mut self, id: ConversationId, sender: UserId) -> bool {
+    fn ask_sender(&mut self, id: ConversationId, sender: Author) -> bool {
         let Some(instance) = self.cache.get(&id).map(|slot| slot.instance) else { return false };
         let (store, reads) = (self.context.store.clone(), self.context.reads.clone());
         self.job(async move {
@@ -192,7 +192,7 @@ impl Consumer<'_> {
     }
 
     /// Gives the stored rows of a sender to the conversation, unless it was loaded again since they were requested.
-    pub(crate) fn sender(&mut self, id: ConversationId, instance: u64, sender: UserId, rows: Vec<SentRow>) {
+    pub(crate) fn sender(&mut self, id: ConversationId, instance: u64, sender: Author, rows: Vec<SentRow>) {
         let need = Need::Of(id.clone(), conversation::Need::Sender(sender.clone()));
         self.arrived(&need);
         if let Some(slot) = self.cache.note(&id).filter(|slot| slot.instance == instance) {

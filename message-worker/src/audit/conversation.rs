@@ -5,8 +5,8 @@ use crate::core::audit::{Judged, Kind, Row, Stored, judge};
 use crate::core::audit_log::Log;
 use crate::core::versions::VERSION;
 use crate::load;
-use crate::store::{EventRow, SentRow, Store, StoreError};
-use carillon_proto::id::{ConversationId, UserId};
+use crate::store::{Author, EventRow, SentRow, Store, StoreError};
+use carillon_proto::id::ConversationId;
 use carillon_proto::limits::DEDUP_CLIENT_IDS_MAX;
 use carillon_proto::position::Position;
 use carillon_proto::wire;
@@ -102,7 +102,7 @@ async fn judge_all(store: &dyn Store, stored: &Stored, log: &Log) -> Result<Judg
 /// is a claim, and the event that it points to decides.
 async fn repeats(store: &dyn Store, stored: &Stored, log: &Log) -> Result<HashSet<Position>, StoreError> {
     let rows: HashSet<Position> = stored.rows.iter().map(|row| row.position).collect();
-    let mut sent: HashMap<UserId, Vec<SentRow>> = HashMap::new();
+    let mut sent: HashMap<Author, Vec<SentRow>> = HashMap::new();
     let mut repeats = HashSet::new();
     for slot in log.slots(&stored.id) {
         let position = log.position(*slot);
@@ -110,7 +110,7 @@ async fn repeats(store: &dyn Store, stored: &Stored, log: &Log) -> Result<HashSe
             continue;
         }
         let Some((_, command)) = log.command(*slot) else { continue };
-        let Ok(sender) = UserId::parse(&command.actor) else { continue };
+        let Some(sender) = Author::parse(&command.actor) else { continue };
         if !sent.contains_key(&sender) {
             let rows = store.sent(&stored.id, &sender, DEDUP_CLIENT_IDS_MAX).await?;
             sent.insert(sender.clone(), rows);

@@ -8,7 +8,7 @@ use crate::core::audit::{Finding, Key};
 use crate::core::audit_log::Log;
 use crate::core::suspended::Suspended;
 use crate::log_generation::Landmark;
-use crate::store::{PartitionState, StoreError, Suspension};
+use crate::store::{FIRST_VERSION, PartitionState, StoreError, Suspension};
 use carillon_proto::id::ConversationId;
 use carillon_proto::position::Position;
 use carillon_runtime::bus::{BusError, LogBounds};
@@ -153,7 +153,8 @@ impl Auditor {
         report.counts.pending = bounds.last.saturating_sub(worked.max(bounds.first.saturating_sub(1)));
         let from = bounds.first.max(incarnation.generation.first_sequence);
         let of = (partition, self.options.partitions);
-        let mut log = Log::new(of, incarnation, skips, (from, worked), &self.named(partition))
+        let version = checkpoint.map_or(FIRST_VERSION, |checkpoint| checkpoint.version);
+        let mut log = Log::new(of, incarnation, skips, (from, worked), &self.named(partition), version)
             .suspending(Suspended::of(incarnation, suspensions));
         if log.wanted().is_none() {
             return Ok(log);

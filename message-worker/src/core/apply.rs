@@ -4,6 +4,7 @@
 use super::conversation::Conversation;
 use super::dedup::{First, Hit};
 use super::projection;
+use super::versions::BACKENDS_DEDUPLICATED;
 use crate::limits::{CLIENT_KEY_BYTES_MAX, EVENT_BYTES_MAX};
 use crate::store::Projection;
 use bytes::Bytes;
@@ -24,6 +25,8 @@ pub(crate) struct At {
     pub(crate) timestamp_us: i64,
     /// The time at which the log took the command's entry.
     pub(crate) time_ms: u64,
+    /// The version of the state machine that works the command.
+    pub(crate) version: u32,
 }
 
 /// The result of applying a command.
@@ -54,9 +57,10 @@ impl Conversation {
     /// Applies a command. Everything that [`Conversation::need`] names must be known.
     pub(crate) fn apply(&mut self, at: At, command: &wire::Command) -> Applied {
         let actor = UserId::parse(&command.actor).ok();
-        let hit = match self.hit(actor.as_ref(), &command.client_id) {
-            Hit::Known(first) => Some(first),
-            Hit::None | Hit::Claimed { .. } => None,
+        let is_deduplicated = actor.is_some() || at.version >= BACKENDS_DEDUPLICATED;
+        let hit = match self.hit(&command.actor, &command.client_id) {
+            Hit::Known(first) if is_deduplicated => Some(first),
+            Hit::Known(_) | Hit::None | Hit::Claimed { .. } => None,
         };
         if Some(at.position) <= self.position.max(self.worked_to) {
             return Applied { outcome: self.replayed(at.position, hit), ..Applied::default() };

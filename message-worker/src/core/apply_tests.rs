@@ -1,6 +1,7 @@
 //! Tests of applying commands to a conversation.
 
 use super::*;
+use crate::core::versions::VERSION;
 use carillon_proto::id::ConversationId;
 
 const OWNER: &str = "owner";
@@ -10,6 +11,7 @@ fn at(sequence: u64) -> At {
         position: Position { incarnation: 1, sequence, index: 0 },
         timestamp_us: sequence as i64 * 256,
         time_ms: 1_000 * sequence,
+        version: VERSION,
     }
 }
 
@@ -265,6 +267,24 @@ fn a_client_id_counts_once() {
         "the client id belongs to another sender, so the command is applied"
     );
     assert_eq!(told(&conversation.apply(at(3), &named("c-2"))), "row 3");
+}
+
+/// Before the fix, a backend's addition was applied again when its entry came twice, although the user had been removed
+/// in between.
+#[test]
+fn a_backends_command_counts_once_from_version_2_on() {
+    let addition = wire::Command { client_id: "~gw-7".into(), ..by("", Authority::Backend, add(&["eve"])) };
+    let outcomes = |version| {
+        let mut conversation = stored();
+        let added = conversation.apply(At { version, ..at(2) }, &addition);
+        conversation.apply(At { version, ..at(3) }, &by(OWNER, Authority::Participant, remove("eve")));
+        let again = conversation.apply(At { version, ..at(4) }, &addition);
+        let other = wire::Command { client_id: "~gw-8".into(), ..addition.clone() };
+        let other = conversation.apply(At { version, ..at(5) }, &other);
+        [told(&added), told(&again), told(&other)]
+    };
+    assert_eq!(outcomes(1), ["row 1", "row 3", "known 3"]);
+    assert_eq!(outcomes(2), ["row 1", "repeated 1", "row 3"]);
 }
 
 #[test]

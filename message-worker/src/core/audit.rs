@@ -348,8 +348,7 @@ impl<'a> Walk<'a> {
         let (Some(conversation), Some(event), false) = (&mut self.conversation, &row.event, is_known) else {
             return;
         };
-        let sender = UserId::parse(&event.actor).ok();
-        let hit = conversation.hit(sender.as_ref(), &event.client_id);
+        let hit = conversation.hit(&event.actor, &event.client_id);
         conversation.fold(event, row.timestamp_us);
         if matches!(hit, Hit::Known(first) if !self.missing.contains(&first.position)) {
             self.find(Kind::Duplicate, seqs, position, "the sender's client id has a row already");

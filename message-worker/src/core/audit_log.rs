@@ -33,6 +33,9 @@ pub(crate) struct Log {
     from: u64,
     /// The sequence of the checkpoint. Rows at or below it are settled.
     checkpoint: u64,
+    /// The version of the state machine by which commands without rows are judged: that of the checkpoint. Earlier
+    /// entries may be of an earlier version, but the log may no longer have the entry that raised it.
+    version: u32,
     entries: Vec<Held>,
     bytes: u64,
     conversations: HashMap<ConversationId, Vec<Slot>>,
@@ -87,6 +90,7 @@ impl Log {
         skips: HashSet<Position>,
         (from, checkpoint): (u64, u64),
         named: &[ConversationId],
+        version: u32,
     ) -> Log {
         Log {
             partition,
@@ -96,6 +100,7 @@ impl Log {
             suspended: Suspended::default(),
             from,
             checkpoint,
+            version,
             entries: Vec::new(),
             bytes: 0,
             conversations: named.iter().map(|id| (id.clone(), Vec::new())).collect(),
@@ -185,7 +190,8 @@ impl Log {
         let entry = wire::Entry::decode(held.payload.clone()).ok()?;
         let command = entry.commands.into_iter().nth(slot.index as usize)?;
         let timestamp_us = self.incarnation.timestamp_us(slot.sequence, slot.index);
-        Some((At { position: self.position(slot), timestamp_us, time_ms: held.time_ms }, command))
+        let (position, time_ms, version) = (self.position(slot), held.time_ms, self.version);
+        Some((At { position, timestamp_us, time_ms, version }, command))
     }
 
     /// Translates a row's position to the incarnation that is audited, if both are in the same log generation. A

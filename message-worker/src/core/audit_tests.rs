@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::core::apply::At;
+use crate::core::versions::VERSION;
 use carillon_proto::position::Incarnation;
 use carillon_proto::wire::{Authority, command::Body};
 use carillon_runtime::bus::LogEntry;
@@ -58,7 +59,7 @@ struct Worked {
 
 fn work(commands: &[wire::Command]) -> Worked {
     let last = LIFE.first_sequence + commands.len().div_ceil(COMMANDS_PER_ENTRY) as u64 - 1;
-    let mut log = Log::new((0, 1), LIFE, HashSet::new(), (LIFE.first_sequence, last), &[id()]);
+    let mut log = Log::new((0, 1), LIFE, HashSet::new(), (LIFE.first_sequence, last), &[id()], VERSION);
     let mut conversation = Conversation::new(id(), Vec::new()).loaded();
     let mut worked = (Vec::new(), Vec::new(), Vec::new());
     for commands in commands.chunks(COMMANDS_PER_ENTRY) {
@@ -67,7 +68,8 @@ fn work(commands: &[wire::Command]) -> Worked {
         for (index, command) in commands.iter().enumerate() {
             let position = LIFE.position(sequence, index as u32);
             let timestamp_us = LIFE.timestamp_us(sequence, index as u32);
-            let applied = conversation.apply(At { position, timestamp_us, time_ms }, command);
+            let applied =
+                conversation.apply(At { position, timestamp_us, time_ms, version: VERSION }, command);
             if let Some(wire::outcome::Body::Accepted(accepted)) = &applied.outcome
                 && accepted.repeated
             {
@@ -239,15 +241,15 @@ fn a_row_at_a_position_without_a_command_is_foreign() {
 fn rows_of_purged_entries_or_of_earlier_incarnations_give_no_finding() {
     let mut worked = work(&messages(6));
     // As if the entries had been purged: there is nothing to compare the rows with.
-    worked.log = Log::new((0, 1), LIFE, HashSet::new(), (LIFE.first_sequence + 2, 6), &[id()]);
+    worked.log = Log::new((0, 1), LIFE, HashSet::new(), (LIFE.first_sequence + 2, 6), &[id()], VERSION);
     assert_eq!(told(&judge(&worked.whole(), &worked.log, &HashSet::new())), []);
     // In a later incarnation, the timestamps of the one before are not known.
     let later = Incarnation::new(3, 7, 9_000_000);
-    worked.log = Log::new((0, 1), later, HashSet::new(), (7, 6), &[id()]);
+    worked.log = Log::new((0, 1), later, HashSet::new(), (7, 6), &[id()], VERSION);
     assert_eq!(told(&judge(&worked.whole(), &worked.log, &HashSet::new())), []);
     // In an earlier incarnation, no worker can have written these rows.
     let earlier = Incarnation::new(1, 7, 9_000_000);
-    worked.log = Log::new((0, 1), earlier, HashSet::new(), (7, 6), &[id()]);
+    worked.log = Log::new((0, 1), earlier, HashSet::new(), (7, 6), &[id()], VERSION);
     let judged = judge(&worked.whole(), &worked.log, &HashSet::new());
     assert!(judged.findings.len() == 6 && judged.findings.iter().all(|it| it.kind == Kind::ForeignRow));
 }

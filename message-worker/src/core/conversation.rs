@@ -4,7 +4,7 @@
 
 use super::dedup::{First, Hit, Sender};
 use crate::limits::TIME_DRAG_MAX_MS;
-use crate::store::{Seal, SentRow};
+use crate::store::{Author, Seal, SentRow};
 use carillon_proto::id::{ConversationId, UserId};
 use carillon_proto::position::{Incarnation, Position};
 use carillon_proto::wire::{self, event::Kind};
@@ -14,12 +14,12 @@ use std::sync::Arc;
 /// What must be read before a command can be applied.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Need {
-    /// The sender's accepted client ids, from the store.
-    Sender(UserId),
+    /// The author's accepted client ids, from the store.
+    Sender(Author),
     /// The event that a client id became, according to the store.
     First {
-        /// The sender.
-        sender: UserId,
+        /// The author.
+        sender: Author,
         /// The client id.
         client_id: String,
         /// The event's seq.
@@ -48,7 +48,7 @@ pub(crate) struct Conversation {
     last_message: Option<Arc<wire::Event>>,
     messages: u64,
     pub(super) participants: BTreeSet<UserId>,
-    senders: HashMap<UserId, Sender>,
+    senders: HashMap<Author, Sender>,
     remembered: usize,
     /// The seal: which rows of earlier incarnations this state was folded from, once that is decided.
     seal: Option<Seal>,
@@ -256,7 +256,7 @@ impl Conversation {
             return;
         }
         if !self.senders.contains_key(event.actor.as_str()) {
-            let Ok(sender) = UserId::parse(&event.actor) else { return };
+            let Some(sender) = Author::parse(&event.actor) else { return };
             self.senders.insert(sender, if self.new { Sender::complete() } else { Sender::default() });
         }
         let (Some(known), Some(first)) = (self.senders.get_mut(event.actor.as_str()), first_of(event)) else {
@@ -272,7 +272,7 @@ impl Conversation {
         if client_id.is_empty() {
             return None;
         }
-        let sender = || UserId::parse(actor).ok();
+        let sender = || Author::parse(actor);
         match self.senders.get(actor) {
             Some(known) if known.is_complete() => match known.hit(client_id) {
                 Hit::Claimed { seq } => {
@@ -286,7 +286,7 @@ impl Conversation {
     }
 
     /// Adds the stored rows of a sender.
-    pub(crate) fn learn(&mut self, sender: UserId, rows: Vec<SentRow>) {
+    pub(crate) fn learn(&mut self, sender: Author, rows: Vec<SentRow>) {
         let seq = self.seq;
         let known = self.senders.entry(sender).or_default();
         let before = known.len();
@@ -295,16 +295,15 @@ impl Conversation {
     }
 
     /// Confirms or refutes a claim about a client id with the event that the claim points to.
-    pub(crate) fn confirm(&mut self, sender: &UserId, client_id: &str, event: Option<&wire::Event>) {
+    pub(crate) fn confirm(&mut self, sender: &Author, client_id: &str, event: Option<&wire::Event>) {
         let Some(known) = self.senders.get_mut(sender) else { return };
         let theirs = event.filter(|event| event.actor == sender.as_str() && event.client_id == client_id);
         known.confirm(client_id, theirs.and_then(first_of));
     }
 
     /// What is known about a client id.
-    pub(super) fn hit(&self, sender: Option<&UserId>, client_id: &str) -> Hit {
-        let known = sender.and_then(|sender| self.senders.get(sender));
-        known.map_or(Hit::None, |known| known.hit(client_id))
+    pub(super) fn hit(&self, actor: &str, client_id: &str) -> Hit {
+        self.senders.get(actor).map_or(Hit::None, |known| known.hit(client_id))
     }
 
     /// The outcome of a client id of this sender, if it was accepted as an event at or below `committed_seq`.
@@ -315,7 +314,7 @@ impl Conversation {
         client_id: &str,
         committed_seq: u64,
     ) -> Option<wire::Accepted> {
-        match self.hit(UserId::parse(actor).ok().as_ref(), client_id) {
+        match self.hit(actor, client_id) {
             Hit::Known(first) if first.seq <= committed_seq => Some(self.acceptance(first)),
             Hit::Known(_) | Hit::Claimed { .. } | Hit::None => None,
         }

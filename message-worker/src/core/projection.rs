@@ -1,7 +1,7 @@
 //! Projections: rows that the store keeps besides an event's row so that the event can be found. They are a function of
 //! the row alone, so a worker that finds rows above a head can write what a crash left out.
 
-use crate::store::Projection;
+use crate::store::{Author, Projection};
 use carillon_proto::id::{ConversationId, UserId};
 use carillon_proto::wire::{self, event::Kind};
 
@@ -24,7 +24,7 @@ pub(crate) fn of_event(
         Some(Kind::ParticipantRemoved(removed)) => participant(&removed.user, false),
         Some(Kind::Message(_) | Kind::Updated(_)) | None => {}
     }
-    if let (false, Ok(sender)) = (event.client_id.is_empty(), UserId::parse(&event.actor)) {
+    if let (false, Some(sender)) = (event.client_id.is_empty(), Author::parse(&event.actor)) {
         projections.push(Projection::Sent {
             conversation: conversation.clone(),
             sender,

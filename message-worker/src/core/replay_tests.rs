@@ -3,8 +3,9 @@
 
 use super::*;
 use crate::core::conversation::Need;
+use crate::core::versions::VERSION;
 use crate::limits::TIME_DRAG_MAX_MS;
-use crate::store::SentRow;
+use crate::store::{FIRST_VERSION, SentRow};
 use carillon_proto::id::ConversationId;
 use carillon_proto::limits::DEDUP_CLIENT_IDS_MAX;
 use carillon_proto::position::Incarnation;
@@ -51,12 +52,15 @@ fn commands() -> impl Strategy<Value = Vec<(u64, wire::Command)>> {
     prop::collection::vec((time_ms, command()), 0..40)
 }
 
-fn placed(commands: &[(u64, wire::Command)]) -> Vec<(At, &wire::Command)> {
+/// Places the commands in the log. The entries from `raised` on are of the newest version, and those before it of the
+/// first.
+fn placed(commands: &[(u64, wire::Command)], raised: u64) -> Vec<(At, &wire::Command)> {
     let at = |nth: usize, time_ms: u64| {
         let (sequence, index) = (1 + nth as u64 / 3, nth as u32 % 3);
         let position = Position { incarnation: 1, sequence, index };
         let timestamp_us = 1_000_000 + 256 * sequence as i64 + i64::from(index);
-        At { position, timestamp_us, time_ms }
+        let version = if sequence < raised { FIRST_VERSION } else { VERSION };
+        At { position, timestamp_us, time_ms, version }
     };
     commands.iter().enumerate().map(|(nth, (time_ms, command))| (at(nth, *time_ms), command)).collect()
 }
@@ -115,11 +119,11 @@ impl Rows {
 }
 
 /// Applies all commands without an interruption.
-fn run(commands: &[(u64, wire::Command)]) -> (Rows, Vec<Applied>, Conversation) {
+fn run(commands: &[(u64, wire::Command)], raised: u64) -> (Rows, Vec<Applied>, Conversation) {
     let mut rows = Rows::default();
     let mut conversation = rows.load(0);
     let mut all = Vec::new();
-    for (at, command) in placed(commands) {
+    for (at, command) in placed(commands, raised) {
         rows.prepare(&mut conversation, command);
         let applied = conversation.apply(at, command);
         rows.events.extend(applied.row.clone().map(|row| (row, at.timestamp_us)));
@@ -188,8 +192,8 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     #[test]
-    fn rows_are_contiguous_and_times_rise_unless_one_was_wrong(commands in commands()) {
-        let (rows, applied, conversation) = run(&commands);
+    fn rows_are_contiguous_and_times_rise_unless_one_was_wrong(commands in commands(), raised in 0..15u64) {
+        let (rows, applied, conversation) = run(&commands, raised);
         let mut next = 0;
         let mut time_ms = 0;
         for (nth, (event, _)) in rows.events.iter().enumerate() {
@@ -208,9 +212,9 @@ proptest! {
     }
 
     #[test]
-    fn the_same_commands_make_the_same_bytes(commands in commands()) {
-        let (one, one_applied, one_conversation) = run(&commands);
-        let (other, other_applied, other_conversation) = run(&commands);
+    fn the_same_commands_make_the_same_bytes(commands in commands(), raised in 0..15u64) {
+        let (one, one_applied, one_conversation) = run(&commands, raised);
+        let (other, other_applied, other_conversation) = run(&commands, raised);
         prop_assert_eq!(bytes(&one.events), bytes(&other.events));
         prop_assert_eq!(one_conversation.head(1).encode_to_vec(), other_conversation.head(1).encode_to_vec());
         for (one, other) in one_applied.iter().zip(&other_applied) {
@@ -220,11 +224,13 @@ proptest! {
     }
 
     #[test]
-    fn no_client_id_of_a_sender_is_in_two_rows(commands in commands()) {
-        let (rows, ..) = run(&commands);
+    fn no_client_id_of_a_sender_is_in_two_rows(commands in commands(), raised in 0..15u64) {
+        let (rows, ..) = run(&commands, raised);
         let mut seen = HashSet::new();
-        for (event, _) in rows.events.iter().filter(|(event, _)| !event.client_id.is_empty() && !event.actor.is_empty()) {
-            prop_assert!(seen.insert((&event.actor, &event.client_id)), "a second row for the id of {:?}", event);
+        for (event, _) in rows.events.iter().filter(|(event, _)| !event.client_id.is_empty()) {
+            let is_new = seen.insert((&event.actor, &event.client_id));
+            let sequence = event.position.map_or(0, |position| position.sequence);
+            prop_assert!(is_new || event.actor.is_empty() && sequence < raised, "a second row for the id of {:?}", event);
         }
     }
 
@@ -234,10 +240,11 @@ proptest! {
     #[test]
     fn replay_after_a_crash_makes_the_missing_rows(
         commands in commands(),
+        raised in 0..15u64,
         cuts in (0.0..=1.0f64, 0.0..=1.0f64, 0.0..=1.0f64),
     ) {
-        let (whole, applied, conversation) = run(&commands);
-        let placed = placed(&commands);
+        let (whole, applied, conversation) = run(&commands, raised);
+        let placed = placed(&commands, raised);
         let Crash { written, headed, checkpoint, rows: crashed } = Crash::of(&whole, &placed, cuts);
 
         let mut replayed = crashed.load(headed);
@@ -248,7 +255,8 @@ proptest! {
             match (&again.outcome, &applied[nth].outcome) {
                 (Some(again), Some(before)) => prop_assert_eq!(again, before),
                 (None, Some(outcome::Body::Accepted(accepted))) => {
-                    prop_assert!(accepted.id.is_empty() || command.client_id.is_empty() || command.actor.is_empty(),
+                    let is_deduplicated = !command.actor.is_empty() || at.version > FIRST_VERSION;
+                    prop_assert!(accepted.id.is_empty() || command.client_id.is_empty() || !is_deduplicated,
                         "accepted with a row, but a repetition has no row: {:?}", command);
                 }
                 (None, _) => {}
@@ -266,10 +274,11 @@ proptest! {
     #[test]
     fn replay_in_another_incarnation_makes_the_missing_rows(
         commands in commands(),
+        raised in 0..15u64,
         cuts in (0.0..=1.0f64, 0.0..=1.0f64, 0.0..=1.0f64),
     ) {
-        let (whole, applied, conversation) = run(&commands);
-        let placed = placed(&commands);
+        let (whole, applied, conversation) = run(&commands, raised);
+        let placed = placed(&commands, raised);
         let Crash { written, headed, checkpoint, rows: crashed } = Crash::of(&whole, &placed, cuts);
 
         let first = placed.get(checkpoint).map_or(1, |(at, _)| at.position.sequence);
@@ -282,7 +291,7 @@ proptest! {
         for (nth, (at, command)) in placed.iter().enumerate().skip(checkpoint) {
             let Position { sequence, index, .. } = at.position;
             let timestamp_us = incarnation.timestamp_us(sequence, index);
-            let at = At { position: incarnation.position(sequence, index), timestamp_us, time_ms: at.time_ms };
+            let at = At { position: incarnation.position(sequence, index), timestamp_us, ..*at };
             crashed.prepare(&mut replayed, command);
             let again = replayed.apply(at, command);
             if again.outcome.is_some() {

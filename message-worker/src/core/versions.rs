@@ -6,7 +6,11 @@ use carillon_proto::id::{InvalidId, WorkerId};
 use carillon_runtime::bus::LEASE_MS;
 
 /// The newest version of the state machine that this build knows.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = BACKENDS_DEDUPLICATED;
+
+/// From this version on, a command that a backend sends for no user is recognized by its client id when it comes again,
+/// as users' commands are. Version 1 applies it a second time if the log no longer has its entry's tag.
+pub(crate) const BACKENDS_DEDUPLICATED: u32 = 2;
 
 /// The separator between a worker's name and its version. Names consist of letters, digits and `-`.
 const MARK: &str = "_v";

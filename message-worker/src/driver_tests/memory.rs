@@ -4,8 +4,8 @@
 pub(super) use super::faults::{Call, Fault};
 use super::tables::Tables;
 use crate::store::{
-    Checkpoint, EventRow, LoadedConversation, PartitionState, Projection, Seal, SentRow, Store, StoreError,
-    Suspension, Tenure,
+    Author, Checkpoint, EventRow, LoadedConversation, PartitionState, Projection, Seal, SentRow, Store,
+    StoreError, Suspension, Tenure,
 };
 use async_trait::async_trait;
 use carillon_proto::id::{ConversationId, UserId};
@@ -291,7 +291,7 @@ impl Store for MemoryStore {
     async fn sent(
         &self,
         conversation: &ConversationId,
-        sender: &UserId,
+        sender: &Author,
         limit: usize,
     ) -> Result<Vec<SentRow>, StoreError> {
         let key = (conversation.as_str().to_owned(), sender.as_str().to_owned());

@@ -8,7 +8,7 @@ use super::run_tests::{start_of, stopped};
 use crate::run::KIND;
 use crate::store::{Checkpoint, Projection, Store as _};
 use carillon_proto::id::{ConversationId, Tag};
-use carillon_proto::wire;
+use carillon_proto::wire::{self, Authority, command::Body};
 use carillon_runtime::bus::Bus as _;
 use carillon_runtime::settings::Refused;
 use prost::Message as _;
@@ -68,7 +68,7 @@ async fn a_version_starts_at_its_entry_once_a_checkpoint_names_it() {
 
 #[tokio::test]
 async fn a_build_that_does_not_know_the_version_stops_at_its_entry() {
-    let world = World::new();
+    let world = World { version: 1, ..World::new() };
     let mut gateway = world.gateway("gw-1").await;
     let working = world.work(1);
     world.publish(vec![gateway.send(1, "room", "before")]).await;
@@ -99,7 +99,7 @@ fn record(world: &World, version: u32) {
 
 #[tokio::test]
 async fn a_build_that_does_not_know_the_version_takes_no_partition() {
-    let world = World::new();
+    let world = World { version: 1, ..World::new() };
     record(&world, 2);
     let before = world.store.tables().partitions;
     let working = world.work(1);
@@ -129,7 +129,7 @@ async fn a_new_incarnation_keeps_the_version() {
 /// conversation is sound and is not suspended.
 #[tokio::test]
 async fn a_head_of_an_unknown_version_stops_the_build_if_a_checkpoint_names_it() {
-    let world = World::new();
+    let world = World { version: 1, ..World::new() };
     let mut gateway = world.gateway("gw-1").await;
     let working = world.work(1);
     world.publish(vec![gateway.send(1, "other", "x")]).await;
@@ -148,6 +148,55 @@ async fn a_head_of_an_unknown_version_stops_the_build_if_a_checkpoint_names_it()
     assert!(working.outdated.refused(1).await.to_string().contains("version 2"));
     working.stop().await;
     assert!(world.store.tables().suspensions.is_empty());
+}
+
+/// Guards that the version of the partition decides, and that a later owner knows a backend's client ids from the store.
+/// The log can forget an entry's tag before a gateway sends the entry again.
+#[tokio::test]
+async fn a_backends_command_counts_once_from_version_2_on() {
+    let world = World::new();
+    let mut gateway = world.gateway("gw-1").await;
+    let change = |request, client_id: &str, body| wire::Command {
+        client_id: client_id.into(),
+        authority: Authority::Backend.into(),
+        ..gateway.command(request, "room", "", body)
+    };
+    let add = || Body::AddParticipants(wire::AddParticipants { users: vec!["eve".into()] });
+    let remove = || Body::RemoveParticipant(wire::RemoveParticipant { user: "eve".into() });
+    let before = [
+        gateway.send(1, "room", "x"),
+        change(2, "~add-1", add()),
+        change(3, "~remove-1", remove()),
+        change(4, "~add-1", add()),
+        change(5, "~remove-2", remove()),
+    ];
+    let after = [
+        change(6, "~add-2", add()),
+        change(7, "~remove-3", remove()),
+        change(8, "~add-2", add()),
+        change(9, "~add-1", add()),
+    ];
+    let by_the_successor = [change(10, "~remove-3", remove()), change(11, "~add-3", add())];
+
+    let working = world.work(1);
+    world.publish(before.to_vec()).await;
+    raise(&world, 2).await;
+    let last = world.publish(after.to_vec()).await;
+    let mut outcomes = Vec::new();
+    for request in 1..=9 {
+        outcomes.push(gateway.outcome(request).await);
+    }
+    working.stop_when(&world, last).await;
+    let successor = world.work(2);
+    let last = world.publish(by_the_successor.to_vec()).await;
+    for request in 10..=11 {
+        outcomes.push(gateway.outcome(request).await);
+    }
+    successor.stop_when(&world, last).await;
+    let of_version_1 = ["seq 1", "seq 2", "seq 3", "seq 4", "seq 5"];
+    let of_version_2 = ["seq 6", "seq 7", "repeated 6", "repeated 4", "repeated 7", "seq 8"];
+    assert_eq!(outcomes, [&of_version_1[..], &of_version_2[..]].concat());
+    assert_eq!(world.store.torn(), []);
 }
 
 /// Whole workers. The version starts when the last old worker has been gone for the time of a lease, and an old worker

@@ -13,8 +13,11 @@ use carillon_proto::wire;
 
 use crate::limits::GROUP_COMMANDS_MAX;
 
+mod author;
 pub mod embedded;
 pub mod scylla;
+
+pub use author::Author;
 
 /// How many rows above its last counted row a seal makes void. Workers of earlier incarnations cannot have written more
 /// there: a worker writes a group only after all rows of the previous group are in the store, and a group has at most
@@ -73,8 +76,8 @@ pub enum Projection {
     Sent {
         /// The conversation.
         conversation: ConversationId,
-        /// The user who sent it.
-        sender: UserId,
+        /// The author of the command.
+        sender: Author,
         /// Write timestamp. The rows of a sender are ordered by it.
         timestamp_us: i64,
         /// Log time, milliseconds since 1970.
@@ -302,14 +305,14 @@ pub trait Store: Send + Sync + 'static {
     /// When the store cannot be read.
     async fn load(&self, conversation: &ConversationId) -> Result<LoadedConversation, StoreError>;
 
-    /// Reads the newest `limit` accepted client ids of a sender in a conversation, newest first.
+    /// Reads the newest `limit` accepted client ids of an author in a conversation, newest first.
     ///
     /// # Errors
     /// When the store cannot be read.
     async fn sent(
         &self,
         conversation: &ConversationId,
-        sender: &UserId,
+        sender: &Author,
         limit: usize,
     ) -> Result<Vec<SentRow>, StoreError>;
 

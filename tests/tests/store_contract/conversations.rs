@@ -2,7 +2,7 @@
 
 use super::{Place, conversation, permutations, unique, user};
 use bytes::Bytes;
-use carillon_message_worker::store::{Projection, SentRow, Store};
+use carillon_message_worker::store::{Author, Projection, SentRow, Store};
 use carillon_proto::id::{ConversationId, UserId};
 
 fn head(conversation: &ConversationId, timestamp_us: i64) -> Projection {
@@ -14,7 +14,11 @@ fn participant(conversation: &ConversationId, user: &UserId, timestamp_us: i64, 
     Projection::Participant { conversation: conversation.clone(), user: user.clone(), timestamp_us, present }
 }
 
-fn sent(conversation: &ConversationId, sender: &UserId, number: u64) -> (Projection, SentRow) {
+fn author(id: &str) -> Author {
+    Author::parse(id).expect("a user's id, or none")
+}
+
+fn sent(conversation: &ConversationId, sender: &Author, number: u64) -> (Projection, SentRow) {
     let row = SentRow { client_id: format!("c-{number}"), seq: number, time_ms: 1_700_000_000_000 + number };
     let projection = Projection::Sent {
         conversation: conversation.clone(),
@@ -112,7 +116,7 @@ pub async fn participants_are_listed_in_ascending_order(place: Place) {
 
 /// Deduplication loads a sender's newest client ids, so the limit must drop the oldest.
 pub async fn sent_client_ids_are_read_newest_first(place: Place) {
-    let (store, room, ann) = (place.open().await, conversation(&unique("room")), user(&unique("ann")));
+    let (store, room, ann) = (place.open().await, conversation(&unique("room")), author(&unique("ann")));
     let (projections, mut rows): (Vec<_>, Vec<_>) = (1..=50).map(|number| sent(&room, &ann, number)).unzip();
     // The later half is written first, and ten rows are written twice.
     project(&*store, projections[25..].to_vec()).await;
@@ -127,10 +131,14 @@ pub async fn sent_client_ids_are_read_newest_first(place: Place) {
 /// Guards the embedded store's keys: ids that are prefixes of each other must not share a range.
 pub async fn sent_client_ids_of_similar_conversations_and_senders_are_separate(place: Place) {
     let (store, room, ann) = (place.open().await, unique("room"), unique("ann"));
-    let pairs: Vec<_> =
-        ["", "1", "11"].iter().flat_map(|end| ["", "1", "11"].map(|other| (*end, other))).collect();
-    let ids =
-        |(end, other): &(&str, &str)| (conversation(&format!("{room}{end}")), user(&format!("{ann}{other}")));
+    let pairs: Vec<_> = ["", "1", "11"]
+        .iter()
+        .flat_map(|end| ["", "1", "11", "backend"].map(|other| (*end, other)))
+        .collect();
+    let ids = |(end, other): &(&str, &str)| {
+        let sender = if *other == "backend" { author("") } else { author(&format!("{ann}{other}")) };
+        (conversation(&format!("{room}{end}")), sender)
+    };
     for (number, pair) in (1..).zip(&pairs) {
         let (room, ann) = ids(pair);
         project(&*store, [sent(&room, &ann, number).0]).await;

@@ -5,7 +5,7 @@
 //! ascending order of id. A value starts with its write timestamp; of two values for one key the higher timestamp wins.
 
 use crate::store::{
-    Checkpoint, EventRow, FIRST_VERSION, Holder, Projection, Seal, SentRow, Suspension, Tenure,
+    Author, Checkpoint, EventRow, FIRST_VERSION, Holder, Projection, Seal, SentRow, Suspension, Tenure,
 };
 use bytes::{BufMut, Bytes};
 use carillon_proto::id::{ConversationId, Tag, UserId};
@@ -88,7 +88,7 @@ pub(super) fn conversations(user: &UserId) -> Vec<u8> {
 
 /// The prefix of the keys of a sender's accepted client ids. The inverted timestamp follows it, so that the newest
 /// comes first.
-pub(super) fn sent(conversation: &ConversationId, sender: &UserId) -> Vec<u8> {
+pub(super) fn sent(conversation: &ConversationId, sender: &Author) -> Vec<u8> {
     let mut key = with_id(CONVERSATION, conversation.as_str(), SENT);
     key.push(sender.as_str().len() as u8);
     key.extend_from_slice(sender.as_str().as_bytes());

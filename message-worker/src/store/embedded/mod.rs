@@ -20,8 +20,8 @@ use carillon_proto::position::Position;
 use tokio::sync::{Semaphore, oneshot};
 
 use super::{
-    Checkpoint, EventRow, LoadedConversation, PartitionState, Projection, Seal, SentRow, Store, StoreError,
-    Suspension, Tenure,
+    Author, Checkpoint, EventRow, LoadedConversation, PartitionState, Projection, Seal, SentRow, Store,
+    StoreError, Suspension, Tenure,
 };
 use journal::{Files, Journal, JournalError, Scan};
 use key::Rows;
@@ -330,7 +330,7 @@ impl Store for EmbeddedStore {
     async fn sent(
         &self,
         conversation: &ConversationId,
-        sender: &UserId,
+        sender: &Author,
         limit: usize,
     ) -> Result<Vec<SentRow>, StoreError> {
         let range = starting_with(key::sent(conversation, sender));

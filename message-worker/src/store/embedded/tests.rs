@@ -4,14 +4,14 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use carillon_proto::id::{ConversationId, UserId};
+use carillon_proto::id::ConversationId;
 use proptest::prelude::*;
 
 use super::key::{self, Rows};
 use super::shared::Shared;
 use super::sweep::Sweep;
 use super::table::Table;
-use crate::store::Projection;
+use crate::store::{Author, Projection};
 
 /// One step of a random test.
 #[derive(Debug, Clone)]
@@ -127,8 +127,8 @@ fn room(number: usize) -> ConversationId {
     ConversationId::parse(&format!("room-{number}")).expect("an id")
 }
 
-fn ann() -> UserId {
-    UserId::parse("ann").expect("an id")
+fn ann() -> Author {
+    Author::parse("ann").expect("a user's id")
 }
 
 /// Writes accepted client ids of user ann into the table: one in each of the rooms for every seq.

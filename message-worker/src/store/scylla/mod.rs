@@ -22,8 +22,8 @@ use scylla::serialize::row::SerializeRow;
 use scylla::statement::prepared::PreparedStatement;
 
 use super::{
-    Checkpoint, EventRow, FIRST_VERSION, LoadedConversation, PartitionState, Projection, Seal, SentRow,
-    Store, StoreError, Suspension, Tenure,
+    Author, Checkpoint, EventRow, FIRST_VERSION, LoadedConversation, PartitionState, Projection, Seal,
+    SentRow, Store, StoreError, Suspension, Tenure,
 };
 use statements::Statements;
 
@@ -248,7 +248,7 @@ impl Store for ScyllaStore {
     async fn sent(
         &self,
         conversation: &ConversationId,
-        sender: &UserId,
+        sender: &Author,
         limit: usize,
     ) -> Result<Vec<SentRow>, StoreError> {
         if limit == 0 {

@@ -6,8 +6,8 @@ use crate::node::{Node, TimedOut};
 use crate::world::World;
 use async_trait::async_trait;
 use carillon_message_worker::store::{
-    Checkpoint, EventRow, LoadedConversation, PartitionState, Projection, Seal, SentRow, Store, StoreError,
-    Suspension, Tenure,
+    Author, Checkpoint, EventRow, LoadedConversation, PartitionState, Projection, Seal, SentRow, Store,
+    StoreError, Suspension, Tenure,
 };
 use carillon_proto::id::{ConversationId, UserId};
 use carillon_proto::position::Position;
@@ -189,10 +189,10 @@ impl Store for Node {
     async fn sent(
         &self,
         conversation: &ConversationId,
-        sender: &UserId,
+        sender: &Author,
         limit: usize,
     ) -> Result<Vec<SentRow>, StoreError> {
-        let (id, sender) = (conversation.to_string(), sender.to_string());
+        let (id, sender) = (conversation.to_string(), sender.as_str().to_owned());
         self.read("sent", move |tables| tables.sent_by(&id, &sender, limit)).await
     }
 

@@ -120,7 +120,7 @@ impl Tables {
                 }
             }
             Projection::Sent { conversation, sender, timestamp_us, time_ms, client_id, seq } => {
-                let key = (conversation.to_string(), sender.to_string());
+                let key = (conversation.to_string(), sender.as_str().to_owned());
                 let row = SentRow { client_id, seq, time_ms };
                 self.sent.entry(key).or_default().insert(timestamp_us, row);
             }
