@@ -4,9 +4,9 @@
 use super::conversation::Conversation;
 use super::dedup::{First, Hit};
 use super::projection;
+use super::rows::Projection;
 use super::versions::BACKENDS_DEDUPLICATED;
 use crate::limits::{CLIENT_KEY_BYTES_MAX, EVENT_BYTES_MAX};
-use crate::store::Projection;
 use bytes::Bytes;
 use carillon_proto::code::{ErrorCode, Failure};
 use carillon_proto::id::{MessageId, UserId};

@@ -9,7 +9,7 @@
 use super::audit_log::{Log, Said};
 use super::conversation::Conversation;
 use super::dedup::Hit;
-use crate::store::EventRow;
+use super::rows::EventRow;
 use bytes::Bytes;
 use carillon_proto::id::{ConversationId, MessageId, Tag, UserId};
 use carillon_proto::position::Position;

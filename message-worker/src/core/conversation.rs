@@ -2,9 +2,10 @@
 //!
 //! Two workers that folded the same rows have the same state, with or without a head to begin from.
 
+use super::author::Author;
 use super::dedup::{First, Hit, Sender};
+use super::rows::{Seal, SentRow};
 use crate::limits::TIME_DRAG_MAX_MS;
-use crate::store::{Author, Seal, SentRow};
 use carillon_proto::id::{ConversationId, UserId};
 use carillon_proto::position::{Incarnation, Position};
 use carillon_proto::wire::{self, event::Kind};

@@ -6,7 +6,7 @@
 //! Client ids do not expire by time: a clock that was wrong for a moment must not turn a repeated send into a second
 //! message.
 
-use crate::store::SentRow;
+use super::rows::SentRow;
 use carillon_proto::limits::DEDUP_CLIENT_IDS_MAX;
 use carillon_proto::partition::stable_hash;
 use carillon_proto::position::Position;

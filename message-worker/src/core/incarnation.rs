@@ -1,8 +1,8 @@
 //! Decides whether a partition's log still is the one that was worked before, and where work begins. A log that has
 //! lost entries needs a new incarnation, so that its new entries are not taken for the lost ones.
 
+use super::partition_state::PartitionState;
 use crate::limits::{ENTRIES_ABOVE_CHECKPOINT_MAX, QUEUE_ENTRIES_MAX};
-use crate::store::PartitionState;
 use carillon_proto::id::Tag;
 use carillon_proto::position::{Incarnation, TIMESTAMPS_PER_ENTRY};
 use carillon_runtime::bus::LogBounds;
@@ -130,8 +130,8 @@ const _: () =
 
 #[cfg(test)]
 mod tests {
+    use super::super::partition_state::{Checkpoint, Tenure};
     use super::*;
-    use crate::store::{Checkpoint, Tenure};
 
     const TAG: Tag = Tag([7; 16]);
     const LIFE: Incarnation = Incarnation::new(4, 100, 1_000_000);

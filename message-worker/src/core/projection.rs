@@ -1,7 +1,8 @@
 //! Projections: rows that the store keeps besides an event's row so that the event can be found. They are a function of
 //! the row alone, so a worker that finds rows above a head can write what a crash left out.
 
-use crate::store::{Author, Projection};
+use super::author::Author;
+use super::rows::Projection;
 use carillon_proto::id::{ConversationId, UserId};
 use carillon_proto::wire::{self, event::Kind};
 

@@ -3,9 +3,9 @@
 
 use super::*;
 use crate::core::conversation::Need;
-use crate::core::versions::VERSION;
+use crate::core::rows::SentRow;
+use crate::core::versions::{FIRST_VERSION, VERSION};
 use crate::limits::TIME_DRAG_MAX_MS;
-use crate::store::{FIRST_VERSION, SentRow};
 use carillon_proto::id::ConversationId;
 use carillon_proto::limits::DEDUP_CLIENT_IDS_MAX;
 use carillon_proto::position::Incarnation;

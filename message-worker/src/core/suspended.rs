@@ -5,10 +5,23 @@
 //! and ends at positions, which are recorded before an owner passes them.
 
 use crate::limits::SUSPENDED_MAX;
-use crate::store::Suspension;
 use carillon_proto::id::ConversationId;
 use carillon_proto::position::{Incarnation, Position};
 use std::collections::HashMap;
+
+/// The range of positions in which the commands of a conversation are refused because it cannot be read
+/// (`docs/decisions/0021-what-cannot-be-read-is-suspended.md`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Suspension {
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// The first position at which a command is refused.
+    pub from: Position,
+    /// The first position at which commands are applied again. `None` while the suspension lasts.
+    pub until: Option<Position>,
+    /// Why the conversation cannot be read. For people.
+    pub reason: String,
+}
 
 /// The suspensions of a partition, in positions of its present incarnation.
 #[derive(Debug, Default)]

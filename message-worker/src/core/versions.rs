@@ -1,9 +1,11 @@
 //! Versions of the state machine: which one a worker's build knows, and which one all live workers know
 //! (`docs/decisions/0022-a-version-begins-by-a-log-entry.md`).
 
-use crate::store::FIRST_VERSION;
 use carillon_proto::id::{InvalidId, WorkerId};
 use carillon_runtime::bus::LEASE_MS;
+
+/// The version of the state machine that applies a partition's commands when its checkpoint names no version.
+pub const FIRST_VERSION: u32 = 1;
 
 /// The newest version of the state machine that this build knows.
 pub const VERSION: u32 = BACKENDS_DEDUPLICATED;

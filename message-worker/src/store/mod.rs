@@ -7,99 +7,29 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use carillon_proto::id::{ConversationId, Tag, UserId, WorkerId};
+use carillon_proto::id::{ConversationId, UserId};
 use carillon_proto::position::{Incarnation, Position};
-use carillon_proto::wire;
 
 use crate::limits::GROUP_COMMANDS_MAX;
 
-mod author;
 pub mod embedded;
 pub mod scylla;
 
-pub use author::Author;
+pub use crate::core::author::Author;
+pub use crate::core::partition_state::{Checkpoint, Holder, PartitionState, Tenure};
+pub use crate::core::rows::{EventRow, Projection, Seal, SentRow};
+pub use crate::core::suspended::Suspension;
+pub use crate::core::versions::FIRST_VERSION;
 
 /// How many rows above its last counted row a seal makes void. Workers of earlier incarnations cannot have written more
 /// there: a worker writes a group only after all rows of the previous group are in the store, and a group has at most
 /// this many commands.
 pub const SEALED_ROWS_MAX: u64 = GROUP_COMMANDS_MAX as u64;
 
-/// The version of the state machine that applies a partition's commands when its checkpoint names no version.
-pub const FIRST_VERSION: u32 = 1;
-
 /// A call to the store failed. For a write, the outcome is unknown: repeat the same write with the same timestamp.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("store: {0}")]
 pub struct StoreError(pub String);
-
-/// A committed event.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EventRow {
-    /// The conversation.
-    pub conversation: ConversationId,
-    /// Contiguous from 1. Seq 0 is the conversation's creation.
-    pub seq: u64,
-    /// The command's position in the log.
-    pub position: Position,
-    /// The log entry's tag.
-    pub tag: Tag,
-    /// The write timestamp. It follows from the position.
-    pub timestamp_us: i64,
-    /// An encoded `carillon.v1.Event`.
-    pub blob: Bytes,
-}
-
-/// A row derived from committed events. It is written after them, and never proves that an event exists.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Projection {
-    /// A summary of the conversation up to one seq. Loading reads only the rows above it.
-    Head {
-        /// The conversation.
-        conversation: ConversationId,
-        /// Write timestamp.
-        timestamp_us: i64,
-        /// An encoded `carillon.v1.Head`.
-        blob: Bytes,
-    },
-    /// A stored participant. It can be looked up by conversation and by user.
-    Participant {
-        /// The conversation.
-        conversation: ConversationId,
-        /// The participant.
-        user: UserId,
-        /// Write timestamp.
-        timestamp_us: i64,
-        /// True if the user participates, false if they were removed.
-        present: bool,
-    },
-    /// A client id that was accepted.
-    Sent {
-        /// The conversation.
-        conversation: ConversationId,
-        /// The author of the command.
-        sender: Author,
-        /// Write timestamp. The rows of a sender are ordered by it.
-        timestamp_us: i64,
-        /// Log time, milliseconds since 1970.
-        time_ms: u64,
-        /// The client's idempotence key.
-        client_id: String,
-        /// The seq of the event that the command became.
-        seq: u64,
-    },
-}
-
-/// An accepted client id as the store remembers it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SentRow {
-    /// The client's idempotence key.
-    pub client_id: String,
-    /// The seq of the event that the command became. It is only a hint: a repetition is recognised only if that event
-    /// has this client id.
-    pub seq: u64,
-    /// Log time, milliseconds since 1970.
-    pub time_ms: u64,
-}
 
 /// The stored state from which loading a conversation starts.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -110,120 +40,6 @@ pub struct LoadedConversation {
     pub head: Option<Bytes>,
     /// Stored participants, in ascending order.
     pub participants: Vec<UserId>,
-}
-
-/// A partition's tenure and its last checkpoint.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct PartitionState {
-    /// The log's current incarnation and its owner. `None` if the partition never had an owner.
-    pub tenure: Option<Tenure>,
-    /// The last checkpoint. `None` before the first one.
-    pub checkpoint: Option<Checkpoint>,
-}
-
-impl PartitionState {
-    /// The log's current incarnation.
-    pub fn incarnation(&self) -> Option<Incarnation> {
-        self.tenure.as_ref().map(|tenure| tenure.incarnation)
-    }
-}
-
-/// The ownership record of a partition: the log's current incarnation, and the worker that may have writes under way in
-/// it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tenure {
-    /// The log's current incarnation.
-    pub incarnation: Incarnation,
-    /// Rises each time a worker takes the partition. Gateways listen to the owner with the highest epoch.
-    pub epoch: u64,
-    /// The worker that took the partition and has not yet recorded that all its writes are in the store. `None` after
-    /// the tenure was given back, and always for a log that belongs to one process and dies with it.
-    pub holder: Option<Holder>,
-}
-
-/// Identifies one tenure of one worker: the worker's id, its lease, and a counter.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Holder(String);
-
-impl Holder {
-    /// The holder for the `beginning`th time that a worker takes a partition under this lease.
-    pub fn new(worker: &WorkerId, lease: u64, beginning: u64) -> Holder {
-        Holder(format!("{worker}/{lease}/{beginning}"))
-    }
-
-    /// A holder from its stored form.
-    pub fn stored(stored: String) -> Holder {
-        Holder(stored)
-    }
-
-    /// The form in which it is stored.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// The worker's id.
-    pub fn worker(&self) -> &str {
-        self.0.split('/').next().unwrap_or_default()
-    }
-}
-
-/// How far a partition's log is worked. Everything up to this position has its rows and projections and was fanned out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Checkpoint {
-    /// The position of the last command of the last entry that was applied.
-    pub position: Position,
-    /// The tag of that entry.
-    pub tag: Tag,
-    /// Write timestamp.
-    pub timestamp_us: i64,
-    /// The version of the state machine that applies the entries after it.
-    pub version: u32,
-}
-
-/// The range of positions in which the commands of a conversation are refused because it cannot be read
-/// (`docs/decisions/0021-what-cannot-be-read-is-suspended.md`).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Suspension {
-    /// The conversation.
-    pub conversation: ConversationId,
-    /// The first position at which a command is refused.
-    pub from: Position,
-    /// The first position at which commands are applied again. `None` while the suspension lasts.
-    pub until: Option<Position>,
-    /// Why the conversation cannot be read. For people.
-    pub reason: String,
-}
-
-/// Which rows of earlier incarnations count in a conversation. It is decided once per incarnation, before any command
-/// is applied in it. So all workers that load the conversation in that incarnation fold the same rows, whichever late
-/// writes arrive (`docs/decisions/0010-a-life-seals-what-came-before.md`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Seal {
-    /// The incarnation in which it was decided.
-    pub incarnation: u32,
-    /// Whether the creation, the row at seq 0, counts.
-    pub created: bool,
-    /// The highest seq that counts; 0 if no row above the creation counts.
-    pub seq: u64,
-}
-
-impl Seal {
-    /// Whether the row at `seq` counts if it was written in `incarnation`.
-    pub fn counts(&self, incarnation: u32, seq: u64) -> bool {
-        incarnation >= self.incarnation || if seq == 0 { self.created } else { seq <= self.seq }
-    }
-}
-
-impl From<Seal> for wire::Seal {
-    fn from(Seal { incarnation, created, seq }: Seal) -> Self {
-        wire::Seal { incarnation, created, seq }
-    }
-}
-
-impl From<wire::Seal> for Seal {
-    fn from(wire::Seal { incarnation, created, seq }: wire::Seal) -> Self {
-        Seal { incarnation, created, seq }
-    }
 }
 
 /// The store of conversations. The docs of its methods are the contract that every implementation keeps.
