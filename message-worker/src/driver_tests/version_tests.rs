@@ -150,8 +150,8 @@ async fn a_head_of_an_unknown_version_stops_the_build_if_a_checkpoint_names_it()
     assert!(world.store.tables().suspensions.is_empty());
 }
 
-/// Guards that the version of the partition decides, and that a later owner knows a backend's client ids from the store.
-/// The log can forget an entry's tag before a gateway sends the entry again.
+/// Guards that the version of the partition decides, and that a later owner knows a backend's client ids from the
+/// store. The log can forget an entry's tag before a gateway sends the entry again.
 #[tokio::test]
 async fn a_backends_command_counts_once_from_version_2_on() {
     let world = World::new();
