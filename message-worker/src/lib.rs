@@ -8,31 +8,17 @@
 pub mod audit;
 mod backoff;
 mod clocks;
-mod commit;
-mod consume;
 mod context;
 mod core;
 #[cfg(test)]
 mod driver_tests;
-mod fanout;
-mod flush;
-mod group;
 mod limits;
-mod load;
-mod log_generation;
 mod metrics;
-mod outcomes;
+mod ownership;
 mod partition;
-mod prepare;
 mod query;
-mod raise;
-mod register;
 mod run;
-mod seal;
 pub mod store;
-mod suspend;
-mod tenure;
-mod upkeep;
 
 pub use clocks::clocks_agree;
 pub use core::versions::{VERSION, VERSION_MARK_LENGTH_MAX};

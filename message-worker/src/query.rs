@@ -7,11 +7,11 @@ use crate::core::page;
 use crate::limits::{
     ACQUAINTANCE_CONVERSATIONS_MAX, LIST_READS_MAX, PAGE_BYTES_MAX, READS_MAX, RETRY_AFTER_MS,
 };
-use crate::load::{self, LoadError};
 use crate::metrics;
-use crate::seal;
+use crate::ownership::load::{self, LoadError};
+use crate::ownership::seal;
+use crate::ownership::tenure;
 use crate::store::{EventRow, Store, StoreError};
-use crate::tenure;
 use bytes::Bytes;
 use carillon_proto::code::{ErrorCode, Failure};
 use carillon_proto::id::{ConversationId, InvalidId, UserId};

@@ -4,7 +4,7 @@ use super::{Auditor, ROWS_MAX};
 use crate::core::audit::{Judged, Kind, Row, Stored, judge};
 use crate::core::audit_log::Log;
 use crate::core::versions::VERSION;
-use crate::load;
+use crate::ownership::load;
 use crate::store::{Author, EventRow, SentRow, Store, StoreError};
 use carillon_proto::id::ConversationId;
 use carillon_proto::limits::DEDUP_CLIENT_IDS_MAX;

@@ -7,7 +7,7 @@ use super::report::PartitionReport;
 use crate::core::audit::{Finding, Key};
 use crate::core::audit_log::Log;
 use crate::core::suspended::Suspended;
-use crate::log_generation::Landmark;
+use crate::ownership::log_generation::Landmark;
 use crate::store::{FIRST_VERSION, PartitionState, StoreError, Suspension};
 use carillon_proto::id::ConversationId;
 use carillon_proto::position::Position;

@@ -1,16 +1,16 @@
 //! Prepares a group: reads everything that it needs, side by side, and records poison commands, before anything is
 //! applied.
 
+use super::consume::{Consumer, Done, Stage};
+use super::group::{Group, Need};
+use super::suspend::Suspect;
 use crate::backoff::until_done;
-use crate::consume::{Consumer, Done, Stage};
 use crate::context::StartOver;
 use crate::core::conversation;
-use crate::group::{Group, Need};
 use crate::limits::GROUP_READS_MAX;
-use crate::load::{self, LoadError, Loaded, Purpose};
 use crate::metrics;
+use crate::ownership::load::{self, LoadError, Loaded, Purpose};
 use crate::store::{Author, SentRow};
-use crate::suspend::Suspect;
 use carillon_proto::id::ConversationId;
 use carillon_proto::limits::DEDUP_CLIENT_IDS_MAX;
 use carillon_proto::position::Position;

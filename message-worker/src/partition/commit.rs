@@ -1,11 +1,11 @@
 //! The commit: writes the rows of a group, again and again with the same bytes until the store confirms them. Only then
 //! do acks and events leave.
 
+use super::consume::{Consumer, Done, Stage};
+use super::fanout;
+use super::group::Group;
 use crate::backoff::until_done;
-use crate::consume::{Consumer, Done, Stage};
 use crate::context::{Context, StartOver};
-use crate::fanout;
-use crate::group::Group;
 use crate::store::{EventRow, Projection};
 use carillon_runtime::metrics::{Stage as Latency, observe};
 use carillon_runtime::time::steady_ms;

@@ -1,14 +1,14 @@
 //! Loads a conversation: reads its participants and its head, then folds the rows above the head. The loaded state is
-//! always that of the last contiguous row. Rows that a seal ([`crate::seal`]) excludes are ignored.
+//! always that of the last contiguous row. Rows that a seal ([`super::seal`]) excludes are ignored.
 
+use super::log_generation::{self, Landmark};
+use super::seal;
 use crate::backoff::Backoff;
 use crate::context::{Context, NEWER_VERSION, StartOver};
 use crate::core::conversation::Conversation;
 use crate::core::projection;
 use crate::limits::{LOAD_ROWS_FIRST, LOAD_ROWS_MAX};
-use crate::log_generation::{self, Landmark};
 use crate::metrics;
-use crate::seal;
 use crate::store::{EventRow, Projection, Seal, Store, StoreError};
 use carillon_proto::id::{ConversationId, Tag};
 use carillon_proto::position::{Incarnation, Position};

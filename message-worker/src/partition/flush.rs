@@ -1,13 +1,13 @@
 //! Writes what may be written after the commit, once a second: projections, then heads, then the checkpoint. After a
 //! crash, whatever is missing here is made again from the rows.
 
+use super::fanout;
+use super::group::End;
 use crate::backoff::until_done;
 use crate::context::Context;
 use crate::core::cache::Cache;
 use crate::core::conversation::Conversation;
 use crate::core::purge::{Kept, Purge};
-use crate::fanout;
-use crate::group::End;
 use crate::limits::{
     CHECKPOINT_BYTES, ENTRIES_ABOVE_CHECKPOINT_MAX, LOG_KEPT_BYTES_MAX, LOG_KEPT_MS, PROJECTIONS_PENDING_MAX,
 };

@@ -2,12 +2,12 @@
 //! the users who may not join. Conversations that are not in memory are loaded beside the log, which never waits for
 //! them.
 
-use crate::consume::Consumer;
+use super::consume::Consumer;
 use crate::context::StartOver;
 use crate::core::conversation::Conversation;
 use crate::core::interest::Refusal;
 use crate::limits::{REGISTRATION_READS_MAX, REGISTRATIONS_PENDING_MAX, RETRY_AFTER_MS};
-use crate::load::Purpose;
+use crate::ownership::load::Purpose;
 use carillon_proto::code::{ErrorCode, Failure};
 use carillon_proto::id::{ConversationId, GatewayId, UserId};
 use carillon_proto::partition;

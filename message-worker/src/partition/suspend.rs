@@ -1,15 +1,15 @@
 //! Suspends a conversation that cannot be read, so that the group goes on without it, and ends the suspension when it
 //! can be read again (`docs/decisions/0021-what-cannot-be-read-is-suspended.md`).
 
+use super::consume::{Consumer, Done, Stage};
+use super::group::Need;
+use super::prepare::LOAD_AGAIN;
 use crate::backoff::until_done;
-use crate::consume::{Consumer, Done, Stage};
 use crate::context::{Context, StartOver};
 use crate::core::apply::At;
-use crate::group::Need;
 use crate::limits::{SUSPEND_AFTER_MS, SUSPENDED_MAX, SUSPENDED_READS_MAX, SUSPENDED_RETRY_MS};
-use crate::load::{self, LoadError, Purpose};
 use crate::metrics;
-use crate::prepare::LOAD_AGAIN;
+use crate::ownership::load::{self, LoadError, Purpose};
 use crate::store::Suspension;
 use carillon_proto::id::ConversationId;
 use carillon_proto::position::Position;

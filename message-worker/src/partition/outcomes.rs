@@ -3,11 +3,11 @@
 //! The client ids of accepted commands, which are kept to recognise repetitions, answer these requests as well. Nothing
 //! is decided here: a command that is not known may still be in the log, and one that was refused may be sent again.
 
-use crate::consume::{Consumer, Done};
+use super::consume::{Consumer, Done};
+use super::group::Need;
 use crate::context::Context;
-use crate::group::Need;
 use crate::limits::{ASKED_OUTCOMES_MAX, OUTCOME_READS_MAX};
-use crate::load::Purpose;
+use crate::ownership::load::Purpose;
 use bytes::Bytes;
 use carillon_proto::id::ConversationId;
 use carillon_proto::partition;

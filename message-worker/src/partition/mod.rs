@@ -1,21 +1,33 @@
 //! How a worker works a partition: it finds out where work begins, takes the tenure, and starts over when the work
 //! fails or the log has lost entries.
 
+mod commit;
+mod consume;
+mod fanout;
+mod flush;
+mod group;
+mod outcomes;
+mod prepare;
+mod raise;
+mod register;
+mod suspend;
+mod upkeep;
+
 use crate::backoff::{Backoff, until_answered, until_done};
-use crate::consume::{Beginning, Consumer, Ended};
 use crate::context::{Context, StartOver};
 use crate::core::incarnation::{self, Found, Start};
 use crate::core::interest::Interest;
 use crate::core::suspended::Suspended;
-use crate::group::Ledger;
-use crate::log_generation::Landmark;
 use crate::metrics;
+use crate::ownership::log_generation::Landmark;
+use crate::ownership::tenure::{self, Reading, Tenancy};
 use crate::store::{Checkpoint, FIRST_VERSION, Holder, Tenure};
-use crate::tenure::{self, Reading, Tenancy};
 use carillon_proto::position::Incarnation;
 use carillon_proto::subject;
 use carillon_runtime::bus::{LEASE_MS, Subscription};
 use carillon_runtime::time::wall_ms;
+use consume::{Beginning, Consumer, Ended};
+use group::Ledger;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

@@ -1,10 +1,10 @@
 //! Periodic work of a partition's owner: beats, comparing the log and the tenure with what the owner knows, and
 //! removing what need not stay in memory or in the log.
 
-use crate::consume::{Consumer, Done, Stage};
-use crate::fanout;
-use crate::log_generation;
+use super::consume::{Consumer, Done, Stage};
+use super::fanout;
 use crate::metrics;
+use crate::ownership::log_generation;
 use carillon_proto::id::ConversationId;
 use carillon_runtime::time::steady_ms;
 

@@ -4,12 +4,12 @@
 //! A write of an earlier incarnation whose outcome is unknown may still arrive at any time. A worker that loads the
 //! conversation after such a write would fold other rows than a worker that loaded it before, and the two would write
 //! different rows at one seq. A seal never excludes an acknowledged row: a worker that starts an incarnation first
-//! waits until the former owner acknowledges nothing any more ([`crate::tenure`]). By then every acknowledged row is at
+//! waits until the former owner acknowledges nothing any more ([`super::tenure`]). By then every acknowledged row is at
 //! a QUORUM, so the first worker that loads the conversation finds it.
 
+use super::load::{self, LoadError, Loaded};
 use crate::context::StartOver;
 use crate::core::incarnation::checkpoint_before_us;
-use crate::load::{self, LoadError, Loaded};
 use crate::store::Store;
 use carillon_proto::id::ConversationId;
 use carillon_proto::position::Incarnation;

@@ -1,22 +1,22 @@
 //! One partition's task. A single loop handles its log, its requests, its ephemeral messages and its timers, so replies
 //! and fan-out leave in the order in which they were made. Everything that waits runs as a job beside the loop.
 
+use super::fanout;
+use super::flush::Flush;
+use super::group::{Group, Ledger, Need, Queue, Results};
+use super::raise::Raising;
+use super::register::Registrations;
+use super::suspend::Probes;
 use crate::context::{Context, StartOver};
 use crate::core::cache::Cache;
 use crate::core::conversation;
 use crate::core::interest::Interest;
 use crate::core::log_clock::LogClock;
-use crate::fanout;
-use crate::flush::Flush;
-use crate::group::{Group, Ledger, Need, Queue, Results};
 use crate::limits::{STOP_MS_MAX, TICK_MS};
-use crate::load::{LoadError, Loaded, Purpose};
-use crate::log_generation::{self, Landmark};
-use crate::raise::Raising;
-use crate::register::Registrations;
+use crate::ownership::load::{LoadError, Loaded, Purpose};
+use crate::ownership::log_generation::{self, Landmark};
+use crate::ownership::tenure::{self, Tenancy};
 use crate::store::{Author, SentRow, StoreError};
-use crate::suspend::Probes;
-use crate::tenure::{self, Tenancy};
 use carillon_proto::id::{ConversationId, GatewayId};
 use carillon_proto::position::Position;
 use carillon_proto::wire;
@@ -80,7 +80,7 @@ pub(crate) enum Stage {
     Committing(Results),
 }
 
-/// Where the work on a partition begins, as [`crate::partition`] determined it.
+/// Where the work on a partition begins, as [`super`] determined it.
 #[derive(Debug)]
 pub(crate) struct Beginning {
     pub(crate) ledger: Ledger,
