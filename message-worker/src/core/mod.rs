@@ -13,6 +13,7 @@ pub(crate) mod conversation;
 pub(crate) mod dedup;
 pub(crate) mod incarnation;
 pub(crate) mod interest;
+pub(crate) mod ledger;
 pub(crate) mod log_clock;
 pub(crate) mod page;
 pub(crate) mod partition_state;

@@ -1,5 +1,5 @@
-//! The rows of a conversation that the store keeps: its events, which are the commit, what is derived from them, and the
-//! seal that decides which of them count.
+//! The rows of a conversation that the store keeps: its events, which are the commit, what is derived from them, and
+//! the seal that decides which of them count.
 
 use super::author::Author;
 use bytes::Bytes;

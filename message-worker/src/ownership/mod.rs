@@ -4,4 +4,5 @@
 pub(crate) mod load;
 pub(crate) mod log_generation;
 pub(crate) mod seal;
+pub(crate) mod take;
 pub(crate) mod tenure;

@@ -3,7 +3,7 @@
 
 use super::fanout;
 use super::flush::Flush;
-use super::group::{Group, Ledger, Need, Queue, Results};
+use super::group::{Group, Need, Queue, Results};
 use super::raise::Raising;
 use super::register::Registrations;
 use super::suspend::Probes;
@@ -11,10 +11,12 @@ use crate::context::{Context, StartOver};
 use crate::core::cache::Cache;
 use crate::core::conversation;
 use crate::core::interest::Interest;
+use crate::core::ledger::Ledger;
 use crate::core::log_clock::LogClock;
 use crate::limits::{STOP_MS_MAX, TICK_MS};
 use crate::ownership::load::{LoadError, Loaded, Purpose};
 use crate::ownership::log_generation::{self, Landmark};
+use crate::ownership::take::Beginning;
 use crate::ownership::tenure::{self, Tenancy};
 use crate::store::{Author, SentRow, StoreError};
 use carillon_proto::id::{ConversationId, GatewayId};
@@ -78,17 +80,6 @@ pub(crate) enum Stage {
     Idle,
     Preparing(Group),
     Committing(Results),
-}
-
-/// Where the work on a partition begins, as [`super`] determined it.
-#[derive(Debug)]
-pub(crate) struct Beginning {
-    pub(crate) ledger: Ledger,
-    pub(crate) tenancy: Arc<Tenancy>,
-    /// The first entry to apply.
-    pub(crate) from: u64,
-    /// The entry before `from`, if the log is recognised by it.
-    pub(crate) landmark: Option<Landmark>,
 }
 
 /// How the work on a partition ended.

@@ -5,7 +5,7 @@ use crate::core::acquainted::{changes_participants, concerned};
 use crate::core::apply::{Applied, At};
 use crate::core::cache::Cache;
 use crate::core::conversation;
-use crate::core::suspended::Suspended;
+use crate::core::ledger::Ledger;
 use crate::limits::{
     GROUP_BYTES_MAX, GROUP_COMMANDS_MAX, QUEUE_BYTES_MAX, QUEUE_ENTRIES_MAX, SUSPENDED_RETRY_MS,
 };
@@ -16,7 +16,7 @@ use carillon_proto::code::{ErrorCode, Failure};
 use carillon_proto::id::{ConversationId, GatewayId, Tag};
 use carillon_proto::limits::ENTRY_COMMANDS_MAX;
 use carillon_proto::partition;
-use carillon_proto::position::{Incarnation, Position};
+use carillon_proto::position::Position;
 use carillon_proto::wire::{self, outcome};
 use carillon_runtime::bus::LogEntry;
 use carillon_runtime::telemetry;
@@ -61,20 +61,6 @@ impl Queue {
         self.bytes += entry.payload.len();
         self.entries.push_front(entry);
     }
-}
-
-/// What places the commands of a group: it decides which are applied, skipped or refused.
-#[derive(Debug)]
-pub(crate) struct Ledger {
-    pub(crate) partition: u32,
-    pub(crate) partitions: u32,
-    pub(crate) incarnation: Incarnation,
-    /// Positions of poison commands that are skipped.
-    pub(crate) skips: HashSet<Position>,
-    /// Conversations whose commands are refused because they cannot be read.
-    pub(crate) suspended: Suspended,
-    /// The version of the state machine for the next entry.
-    pub(crate) version: u32,
 }
 
 /// The last entry of a group.

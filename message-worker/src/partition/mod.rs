@@ -1,5 +1,4 @@
-//! How a worker works a partition: it finds out where work begins, takes the tenure, and starts over when the work
-//! fails or the log has lost entries.
+//! Works a partition: takes it, consumes its log, and starts over when the work fails or the log has lost entries.
 
 mod commit;
 mod consume;
@@ -13,38 +12,21 @@ mod register;
 mod suspend;
 mod upkeep;
 
-use crate::backoff::{Backoff, until_answered, until_done};
+use crate::backoff::Backoff;
 use crate::context::{Context, StartOver};
-use crate::core::incarnation::{self, Found, Start};
 use crate::core::interest::Interest;
-use crate::core::suspended::Suspended;
 use crate::metrics;
-use crate::ownership::log_generation::Landmark;
-use crate::ownership::tenure::{self, Reading, Tenancy};
-use crate::store::{Checkpoint, FIRST_VERSION, Holder, Tenure};
-use carillon_proto::position::Incarnation;
+use crate::ownership::take::{Beginning, Wanted, begin};
+use crate::store::Holder;
 use carillon_proto::subject;
-use carillon_runtime::bus::{LEASE_MS, Subscription};
-use carillon_runtime::time::wall_ms;
-use consume::{Beginning, Consumer, Ended};
-use group::Ledger;
+use carillon_runtime::bus::Subscription;
+use consume::{Consumer, Ended};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-
-/// How long a worker waits before it starts an incarnation in a new log generation. In this time, everything arrives
-/// that gateways published before the log lost entries, with their repeats of it, and is skipped. If it arrived later,
-/// it would be applied after newer commands of the same senders.
-const BEFORE_ANOTHER_LIFE: Duration = Duration::from_millis(2 * LEASE_MS);
-
-/// Delay before the lease is checked again. The task of a partition without a lease is stopped soon anyway.
-const UNTIL_STOPPED: Duration = Duration::from_millis(10);
-
-/// Time between two comparisons of a wrong clock. The worker gives up its lease meanwhile.
-const UNTIL_CLOCKS_AGREE: Duration = Duration::from_secs(1);
 
 /// Work that lasted this long resets the backoff: earlier failures no longer delay the next start.
 const WELL_AGAIN: Duration = Duration::from_secs(10);
@@ -110,28 +92,6 @@ pub(crate) async fn until_shutdown(
     tracing::debug!(partition, epoch, "no longer working a partition");
 }
 
-/// What one start of the work needs to know.
-struct Wanted {
-    /// The number of the lease.
-    epoch: u64,
-    /// The holder to take the partition as; `None` if the log belongs to this process alone.
-    holder: Option<Holder>,
-    made_anew: bool,
-    /// An incarnation that is known to be over.
-    forgotten: Option<u32>,
-}
-
-impl Wanted {
-    /// The tenure that follows `previous`. A new holder gets a higher epoch, even if its lease has a lower number: an
-    /// owner that was displaced for a moment may come back with its old lease.
-    fn tenure(&self, previous: Option<&Tenure>, incarnation: Incarnation) -> Tenure {
-        let epoch = previous.map_or(0, |previous| previous.epoch);
-        let holds = |previous: &Tenure| self.holder.is_none() || previous.holder == self.holder;
-        let epoch = if previous.is_some_and(holds) { epoch } else { self.epoch.max(epoch + 1) };
-        Tenure { incarnation, epoch, holder: self.holder.clone() }
-    }
-}
-
 /// Takes the partition and works it, until `shutdown` or until the work has to start over.
 async fn live(
     context: &Context,
@@ -187,177 +147,4 @@ async fn subscribe(context: &Context, subject: &str) -> Result<Subscription, Sta
         tracing::warn!(subject, %error, "cannot subscribe");
         StartOver::because("the bus cannot be reached")
     })
-}
-
-/// Finds out where work begins, takes the partition, and starts another incarnation if necessary. If this is cancelled,
-/// the caller gives `taken` back.
-async fn begin(context: &Context, wanted: &Wanted, taken: &mut Option<Arc<Tenancy>>) -> Beginning {
-    let partition = context.partition;
-    let (mut waited, mut waited_for, mut displaced) = (context.exclusive, None, false);
-    loop {
-        // The lease has run out, so another worker may own the partition now.
-        if !(context.is_ours)() {
-            tokio::time::sleep(UNTIL_STOPPED).await;
-            continue;
-        }
-        let read = Reading::now();
-        let found = find(context, wanted).await;
-        let version = found.state.checkpoint.map_or(FIRST_VERSION, |checkpoint| checkpoint.version);
-        if version > context.version {
-            context.outdated.meet(version);
-            // `outdated` stops the worker.
-            return std::future::pending().await;
-        }
-        let previous = found.state.tenure.clone();
-        let start = incarnation::decide(&found);
-        if matches!(start, Start::TakeOver(_)) && waited_for != previous {
-            tenure::wait_for_hand_over(context, previous.as_ref()).await;
-            waited_for = previous;
-            continue;
-        }
-        if let (Start::Renew { reason, .. }, false) = (start, waited) {
-            tracing::error!(partition, reason, "the log lost entries: waiting for what is on its way to it");
-            tokio::time::sleep(BEFORE_ANOTHER_LIFE).await;
-            waited = true;
-            continue;
-        }
-        // All write timestamps of an incarnation follow from the wall clock at its start, so it must not start with a
-        // wrong clock.
-        if !matches!(start, Start::Continue { .. })
-            && let Some(found) = context.clocks.compare().await
-        {
-            tracing::error!(partition, "{found}: no incarnation starts with this clock");
-            context.clocks.suspect();
-            tokio::time::sleep(UNTIL_CLOCKS_AGREE).await;
-            continue;
-        }
-        let (incarnation, from) = start.place();
-        let next = wanted.tenure(previous.as_ref(), incarnation);
-        let in_force = if previous.as_ref() == Some(&next) {
-            Ok(next.clone())
-        } else {
-            // An earlier task of this worker counts too: it may have displaced another owner, and have ended before
-            // that owner was certainly silent.
-            displaced |= previous.as_ref().is_some_and(|previous| previous.holder.is_some());
-            context.store.change_tenure(partition, previous, next.clone()).await
-        };
-        match in_force {
-            Ok(in_force) if in_force == next => {
-                tell(context, start);
-                if displaced {
-                    // If cancelled here, this worker still holds the partition, so the next owner must wait just as
-                    // long.
-                    tenure::wait_for_silence().await;
-                    displaced = false;
-                    // The former owner may have written a checkpoint meanwhile, and it may name a newer version.
-                    continue;
-                }
-                let tenancy = Tenancy::new(context, next, read);
-                // If the caller gives this tenancy back, the write of the checkpoint below may still be under way. That
-                // is harmless: its timestamp is below all others of the incarnation, and a successor writes the same
-                // checkpoint.
-                *taken = Some(tenancy.clone());
-                let known = found.state.checkpoint.filter(|known| incarnation.stands_on(known.position));
-                let checkpoint = match known {
-                    Some(known) => Some(known),
-                    None => mark(context, incarnation, version).await,
-                };
-                return beginning(context, checkpoint, version, tenancy, from).await;
-            }
-            Ok(_) => {}
-            Err(error) => {
-                // The outcome is unknown: what is there is read again.
-                tracing::warn!(partition, %error, "the partition was not taken");
-                Backoff::new().wait().await;
-            }
-        }
-    }
-}
-
-/// Logs and counts the start of an incarnation.
-fn tell(context: &Context, start: Start) {
-    let partition = context.partition;
-    match start {
-        Start::Continue { .. } | Start::First(_) => {}
-        Start::TakeOver(next) => {
-            let reason = "its former owner may still be writing";
-            tracing::info!(partition, reason, next.number, "another incarnation begins");
-            metrics::TAKEOVERS.inc();
-        }
-        Start::Renew { next, reason } => {
-            // A log in memory is made anew whenever its process starts, so a new incarnation is normal there.
-            if context.exclusive {
-                tracing::debug!(partition, reason, next.number, "another incarnation begins");
-            } else {
-                tracing::warn!(partition, reason, next.number, "another incarnation begins");
-            }
-            metrics::INCARNATIONS.inc();
-        }
-    }
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the timestamps of an incarnation's rows are stored, and start at the wall clock's time"
-)]
-async fn find(context: &Context, wanted: &Wanted) -> Found {
-    let partition = context.partition;
-    let state = until_done("partition", || context.store.partition(partition)).await;
-    let bounds = until_answered("log_bounds", || context.bus.log_bounds(partition)).await;
-    let tag_at_checkpoint = match state.checkpoint {
-        Some(checkpoint) => {
-            let sequence = checkpoint.position.sequence;
-            let entry = until_answered("log_entry", || context.bus.log_entry(partition, sequence)).await;
-            entry.map(|entry| entry.tag)
-        }
-        None => None,
-    };
-    let number = state.incarnation().map(|incarnation| incarnation.number);
-    let forgotten = wanted.forgotten.is_some() && wanted.forgotten == number;
-    let held_by = state.tenure.as_ref().and_then(|tenure| tenure.holder.as_ref());
-    let held = held_by.is_some() && held_by != wanted.holder.as_ref();
-    let made_anew = wanted.made_anew;
-    let now_us = i64::try_from(wall_ms() * 1_000).unwrap_or(i64::MAX);
-    Found { state, bounds, tag_at_checkpoint, made_anew, forgotten, held, now_us }
-}
-
-/// Writes a checkpoint of a new incarnation at the entry before its first one, so that the log can be recognised before
-/// any entry is applied. `None` if the log does not hold that entry.
-async fn mark(context: &Context, incarnation: Incarnation, version: u32) -> Option<Checkpoint> {
-    let before = incarnation.first_sequence - 1;
-    if before == 0 {
-        return None;
-    }
-    let read = || context.bus.log_entry(context.partition, before);
-    let entry = until_answered("log_entry", read).await?;
-    let timestamp_us = incarnation::checkpoint_before_us(incarnation);
-    let checkpoint =
-        Checkpoint { position: incarnation.position(before, 0), tag: entry.tag, timestamp_us, version };
-    until_done("checkpoint", || context.store.checkpoint(context.partition, checkpoint)).await;
-    Some(checkpoint)
-}
-
-async fn beginning(
-    context: &Context,
-    checkpoint: Option<Checkpoint>,
-    version: u32,
-    tenancy: Arc<Tenancy>,
-    from: u64,
-) -> Beginning {
-    let (partition, incarnation) = (context.partition, tenancy.incarnation());
-    let skips = until_done("skips", || context.store.skips(partition, incarnation.number)).await;
-    let at_checkpoint = |checkpoint: &Checkpoint| {
-        incarnation.stands_on(checkpoint.position) && checkpoint.position.sequence + 1 == from
-    };
-    let landmark = checkpoint
-        .filter(at_checkpoint)
-        .map(|checkpoint| Landmark { sequence: checkpoint.position.sequence, tag: checkpoint.tag });
-    let skips = skips.into_iter().collect();
-    // Read only now: a displaced owner has fallen silent, so it no longer refuses commands because of a suspension that
-    // it records from here on.
-    let suspended = until_done("suspensions", || context.store.suspensions(partition)).await;
-    let suspended = Suspended::of(incarnation, suspended);
-    let ledger = Ledger { partition, partitions: context.partitions, incarnation, skips, suspended, version };
-    tracing::debug!(partition, incarnation = incarnation.number, from, "reading the log");
-    Beginning { ledger, tenancy, from, landmark }
 }
