@@ -1,9 +1,10 @@
 //! The commit: writes the rows of a group, again and again with the same bytes until the store confirms them. Only then
 //! do acks and events leave.
 
-use super::consume::{Consumer, Done, Stage};
+use super::consume::{Consumer, Stage};
 use super::fanout;
 use super::group::Group;
+use super::jobs::Done;
 use crate::backoff::until_done;
 use crate::context::{Context, StartOver};
 use crate::store::{EventRow, Projection};

@@ -5,6 +5,7 @@ mod consume;
 mod fanout;
 mod flush;
 mod group;
+mod jobs;
 mod outcomes;
 mod prepare;
 mod raise;

@@ -3,8 +3,9 @@
 //! The client ids of accepted commands, which are kept to recognise repetitions, answer these requests as well. Nothing
 //! is decided here: a command that is not known may still be in the log, and one that was refused may be sent again.
 
-use super::consume::{Consumer, Done};
+use super::consume::Consumer;
 use super::group::Need;
+use super::jobs::Done;
 use crate::context::Context;
 use crate::limits::{ASKED_OUTCOMES_MAX, OUTCOME_READS_MAX};
 use crate::ownership::load::Purpose;

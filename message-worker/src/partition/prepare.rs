@@ -1,8 +1,9 @@
 //! Prepares a group: reads everything that it needs, side by side, and records poison commands, before anything is
 //! applied.
 
-use super::consume::{Consumer, Done, Stage};
+use super::consume::{Consumer, Stage};
 use super::group::{Group, Need};
+use super::jobs::Done;
 use super::suspend::Suspect;
 use crate::backoff::until_done;
 use crate::context::StartOver;

@@ -1,7 +1,8 @@
 //! Raises the version of the state machine of a partition: once all live workers know a newer version, the owner
 //! appends an entry that names it (`docs/decisions/0022-a-version-begins-by-a-log-entry.md`).
 
-use super::consume::{Consumer, Done};
+use super::consume::Consumer;
+use super::jobs::Done;
 use crate::context::{NEWER_VERSION, StartOver};
 use crate::core::versions::Agreement;
 use crate::limits::RAISE_AGAIN_MS;

@@ -1,8 +1,9 @@
 //! Suspends a conversation that cannot be read, so that the group goes on without it, and ends the suspension when it
 //! can be read again (`docs/decisions/0021-what-cannot-be-read-is-suspended.md`).
 
-use super::consume::{Consumer, Done, Stage};
+use super::consume::{Consumer, Stage};
 use super::group::Need;
+use super::jobs::Done;
 use super::prepare::LOAD_AGAIN;
 use crate::backoff::until_done;
 use crate::context::{Context, StartOver};

@@ -1,8 +1,9 @@
 //! Periodic work of a partition's owner: beats, comparing the log and the tenure with what the owner knows, and
 //! removing what need not stay in memory or in the log.
 
-use super::consume::{Consumer, Done, Stage};
+use super::consume::{Consumer, Stage};
 use super::fanout;
+use super::jobs::Done;
 use crate::metrics;
 use crate::ownership::log_generation;
 use carillon_proto::id::ConversationId;
