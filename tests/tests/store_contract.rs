@@ -186,7 +186,7 @@ contract! {
     partitions::checkpoints_never_move_back,
     partitions::of_workers_that_start_an_incarnation_at_once_one_wins,
     partitions::an_incarnation_starts_only_after_the_expected_one,
-    partitions::a_tenure_has_one_holder_at_a_time,
+    partitions::a_tenure_has_one_owner_at_a_time,
     partitions::skips_are_stored_by_incarnation,
     partitions::the_latest_record_of_a_suspension_wins,
     partitions::a_store_in_use_is_healthy,

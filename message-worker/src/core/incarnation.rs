@@ -21,8 +21,8 @@ pub(crate) struct Found {
     pub(crate) made_anew: bool,
     /// The present incarnation is known to be over, because the log no longer holds what was read from it.
     pub(crate) forgotten: bool,
-    /// Another owner holds the tenure: it may still be writing.
-    pub(crate) held: bool,
+    /// The tenure names another owner, which may still be writing.
+    pub(crate) has_other_owner: bool,
     /// The wall clock, microseconds since 1970.
     pub(crate) now_us: i64,
 }
@@ -70,7 +70,7 @@ pub(crate) fn decide(found: &Found) -> Start {
         return Start::First(Incarnation::new(number, bounds.first.max(1), base_us));
     };
     let renew = |reason| Start::Renew { next: next_incarnation(found, incarnation), reason };
-    let go_on = |from| match found.held {
+    let go_on = |from| match found.has_other_owner {
         true => Start::TakeOver(incarnation.taken_over(from, base_us_after(found, incarnation))),
         false => Start::Continue { incarnation, from },
     };
@@ -153,10 +153,10 @@ mod tests {
         tag_at_checkpoint: Option<Tag>,
     ) -> Found {
         let state =
-            PartitionState { tenure: Some(Tenure { incarnation, epoch: 0, holder: None }), checkpoint };
+            PartitionState { tenure: Some(Tenure { incarnation, epoch: 0, owner: None }), checkpoint };
         let bounds = LogBounds { first, last };
-        let (made_anew, forgotten, held) = (false, false, false);
-        Found { state, bounds, tag_at_checkpoint, made_anew, forgotten, held, now_us: 5_000_000 }
+        let (made_anew, forgotten, has_other_owner) = (false, false, false);
+        Found { state, bounds, tag_at_checkpoint, made_anew, forgotten, has_other_owner, now_us: 5_000_000 }
     }
 
     #[test]
@@ -193,7 +193,7 @@ mod tests {
                 Start::Continue { incarnation, from },
                 "{what}: a released tenure continues its incarnation"
             );
-            let Start::TakeOver(next) = decide(&Found { held: true, ..found.clone() }) else {
+            let Start::TakeOver(next) = decide(&Found { has_other_owner: true, ..found.clone() }) else {
                 panic!("{what}: a held tenure must be taken over with a new incarnation")
             };
             let expected = (incarnation.number + 1, from, LIFE.generation);
@@ -203,8 +203,8 @@ mod tests {
                 checkpoint_before_us(next) > written_max,
                 "{what}: timestamps of the new incarnation must be above all written ones"
             );
-            // The log decides, with or without a holder of the tenure.
-            let forgot = Found { held: true, forgotten: true, ..found };
+            // The log decides, whether the tenure names an owner or not.
+            let forgot = Found { has_other_owner: true, forgotten: true, ..found };
             assert!(
                 matches!(decide(&forgot), Start::Renew { next, .. } if next.generation != LIFE.generation),
                 "{what}"

@@ -29,22 +29,23 @@ pub struct Tenure {
     pub epoch: u64,
     /// The worker that took the partition and has not yet recorded that all its writes are in the store. `None` after
     /// the tenure was given back, and always for a log that belongs to one process and dies with it.
-    pub holder: Option<Holder>,
+    pub owner: Option<Owner>,
 }
 
-/// Identifies one tenure of one worker: the worker's id, its lease, and a counter.
+/// Identifies an owner: the worker's id, its lease, and a counter. Each time that a worker takes a partition, it is
+/// another owner.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Holder(String);
+pub struct Owner(String);
 
-impl Holder {
-    /// The holder for the `beginning`th time that a worker takes a partition under this lease.
-    pub fn new(worker: &WorkerId, lease: u64, beginning: u64) -> Holder {
-        Holder(format!("{worker}/{lease}/{beginning}"))
+impl Owner {
+    /// The owner for the `beginning`th time that a worker takes a partition under this lease.
+    pub fn new(worker: &WorkerId, lease: u64, beginning: u64) -> Owner {
+        Owner(format!("{worker}/{lease}/{beginning}"))
     }
 
-    /// A holder from its stored form.
-    pub fn stored(stored: String) -> Holder {
-        Holder(stored)
+    /// An owner from its stored form.
+    pub fn stored(stored: String) -> Owner {
+        Owner(stored)
     }
 
     /// The form in which it is stored.

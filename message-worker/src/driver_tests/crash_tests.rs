@@ -5,7 +5,7 @@ use super::harness::{A_WHILE, Gateway, LIFE, World, free, told, until};
 use super::memory::{Call, Fault, MemoryStore};
 use super::tables::Tables;
 use crate::limits::TENURE_MS;
-use crate::store::Holder;
+use crate::store::Owner;
 use carillon_proto::position::Incarnation;
 use carillon_proto::wire::{self, Authority, command::Body};
 use futures_util::future::join_all;
@@ -294,10 +294,10 @@ async fn a_worker_stopped_while_it_starts_gives_the_partition_back() {
     world.store.hold(Call::Checkpoint);
     let begins = world.work(1);
     until(|| world.store.count(Call::Checkpoint) > 0).await;
-    assert!(holder(&world).is_some());
+    assert!(owner(&world).is_some());
     assert!(begins.leaves().await, "the worker has no commands to write when it leaves");
     begins.stop().await;
-    assert_eq!(holder(&world), None);
+    assert_eq!(owner(&world), None);
     world.store.release(Call::Checkpoint);
 
     let mut gateway = world.gateway("gw-1").await;
@@ -312,25 +312,25 @@ async fn a_worker_stopped_while_it_starts_gives_the_partition_back() {
     working.stop().await;
 }
 
-/// Guards the wait after displacing a holder, which may still acknowledge. A worker that is stopped during this wait
-/// keeps the tenure. Otherwise the next owner would find no holder and would not wait.
+/// Guards the wait after displacing an owner, which may still acknowledge. A worker that is stopped during this wait
+/// keeps the tenure. Otherwise the next owner would find no owner and would not wait.
 #[tokio::test]
 async fn a_worker_stopped_while_it_waits_for_a_displaced_owner_keeps_the_tenure() {
     let world = World::new();
     let mut gateway = world.gateway("gw-1").await;
     let displaced = world.work(1);
     world.worked(&mut gateway).await;
-    let before = holder(&world);
+    let before = owner(&world);
     let begins = world.work(2);
-    until(|| holder(&world) != before).await;
+    until(|| owner(&world) != before).await;
     begins.stop().await;
-    let kept = holder(&world).expect("kept");
+    let kept = owner(&world).expect("kept");
     assert_eq!(kept.worker(), "worker-2");
     displaced.kill().await;
 }
 
-fn holder(world: &World) -> Option<Holder> {
-    world.store.tables().partitions[&0].tenure.clone().and_then(|tenure| tenure.holder)
+fn owner(world: &World) -> Option<Owner> {
+    world.store.tables().partitions[&0].tenure.clone().and_then(|tenure| tenure.owner)
 }
 
 /// Before the fix, a panic of one partition's task ended its process, and then the process of each successor, until all

@@ -35,7 +35,7 @@ pub(super) const LIFE: Incarnation = Incarnation::new(1, 1, 1_000_000_000);
 
 /// The state of a partition in this incarnation without an owner.
 pub(super) fn free(incarnation: Incarnation) -> PartitionState {
-    PartitionState { tenure: Some(Tenure { incarnation, epoch: 0, holder: None }), checkpoint: None }
+    PartitionState { tenure: Some(Tenure { incarnation, epoch: 0, owner: None }), checkpoint: None }
 }
 
 /// One partition, with the log and store that its workers share.

@@ -1,14 +1,14 @@
 //! Takes a partition: finds out where work begins, takes the tenure, and starts another incarnation if necessary.
 
 use super::log_generation::Landmark;
-use super::tenure::{self, Reading, Tenancy};
+use super::tenure::{self, Ownership, Reading};
 use crate::backoff::{Backoff, until_answered, until_done};
 use crate::context::Context;
 use crate::core::incarnation::{self, Found, Start};
 use crate::core::ledger::Ledger;
 use crate::core::suspended::Suspended;
 use crate::metrics;
-use crate::store::{Checkpoint, FIRST_VERSION, Holder, Tenure};
+use crate::store::{Checkpoint, FIRST_VERSION, Owner, Tenure};
 use carillon_proto::position::Incarnation;
 use carillon_runtime::bus::LEASE_MS;
 use carillon_runtime::time::wall_ms;
@@ -30,7 +30,7 @@ const UNTIL_CLOCKS_AGREE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Beginning {
     pub(crate) ledger: Ledger,
-    pub(crate) tenancy: Arc<Tenancy>,
+    pub(crate) ownership: Arc<Ownership>,
     /// The first entry to apply.
     pub(crate) from: u64,
     /// The entry before `from`, if the log is recognised by it.
@@ -41,8 +41,8 @@ pub(crate) struct Beginning {
 pub(crate) struct Wanted {
     /// The number of the lease.
     pub(crate) epoch: u64,
-    /// The holder to take the partition as; `None` if the log belongs to this process alone.
-    pub(crate) holder: Option<Holder>,
+    /// The owner to take the partition as. `None` if the log belongs to this process alone.
+    pub(crate) owner: Option<Owner>,
     /// The log was made with this process.
     pub(crate) made_anew: bool,
     /// An incarnation that is known to be over.
@@ -50,19 +50,23 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
-    /// The tenure that follows `previous`. A new holder gets a higher epoch, even if its lease has a lower number: an
-    /// owner that was displaced for a moment may come back with its old lease.
+    /// The tenure that follows `previous`. A new owner gets a higher epoch, even if its lease has a lower number: a
+    /// worker that was displaced for a moment may come back with its old lease.
     fn tenure(&self, previous: Option<&Tenure>, incarnation: Incarnation) -> Tenure {
         let epoch = previous.map_or(0, |previous| previous.epoch);
-        let holds = |previous: &Tenure| self.holder.is_none() || previous.holder == self.holder;
-        let epoch = if previous.is_some_and(holds) { epoch } else { self.epoch.max(epoch + 1) };
-        Tenure { incarnation, epoch, holder: self.holder.clone() }
+        let is_owner = |previous: &Tenure| self.owner.is_none() || previous.owner == self.owner;
+        let epoch = if previous.is_some_and(is_owner) { epoch } else { self.epoch.max(epoch + 1) };
+        Tenure { incarnation, epoch, owner: self.owner.clone() }
     }
 }
 
 /// Finds out where work begins, takes the partition, and starts another incarnation if necessary. If this is cancelled,
 /// the caller gives `taken` back.
-pub(crate) async fn begin(context: &Context, wanted: &Wanted, taken: &mut Option<Arc<Tenancy>>) -> Beginning {
+pub(crate) async fn begin(
+    context: &Context,
+    wanted: &Wanted,
+    taken: &mut Option<Arc<Ownership>>,
+) -> Beginning {
     let partition = context.partition;
     let (mut waited, mut waited_for, mut displaced) = (context.exclusive, None, false);
     loop {
@@ -109,7 +113,7 @@ pub(crate) async fn begin(context: &Context, wanted: &Wanted, taken: &mut Option
         } else {
             // An earlier task of this worker counts too: it may have displaced another owner, and have ended before
             // that owner was certainly silent.
-            displaced |= previous.as_ref().is_some_and(|previous| previous.holder.is_some());
+            displaced |= previous.as_ref().is_some_and(|previous| previous.owner.is_some());
             context.store.change_tenure(partition, previous, next.clone()).await
         };
         match in_force {
@@ -123,17 +127,17 @@ pub(crate) async fn begin(context: &Context, wanted: &Wanted, taken: &mut Option
                     // The former owner may have written a checkpoint meanwhile, and it may name a newer version.
                     continue;
                 }
-                let tenancy = Tenancy::new(context, next, read);
-                // If the caller gives this tenancy back, the write of the checkpoint below may still be under way. That
+                let ownership = Ownership::new(context, next, read);
+                // If the caller gives the tenure back, the write of the checkpoint below may still be under way. That
                 // is harmless: its timestamp is below all others of the incarnation, and a successor writes the same
                 // checkpoint.
-                *taken = Some(tenancy.clone());
+                *taken = Some(ownership.clone());
                 let known = found.state.checkpoint.filter(|known| incarnation.stands_on(known.position));
                 let checkpoint = match known {
                     Some(known) => Some(known),
                     None => mark(context, incarnation, version).await,
                 };
-                return beginning(context, checkpoint, version, tenancy, from).await;
+                return beginning(context, checkpoint, version, ownership, from).await;
             }
             Ok(_) => {}
             Err(error) => {
@@ -185,11 +189,11 @@ async fn find(context: &Context, wanted: &Wanted) -> Found {
     };
     let number = state.incarnation().map(|incarnation| incarnation.number);
     let forgotten = wanted.forgotten.is_some() && wanted.forgotten == number;
-    let held_by = state.tenure.as_ref().and_then(|tenure| tenure.holder.as_ref());
-    let held = held_by.is_some() && held_by != wanted.holder.as_ref();
+    let owner = state.tenure.as_ref().and_then(|tenure| tenure.owner.as_ref());
+    let has_other_owner = owner.is_some() && owner != wanted.owner.as_ref();
     let made_anew = wanted.made_anew;
     let now_us = i64::try_from(wall_ms() * 1_000).unwrap_or(i64::MAX);
-    Found { state, bounds, tag_at_checkpoint, made_anew, forgotten, held, now_us }
+    Found { state, bounds, tag_at_checkpoint, made_anew, forgotten, has_other_owner, now_us }
 }
 
 /// Writes a checkpoint of a new incarnation at the entry before its first one, so that the log can be recognised before
@@ -212,10 +216,10 @@ async fn beginning(
     context: &Context,
     checkpoint: Option<Checkpoint>,
     version: u32,
-    tenancy: Arc<Tenancy>,
+    ownership: Arc<Ownership>,
     from: u64,
 ) -> Beginning {
-    let (partition, incarnation) = (context.partition, tenancy.incarnation());
+    let (partition, incarnation) = (context.partition, ownership.incarnation());
     let skips = until_done("skips", || context.store.skips(partition, incarnation.number)).await;
     let at_checkpoint = |checkpoint: &Checkpoint| {
         incarnation.stands_on(checkpoint.position) && checkpoint.position.sequence + 1 == from
@@ -230,5 +234,5 @@ async fn beginning(
     let suspended = Suspended::of(incarnation, suspended);
     let ledger = Ledger { partition, partitions: context.partitions, incarnation, skips, suspended, version };
     tracing::debug!(partition, incarnation = incarnation.number, from, "reading the log");
-    Beginning { ledger, tenancy, from, landmark }
+    Beginning { ledger, ownership, from, landmark }
 }

@@ -1,5 +1,5 @@
-//! The tenure of a partition: a row in the store that names the one worker that may write and acknowledge in the
-//! present incarnation. An owner takes the tenure when it begins, and gives it back once everything that it began to
+//! The tenure of a partition: a row in the store that names the owner, the one worker that may write and acknowledge in
+//! the present incarnation. An owner takes the tenure when it begins, and gives it back once everything that it began to
 //! write is stored (`docs/decisions/0013-who-takes-over-begins-a-life.md`).
 //!
 //! Leases decide which worker *should* work a partition. The tenure decides which worker *does*, and it does not depend
@@ -8,7 +8,7 @@
 use crate::context::Context;
 use crate::limits::{CONFIRM_MS, GIVE_BACK_MS_MAX, HAND_OVER_MS_MAX, HAND_OVER_POLL_MS, TENURE_MS};
 use crate::run::KIND;
-use crate::store::{Holder, Store, StoreError, Tenure};
+use crate::store::{Owner, Store, StoreError, Tenure};
 use carillon_proto::position::Incarnation;
 use carillon_runtime::suspended::suspended;
 use parking_lot::Mutex;
@@ -26,8 +26,8 @@ const AFTER_DISPLACING: Duration = Duration::from_millis(TENURE_MS + TENURE_MS /
 /// Polls of the store between two reads of the leases, which cost more.
 const POLLS_PER_LOOK: u32 = 3;
 
-/// An owner's hold on the tenure, and the last time that the store confirmed it.
-pub(crate) struct Tenancy {
+/// This worker's ownership of a partition: the tenure that it took, and the last time that the store confirmed it.
+pub(crate) struct Ownership {
     partition: u32,
     store: Arc<dyn Store>,
     tenure: Tenure,
@@ -54,17 +54,17 @@ impl Reading {
     }
 }
 
-impl fmt::Debug for Tenancy {
+impl fmt::Debug for Ownership {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Tenancy").field(&self.tenure).finish()
+        f.debug_tuple("Ownership").field(&self.tenure).finish()
     }
 }
 
-impl Tenancy {
+impl Ownership {
     /// A tenure that was taken, or read as this worker's own, by a call that began at `read`.
-    pub(crate) fn new(context: &Context, tenure: Tenure, read: Reading) -> Arc<Tenancy> {
+    pub(crate) fn new(context: &Context, tenure: Tenure, read: Reading) -> Arc<Ownership> {
         let (partition, store) = (context.partition, context.store.clone());
-        Arc::new(Tenancy { partition, store, tenure, confirmed: Mutex::new(read) })
+        Arc::new(Ownership { partition, store, tenure, confirmed: Mutex::new(read) })
     }
 
     /// The incarnation that this owner works in.
@@ -79,7 +79,7 @@ impl Tenancy {
 
     /// Whether other workers could take the partition. They cannot when the log belongs to this process alone.
     pub(crate) fn is_contested(&self) -> bool {
-        self.tenure.holder.is_some()
+        self.tenure.owner.is_some()
     }
 
     /// Whether no other worker can have begun to work the partition.
@@ -109,11 +109,11 @@ impl Tenancy {
     /// Gives the tenure back: no write of this owner is under way any more. If that fails, the next owner starts
     /// another incarnation.
     pub(crate) async fn give_back(&self) {
-        let Tenancy { partition, tenure, .. } = self;
+        let Ownership { partition, tenure, .. } = self;
         if !self.is_contested() {
             return;
         }
-        let free = Tenure { holder: None, ..tenure.clone() };
+        let free = Tenure { owner: None, ..tenure.clone() };
         let change = self.store.change_tenure(*partition, Some(tenure.clone()), free);
         match timeout(Duration::from_millis(GIVE_BACK_MS_MAX), change).await {
             Ok(Ok(_)) => {}
@@ -125,9 +125,9 @@ impl Tenancy {
 
 /// Waits until a former owner that is alive has given the tenure back, at most `HAND_OVER_MS_MAX`.
 pub(crate) async fn wait_for_hand_over(context: &Context, held: Option<&Tenure>) {
-    let Some(holder) = held.and_then(|held| held.holder.as_ref()) else { return };
+    let Some(owner) = held.and_then(|held| held.owner.as_ref()) else { return };
     let deadline = Instant::now() + Duration::from_millis(HAND_OVER_MS_MAX);
-    while is_other(context, holder) && Instant::now() < deadline && may_be_live(context, holder).await {
+    while is_other(context, owner) && Instant::now() < deadline && may_be_live(context, owner).await {
         for _ in 0..POLLS_PER_LOOK {
             sleep(Duration::from_millis(HAND_OVER_POLL_MS)).await;
             let tenure = context.store.tenure(context.partition).await;
@@ -144,15 +144,15 @@ pub(crate) async fn wait_for_silence() {
     sleep(AFTER_DISPLACING).await;
 }
 
-/// Whether the holder is another worker. An earlier task of this worker has ended and will not give the tenure back, so
+/// Whether the owner is another worker. An earlier task of this worker has ended and will not give the tenure back, so
 /// waiting for it is useless.
-fn is_other(context: &Context, holder: &Holder) -> bool {
-    holder.worker() != context.worker.as_str()
+fn is_other(context: &Context, owner: &Owner) -> bool {
+    owner.worker() != context.worker.as_str()
 }
 
-async fn may_be_live(context: &Context, holder: &Holder) -> bool {
+async fn may_be_live(context: &Context, owner: &Owner) -> bool {
     let live = context.bus.live_leases(KIND).await;
-    live.map_or(true, |live| live.iter().any(|worker| worker.as_str() == holder.worker()))
+    live.map_or(true, |live| live.iter().any(|worker| worker.as_str() == owner.worker()))
 }
 
 #[cfg(test)]

@@ -19,14 +19,14 @@ impl Consumer<'_> {
         let results = group.apply(&mut self.cache, steady_ms());
         observe(Latency::Apply, began.elapsed());
         let (context, rows) = (self.context.clone(), results.rows.clone());
-        let (participants, tenancy) = (results.participants.clone(), self.tenancy.clone());
+        let (participants, ownership) = (results.participants.clone(), self.ownership.clone());
         self.job(async move {
             if !append(&context, &rows).await {
                 return Done::Lost;
             }
             // Checked after the rows are stored: a worker that displaces this owner later will load them, however late
             // the acks leave.
-            if !tenancy.is_valid() && !until_done("tenure", || tenancy.confirm()).await {
+            if !ownership.is_valid() && !until_done("tenure", || ownership.confirm()).await {
                 return Done::Lost;
             }
             let participants = participants.is_empty() || project(&context, participants, rows).await;

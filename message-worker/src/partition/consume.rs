@@ -16,7 +16,7 @@ use crate::core::log_clock::LogClock;
 use crate::limits::{STOP_MS_MAX, TICK_MS};
 use crate::ownership::log_generation::{self, Landmark};
 use crate::ownership::take::Beginning;
-use crate::ownership::tenure::{self, Tenancy};
+use crate::ownership::tenure::{self, Ownership};
 use carillon_proto::id::{ConversationId, GatewayId};
 use carillon_proto::wire;
 use carillon_runtime::bus::{BusError, Incoming, LogEntry, LogReader, Subscription};
@@ -64,7 +64,7 @@ pub(crate) struct Consumer<'a> {
     /// The process is about to stop, and waits until this partition has written what is pending.
     leaving: bool,
     pub(crate) ledger: Ledger,
-    pub(crate) tenancy: Arc<Tenancy>,
+    pub(crate) ownership: Arc<Ownership>,
     pub(crate) confirming: bool,
     pub(super) reader: Option<Box<dyn LogReader>>,
     pub(crate) queue: Queue,
@@ -88,7 +88,7 @@ impl<'a> Consumer<'a> {
         interest: &'a mut Interest,
         beginning: Beginning,
     ) -> Consumer<'a> {
-        let Beginning { ledger, tenancy, from, landmark } = beginning;
+        let Beginning { ledger, ownership, from, landmark } = beginning;
         let mut consumer = Consumer {
             context,
             interest,
@@ -102,7 +102,7 @@ impl<'a> Consumer<'a> {
             displaced: false,
             leaving: false,
             ledger,
-            tenancy,
+            ownership,
             confirming: false,
             reader: None,
             queue: Queue::default(),
@@ -163,7 +163,7 @@ impl<'a> Consumer<'a> {
                 incoming = heard(&mut requests) => self.request(incoming)?,
                 incoming = ephemerals.next() => self.ephemeral(incoming).await?,
                 _ = tick.tick() => self.tick().await,
-                _ = confirm.tick(), if self.tenancy.is_contested() && !self.confirming => self.confirm(),
+                _ = confirm.tick(), if self.ownership.is_contested() && !self.confirming => self.confirm(),
                 () = self.context.leaving.begun(), if !self.leaving => self.leave(),
                 () = shutdown.cancelled(), if !self.ending => {
                     self.end();

@@ -18,7 +18,7 @@ use crate::context::{Context, StartOver};
 use crate::core::interest::Interest;
 use crate::metrics;
 use crate::ownership::take::{Beginning, Wanted, begin};
-use crate::store::Holder;
+use crate::store::Owner;
 use carillon_proto::subject;
 use carillon_runtime::bus::Subscription;
 use consume::{Consumer, Ended};
@@ -37,7 +37,7 @@ const WELL_AGAIN: Duration = Duration::from_secs(10);
 /// was made with this process.
 pub(crate) async fn work(context: Context, epoch: u64, made_anew: bool, shutdown: CancellationToken) {
     let (partition, mut backoff) = (context.partition, Backoff::new());
-    // Each start takes the partition as another holder, because writes of a task that panicked may still be under way.
+    // Each start takes the partition as another owner, because writes of a task that panicked may still be under way.
     let beginnings = Arc::new(AtomicU64::new(0));
     loop {
         let made_anew = made_anew && beginnings.load(Ordering::Relaxed) == 0;
@@ -70,8 +70,8 @@ pub(crate) async fn until_shutdown(
     let mut backoff = Backoff::new();
     while !shutdown.is_cancelled() {
         let beginning = beginnings.fetch_add(1, Ordering::Relaxed);
-        let holder = Holder::new(&context.worker, epoch, beginning);
-        let wanted = Wanted { epoch, holder: (!context.exclusive).then_some(holder), made_anew, forgotten };
+        let owner = Owner::new(&context.worker, epoch, beginning);
+        let wanted = Wanted { epoch, owner: (!context.exclusive).then_some(owner), made_anew, forgotten };
         let began = Instant::now();
         let lived = live(&context, wanted, &mut interest, &shutdown).await;
         if began.elapsed() >= WELL_AGAIN {
@@ -104,19 +104,19 @@ async fn live(
     let beginning = tokio::select! {
         beginning = context.leaving.idle(begin(context, &wanted, &mut taken)) => beginning,
         () = shutdown.cancelled() => {
-            if let Some(tenancy) = taken {
-                tenancy.give_back().await;
+            if let Some(ownership) = taken {
+                ownership.give_back().await;
             }
             return Ok(());
         }
     };
-    let tenancy = beginning.tenancy.clone();
-    if tenancy.is_contested() {
-        *interest = Interest::new(context.partition, tenancy.epoch());
+    let ownership = beginning.ownership.clone();
+    if ownership.is_contested() {
+        *interest = Interest::new(context.partition, ownership.epoch());
     }
     let Ended { result, all_written } = consume(context, interest, beginning, shutdown).await;
     if all_written {
-        context.leaving.idle(tenancy.give_back()).await;
+        context.leaving.idle(ownership.give_back()).await;
     }
     result
 }

@@ -39,7 +39,7 @@ impl Consumer<'_> {
         self.raising.appended_ms = Some(now_ms);
         self.raising.attempts += 1;
         let (partition, bus) = (self.context.partition, self.context.bus.clone());
-        let tag = tag(self.tenancy.epoch(), version, self.raising.attempts);
+        let tag = tag(self.ownership.epoch(), version, self.raising.attempts);
         let entry = wire::Entry { commands: Vec::new(), version }.encode_to_vec();
         self.job(async move {
             if let Err(error) = bus.append(partition, tag, entry.into()).await {

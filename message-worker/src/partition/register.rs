@@ -112,7 +112,7 @@ impl Consumer<'_> {
         if let Some(partition_request::Body::AskOutcomes(asked)) = body {
             self.interest.heard(&gateway, steady_ms());
             // As with acknowledgements: another owner may have begun, and then the rows known here may not count.
-            if !self.tenancy.is_valid() {
+            if !self.ownership.is_valid() {
                 return Err((reply, unavailable("it is not certain that the partition still is here")));
             }
             self.answer_outcomes(reply, asked);

@@ -39,8 +39,8 @@ impl Consumer<'_> {
     /// Reads whether this worker still holds the tenure.
     pub(crate) fn confirm(&mut self) {
         self.confirming = true;
-        let tenancy = self.tenancy.clone();
-        self.job(async move { Done::Confirmed(tenancy.confirm().await) });
+        let ownership = self.ownership.clone();
+        self.job(async move { Done::Confirmed(ownership.confirm().await) });
     }
 
     /// The age of the oldest entry whose results have not left.

@@ -16,7 +16,7 @@ pub mod embedded;
 pub mod scylla;
 
 pub use crate::core::author::Author;
-pub use crate::core::partition_state::{Checkpoint, Holder, PartitionState, Tenure};
+pub use crate::core::partition_state::{Checkpoint, Owner, PartitionState, Tenure};
 pub use crate::core::rows::{EventRow, Projection, Seal, SentRow};
 pub use crate::core::suspended::Suspension;
 pub use crate::core::versions::FIRST_VERSION;

@@ -99,7 +99,7 @@ async fn an_unmarked_keyspace_gets_the_number_of_partitions_that_its_tenures_sho
     migrate(&config).await.expect("migrated");
     let store = ScyllaStore::connect(&config).await.expect("connected");
     for partition in [0, 3, 7] {
-        let tenure = Tenure { incarnation: Incarnation::new(1, 1, 1), epoch: 1, holder: None };
+        let tenure = Tenure { incarnation: Incarnation::new(1, 1, 1), epoch: 1, owner: None };
         store.change_tenure(partition, None, tenure).await.expect("the tenure is written");
     }
     assert_eq!(store.mark_or_make(16).await.expect("marked").partitions, 8);

@@ -1,7 +1,7 @@
 //! The contract of a partition's records: checkpoints, incarnations and tenures, skipped positions, and suspensions.
 
 use super::{Place, unique_partition};
-use carillon_message_worker::store::{Checkpoint, Holder, PartitionState, Store, Suspension, Tenure};
+use carillon_message_worker::store::{Checkpoint, Owner, PartitionState, Store, Suspension, Tenure};
 use carillon_proto::id::{ConversationId, Tag, WorkerId};
 use carillon_proto::position::{Incarnation, Position};
 use std::sync::Arc;
@@ -40,8 +40,8 @@ pub async fn checkpoints_never_move_back(place: Place) {
     assert_eq!(store.partition(partition).await.expect("read").checkpoint, Some(reborn));
 }
 
-fn holder(number: u64) -> Option<Holder> {
-    Some(Holder::new(&WorkerId::parse("worker-1").expect("valid"), 7, number))
+fn owner(number: u64) -> Option<Owner> {
+    Some(Owner::new(&WorkerId::parse("worker-1").expect("valid"), 7, number))
 }
 
 /// Has eight workers start an incarnation after `previous` at once, and returns the tenure that all of them got.
@@ -50,7 +50,7 @@ async fn race(store: &Arc<dyn Store>, partition: u32, previous: Option<&Tenure>)
     let wish = |wish: u64| Tenure {
         incarnation: Incarnation::new(number, u64::from(number) * 100 + wish, wish as i64),
         epoch: wish % 3,
-        holder: holder(wish).filter(|_| wish != 4),
+        owner: owner(wish).filter(|_| wish != 4),
     };
     let wishes: Vec<Tenure> = (1..=8).map(wish).collect();
     let begun: Vec<_> = wishes
@@ -101,7 +101,7 @@ pub async fn of_workers_that_start_an_incarnation_at_once_one_wins(place: Place)
 /// A worker that expects an outdated tenure changes nothing, and gets the tenure in force.
 pub async fn an_incarnation_starts_only_after_the_expected_one(place: Place) {
     let (store, partition) = (place.open().await, unique_partition());
-    let free = |incarnation| Tenure { incarnation, epoch: 0, holder: None };
+    let free = |incarnation| Tenure { incarnation, epoch: 0, owner: None };
     let first = free(Incarnation::first(1_000));
     let second = free(first.incarnation.next(50, 2_000));
     let other = free(Incarnation { base_us: 1, ..second.incarnation });
@@ -122,13 +122,13 @@ pub async fn an_incarnation_starts_only_after_the_expected_one(place: Place) {
     assert_eq!(store.partition(partition).await.expect("read").tenure, Some(second));
 }
 
-/// Only the holder gives a tenure back. A takeover starts an incarnation of the same log generation, after which the
-/// former holder's changes have no effect (`docs/decisions/0013-who-takes-over-begins-a-life.md`).
-pub async fn a_tenure_has_one_holder_at_a_time(place: Place) {
+/// Only the owner gives a tenure back. A takeover starts an incarnation of the same log generation, after which the
+/// former owner's changes have no effect (`docs/decisions/0013-who-takes-over-begins-a-life.md`).
+pub async fn a_tenure_has_one_owner_at_a_time(place: Place) {
     let (store, partition) = (place.open().await, unique_partition());
     let incarnation = Incarnation::new(3, 40, 1_000);
-    let held = |incarnation, number| Tenure { incarnation, epoch: number, holder: holder(number) };
-    let free = Tenure { incarnation, epoch: 1, holder: None };
+    let held = |incarnation, number| Tenure { incarnation, epoch: number, owner: owner(number) };
+    let free = Tenure { incarnation, epoch: 1, owner: None };
     let change = async |previous: &Tenure, next: &Tenure| {
         let changed = store.change_tenure(partition, Some(previous.clone()), next.clone()).await;
         changed.expect("an outcome")
@@ -143,7 +143,7 @@ pub async fn a_tenure_has_one_holder_at_a_time(place: Place) {
     assert_eq!(
         change(&held(incarnation, 2), &free).await,
         held(incarnation, 1),
-        "only the holder may release the tenure"
+        "only the owner may release the tenure"
     );
     assert_eq!(change(&held(incarnation, 1), &free).await, free);
     assert_eq!(change(&held(incarnation, 1), &free).await, free, "a repeated call must get the same result");
@@ -157,7 +157,7 @@ pub async fn a_tenure_has_one_holder_at_a_time(place: Place) {
     assert_eq!(
         change(&held(incarnation, 1), &free).await,
         held(incarnation, 2),
-        "a former holder must not release the tenure"
+        "a former owner must not release the tenure"
     );
     let taken = incarnation.taken_over(60, 9_000);
     assert_eq!(change(&held(incarnation, 2), &held(taken, 3)).await, held(taken, 3));

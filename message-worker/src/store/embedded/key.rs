@@ -5,7 +5,7 @@
 //! ascending order of id. A value starts with its write timestamp; of two values for one key the higher timestamp wins.
 
 use crate::store::{
-    Author, Checkpoint, EventRow, FIRST_VERSION, Holder, Projection, Seal, SentRow, Suspension, Tenure,
+    Author, Checkpoint, EventRow, FIRST_VERSION, Owner, Projection, Seal, SentRow, Suspension, Tenure,
 };
 use bytes::{BufMut, Bytes};
 use carillon_proto::id::{ConversationId, Tag, UserId};
@@ -281,7 +281,7 @@ impl Rows {
     }
 
     pub(super) fn put_tenure(&mut self, number: u32, tenure: &Tenure) {
-        let Tenure { incarnation: begun, epoch, holder } = tenure;
+        let Tenure { incarnation: begun, epoch, owner } = tenure;
         let body = [
             &begun.number.to_be_bytes()[..],
             &begun.first_sequence.to_be_bytes(),
@@ -289,7 +289,7 @@ impl Rows {
             &begun.generation.incarnation.to_be_bytes(),
             &begun.generation.first_sequence.to_be_bytes(),
             &epoch.to_be_bytes(),
-            holder.as_ref().map_or("", Holder::as_str).as_bytes(),
+            owner.as_ref().map_or("", Owner::as_str).as_bytes(),
         ];
         // The timestamp is the incarnation's number, which rises whatever the clock shows. Of two changes in one
         // incarnation the later write wins.
@@ -420,8 +420,8 @@ pub(super) fn read_tenure(value: &[u8]) -> Option<Tenure> {
         .and_then(|incarnation| Some(LogGeneration { incarnation, first_sequence: reader.u64()? }));
     let incarnation = Incarnation { generation: generation.unwrap_or(bare.generation), ..bare };
     let epoch = reader.u64().unwrap_or(0);
-    let holder = String::from_utf8_lossy(reader.0).into_owned();
-    Some(Tenure { incarnation, epoch, holder: (!holder.is_empty()).then(|| Holder::stored(holder)) })
+    let owner = String::from_utf8_lossy(reader.0).into_owned();
+    Some(Tenure { incarnation, epoch, owner: (!owner.is_empty()).then(|| Owner::stored(owner)) })
 }
 
 pub(super) fn read_seal(value: &[u8]) -> Option<Seal> {

@@ -54,7 +54,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let store = EmbeddedStore::open(directory.path()).expect("opened");
         for partition in [0, 7, 300] {
-            let tenure = Tenure { incarnation: Incarnation::new(1, 1, 1), epoch: 1, holder: None };
+            let tenure = Tenure { incarnation: Incarnation::new(1, 1, 1), epoch: 1, owner: None };
             store.change_tenure(partition, None, tenure).await.expect("the tenure is written");
         }
         assert_eq!(store.mark_or_make(16).await.expect("marked").partitions, 301);

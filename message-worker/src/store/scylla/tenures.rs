@@ -1,13 +1,13 @@
 //! Tenures in CQL: lightweight transactions on one row for each partition.
 
 use super::{ScyllaStore, failed, first};
-use crate::store::{Holder, StoreError, Tenure};
+use crate::store::{Owner, StoreError, Tenure};
 use carillon_proto::position::{Incarnation, LogGeneration};
 use carillon_runtime::database::applied;
 use scylla::statement::prepared::PreparedStatement;
 
-/// number, first_sequence, base_us, ground, ground_sequence, epoch, holder. Columns that later migrations added may be
-/// empty.
+/// number, first_sequence, base_us, ground, ground_sequence, epoch, holder (the owner). Columns that later migrations
+/// added may be empty.
 type Stored = (i32, i64, i64, Option<i32>, Option<i64>, Option<i64>, Option<String>);
 
 impl ScyllaStore {
@@ -43,15 +43,15 @@ impl ScyllaStore {
         let (number, first_sequence, base_us, epoch) = identity(next);
         let generation =
             (incarnation.generation.incarnation as i32, incarnation.generation.first_sequence as i64);
-        let holder = next.holder.as_ref().map(Holder::as_str);
+        let owner = next.owner.as_ref().map(Owner::as_str);
         let outcome = match previous {
             None => {
-                let values = (number, first_sequence, base_us, generation.0, generation.1, epoch, holder, id);
+                let values = (number, first_sequence, base_us, generation.0, generation.1, epoch, owner, id);
                 self.session.execute_unpaged(&self.statements.insert_tenure, values).await
             }
             Some(previous) => {
                 let known = identity(previous);
-                let known_holder = previous.holder.as_ref().map(Holder::as_str);
+                let known_owner = previous.owner.as_ref().map(Owner::as_str);
                 let values = (
                     number,
                     first_sequence,
@@ -59,13 +59,13 @@ impl ScyllaStore {
                     generation.0,
                     generation.1,
                     epoch,
-                    holder,
+                    owner,
                     id,
                     known.0,
                     known.1,
                     known.2,
                     known.3,
-                    known_holder,
+                    known_owner,
                 );
                 self.session.execute_unpaged(&self.statements.update_tenure, values).await
             }
@@ -80,14 +80,12 @@ fn identity(tenure: &Tenure) -> (i32, i64, i64, Option<i64>) {
     (number as i32, first_sequence as i64, base_us, epoch)
 }
 
-fn of_stored(
-    (number, first_sequence, base_us, generation, ground_sequence, epoch, holder): Stored,
-) -> Tenure {
+fn of_stored((number, first_sequence, base_us, generation, ground_sequence, epoch, owner): Stored) -> Tenure {
     let bare = Incarnation::new(number as u32, first_sequence as u64, base_us);
     let generation = generation.zip(ground_sequence).map(|(incarnation, first_sequence)| LogGeneration {
         incarnation: incarnation as u32,
         first_sequence: first_sequence as u64,
     });
     let incarnation = Incarnation { generation: generation.unwrap_or(bare.generation), ..bare };
-    Tenure { incarnation, epoch: epoch.unwrap_or(0) as u64, holder: holder.map(Holder::stored) }
+    Tenure { incarnation, epoch: epoch.unwrap_or(0) as u64, owner: owner.map(Owner::stored) }
 }

@@ -233,7 +233,7 @@ impl Store for Node {
         let in_force = self.world.network.remote(self.world.latency(), change).await;
         self.note(format_args!(
             "wants {partition} in life {} by {:?}: in force {in_force:?}, {fate:?}",
-            next.incarnation.number, next.holder
+            next.incarnation.number, next.owner
         ));
         if fate != Fate::Done {
             return Err(self.no_answer().await.into());
