@@ -9,7 +9,7 @@ use carillon_proto::wire::{Authority, command::Body};
 use carillon_runtime::bus::LogEntry;
 use proptest::prelude::*;
 
-const LIFE: Incarnation = Incarnation::new(2, 5, 1_000_000);
+const INCARNATION: Incarnation = Incarnation::new(2, 5, 1_000_000);
 const COMMANDS_PER_ENTRY: usize = 3;
 
 fn id() -> ConversationId {
@@ -58,16 +58,17 @@ struct Worked {
 }
 
 fn work(commands: &[wire::Command]) -> Worked {
-    let last = LIFE.first_sequence + commands.len().div_ceil(COMMANDS_PER_ENTRY) as u64 - 1;
-    let mut log = Log::new((0, 1), LIFE, HashSet::new(), (LIFE.first_sequence, last), &[id()], VERSION);
+    let last = INCARNATION.first_sequence + commands.len().div_ceil(COMMANDS_PER_ENTRY) as u64 - 1;
+    let mut log =
+        Log::new((0, 1), INCARNATION, HashSet::new(), (INCARNATION.first_sequence, last), &[id()], VERSION);
     let mut conversation = Conversation::new(id(), Vec::new()).loaded();
     let mut worked = (Vec::new(), Vec::new(), Vec::new());
     for commands in commands.chunks(COMMANDS_PER_ENTRY) {
         let sequence = log.wanted().expect("more entries are wanted");
         let (tag, time_ms) = (Tag([sequence as u8; 16]), 1_000 * sequence);
         for (index, command) in commands.iter().enumerate() {
-            let position = LIFE.position(sequence, index as u32);
-            let timestamp_us = LIFE.timestamp_us(sequence, index as u32);
+            let position = INCARNATION.position(sequence, index as u32);
+            let timestamp_us = INCARNATION.timestamp_us(sequence, index as u32);
             let applied =
                 conversation.apply(At { position, timestamp_us, time_ms, version: VERSION }, command);
             if let Some(wire::outcome::Body::Accepted(accepted)) = &applied.outcome
@@ -225,9 +226,9 @@ fn rewrite(row: &mut EventRow, change: impl FnOnce(&mut wire::Event)) {
 #[test]
 fn a_row_at_a_position_without_a_command_is_foreign() {
     let mut worked = work(&messages(6));
-    let nowhere = LIFE.position(LIFE.first_sequence + 1, 200);
+    let nowhere = INCARNATION.position(INCARNATION.first_sequence + 1, 200);
     worked.rows[5].position = nowhere;
-    worked.rows[5].timestamp_us = LIFE.timestamp_us(nowhere.sequence, nowhere.index);
+    worked.rows[5].timestamp_us = INCARNATION.timestamp_us(nowhere.sequence, nowhere.index);
     let judged = judge(&worked.whole(), &worked.log, &HashSet::new());
     let kinds: Vec<Kind> = judged.findings.iter().map(|finding| finding.kind).collect();
     assert_eq!(
@@ -241,7 +242,8 @@ fn a_row_at_a_position_without_a_command_is_foreign() {
 fn rows_of_purged_entries_or_of_earlier_incarnations_give_no_finding() {
     let mut worked = work(&messages(6));
     // As if the entries had been purged: there is nothing to compare the rows with.
-    worked.log = Log::new((0, 1), LIFE, HashSet::new(), (LIFE.first_sequence + 2, 6), &[id()], VERSION);
+    worked.log =
+        Log::new((0, 1), INCARNATION, HashSet::new(), (INCARNATION.first_sequence + 2, 6), &[id()], VERSION);
     assert_eq!(told(&judge(&worked.whole(), &worked.log, &HashSet::new())), []);
     // In a later incarnation, the timestamps of the one before are not known.
     let later = Incarnation::new(3, 7, 9_000_000);

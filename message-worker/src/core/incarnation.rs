@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     const TAG: Tag = Tag([7; 16]);
-    const LIFE: Incarnation = Incarnation::new(4, 100, 1_000_000);
+    const INCARNATION: Incarnation = Incarnation::new(4, 100, 1_000_000);
 
     fn checkpoint(incarnation: u32, sequence: u64) -> Checkpoint {
         let position = carillon_proto::position::Position { incarnation, sequence, index: 2 };
@@ -142,7 +142,7 @@ mod tests {
     }
 
     fn found(first: u64, last: u64, checkpoint: Option<Checkpoint>, tag_at_checkpoint: Option<Tag>) -> Found {
-        found_in(LIFE, first, last, checkpoint, tag_at_checkpoint)
+        found_in(INCARNATION, first, last, checkpoint, tag_at_checkpoint)
     }
 
     fn found_in(
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn work_goes_on_where_the_log_is_still_the_same() {
-        let at = |from| Start::Continue { incarnation: LIFE, from };
+        let at = |from| Start::Continue { incarnation: INCARNATION, from };
         assert_eq!(decide(&found(90, 150, Some(checkpoint(4, 120)), Some(TAG))), at(121));
         assert_eq!(decide(&found(120, 120, Some(checkpoint(4, 120)), Some(TAG))), at(121));
         // There is no checkpoint of this incarnation. The previous incarnation's checkpoint does not matter.
@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn taking_over_from_an_owner_that_may_be_writing_starts_an_incarnation_in_the_same_log_generation() {
-        let taken = LIFE.taken_over(130, 9_000_000);
+        let taken = INCARNATION.taken_over(130, 9_000_000);
         let cases = [
             ("checkpointed", found(90, 150, Some(checkpoint(4, 120)), Some(TAG)), 121),
             ("nothing checkpointed", found(90, 150, Some(checkpoint(3, 98)), None), 100),
@@ -196,7 +196,7 @@ mod tests {
             let Start::TakeOver(next) = decide(&Found { has_other_owner: true, ..found.clone() }) else {
                 panic!("{what}: a held tenure must be taken over with a new incarnation")
             };
-            let expected = (incarnation.number + 1, from, LIFE.generation);
+            let expected = (incarnation.number + 1, from, INCARNATION.generation);
             assert_eq!((next.number, next.first_sequence, next.generation), expected, "{what}");
             let written_max = incarnation.timestamp_us(from - 1 + WRITTEN_ABOVE_CHECKPOINT_MAX, 255);
             assert!(
@@ -206,7 +206,7 @@ mod tests {
             // The log decides, whether the tenure names an owner or not.
             let forgot = Found { has_other_owner: true, forgotten: true, ..found };
             assert!(
-                matches!(decide(&forgot), Start::Renew { next, .. } if next.generation != LIFE.generation),
+                matches!(decide(&forgot), Start::Renew { next, .. } if next.generation != INCARNATION.generation),
                 "{what}"
             );
         }
@@ -247,7 +247,7 @@ mod tests {
         assert_eq!(next.first_sequence, 1);
         // The worker stops and begins again in the same process.
         let worked = Found { made_anew: true, ..found(1, 3, Some(checkpoint(4, 2)), Some(TAG)) };
-        assert_eq!(decide(&worked), Start::Continue { incarnation: LIFE, from: 3 });
+        assert_eq!(decide(&worked), Start::Continue { incarnation: INCARNATION, from: 3 });
     }
 
     #[test]
@@ -265,11 +265,13 @@ mod tests {
             panic!("a new log generation was expected")
         };
         let above_checkpoint = 90_000_000 + WRITTEN_ABOVE_CHECKPOINT_MAX;
-        assert!(checkpoint_before_us(next) > LIFE.timestamp_us(above_checkpoint, 255));
+        assert!(checkpoint_before_us(next) > INCARNATION.timestamp_us(above_checkpoint, 255));
         // An incarnation without a checkpoint can have been worked equally far above its first sequence.
         let Start::Renew { next, .. } = decide(&found(1, 0, None, None)) else {
             panic!("a new log generation was expected")
         };
-        assert!(checkpoint_before_us(next) > LIFE.timestamp_us(100 + WRITTEN_ABOVE_CHECKPOINT_MAX, 255));
+        assert!(
+            checkpoint_before_us(next) > INCARNATION.timestamp_us(100 + WRITTEN_ABOVE_CHECKPOINT_MAX, 255)
+        );
     }
 }

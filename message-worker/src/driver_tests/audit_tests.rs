@@ -2,7 +2,7 @@
 //! tables is found.
 
 use super::bus::TestBus;
-use super::harness::{Gateway, LIFE, World, conversations_of, free, until};
+use super::harness::{Gateway, INCARNATION, World, conversations_of, free, until};
 use super::memory::{Call, Fault, MemoryStore};
 use super::tables::Tables;
 use crate::audit::{Auditor, Kind, Options, Report};
@@ -57,7 +57,7 @@ fn moved(row: &EventRow, seq: u64, position: Position) -> EventRow {
     (event.seq, event.position) = (seq, Some(position.into()));
     let id = MessageId::new(event.time_ms, seq, row.conversation.as_str(), position);
     event.id = Bytes::copy_from_slice(id.as_bytes());
-    let timestamp_us = LIFE.timestamp_us(position.sequence, position.index);
+    let timestamp_us = INCARNATION.timestamp_us(position.sequence, position.index);
     EventRow { seq, position, timestamp_us, blob: event.encode_to_vec().into(), ..row.clone() }
 }
 
@@ -94,7 +94,7 @@ async fn each_kind_of_damage_is_found() {
             |tables, tag| {
                 // The repeated command in the last entry has become an event of its own.
                 let row = tables.events[&key(3)].clone();
-                let again = moved(&row, 9, LIFE.position(9, 0));
+                let again = moved(&row, 9, INCARNATION.position(9, 0));
                 tables.events.insert(key(9), EventRow { tag, ..again });
             },
             &["duplicate 9"],
@@ -275,7 +275,7 @@ async fn a_recreated_log_is_not_compared_before_a_new_incarnation_starts() {
     // finding.
     anew.store.change(|tables| {
         let row = tables.events[&key(8)].clone();
-        tables.events.insert(key(10), moved(&row, 10, LIFE.position(40, 0)));
+        tables.events.insert(key(10), moved(&row, 10, INCARNATION.position(40, 0)));
     });
     let report = audit(&anew).await;
     assert!(report.is_ok() && report.total.rows_above_head == 1, "{report}");
@@ -305,7 +305,7 @@ async fn a_finding_counts_only_after_a_second_look() {
     assert_eq!(world.store.count(Call::Load) - looks, 2);
     // A new incarnation starts. It makes no claim about commands of the one before, whose rows stay.
     let another = between_looks(|tables, _| {
-        let next = LIFE.next(MESSAGES + 1, LIFE.base_us);
+        let next = INCARNATION.next(MESSAGES + 1, INCARNATION.base_us);
         tables.partitions.get_mut(&0).expect("a row").tenure = free(next).tenure;
     });
     let report = another.await;
@@ -330,7 +330,7 @@ async fn unreadable_conversations_are_reported() {
 #[tokio::test]
 async fn skipped_poison_is_no_finding_but_a_wrong_number_of_partitions_is_reported() {
     let (bus, store) = (TestBus::new(2), MemoryStore::new());
-    let state = free(LIFE);
+    let state = free(INCARNATION);
     store.change(|tables| tables.partitions.extend([(0, state)]));
     let world = World { partitions: 2, ..World::of(bus, store) };
     let mut gateway = world.gateway("gw-1").await;
@@ -344,7 +344,7 @@ async fn skipped_poison_is_no_finding_but_a_wrong_number_of_partitions_is_report
     assert!(report.is_ok(), "{report}");
     assert_eq!((report.total.entries, report.total.commands), (2, 1));
     // A skip that a former owner recorded also holds for a successor in the same log generation.
-    let taken = LIFE.taken_over(last + 1, LIFE.base_us + 1_000_000_000);
+    let taken = INCARNATION.taken_over(last + 1, INCARNATION.base_us + 1_000_000_000);
     world.store.change(|tables| tables.partitions.get_mut(&0).expect("a row").tenure = free(taken).tenure);
     let report = audit(&world).await;
     assert!(report.is_ok() && report.total.commands == 1, "{report}");

@@ -1,7 +1,7 @@
 //! Workers crash at any point and overlap. In the end the store holds the same rows as after an undisturbed run.
 
 use super::bus::TestBus;
-use super::harness::{A_WHILE, Gateway, LIFE, World, free, told, until};
+use super::harness::{A_WHILE, Gateway, INCARNATION, World, free, told, until};
 use super::memory::{Call, Fault, MemoryStore};
 use super::tables::Tables;
 use crate::limits::TENURE_MS;
@@ -46,7 +46,7 @@ fn body_of(n: u64) -> (&'static str, Body) {
 async fn filled(seed: u64) -> (World, Gateway) {
     let (bus, store) = (TestBus::new(1), MemoryStore::new());
     bus.sipping.store(true, Ordering::SeqCst);
-    let state = free(LIFE);
+    let state = free(INCARNATION);
     store.change(|tables| tables.partitions.extend([(0, state)]));
     store.unevenly(seed);
     let world = World::of(bus, store);
@@ -351,7 +351,7 @@ async fn a_partition_whose_task_panics_is_restarted() {
         world.store.tables().partitions[&0].incarnation().expect("the partition has an incarnation");
     assert_eq!(
         incarnation.number,
-        LIFE.number + 1,
+        INCARNATION.number + 1,
         "the panicked worker may still be writing, so a new incarnation starts"
     );
 }

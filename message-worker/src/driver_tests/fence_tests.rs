@@ -1,7 +1,7 @@
 //! Reads and joins return only committed rows, and they write nothing unless their answer depends on it.
 
 use super::bus::TestBus;
-use super::harness::{LIFE, World, content, interest, until};
+use super::harness::{INCARNATION, World, content, interest, until};
 use super::memory::{Call, MemoryStore};
 use super::query_tests::source;
 use super::seal_tests::{LATER, kind, later, room, row};
@@ -70,14 +70,14 @@ impl Reader {
 async fn stray_before_the_seal(
     store: &Arc<MemoryStore>,
 ) -> (World, super::harness::Gateway, super::harness::Working) {
-    store.append(vec![row(LIFE, 1, 1, kind("m1"))]).await.expect("written");
+    store.append(vec![row(INCARNATION, 1, 1, kind("m1"))]).await.expect("written");
     let world = later(store);
     let gateway = world.gateway("gw-1").await;
     world.store.hold(Call::Seal);
     let working = world.work(1);
     world.publish(vec![gateway.send(2, "room", "m2")]).await;
     until(|| store.count(Call::Seal) > 0).await;
-    store.append(vec![row(LIFE, 2, 2, kind("stray"))]).await.expect("written");
+    store.append(vec![row(INCARNATION, 2, 2, kind("stray"))]).await.expect("written");
     (world, gateway, working)
 }
 
@@ -126,11 +126,11 @@ async fn history_that_was_returned_does_not_change() {
 #[tokio::test]
 async fn joining_a_nonexistent_conversation_writes_nothing() {
     let store = MemoryStore::new();
-    store.append(vec![row(LIFE, 1, 1, kind("m1"))]).await.expect("written");
+    store.append(vec![row(INCARNATION, 1, 1, kind("m1"))]).await.expect("written");
     // The room's head covers all its rows, so the answer does not depend on which rows above it count.
-    let position = Some(LIFE.position(1, 0).into());
+    let position = Some(INCARNATION.position(1, 0).into());
     let head = wire::Head { seq: 1, position, messages: 1, ..wire::Head::default() };
-    let (blob, timestamp_us) = (head.encode_to_vec().into(), LIFE.timestamp_us(1, 0));
+    let (blob, timestamp_us) = (head.encode_to_vec().into(), INCARNATION.timestamp_us(1, 0));
     let head = Projection::Head { conversation: room(), timestamp_us, blob };
     store.project(vec![head]).await.expect("written");
     let world = World { sharing: carillon_proto::limits::CONVERSATIONS_IN_MEMORY_MAX / 2, ..later(&store) };

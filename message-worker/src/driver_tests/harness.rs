@@ -31,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(super) const A_WHILE: Duration = Duration::from_millis(150);
 
 /// The incarnation in which tests begin. It is fixed, so that runs can be compared.
-pub(super) const LIFE: Incarnation = Incarnation::new(1, 1, 1_000_000_000);
+pub(super) const INCARNATION: Incarnation = Incarnation::new(1, 1, 1_000_000_000);
 
 /// The state of a partition in this incarnation without an owner.
 pub(super) fn free(incarnation: Incarnation) -> PartitionState {
@@ -64,7 +64,7 @@ impl World {
     pub(super) fn new() -> World {
         let world = World::of(TestBus::new(1), MemoryStore::new());
         world.store.change(|tables| {
-            let state = free(LIFE);
+            let state = free(INCARNATION);
             tables.partitions.insert(0, state);
         });
         world

@@ -1,7 +1,7 @@
 //! The log loses entries, its readers break, and it holds entries that cannot be applied.
 
 use super::bus::TestBus;
-use super::harness::{A_WHILE, LIFE, World, conversations_of, until};
+use super::harness::{A_WHILE, INCARNATION, World, conversations_of, until};
 use super::memory::{Call, Fault, MemoryStore};
 use carillon_proto::wire;
 use carillon_runtime::bus::{Bus as _, LEASE_MS};
@@ -149,13 +149,13 @@ async fn poison_is_skipped_only_after_the_skip_is_recorded() {
     assert_eq!(gateway.outcome(2).await, "seq 1");
     working.stop().await;
     let skipped: Vec<_> = world.store.tables().skips[&0].iter().copied().collect();
-    assert_eq!(skipped, [LIFE.position(1, 0)]);
+    assert_eq!(skipped, [INCARNATION.position(1, 0)]);
     // A replay skips a recorded command even if nothing is wrong with it.
     let other = World::of(TestBus::new(1), MemoryStore::new());
     other.store.change(|tables| {
         tables.partitions = world.store.tables().partitions;
         tables.partitions.get_mut(&0).expect("the partition has a row").checkpoint = None;
-        tables.skips.insert(0, [LIFE.position(1, 1)].into());
+        tables.skips.insert(0, [INCARNATION.position(1, 1)].into());
     });
     let mut gateway = other.gateway("gw-1").await;
     other.publish((1..=3).map(|n| gateway.send(n, "room", &format!("m{n}"))).collect()).await;

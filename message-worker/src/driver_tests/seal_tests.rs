@@ -1,7 +1,7 @@
 //! Late writes of an earlier incarnation arrive after a new incarnation has started.
 
 use super::bus::TestBus;
-use super::harness::{LIFE, World, free, until};
+use super::harness::{INCARNATION, World, free, until};
 use super::memory::{Call, MemoryStore};
 use crate::metrics;
 use crate::store::{EventRow, Projection, Seal, Store as _};
@@ -11,8 +11,8 @@ use carillon_proto::wire::{self, event::Kind};
 use prost::Message as _;
 use std::sync::atomic::Ordering;
 
-/// The incarnation after [`LIFE`]. Its log was recreated.
-pub(super) const LATER: Incarnation = Incarnation::new(2, 1, LIFE.base_us + 1_000_000_000);
+/// The incarnation after [`INCARNATION`]. Its log was recreated.
+pub(super) const LATER: Incarnation = Incarnation::new(2, 1, INCARNATION.base_us + 1_000_000_000);
 
 /// A partition in its second incarnation, with an empty log.
 pub(super) fn later(store: &MemoryStore) -> World {
@@ -70,7 +70,7 @@ fn rows(world: &World) -> Vec<(u64, u32, String)> {
 #[tokio::test]
 async fn a_late_row_of_an_earlier_incarnation_does_not_make_two_workers_disagree() {
     let store = MemoryStore::new();
-    store.append(vec![row(LIFE, 1, 1, kind("m1"))]).await.expect("written");
+    store.append(vec![row(INCARNATION, 1, 1, kind("m1"))]).await.expect("written");
     let first = later(&store);
     let mut gateway = first.gateway("gw-1").await;
     first.store.hold(Call::Append);
@@ -78,7 +78,7 @@ async fn a_late_row_of_an_earlier_incarnation_does_not_make_two_workers_disagree
     let appended = store.count(Call::Append);
     first.publish(vec![gateway.send(2, "room", "m2")]).await;
     until(|| store.count(Call::Append) > appended).await;
-    store.append(vec![row(LIFE, 2, 2, kind("late"))]).await.expect("written");
+    store.append(vec![row(INCARNATION, 2, 2, kind("late"))]).await.expect("written");
 
     slow.ours.store(false, Ordering::SeqCst);
     let second = beside(&first);
@@ -98,12 +98,15 @@ async fn a_late_row_of_an_earlier_incarnation_does_not_make_two_workers_disagree
 #[tokio::test]
 async fn rows_from_before_the_seal_count() {
     let store = MemoryStore::new();
-    store.append(vec![row(LIFE, 1, 1, kind("m1")), row(LIFE, 2, 2, kind("in time"))]).await.expect("written");
+    store
+        .append(vec![row(INCARNATION, 1, 1, kind("m1")), row(INCARNATION, 2, 2, kind("in time"))])
+        .await
+        .expect("written");
     let world = later(&store);
     let mut gateway = world.gateway("gw-1").await;
     let working = world.work(1);
     assert_eq!(gateway.register(&["room"]).await, [("room".into(), 2)]);
-    store.append(vec![row(LIFE, 3, 3, kind("late"))]).await.expect("written");
+    store.append(vec![row(INCARNATION, 3, 3, kind("late"))]).await.expect("written");
     working.stop().await;
     let other = beside(&world);
     let working = other.work(2);
@@ -132,7 +135,7 @@ async fn a_late_creation_does_not_count() {
     assert_eq!(gateway.outcome(9).await, "forbidden");
     working.stop().await;
     let created = Kind::Created(wire::CreateConversation::default());
-    store.append(vec![row(LIFE, 1, 0, created)]).await.expect("written");
+    store.append(vec![row(INCARNATION, 1, 0, created)]).await.expect("written");
     let other = beside(&world);
     let working = other.work(2);
     other.publish(vec![gateway.send(1, "room", "m1")]).await;
@@ -146,12 +149,12 @@ async fn a_late_creation_does_not_count() {
 #[tokio::test]
 async fn a_late_head_of_an_earlier_incarnation_is_not_used() {
     let store = MemoryStore::new();
-    store.append(vec![row(LIFE, 1, 1, kind("m1"))]).await.expect("written");
+    store.append(vec![row(INCARNATION, 1, 1, kind("m1"))]).await.expect("written");
     let sealed = Seal { incarnation: LATER.number, created: false, seq: 1 };
     assert_eq!(store.seal(&room(), None, sealed, LATER.base_us - 1).await.expect("sealed"), sealed);
-    let position = Some(LIFE.position(2, 0).into());
+    let position = Some(INCARNATION.position(2, 0).into());
     let head = wire::Head { seq: 2, position, messages: 2, ..wire::Head::default() };
-    let (blob, timestamp_us) = (head.encode_to_vec().into(), LIFE.timestamp_us(2, 0));
+    let (blob, timestamp_us) = (head.encode_to_vec().into(), INCARNATION.timestamp_us(2, 0));
     store
         .project(vec![Projection::Head { conversation: room(), timestamp_us, blob }])
         .await
@@ -173,7 +176,10 @@ async fn a_late_head_of_an_earlier_incarnation_is_not_used() {
 #[tokio::test]
 async fn an_earlier_seal_holds_in_the_next_incarnation() {
     let store = MemoryStore::new();
-    store.append(vec![row(LIFE, 1, 1, kind("m1")), row(LIFE, 2, 2, kind("late"))]).await.expect("written");
+    store
+        .append(vec![row(INCARNATION, 1, 1, kind("m1")), row(INCARNATION, 2, 2, kind("late"))])
+        .await
+        .expect("written");
     let before = Seal { incarnation: 2, created: false, seq: 1 };
     store.change(|tables| tables.seals.extend([("room".into(), before)]));
     let last = Incarnation::new(3, 1, LATER.base_us + 1_000_000_000);
@@ -192,7 +198,7 @@ async fn an_earlier_seal_holds_in_the_next_incarnation() {
 #[tokio::test]
 async fn a_conversation_is_sealed_once_per_incarnation() {
     let store = MemoryStore::new();
-    store.append(vec![row(LIFE, 1, 1, kind("m1"))]).await.expect("written");
+    store.append(vec![row(INCARNATION, 1, 1, kind("m1"))]).await.expect("written");
     let mut world = later(&store);
     for n in 2..=4 {
         let mut gateway = world.gateway(&format!("gw-{n}")).await;
@@ -219,8 +225,8 @@ async fn a_conversation_is_sealed_once_per_incarnation() {
 #[tokio::test]
 async fn a_row_out_of_order_is_reported() {
     let world = World::new();
-    let damaged = EventRow { position: Position::default(), ..row(LIFE, 1, 2, kind("again")) };
-    world.store.append(vec![row(LIFE, 1, 1, kind("m1")), damaged]).await.expect("written");
+    let damaged = EventRow { position: Position::default(), ..row(INCARNATION, 1, 2, kind("again")) };
+    world.store.append(vec![row(INCARNATION, 1, 1, kind("m1")), damaged]).await.expect("written");
     let reported = metrics::ROWS_OUT_OF_ORDER.get();
     let mut gateway = world.gateway("gw-1").await;
     world.publish(vec![gateway.send(1, "other", "x")]).await;
@@ -238,7 +244,7 @@ async fn an_incarnation_is_checked_against_its_log_from_the_beginning() {
     let mut gateway = world.gateway("gw-1").await;
     world.publish(vec![gateway.send(1, "room", "never acknowledged")]).await;
     let lost = crate::store::Checkpoint {
-        position: LIFE.position(5, 0),
+        position: INCARNATION.position(5, 0),
         tag: Tag([5; 16]),
         timestamp_us: 1,
         version: 1,

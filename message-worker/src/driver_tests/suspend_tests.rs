@@ -1,7 +1,7 @@
 //! The commands of a conversation that cannot be read are refused, and all other conversations go on.
 
 use super::audit_tests::auditor;
-use super::harness::{Gateway, LIFE, World, interest, until};
+use super::harness::{Gateway, INCARNATION, World, interest, until};
 use super::memory::{Call, Fault};
 use super::query_tests::source;
 use crate::query;
@@ -19,9 +19,9 @@ use tokio_util::sync::CancellationToken;
 
 /// Writes a head of the room with a version that no build knows.
 async fn damage(world: &World) {
-    let position = Some(LIFE.position(1, 0).into());
+    let position = Some(INCARNATION.position(1, 0).into());
     let head = wire::Head { seq: 1, version: u32::MAX, position, ..wire::Head::default() };
-    let (blob, timestamp_us) = (head.encode_to_vec().into(), LIFE.timestamp_us(1, 0));
+    let (blob, timestamp_us) = (head.encode_to_vec().into(), INCARNATION.timestamp_us(1, 0));
     let conversation = ConversationId::parse("room").expect("valid");
     let head = Projection::Head { conversation, timestamp_us, blob };
     world.store.project(vec![head]).await.expect("written");

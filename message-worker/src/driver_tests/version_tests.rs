@@ -2,7 +2,7 @@
 //! (`docs/decisions/0022-a-version-begins-by-a-log-entry.md`).
 
 use super::bus::TestBus;
-use super::harness::{A_WHILE, LIFE, World, until};
+use super::harness::{A_WHILE, INCARNATION, World, until};
 use super::memory::{Call, MemoryStore};
 use super::run_tests::{start_of, stopped};
 use crate::run::KIND;
@@ -91,7 +91,7 @@ async fn a_build_that_does_not_know_the_version_stops_at_its_entry() {
 
 fn record(world: &World, version: u32) {
     let checkpoint =
-        Checkpoint { position: LIFE.position(5, 0), tag: Tag([5; 16]), timestamp_us: 1, version };
+        Checkpoint { position: INCARNATION.position(5, 0), tag: Tag([5; 16]), timestamp_us: 1, version };
     world.store.change(|tables| {
         tables.partitions.get_mut(&0).expect("the partition has a row").checkpoint = Some(checkpoint);
     });
@@ -119,8 +119,10 @@ async fn a_new_incarnation_keeps_the_version() {
     let last = world.publish(vec![gateway.send(1, "room", "x")]).await;
     assert_eq!(gateway.outcome(1).await, "seq 1");
     let store = &world.store;
-    until(|| store.checkpoint().is_some_and(|checkpoint| checkpoint.position.incarnation > LIFE.number))
-        .await;
+    until(|| {
+        store.checkpoint().is_some_and(|checkpoint| checkpoint.position.incarnation > INCARNATION.number)
+    })
+    .await;
     working.stop_when(&world, last).await;
     assert_eq!((version(&world), head_version(&world, "room")), (Some(2), Some(2)));
 }
@@ -137,11 +139,11 @@ async fn a_head_of_an_unknown_version_stops_the_build_if_a_checkpoint_names_it()
     let head = wire::Head {
         seq: 1,
         version: 2,
-        position: Some(LIFE.position(1, 0).into()),
+        position: Some(INCARNATION.position(1, 0).into()),
         ..wire::Head::default()
     };
     let conversation = ConversationId::parse("room").expect("valid");
-    let (blob, timestamp_us) = (head.encode_to_vec().into(), LIFE.timestamp_us(1, 0));
+    let (blob, timestamp_us) = (head.encode_to_vec().into(), INCARNATION.timestamp_us(1, 0));
     world.store.project(vec![Projection::Head { conversation, timestamp_us, blob }]).await.expect("written");
     record(&world, 2);
     world.publish(vec![gateway.send(2, "room", "x")]).await;

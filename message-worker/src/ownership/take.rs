@@ -18,7 +18,7 @@ use std::time::Duration;
 /// How long a worker waits before it starts an incarnation in a new log generation. In this time, everything arrives
 /// that gateways published before the log lost entries, with their repeats of it, and is skipped. If it arrived later,
 /// it would be applied after newer commands of the same senders.
-const BEFORE_ANOTHER_LIFE: Duration = Duration::from_millis(2 * LEASE_MS);
+const BEFORE_ANOTHER_INCARNATION: Duration = Duration::from_millis(2 * LEASE_MS);
 
 /// Delay before the lease is checked again. The task of a partition without a lease is stopped soon anyway.
 const UNTIL_STOPPED: Duration = Duration::from_millis(10);
@@ -92,7 +92,7 @@ pub(crate) async fn begin(
         }
         if let (Start::Renew { reason, .. }, false) = (start, waited) {
             tracing::error!(partition, reason, "the log lost entries: waiting for what is on its way to it");
-            tokio::time::sleep(BEFORE_ANOTHER_LIFE).await;
+            tokio::time::sleep(BEFORE_ANOTHER_INCARNATION).await;
             waited = true;
             continue;
         }

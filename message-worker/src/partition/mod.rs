@@ -73,11 +73,11 @@ pub(crate) async fn until_shutdown(
         let owner = Owner::new(&context.worker, epoch, beginning);
         let wanted = Wanted { epoch, owner: (!context.exclusive).then_some(owner), made_anew, forgotten };
         let began = Instant::now();
-        let lived = live(&context, wanted, &mut interest, &shutdown).await;
+        let worked = take_and_consume(&context, wanted, &mut interest, &shutdown).await;
         if began.elapsed() >= WELL_AGAIN {
             backoff = Backoff::new();
         }
-        let Err(StartOver { reason, forgotten: incarnation }) = lived else { break };
+        let Err(StartOver { reason, forgotten: incarnation }) = worked else { break };
         if !shutdown.is_cancelled() {
             tracing::warn!(partition, reason, "starting over");
         }
@@ -93,8 +93,8 @@ pub(crate) async fn until_shutdown(
     tracing::debug!(partition, epoch, "no longer working a partition");
 }
 
-/// Takes the partition and works it, until `shutdown` or until the work has to start over.
-async fn live(
+/// Takes the partition and consumes its log, until `shutdown` or until the work has to start over.
+async fn take_and_consume(
     context: &Context,
     wanted: Wanted,
     interest: &mut Interest,
