@@ -177,7 +177,7 @@ pub(crate) fn judge(stored: &Stored, log: &Log, repeats: &HashSet<Position>) -> 
     let settled_seq = head_seq.max(settled);
     let above_head = stored.rows.iter().filter(|row| row.seq > head_seq).count() as u64;
     let judged = Judged { above_head, ..Judged::default() };
-    let conversation = beginning(stored);
+    let conversation = state_before(stored);
     let missing = HashSet::new();
     let mut walk = Walk { stored, log, settled_seq, conversation, passed: None, missing, judged };
     walk.contiguity(head_seq);
@@ -191,7 +191,7 @@ pub(crate) fn judge(stored: &Stored, log: &Log, repeats: &HashSet<Position>) -> 
 
 /// The state before the rows that are judged. If all rows were read, the conversation is empty. Otherwise it is the
 /// state after the first row that was read; its participants follow from the present ones and from the rows since.
-fn beginning(stored: &Stored) -> Option<Conversation> {
+fn state_before(stored: &Stored) -> Option<Conversation> {
     if !stored.is_cut {
         return Some(Conversation::new(stored.id.clone(), Vec::new()).loaded());
     }

@@ -38,9 +38,9 @@ pub struct Tenure {
 pub struct Owner(String);
 
 impl Owner {
-    /// The owner for the `beginning`th time that a worker takes a partition under this lease.
-    pub fn new(worker: &WorkerId, lease: u64, beginning: u64) -> Owner {
-        Owner(format!("{worker}/{lease}/{beginning}"))
+    /// The owner that a worker becomes by taking a partition under this lease. `start` is another number each time.
+    pub fn new(worker: &WorkerId, lease: u64, start: u64) -> Owner {
+        Owner(format!("{worker}/{lease}/{start}"))
     }
 
     /// An owner from its stored form.

@@ -109,8 +109,8 @@ impl World {
             true => tokio::spawn(partition::work(context, epoch, made_anew, stop.clone())),
             // Without supervision, a panic becomes the task's result, and `stop` reports it.
             false => {
-                let beginnings = Arc::default();
-                tokio::spawn(partition::until_shutdown(context, epoch, made_anew, beginnings, stop.clone()))
+                let starts = Arc::default();
+                tokio::spawn(partition::until_shutdown(context, epoch, made_anew, starts, stop.clone()))
             }
         };
         Working { ours, leaving, outdated, stop, task }

@@ -26,9 +26,9 @@ const UNTIL_STOPPED: Duration = Duration::from_millis(10);
 /// Time between two comparisons of a wrong clock. The worker gives up its lease meanwhile.
 const UNTIL_CLOCKS_AGREE: Duration = Duration::from_secs(1);
 
-/// Where the work on a partition begins, as [`begin`] determined it.
+/// Where the work on a partition begins, as [`take_partition`] determined it.
 #[derive(Debug)]
-pub(crate) struct Beginning {
+pub(crate) struct StartingPoint {
     pub(crate) ledger: Ledger,
     pub(crate) ownership: Arc<Ownership>,
     /// The first entry to apply.
@@ -37,11 +37,11 @@ pub(crate) struct Beginning {
     pub(crate) landmark: Option<Landmark>,
 }
 
-/// What one start of the work needs to know.
-pub(crate) struct Wanted {
+/// What a start of the work depends on, besides the store and the log.
+pub(crate) struct StartParameters {
     /// The number of the lease.
     pub(crate) epoch: u64,
-    /// The owner to take the partition as. `None` if the log belongs to this process alone.
+    /// The owner that this worker becomes. `None` if the log belongs to this process alone.
     pub(crate) owner: Option<Owner>,
     /// The log was made with this process.
     pub(crate) made_anew: bool,
@@ -49,7 +49,7 @@ pub(crate) struct Wanted {
     pub(crate) forgotten: Option<u32>,
 }
 
-impl Wanted {
+impl StartParameters {
     /// The tenure that follows `previous`. A new owner gets a higher epoch, even if its lease has a lower number: a
     /// worker that was displaced for a moment may come back with its old lease.
     fn tenure(&self, previous: Option<&Tenure>, incarnation: Incarnation) -> Tenure {
@@ -62,11 +62,11 @@ impl Wanted {
 
 /// Finds out where work begins, takes the partition, and starts another incarnation if necessary. If this is cancelled,
 /// the caller gives `taken` back.
-pub(crate) async fn begin(
+pub(crate) async fn take_partition(
     context: &Context,
-    wanted: &Wanted,
+    parameters: &StartParameters,
     taken: &mut Option<Arc<Ownership>>,
-) -> Beginning {
+) -> StartingPoint {
     let partition = context.partition;
     let (mut waited, mut waited_for, mut displaced) = (context.exclusive, None, false);
     loop {
@@ -76,7 +76,7 @@ pub(crate) async fn begin(
             continue;
         }
         let read = Reading::now();
-        let found = find(context, wanted).await;
+        let found = find(context, parameters).await;
         let version = found.state.checkpoint.map_or(FIRST_VERSION, |checkpoint| checkpoint.version);
         if version > context.version {
             context.outdated.meet(version);
@@ -107,7 +107,7 @@ pub(crate) async fn begin(
             continue;
         }
         let (incarnation, from) = start.place();
-        let next = wanted.tenure(previous.as_ref(), incarnation);
+        let next = parameters.tenure(previous.as_ref(), incarnation);
         let in_force = if previous.as_ref() == Some(&next) {
             Ok(next.clone())
         } else {
@@ -137,7 +137,7 @@ pub(crate) async fn begin(
                     Some(known) => Some(known),
                     None => mark(context, incarnation, version).await,
                 };
-                return beginning(context, checkpoint, version, ownership, from).await;
+                return starting_point(context, checkpoint, version, ownership, from).await;
             }
             Ok(_) => {}
             Err(error) => {
@@ -175,7 +175,7 @@ fn tell(context: &Context, start: Start) {
     clippy::disallowed_methods,
     reason = "the timestamps of an incarnation's rows are stored, and start at the wall clock's time"
 )]
-async fn find(context: &Context, wanted: &Wanted) -> Found {
+async fn find(context: &Context, parameters: &StartParameters) -> Found {
     let partition = context.partition;
     let state = until_done("partition", || context.store.partition(partition)).await;
     let bounds = until_answered("log_bounds", || context.bus.log_bounds(partition)).await;
@@ -188,10 +188,10 @@ async fn find(context: &Context, wanted: &Wanted) -> Found {
         None => None,
     };
     let number = state.incarnation().map(|incarnation| incarnation.number);
-    let forgotten = wanted.forgotten.is_some() && wanted.forgotten == number;
+    let forgotten = parameters.forgotten.is_some() && parameters.forgotten == number;
     let owner = state.tenure.as_ref().and_then(|tenure| tenure.owner.as_ref());
-    let has_other_owner = owner.is_some() && owner != wanted.owner.as_ref();
-    let made_anew = wanted.made_anew;
+    let has_other_owner = owner.is_some() && owner != parameters.owner.as_ref();
+    let made_anew = parameters.made_anew;
     let now_us = i64::try_from(wall_ms() * 1_000).unwrap_or(i64::MAX);
     Found { state, bounds, tag_at_checkpoint, made_anew, forgotten, has_other_owner, now_us }
 }
@@ -212,13 +212,13 @@ async fn mark(context: &Context, incarnation: Incarnation, version: u32) -> Opti
     Some(checkpoint)
 }
 
-async fn beginning(
+async fn starting_point(
     context: &Context,
     checkpoint: Option<Checkpoint>,
     version: u32,
     ownership: Arc<Ownership>,
     from: u64,
-) -> Beginning {
+) -> StartingPoint {
     let (partition, incarnation) = (context.partition, ownership.incarnation());
     let skips = until_done("skips", || context.store.skips(partition, incarnation.number)).await;
     let at_checkpoint = |checkpoint: &Checkpoint| {
@@ -234,5 +234,5 @@ async fn beginning(
     let suspended = Suspended::of(incarnation, suspended);
     let ledger = Ledger { partition, partitions: context.partitions, incarnation, skips, suspended, version };
     tracing::debug!(partition, incarnation = incarnation.number, from, "reading the log");
-    Beginning { ledger, ownership, from, landmark }
+    StartingPoint { ledger, ownership, from, landmark }
 }

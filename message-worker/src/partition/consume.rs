@@ -15,7 +15,7 @@ use crate::core::ledger::Ledger;
 use crate::core::log_clock::LogClock;
 use crate::limits::{STOP_MS_MAX, TICK_MS};
 use crate::ownership::log_generation::{self, Landmark};
-use crate::ownership::take::Beginning;
+use crate::ownership::take::StartingPoint;
 use crate::ownership::tenure::{self, Ownership};
 use carillon_proto::id::{ConversationId, GatewayId};
 use carillon_proto::wire;
@@ -46,7 +46,7 @@ pub(crate) struct Ended {
     pub(crate) all_written: bool,
 }
 
-/// Works a partition's log, from one beginning to its end.
+/// Works a partition's log, from a starting point on.
 pub(crate) struct Consumer<'a> {
     pub(crate) context: &'a Context,
     pub(crate) interest: &'a mut Interest,
@@ -86,9 +86,9 @@ impl<'a> Consumer<'a> {
     pub(crate) fn new(
         context: &'a Context,
         interest: &'a mut Interest,
-        beginning: Beginning,
+        starting_point: StartingPoint,
     ) -> Consumer<'a> {
-        let Beginning { ledger, ownership, from, landmark } = beginning;
+        let StartingPoint { ledger, ownership, from, landmark } = starting_point;
         let mut consumer = Consumer {
             context,
             interest,

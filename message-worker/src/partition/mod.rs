@@ -17,7 +17,7 @@ use crate::backoff::Backoff;
 use crate::context::{Context, StartOver};
 use crate::core::interest::Interest;
 use crate::metrics;
-use crate::ownership::take::{Beginning, Wanted, begin};
+use crate::ownership::take::{StartParameters, StartingPoint, take_partition};
 use crate::store::Owner;
 use carillon_proto::subject;
 use carillon_runtime::bus::Subscription;
@@ -38,11 +38,11 @@ const WELL_AGAIN: Duration = Duration::from_secs(10);
 pub(crate) async fn work(context: Context, epoch: u64, made_anew: bool, shutdown: CancellationToken) {
     let (partition, mut backoff) = (context.partition, Backoff::new());
     // Each start takes the partition as another owner, because writes of a task that panicked may still be under way.
-    let beginnings = Arc::new(AtomicU64::new(0));
+    let starts = Arc::new(AtomicU64::new(0));
     loop {
-        let made_anew = made_anew && beginnings.load(Ordering::Relaxed) == 0;
+        let made_anew = made_anew && starts.load(Ordering::Relaxed) == 0;
         let began = Instant::now();
-        let work = until_shutdown(context.clone(), epoch, made_anew, beginnings.clone(), shutdown.clone());
+        let work = until_shutdown(context.clone(), epoch, made_anew, starts.clone(), shutdown.clone());
         let Err(error) = AbortOnDropHandle::new(tokio::spawn(work)).await else { return };
         metrics::PANICS.inc();
         tracing::error!(partition, %error, "a partition's task panicked: starting over");
@@ -60,7 +60,7 @@ pub(crate) async fn until_shutdown(
     context: Context,
     epoch: u64,
     mut made_anew: bool,
-    beginnings: Arc<AtomicU64>,
+    starts: Arc<AtomicU64>,
     shutdown: CancellationToken,
 ) {
     let partition = context.partition;
@@ -69,11 +69,12 @@ pub(crate) async fn until_shutdown(
     let mut forgotten = None;
     let mut backoff = Backoff::new();
     while !shutdown.is_cancelled() {
-        let beginning = beginnings.fetch_add(1, Ordering::Relaxed);
-        let owner = Owner::new(&context.worker, epoch, beginning);
-        let wanted = Wanted { epoch, owner: (!context.exclusive).then_some(owner), made_anew, forgotten };
+        let start = starts.fetch_add(1, Ordering::Relaxed);
+        let owner = Owner::new(&context.worker, epoch, start);
+        let parameters =
+            StartParameters { epoch, owner: (!context.exclusive).then_some(owner), made_anew, forgotten };
         let began = Instant::now();
-        let worked = take_and_consume(&context, wanted, &mut interest, &shutdown).await;
+        let worked = take_and_consume(&context, parameters, &mut interest, &shutdown).await;
         if began.elapsed() >= WELL_AGAIN {
             backoff = Backoff::new();
         }
@@ -96,13 +97,13 @@ pub(crate) async fn until_shutdown(
 /// Takes the partition and consumes its log, until `shutdown` or until the work has to start over.
 async fn take_and_consume(
     context: &Context,
-    wanted: Wanted,
+    parameters: StartParameters,
     interest: &mut Interest,
     shutdown: &CancellationToken,
 ) -> Result<(), StartOver> {
     let mut taken = None;
-    let beginning = tokio::select! {
-        beginning = context.leaving.idle(begin(context, &wanted, &mut taken)) => beginning,
+    let starting_point = tokio::select! {
+        starting_point = context.leaving.idle(take_partition(context, &parameters, &mut taken)) => starting_point,
         () = shutdown.cancelled() => {
             if let Some(ownership) = taken {
                 ownership.give_back().await;
@@ -110,11 +111,11 @@ async fn take_and_consume(
             return Ok(());
         }
     };
-    let ownership = beginning.ownership.clone();
+    let ownership = starting_point.ownership.clone();
     if ownership.is_contested() {
         *interest = Interest::new(context.partition, ownership.epoch());
     }
-    let Ended { result, all_written } = consume(context, interest, beginning, shutdown).await;
+    let Ended { result, all_written } = consume(context, interest, starting_point, shutdown).await;
     if all_written {
         context.leaving.idle(ownership.give_back()).await;
     }
@@ -124,7 +125,7 @@ async fn take_and_consume(
 async fn consume(
     context: &Context,
     interest: &mut Interest,
-    beginning: Beginning,
+    starting_point: StartingPoint,
     shutdown: &CancellationToken,
 ) -> Ended {
     let subscribed = async {
@@ -140,7 +141,7 @@ async fn consume(
     {
         tracing::warn!(partition = context.partition, %error, "this owner was not announced: only its beats show it");
     }
-    Consumer::new(context, interest, beginning).run(requests, ephemerals, shutdown).await
+    Consumer::new(context, interest, starting_point).run(requests, ephemerals, shutdown).await
 }
 
 async fn subscribe(context: &Context, subject: &str) -> Result<Subscription, StartOver> {
