@@ -67,8 +67,7 @@ pub(crate) async fn take_partition(
     parameters: &StartParameters,
     taken: &mut Option<Arc<Ownership>>,
 ) -> StartingPoint {
-    let partition = context.partition;
-    let (mut waited, mut waited_for, mut displaced) = (context.exclusive, None, false);
+    let (mut waits, mut displaced) = (Waits { log: context.exclusive, tenure: None }, false);
     loop {
         // The lease has run out, so another worker may own the partition now.
         if !(context.is_ours)() {
@@ -85,16 +84,63 @@ pub(crate) async fn take_partition(
         }
         let previous = found.state.tenure.clone();
         let start = incarnation::decide(&found);
-        if matches!(start, Start::TakeOver(_)) && waited_for != previous {
-            tenure::wait_for_hand_over(context, previous.as_ref()).await;
-            waited_for = previous;
+        if waits.before(context, start, previous.as_ref()).await {
             continue;
         }
-        if let (Start::Renew { reason, .. }, false) = (start, waited) {
+        let (incarnation, from) = start.place();
+        let next = parameters.tenure(previous.as_ref(), incarnation);
+        if previous.as_ref() != Some(&next) {
+            // An earlier task of this worker counts too: it may have displaced another owner, and have ended before
+            // that owner was certainly silent.
+            displaced |= previous.as_ref().is_some_and(|previous| previous.owner.is_some());
+            if !change_tenure(context, previous, &next).await {
+                continue;
+            }
+        }
+        tell(context, start);
+        if displaced {
+            // If cancelled here, this worker still holds the partition, so the next owner must wait just as long.
+            tenure::wait_for_silence().await;
+            displaced = false;
+            // The former owner may have written a checkpoint meanwhile, and it may name a newer version.
+            continue;
+        }
+        let ownership = Ownership::new(context, next, read);
+        // If the caller gives the tenure back, the write of the checkpoint below may still be under way. That is
+        // harmless: its timestamp is below all others of the incarnation, and a successor writes the same checkpoint.
+        *taken = Some(ownership.clone());
+        let known = found.state.checkpoint.filter(|known| incarnation.stands_on(known.position));
+        let checkpoint = match known {
+            Some(known) => Some(known),
+            None => mark(context, incarnation, version).await,
+        };
+        return starting_point(context, checkpoint, version, ownership, from).await;
+    }
+}
+
+/// What a start has waited for.
+struct Waits {
+    /// Everything that was on its way to the log has arrived.
+    log: bool,
+    /// The tenure that its owner had the time to give back.
+    tenure: Option<Tenure>,
+}
+
+impl Waits {
+    /// Waits for what must come before this start. Returns whether it has waited: then the store and the log are read
+    /// again.
+    async fn before(&mut self, context: &Context, start: Start, previous: Option<&Tenure>) -> bool {
+        let partition = context.partition;
+        if matches!(start, Start::TakeOver(_)) && self.tenure.as_ref() != previous {
+            tenure::wait_for_hand_over(context, previous).await;
+            self.tenure = previous.cloned();
+            return true;
+        }
+        if let (Start::Renew { reason, .. }, false) = (start, self.log) {
             tracing::error!(partition, reason, "the log lost entries: waiting for what is on its way to it");
             tokio::time::sleep(BEFORE_ANOTHER_INCARNATION).await;
-            waited = true;
-            continue;
+            self.log = true;
+            return true;
         }
         // All write timestamps of an incarnation follow from the wall clock at its start, so it must not start with a
         // wrong clock.
@@ -104,47 +150,22 @@ pub(crate) async fn take_partition(
             tracing::error!(partition, "{found}: no incarnation starts with this clock");
             context.clocks.suspect();
             tokio::time::sleep(UNTIL_CLOCKS_AGREE).await;
-            continue;
+            return true;
         }
-        let (incarnation, from) = start.place();
-        let next = parameters.tenure(previous.as_ref(), incarnation);
-        let in_force = if previous.as_ref() == Some(&next) {
-            Ok(next.clone())
-        } else {
-            // An earlier task of this worker counts too: it may have displaced another owner, and have ended before
-            // that owner was certainly silent.
-            displaced |= previous.as_ref().is_some_and(|previous| previous.owner.is_some());
-            context.store.change_tenure(partition, previous, next.clone()).await
-        };
-        match in_force {
-            Ok(in_force) if in_force == next => {
-                tell(context, start);
-                if displaced {
-                    // If cancelled here, this worker still holds the partition, so the next owner must wait just as
-                    // long.
-                    tenure::wait_for_silence().await;
-                    displaced = false;
-                    // The former owner may have written a checkpoint meanwhile, and it may name a newer version.
-                    continue;
-                }
-                let ownership = Ownership::new(context, next, read);
-                // If the caller gives the tenure back, the write of the checkpoint below may still be under way. That
-                // is harmless: its timestamp is below all others of the incarnation, and a successor writes the same
-                // checkpoint.
-                *taken = Some(ownership.clone());
-                let known = found.state.checkpoint.filter(|known| incarnation.stands_on(known.position));
-                let checkpoint = match known {
-                    Some(known) => Some(known),
-                    None => mark(context, incarnation, version).await,
-                };
-                return starting_point(context, checkpoint, version, ownership, from).await;
-            }
-            Ok(_) => {}
-            Err(error) => {
-                // The outcome is unknown: what is there is read again.
-                tracing::warn!(partition, %error, "the partition was not taken");
-                Backoff::new().wait().await;
-            }
+        false
+    }
+}
+
+/// Changes the partition's tenure from `previous` to `next`. Returns whether `next` is in force.
+async fn change_tenure(context: &Context, previous: Option<Tenure>, next: &Tenure) -> bool {
+    let partition = context.partition;
+    match context.store.change_tenure(partition, previous, next.clone()).await {
+        Ok(in_force) => in_force == *next,
+        Err(error) => {
+            // The outcome is unknown: what is there is read again.
+            tracing::warn!(partition, %error, "the partition was not taken");
+            Backoff::new().wait().await;
+            false
         }
     }
 }
