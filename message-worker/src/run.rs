@@ -149,7 +149,7 @@ async fn with_lease(
 
 /// A partition's task.
 #[derive(Debug)]
-struct Running {
+struct PartitionTask {
     epoch: u64,
     stop: CancellationToken,
 }
@@ -161,7 +161,7 @@ struct Worker {
     lease: Arc<Lease>,
     owned: watch::Receiver<Arc<BTreeMap<u32, u64>>>,
     tasks: JoinSet<u32>,
-    running: HashMap<u32, Running>,
+    running: HashMap<u32, PartitionTask>,
     /// Partitions that this process has worked before.
     begun: BTreeSet<u32>,
     sharing: Arc<AtomicUsize>,
@@ -227,7 +227,7 @@ impl Worker {
         let made_anew = self.config.exclusive && self.begun.insert(partition);
         let stop = CancellationToken::new();
         let work = partition::work(context, epoch, made_anew, stop.clone());
-        self.running.insert(partition, Running { epoch, stop });
+        self.running.insert(partition, PartitionTask { epoch, stop });
         self.tasks.spawn(async move {
             work.await;
             partition

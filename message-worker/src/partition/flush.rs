@@ -36,14 +36,15 @@ pub(crate) struct Flush {
     version: u32,
     /// What `worked_bytes` was at the last checkpoint.
     checkpointed_bytes: u64,
-    running: Option<Running>,
+    in_progress: Option<FlushInProgress>,
     /// The next flush shall begin: a second has passed, or enough has gathered.
     due: bool,
     purge: Purge,
 }
 
+/// What is being written.
 #[derive(Debug)]
-struct Running {
+struct FlushInProgress {
     heads: HashMap<ConversationId, u64>,
     end: Option<End>,
     bytes: u64,
@@ -64,7 +65,7 @@ impl Flush {
             checkpointed,
             version,
             checkpointed_bytes: 0,
-            running: None,
+            in_progress: None,
             due: false,
             purge: Purge::new(if exclusive { Kept { time_ms: 0, bytes: 0 } } else { shared }),
         }
@@ -104,8 +105,8 @@ impl Flush {
     /// are too, so they need not be written again.
     pub(crate) fn has_head(&self, conversation: &Conversation) -> bool {
         let (id, seq) = (conversation.id(), conversation.seq());
-        let running = self.running.as_ref().and_then(|running| running.heads.get(id));
-        running == Some(&seq) || self.heads.get(id).is_some_and(|(kept, _)| *kept == seq)
+        let in_progress = self.in_progress.as_ref().and_then(|in_progress| in_progress.heads.get(id));
+        in_progress == Some(&seq) || self.heads.get(id).is_some_and(|(kept, _)| *kept == seq)
     }
 
     /// Notes that a conversation's committed head has changed.
@@ -128,15 +129,15 @@ impl Flush {
 
     /// Whether so much is pending that no further group may begin.
     pub(crate) fn is_full(&self) -> bool {
-        let running = self.running.as_ref().map_or(0, |running| running.projections);
+        let in_progress = self.in_progress.as_ref().map_or(0, |in_progress| in_progress.projections);
         let pending = self.projections.len() + self.heads.len();
         let above = self.worked.map_or(0, |end| end.position.sequence.saturating_sub(self.checkpointed));
-        pending + running >= PROJECTIONS_PENDING_MAX || above >= ENTRIES_ABOVE_CHECKPOINT_MAX
+        pending + in_progress >= PROJECTIONS_PENDING_MAX || above >= ENTRIES_ABOVE_CHECKPOINT_MAX
     }
 
     /// Whether nothing is pending.
     pub(crate) fn is_done(&self) -> bool {
-        self.running.is_none()
+        self.in_progress.is_none()
             && self.worked.is_none()
             && self.projections.is_empty()
             && self.acquainted.is_empty()
@@ -146,7 +147,7 @@ impl Flush {
 
     /// Begins to write, if it is time. All state in `cache` must be committed.
     pub(crate) fn begin(&mut self, context: &Context, cache: &mut Cache) -> Option<BoxFuture<'static, ()>> {
-        if self.running.is_some() || !self.due && !self.is_full() || self.is_done() {
+        if self.in_progress.is_some() || !self.due && !self.is_full() || self.is_done() {
             return None;
         }
         self.due = false;
@@ -160,7 +161,7 @@ impl Flush {
         let projections = std::mem::take(&mut self.projections);
         let acquainted = std::mem::take(&mut self.acquainted);
         let end = self.worked.take();
-        self.running = Some(Running {
+        self.in_progress = Some(FlushInProgress {
             heads: heads.iter().map(|(id, (seq, _))| (id.clone(), *seq)).collect(),
             end,
             bytes: self.worked_bytes,
@@ -173,12 +174,12 @@ impl Flush {
 
     /// Notes that the flush is written, at this steady time.
     pub(crate) fn done(&mut self, now_ms: u64) {
-        let Some(running) = self.running.take() else { return };
-        if let Some(end) = running.end {
+        let Some(in_progress) = self.in_progress.take() else { return };
+        if let Some(end) = in_progress.end {
             self.checkpointed = end.position.sequence;
-            self.checkpointed_bytes = running.bytes;
+            self.checkpointed_bytes = in_progress.bytes;
             self.version = end.version;
-            self.purge.checkpointed(end.position.sequence, now_ms, running.bytes);
+            self.purge.checkpointed(end.position.sequence, now_ms, in_progress.bytes);
         }
     }
 
