@@ -1,7 +1,7 @@
 //! Compares this worker's wall clock with those of the log's servers and of the database. While it is wrong, the worker
 //! holds no lease, so that others work its partitions, and it starts no incarnation.
 
-use crate::core::clocks::{Disagreement, Other, Reading};
+use crate::core::clocks::{ClockReading, Disagreement, Other};
 use crate::metrics;
 use crate::store::Store;
 use carillon_runtime::bus::Bus;
@@ -105,8 +105,8 @@ impl Clocks {
 }
 
 #[expect(clippy::disallowed_methods, reason = "the wall clock is compared with other clocks")]
-async fn reading(other: Other, ask: impl Future<Output = Option<u64>>) -> Option<Reading> {
+async fn reading(other: Other, ask: impl Future<Output = Option<u64>>) -> Option<ClockReading> {
     let asked_ms = wall_ms();
     let other_ms = ask.await?;
-    Some(Reading { other, other_ms, asked_ms, answered_ms: wall_ms() })
+    Some(ClockReading { other, other_ms, asked_ms, answered_ms: wall_ms() })
 }

@@ -28,7 +28,7 @@ impl Other {
 
 /// The time of another clock, read between two reads of this worker's clock.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Reading {
+pub(crate) struct ClockReading {
     pub(crate) other: Other,
     pub(crate) other_ms: u64,
     /// This worker's clock, before the other clock was read and after.
@@ -51,10 +51,10 @@ impl fmt::Display for Disagreement {
     }
 }
 
-impl Reading {
+impl ClockReading {
     /// How far this worker's clock is ahead at least. Negative if it is behind.
     pub(crate) fn ahead_ms(&self) -> i64 {
-        let Reading { other_ms, asked_ms, answered_ms, .. } = *self;
+        let ClockReading { other_ms, asked_ms, answered_ms, .. } = *self;
         // If this worker's clock was set during the read, the other clock may lie anywhere between the two times.
         let (earlier, later) = (asked_ms.min(answered_ms), asked_ms.max(answered_ms));
         if other_ms < earlier {
@@ -88,7 +88,7 @@ mod tests {
             ("set back while it was waited for", 0, 3 * 86_400_000, 0, None),
         ];
         for (what, other, asked, answered, expected) in table {
-            let reading = Reading {
+            let reading = ClockReading {
                 other: Other::Database,
                 other_ms: NOW_MS.saturating_add_signed(other),
                 asked_ms: NOW_MS + asked,

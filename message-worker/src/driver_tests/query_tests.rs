@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-struct Reading {
+struct ReadingWorker {
     world: World,
     stop: CancellationToken,
     task: tokio::task::JoinHandle<()>,
@@ -24,7 +24,7 @@ pub(super) fn source(store: Arc<MemoryStore>) -> query::Reads {
 }
 
 /// A world with `room` of ann and bob with ten messages, `open` with one message, and `hall` of ann and eve.
-async fn reading() -> Reading {
+async fn reading() -> ReadingWorker {
     let world = World::new();
     let mut gateway = world.gateway("gw-1").await;
     let working = world.work(1);
@@ -44,10 +44,10 @@ async fn reading() -> Reading {
     working.stop().await;
     let stop = CancellationToken::new();
     let task = tokio::spawn(query::serve(world.bus.clone(), source(world.store.clone()), stop.clone()));
-    Reading { world, stop, task }
+    ReadingWorker { world, stop, task }
 }
 
-impl Reading {
+impl ReadingWorker {
     async fn ask(&self, body: read_request::Body) -> read_reply::Body {
         let request = wire::ReadRequest { body: Some(body) }.encode_to_vec();
         loop {

@@ -1,7 +1,7 @@
 //! Takes a partition: finds out where work begins, takes the tenure, and starts another incarnation if necessary.
 
 use super::log_generation::Landmark;
-use super::tenure::{self, Ownership, Reading};
+use super::tenure::{self, Ownership, TenureRead};
 use crate::backoff::{Backoff, until_answered, until_done};
 use crate::context::Context;
 use crate::core::incarnation::{self, Found, Start};
@@ -74,7 +74,7 @@ pub(crate) async fn take_partition(
             tokio::time::sleep(UNTIL_STOPPED).await;
             continue;
         }
-        let read = Reading::now();
+        let read = TenureRead::now();
         let found = find(context, parameters).await;
         let version = found.state.checkpoint.map_or(FIRST_VERSION, |checkpoint| checkpoint.version);
         if version > context.version {

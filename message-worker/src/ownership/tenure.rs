@@ -31,25 +31,25 @@ pub(crate) struct Ownership {
     partition: u32,
     store: Arc<dyn Store>,
     tenure: Tenure,
-    confirmed: Mutex<Reading>,
+    confirmed: Mutex<TenureRead>,
 }
 
-/// When a read of the tenure began.
+/// A read of the tenure: when it began.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Reading {
+pub(crate) struct TenureRead {
     began: Instant,
     /// How long the machine had been suspended by then. `began` is a monotonic time, which does not count suspension.
     suspended: Duration,
 }
 
-impl Reading {
+impl TenureRead {
     /// A read that begins now.
-    pub(crate) fn now() -> Reading {
-        Reading { began: Instant::now(), suspended: suspended() }
+    pub(crate) fn now() -> TenureRead {
+        TenureRead { began: Instant::now(), suspended: suspended() }
     }
 
     /// Whether no successor can have taken the tenure since this read and finished waiting for this owner.
-    fn holds_at(&self, now: Reading) -> bool {
+    fn holds_at(&self, now: TenureRead) -> bool {
         now.began < self.began + TENURE && now.suspended == self.suspended
     }
 }
@@ -62,7 +62,7 @@ impl fmt::Debug for Ownership {
 
 impl Ownership {
     /// A tenure that was taken, or read as this worker's own, by a call that began at `read`.
-    pub(crate) fn new(context: &Context, tenure: Tenure, read: Reading) -> Arc<Ownership> {
+    pub(crate) fn new(context: &Context, tenure: Tenure, read: TenureRead) -> Arc<Ownership> {
         let (partition, store) = (context.partition, context.store.clone());
         Arc::new(Ownership { partition, store, tenure, confirmed: Mutex::new(read) })
     }
@@ -84,7 +84,7 @@ impl Ownership {
 
     /// Whether no other worker can have begun to work the partition.
     pub(crate) fn is_valid(&self) -> bool {
-        !self.is_contested() || self.confirmed.lock().holds_at(Reading::now())
+        !self.is_contested() || self.confirmed.lock().holds_at(TenureRead::now())
     }
 
     /// Reads whether this worker still holds the tenure.
@@ -95,7 +95,7 @@ impl Ownership {
         if !self.is_contested() {
             return Ok(true);
         }
-        let read = Reading::now();
+        let read = TenureRead::now();
         let is_ours = self.store.tenure(self.partition).await?.as_ref() == Some(&self.tenure);
         if is_ours {
             let confirmed = &mut *self.confirmed.lock();
@@ -163,11 +163,11 @@ mod tests {
     /// half second, although another worker had displaced it and loaded the rows meanwhile.
     #[tokio::test(start_paused = true)]
     async fn a_reading_does_not_outlast_a_suspension() {
-        let read = Reading::now();
-        let almost = Reading { began: read.began + TENURE - Duration::from_millis(1), ..read };
+        let read = TenureRead::now();
+        let almost = TenureRead { began: read.began + TENURE - Duration::from_millis(1), ..read };
         assert!(read.holds_at(read) && read.holds_at(almost));
-        assert!(!read.holds_at(Reading { began: read.began + TENURE, ..read }));
-        let suspended = Reading { suspended: read.suspended + Duration::from_millis(600), ..almost };
+        assert!(!read.holds_at(TenureRead { began: read.began + TENURE, ..read }));
+        let suspended = TenureRead { suspended: read.suspended + Duration::from_millis(600), ..almost };
         assert!(!read.holds_at(suspended), "a reading expires when the host was suspended for too long");
         assert!(suspended.holds_at(suspended), "a reading made after the suspension is valid");
     }
