@@ -1,7 +1,7 @@
 //! What all parts of a partition's task share: the partition, the bus, the store, and how the process stops.
 
 use crate::clocks::Clocks;
-use crate::core::cache::Room;
+use crate::core::cache::CacheLimits;
 use crate::limits::{CONVERSATIONS_BYTES_MAX, LEAVE_MS_MAX};
 use carillon_proto::id::WorkerId;
 use carillon_proto::limits::{CONVERSATION_IDLE_MS, CONVERSATIONS_IN_MEMORY_MAX};
@@ -138,9 +138,9 @@ impl Leaving {
 
 impl Context {
     /// This partition's share of the process's memory.
-    pub(crate) fn room(&self) -> Room {
+    pub(crate) fn cache_limits(&self) -> CacheLimits {
         let sharing = self.sharing.load(Ordering::Relaxed).max(1);
-        Room {
+        CacheLimits {
             conversations: CONVERSATIONS_IN_MEMORY_MAX / sharing,
             bytes: CONVERSATIONS_BYTES_MAX / sharing,
             idle_ms: CONVERSATION_IDLE_MS,

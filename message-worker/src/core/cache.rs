@@ -58,7 +58,7 @@ impl Slot {
 
 /// How much may stay in memory.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Room {
+pub(crate) struct CacheLimits {
     /// The number of conversations.
     pub(crate) conversations: usize,
     /// Their bytes.
@@ -160,15 +160,15 @@ impl Cache {
     pub(crate) fn trim(
         &mut self,
         now_ms: u64,
-        room: Room,
+        limits: CacheLimits,
         kept: impl Fn(&ConversationId) -> bool,
     ) -> Vec<Conversation> {
         let (mut conversations, mut bytes) = (self.slots.len(), self.bytes);
         let mut leaving = Vec::new();
         for id in self.order.values() {
             let Some(slot) = self.slots.get(id) else { continue };
-            let too_much = conversations > room.conversations || bytes > room.bytes;
-            if !too_much && slot.used_ms + room.idle_ms > now_ms {
+            let too_much = conversations > limits.conversations || bytes > limits.bytes;
+            if !too_much && slot.used_ms + limits.idle_ms > now_ms {
                 break;
             }
             if !slot.uncommitted && !kept(id) {
@@ -188,7 +188,7 @@ impl Cache {
 mod tests {
     use super::*;
 
-    const ROOM: Room = Room { conversations: 2, bytes: usize::MAX, idle_ms: 60 };
+    const LIMITS: CacheLimits = CacheLimits { conversations: 2, bytes: usize::MAX, idle_ms: 60 };
 
     fn id(name: &str) -> ConversationId {
         ConversationId::parse(name).expect("valid")
@@ -206,7 +206,7 @@ mod tests {
     fn the_least_recently_used_conversation_is_removed_first() {
         let mut cache = cache(&["a", "b", "c"]);
         cache.using(&id("a"), 0, |_| ());
-        assert!(cache.trim(1, ROOM, |_| false).is_empty(), "no removed conversation needs to be written");
+        assert!(cache.trim(1, LIMITS, |_| false).is_empty(), "no removed conversation needs to be written");
         assert!(cache.contains(&id("a")) && !cache.contains(&id("b")) && cache.contains(&id("c")));
     }
 
@@ -215,7 +215,7 @@ mod tests {
         let mut cache = cache(&["a", "b", "c", "d"]);
         cache.note(&id("a")).expect("in memory").uncommitted = true;
         cache.note(&id("c")).expect("in memory").dirty = true;
-        let heads = cache.trim(1, ROOM, |kept| *kept == id("b"));
+        let heads = cache.trim(1, LIMITS, |kept| *kept == id("b"));
         assert_eq!(heads.iter().map(|conversation| conversation.id().as_str()).collect::<Vec<_>>(), ["c"]);
         assert!(cache.contains(&id("a")) && cache.contains(&id("b")) && cache.len() == 2);
     }
@@ -224,11 +224,11 @@ mod tests {
     fn idle_conversations_are_removed_and_memory_is_given_back() {
         let names: Vec<String> = (0..1_000).map(|n| format!("room-{n}")).collect();
         let mut cache = cache(&names.iter().map(String::as_str).collect::<Vec<_>>());
-        let room = Room { conversations: 10_000, ..ROOM };
+        let limits = CacheLimits { conversations: 10_000, ..LIMITS };
         cache.using(&id("room-5"), 50, |_| ());
-        cache.trim(59, room, |_| false);
+        cache.trim(59, limits, |_| false);
         assert_eq!(cache.len(), 1_000);
-        cache.trim(60, room, |_| false);
+        cache.trim(60, limits, |_| false);
         assert_eq!(cache.len(), 1);
         assert!(cache.slots.capacity() < 100, "{}", cache.slots.capacity());
         assert_eq!(cache.bytes, cache.get(&id("room-5")).expect("used").conversation.weight_bytes());
@@ -238,7 +238,7 @@ mod tests {
     fn bytes_are_bounded_too() {
         let mut cache = cache(&["a", "b"]);
         let half = cache.bytes / 2;
-        cache.trim(1, Room { bytes: half, ..ROOM }, |_| false);
+        cache.trim(1, CacheLimits { bytes: half, ..LIMITS }, |_| false);
         assert_eq!(cache.bytes, half);
     }
 }

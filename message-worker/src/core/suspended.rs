@@ -57,7 +57,7 @@ impl Suspended {
     }
 
     /// Whether one more conversation may be suspended.
-    pub(crate) fn has_room(&self) -> bool {
+    pub(crate) fn has_capacity(&self) -> bool {
         self.open().count() < SUSPENDED_MAX
     }
 

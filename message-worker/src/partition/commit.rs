@@ -68,7 +68,7 @@ impl Consumer<'_> {
         }
         self.flush.worked(results.end, results.bytes);
         self.applied = results.end.position.sequence;
-        if self.cache.len() > self.context.room().conversations {
+        if self.cache.len() > self.context.cache_limits().conversations {
             self.trim();
         }
         Ok(())

@@ -156,9 +156,9 @@ impl<'a> Consumer<'a> {
             if self.reader.is_some() && self.queue.is_empty() && matches!(self.stage, Stage::Idle) {
                 self.log_clock.idle(steady_ms());
             }
-            let room = self.queue.room();
+            let entries_max = self.queue.free_entries();
             tokio::select! {
-                entries = read(&mut self.reader, room) => self.entries(entries),
+                entries = read(&mut self.reader, entries_max) => self.entries(entries),
                 Some(done) = self.jobs.next() => self.done(done).await?,
                 incoming = heard(&mut requests) => self.request(incoming)?,
                 incoming = ephemerals.next() => self.ephemeral(incoming).await?,
@@ -316,9 +316,12 @@ async fn heard(requests: &mut Option<Subscription>) -> Option<Incoming> {
     }
 }
 
-async fn read(reader: &mut Option<Box<dyn LogReader>>, room: usize) -> Result<Vec<LogEntry>, BusError> {
+async fn read(
+    reader: &mut Option<Box<dyn LogReader>>,
+    entries_max: usize,
+) -> Result<Vec<LogEntry>, BusError> {
     match reader {
-        Some(reader) if room > 0 => reader.next(room).await,
+        Some(reader) if entries_max > 0 => reader.next(entries_max).await,
         _ => std::future::pending().await,
     }
 }

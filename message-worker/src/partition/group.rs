@@ -33,7 +33,7 @@ pub(crate) struct Queue {
 
 impl Queue {
     /// How many more entries may be read.
-    pub(crate) fn room(&self) -> usize {
+    pub(crate) fn free_entries(&self) -> usize {
         if self.bytes >= QUEUE_BYTES_MAX { 0 } else { QUEUE_ENTRIES_MAX.saturating_sub(self.entries.len()) }
     }
 

@@ -79,7 +79,7 @@ impl Consumer<'_> {
     pub(crate) fn suspend(&mut self, id: ConversationId, reason: String, suspect: Suspect) {
         let Stage::Preparing(group) = &self.stage else { return };
         let Some(At { position, timestamp_us, .. }) = group.first_of(&id) else { return };
-        if !self.ledger.suspended.has_room() {
+        if !self.ledger.suspended.has_capacity() {
             tracing::error!(
                 partition = self.context.partition,
                 "more than {SUSPENDED_MAX} conversations cannot be read: the partition waits"

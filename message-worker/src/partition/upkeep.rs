@@ -57,7 +57,7 @@ impl Consumer<'_> {
     pub(crate) fn trim(&mut self) {
         let stage = &self.stage;
         let needed = |id: &ConversationId| matches!(stage, Stage::Preparing(group) if group.involves(id));
-        let heads = self.cache.trim(steady_ms(), self.context.room(), needed);
+        let heads = self.cache.trim(steady_ms(), self.context.cache_limits(), needed);
         heads.iter().for_each(|conversation| self.flush.keep_head(conversation));
     }
 

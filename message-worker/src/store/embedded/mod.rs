@@ -104,7 +104,8 @@ pub enum OpenError {
 /// The store of conversations in a directory. Dropping it makes all writes durable and closes the files.
 pub struct EmbeddedStore {
     shared: Arc<Shared>,
-    room: Arc<Semaphore>,
+    /// A permit for each byte of rows that may wait for the writer.
+    queue_space: Arc<Semaphore>,
     /// Held while a seal is decided, so that only one is decided at a time.
     sealing: Arc<tokio::sync::Mutex<()>>,
     threads: Option<Threads>,
@@ -144,13 +145,13 @@ impl EmbeddedStore {
             writer: spawn("store-writer", move || writer.run()).map_err(refused)?,
             flusher: spawn("store-flusher", move || flusher::run(&for_flusher, sweep)).map_err(refused)?,
         };
-        let room = Arc::new(Semaphore::new(QUEUE_BYTES_MAX));
-        Ok(Arc::new(EmbeddedStore { shared, room, sealing: Arc::default(), threads: Some(threads) }))
+        let queue_space = Arc::new(Semaphore::new(QUEUE_BYTES_MAX));
+        Ok(Arc::new(EmbeddedStore { shared, queue_space, sealing: Arc::default(), threads: Some(threads) }))
     }
 
     /// Makes rows durable before it returns.
     async fn write(&self, rows: Bytes) -> Result<(), StoreError> {
-        write(&self.shared, &self.room, rows).await
+        write(&self.shared, &self.queue_space, rows).await
     }
 
     /// Shows rows to readers at once and makes them durable soon. If too many rows wait already, it makes them durable
@@ -180,12 +181,12 @@ impl EmbeddedStore {
     }
 }
 
-/// Makes rows durable. Waits first until the queue has room for them.
-async fn write(shared: &Shared, room: &Arc<Semaphore>, rows: Bytes) -> Result<(), StoreError> {
+/// Makes rows durable. Waits first until the queue has space for them.
+async fn write(shared: &Shared, queue_space: &Arc<Semaphore>, rows: Bytes) -> Result<(), StoreError> {
     let share = rows.len().clamp(1, QUEUE_BYTES_MAX) as u32;
-    let room = Arc::clone(room).acquire_many_owned(share).await.map_err(|_| closed())?;
+    let space = Arc::clone(queue_space).acquire_many_owned(share).await.map_err(|_| closed())?;
     let (done, outcome) = oneshot::channel();
-    shared.submit(Job::Write { rows, done, _room: room });
+    shared.submit(Job::Write { rows, done, _space: space });
     outcome.await.unwrap_or_else(|_| Err(closed()))
 }
 

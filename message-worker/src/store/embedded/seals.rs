@@ -19,8 +19,8 @@ impl EmbeddedStore {
         next: Seal,
         timestamp_us: i64,
     ) -> Result<Seal, StoreError> {
-        let (shared, room, sealing) =
-            (Arc::clone(&self.shared), Arc::clone(&self.room), Arc::clone(&self.sealing));
+        let (shared, queue_space, sealing) =
+            (Arc::clone(&self.shared), Arc::clone(&self.queue_space), Arc::clone(&self.sealing));
         // This runs in its own task: the caller may be cancelled, and the next seal must not be decided before this one
         // is written.
         let decided = tokio::spawn(async move {
@@ -32,7 +32,9 @@ impl EmbeddedStore {
                 return Ok(in_force);
             }
             // All rows are in one journal record, so a seal is never stored without the rows that it makes void.
-            write(&shared, &room, rows(&conversation, next, timestamp_us).into_bytes()).await.map(|()| next)
+            write(&shared, &queue_space, rows(&conversation, next, timestamp_us).into_bytes())
+                .await
+                .map(|()| next)
         });
         decided.await.unwrap_or_else(|_| Err(closed()))
     }

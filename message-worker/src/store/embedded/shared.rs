@@ -29,7 +29,7 @@ pub(super) const GENERATION_AGE_MAX: Duration = Duration::from_secs(5);
 /// A request to the writer. It is answered when it is durable.
 pub(super) enum Job {
     /// Rows to write.
-    Write { rows: Bytes, done: oneshot::Sender<Result<(), StoreError>>, _room: OwnedSemaphorePermit },
+    Write { rows: Bytes, done: oneshot::Sender<Result<(), StoreError>>, _space: OwnedSemaphorePermit },
     /// A partition's tenure to change.
     Change {
         partition: u32,
