@@ -108,11 +108,11 @@ async fn answer(source: &Reads, payload: Bytes) -> Bytes {
             conversations(source, read).await.map(read_reply::Body::Conversations)
         }
         Some(Body::Acquaintances(read)) => acquaintances(source, read).await.map(read_reply::Body::Users),
-        None => Err(Refused(Failure::invalid_payload("unknown read: upgrade workers before gateways"))),
+        None => Err(ReadFailure(Failure::invalid_payload("unknown read: upgrade workers before gateways"))),
     };
     let outcome = if read.is_ok() { "answered" } else { "failed" };
     metrics::READS.with_label_values(&[outcome]).inc();
-    encode(read.unwrap_or_else(|Refused(failure)| read_reply::Body::Failure(failure.into())))
+    encode(read.unwrap_or_else(|ReadFailure(failure)| read_reply::Body::Failure(failure.into())))
 }
 
 fn encode(body: read_reply::Body) -> Bytes {
@@ -121,17 +121,17 @@ fn encode(body: read_reply::Body) -> Bytes {
 
 /// A read that is answered with a failure.
 #[derive(Debug)]
-struct Refused(Failure);
+struct ReadFailure(Failure);
 
-impl From<StoreError> for Refused {
+impl From<StoreError> for ReadFailure {
     fn from(error: StoreError) -> Self {
         tracing::warn!(%error, "a read failed");
         let failure = Failure::new(ErrorCode::Unavailable, "the store cannot be read now");
-        Refused(failure.retry_after(RETRY_AFTER_MS))
+        ReadFailure(failure.retry_after(RETRY_AFTER_MS))
     }
 }
 
-impl From<LoadError> for Refused {
+impl From<LoadError> for ReadFailure {
     fn from(error: LoadError) -> Self {
         match error {
             LoadError::Store(error) => error.into(),
@@ -141,9 +141,9 @@ impl From<LoadError> for Refused {
     }
 }
 
-impl From<InvalidId> for Refused {
+impl From<InvalidId> for ReadFailure {
     fn from(error: InvalidId) -> Self {
-        Refused(Failure::invalid_payload(error.to_string()))
+        ReadFailure(Failure::invalid_payload(error.to_string()))
     }
 }
 
@@ -184,13 +184,13 @@ impl Reads {
     }
 }
 
-async fn events(source: &Reads, read: wire::ReadEvents) -> Result<wire::Events, Refused> {
+async fn events(source: &Reads, read: wire::ReadEvents) -> Result<wire::Events, ReadFailure> {
     let id = ConversationId::parse(&read.conversation)?;
     let mut up_to = read.up_to_seq;
     if up_to.is_none() || !read.check.is_empty() {
         let committed = source.committed(&id).await?;
         if !read.check.is_empty() && !committed.participants().contains(read.check.as_str()) {
-            return Err(Refused(Failure::forbidden()));
+            return Err(ReadFailure(Failure::forbidden()));
         }
         up_to.get_or_insert(committed.seq());
     }
@@ -218,14 +218,14 @@ fn decode(rows: Vec<EventRow>) -> Result<Vec<wire::Event>, StoreError> {
 async fn conversation(
     source: &Reads,
     read: wire::ReadConversation,
-) -> Result<wire::ConversationInfo, Refused> {
+) -> Result<wire::ConversationInfo, ReadFailure> {
     let id = ConversationId::parse(&read.conversation)?;
     let loaded = source.committed(&id).await?;
     if !read.check.is_empty() && !loaded.participants().contains(read.check.as_str()) {
-        return Err(Refused(Failure::forbidden()));
+        return Err(ReadFailure(Failure::forbidden()));
     }
     if !loaded.exists() {
-        return Err(Refused(Failure::new(ErrorCode::NotFound, "there is no such conversation")));
+        return Err(ReadFailure(Failure::new(ErrorCode::NotFound, "there is no such conversation")));
     }
     Ok(page::info(&loaded, PAGE_BYTES_MAX))
 }
@@ -233,7 +233,7 @@ async fn conversation(
 async fn conversations(
     source: &Reads,
     read: wire::ReadConversations,
-) -> Result<wire::Conversations, Refused> {
+) -> Result<wire::Conversations, ReadFailure> {
     let user = UserId::parse(&read.user)?;
     let cursor = if read.cursor.is_empty() { None } else { Some(ConversationId::parse(&read.cursor)?) };
     let limit = limit(read.limit) as usize;
@@ -255,7 +255,7 @@ async fn conversations(
 /// If no conversation could be read, the cause is the store, and the list fails.
 fn readable<T>(
     loaded: Vec<(ConversationId, Result<T, LoadError>)>,
-) -> Result<Vec<(ConversationId, Option<T>)>, Refused> {
+) -> Result<Vec<(ConversationId, Option<T>)>, ReadFailure> {
     let any_read = loaded.iter().any(|(_, loaded)| !matches!(loaded, Err(LoadError::Store(_))));
     let left_out = |id: &ConversationId, error: &LoadError| {
         metrics::LEFT_OUT.inc();
@@ -272,7 +272,7 @@ fn readable<T>(
     read.collect()
 }
 
-async fn acquaintances(source: &Reads, read: wire::ReadAcquaintances) -> Result<wire::Users, Refused> {
+async fn acquaintances(source: &Reads, read: wire::ReadAcquaintances) -> Result<wire::Users, ReadFailure> {
     let user = UserId::parse(&read.user)?;
     let ids = source.store.conversations_of(&user, None, ACQUAINTANCE_CONVERSATIONS_MAX).await?;
     let loads = stream::iter(ids).map(async |id| {

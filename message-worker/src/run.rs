@@ -40,7 +40,7 @@ pub struct Config {
 /// Runs a message-worker until `shutdown`, then finishes what was begun and gives its lease up.
 ///
 /// # Errors
-/// When one of its tasks panicked, or the lease cannot be followed. [`Refused`] when a partition has a version of the
+/// When one of its tasks panicked, or the lease cannot be followed. [`Refused`](carillon_runtime::settings::Refused) when a partition has a version of the
 /// state machine that this build does not know.
 pub async fn run(
     mut config: Config,
