@@ -40,8 +40,8 @@ pub struct Config {
 /// Runs a message-worker until `shutdown`, then finishes what was begun and gives its lease up.
 ///
 /// # Errors
-/// When one of its tasks panicked, or the lease cannot be followed. [`Refused`](carillon_runtime::settings::Refused) when a partition has a version of the
-/// state machine that this build does not know.
+/// When one of its tasks panicked, or the lease cannot be followed. A [`carillon_runtime::settings::Refused`] when a
+/// partition has a version of the state machine that this build does not know.
 pub async fn run(
     mut config: Config,
     bus: Arc<dyn Bus>,

@@ -36,9 +36,9 @@ pub(crate) struct Log {
     /// The version of the state machine by which commands without rows are judged: that of the checkpoint. Earlier
     /// entries may be of an earlier version, but the log may no longer have the entry that raised it.
     version: u32,
-    entries: Vec<Held>,
+    entries: Vec<HeldEntry>,
     bytes: u64,
-    conversations: HashMap<ConversationId, Vec<Slot>>,
+    conversations: HashMap<ConversationId, Vec<CommandSlot>>,
     /// What was counted while the entries were taken.
     pub(crate) counted: Counted,
 }
@@ -57,7 +57,7 @@ pub(crate) struct Counted {
 }
 
 #[derive(Debug)]
-struct Held {
+struct HeldEntry {
     tag: Tag,
     time_ms: u64,
     payload: Bytes,
@@ -65,7 +65,7 @@ struct Held {
 
 /// The place of a command in the entries that are held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Slot {
+pub(crate) struct CommandSlot {
     sequence: u64,
     index: u32,
 }
@@ -146,16 +146,16 @@ impl Log {
         let decoded = wire::Entry::decode(entry.payload.clone()).unwrap_or_default();
         if decoded.commands.len() <= ENTRY_COMMANDS_MAX {
             for (index, command) in decoded.commands.iter().enumerate() {
-                self.place(Slot { sequence: entry.sequence, index: index as u32 }, command);
+                self.place(CommandSlot { sequence: entry.sequence, index: index as u32 }, command);
             }
         }
         self.bytes += entry.payload.len() as u64;
         // A copy, so that one entry does not keep the memory of the whole reply that contained it.
         let payload = Bytes::copy_from_slice(&entry.payload);
-        self.entries.push(Held { tag: entry.tag, time_ms: entry.time_ms, payload });
+        self.entries.push(HeldEntry { tag: entry.tag, time_ms: entry.time_ms, payload });
     }
 
-    fn place(&mut self, slot: Slot, command: &wire::Command) {
+    fn place(&mut self, slot: CommandSlot, command: &wire::Command) {
         let Ok(conversation) = ConversationId::parse(&command.conversation) else { return };
         let position = self.position(slot);
         let is_skipped = self.skips.contains(&position) || self.suspended.refuses(&conversation, position);
@@ -175,17 +175,17 @@ impl Log {
     }
 
     /// The slots of a conversation's commands, in their order.
-    pub(crate) fn slots(&self, conversation: &ConversationId) -> &[Slot] {
+    pub(crate) fn slots(&self, conversation: &ConversationId) -> &[CommandSlot] {
         self.conversations.get(conversation).map_or(&[], Vec::as_slice)
     }
 
     /// The position of a slot.
-    pub(crate) fn position(&self, slot: Slot) -> Position {
+    pub(crate) fn position(&self, slot: CommandSlot) -> Position {
         self.incarnation.position(slot.sequence, slot.index)
     }
 
     /// The place of a command, and the command. `None` if the slot is not in these entries.
-    pub(crate) fn command(&self, slot: Slot) -> Option<(At, wire::Command)> {
+    pub(crate) fn command(&self, slot: CommandSlot) -> Option<(At, wire::Command)> {
         let held = self.held(slot.sequence)?;
         let entry = wire::Entry::decode(held.payload.clone()).ok()?;
         let command = entry.commands.into_iter().nth(slot.index as usize)?;
@@ -219,11 +219,11 @@ impl Log {
         let (Some(held), Some(slots)) = (held, self.conversations.get(conversation)) else {
             return Said::Nothing;
         };
-        let slot = Slot { sequence: position.sequence, index: position.index };
+        let slot = CommandSlot { sequence: position.sequence, index: position.index };
         if slots.binary_search(&slot).is_ok() { Said::Command(held.tag) } else { Said::NoCommand }
     }
 
-    fn held(&self, sequence: u64) -> Option<&Held> {
+    fn held(&self, sequence: u64) -> Option<&HeldEntry> {
         let index = sequence.checked_sub(self.from)?;
         self.entries.get(usize::try_from(index).ok()?)
     }

@@ -52,7 +52,7 @@ pub(crate) enum Start {
 
 impl Start {
     /// The incarnation in which work begins, and the first entry to apply.
-    pub(crate) fn place(&self) -> (Incarnation, u64) {
+    pub(crate) fn begins_at(&self) -> (Incarnation, u64) {
         match *self {
             Start::Continue { incarnation, from } => (incarnation, from),
             Start::First(next) | Start::TakeOver(next) | Start::Renew { next, .. } => {

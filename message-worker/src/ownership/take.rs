@@ -87,7 +87,7 @@ pub(crate) async fn take_partition(
         if waits.before(context, start, previous.as_ref()).await {
             continue;
         }
-        let (incarnation, from) = start.place();
+        let (incarnation, from) = start.begins_at();
         let next = parameters.tenure(previous.as_ref(), incarnation);
         if previous.as_ref() != Some(&next) {
             // An earlier task of this worker counts too: it may have displaced another owner, and have ended before

@@ -70,7 +70,7 @@ enum Kind {
 }
 
 /// A generation that is not in the table yet, and its file.
-struct Held<'a> {
+struct HeldGeneration<'a> {
     file: &'static str,
     content: &'a Bytes,
     header: Header,
@@ -105,7 +105,7 @@ pub(in crate::store::embedded) fn scan(files: &[Bytes; 2], mark: &Mark) -> Resul
                     "the journal of another store, or the table beside it is not the one that it belongs to";
                 scan.damages.push(Damage { file, offset: 0, what: what.into() });
             }
-            Kind::Generation(header) => held.push(Held { file, content, header }),
+            Kind::Generation(header) => held.push(HeldGeneration { file, content, header }),
             Kind::Legacy(found) => older.push((file, found)),
             Kind::Unknown => scan.take_unknown(file, content, mark),
         }
@@ -174,7 +174,7 @@ impl Scan {
     }
 
     /// Compares the generations in the files with those that the table expects.
-    fn compare(&mut self, held: &[Held<'_>], mark: &Mark) {
+    fn compare(&mut self, held: &[HeldGeneration<'_>], mark: &Mark) {
         let numbers: Vec<u64> = held.iter().map(|held| held.header.generation).collect();
         let fits = if mark.in_use {
             numbers.first() == Some(&(mark.carried + 1))
@@ -213,7 +213,7 @@ impl Scan {
 
     /// Takes the records of a generation. `certain` is the minimum number of its records, from the next generation's
     /// header; it is `None` for the newest generation.
-    fn take(&mut self, held: &Held<'_>, certain: Option<u64>) {
+    fn take(&mut self, held: &HeldGeneration<'_>, certain: Option<u64>) {
         let walk = walk(held);
         self.newest = self.newest.max(held.header.generation);
         let sound = self.damages.is_empty();
@@ -248,8 +248,8 @@ fn blocks(content: &Bytes, first: u64) -> impl Iterator<Item = u64> + use<> {
     (first..content.len() as u64).step_by(BLOCK_BYTES)
 }
 
-fn walk(held: &Held<'_>) -> Walk {
-    let Held { content, header, .. } = held;
+fn walk(held: &HeldGeneration<'_>) -> Walk {
+    let HeldGeneration { content, header, .. } = held;
     let own = |offset| {
         format::record_header(content, offset).filter(|record| {
             (record.store, record.generation, record.salt) == (header.store, header.generation, header.salt)
