@@ -73,7 +73,7 @@ async fn hear(
     loop {
         tokio::select! {
             incoming = subscription.next() => match incoming {
-                Some(Incoming::Message(message)) => take(message, source, reads),
+                Some(Incoming::Message(message)) => start_read(message, source, reads),
                 // The gateway gets no reply and repeats its request.
                 Some(Incoming::Lost) => {}
                 None => return,
@@ -84,7 +84,7 @@ async fn hear(
     }
 }
 
-fn take(message: Message, source: &Arc<Reads>, reads: &mut JoinSet<()>) {
+fn start_read(message: Message, source: &Arc<Reads>, reads: &mut JoinSet<()>) {
     let Some(reply) = message.reply else { return };
     if reads.len() >= READS_MAX {
         metrics::READS.with_label_values(&["refused"]).inc();

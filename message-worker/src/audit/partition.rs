@@ -166,7 +166,7 @@ impl Auditor {
             let entries = next.map_err(|_| Unread::Moved("the log has stopped yielding entries"))??;
             for entry in entries {
                 match log.wanted() {
-                    Some(sequence) if sequence == entry.sequence => log.take(&entry),
+                    Some(sequence) if sequence == entry.sequence => log.add_entry(&entry),
                     Some(_) => return Err(Unread::Moved("the log moved on while it was read")),
                     None => break,
                 }

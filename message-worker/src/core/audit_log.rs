@@ -141,7 +141,7 @@ impl Log {
     }
 
     /// Adds the entry that [`Log::wanted`] names.
-    pub(crate) fn take(&mut self, entry: &LogEntry) {
+    pub(crate) fn add_entry(&mut self, entry: &LogEntry) {
         // An entry that does not decode, or that has too many commands, is poison: no worker applied any of it.
         let decoded = wire::Entry::decode(entry.payload.clone()).unwrap_or_default();
         if decoded.commands.len() <= ENTRY_COMMANDS_MAX {

@@ -82,7 +82,7 @@ fn work(commands: &[wire::Command]) -> Worked {
             worked.1.push((conversation.head(1), conversation.participants().iter().cloned().collect()));
         }
         let entry = wire::Entry { commands: commands.to_vec(), version: 0 };
-        log.take(&LogEntry { sequence, tag, time_ms, payload: entry.encode_to_vec().into() });
+        log.add_entry(&LogEntry { sequence, tag, time_ms, payload: entry.encode_to_vec().into() });
     }
     let (rows, heads, repeats) = worked;
     Worked { log, rows, heads, repeats }

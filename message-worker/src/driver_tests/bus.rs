@@ -41,7 +41,7 @@ impl TestBus {
     }
 }
 
-fn take(count: &AtomicUsize) -> bool {
+fn count_down(count: &AtomicUsize) -> bool {
     count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
 }
 
@@ -102,9 +102,9 @@ impl Bus for TestBus {
 
     async fn read_log(&self, partition: u32, from_sequence: u64) -> Result<Box<dyn LogReader>, BusError> {
         let reader = self.inner.read_log(partition, from_sequence).await?;
-        Ok(if take(&self.breaking) {
+        Ok(if count_down(&self.breaking) {
             Box::new(Breaking(reader, false))
-        } else if take(&self.gapping) {
+        } else if count_down(&self.gapping) {
             Box::new(Gapping(reader))
         } else if self.sipping.load(Ordering::SeqCst) {
             Box::new(Sipping(reader))
@@ -118,7 +118,7 @@ impl Bus for TestBus {
     }
 
     async fn publish(&self, subject: &str, payload: Bytes) -> Result<(), BusError> {
-        if take(&self.refusing) {
+        if count_down(&self.refusing) {
             return Err(BusError::Unavailable("told to".into()));
         }
         self.inner.publish(subject, payload).await

@@ -228,7 +228,7 @@ pub(super) struct Gateway {
 }
 
 impl Gateway {
-    fn take(&mut self, incoming: Incoming) {
+    fn record(&mut self, incoming: Incoming) {
         let Incoming::Message(message) = incoming else { panic!("the subscription lost messages") };
         match wire::ToGateway::decode(message.payload).expect("decodes").body.expect("not empty") {
             to_gateway::Body::Batch(batch) => {
@@ -250,7 +250,7 @@ impl Gateway {
         let heard = timeout(PATIENCE, async {
             while !met(self) {
                 let incoming = self.subscription.next().await.expect("the subscription is open");
-                self.take(incoming);
+                self.record(incoming);
             }
         });
         heard
@@ -262,7 +262,7 @@ impl Gateway {
     pub(super) async fn hear_for(&mut self, time: Duration) {
         tokio::time::sleep(time).await;
         while let Some(incoming) = self.subscription.try_next() {
-            self.take(incoming);
+            self.record(incoming);
         }
     }
 

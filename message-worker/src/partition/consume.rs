@@ -160,7 +160,7 @@ impl<'a> Consumer<'a> {
             tokio::select! {
                 entries = read(&mut self.reader, entries_max) => self.entries(entries),
                 Some(done) = self.jobs.next() => self.done(done).await?,
-                incoming = heard(&mut requests) => self.request(incoming)?,
+                incoming = heard(&mut requests) => self.receive_request(incoming)?,
                 incoming = ephemerals.next() => self.ephemeral(incoming).await?,
                 _ = tick.tick() => self.tick().await,
                 _ = confirm.tick(), if self.ownership.is_contested() && !self.confirming => self.confirm(),
@@ -206,7 +206,7 @@ impl<'a> Consumer<'a> {
     }
 
     fn begin_group(&mut self) -> Result<(), StartOver> {
-        let Some(group) = Group::take(&mut self.queue, &self.ledger) else { return Ok(()) };
+        let Some(group) = Group::next_group(&mut self.queue, &self.ledger) else { return Ok(()) };
         self.raised(group.end.version)?;
         let now_ms = steady_ms();
         group.gateways.iter().for_each(|gateway| self.interest.heard(gateway, now_ms));

@@ -139,7 +139,7 @@ pub(crate) struct Results {
 
 impl Group {
     /// Takes the next group from the queue. An entry that raises the version is a group of its own.
-    pub(crate) fn take(queue: &mut Queue, ledger: &Ledger) -> Option<Group> {
+    pub(crate) fn next_group(queue: &mut Queue, ledger: &Ledger) -> Option<Group> {
         let first = queue.pop()?;
         let mut group = Group::begin(&first, ledger);
         let decoded = wire::Entry::decode(first.payload.clone());
@@ -309,7 +309,7 @@ impl Group {
             told.extend(acquainted);
             self.answer(&command, outcome);
             if let Some(event) = row {
-                results.take(conversation, &event, at, tag);
+                results.add_row(conversation, &event, at, tag);
             }
             results.project(projections);
         }
@@ -326,7 +326,7 @@ impl Group {
 }
 
 impl Results {
-    fn take(&mut self, conversation: ConversationId, event: &wire::Event, at: At, tag: Tag) {
+    fn add_row(&mut self, conversation: ConversationId, event: &wire::Event, at: At, tag: Tag) {
         let blob = Bytes::from(event.encode_to_vec());
         self.events.push((conversation.clone(), blob.clone()));
         let At { position, timestamp_us, .. } = at;

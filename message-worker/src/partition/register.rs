@@ -71,7 +71,7 @@ impl Wanted {
 
 impl Consumer<'_> {
     /// Answers a request of a gateway, now or when its conversations are loaded.
-    pub(crate) fn request(&mut self, incoming: Option<Incoming>) -> Result<(), StartOver> {
+    pub(crate) fn receive_request(&mut self, incoming: Option<Incoming>) -> Result<(), StartOver> {
         let message = match incoming {
             Some(Incoming::Message(message)) => message,
             // The gateway gets no reply and repeats its request.
@@ -83,7 +83,7 @@ impl Consumer<'_> {
             self.fail(reply, Failure::invalid_payload("the request does not decode"));
             return Ok(());
         };
-        if let Err((reply, failure)) = self.take(reply, request) {
+        if let Err((reply, failure)) = self.answer_request(reply, request) {
             self.fail(reply, failure);
         }
         Ok(())
@@ -92,12 +92,12 @@ impl Consumer<'_> {
     /// Refuses the requests that arrived before this worker unsubscribed, so that their gateways repeat them at once.
     pub(crate) fn refuse_waiting(&mut self, mut requests: Subscription) -> Result<(), StartOver> {
         while let Some(incoming) = requests.try_next() {
-            self.request(Some(incoming))?;
+            self.receive_request(Some(incoming))?;
         }
         Ok(())
     }
 
-    fn take(
+    fn answer_request(
         &mut self,
         reply: ReplyHandle,
         request: wire::PartitionRequest,

@@ -345,22 +345,22 @@ fn position_bytes(position: Position) -> [u8; POSITION_BYTES] {
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
-    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+    fn next_bytes<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (head, rest) = self.0.split_first_chunk()?;
         self.0 = rest;
         Some(*head)
     }
 
     fn u32(&mut self) -> Option<u32> {
-        self.take().map(u32::from_be_bytes)
+        self.next_bytes().map(u32::from_be_bytes)
     }
 
     fn u64(&mut self) -> Option<u64> {
-        self.take().map(u64::from_be_bytes)
+        self.next_bytes().map(u64::from_be_bytes)
     }
 
     fn i64(&mut self) -> Option<i64> {
-        self.take().map(i64::from_be_bytes)
+        self.next_bytes().map(i64::from_be_bytes)
     }
 
     fn position(&mut self) -> Option<Position> {
@@ -381,7 +381,7 @@ pub(super) fn read_event(conversation: &ConversationId, key: &[u8], value: &[u8]
         seq: read_seq(key)?,
         timestamp_us: reader.i64()?,
         position: reader.position()?,
-        tag: Tag(reader.take()?),
+        tag: Tag(reader.next_bytes()?),
         blob: Bytes::copy_from_slice(reader.0),
     })
 }
@@ -404,7 +404,7 @@ pub(super) fn read_sent(value: &[u8]) -> Option<SentRow> {
 pub(super) fn read_checkpoint(value: &[u8]) -> Option<Checkpoint> {
     let mut reader = Reader(value);
     let timestamp_us = reader.i64()?;
-    let (position, tag) = (reader.position()?, Tag(reader.take()?));
+    let (position, tag) = (reader.position()?, Tag(reader.next_bytes()?));
     // Checkpoints from before versions were recorded have no version.
     let version = reader.u32().unwrap_or(FIRST_VERSION);
     Some(Checkpoint { position, tag, timestamp_us, version })
@@ -426,19 +426,19 @@ pub(super) fn read_tenure(value: &[u8]) -> Option<Tenure> {
 
 pub(super) fn read_seal(value: &[u8]) -> Option<Seal> {
     let mut reader = Reader(value.get(TIMESTAMP_BYTES..)?);
-    let (incarnation, [created]) = (reader.u32()?, reader.take()?);
+    let (incarnation, [created]) = (reader.u32()?, reader.next_bytes()?);
     Some(Seal { incarnation, created: created != 0, seq: reader.u64()? })
 }
 
 pub(super) fn read_mark(value: &[u8]) -> Option<Mark> {
     let mut reader = Reader(value.get(TIMESTAMP_BYTES..)?);
-    Some(Mark { id: ClusterId::of_bytes(reader.take()?), partitions: reader.u32()? })
+    Some(Mark { id: ClusterId::of_bytes(reader.next_bytes()?), partitions: reader.u32()? })
 }
 
 pub(super) fn read_suspension(number: u32, key: &[u8], value: &[u8]) -> Option<Suspension> {
     let conversation = std::str::from_utf8(key.get(suspensions(number).len()..)?).ok()?;
     let mut reader = Reader(value.get(TIMESTAMP_BYTES..)?);
-    let (from, [ended]) = (reader.position()?, reader.take()?);
+    let (from, [ended]) = (reader.position()?, reader.next_bytes()?);
     let until = if ended == 0 { None } else { Some(reader.position()?) };
     let reason = String::from_utf8_lossy(reader.0).into_owned();
     Some(Suspension { conversation: ConversationId::parse(conversation).ok()?, from, until, reason })

@@ -53,7 +53,7 @@ struct Pair {
 }
 
 impl Pair {
-    fn take(&mut self, step: Step) {
+    fn run_step(&mut self, step: Step) {
         match step {
             Step::Show(rows) => self.show(rows),
             Step::Freeze => {
@@ -117,7 +117,7 @@ proptest! {
         let table = Table::open(directory.path()).expect("opened");
         let mut pair = Pair { shared: Shared::new(table), sweep: Sweep::new(), model: BTreeMap::new() };
         for step in steps {
-            pair.take(step);
+            pair.run_step(step);
         }
         pair.scan(0..u8::MAX, false, usize::MAX);
     }

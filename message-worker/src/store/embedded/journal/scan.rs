@@ -107,17 +107,17 @@ pub(in crate::store::embedded) fn scan(files: &[Bytes; 2], mark: &Mark) -> Resul
             }
             Kind::Generation(header) => held.push(HeldGeneration { file, content, header }),
             Kind::Legacy(found) => older.push((file, found)),
-            Kind::Unknown => scan.take_unknown(file, content, mark),
+            Kind::Unknown => scan.add_unknown(file, content, mark),
         }
     }
     if !mark.in_use {
-        scan.take_legacy(older);
+        scan.add_legacy(older);
     }
     held.retain(|held| held.header.generation > mark.carried);
     held.sort_by_key(|held| held.header.generation);
     scan.compare(&held, mark);
     for (index, generation) in held.iter().enumerate() {
-        scan.take(generation, held.get(index + 1).map(|next| next.header.previous_records));
+        scan.add_generation(generation, held.get(index + 1).map(|next| next.header.previous_records));
     }
     Ok(scan)
 }
@@ -137,7 +137,7 @@ fn kind(file: &'static str, content: &Bytes) -> Result<Kind, UnknownVersion> {
 
 impl Scan {
     /// Notes a file whose first block is unknown as damage, and collects the records of this store in it.
-    fn take_unknown(&mut self, file: &'static str, content: &Bytes, mark: &Mark) {
+    fn add_unknown(&mut self, file: &'static str, content: &Bytes, mark: &Mark) {
         let records: Vec<_> = blocks(content, BLOCK_BYTES as u64)
             .filter_map(|offset| Some((offset, format::record_header(content, offset)?)))
             .filter(|(_, record)| record.store == mark.store && record.generation > mark.carried)
@@ -158,8 +158,8 @@ impl Scan {
         self.damages.push(Damage { file, offset: 0, what });
     }
 
-    /// Takes the payloads of files in the first format. The table has no record of their generations.
-    fn take_legacy(&mut self, mut older: Vec<(&'static str, Legacy)>) {
+    /// Adds the payloads of files in the first format. The table has no record of their generations.
+    fn add_legacy(&mut self, mut older: Vec<(&'static str, Legacy)>) {
         older.sort_by_key(|(_, found)| found.generation);
         for (file, found) in older {
             self.newest = self.newest.max(found.generation);
@@ -211,9 +211,9 @@ impl Scan {
         self.damages.push(Damage { file, offset: 0, what });
     }
 
-    /// Takes the records of a generation. `certain` is the minimum number of its records, from the next generation's
+    /// Adds the records of a generation. `certain` is the minimum number of its records, from the next generation's
     /// header; it is `None` for the newest generation.
-    fn take(&mut self, held: &HeldGeneration<'_>, certain: Option<u64>) {
+    fn add_generation(&mut self, held: &HeldGeneration<'_>, certain: Option<u64>) {
         let walk = walk(held);
         self.newest = self.newest.max(held.header.generation);
         let sound = self.damages.is_empty();
