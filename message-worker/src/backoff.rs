@@ -83,10 +83,10 @@ mod tests {
     async fn a_bus_that_is_back_is_tried_again_soon() {
         for away_ms in (100..3_000).step_by(70) {
             let (began, away) = (Instant::now(), Duration::from_millis(away_ms));
-            let ask = async || {
+            let request = async || {
                 if began.elapsed() < away { Err(BusError::Unavailable("test".into())) } else { Ok(()) }
             };
-            until_answered("log_bounds", ask).await;
+            until_answered("log_bounds", request).await;
             let late = began.elapsed() - away;
             assert!(late <= LAST_OF_BUS + Duration::from_millis(2), "{late:?} after {away:?}");
         }

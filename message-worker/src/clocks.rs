@@ -105,8 +105,8 @@ impl Clocks {
 }
 
 #[expect(clippy::disallowed_methods, reason = "the wall clock is compared with other clocks")]
-async fn reading(other: Other, ask: impl Future<Output = Option<u64>>) -> Option<ClockReading> {
-    let asked_ms = wall_ms();
-    let other_ms = ask.await?;
-    Some(ClockReading { other, other_ms, asked_ms, answered_ms: wall_ms() })
+async fn reading(other: Other, read: impl Future<Output = Option<u64>>) -> Option<ClockReading> {
+    let before_ms = wall_ms();
+    let other_ms = read.await?;
+    Some(ClockReading { other, other_ms, before_ms, after_ms: wall_ms() })
 }

@@ -21,7 +21,7 @@ pub(crate) const REGISTRATION_READS_MAX: usize = 32;
 /// Registrations that wait for conversations to be loaded. Above it a registration is refused with `unavailable`.
 pub(crate) const REGISTRATIONS_PENDING_MAX: usize = 1_024;
 /// Outcomes in one reply to a gateway: as many as it requests at once.
-pub(crate) const ASKED_OUTCOMES_MAX: usize = 256;
+pub(crate) const REQUESTED_OUTCOMES_MAX: usize = 256;
 /// Reads at once for such a reply. The gateway requests the remaining outcomes again.
 pub(crate) const OUTCOME_READS_MAX: usize = 16;
 /// Conversations that all gateways together may register in one partition: about 200 MB.

@@ -297,6 +297,6 @@ async fn acquaintances(source: &Reads, read: wire::ReadAcquaintances) -> Result<
     Ok(wire::Users { users: users.iter().map(|user| user.as_str().to_owned()).collect() })
 }
 
-fn limit(asked: u32) -> u32 {
-    if asked == 0 { HISTORY_LIMIT_DEFAULT } else { asked.min(HISTORY_LIMIT_MAX) }
+fn limit(requested: u32) -> u32 {
+    if requested == 0 { HISTORY_LIMIT_DEFAULT } else { requested.min(HISTORY_LIMIT_MAX) }
 }

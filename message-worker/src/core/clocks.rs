@@ -32,8 +32,8 @@ pub(crate) struct ClockReading {
     pub(crate) other: Other,
     pub(crate) other_ms: u64,
     /// This worker's clock, before the other clock was read and after.
-    pub(crate) asked_ms: u64,
-    pub(crate) answered_ms: u64,
+    pub(crate) before_ms: u64,
+    pub(crate) after_ms: u64,
 }
 
 /// This worker's clock is too far from another one.
@@ -54,9 +54,9 @@ impl fmt::Display for Disagreement {
 impl ClockReading {
     /// How far this worker's clock is ahead at least. Negative if it is behind.
     pub(crate) fn ahead_ms(&self) -> i64 {
-        let ClockReading { other_ms, asked_ms, answered_ms, .. } = *self;
+        let ClockReading { other_ms, before_ms, after_ms, .. } = *self;
         // If this worker's clock was set during the read, the other clock may lie anywhere between the two times.
-        let (earlier, later) = (asked_ms.min(answered_ms), asked_ms.max(answered_ms));
+        let (earlier, later) = (before_ms.min(after_ms), before_ms.max(after_ms));
         if other_ms < earlier {
             i64::try_from(earlier - other_ms).unwrap_or(i64::MAX)
         } else {
@@ -87,12 +87,12 @@ mod tests {
             ("three days ahead", -3 * 86_400_000, 0, 5, Some(3 * 86_400_000)),
             ("set back while it was waited for", 0, 3 * 86_400_000, 0, None),
         ];
-        for (what, other, asked, answered, expected) in table {
+        for (what, other, before, after, expected) in table {
             let reading = ClockReading {
                 other: Other::Database,
                 other_ms: NOW_MS.saturating_add_signed(other),
-                asked_ms: NOW_MS + asked,
-                answered_ms: NOW_MS + answered,
+                before_ms: NOW_MS + before,
+                after_ms: NOW_MS + after,
             };
             assert_eq!(reading.disagreement().map(|found| found.ahead_ms), expected, "{what}");
         }

@@ -165,14 +165,17 @@ impl Interest {
     }
 
     /// The reply that contains the kept batches from `from` on, or none if one of them is gone.
-    pub(crate) fn resend(&self, gateway: &GatewayId, asked: &wire::Resend) -> Bytes {
+    pub(crate) fn resend(&self, gateway: &GatewayId, request: &wire::Resend) -> Bytes {
         let kept = match self.gateways.get(gateway) {
-            Some(known) if asked.epoch == self.epoch => &known.kept,
+            Some(known) if request.epoch == self.epoch => &known.kept,
             _ => return batch::resent(self.epoch, &[]),
         };
-        let missed: Vec<Bytes> =
-            kept.iter().filter(|(number, _)| *number >= asked.from).map(|(_, batch)| batch.clone()).collect();
-        let whole = kept.front().is_some_and(|(oldest, _)| *oldest <= asked.from);
+        let missed: Vec<Bytes> = kept
+            .iter()
+            .filter(|(number, _)| *number >= request.from)
+            .map(|(_, batch)| batch.clone())
+            .collect();
+        let whole = kept.front().is_some_and(|(oldest, _)| *oldest <= request.from);
         batch::resent(self.epoch, if whole { &missed } else { &[] })
     }
 

@@ -102,10 +102,10 @@ fn missed_batches_are_sent_again_while_they_are_kept() {
     for seq in 1..=5 {
         interest.batches(&[event("a", seq, 60_000)], Vec::new());
     }
-    let ask = |from, epoch| resent(interest.resend(&gateway("gw-1"), &wire::Resend { epoch, from }));
-    assert_eq!(ask(3, 7).iter().map(|batch| batch.number).collect::<Vec<_>>(), [3, 4, 5]);
-    assert_eq!(ask(1, 7), [], "batch 1 is beyond the 256 KiB that are kept");
-    assert_eq!(ask(3, 6), [], "batches of another epoch are not resent");
+    let request = |from, epoch| resent(interest.resend(&gateway("gw-1"), &wire::Resend { epoch, from }));
+    assert_eq!(request(3, 7).iter().map(|batch| batch.number).collect::<Vec<_>>(), [3, 4, 5]);
+    assert_eq!(request(1, 7), [], "batch 1 is beyond the 256 KiB that are kept");
+    assert_eq!(request(3, 6), [], "batches of another epoch are not resent");
     assert_eq!(resent(interest.resend(&gateway("gw-9"), &wire::Resend { epoch: 7, from: 1 })), []);
 }
 
@@ -157,9 +157,9 @@ fn a_gateway_that_only_sent_commands_gets_beats_for_a_minute() {
 fn a_silent_gateway_shall_register_again_and_is_then_forgotten_except_for_its_number() {
     let mut interest = interest(&[("gw-1", &["a"]), ("gw-2", &[])]);
     interest.batches(&[event("a", 1, 1)], Vec::new());
-    let asked = beats(&interest, GATEWAY_SILENT_MS);
-    assert_ne!(asked["gw-1"].interest_hash, hash(&["a"]), "a silent gateway gets a deliberately wrong hash");
-    assert!(!asked.contains_key("gw-2"), "a silent gateway without registrations gets no beat");
+    let silent = beats(&interest, GATEWAY_SILENT_MS);
+    assert_ne!(silent["gw-1"].interest_hash, hash(&["a"]), "a silent gateway gets a deliberately wrong hash");
+    assert!(!silent.contains_key("gw-2"), "a silent gateway without registrations gets no beat");
     interest.forget_silent(GATEWAY_FORGOTTEN_MS - 1);
     assert!(
         !interest.batches(&[event("a", 2, 1)], Vec::new()).is_empty(),

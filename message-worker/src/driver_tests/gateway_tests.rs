@@ -87,9 +87,9 @@ async fn outdated_and_invalid_requests_are_refused() {
         let add = vec![interest(id, 0, &[])];
         partition_request::Body::Register(wire::Register { replace: true, add, remove: Vec::new() })
     };
-    let late = gateway.ask_with(1, register(&ours)).await;
+    let late = gateway.request_with(1, register(&ours)).await;
     assert_eq!((late.epoch, failure(late)), (5, "conflict".into()));
-    assert_eq!(failure(gateway.ask(register(&other)).await), "invalid_payload");
+    assert_eq!(failure(gateway.request(register(&other)).await), "invalid_payload");
     let garbage = world
         .bus
         .request(&subject::partition(0), vec![0xff; 3].into(), A_WHILE * 20)
@@ -127,7 +127,7 @@ async fn registrations_that_load_do_not_delay_the_log() {
     world.store.fail(Call::Load, &[Fault::Lost]);
     let add = vec![interest("fresh", 0, &[])];
     let register = wire::Register { replace: false, add, remove: Vec::new() };
-    assert_eq!(failure(writer.ask(partition_request::Body::Register(register)).await), "unavailable");
+    assert_eq!(failure(writer.request(partition_request::Body::Register(register)).await), "unavailable");
     working.stop().await;
 }
 
@@ -152,12 +152,12 @@ async fn a_lost_batch_is_noticed_by_the_beat_and_resent() {
     let beat = gateway.beats.last().copied().expect("heard");
     assert_eq!((beat.partition, beat.epoch, beat.interest_hash, beat.lag_ms), (0, 7, hash, 0));
     let resend = |epoch| partition_request::Body::Resend(wire::Resend { epoch, from: 1 });
-    let Some(partition_reply::Body::Resent(resent)) = gateway.ask(resend(7)).await.body else {
+    let Some(partition_reply::Body::Resent(resent)) = gateway.request(resend(7)).await.body else {
         panic!("not a resent reply")
     };
     assert_eq!(resent.batches.iter().map(|batch| batch.number).collect::<Vec<_>>(), [1, 2]);
     assert_eq!((resent.batches[0].events[0].seq, resent.batches[0].outcomes[0].request), (1, 1));
-    let Some(partition_reply::Body::Resent(none)) = gateway.ask(resend(6)).await.body else {
+    let Some(partition_reply::Body::Resent(none)) = gateway.request(resend(6)).await.body else {
         panic!("not a resent reply")
     };
     assert!(none.batches.is_empty());
@@ -296,8 +296,8 @@ async fn an_owner_whose_lease_ran_out_does_not_answer() {
     world.worked(&mut gateway).await;
     paused.ours.store(false, Ordering::SeqCst);
     let request = wire::PartitionRequest { gateway: "gw-1".into(), counter: 99, body: None };
-    let asked = world.bus.request(&subject::partition(0), request.encode_to_vec().into(), A_WHILE).await;
-    assert!(asked.is_err(), "{asked:?}");
+    let reply = world.bus.request(&subject::partition(0), request.encode_to_vec().into(), A_WHILE).await;
+    assert!(reply.is_err(), "{reply:?}");
     paused.kill().await;
 }
 

@@ -297,12 +297,12 @@ impl Gateway {
         }
     }
 
-    pub(super) async fn ask(&mut self, body: partition_request::Body) -> wire::PartitionReply {
+    pub(super) async fn request(&mut self, body: partition_request::Body) -> wire::PartitionReply {
         self.counter += 1;
-        self.ask_with(self.counter, body).await
+        self.request_with(self.counter, body).await
     }
 
-    pub(super) async fn ask_with(
+    pub(super) async fn request_with(
         &mut self,
         counter: u64,
         body: partition_request::Body,
@@ -330,7 +330,7 @@ impl Gateway {
     }
 
     pub(super) async fn register_with(&mut self, register: wire::Register) -> Vec<wire::Listened> {
-        match self.ask(partition_request::Body::Register(register)).await.body {
+        match self.request(partition_request::Body::Register(register)).await.body {
             Some(partition_reply::Body::Registered(registered)) => registered.conversations,
             other => panic!("not a registered reply: {other:?}"),
         }

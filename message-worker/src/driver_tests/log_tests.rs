@@ -197,7 +197,7 @@ async fn a_log_is_purged_below_the_checkpoint_and_never_above() {
         gateway.outcome(5).await;
         world.checkpointed(5).await;
         gateway.hear(|gateway| gateway.beats.len() >= 2).await;
-        let bounds = world.bus.log_bounds(0).await.expect("asked");
+        let bounds = world.bus.log_bounds(0).await.expect("read");
         assert_eq!((bounds.first, bounds.last), if exclusive { (5, 5) } else { (1, 5) });
         working.stop().await;
     }

@@ -7,7 +7,7 @@ use prost::Message as _;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-fn asked(tag: u128, command: &wire::Command) -> wire::AskOutcome {
+fn outcome_request(tag: u128, command: &wire::Command) -> wire::AskOutcome {
     let wire::Command { request, conversation, actor, client_id, .. } = command.clone();
     let tag = tag.to_be_bytes().to_vec().into();
     wire::AskOutcome { request, conversation, actor, client_id, tag }
@@ -25,9 +25,9 @@ async fn publish(world: &World, commands: Vec<wire::Command>) -> u64 {
 async fn known(gateway: &mut Gateway, tag: u128, commands: &[&wire::Command]) -> BTreeMap<u64, String> {
     let mut known = BTreeMap::new();
     for _ in 0..6 {
-        let commands = commands.iter().map(|command| asked(tag, command)).collect();
+        let commands = commands.iter().map(|command| outcome_request(tag, command)).collect();
         let body = partition_request::Body::AskOutcomes(wire::AskOutcomes { commands });
-        match gateway.ask_with(0, body).await.body {
+        match gateway.request_with(0, body).await.body {
             Some(partition_reply::Body::Outcomes(outcomes)) => {
                 for outcome in outcomes.outcomes {
                     known.insert(outcome.request, told(&outcome.body.expect("not empty")));

@@ -48,12 +48,12 @@ async fn reading() -> ReadingWorker {
 }
 
 impl ReadingWorker {
-    async fn ask(&self, body: read_request::Body) -> read_reply::Body {
+    async fn request(&self, body: read_request::Body) -> read_reply::Body {
         let request = wire::ReadRequest { body: Some(body) }.encode_to_vec();
         loop {
-            let asked =
+            let reply =
                 self.world.bus.request(subject::READ, request.clone().into(), Duration::from_secs(10)).await;
-            match asked {
+            match reply {
                 Ok(reply) => {
                     return wire::ReadReply::decode(reply).expect("decodes").body.expect("not empty");
                 }
@@ -63,14 +63,14 @@ impl ReadingWorker {
     }
 
     async fn events(&self, read: wire::ReadEvents) -> (Vec<String>, bool) {
-        match self.ask(read_request::Body::Events(read)).await {
+        match self.request(read_request::Body::Events(read)).await {
             read_reply::Body::Events(page) => (page.events.iter().map(content).collect(), page.has_more),
             other => panic!("not events: {other:?}"),
         }
     }
 
     async fn failure(&self, body: read_request::Body) -> String {
-        match self.ask(body).await {
+        match self.request(body).await {
             read_reply::Body::Failure(failure) => failure.code,
             other => panic!("not a failure: {other:?}"),
         }
@@ -143,7 +143,7 @@ async fn users_that_do_not_participate_are_refused() {
     assert_eq!(reading.failure(conversation("nowhere", "eve")).await, "forbidden");
     assert_eq!(reading.failure(conversation("nowhere", "")).await, "not_found");
     assert_eq!(reading.failure(conversation("a b", "")).await, "invalid_payload");
-    let allowed = reading.ask(check("room", "bob")).await;
+    let allowed = reading.request(check("room", "bob")).await;
     assert!(matches!(allowed, read_reply::Body::Events(page) if page.events.len() == 5));
     reading.world.store.fail(Call::Load, &[Fault::Lost]);
     assert_eq!(reading.failure(conversation("room", "ann")).await, "unavailable");
@@ -155,7 +155,7 @@ async fn a_conversation_is_read_with_the_rows_above_its_head() {
     let reading = reading().await;
     reading.world.store.change(|tables| tables.heads.clear());
     let read = wire::ReadConversation { conversation: "room".into(), check: "ann".into() };
-    let read_reply::Body::Conversation(info) = reading.ask(read_request::Body::Conversation(read)).await
+    let read_reply::Body::Conversation(info) = reading.request(read_request::Body::Conversation(read)).await
     else {
         panic!("not a conversation")
     };
@@ -170,7 +170,7 @@ async fn a_users_conversations_and_acquaintances_are_listed() {
     let reading = reading().await;
     let list = async |user: &str, cursor: &str, limit| {
         let read = wire::ReadConversations { user: user.into(), cursor: cursor.into(), limit };
-        match reading.ask(read_request::Body::Conversations(read)).await {
+        match reading.request(read_request::Body::Conversations(read)).await {
             read_reply::Body::Conversations(list) => {
                 let names: Vec<String> =
                     list.conversations.into_iter().map(|info| info.conversation).collect();
@@ -185,7 +185,7 @@ async fn a_users_conversations_and_acquaintances_are_listed() {
     assert_eq!(list("nobody", "", 5).await, (vec![], String::new()));
     let known = async |user: &str| {
         let read = wire::ReadAcquaintances { user: user.into() };
-        match reading.ask(read_request::Body::Acquaintances(read)).await {
+        match reading.request(read_request::Body::Acquaintances(read)).await {
             read_reply::Body::Users(users) => users.users,
             other => panic!("not users: {other:?}"),
         }

@@ -51,9 +51,9 @@ pub(super) async fn stopped(
 async fn epochs(world: &World) -> BTreeSet<u64> {
     let mut epochs = BTreeSet::new();
     for partition in 0..PARTITIONS {
-        let mut asking = world_of(world, partition).gateway("gw-asking").await;
+        let mut gateway = world_of(world, partition).gateway("gw-asking").await;
         let register = partition_request::Body::Register(wire::Register::default());
-        epochs.insert(asking.ask(register).await.epoch);
+        epochs.insert(gateway.request(register).await.epoch);
     }
     epochs
 }

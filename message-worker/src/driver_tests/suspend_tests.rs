@@ -131,7 +131,7 @@ async fn a_token_range_without_quorum_does_not_stop_others() {
     assert_eq!(gateway.outcome(3).await, "seq 1");
     let add = vec![interest("room", 0, &[]), interest("other", 0, &[])];
     let register = wire::Register { replace: false, add, remove: Vec::new() };
-    match gateway.ask(partition_request::Body::Register(register)).await.body {
+    match gateway.request(partition_request::Body::Register(register)).await.body {
         Some(partition_reply::Body::Registered(registered)) => {
             assert_eq!(
                 (registered.conversations.len(), &registered.unread[..]),
@@ -178,7 +178,7 @@ async fn lists_leave_out_unreadable_conversations() {
     until(|| world.store.tables().participants.len() == 4).await;
     let stop = CancellationToken::new();
     let reads = tokio::spawn(query::serve(world.bus.clone(), source(world.store.clone()), stop.clone()));
-    let ask = async |body| {
+    let request = async |body| {
         let request = wire::ReadRequest { body: Some(body) }.encode_to_vec();
         loop {
             match world.bus.request(subject::READ, request.clone().into(), Duration::from_secs(5)).await {
@@ -191,7 +191,7 @@ async fn lists_leave_out_unreadable_conversations() {
     };
     let list = || {
         let read = wire::ReadConversations { user: "ann".into(), cursor: String::new(), limit: 0 };
-        ask(read_request::Body::Conversations(read))
+        request(read_request::Body::Conversations(read))
     };
     let listed = async || match list().await {
         read_reply::Body::Conversations(list) => {
@@ -201,7 +201,7 @@ async fn lists_leave_out_unreadable_conversations() {
     };
     world.store.lose_quorum("room");
     assert_eq!(listed().await, ["hall"]);
-    match ask(read_request::Body::Acquaintances(wire::ReadAcquaintances { user: "ann".into() })).await {
+    match request(read_request::Body::Acquaintances(wire::ReadAcquaintances { user: "ann".into() })).await {
         read_reply::Body::Users(users) => assert_eq!(users.users, ["eve"]),
         other => panic!("not users: {other:?}"),
     }

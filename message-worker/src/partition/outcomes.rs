@@ -7,7 +7,7 @@ use super::consume::Consumer;
 use super::group::Need;
 use super::jobs::Done;
 use crate::context::Context;
-use crate::limits::{ASKED_OUTCOMES_MAX, OUTCOME_READS_MAX};
+use crate::limits::{OUTCOME_READS_MAX, REQUESTED_OUTCOMES_MAX};
 use crate::ownership::load::Purpose;
 use bytes::Bytes;
 use carillon_proto::id::ConversationId;
@@ -30,8 +30,8 @@ struct Known {
 impl Consumer<'_> {
     /// Sends the outcomes of commands that were accepted and whose rows are committed. Reads what the other commands
     /// need, so that it is known when the gateway requests their outcomes again.
-    pub(crate) fn answer_outcomes(&mut self, reply: ReplyHandle, asked: wire::AskOutcomes) {
-        let commands = asked.commands.into_iter().take(ASKED_OUTCOMES_MAX);
+    pub(crate) fn answer_outcomes(&mut self, reply: ReplyHandle, request: wire::AskOutcomes) {
+        let commands = request.commands.into_iter().take(REQUESTED_OUTCOMES_MAX);
         let known: Vec<Known> = commands.filter_map(|command| self.known(command)).collect();
         let (context, epoch) = (self.context.clone(), self.interest.epoch());
         self.job(async move {
@@ -43,8 +43,8 @@ impl Consumer<'_> {
         });
     }
 
-    fn known(&mut self, asked: wire::AskOutcome) -> Option<Known> {
-        let id = ConversationId::parse(&asked.conversation).ok()?;
+    fn known(&mut self, command: wire::AskOutcome) -> Option<Known> {
+        let id = ConversationId::parse(&command.conversation).ok()?;
         if partition::of_conversation(&id, self.context.partitions) != self.context.partition {
             return None;
         }
@@ -54,14 +54,15 @@ impl Consumer<'_> {
             self.read_for_outcomes(Need::Conversation(id));
             return None;
         };
-        if let Some(need) = slot.conversation.need(&asked.actor, &asked.client_id) {
+        if let Some(need) = slot.conversation.need(&command.actor, &command.client_id) {
             self.read_for_outcomes(Need::Of(id, need));
             return None;
         }
-        let known = slot.conversation.known_outcome(&asked.actor, &asked.client_id, slot.committed_seq)?;
+        let known =
+            slot.conversation.known_outcome(&command.actor, &command.client_id, slot.committed_seq)?;
         let body = Some(outcome::Body::Accepted(known.clone()));
-        let outcome = wire::Outcome { request: asked.request, body };
-        Some(Known { id, seq: known.seq, tag: asked.tag, outcome })
+        let outcome = wire::Outcome { request: command.request, body };
+        Some(Known { id, seq: known.seq, tag: command.tag, outcome })
     }
 
     /// Starts a read, unless so many reads run already that the log would lose its share.
@@ -71,7 +72,7 @@ impl Consumer<'_> {
         }
         let reads = match &need {
             Need::Conversation(id) => self.load(id, Purpose::Applying, Duration::ZERO),
-            Need::Of(id, need) => self.ask_about(id.clone(), need.clone()),
+            Need::Of(id, need) => self.read_about_sender(id.clone(), need.clone()),
             Need::Skip(_) => false,
         };
         if reads {

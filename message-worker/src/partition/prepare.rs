@@ -35,7 +35,7 @@ impl Consumer<'_> {
             while group.awaited.len() < GROUP_READS_MAX
                 && let Some(need) = group.needs.pop_front()
             {
-                if self.ask(&need, &group) {
+                if self.start_job_for(&need, &group) {
                     group.awaited.insert(need);
                 }
             }
@@ -46,19 +46,19 @@ impl Consumer<'_> {
     }
 
     /// Starts a job for a need. Returns whether there is something to wait for.
-    fn ask(&mut self, need: &Need, group: &Group) -> bool {
+    fn start_job_for(&mut self, need: &Need, group: &Group) -> bool {
         match need.clone() {
             Need::Conversation(id) => self.load(&id, Purpose::Applying, Duration::ZERO),
-            Need::Of(id, need) => self.ask_about(id, need),
+            Need::Of(id, need) => self.read_about_sender(id, need),
             Need::Skip(position) => self.record_skip(position, group.poison(&position)),
         }
     }
 
     /// Reads what a conversation must know about a sender. Returns whether there is something to wait for.
-    pub(crate) fn ask_about(&mut self, id: ConversationId, need: conversation::Need) -> bool {
+    pub(crate) fn read_about_sender(&mut self, id: ConversationId, need: conversation::Need) -> bool {
         match need {
-            conversation::Need::Sender(sender) => self.ask_sender(id, sender),
-            need @ conversation::Need::First { .. } => self.ask_first(id, need),
+            conversation::Need::Sender(sender) => self.read_sent(id, sender),
+            need @ conversation::Need::First { .. } => self.read_first(id, need),
         }
     }
 
@@ -87,7 +87,7 @@ impl Consumer<'_> {
         true
     }
 
-    fn ask_sender(&mut self, id: ConversationId, sender: Author) -> bool {
+    fn read_sent(&mut self, id: ConversationId, sender: Author) -> bool {
         let Some(instance) = self.cache.get(&id).map(|slot| slot.instance) else { return false };
         let (store, reads) = (self.context.store.clone(), self.context.reads.clone());
         self.job(async move {
@@ -98,7 +98,7 @@ impl Consumer<'_> {
         true
     }
 
-    fn ask_first(&mut self, id: ConversationId, need: conversation::Need) -> bool {
+    fn read_first(&mut self, id: ConversationId, need: conversation::Need) -> bool {
         let conversation::Need::First { seq, .. } = need else { return false };
         let (store, reads) = (self.context.store.clone(), self.context.reads.clone());
         self.job(async move {

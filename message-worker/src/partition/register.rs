@@ -109,13 +109,13 @@ impl Consumer<'_> {
         if self.ending {
             return Err((reply, unavailable("the partition moves to another worker")));
         }
-        if let Some(partition_request::Body::AskOutcomes(asked)) = body {
+        if let Some(partition_request::Body::AskOutcomes(outcomes)) = body {
             self.interest.heard(&gateway, steady_ms());
             // As with acknowledgements: another owner may have begun, and then the rows known here may not count.
             if !self.ownership.is_valid() {
                 return Err((reply, unavailable("it is not certain that the partition still is here")));
             }
-            self.answer_outcomes(reply, asked);
+            self.answer_outcomes(reply, outcomes);
             return Ok(());
         }
         if self.interest.admit(&gateway, counter, steady_ms()).is_err() {
