@@ -67,21 +67,21 @@ impl Clocks {
 
     /// Waits until the clock is right. Returns `false` if `shutdown` came first.
     pub(crate) async fn until_right(&self, shutdown: &CancellationToken) -> bool {
-        let mut told = None;
+        let mut reported = None;
         loop {
             let Some(found) = self.compare().await else {
-                if told.is_some() {
+                if reported.is_some() {
                     tracing::info!("this worker's clock is right again");
                 }
                 AGREE.store(true, Ordering::Relaxed);
                 return !shutdown.is_cancelled();
             };
             AGREE.store(false, Ordering::Relaxed);
-            if told != Some(found.other) {
+            if reported != Some(found.other) {
                 tracing::error!(
                     "{found}: set the clocks by NTP; this worker works no partition until they agree"
                 );
-                told = Some(found.other);
+                reported = Some(found.other);
             }
             tokio::select! {
                 () = tokio::time::sleep(EVERY) => {}

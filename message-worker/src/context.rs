@@ -84,7 +84,7 @@ pub(crate) struct Leaving {
     begun: CancellationToken,
     gathered: Arc<Semaphore>,
     /// Whether this partition has already reported that its pending writes are done.
-    told: Arc<AtomicBool>,
+    reported: Arc<AtomicBool>,
 }
 
 impl Leaving {
@@ -92,13 +92,13 @@ impl Leaving {
         Leaving {
             begun: CancellationToken::new(),
             gathered: Arc::new(Semaphore::new(0)),
-            told: Arc::default(),
+            reported: Arc::default(),
         }
     }
 
     /// The same for one more partition.
     pub(crate) fn of_partition(&self) -> Leaving {
-        Leaving { told: Arc::default(), ..self.clone() }
+        Leaving { reported: Arc::default(), ..self.clone() }
     }
 
     /// Waits until the process is about to stop.
@@ -109,7 +109,7 @@ impl Leaving {
     /// Reports that everything that was pending in this partition when the process began to stop is written. Only the
     /// first report of a partition counts, however often it starts over.
     pub(crate) fn gathered(&self) {
-        if !self.told.swap(true, Ordering::Relaxed) {
+        if !self.reported.swap(true, Ordering::Relaxed) {
             self.gathered.add_permits(1);
         }
     }

@@ -171,7 +171,7 @@ impl Auditor {
                     None => break,
                 }
             }
-            progress.tell("entries", log.entries());
+            progress.report("entries", log.entries());
         }
         Ok(log)
     }
@@ -200,7 +200,7 @@ impl Auditor {
             report.counts.conversations += 1;
             report.counts.conversations_cut += u64::from(is_cut);
             report.counts.rows += rows;
-            progress.tell("conversations", report.counts.conversations);
+            progress.report("conversations", report.counts.conversations);
             match judged {
                 Ok(judged) => {
                     report.counts.rows_above_head += judged.above_head;
@@ -246,17 +246,17 @@ impl Auditor {
 /// Logs the progress once a second.
 struct Progress {
     partition: u32,
-    told: Instant,
+    reported: Instant,
 }
 
 impl Progress {
     fn new(partition: u32) -> Progress {
-        Progress { partition, told: Instant::now() }
+        Progress { partition, reported: Instant::now() }
     }
 
-    fn tell(&mut self, what: &'static str, count: u64) {
-        if self.told.elapsed() >= PROGRESS_EVERY {
-            self.told = Instant::now();
+    fn report(&mut self, what: &'static str, count: u64) {
+        if self.reported.elapsed() >= PROGRESS_EVERY {
+            self.reported = Instant::now();
             tracing::info!(partition = self.partition, "{count} {what} read");
         }
     }

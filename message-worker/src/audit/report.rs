@@ -7,7 +7,7 @@ use std::fmt;
 use std::ops::AddAssign;
 
 /// Findings, and reasons why something could not be read, that are listed one by one. Further ones are only counted.
-const TOLD_MAX: usize = 100;
+const LISTED_MAX: usize = 100;
 
 /// The counts of an audit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -117,14 +117,14 @@ impl PartitionReport {
 
     pub(super) fn found(&mut self, finding: Finding) {
         self.counts.found[finding.kind as usize] += 1;
-        if self.findings.len() < TOLD_MAX {
+        if self.findings.len() < LISTED_MAX {
             self.findings.push(finding);
         }
     }
 
     pub(super) fn unread(&mut self, reason: String) {
         self.counts.unread += 1;
-        if self.unread.len() < TOLD_MAX {
+        if self.unread.len() < LISTED_MAX {
             self.unread.push(reason);
         }
     }
@@ -149,9 +149,9 @@ impl Report {
     pub(super) fn add(&mut self, mut partition: PartitionReport) {
         self.total += partition.counts;
         self.findings.append(&mut partition.findings);
-        self.findings.truncate(TOLD_MAX);
+        self.findings.truncate(LISTED_MAX);
         self.unread.append(&mut partition.unread);
-        self.unread.truncate(TOLD_MAX);
+        self.unread.truncate(LISTED_MAX);
         self.partitions.push(partition);
     }
 
@@ -194,13 +194,13 @@ impl Report {
         ];
         let mut table = line(heading.map(str::to_owned));
         for report in &self.partitions {
-            let said = |number: Option<u64>| number.map_or_else(|| "-".into(), |number| number.to_string());
+            let cell = |number: Option<u64>| number.map_or_else(|| "-".into(), |number| number.to_string());
             let counts = &report.counts;
             let found = if counts.unread > 0 { "unread".into() } else { counts.findings().to_string() };
             table += &line([
                 report.partition.to_string(),
-                said(report.incarnation.map(u64::from)),
-                said(report.checkpoint),
+                cell(report.incarnation.map(u64::from)),
+                cell(report.checkpoint),
                 counts.conversations.to_string(),
                 counts.rows.to_string(),
                 counts.entries.to_string(),
@@ -276,8 +276,8 @@ impl fmt::Display for Report {
     }
 }
 
-fn more(f: &mut fmt::Formatter<'_>, all: u64, told: usize, what: &str) -> fmt::Result {
-    let others = all.saturating_sub(told as u64);
+fn more(f: &mut fmt::Formatter<'_>, all: u64, listed: usize, what: &str) -> fmt::Result {
+    let others = all.saturating_sub(listed as u64);
     if others > 0 { writeln!(f, "and {others} more {what}") } else { Ok(()) }
 }
 
@@ -285,7 +285,7 @@ impl Report {
     /// Lists what was left out.
     fn left_out(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let total = &self.total;
-        let said = [
+        let lines = [
             (
                 total.conversations_cut,
                 "conversations have more rows than were asked for: their oldest were left out",
@@ -300,7 +300,7 @@ impl Report {
             ),
             (total.unjudged, "commands stand below the rows that were read, and were not judged"),
         ];
-        for (count, what) in said.iter().filter(|(count, _)| *count > 0) {
+        for (count, what) in lines.iter().filter(|(count, _)| *count > 0) {
             writeln!(f, "{count} {what}")?;
         }
         Ok(())

@@ -73,7 +73,7 @@ fn open() -> Conversation {
 }
 
 /// `row N`, `known N` for an accepted command without a row, `repeated N`, or the error's code.
-fn told(applied: &Applied) -> String {
+fn described(applied: &Applied) -> String {
     match (&applied.outcome, &applied.row) {
         (Some(outcome::Body::Accepted(accepted)), Some(row)) => {
             assert_eq!((accepted.seq, &accepted.id), (row.seq, &row.id));
@@ -140,16 +140,16 @@ fn who_may_do_what() {
         ("a backend removes", stored, "", Backend, remove("bob"), "row 1"),
     ];
     for (what, conversation, actor, authority, body, expected) in cases {
-        assert_eq!(told(&conversation().apply(at(5), &by(actor, authority, body))), expected, "{what}");
+        assert_eq!(described(&conversation().apply(at(5), &by(actor, authority, body))), expected, "{what}");
     }
 }
 
 #[test]
 fn a_command_that_this_build_does_not_know_is_refused() {
     let unknown = wire::Command { body: None, ..by("ann", Authority::Granted, message("x")) };
-    assert_eq!(told(&open().apply(at(5), &unknown)), "invalid_payload");
+    assert_eq!(described(&open().apply(at(5), &unknown)), "invalid_payload");
     let powers = wire::Command { authority: 99, ..by("ann", Authority::Granted, message("x")) };
-    assert_eq!(told(&open().apply(at(5), &powers)), "forbidden");
+    assert_eq!(described(&open().apply(at(5), &powers)), "forbidden");
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn a_creation_has_seq_0_and_its_creator_participates() {
         .collect();
     assert_eq!(present, [(OWNER, true), ("ann", true)]);
     let sent = conversation.apply(at(8), &by("ann", Authority::Participant, message("first")));
-    assert_eq!(told(&sent), "row 1");
+    assert_eq!(described(&sent), "row 1");
 }
 
 #[test]
@@ -191,7 +191,7 @@ fn only_new_participants_are_in_the_event_and_removal_is_projected() {
         if user.as_str() == "eve")
     );
     assert_eq!(
-        told(&conversation.apply(at(4), &by("eve", Authority::Participant, message("x")))),
+        described(&conversation.apply(at(4), &by("eve", Authority::Participant, message("x")))),
         "forbidden"
     );
 }
@@ -230,7 +230,7 @@ fn a_wrong_time_affects_only_its_own_event() {
         let command = by("ann", Authority::Granted, message("x"));
         let command = wire::Command { client_id: client_id.into(), ..command };
         let applied = conversation.apply(At { time_ms, ..at(sequence) }, &command);
-        (told(&applied), applied.row.map(|row| row.time_ms))
+        (described(&applied), applied.row.map(|row| row.time_ms))
     };
     let now_ms = 1_800_000_000_000;
     assert_eq!(send(1, now_ms, "a"), ("row 1".into(), Some(now_ms)));
@@ -252,21 +252,21 @@ fn a_client_id_counts_once() {
     };
     let mut conversation = nothing();
     let first = conversation.apply(at(1), &named("c-1"));
-    assert_eq!(told(&first), "row 1");
+    assert_eq!(described(&first), "row 1");
     assert!(matches!(&first.projections[..], [Projection::Sent { seq: 1, time_ms: 1_000, .. }]));
     let in_the_same_entry = At { position: Position { index: 1, ..at(1).position }, ..at(1) };
     let again = conversation.apply(in_the_same_entry, &named("c-1"));
-    assert_eq!(told(&again), "repeated 1");
+    assert_eq!(described(&again), "repeated 1");
     assert!(again.projections.is_empty());
     let Some(outcome::Body::Accepted(accepted)) = again.outcome else { panic!("an accepted outcome") };
     assert_eq!(accepted.id, first.row.expect("a row").id);
     let others = wire::Command { actor: "bob".into(), ..named("c-1") };
     assert_eq!(
-        told(&conversation.apply(at(2), &others)),
+        described(&conversation.apply(at(2), &others)),
         "row 2",
         "the client id belongs to another sender, so the command is applied"
     );
-    assert_eq!(told(&conversation.apply(at(3), &named("c-2"))), "row 3");
+    assert_eq!(described(&conversation.apply(at(3), &named("c-2"))), "row 3");
 }
 
 /// Before the fix, a backend's addition was applied again when its entry came twice, although the user had been removed
@@ -281,7 +281,7 @@ fn a_backends_command_counts_once_from_version_2_on() {
         let again = conversation.apply(At { version, ..at(4) }, &addition);
         let other = wire::Command { client_id: "~gw-8".into(), ..addition.clone() };
         let other = conversation.apply(At { version, ..at(5) }, &other);
-        [told(&added), told(&again), told(&other)]
+        [described(&added), described(&again), described(&other)]
     };
     assert_eq!(outcomes(1), ["row 1", "row 3", "known 3"]);
     assert_eq!(outcomes(2), ["row 1", "repeated 1", "row 3"]);
@@ -291,18 +291,18 @@ fn a_backends_command_counts_once_from_version_2_on() {
 fn a_repetition_is_answered_even_after_its_sender_was_removed() {
     let mut conversation = stored();
     let send = wire::Command { client_id: "c".into(), ..by("ann", Authority::Participant, message("x")) };
-    assert_eq!(told(&conversation.apply(at(2), &send)), "row 1");
+    assert_eq!(described(&conversation.apply(at(2), &send)), "row 1");
     conversation.apply(at(3), &by(OWNER, Authority::Participant, remove("ann")));
-    assert_eq!(told(&conversation.apply(at(4), &send)), "repeated 1");
+    assert_eq!(described(&conversation.apply(at(4), &send)), "repeated 1");
 }
 
 #[test]
 fn a_refused_command_is_not_remembered() {
     let mut conversation = stored();
     let send = wire::Command { client_id: "c".into(), ..by("eve", Authority::Participant, message("x")) };
-    assert_eq!(told(&conversation.apply(at(2), &send)), "forbidden");
+    assert_eq!(described(&conversation.apply(at(2), &send)), "forbidden");
     conversation.apply(at(3), &by(OWNER, Authority::Participant, add(&["eve"])));
-    assert_eq!(told(&conversation.apply(at(4), &send)), "row 2");
+    assert_eq!(described(&conversation.apply(at(4), &send)), "row 2");
 }
 
 #[test]
@@ -320,7 +320,10 @@ fn a_replayed_command_makes_no_second_row() {
     assert!(earlier.row.is_none() && earlier.outcome.is_none());
     // Positions of a later incarnation are above, whatever their sequences are.
     let later = At { position: Position { incarnation: 2, sequence: 1, index: 0 }, ..at(1) };
-    assert_eq!(told(&conversation.apply(later, &by("ann", Authority::Participant, message("y")))), "row 2");
+    assert_eq!(
+        described(&conversation.apply(later, &by("ann", Authority::Participant, message("y")))),
+        "row 2"
+    );
 }
 
 #[test]
@@ -337,7 +340,7 @@ fn only_a_backend_sends_as_an_ai() {
 #[test]
 fn an_event_that_is_too_large_for_the_bus_is_refused() {
     let body = message(&"x".repeat(EVENT_BYTES_MAX));
-    assert_eq!(told(&open().apply(at(2), &by("ann", Authority::Granted, body))), "too_large");
+    assert_eq!(described(&open().apply(at(2), &by("ann", Authority::Granted, body))), "too_large");
     let key = wire::Command { client_id: "k".repeat(129), ..by("ann", Authority::Granted, message("x")) };
-    assert_eq!(told(&open().apply(at(2), &key)), "invalid_payload");
+    assert_eq!(described(&open().apply(at(2), &key)), "invalid_payload");
 }

@@ -118,7 +118,7 @@ impl Worked {
     }
 }
 
-fn told(judged: &Judged) -> Vec<(Kind, u64, Option<Position>)> {
+fn found(judged: &Judged) -> Vec<(Kind, u64, Option<Position>)> {
     judged.findings.iter().map(|finding| (finding.kind, finding.seq, finding.position)).collect()
 }
 
@@ -132,14 +132,14 @@ proptest! {
         let worked = work(&commands);
         for stored in [worked.whole(), worked.stored(head, usize::MAX)] {
             let judged = judge(&stored, &worked.log, &HashSet::new());
-            prop_assert_eq!(told(&judged), []);
+            prop_assert_eq!(found(&judged), []);
             prop_assert_eq!(judged.unjudged, 0);
         }
         let cut = worked.stored(head.or(worked.heads.len().checked_sub(1)), rows_max);
         let first = cut.rows.first().filter(|_| cut.is_cut).map_or(0, |row| row.seq);
         let below = worked.repeats.iter().filter(|(_, seq)| *seq <= first).map(|(position, _)| *position);
         let judged = judge(&cut, &worked.log, &below.collect());
-        prop_assert_eq!(told(&judged), []);
+        prop_assert_eq!(found(&judged), []);
     }
 
     #[test]
@@ -161,7 +161,7 @@ proptest! {
                 (Kind::Hole, seq, next.map(|row| row.position))
             }
         };
-        prop_assert_eq!(told(&judged), [gap, missing]);
+        prop_assert_eq!(found(&judged), [gap, missing]);
     }
 
     #[test]
@@ -213,7 +213,7 @@ fn rows_that_differ_from_what_their_command_makes_are_foreign() {
         damage(&mut worked.rows[3]);
         let judged = judge(&worked.whole(), &worked.log, &HashSet::new());
         let at = worked.rows[3].position;
-        assert_eq!(told(&judged), [(Kind::ForeignRow, 4, Some(at))], "{what}");
+        assert_eq!(found(&judged), [(Kind::ForeignRow, 4, Some(at))], "{what}");
     }
 }
 
@@ -244,11 +244,11 @@ fn rows_of_purged_entries_or_of_earlier_incarnations_give_no_finding() {
     // As if the entries had been purged: there is nothing to compare the rows with.
     worked.log =
         Log::new((0, 1), INCARNATION, HashSet::new(), (INCARNATION.first_sequence + 2, 6), &[id()], VERSION);
-    assert_eq!(told(&judge(&worked.whole(), &worked.log, &HashSet::new())), []);
+    assert_eq!(found(&judge(&worked.whole(), &worked.log, &HashSet::new())), []);
     // In a later incarnation, the timestamps of the one before are not known.
     let later = Incarnation::new(3, 7, 9_000_000);
     worked.log = Log::new((0, 1), later, HashSet::new(), (7, 6), &[id()], VERSION);
-    assert_eq!(told(&judge(&worked.whole(), &worked.log, &HashSet::new())), []);
+    assert_eq!(found(&judge(&worked.whole(), &worked.log, &HashSet::new())), []);
     // In an earlier incarnation, no worker can have written these rows.
     let earlier = Incarnation::new(1, 7, 9_000_000);
     worked.log = Log::new((0, 1), earlier, HashSet::new(), (7, 6), &[id()], VERSION);

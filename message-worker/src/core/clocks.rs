@@ -96,7 +96,7 @@ mod tests {
             };
             assert_eq!(reading.disagreement().map(|found| found.ahead_ms), expected, "{what}");
         }
-        let told = Disagreement { other: Other::Log, ahead_ms: -90_000 }.to_string();
-        assert_eq!(told, "this worker's clock is 90 s behind the log's");
+        let text = Disagreement { other: Other::Log, ahead_ms: -90_000 }.to_string();
+        assert_eq!(text, "this worker's clock is 90 s behind the log's");
     }
 }

@@ -81,7 +81,7 @@ impl Gateway {
 
     /// The hash for the beat. A gateway that was silent for 10 minutes gets a deliberately wrong hash, so that it
     /// registers again if it is alive. If it does not, its interest is removed.
-    fn told_hash(&self, now_ms: u64) -> u64 {
+    fn beat_hash(&self, now_ms: u64) -> u64 {
         if self.heard_ms + GATEWAY_SILENT_MS <= now_ms { !self.hash } else { self.hash }
     }
 }
@@ -243,7 +243,7 @@ impl Interest {
                 partition: self.partition,
                 epoch: self.epoch,
                 number: known.number,
-                interest_hash: known.told_hash(now_ms),
+                interest_hash: known.beat_hash(now_ms),
                 lag_ms,
                 counter: known.counter,
             };

@@ -145,7 +145,7 @@ fn head_in_one_incarnation(conversation: &Conversation) -> wire::Head {
     wire::Head { position, last_message: head.last_message.as_ref().map(in_one_incarnation), ..head }
 }
 
-fn told_in_one_incarnation(outcome: Option<&outcome::Body>) -> Option<outcome::Body> {
+fn outcome_in_one_incarnation(outcome: Option<&outcome::Body>) -> Option<outcome::Body> {
     outcome.map(|outcome| match outcome {
         outcome::Body::Accepted(accepted) => {
             outcome::Body::Accepted(wire::Accepted { id: Bytes::new(), ..accepted.clone() })
@@ -295,8 +295,8 @@ proptest! {
             crashed.prepare(&mut replayed, command);
             let again = replayed.apply(at, command);
             if again.outcome.is_some() {
-                let told = |outcome| told_in_one_incarnation(outcome);
-                prop_assert_eq!(told(again.outcome.as_ref()), told(applied[nth].outcome.as_ref()));
+                let outcome_of = |outcome| outcome_in_one_incarnation(outcome);
+                prop_assert_eq!(outcome_of(again.outcome.as_ref()), outcome_of(applied[nth].outcome.as_ref()));
             }
             made.extend(again.row);
         }

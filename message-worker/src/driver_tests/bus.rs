@@ -51,7 +51,7 @@ struct Breaking(Box<dyn LogReader>, bool);
 impl LogReader for Breaking {
     async fn next(&mut self, entries_max: usize) -> Result<Vec<LogEntry>, BusError> {
         if self.1 {
-            return Err(BusError::Broken("told to".into()));
+            return Err(BusError::Broken("the test wants it".into()));
         }
         let entries = self.0.next(entries_max).await;
         self.1 = true;
@@ -119,7 +119,7 @@ impl Bus for TestBus {
 
     async fn publish(&self, subject: &str, payload: Bytes) -> Result<(), BusError> {
         if count_down(&self.refusing) {
-            return Err(BusError::Unavailable("told to".into()));
+            return Err(BusError::Unavailable("the test wants it".into()));
         }
         self.inner.publish(subject, payload).await
     }

@@ -43,7 +43,7 @@ async fn failed_and_lying_writes_are_repeated_byte_for_byte() {
     working.stop().await;
     assert_eq!(world.contents("room"), (1..=4).map(|n| (n, format!("m{n}"))).collect::<Vec<_>>());
     assert_eq!(world.store.torn(), []);
-    assert!(gateway.outcomes.values().all(|told| told.len() == 1), "{:?}", gateway.outcomes);
+    assert!(gateway.outcomes.values().all(|outcomes| outcomes.len() == 1), "{:?}", gateway.outcomes);
     let sent = world.store.tables().sent;
     assert_eq!(sent[&("room".into(), "ann".into())].len(), 4, "the projections are written again as well");
 }

@@ -1,7 +1,7 @@
 //! Workers crash at any point and overlap. In the end the store holds the same rows as after an undisturbed run.
 
 use super::bus::TestBus;
-use super::harness::{A_WHILE, Gateway, INCARNATION, World, free, told, until};
+use super::harness::{A_WHILE, Gateway, INCARNATION, World, described, free, until};
 use super::memory::{Call, Fault, MemoryStore};
 use super::tables::Tables;
 use crate::limits::TENURE_MS;
@@ -78,14 +78,18 @@ const LATE: Duration = Duration::from_millis(TENURE_MS + TENURE_MS / 5);
 const ENTRIES: u64 = 6;
 const COMMANDS: usize = ENTRIES as usize * 8;
 
-type Told = BTreeMap<u64, Vec<String>>;
+type Outcomes = BTreeMap<u64, Vec<String>>;
 
-fn outcomes(gateway: &Gateway) -> Told {
-    gateway.outcomes.iter().map(|(request, bodies)| (*request, bodies.iter().map(told).collect())).collect()
+fn outcomes(gateway: &Gateway) -> Outcomes {
+    gateway
+        .outcomes
+        .iter()
+        .map(|(request, bodies)| (*request, bodies.iter().map(described).collect()))
+        .collect()
 }
 
 /// The tables and outcomes that an undisturbed worker produces from the log.
-async fn undisturbed() -> (Tables, Told) {
+async fn undisturbed() -> (Tables, Outcomes) {
     let (world, mut gateway) = filled(0).await;
     let working = world.work(1);
     gateway.hear(|gateway| gateway.outcomes.len() == COMMANDS).await;
@@ -93,7 +97,7 @@ async fn undisturbed() -> (Tables, Told) {
     assert_eq!(world.store.checkpoint().map(|checkpoint| checkpoint.position.sequence), Some(ENTRIES));
     let acks = outcomes(&gateway);
     for kind in ["seq", "repeated", "forbidden"] {
-        assert!(acks.values().flatten().any(|told| told.starts_with(kind)), "no {kind} in {acks:?}");
+        assert!(acks.values().flatten().any(|outcome| outcome.starts_with(kind)), "no {kind} in {acks:?}");
     }
     (in_one_incarnation(world.store.tables()), acks)
 }
@@ -134,25 +138,28 @@ fn in_one_incarnation(mut tables: Tables) -> Tables {
     tables
 }
 
-fn assert_same(what: &str, world: &World, gateway: &Gateway, golden: &(Tables, Told)) {
+fn assert_same(what: &str, world: &World, gateway: &Gateway, golden: &(Tables, Outcomes)) {
     let tables = in_one_incarnation(world.store.tables());
     assert_eq!(differing(&tables.events, &golden.0.events), "", "rows differ {what}");
     assert_eq!(differing(&tables.heads, &golden.0.heads), "", "heads differ {what}");
     assert_eq!(differing(&tables.participants, &golden.0.participants), "", "participants differ {what}");
     assert_eq!(differing(&tables.sent, &golden.0.sent), "", "client ids differ {what}");
     assert_eq!(world.store.torn(), [], "{what}");
-    for (request, told) in outcomes(gateway) {
-        assert!(told.iter().all(|told| *told == golden.1[&request][0]), "request {request} {what}: {told:?}");
+    for (request, outcomes) in outcomes(gateway) {
+        assert!(
+            outcomes.iter().all(|outcome| *outcome == golden.1[&request][0]),
+            "request {request} {what}: {outcomes:?}"
+        );
     }
-    for (request, told) in golden.1.iter().filter(|(_, told)| told[0].starts_with("seq")) {
+    for (request, outcomes) in golden.1.iter().filter(|(_, outcomes)| outcomes[0].starts_with("seq")) {
         assert!(
             gateway.outcomes.contains_key(request),
-            "request {request} never got its outcome {told:?} {what}"
+            "request {request} never got its outcome {outcomes:?} {what}"
         );
     }
 }
 
-async fn crash_and_take_over(cells: usize, golden: &(Tables, Told)) {
+async fn crash_and_take_over(cells: usize, golden: &(Tables, Outcomes)) {
     let (world, mut gateway) = filled(cells as u64).await;
     world.store.crash_after(cells);
     let first = world.work(1);
@@ -176,7 +183,7 @@ async fn a_successor_stores_the_same_after_a_crash_at_any_write() {
     join_all((0..cells + 12).map(|cells| crash_and_take_over(cells, &golden))).await;
 }
 
-async fn displace(round: u64, golden: &(Tables, Told)) {
+async fn displace(round: u64, golden: &(Tables, Outcomes)) {
     let (world, mut gateway) = filled(round).await;
     let one = world.work(1);
     // The second worker finds some rows of the first one, and more rows arrive while it works.
@@ -190,7 +197,7 @@ async fn displace(round: u64, golden: &(Tables, Told)) {
     assert_same(&format!("in round {round}"), &world, &gateway, golden);
 }
 
-async fn stand_still(round: u64, golden: &(Tables, Told)) {
+async fn stand_still(round: u64, golden: &(Tables, Outcomes)) {
     let (world, mut gateway) = filled(round).await;
     let twin = World::of(world.bus.clone(), world.store.twin());
     // The first worker's groups create, add and remove participants. Their rows are written; the projections that
@@ -272,8 +279,8 @@ async fn a_displaced_owner_acknowledges_nothing() {
     assert_eq!(gateway.outcome(1).await, "seq 1");
     world.store.release(Call::Append);
     gateway.hear_for(A_WHILE).await;
-    let telling = gateway.batches.iter().filter(|batch| !batch.outcomes.is_empty());
-    assert_eq!(telling.map(|batch| batch.epoch).collect::<Vec<_>>(), [2]);
+    let with_outcomes = gateway.batches.iter().filter(|batch| !batch.outcomes.is_empty());
+    assert_eq!(with_outcomes.map(|batch| batch.epoch).collect::<Vec<_>>(), [2]);
     let row = &world.store.tables().events[&("room".to_owned(), 1)];
     assert_eq!(row.position.incarnation, 2, "the row must be of the second incarnation");
     assert_eq!(world.store.torn(), []);

@@ -266,10 +266,10 @@ impl Gateway {
         }
     }
 
-    /// Waits for the first outcome of a command, as [`told`] formats it.
+    /// Waits for the first outcome of a command, as [`described`] formats it.
     pub(super) async fn outcome(&mut self, request: u64) -> String {
         self.hear(|gateway| gateway.outcomes.contains_key(&request)).await;
-        told(&self.outcomes[&request][0])
+        described(&self.outcomes[&request][0])
     }
 
     /// The contents of all received events, with their seqs, in order.
@@ -343,7 +343,7 @@ pub(super) fn interest(conversation: &str, known_head: u64, check: &[&str]) -> w
 }
 
 /// Formats an outcome as `seq N`, `repeated N`, or the error's code.
-pub(super) fn told(body: &outcome::Body) -> String {
+pub(super) fn described(body: &outcome::Body) -> String {
     match body {
         outcome::Body::Accepted(accepted) if accepted.repeated => format!("repeated {}", accepted.seq),
         outcome::Body::Accepted(accepted) => format!("seq {}", accepted.seq),

@@ -34,7 +34,7 @@ async fn a_recreated_log_starts_a_new_incarnation_and_outcomes_are_sent_once() {
     assert_eq!(gateway.outcome(4).await, "seq 4");
     assert_eq!(gateway.outcome(2).await, "repeated 2");
     working.stop().await;
-    assert!(gateway.outcomes.values().all(|told| told.len() == 1), "{:?}", gateway.outcomes);
+    assert!(gateway.outcomes.values().all(|outcomes| outcomes.len() == 1), "{:?}", gateway.outcomes);
     assert_eq!(anew.contents("room"), (1..=5).map(|n| (n, format!("m{n}"))).collect::<Vec<_>>());
     let incarnation = anew.store.tables().partitions[&0].incarnation().expect("an incarnation has started");
     assert_eq!((incarnation.number, incarnation.first_sequence), (2, 2));
@@ -111,7 +111,7 @@ async fn broken_readers_lose_and_repeat_nothing() {
     }
     assert_eq!(world.bus.breaking.load(Ordering::SeqCst), 0, "all five reader failures must have happened");
     working.stop().await;
-    assert!(gateway.outcomes.values().all(|told| told.len() == 1));
+    assert!(gateway.outcomes.values().all(|outcomes| outcomes.len() == 1));
 }
 
 /// Guards the check of each entry's sequence, whatever a reader promises: an entry that is skipped here is lost for

@@ -1,6 +1,6 @@
 //! Gateways request outcomes again when the batches with them were lost with their owner.
 
-use super::harness::{A_WHILE, Gateway, World, told};
+use super::harness::{A_WHILE, Gateway, World, described};
 use super::memory::Call;
 use carillon_proto::wire::{self, Authority, partition_reply, partition_request};
 use prost::Message as _;
@@ -30,7 +30,7 @@ async fn known(gateway: &mut Gateway, tag: u128, commands: &[&wire::Command]) ->
         match gateway.request_with(0, body).await.body {
             Some(partition_reply::Body::Outcomes(outcomes)) => {
                 for outcome in outcomes.outcomes {
-                    known.insert(outcome.request, told(&outcome.body.expect("not empty")));
+                    known.insert(outcome.request, described(&outcome.body.expect("not empty")));
                 }
             }
             other => panic!("not a reply with outcomes: {other:?}"),
@@ -55,8 +55,8 @@ async fn the_next_owner_returns_the_outcomes_of_its_predecessor() {
     gateway.outcome(2).await;
     owner.stop_when(&world, sequence).await;
     let successor = world.work(2);
-    let told = known(&mut gateway, TAG, &[&first, &other, &refused, &never, &elsewhere]).await;
-    assert_eq!(told, [(1, "seq 1".into()), (2, "seq 1".into())].into());
+    let outcomes = known(&mut gateway, TAG, &[&first, &other, &refused, &never, &elsewhere]).await;
+    assert_eq!(outcomes, [(1, "seq 1".into()), (2, "seq 1".into())].into());
     let stranger = wire::Command { actor: "bob".into(), ..first.clone() };
     assert!(
         known(&mut gateway, TAG, &[&stranger]).await.is_empty(),

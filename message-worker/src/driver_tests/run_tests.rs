@@ -105,7 +105,13 @@ async fn partitions_follow_the_leases() {
     let store = world.store.clone();
     until(|| store.tables().partitions.values().all(|state| state.checkpoint.is_some())).await;
     assert_eq!(world.store.torn(), []);
-    assert!(gateway.outcomes.values().flatten().all(|told| matches!(told, wire::outcome::Body::Accepted(_))));
+    assert!(
+        gateway
+            .outcomes
+            .values()
+            .flatten()
+            .all(|outcome| matches!(outcome, wire::outcome::Body::Accepted(_)))
+    );
 }
 
 const DAY_MS: u64 = 24 * 3_600 * 1_000;

@@ -37,8 +37,8 @@ async fn sends_again(world: &World, gateway: &mut Gateway, mut request: u64) -> 
     loop {
         world.publish(vec![gateway.send(request, "room", &format!("m{request}"))]).await;
         match gateway.outcome(request).await {
-            told if told == "unavailable" => tokio::time::sleep(Duration::from_millis(300)).await,
-            told => return told,
+            outcome if outcome == "unavailable" => tokio::time::sleep(Duration::from_millis(300)).await,
+            outcome => return outcome,
         }
         request += 1;
     }
@@ -63,7 +63,7 @@ async fn a_damaged_conversation_does_not_stop_others() {
 
     let report = auditor(&world, 10, &[]).run().await;
     assert!(
-        !report.is_ok() && report.unread.iter().any(|said| said.contains("room is suspended")),
+        !report.is_ok() && report.unread.iter().any(|reason| reason.contains("room is suspended")),
         "{report}"
     );
     assert!(report.findings.is_empty(), "a refused command is not reported as missing: {report}");
@@ -90,8 +90,8 @@ async fn a_replay_does_not_apply_refused_commands() {
     world.publish(vec![gateway.send(1, "room", "refused")]).await;
     assert_eq!(gateway.outcome(1).await, "unavailable");
     repair(&world);
-    let told = sends_again(&world, &mut gateway, 10).await;
-    assert_eq!(told, "seq 1");
+    let outcome = sends_again(&world, &mut gateway, 10).await;
+    assert_eq!(outcome, "seq 1");
     let accepted = world.contents("room");
     working.kill().await;
     // The successor replays everything in another incarnation, without the conversation's stored rows.

@@ -46,7 +46,7 @@ pub(crate) async fn reader(
     from: u64,
 ) -> Result<Box<dyn LogReader>, StartOver> {
     let mut backoff = Backoff::of_bus();
-    let (mut told, mut broken) = (false, 0);
+    let (mut reported, mut broken) = (false, 0);
     loop {
         match open(context, landmark, from).await {
             Ok(Some(reader)) => return Ok(reader),
@@ -57,7 +57,7 @@ pub(crate) async fn reader(
             Err(error) => {
                 broken += u32::from(matches!(error, BusError::Broken(_)));
                 // Warn only once, because each partition retries several times a second.
-                if std::mem::replace(&mut told, true) {
+                if std::mem::replace(&mut reported, true) {
                     tracing::debug!(partition = context.partition, %error, "the log still cannot be read");
                 } else {
                     tracing::warn!(partition = context.partition, %error, "the log cannot be read, trying again");

@@ -97,7 +97,7 @@ pub(crate) async fn take_partition(
                 continue;
             }
         }
-        tell(context, start);
+        report_start(context, start);
         if displaced {
             // If cancelled here, this worker still holds the partition, so the next owner must wait just as long.
             tenure::wait_for_silence().await;
@@ -171,7 +171,7 @@ async fn change_tenure(context: &Context, previous: Option<Tenure>, next: &Tenur
 }
 
 /// Logs and counts the start of an incarnation.
-fn tell(context: &Context, start: Start) {
+fn report_start(context: &Context, start: Start) {
     let partition = context.partition;
     match start {
         Start::Continue { .. } | Start::First(_) => {}

@@ -54,11 +54,11 @@ impl Consumer<'_> {
         let mut acquainted = results.acquainted_before;
         if participants_written {
             // Before the acks, so that a client that reads its lists after an ack sees the change.
-            fanout::tell_acquainted(&*self.context.bus, results.acquainted).await;
+            fanout::notify_acquainted(&*self.context.bus, results.acquainted).await;
         } else {
             acquainted.extend(results.acquainted);
         }
-        self.flush.tell_acquainted(acquainted);
+        self.flush.add_acquainted(acquainted);
         let outgoing = self.interest.batches(&results.events, results.outcomes);
         fanout::publish(&*self.context.bus, outgoing).await;
         observe(Latency::Fanout, began.elapsed());

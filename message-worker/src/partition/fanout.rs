@@ -20,7 +20,7 @@ const ACQUAINTED_MAX: usize = 1_000;
 /// Notifies all gateways that the acquaintances of these users may have changed. All, because a worker does not know to
 /// which gateways the users are connected. A gateway that loses the message notices that, and reads the acquaintances
 /// again.
-pub(crate) async fn tell_acquainted(bus: &dyn Bus, users: BTreeSet<String>) {
+pub(crate) async fn notify_acquainted(bus: &dyn Bus, users: BTreeSet<String>) {
     let users: Vec<String> = users.into_iter().collect();
     for users in users.chunks(ACQUAINTED_MAX) {
         let changed = wire::AcquaintancesChanged { users: users.to_vec() };

@@ -92,7 +92,7 @@ impl Flush {
     }
 
     /// Adds users whose acquaintances may change when the projections are written.
-    pub(crate) fn tell_acquainted(&mut self, users: BTreeSet<String>) {
+    pub(crate) fn add_acquainted(&mut self, users: BTreeSet<String>) {
         self.acquainted.extend(users);
     }
 
@@ -209,7 +209,7 @@ async fn write(
     end: Option<End>,
 ) {
     project(context, projections).await;
-    fanout::tell_acquainted(&*context.bus, acquainted).await;
+    fanout::notify_acquainted(&*context.bus, acquainted).await;
     project(context, heads).await;
     if let Some(End { position, tag, timestamp_us, version }) = end {
         let checkpoint = Checkpoint { position, tag, timestamp_us, version };

@@ -305,8 +305,9 @@ impl Group {
             // applying.
             let Some((Applied { row, projections, outcome }, acquainted)) = applied else { continue };
             count(row.is_some(), outcome.as_ref());
-            let told = if row.is_some() { &mut results.acquainted } else { &mut results.acquainted_before };
-            told.extend(acquainted);
+            let notified =
+                if row.is_some() { &mut results.acquainted } else { &mut results.acquainted_before };
+            notified.extend(acquainted);
             self.answer(&command, outcome);
             if let Some(event) = row {
                 results.add_row(conversation, &event, at, tag);

@@ -43,7 +43,7 @@ pub(crate) enum Done {
     /// The entry that raises the partition's version was appended, or could not be appended.
     Raised,
     /// A gateway has got its reply about outcomes.
-    Told,
+    Replied,
     Checked(Landmark, Result<bool, BusError>),
     /// Whether this worker still holds the tenure.
     Confirmed(Result<bool, StoreError>),
@@ -81,7 +81,7 @@ impl Consumer<'_> {
                 self.gathered();
             }
             Done::Purged => self.purging = false,
-            Done::Raised | Done::Told => {}
+            Done::Raised | Done::Replied => {}
             Done::Checked(landmark, held) => {
                 self.checking = false;
                 if held == Ok(false) {

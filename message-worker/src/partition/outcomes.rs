@@ -35,11 +35,11 @@ impl Consumer<'_> {
         let known: Vec<Known> = commands.filter_map(|command| self.known(command)).collect();
         let (context, epoch) = (self.context.clone(), self.interest.epoch());
         self.job(async move {
-            let told = stream::iter(known).map(|known| became_row(&context, known));
-            let outcomes = told.buffered(OUTCOME_READS_MAX).filter_map(ready).collect().await;
+            let outcomes = stream::iter(known).map(|known| became_row(&context, known));
+            let outcomes = outcomes.buffered(OUTCOME_READS_MAX).filter_map(ready).collect().await;
             let body = Some(partition_reply::Body::Outcomes(wire::KnownOutcomes { outcomes }));
             reply.send(wire::PartitionReply { epoch, body }.encode_to_vec().into());
-            Done::Told
+            Done::Replied
         });
     }
 

@@ -164,7 +164,7 @@ pub(super) fn walked(key: &[u8]) -> Walked<'_> {
 
 /// The kinds of rows that repair distinguishes, by whether a row can be believed without the rows before it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Told {
+pub(super) enum RepairKind {
     /// An event, with its seq.
     Event(ConversationId, u64),
     /// A conversation's seal.
@@ -177,23 +177,23 @@ pub(super) enum Told {
 
 /// Returns the kind of the row with this key. `None` for suspensions, which concern only the log of the process that
 /// wrote them, and for keys that this store does not write.
-pub(super) fn told(key: &[u8]) -> Option<Told> {
+pub(super) fn repair_kind(key: &[u8]) -> Option<RepairKind> {
     match *key.first()? {
         CONVERSATION => {
             let id_end = 2 + usize::from(*key.get(1)?);
             let id = ConversationId::parse(std::str::from_utf8(key.get(2..id_end)?).ok()?).ok()?;
             match *key.get(id_end)? {
-                EVENT if key.len() == id_end + 9 => Some(Told::Event(id, read_seq(key)?)),
-                SEAL => Some(Told::Seal(id)),
-                HEAD | PARTICIPANT | SENT => Some(Told::Derived),
+                EVENT if key.len() == id_end + 9 => Some(RepairKind::Event(id, read_seq(key)?)),
+                SEAL => Some(RepairKind::Seal(id)),
+                HEAD | PARTICIPANT | SENT => Some(RepairKind::Derived),
                 _ => None,
             }
         }
-        USER => Some(Told::Derived),
-        CLUSTER => Some(Told::OfPartition),
+        USER => Some(RepairKind::Derived),
+        CLUSTER => Some(RepairKind::OfPartition),
         PARTITION => match *key.get(5)? {
-            INCARNATION | SKIP => Some(Told::OfPartition),
-            CHECKPOINT => Some(Told::Derived),
+            INCARNATION | SKIP => Some(RepairKind::OfPartition),
+            CHECKPOINT => Some(RepairKind::Derived),
             _ => None,
         },
         _ => None,

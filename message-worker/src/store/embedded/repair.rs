@@ -14,7 +14,7 @@ use bytes::Bytes;
 use carillon_proto::id::ConversationId;
 
 use super::journal::{FILES, Files, Scan};
-use super::key::{self, Told};
+use super::key::{self, RepairKind};
 use super::overlay::Generation;
 use super::sweep::Sweep;
 use super::table::{self, Table};
@@ -111,8 +111,8 @@ fn keep(table: &Table, scan: &Scan, repair: &mut Repair) -> Result<Generation, S
     let mut seals = Vec::new();
     // Keys are in ascending order, so an event comes after the event before it.
     for (key, value) in behind.rows() {
-        match key::told(key) {
-            Some(Told::Event(conversation, seq)) if key::is_there(value) => {
+        match key::repair_kind(key) {
+            Some(RepairKind::Event(conversation, seq)) if key::is_there(value) => {
                 let follows = seq == 0 || is_there(table, &kept, &conversation, seq - 1)?;
                 if follows {
                     repair.kept_events += 1;
@@ -121,9 +121,9 @@ fn keep(table: &Table, scan: &Scan, repair: &mut Repair) -> Result<Generation, S
                     repair.lose(table, &kept, conversation, seq)?;
                 }
             }
-            Some(Told::Event(..) | Told::OfPartition) => kept.put_row(key.clone(), value.clone()),
-            Some(Told::Seal(conversation)) => seals.push((conversation, key, value)),
-            Some(Told::Derived) | None => {}
+            Some(RepairKind::Event(..) | RepairKind::OfPartition) => kept.put_row(key.clone(), value.clone()),
+            Some(RepairKind::Seal(conversation)) => seals.push((conversation, key, value)),
+            Some(RepairKind::Derived) | None => {}
         }
     }
     for (conversation, key, value) in seals {
@@ -137,7 +137,7 @@ fn keep(table: &Table, scan: &Scan, repair: &mut Repair) -> Result<Generation, S
     // A record that is not whole may still hold readable rows. They name conversations with lost events.
     for payload in &scan.unreadable {
         for (key, value) in key::rows_of(payload.clone()) {
-            if let Some(Told::Event(conversation, seq)) = key::told(&key)
+            if let Some(RepairKind::Event(conversation, seq)) = key::repair_kind(&key)
                 && key::is_there(&value)
                 && !is_there(table, &kept, &conversation, seq)?
             {
