@@ -6,7 +6,7 @@
 //! repetition, a refusal or a change without effect makes no row there. If the command makes a row, that row is
 //! missing.
 
-use super::audit_log::{Log, Said};
+use super::audit_log::{Log, Logged};
 use super::conversation::Conversation;
 use super::dedup::Hit;
 use super::rows::EventRow;
@@ -358,10 +358,10 @@ impl<'a> Walk<'a> {
     /// What in the log contradicts a row.
     fn foreign(&self, row: &Row) -> Option<&'static str> {
         let log = self.log;
-        match log.said(&self.stored.id, row.position) {
-            Said::NoCommand => return Some("no command of this conversation stands at the row's position"),
-            Said::Command(tag) if tag != row.tag => return Some("the row's tag is not the log's"),
-            Said::Command(_) | Said::Nothing => {}
+        match log.logged(&self.stored.id, row.position) {
+            Logged::NoCommand => return Some("no command of this conversation stands at the row's position"),
+            Logged::Command(tag) if tag != row.tag => return Some("the row's tag is not the log's"),
+            Logged::Command(_) | Logged::Nothing => {}
         }
         let Position { incarnation, sequence, index } = row.position;
         if incarnation > log.incarnation().number {

@@ -72,7 +72,7 @@ pub(crate) struct CommandSlot {
 
 /// What the log has at a row's position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Said {
+pub(crate) enum Logged {
     /// Nothing: the position is of another incarnation, or its entry was not applied yet, or is not held any more.
     Nothing,
     /// A command of this conversation is there, in an entry with this tag.
@@ -214,13 +214,13 @@ impl Log {
     }
 
     /// What the log has at a position of a conversation that is followed.
-    pub(crate) fn said(&self, conversation: &ConversationId, position: Position) -> Said {
+    pub(crate) fn logged(&self, conversation: &ConversationId, position: Position) -> Logged {
         let held = self.is_of_this_log(position).then(|| self.held(position.sequence)).flatten();
         let (Some(held), Some(slots)) = (held, self.conversations.get(conversation)) else {
-            return Said::Nothing;
+            return Logged::Nothing;
         };
         let slot = CommandSlot { sequence: position.sequence, index: position.index };
-        if slots.binary_search(&slot).is_ok() { Said::Command(held.tag) } else { Said::NoCommand }
+        if slots.binary_search(&slot).is_ok() { Logged::Command(held.tag) } else { Logged::NoCommand }
     }
 
     fn held(&self, sequence: u64) -> Option<&HeldEntry> {

@@ -75,7 +75,7 @@ mod tests {
             ("nothing was read", clock(&[]), 5_000, 0),
             ("read at once", clock(&[(1_000, 1_002)]), 1_003, 1),
             ("it waits for four seconds", clock(&[(1_000, 1_002)]), 5_002, 4_000),
-            ("the newest one says how late it is", clock(&[(1_000, 9_000), (8_990, 9_000)]), 9_000, 7_990),
+            ("the newest entry shows how late it is", clock(&[(1_000, 9_000), (8_990, 9_000)]), 9_000, 7_990),
             ("its first reading was late", clock(&[(1_000, 9_000), (12_000, 12_001)]), 12_001, 11_000),
         ];
         for (what, clock, now_ms, lag_ms) in table {
