@@ -50,7 +50,7 @@ pub(crate) async fn serve(bus: Arc<dyn Bus>, source: Reads, shutdown: Cancellati
     loop {
         tokio::select! {
             subscribed = bus.subscribe(subject::READ, Some(subject::READ_GROUP)) => match subscribed {
-                Ok(subscription) => hear(subscription, &source, &mut reads, &shutdown).await,
+                Ok(subscription) => receive(subscription, &source, &mut reads, &shutdown).await,
                 Err(error) => tracing::warn!(%error, "cannot subscribe to reads, trying again"),
             },
             () = shutdown.cancelled() => {}
@@ -64,7 +64,7 @@ pub(crate) async fn serve(bus: Arc<dyn Bus>, source: Reads, shutdown: Cancellati
     while reads.join_next().await.is_some() {}
 }
 
-async fn hear(
+async fn receive(
     mut subscription: Subscription,
     source: &Arc<Reads>,
     reads: &mut JoinSet<()>,

@@ -56,7 +56,7 @@ struct Gateway {
     /// The gateway has sent a request in this epoch.
     registered: bool,
     /// When its last request, command or ephemeral batch arrived.
-    heard_ms: u64,
+    received_ms: u64,
 }
 
 impl Gateway {
@@ -67,7 +67,7 @@ impl Gateway {
             (true, true) => GATEWAY_SILENT_MS,
             (false, _) => GATEWAY_SEEN_MS,
         };
-        self.heard_ms + kept_ms > now_ms
+        self.received_ms + kept_ms > now_ms
     }
 
     fn keep(&mut self, batch: Bytes) {
@@ -82,7 +82,7 @@ impl Gateway {
     /// The hash for the beat. A gateway that was silent for 10 minutes gets a deliberately wrong hash, so that it
     /// registers again if it is alive. If it does not, its interest is removed.
     fn beat_hash(&self, now_ms: u64) -> u64 {
-        if self.heard_ms + GATEWAY_SILENT_MS <= now_ms { !self.hash } else { self.hash }
+        if self.received_ms + GATEWAY_SILENT_MS <= now_ms { !self.hash } else { self.hash }
     }
 }
 
@@ -108,17 +108,17 @@ impl Interest {
     }
 
     /// Notes that a gateway is alive.
-    pub(crate) fn heard(&mut self, gateway: &GatewayId, now_ms: u64) {
+    pub(crate) fn received_from(&mut self, gateway: &GatewayId, now_ms: u64) {
         if !self.gateways.contains_key(gateway) && self.gateways.len() >= GATEWAYS_MAX {
             self.drop_longest_silent();
         }
         let known = self.gateways.entry(gateway.clone()).or_default();
-        known.heard_ms = known.heard_ms.max(now_ms);
+        known.received_ms = known.received_ms.max(now_ms);
     }
 
     /// Checks and stores the counter of a request.
     pub(crate) fn admit(&mut self, gateway: &GatewayId, counter: u64, now_ms: u64) -> Result<(), Refusal> {
-        self.heard(gateway, now_ms);
+        self.received_from(gateway, now_ms);
         let known = self.gateways.entry(gateway.clone()).or_default();
         if counter <= known.counter {
             return Err(Refusal::Old);
@@ -309,7 +309,7 @@ impl Interest {
     }
 
     fn drop_longest_silent(&mut self) {
-        let silent = self.gateways.iter().min_by_key(|(_, known)| known.heard_ms);
+        let silent = self.gateways.iter().min_by_key(|(_, known)| known.received_ms);
         if let Some(gateway) = silent.map(|(gateway, _)| gateway.clone()) {
             self.clear(&gateway);
             self.gateways.remove(&gateway);

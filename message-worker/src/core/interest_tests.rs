@@ -148,7 +148,7 @@ fn older_requests_are_refused() {
 #[test]
 fn a_gateway_that_only_sent_commands_gets_beats_for_a_minute() {
     let mut interest = Interest::new(3, 7);
-    interest.heard(&gateway("gw-1"), 1_000);
+    interest.received_from(&gateway("gw-1"), 1_000);
     assert_eq!(beats(&interest, 1_000)["gw-1"].interest_hash, 0);
     assert!(beats(&interest, 1_000 + GATEWAY_SEEN_MS).is_empty());
 }
@@ -195,7 +195,7 @@ fn ephemeral_events_go_to_the_other_registered_gateways() {
 fn gateways_are_bounded_and_the_longest_silent_one_is_removed() {
     let mut interest = interest(&[("gw-0", &["a"])]);
     for n in 1..=GATEWAYS_MAX {
-        interest.heard(&gateway(&format!("gw-{n}")), 10 + n as u64);
+        interest.received_from(&gateway(&format!("gw-{n}")), 10 + n as u64);
     }
     assert_eq!(interest.gateways.len(), GATEWAYS_MAX);
     assert!(!interest.gateways.contains_key(&gateway("gw-0")));

@@ -13,7 +13,7 @@ async fn acks_and_events_leave_only_after_the_write() {
     assert_eq!(gateway.register(&["room"]).await, [("room".into(), 0)]);
     world.store.hold(Call::Append);
     world.publish(vec![gateway.send(1, "room", "one")]).await;
-    gateway.hear_for(A_WHILE).await;
+    gateway.receive_for(A_WHILE).await;
     assert_eq!((gateway.batches.len(), world.store.count(Call::Append)), (0, 1));
     // Meanwhile requests are answered with the committed head and not with the applied one.
     assert_eq!(gateway.register(&["room"]).await, [("room".into(), 0)]);
@@ -95,7 +95,7 @@ async fn groups_grow_while_the_store_is_busy() {
     for n in 1..=50 {
         world.publish(vec![gateway.send(n, "room", "x")]).await;
     }
-    gateway.hear_for(A_WHILE).await;
+    gateway.receive_for(A_WHILE).await;
     world.store.release(Call::Append);
     assert_eq!(gateway.outcome(50).await, "seq 50");
     let groups = world.store.count(Call::Append);
@@ -111,10 +111,10 @@ async fn a_worker_whose_lease_ran_out_acknowledges_nothing() {
     gateway.register(&["room"]).await;
     world.store.hold(Call::Append);
     world.publish(vec![gateway.send(1, "room", "one")]).await;
-    gateway.hear_for(A_WHILE).await;
+    gateway.receive_for(A_WHILE).await;
     working.ours.store(false, Ordering::SeqCst);
     world.store.release(Call::Append);
-    gateway.hear_for(A_WHILE).await;
+    gateway.receive_for(A_WHILE).await;
     assert_eq!(gateway.batches.len(), 0);
     assert_eq!(world.contents("room"), [(1, "one".into())], "the row is stored");
     // The worker has its lease again: it reads the log again from the checkpoint and acknowledges.

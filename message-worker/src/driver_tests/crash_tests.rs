@@ -92,7 +92,7 @@ fn outcomes(gateway: &Gateway) -> Outcomes {
 async fn undisturbed() -> (Tables, Outcomes) {
     let (world, mut gateway) = filled(0).await;
     let working = world.work(1);
-    gateway.hear(|gateway| gateway.outcomes.len() == COMMANDS).await;
+    gateway.receive_until(|gateway| gateway.outcomes.len() == COMMANDS).await;
     working.stop().await;
     assert_eq!(world.store.checkpoint().map(|checkpoint| checkpoint.position.sequence), Some(ENTRIES));
     let acks = outcomes(&gateway);
@@ -169,7 +169,7 @@ async fn crash_and_take_over(cells: usize, golden: &(Tables, Outcomes)) {
     first.kill().await;
     world.store.repair();
     world.work(2).stop_when(&world, ENTRIES).await;
-    gateway.hear_for(Duration::ZERO).await;
+    gateway.receive_for(Duration::ZERO).await;
     assert_same(&format!("after a crash at cell {cells}"), &world, &gateway, golden);
 }
 
@@ -193,7 +193,7 @@ async fn displace(round: u64, golden: &(Tables, Outcomes)) {
     let other = world.work(2);
     other.stop_when(&world, ENTRIES).await;
     one.stop().await;
-    gateway.hear_for(Duration::ZERO).await;
+    gateway.receive_for(Duration::ZERO).await;
     assert_same(&format!("in round {round}"), &world, &gateway, golden);
 }
 
@@ -209,7 +209,7 @@ async fn stand_still(round: u64, golden: &(Tables, Outcomes)) {
     twin.work(2).stop_when(&twin, ENTRIES).await;
     world.store.release(Call::Project);
     one.stop().await;
-    gateway.hear_for(Duration::ZERO).await;
+    gateway.receive_for(Duration::ZERO).await;
     assert_same(&format!("in round {round}, after standing still"), &world, &gateway, golden);
 }
 
@@ -256,7 +256,7 @@ async fn a_slow_store_makes_acks_late_and_nothing_else() {
     );
     world.store.release(Call::Read);
     assert_eq!(gateway.outcome(1).await, "seq 1");
-    gateway.hear_for(A_WHILE).await;
+    gateway.receive_for(A_WHILE).await;
     assert_eq!(gateway.batches.iter().map(|batch| batch.epoch).collect::<Vec<_>>(), [1]);
     assert_eq!(gateway.outcomes[&1].len(), 1);
     working.stop().await;
@@ -278,7 +278,7 @@ async fn a_displaced_owner_acknowledges_nothing() {
     let other = twin.work(2);
     assert_eq!(gateway.outcome(1).await, "seq 1");
     world.store.release(Call::Append);
-    gateway.hear_for(A_WHILE).await;
+    gateway.receive_for(A_WHILE).await;
     let with_outcomes = gateway.batches.iter().filter(|batch| !batch.outcomes.is_empty());
     assert_eq!(with_outcomes.map(|batch| batch.epoch).collect::<Vec<_>>(), [2]);
     let row = &world.store.tables().events[&("room".to_owned(), 1)];

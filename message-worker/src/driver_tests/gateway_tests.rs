@@ -36,7 +36,7 @@ async fn a_registration_returns_the_head_and_all_later_events_follow() {
             .publish(vec![writer.send(n, "room", &format!("m{n}")), writer.send(100 + n, "hall", "h")])
             .await;
     }
-    reader.hear(|gateway| gateway.contents().len() == 28).await;
+    reader.receive_until(|gateway| gateway.contents().len() == 28).await;
     let seqs: Vec<u64> = reader.contents().into_iter().map(|(seq, _)| seq).collect();
     assert_eq!(
         seqs,
@@ -139,17 +139,19 @@ async fn a_lost_batch_is_noticed_by_the_beat_and_resent() {
     let mut gateway = world.gateway("gw-1").await;
     let working = world.work(7);
     gateway.register(&["room", "hall"]).await;
-    gateway.hear(|gateway| !gateway.beats.is_empty()).await;
+    gateway.receive_until(|gateway| !gateway.beats.is_empty()).await;
     let hash = stable_hash("room") ^ stable_hash("hall");
-    gateway.hear(|gateway| gateway.beats.last().is_some_and(|beat| beat.interest_hash == hash)).await;
+    gateway
+        .receive_until(|gateway| gateway.beats.last().is_some_and(|beat| beat.interest_hash == hash))
+        .await;
     world.bus.refusing.store(1, Ordering::SeqCst);
     world.publish(vec![gateway.send(1, "room", "lost")]).await;
     until(|| world.bus.refusing.load(Ordering::SeqCst) == 0).await;
     world.publish(vec![gateway.send(2, "room", "heard")]).await;
     gateway.outcome(2).await;
     assert_eq!(gateway.contents(), [(2, "heard".into())]);
-    gateway.hear(|gateway| gateway.beats.last().is_some_and(|beat| beat.number == 2)).await;
-    let beat = gateway.beats.last().copied().expect("heard");
+    gateway.receive_until(|gateway| gateway.beats.last().is_some_and(|beat| beat.number == 2)).await;
+    let beat = gateway.beats.last().copied().expect("received");
     assert_eq!((beat.partition, beat.epoch, beat.interest_hash, beat.lag_ms), (0, 7, hash, 0));
     let resend = |epoch| partition_request::Body::Resend(wire::Resend { epoch, from: 1 });
     let Some(partition_reply::Body::Resent(resent)) = gateway.request(resend(7)).await.body else {
@@ -173,11 +175,13 @@ async fn a_gateway_that_never_registered_receives_beats_with_the_lag() {
     world.store.hold(Call::Append);
     let working = world.work(1);
     world.publish(vec![gateway.send(1, "room", "m1")]).await;
-    gateway.hear(|gateway| gateway.beats.last().is_some_and(|beat| beat.lag_ms >= 500)).await;
+    gateway.receive_until(|gateway| gateway.beats.last().is_some_and(|beat| beat.lag_ms >= 500)).await;
     assert_eq!(gateway.beats.last().map(|beat| (beat.number, beat.interest_hash)), Some((0, 0)));
     world.store.release(Call::Append);
     gateway
-        .hear(|gateway| gateway.beats.last().is_some_and(|beat| beat.lag_ms == 0 && beat.number == 1))
+        .receive_until(|gateway| {
+            gateway.beats.last().is_some_and(|beat| beat.lag_ms == 0 && beat.number == 1)
+        })
         .await;
     working.stop().await;
 }
@@ -198,9 +202,9 @@ async fn ephemeral_events_reach_the_other_gateways() {
     };
     let batch = wire::EphemeralBatch { gateway: "gw-1".into(), events: vec![typing("room"), typing("hall")] };
     world.bus.publish(&subject::ephemeral(0), batch.encode_to_vec().into()).await.expect("sent");
-    other.hear(|gateway| !gateway.ephemeral.is_empty()).await;
+    other.receive_until(|gateway| !gateway.ephemeral.is_empty()).await;
     assert_eq!(other.ephemeral, [batch]);
-    one.hear_for(A_WHILE).await;
+    one.receive_for(A_WHILE).await;
     assert!(one.ephemeral.is_empty());
     working.stop().await;
 }
@@ -219,10 +223,10 @@ async fn conversations_with_unwritten_rows_stay_in_memory() {
     world.store.hold(Call::Append);
     world.publish(first).await;
     // Eviction runs with every beat.
-    gateway.hear(|gateway| gateway.beats.len() >= 3).await;
+    gateway.receive_until(|gateway| gateway.beats.len() >= 3).await;
     gateway.register(&rooms.iter().map(String::as_str).collect::<Vec<_>>()).await;
     world.store.release(Call::Append);
-    gateway.hear(|gateway| gateway.outcomes.len() == 6).await;
+    gateway.receive_until(|gateway| gateway.outcomes.len() == 6).await;
     world.publish(second).await;
     for n in 11..=16 {
         assert_eq!(gateway.outcome(n).await, "seq 2");
@@ -317,7 +321,7 @@ async fn access_follows_from_committed_rows() {
     let remove = Body::RemoveParticipant(wire::RemoveParticipant { user: "bob".into() });
     let changes = [gateway.command(2, "room", "ann", remove), gateway.command(3, "room", "ann", add("eve"))];
     world.publish(changes.map(owned).into()).await;
-    gateway.hear_for(A_WHILE).await;
+    gateway.receive_for(A_WHILE).await;
     let refused = async |gateway: &mut Gateway| {
         let add = vec![interest("room", 9, &["ann", "bob", "eve"])];
         let listened = gateway.register_with(wire::Register { replace: true, add, remove: Vec::new() }).await;

@@ -246,20 +246,20 @@ impl Gateway {
     }
 
     /// Receives messages until `met` returns true.
-    pub(super) async fn hear(&mut self, met: impl Fn(&Gateway) -> bool) {
-        let heard = timeout(PATIENCE, async {
+    pub(super) async fn receive_until(&mut self, met: impl Fn(&Gateway) -> bool) {
+        let received = timeout(PATIENCE, async {
             while !met(self) {
                 let incoming = self.subscription.next().await.expect("the subscription is open");
                 self.record(incoming);
             }
         });
-        heard
+        received
             .await
             .unwrap_or_else(|_| panic!("{}: not met in time; outcomes {:?}", self.name, self.outcomes));
     }
 
     /// Receives messages for this time.
-    pub(super) async fn hear_for(&mut self, time: Duration) {
+    pub(super) async fn receive_for(&mut self, time: Duration) {
         tokio::time::sleep(time).await;
         while let Some(incoming) = self.subscription.try_next() {
             self.record(incoming);
@@ -268,7 +268,7 @@ impl Gateway {
 
     /// Waits for the first outcome of a command, as [`described`] formats it.
     pub(super) async fn outcome(&mut self, request: u64) -> String {
-        self.hear(|gateway| gateway.outcomes.contains_key(&request)).await;
+        self.receive_until(|gateway| gateway.outcomes.contains_key(&request)).await;
         described(&self.outcomes[&request][0])
     }
 

@@ -19,7 +19,7 @@ async fn a_recreated_log_starts_a_new_incarnation_and_outcomes_are_sent_once() {
     for command in &commands[1..4] {
         world.publish(vec![command.clone()]).await;
     }
-    gateway.hear(|gateway| gateway.outcomes.len() == 3).await;
+    gateway.receive_until(|gateway| gateway.outcomes.len() == 3).await;
     working.stop().await;
 
     // The streams are recreated. A command that is published before a worker notices is never acknowledged, by design.
@@ -92,7 +92,7 @@ async fn a_running_worker_notices_that_the_log_lost_entries() {
     world.bus.forgetful.store(false, Ordering::SeqCst);
     world.publish(vec![gateway.send(2, "room", "m2")]).await;
     assert_eq!(gateway.outcome(2).await, "seq 2");
-    gateway.hear(|gateway| gateway.beats.last().is_some_and(|beat| beat.interest_hash == 0)).await;
+    gateway.receive_until(|gateway| gateway.beats.last().is_some_and(|beat| beat.interest_hash == 0)).await;
     let numbers: Vec<_> = gateway.batches.iter().map(|batch| (batch.epoch, batch.number)).collect();
     assert_eq!(numbers, [(1, 1), (2, 1)], "batch numbers start at 1 in each epoch");
     working.stop().await;
@@ -143,7 +143,7 @@ async fn poison_is_skipped_only_after_the_skip_is_recorded() {
     world.publish_bytes(vec![0xff; 9].into()).await;
     world.publish(vec![gateway.send(2, "room", "after")]).await;
     let working = world.work(1);
-    gateway.hear_for(A_WHILE).await;
+    gateway.receive_for(A_WHILE).await;
     assert!(gateway.outcomes.is_empty(), "a command was applied before the missing entries were recorded");
     world.store.release(Call::Skip);
     assert_eq!(gateway.outcome(2).await, "seq 1");
@@ -196,7 +196,7 @@ async fn a_log_is_purged_below_the_checkpoint_and_never_above() {
         }
         gateway.outcome(5).await;
         world.checkpointed(5).await;
-        gateway.hear(|gateway| gateway.beats.len() >= 2).await;
+        gateway.receive_until(|gateway| gateway.beats.len() >= 2).await;
         let bounds = world.bus.log_bounds(0).await.expect("read");
         assert_eq!((bounds.first, bounds.last), if exclusive { (5, 5) } else { (1, 5) });
         working.stop().await;

@@ -77,7 +77,7 @@ async fn outcomes_of_uncommitted_commands_are_not_returned() {
     world.store.hold(Call::Append);
     let second = gateway.send(2, "room", "m2");
     publish(&world, vec![second.clone()]).await;
-    gateway.hear_for(A_WHILE).await;
+    gateway.receive_for(A_WHILE).await;
     assert!(known(&mut gateway, TAG, &[&second]).await.is_empty());
     world.store.release(Call::Append);
     assert_eq!(gateway.outcome(2).await, "seq 2");

@@ -45,7 +45,7 @@ async fn a_version_starts_at_its_entry_once_a_checkpoint_names_it() {
     world.store.hold(Call::Checkpoint);
     let entry = raise(&world, 2).await;
     let last = world.publish(vec![gateway.send(2, "room", "after"), gateway.send(3, "other", "after")]).await;
-    gateway.hear_for(3 * A_WHILE).await;
+    gateway.receive_for(3 * A_WHILE).await;
     assert!(!gateway.outcomes.contains_key(&2), "applied before a checkpoint names the version");
     assert_eq!(version(&world), Some(1));
 
@@ -77,7 +77,7 @@ async fn a_build_that_does_not_know_the_version_stops_at_its_entry() {
     assert_eq!(gateway.outcome(1).await, "seq 1");
     let refused = working.outdated.refused(1).await.to_string();
     assert!(refused.contains("version 2") && refused.contains("run the newer carillon"), "{refused}");
-    gateway.hear_for(3 * A_WHILE).await;
+    gateway.receive_for(3 * A_WHILE).await;
     assert!(!gateway.outcomes.contains_key(&2), "applied by a build that does not know the version");
     working.stop().await;
     assert_ne!(version(&world), Some(2));

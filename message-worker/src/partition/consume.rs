@@ -160,7 +160,7 @@ impl<'a> Consumer<'a> {
             tokio::select! {
                 entries = read(&mut self.reader, entries_max) => self.entries(entries),
                 Some(done) = self.jobs.next() => self.done(done).await?,
-                incoming = heard(&mut requests) => self.receive_request(incoming)?,
+                incoming = next_request(&mut requests) => self.receive_request(incoming)?,
                 incoming = ephemerals.next() => self.ephemeral(incoming).await?,
                 _ = tick.tick() => self.tick().await,
                 _ = confirm.tick(), if self.ownership.is_contested() && !self.confirming => self.confirm(),
@@ -209,7 +209,7 @@ impl<'a> Consumer<'a> {
         let Some(group) = Group::next_group(&mut self.queue, &self.ledger) else { return Ok(()) };
         self.raised(group.end.version)?;
         let now_ms = steady_ms();
-        group.gateways.iter().for_each(|gateway| self.interest.heard(gateway, now_ms));
+        group.gateways.iter().for_each(|gateway| self.interest.received_from(gateway, now_ms));
         self.stage = Stage::Preparing(group);
         Ok(())
     }
@@ -260,7 +260,7 @@ impl<'a> Consumer<'a> {
         };
         let Ok(batch) = wire::EphemeralBatch::decode(message.payload) else { return Ok(()) };
         if let Ok(gateway) = GatewayId::parse(&batch.gateway) {
-            self.interest.heard(&gateway, steady_ms());
+            self.interest.received_from(&gateway, steady_ms());
         }
         if (self.context.is_ours)() {
             fanout::publish(&*self.context.bus, self.interest.ephemeral(&batch)).await;
@@ -309,7 +309,7 @@ impl<'a> Consumer<'a> {
     }
 }
 
-async fn heard(requests: &mut Option<Subscription>) -> Option<Incoming> {
+async fn next_request(requests: &mut Option<Subscription>) -> Option<Incoming> {
     match requests {
         Some(requests) => requests.next().await,
         None => std::future::pending().await,

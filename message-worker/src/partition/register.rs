@@ -110,7 +110,7 @@ impl Consumer<'_> {
             return Err((reply, unavailable("the partition moves to another worker")));
         }
         if let Some(partition_request::Body::AskOutcomes(outcomes)) = body {
-            self.interest.heard(&gateway, steady_ms());
+            self.interest.received_from(&gateway, steady_ms());
             // As with acknowledgements: another owner may have begun, and then the rows known here may not count.
             if !self.ownership.is_valid() {
                 return Err((reply, unavailable("it is not certain that the partition still is here")));
