@@ -48,21 +48,21 @@ pub(crate) struct Context {
 /// Stops a worker whose build does not know the version of the state machine that a partition has.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Outdated {
-    met: Arc<OnceLock<u32>>,
+    version: Arc<OnceLock<u32>>,
     stop: CancellationToken,
 }
 
 impl Outdated {
     /// Reports that a partition has this version.
-    pub(crate) fn meet(&self, version: u32) {
-        self.met.get_or_init(|| version);
+    pub(crate) fn report(&self, version: u32) {
+        self.version.get_or_init(|| version);
         self.stop.cancel();
     }
 
     /// Waits until a partition has a version that this build, which knows the versions up to `known`, does not know.
     pub(crate) async fn refused(&self, known: u32) -> Refused {
         self.stop.cancelled().await;
-        newer(self.met.get().copied().unwrap_or_default(), known)
+        newer(self.version.get().copied().unwrap_or_default(), known)
     }
 }
 

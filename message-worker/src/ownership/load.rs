@@ -296,7 +296,7 @@ pub(crate) async fn by_owner(
         // damaged.
         let checkpoint = context.store.partition(context.partition).await?.checkpoint;
         if checkpoint.is_some_and(|checkpoint| checkpoint.version >= version) {
-            context.outdated.meet(version);
+            context.outdated.report(version);
             return Err(StartOver::because(NEWER_VERSION).into());
         }
     }

@@ -78,7 +78,7 @@ pub(crate) async fn take_partition(
         let found = find(context, parameters).await;
         let version = found.state.checkpoint.map_or(FIRST_VERSION, |checkpoint| checkpoint.version);
         if version > context.version {
-            context.outdated.meet(version);
+            context.outdated.report(version);
             // `outdated` stops the worker.
             return std::future::pending().await;
         }

@@ -129,7 +129,7 @@ impl<'a> Consumer<'a> {
         shutdown: &CancellationToken,
     ) -> Ended {
         let result = self.turn(requests, ephemerals, shutdown).await;
-        if self.speaks() {
+        if self.may_answer() {
             self.refuse_all();
         }
         Ended { result, all_written: !matches!(self.stage, Stage::Committing(_)) }
@@ -290,9 +290,9 @@ impl<'a> Consumer<'a> {
         self.ending && matches!(self.stage, Stage::Idle) && written
     }
 
-    /// Whether this worker may answer for the partition. If it may not, another owner answers, and a refusal from here
+    /// Whether this worker may answer for the partition. If not, another owner answers, and a refusal from here
     /// would reach the gateway before that answer.
-    pub(crate) fn speaks(&self) -> bool {
+    pub(crate) fn may_answer(&self) -> bool {
         !self.displaced && (self.context.is_ours)()
     }
 

@@ -52,7 +52,7 @@ impl Consumer<'_> {
     /// Uses this version for the entries that follow. Starts over if this build does not know it.
     pub(crate) fn raised(&mut self, version: u32) -> Result<(), StartOver> {
         if version > self.context.version {
-            self.context.outdated.meet(version);
+            self.context.outdated.report(version);
             return Err(StartOver::because(NEWER_VERSION));
         }
         if version > self.ledger.version {

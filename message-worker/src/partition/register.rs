@@ -78,7 +78,7 @@ impl Consumer<'_> {
             Some(Incoming::Lost) => return Ok(()),
             None => return Err(StartOver::because("the bus has ended")),
         };
-        let Some(reply) = message.reply.filter(|_| self.speaks()) else { return Ok(()) };
+        let Some(reply) = message.reply.filter(|_| self.may_answer()) else { return Ok(()) };
         let Ok(request) = wire::PartitionRequest::decode(message.payload) else {
             self.fail(reply, Failure::invalid_payload("the request does not decode"));
             return Ok(());
