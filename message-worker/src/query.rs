@@ -180,7 +180,7 @@ impl Reads {
                 Err(error) => return Err(error),
             }
         }
-        Err(StoreError("the partition changes hands too often".into()).into())
+        Err(StoreError("the partition's owner changes too often".into()).into())
     }
 }
 

@@ -75,17 +75,17 @@ pub(crate) fn decide(found: &Found) -> Start {
         false => Start::Continue { incarnation, from },
     };
     if found.forgotten {
-        return renew("the log does not hold what was read from it");
+        return renew("the log does not hold an entry that was read from it");
     }
     match state.checkpoint.filter(|checkpoint| incarnation.stands_on(checkpoint.position)) {
         Some(checkpoint) if *tag_at_checkpoint == Some(checkpoint.tag) => {
             go_on(checkpoint.position.sequence + 1)
         }
-        _ if found.made_anew => renew("the log was made anew with this process"),
+        _ if found.made_anew => renew("the log was created when this process started"),
         Some(checkpoint) if checkpoint.position.sequence > bounds.last => {
             renew("the log ends below the checkpoint")
         }
-        Some(_) if tag_at_checkpoint.is_some() => renew("the checkpoint's entry is another one"),
+        Some(_) if tag_at_checkpoint.is_some() => renew("the log holds another entry at the checkpoint"),
         Some(_) => renew("the log begins above the checkpoint"),
         // This log generation has no checkpoint yet. Its rows, if there are any, are compared with the log when they
         // are loaded.

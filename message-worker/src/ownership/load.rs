@@ -329,7 +329,7 @@ async fn of_incarnation(
     let Some(position) = loaded.conversation.position() else { return Ok(loaded) };
     if incarnation.stands_on(position) && position.sequence > applied {
         if !is_of_this_log(context, &loaded, position).await? {
-            let reason = "the log never held what a row was made from";
+            let reason = "a row was made from an entry that the log does not hold";
             return Err(LoadError::StartOver(StartOver { reason, forgotten: Some(number) }));
         }
         loaded.conversation.worked_to(incarnation, position);

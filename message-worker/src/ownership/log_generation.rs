@@ -12,7 +12,7 @@ pub(crate) struct Landmark {
     pub(crate) tag: Tag,
 }
 
-/// How many failures are retried because the log begins above the entry where reading has to go on. At the next one,
+/// How many failures are retried because the log begins above the entry that is to be read next. At the next one,
 /// the work starts over.
 const BROKEN_MAX: u32 = 3;
 
@@ -52,7 +52,7 @@ pub(crate) async fn reader(
             Ok(Some(reader)) => return Ok(reader),
             Ok(None) => return Err(forgotten(incarnation)),
             Err(BusError::Broken(_)) if broken == BROKEN_MAX => {
-                return Err(StartOver::because("the log begins above where reading has to go on"));
+                return Err(StartOver::because("the log begins above the entry that is to be read next"));
             }
             Err(error) => {
                 broken += u32::from(matches!(error, BusError::Broken(_)));
@@ -70,7 +70,10 @@ pub(crate) async fn reader(
 
 /// Start over in another incarnation: the log no longer holds entries that were read from it in this one.
 pub(crate) fn forgotten(incarnation: u32) -> StartOver {
-    StartOver { reason: "the log no longer holds what was read from it", forgotten: Some(incarnation) }
+    StartOver {
+        reason: "the log no longer holds an entry that was read from it",
+        forgotten: Some(incarnation),
+    }
 }
 
 async fn open(

@@ -137,7 +137,11 @@ impl Waits {
             return true;
         }
         if let (Start::Renew { reason, .. }, false) = (start, self.log) {
-            tracing::error!(partition, reason, "the log lost entries: waiting for what is on its way to it");
+            tracing::error!(
+                partition,
+                reason,
+                "the log lost entries: waiting until earlier publishes have arrived"
+            );
             tokio::time::sleep(BEFORE_ANOTHER_INCARNATION).await;
             self.log = true;
             return true;

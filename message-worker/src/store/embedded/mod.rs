@@ -92,7 +92,7 @@ pub enum OpenError {
         known: u64,
     },
     /// The journal does not hold what was written, so acknowledged rows may be missing.
-    #[error("data directory {dir} is damaged: {what}; bring back a backup, or see with `carillon repair --data-dir {dir}` what would be lost without", dir = .dir.display())]
+    #[error("data directory {dir} is damaged: {what}; restore a backup, or run `carillon repair --data-dir {dir}` to see what would be lost without one", dir = .dir.display())]
     Damaged {
         /// The directory.
         dir: PathBuf,
@@ -176,7 +176,7 @@ impl EmbeddedStore {
         let shared = Arc::clone(&self.shared);
         match tokio::task::spawn_blocking(move || read(&shared)).await {
             Ok(outcome) => outcome,
-            Err(error) => Err(StoreError(format!("reading was cut off: {error}"))),
+            Err(error) => Err(StoreError(format!("the read was cut off: {error}"))),
         }
     }
 }

@@ -55,18 +55,18 @@ impl fmt::Display for Repair {
         }
         self.damages.iter().try_for_each(|damage| writeln!(f, "damaged: {damage}"))?;
         let (bytes, kept) = (self.unreadable_bytes, self.kept_events);
-        writeln!(f, "behind the damage, {kept} events can be kept, and {bytes} bytes cannot be read")?;
+        writeln!(f, "after the damage, {kept} events can be kept, and {bytes} bytes cannot be read")?;
         for (conversation, lost) in self.lost.iter().take(NAMED_MAX) {
             let Lost { from_seq, to_seq } = lost;
             writeln!(
                 f,
-                "lost: {conversation} seq {from_seq} to {to_seq} (what is sent next gets seq {from_seq}: clients that know them keep the old ones until they load the conversation anew)"
+                "lost: {conversation} seq {from_seq} to {to_seq} (the next event gets seq {from_seq}: clients that have lost events keep them until they load the conversation again)"
             )?;
         }
         if let Some(more @ 1..) = self.lost.len().checked_sub(NAMED_MAX) {
             writeln!(f, "lost: events of {more} more conversations")?;
         }
-        writeln!(f, "lost besides: whatever else the bytes held that cannot be read")?;
+        writeln!(f, "also lost: all other rows in the bytes that cannot be read")?;
         self.copies
             .iter()
             .try_for_each(|copy| writeln!(f, "the damaged file was copied to {}", copy.display()))
@@ -79,8 +79,7 @@ impl fmt::Display for Repair {
 /// When another process uses the directory, or its files cannot be read or written.
 pub fn repair(dir: &Path, accept_loss: bool) -> Result<Repair, OpenError> {
     if !dir.join(table::FILE).is_file() {
-        let reason =
-            "it is not there, and without it the journal says little: bring back a backup of the directory";
+        let reason = "it is missing, and the journal alone has only the newest rows: restore a backup of the directory";
         return Err(OpenError::Table { path: dir.join(table::FILE), reason: reason.into() });
     }
     let (files, table, scan) = open_files(dir)?;

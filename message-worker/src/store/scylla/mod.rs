@@ -305,7 +305,7 @@ impl Store for ScyllaStore {
         }
         let in_force = self.read_tenure(partition).await?;
         in_force.ok_or_else(|| {
-            StoreError(format!("partition {partition} has no incarnation, not even {previous:?}"))
+            StoreError(format!("partition {partition} has no tenure, and {previous:?} was expected"))
         })
     }
 
