@@ -1,6 +1,6 @@
-//! The tenure of a partition: a row in the store that names the owner, the one worker that may write and acknowledge in
-//! the present incarnation. An owner takes the tenure when it begins, and gives it back once everything that it began to
-//! write is stored (`docs/decisions/0013-who-takes-over-begins-a-life.md`).
+//! The tenure of a partition: a row in the store that names its owner, the one worker that may write and acknowledge
+//! in the present incarnation. A worker takes the tenure when it begins, and gives it back once everything that it
+//! began to write is stored (`docs/decisions/0013-who-takes-over-begins-a-life.md`).
 //!
 //! Leases decide which worker *should* work a partition. The tenure decides which worker *does*, and it does not depend
 //! on the bus or on its clocks.
