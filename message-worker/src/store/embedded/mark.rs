@@ -1,6 +1,7 @@
 //! The mark of the cluster that owns a directory's data. It is one row, written once.
 
-use super::key::{self, Rows};
+use super::key;
+use super::row::{self, Rows};
 use super::{EmbeddedStore, starting_with};
 use crate::store::StoreError;
 use carillon_runtime::cluster::Mark;
@@ -13,7 +14,7 @@ impl EmbeddedStore {
     /// # Errors
     /// When the directory cannot be read or written.
     pub async fn mark_or_make(&self, partitions: u32) -> Result<Mark, StoreError> {
-        if let Some(mark) = self.shared.get(key::MARK)?.as_deref().and_then(key::read_mark) {
+        if let Some(mark) = self.shared.get(key::MARK)?.as_deref().and_then(row::read_mark) {
             return Ok(mark);
         }
         let mut worked = None;

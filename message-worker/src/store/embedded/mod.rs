@@ -24,9 +24,9 @@ use super::{
     StoreError, Suspension, Tenure,
 };
 use journal::{Files, Journal, JournalError, Scan};
-use key::Rows;
 use overlay::Generation;
 use ranges::{present, starting_with};
+use row::Rows;
 use shared::{Job, Shared, closed};
 use sweep::Sweep;
 use table::Table;
@@ -40,6 +40,7 @@ mod mark;
 mod overlay;
 mod ranges;
 mod repair;
+mod row;
 mod seals;
 mod shared;
 mod suspensions;
@@ -267,7 +268,7 @@ impl Store for EmbeddedStore {
             let range = key::event(&conversation, expected)..key::events_end(&conversation);
             let mut rows = Vec::new();
             shared.scan(range, false, limit, |key, value| {
-                let row = key::read_event(&conversation, key, value).filter(|row| row.seq == expected);
+                let row = row::read_event(&conversation, key, value).filter(|row| row.seq == expected);
                 expected += 1;
                 let contiguous = row.is_some();
                 rows.extend(row);
@@ -291,7 +292,7 @@ impl Store for EmbeddedStore {
     async fn event(&self, conversation: &ConversationId, seq: u64) -> Result<Option<EventRow>, StoreError> {
         let key = key::event(conversation, seq);
         let value = self.shared.get(&key)?;
-        Ok(value.and_then(|value| key::read_event(conversation, &key, &value)))
+        Ok(value.and_then(|value| row::read_event(conversation, &key, &value)))
     }
 
     async fn seal(
@@ -306,7 +307,7 @@ impl Store for EmbeddedStore {
 
     async fn known_seal(&self, conversation: &ConversationId) -> Result<Option<Seal>, StoreError> {
         let seal = self.shared.get(&key::seal(conversation))?;
-        Ok(seal.as_deref().and_then(key::read_seal))
+        Ok(seal.as_deref().and_then(row::read_seal))
     }
 
     async fn project(&self, projections: Vec<Projection>) -> Result<(), StoreError> {
@@ -323,7 +324,7 @@ impl Store for EmbeddedStore {
             let head = shared.get(&key::head(&conversation))?;
             let prefix = key::participants(&conversation);
             let participants = present(shared, prefix, None, usize::MAX, |id| UserId::parse(id).ok())?;
-            Ok(LoadedConversation { head: head.as_deref().and_then(key::read_head), participants })
+            Ok(LoadedConversation { head: head.as_deref().and_then(row::read_head), participants })
         })
         .await
     }
@@ -338,7 +339,7 @@ impl Store for EmbeddedStore {
         self.read(limit, move |shared| {
             let mut rows = Vec::new();
             shared.scan(range, false, limit, |_, value| {
-                rows.extend(key::read_sent(value));
+                rows.extend(row::read_sent(value));
                 true
             })?;
             Ok(rows)
@@ -363,12 +364,12 @@ impl Store for EmbeddedStore {
     async fn partition(&self, partition: u32) -> Result<PartitionState, StoreError> {
         let tenure = self.tenure(partition).await?;
         let checkpoint = self.shared.get(&key::checkpoint(partition))?;
-        Ok(PartitionState { tenure, checkpoint: checkpoint.as_deref().and_then(key::read_checkpoint) })
+        Ok(PartitionState { tenure, checkpoint: checkpoint.as_deref().and_then(row::read_checkpoint) })
     }
 
     async fn tenure(&self, partition: u32) -> Result<Option<Tenure>, StoreError> {
         let tenure = self.shared.get(&key::incarnation(partition))?;
-        Ok(tenure.as_deref().and_then(key::read_tenure))
+        Ok(tenure.as_deref().and_then(row::read_tenure))
     }
 
     async fn change_tenure(
@@ -399,7 +400,7 @@ impl Store for EmbeddedStore {
         self.read(usize::MAX, move |shared| {
             let mut positions = Vec::new();
             shared.scan(range, false, usize::MAX, |key, _| {
-                positions.extend(key::read_skip(incarnation, key));
+                positions.extend(row::read_skip(incarnation, key));
                 true
             })?;
             Ok(positions)

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::key;
+use super::row;
 
 /// A key, and its value with the highest timestamp.
 pub(super) type Row = (Bytes, Bytes);
@@ -35,7 +35,7 @@ impl Generation {
     /// put wins.
     pub(super) fn put_all(&mut self, buffer: &Bytes) {
         self.bytes += buffer.len();
-        for (key, value) in key::rows_of(buffer.clone()) {
+        for (key, value) in row::rows_of(buffer.clone()) {
             put(&mut self.rows, key, value);
         }
     }
@@ -76,7 +76,7 @@ fn put(rows: &mut BTreeMap<Bytes, Bytes>, key: Bytes, value: Bytes) {
             entry.insert(value);
         }
         Entry::Occupied(mut entry) => {
-            if key::timestamp_us(&value) >= key::timestamp_us(entry.get()) {
+            if row::timestamp_us(&value) >= row::timestamp_us(entry.get()) {
                 entry.insert(value);
             }
         }
@@ -100,7 +100,7 @@ impl Overlay {
     pub(super) fn get(&self, key: &[u8]) -> Option<Bytes> {
         let active = self.active.rows.get(key);
         let frozen = self.frozen.as_ref().and_then(|frozen| frozen.rows.get(key));
-        [frozen, active].into_iter().flatten().max_by_key(|value| key::timestamp_us(value)).cloned()
+        [frozen, active].into_iter().flatten().max_by_key(|value| row::timestamp_us(value)).cloned()
     }
 
     /// Reads rows in a range, in ascending order. The result has at least the first `at_most` rows of the range

@@ -1,6 +1,7 @@
 //! Ranges of keys, and a scan for the ids under a prefix.
 
 use super::key;
+use super::row;
 use super::shared::Shared;
 use crate::store::StoreError;
 use std::ops::Range;
@@ -30,7 +31,7 @@ pub(super) fn present<T>(
         return Ok(ids);
     }
     shared.scan(range, false, usize::MAX, |key, value| {
-        if key::read_present(value) {
+        if row::read_present(value) {
             ids.extend(std::str::from_utf8(&key[prefix.len()..]).ok().and_then(&parse));
         }
         ids.len() < limit

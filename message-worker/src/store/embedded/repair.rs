@@ -16,6 +16,7 @@ use carillon_proto::id::ConversationId;
 use super::journal::{FILES, Files, Scan};
 use super::key::{self, RepairKind};
 use super::overlay::Generation;
+use super::row;
 use super::sweep::Sweep;
 use super::table::{self, Table};
 use super::{OpenError, open_files, table_refused};
@@ -111,7 +112,7 @@ fn keep(table: &Table, scan: &Scan, repair: &mut Repair) -> Result<Generation, S
     // Keys are in ascending order, so an event comes after the event before it.
     for (key, value) in behind.rows() {
         match key::repair_kind(key) {
-            Some(RepairKind::Event(conversation, seq)) if key::is_there(value) => {
+            Some(RepairKind::Event(conversation, seq)) if row::is_there(value) => {
                 let follows = seq == 0 || is_there(table, &kept, &conversation, seq - 1)?;
                 if follows {
                     repair.kept_events += 1;
@@ -126,7 +127,7 @@ fn keep(table: &Table, scan: &Scan, repair: &mut Repair) -> Result<Generation, S
         }
     }
     for (conversation, key, value) in seals {
-        let Some(seal) = key::read_seal(value) else { continue };
+        let Some(seal) = row::read_seal(value) else { continue };
         // Drop a seal that counts rows which are lost. The next incarnation decides a new one.
         let counted = seal.seq == 0 || is_there(table, &kept, &conversation, seal.seq)?;
         if counted && (!seal.created || is_there(table, &kept, &conversation, 0)?) {
@@ -135,9 +136,9 @@ fn keep(table: &Table, scan: &Scan, repair: &mut Repair) -> Result<Generation, S
     }
     // A record that is not whole may still hold readable rows. They name conversations with lost events.
     for payload in &scan.unreadable {
-        for (key, value) in key::rows_of(payload.clone()) {
+        for (key, value) in row::rows_of(payload.clone()) {
             if let Some(RepairKind::Event(conversation, seq)) = key::repair_kind(&key)
-                && key::is_there(&value)
+                && row::is_there(&value)
                 && !is_there(table, &kept, &conversation, seq)?
             {
                 repair.lose(table, &kept, conversation, seq)?;
@@ -162,7 +163,7 @@ impl Repair {
         let range = key::event(&conversation, 0)..key::event(&conversation, seq);
         let mut newest = 0;
         table.merge(&range, true, kept.range(&range), &mut |key, value| {
-            let there = key::is_there(value);
+            let there = row::is_there(value);
             newest = if there { key::read_seq(key).unwrap_or(0) } else { newest };
             !there
         })?;
@@ -181,8 +182,8 @@ fn is_there(
 ) -> Result<bool, StoreError> {
     let key = key::event(conversation, seq);
     let newest =
-        [table.get(&key)?, kept.get(&key)].into_iter().flatten().max_by_key(|value| key::timestamp_us(value));
-    Ok(newest.is_some_and(|value| key::is_there(&value)))
+        [table.get(&key)?, kept.get(&key)].into_iter().flatten().max_by_key(|value| row::timestamp_us(value));
+    Ok(newest.is_some_and(|value| row::is_there(&value)))
 }
 
 /// Copies both files to unused names.

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use carillon_proto::id::ConversationId;
 
-use super::key::{self, Rows};
+use super::key;
+use super::row::{self, Rows};
 use super::shared::{Shared, closed};
 use super::{EmbeddedStore, write};
 use crate::store::{EventRow, SEALED_ROWS_MAX, Seal, StoreError};
@@ -25,7 +26,7 @@ impl EmbeddedStore {
         // is written.
         let decided = tokio::spawn(async move {
             let _turn = sealing.lock().await;
-            let stored = shared.get(&key::seal(&conversation))?.as_deref().and_then(key::read_seal);
+            let stored = shared.get(&key::seal(&conversation))?.as_deref().and_then(row::read_seal);
             if let Some(in_force) = stored
                 && Some(in_force) != previous
             {
@@ -66,7 +67,7 @@ pub(super) fn newest_events(
         shared.scan(range, true, wanted, |key, value| {
             visited += 1;
             below = key::read_seq(key).unwrap_or(0);
-            rows.extend(key::read_event(conversation, key, value));
+            rows.extend(row::read_event(conversation, key, value));
             true
         })?;
         // Some of the visited rows may have been marked as absent; then read further down.

@@ -11,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::overlay::Overlay;
 use super::table::Table;
-use super::{gather, key};
+use super::{gather, row};
 use crate::store::{StoreError, Tenure};
 
 /// Bytes at which a generation is moved into the table. This is about 7,000 messages, enough for one table page to take
@@ -175,7 +175,7 @@ impl Shared {
         // The overlay is read before the table. A row that is moved between the two reads is then found in the table.
         let newer = self.state.lock().overlay.get(key);
         let stored = self.table.get(key)?;
-        Ok([stored, newer].into_iter().flatten().max_by_key(|value| key::timestamp_us(value)))
+        Ok([stored, newer].into_iter().flatten().max_by_key(|value| row::timestamp_us(value)))
     }
 
     /// Calls `visit` with the newest value of each key in `range`, in ascending order (`backward`: descending), until

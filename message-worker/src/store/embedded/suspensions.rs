@@ -1,8 +1,9 @@
 //! Suspensions in the embedded store: one row for each conversation. The row stays when the suspension has ended.
 
 use super::EmbeddedStore;
-use super::key::{self, Rows};
+use super::key;
 use super::ranges::starting_with;
+use super::row::{self, Rows};
 use crate::store::{StoreError, Suspension};
 
 impl EmbeddedStore {
@@ -21,7 +22,7 @@ impl EmbeddedStore {
         self.read(usize::MAX, move |shared| {
             let mut suspensions = Vec::new();
             shared.scan(starting_with(key::suspensions(partition)), false, usize::MAX, |key, value| {
-                suspensions.extend(key::read_suspension(partition, key, value));
+                suspensions.extend(row::read_suspension(partition, key, value));
                 true
             })?;
             Ok(suspensions)

@@ -13,8 +13,8 @@ use redb::{Database, DatabaseError, TableDefinition, TableError};
 
 use super::OpenError;
 use super::journal::Mark;
-use super::key;
 use super::overlay::{Generation, Row};
+use super::row;
 use super::sweep::Sweep;
 use crate::store::StoreError;
 
@@ -125,7 +125,7 @@ impl Table {
                 let mut shadowed = false;
                 while let Some((key, value)) = pending.take_if(|(key, _)| !before(stored_key, key)) {
                     let same = key == stored_key;
-                    shadowed |= same && key::timestamp_us(&value) >= key::timestamp_us(stored_value);
+                    shadowed |= same && row::timestamp_us(&value) >= row::timestamp_us(stored_value);
                     if (!same || shadowed) && !visit(&key, &value) {
                         return Ok(true);
                     }
@@ -240,7 +240,7 @@ fn write(database: &Database, generation: &Generation, sweep: &mut Sweep) -> Res
             sweep.note(key);
             // Usually this is the only lookup. If the stored row turns out to be the newer one, it is put back.
             let newer = match rows.insert(&**key, &**value).map_err(failed)? {
-                Some(old) if key::timestamp_us(old.value()) > key::timestamp_us(value) => {
+                Some(old) if row::timestamp_us(old.value()) > row::timestamp_us(value) => {
                     Some(old.value().to_vec())
                 }
                 _ => None,

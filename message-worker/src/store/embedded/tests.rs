@@ -7,7 +7,8 @@ use std::ops::Range;
 use carillon_proto::id::ConversationId;
 use proptest::prelude::*;
 
-use super::key::{self, Rows};
+use super::key;
+use super::row::{self, Rows};
 use super::shared::Shared;
 use super::sweep::Sweep;
 use super::table::Table;
@@ -75,7 +76,7 @@ impl Pair {
                     .model
                     .get(&key)
                     .map(|timestamp_us| (*timestamp_us, body(key, *timestamp_us).to_vec()));
-                assert_eq!(found.map(|value| (key::timestamp_us(&value), value[8..].to_vec())), expected);
+                assert_eq!(found.map(|value| (row::timestamp_us(&value), value[8..].to_vec())), expected);
             }
             Step::Scan { range, backward, at_most } => self.scan(range, backward, at_most),
         }
@@ -100,7 +101,7 @@ impl Pair {
         let mut found = Vec::new();
         self.shared
             .scan(vec![range.start]..vec![range.end], backward, at_most, |key, value| {
-                found.push((key[0], key::timestamp_us(value)));
+                found.push((key[0], row::timestamp_us(value)));
                 true
             })
             .expect("read");
@@ -163,7 +164,7 @@ fn seqs_left(shared: &Shared, number: usize) -> Vec<u64> {
     let mut seqs = Vec::new();
     let range = prefix.clone()..key::above(&prefix);
     let visit = |_: &[u8], value: &[u8]| {
-        seqs.extend(key::read_sent(value).map(|row| row.seq));
+        seqs.extend(row::read_sent(value).map(|row| row.seq));
         true
     };
     shared.scan(range, false, usize::MAX, visit).expect("read");

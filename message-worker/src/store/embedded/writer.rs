@@ -8,7 +8,8 @@ use parking_lot::MutexGuard;
 
 use super::gather::{self, Gather};
 use super::journal::Journal;
-use super::key::{self, Rows};
+use super::key;
+use super::row::{self, Rows};
 use super::shared::{Job, Lazy, Shared, State, closed};
 use crate::store::{StoreError, Tenure};
 
@@ -172,7 +173,7 @@ impl Writer {
         let stored = self.shared.get(&key::incarnation(partition));
         let mut rows = Rows::default();
         let changes =
-            matches!(&stored, Ok(stored) if stored.as_deref().and_then(key::read_tenure) == previous);
+            matches!(&stored, Ok(stored) if stored.as_deref().and_then(row::read_tenure) == previous);
         if changes {
             rows.put_tenure(partition, &next);
         }
@@ -184,7 +185,7 @@ impl Writer {
             state.show(&rows);
         }
         drop(state);
-        let in_force = stored?.as_deref().and_then(key::read_tenure);
+        let in_force = stored?.as_deref().and_then(row::read_tenure);
         Ok(if changes { next } else { in_force.unwrap_or(next) })
     }
 
