@@ -9,7 +9,7 @@
 //! Single rows are read on the calling thread, in microseconds. Pages are read on tokio's blocking threads: they may
 //! come from disk, and a service with two cores cannot block one of them for that.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -32,6 +32,7 @@ use sweep::Sweep;
 use table::Table;
 use writer::Writer;
 
+mod error;
 mod flusher;
 mod gather;
 mod journal;
@@ -50,57 +51,13 @@ mod table;
 mod tests;
 mod writer;
 
+pub use error::OpenError;
 pub use repair::{Lost, Repair, repair};
 
 /// Bytes of rows that may wait for the writer. Above this, appends wait before they queue.
 const QUEUE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// A read of at most this many rows runs on the calling thread. It takes about 20 microseconds if they are in memory.
 const PAGE_HERE_MAX: usize = 16;
-
-/// Why the embedded store could not be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Another process uses the directory.
-    #[error("data directory {} is in use by another carillon (stop it, or give another with --data-dir)", .dir.display())]
-    InUse {
-        /// The directory.
-        dir: PathBuf,
-    },
-    /// The file system returned an error.
-    #[error("data directory {} cannot be used: {source}", .dir.display())]
-    Directory {
-        /// The directory.
-        dir: PathBuf,
-        /// The file system's error.
-        source: std::io::Error,
-    },
-    /// The table cannot be opened or written.
-    #[error("{} cannot be opened: {reason}", .path.display())]
-    Table {
-        /// The file.
-        path: PathBuf,
-        /// The database's error message.
-        reason: String,
-    },
-    /// A file is of a format that this version does not know.
-    #[error("{} is of format {version}, and this carillon knows up to {known}: run the version that wrote it, or a newer one", .path.display())]
-    Version {
-        /// The file.
-        path: PathBuf,
-        /// Its format.
-        version: u64,
-        /// The newest format that is known here.
-        known: u64,
-    },
-    /// The journal does not hold what was written, so acknowledged rows may be missing.
-    #[error("data directory {dir} is damaged: {what}; restore a backup, or run `carillon repair --data-dir {dir}` to see what would be lost without one", dir = .dir.display())]
-    Damaged {
-        /// The directory.
-        dir: PathBuf,
-        /// Where the damage is, and how much lies after it.
-        what: String,
-    },
-}
 
 /// The store of conversations in a directory. Dropping it makes all writes durable and closes the files.
 pub struct EmbeddedStore {
