@@ -200,10 +200,6 @@ impl MemoryStore {
     }
 }
 
-fn write_event(state: &mut State, row: EventRow) {
-    state.torn.extend(state.tables.write_event(row));
-}
-
 #[async_trait]
 impl Store for MemoryStore {
     async fn append(&self, rows: Vec<EventRow>) -> Result<(), StoreError> {
@@ -211,7 +207,7 @@ impl Store for MemoryStore {
         // nor order.
         let (seed, mut rows) = (self.state.lock().unevenness, rows);
         rows.sort_by_key(|row| stable_hash(&format!("{seed} {:?}", row.position)));
-        self.write(Call::Append, rows, write_event).await
+        self.write(Call::Append, rows, |state, row| state.torn.extend(state.tables.write_event(row))).await
     }
 
     async fn events_after(
