@@ -80,75 +80,73 @@ async fn a_sound_system_has_no_findings() {
 /// A change to the tables. It is given the tag of the log's last entry.
 type Damage = fn(&mut Tables, Tag);
 
+/// What is damaged, how, and the findings.
+const DAMAGES: [(&str, Damage, &[&str]); 9] = [
+    ("a row removed", |tables, _| drop(tables.events.remove(&key(4))), &["hole 4", "missing 4"]),
+    ("the last row removed", |tables, _| drop(tables.events.remove(&key(8))), &["head_ahead 7", "missing 8"]),
+    (
+        "a send in a second row, below a head that counts it",
+        |tables, tag| {
+            // The repeated command in the last entry has become an event of its own.
+            let row = tables.events[&key(3)].clone();
+            let again = moved(&row, 9, INCARNATION.position(9, 0));
+            tables.events.insert(key(9), EventRow { tag, ..again });
+        },
+        &["duplicate 9"],
+    ),
+    (
+        "a row doubled under the next seq",
+        |tables, _| {
+            let row = tables.events[&key(8)].clone();
+            let doubled = moved(&row, 9, row.position);
+            let head = wire::Head::decode(tables.heads["room"].1.clone()).expect("a head");
+            let head = wire::Head { seq: 9, ..head };
+            tables.heads.get_mut("room").expect("a head").1 = head.encode_to_vec().into();
+            tables.events.insert(key(9), doubled);
+        },
+        &["duplicate 9"],
+    ),
+    (
+        "rows swapped",
+        |tables, _| {
+            let (four, five) = (tables.events[&key(4)].clone(), tables.events[&key(5)].clone());
+            tables.events.insert(key(4), moved(&five, 4, five.position));
+            tables.events.insert(key(5), moved(&four, 5, four.position));
+        },
+        &["out_of_order 5"],
+    ),
+    (
+        "a head above the last row",
+        |tables, _| {
+            let head = wire::Head::decode(tables.heads["room"].1.clone()).expect("a head");
+            let head = wire::Head { seq: 11, ..head };
+            tables.heads.get_mut("room").expect("a head").1 = head.encode_to_vec().into();
+        },
+        &["head_ahead 8"],
+    ),
+    (
+        "a tag that is not the log's",
+        |tables, _| tables.events.get_mut(&key(2)).expect("a row").tag = Tag([9; 16]),
+        &["foreign_row 2"],
+    ),
+    (
+        "a timestamp that is not the position's",
+        |tables, _| tables.events.get_mut(&key(2)).expect("a row").timestamp_us += 1,
+        &["foreign_row 2"],
+    ),
+    (
+        "an event under another seq",
+        |tables, _| {
+            let blob = tables.events[&key(7)].blob.clone();
+            tables.events.get_mut(&key(6)).expect("a row").blob = blob;
+        },
+        &["foreign_row 6", "duplicate 7"],
+    ),
+];
+
 #[tokio::test]
 async fn each_kind_of_damage_is_found() {
-    let cases: [(&str, Damage, &[&str]); 9] = [
-        ("a row removed", |tables, _| drop(tables.events.remove(&key(4))), &["hole 4", "missing 4"]),
-        (
-            "the last row removed",
-            |tables, _| drop(tables.events.remove(&key(8))),
-            &["head_ahead 7", "missing 8"],
-        ),
-        (
-            "a send in a second row, below a head that counts it",
-            |tables, tag| {
-                // The repeated command in the last entry has become an event of its own.
-                let row = tables.events[&key(3)].clone();
-                let again = moved(&row, 9, INCARNATION.position(9, 0));
-                tables.events.insert(key(9), EventRow { tag, ..again });
-            },
-            &["duplicate 9"],
-        ),
-        (
-            "a row doubled under the next seq",
-            |tables, _| {
-                let row = tables.events[&key(8)].clone();
-                let doubled = moved(&row, 9, row.position);
-                let head = wire::Head::decode(tables.heads["room"].1.clone()).expect("a head");
-                let head = wire::Head { seq: 9, ..head };
-                tables.heads.get_mut("room").expect("a head").1 = head.encode_to_vec().into();
-                tables.events.insert(key(9), doubled);
-            },
-            &["duplicate 9"],
-        ),
-        (
-            "rows swapped",
-            |tables, _| {
-                let (four, five) = (tables.events[&key(4)].clone(), tables.events[&key(5)].clone());
-                tables.events.insert(key(4), moved(&five, 4, five.position));
-                tables.events.insert(key(5), moved(&four, 5, four.position));
-            },
-            &["out_of_order 5"],
-        ),
-        (
-            "a head above the last row",
-            |tables, _| {
-                let head = wire::Head::decode(tables.heads["room"].1.clone()).expect("a head");
-                let head = wire::Head { seq: 11, ..head };
-                tables.heads.get_mut("room").expect("a head").1 = head.encode_to_vec().into();
-            },
-            &["head_ahead 8"],
-        ),
-        (
-            "a tag that is not the log's",
-            |tables, _| tables.events.get_mut(&key(2)).expect("a row").tag = Tag([9; 16]),
-            &["foreign_row 2"],
-        ),
-        (
-            "a timestamp that is not the position's",
-            |tables, _| tables.events.get_mut(&key(2)).expect("a row").timestamp_us += 1,
-            &["foreign_row 2"],
-        ),
-        (
-            "an event under another seq",
-            |tables, _| {
-                let blob = tables.events[&key(7)].blob.clone();
-                tables.events.get_mut(&key(6)).expect("a row").blob = blob;
-            },
-            &["foreign_row 6", "duplicate 7"],
-        ),
-    ];
-    for (what, damage, expected) in cases {
+    for (what, damage, expected) in DAMAGES {
         let (world, _gateway) = worked().await;
         let entry = world.bus.log_entry(0, MESSAGES + 1).await.expect("the bus").expect("the last entry");
         world.store.change(|tables| damage(tables, entry.tag));
