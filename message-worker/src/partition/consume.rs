@@ -3,7 +3,7 @@
 
 use super::fanout;
 use super::flush::Flush;
-use super::group::{Group, Need, Queue, Results};
+use super::group::{Group, GroupNeed, Queue, Results};
 use super::jobs::Done;
 use super::raise::Raising;
 use super::register::Registrations;
@@ -56,7 +56,7 @@ pub(crate) struct Consumer<'a> {
     /// Conversations that are being loaded.
     pub(crate) loading: HashSet<ConversationId>,
     /// What is being read because a gateway requested outcomes.
-    pub(crate) outcome_reads: HashSet<Need>,
+    pub(crate) outcome_reads: HashSet<GroupNeed>,
     pub(crate) probes: Probes,
     pub(crate) ending: bool,
     /// This worker knows that another one has taken the partition.

@@ -84,7 +84,7 @@ struct Placed {
 
 /// Something that must be read or recorded before a group can be applied.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) enum Need {
+pub(crate) enum GroupNeed {
     /// A conversation in memory.
     Conversation(ConversationId),
     /// What a conversation must know about a sender.
@@ -108,9 +108,9 @@ pub(crate) struct Group {
     pub(crate) time_ms: u64,
     pub(crate) bytes: u64,
     /// What the group needs, and no job reads yet.
-    pub(crate) needs: VecDeque<Need>,
+    pub(crate) needs: VecDeque<GroupNeed>,
     /// What jobs are reading for the group.
-    pub(crate) awaited: HashSet<Need>,
+    pub(crate) awaited: HashSet<GroupNeed>,
 }
 
 /// What an applied group writes and sends.
@@ -251,21 +251,21 @@ impl Group {
     }
 
     /// Everything that must be read or recorded before this group can be applied, as far as it is known by now.
-    pub(crate) fn missing(&self, cache: &Cache, ledger: &Ledger) -> HashSet<Need> {
-        let mut missing: HashSet<Need> = self
+    pub(crate) fn missing(&self, cache: &Cache, ledger: &Ledger) -> HashSet<GroupNeed> {
+        let mut missing: HashSet<GroupNeed> = self
             .poison
             .keys()
             .filter(|position| !ledger.skips.contains(position))
-            .map(|at| Need::Skip(*at))
+            .map(|at| GroupNeed::Skip(*at))
             .collect();
         for Placed { conversation, command, .. } in &self.placed {
             match cache.get(conversation).filter(|slot| slot.decided) {
                 Some(slot) => {
                     let need = slot.conversation.need(&command.actor, &command.client_id);
-                    missing.extend(need.map(|need| Need::Of(conversation.clone(), need)));
+                    missing.extend(need.map(|need| GroupNeed::Of(conversation.clone(), need)));
                 }
                 None => {
-                    missing.insert(Need::Conversation(conversation.clone()));
+                    missing.insert(GroupNeed::Conversation(conversation.clone()));
                 }
             }
         }

@@ -4,7 +4,7 @@
 //! is decided here: a command that is not known may still be in the log, and one that was refused may be sent again.
 
 use super::consume::Consumer;
-use super::group::Need;
+use super::group::GroupNeed;
 use super::jobs::Done;
 use crate::context::Context;
 use crate::limits::{OUTCOME_READS_MAX, REQUESTED_OUTCOMES_MAX};
@@ -51,11 +51,11 @@ impl Consumer<'_> {
         // An outcome must count for good. So the conversation must be sealed, as it must be before commands are
         // applied.
         let Some(slot) = self.cache.get(&id).filter(|_| self.cache.is_decided(&id)) else {
-            self.read_for_outcomes(Need::Conversation(id));
+            self.read_for_outcomes(GroupNeed::Conversation(id));
             return None;
         };
         if let Some(need) = slot.conversation.need(&command.actor, &command.client_id) {
-            self.read_for_outcomes(Need::Of(id, need));
+            self.read_for_outcomes(GroupNeed::Of(id, need));
             return None;
         }
         let known =
@@ -66,14 +66,14 @@ impl Consumer<'_> {
     }
 
     /// Starts a read, unless so many reads run already that the log would lose its share.
-    fn read_for_outcomes(&mut self, need: Need) {
+    fn read_for_outcomes(&mut self, need: GroupNeed) {
         if self.outcome_reads.len() >= OUTCOME_READS_MAX || self.outcome_reads.contains(&need) {
             return;
         }
         let reads = match &need {
-            Need::Conversation(id) => self.load(id, Purpose::Applying, Duration::ZERO),
-            Need::Of(id, need) => self.read_about_sender(id.clone(), need.clone()),
-            Need::Skip(_) => false,
+            GroupNeed::Conversation(id) => self.load(id, Purpose::Applying, Duration::ZERO),
+            GroupNeed::Of(id, need) => self.read_about_sender(id.clone(), need.clone()),
+            GroupNeed::Skip(_) => false,
         };
         if reads {
             self.outcome_reads.insert(need);

@@ -2,7 +2,7 @@
 //! applied.
 
 use super::consume::{Consumer, Stage};
-use super::group::{Group, Need};
+use super::group::{Group, GroupNeed};
 use super::jobs::Done;
 use super::suspend::Suspect;
 use crate::backoff::until_done;
@@ -46,11 +46,11 @@ impl Consumer<'_> {
     }
 
     /// Starts a job for a need. Returns whether there is something to wait for.
-    fn start_job_for(&mut self, need: &Need, group: &Group) -> bool {
+    fn start_job_for(&mut self, need: &GroupNeed, group: &Group) -> bool {
         match need.clone() {
-            Need::Conversation(id) => self.load(&id, Purpose::Applying, Duration::ZERO),
-            Need::Of(id, need) => self.read_about_sender(id, need),
-            Need::Skip(position) => self.record_skip(position, group.poison(&position)),
+            GroupNeed::Conversation(id) => self.load(&id, Purpose::Applying, Duration::ZERO),
+            GroupNeed::Of(id, need) => self.read_about_sender(id, need),
+            GroupNeed::Skip(position) => self.record_skip(position, group.poison(&position)),
         }
     }
 
@@ -124,7 +124,7 @@ impl Consumer<'_> {
     }
 
     /// Marks a need of the group in preparation, or of a gateway's request, as met.
-    pub(crate) fn arrived(&mut self, need: &Need) {
+    pub(crate) fn arrived(&mut self, need: &GroupNeed) {
         self.outcome_reads.remove(need);
         if let Stage::Preparing(group) = &mut self.stage {
             group.awaited.remove(need);
@@ -138,7 +138,7 @@ impl Consumer<'_> {
         loaded: Result<Loaded, LoadError>,
     ) -> Result<(), StartOver> {
         self.loading.remove(&id);
-        self.outcome_reads.remove(&Need::Conversation(id.clone()));
+        self.outcome_reads.remove(&GroupNeed::Conversation(id.clone()));
         let needed = matches!(&self.stage, Stage::Preparing(group) if group.involves(&id));
         match loaded {
             Ok(loaded) => {
@@ -148,7 +148,7 @@ impl Consumer<'_> {
                 if purpose == Purpose::Applying || loaded.conversation.exists() {
                     self.keep(loaded);
                 }
-                self.arrived(&Need::Conversation(id));
+                self.arrived(&GroupNeed::Conversation(id));
             }
             Err(LoadError::Unreadable(unreadable)) => {
                 tracing::warn!(
@@ -194,7 +194,7 @@ impl Consumer<'_> {
 
     /// Gives the stored rows of a sender to the conversation, unless it was loaded again since they were requested.
     pub(crate) fn sender(&mut self, id: ConversationId, instance: u64, sender: Author, rows: Vec<SentRow>) {
-        let need = Need::Of(id.clone(), conversation::Need::Sender(sender.clone()));
+        let need = GroupNeed::Of(id.clone(), conversation::Need::Sender(sender.clone()));
         self.arrived(&need);
         if let Some(slot) = self.cache.note(&id).filter(|slot| slot.instance == instance) {
             slot.conversation.learn(sender, rows);
@@ -212,11 +212,11 @@ impl Consumer<'_> {
         {
             slot.conversation.confirm(sender, client_id, event);
         }
-        self.arrived(&Need::Of(id, need));
+        self.arrived(&GroupNeed::Of(id, need));
     }
 
     pub(crate) fn skipped(&mut self, position: Position) {
         self.ledger.skips.insert(position);
-        self.arrived(&Need::Skip(position));
+        self.arrived(&GroupNeed::Skip(position));
     }
 }

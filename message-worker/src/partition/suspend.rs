@@ -2,7 +2,7 @@
 //! can be read again (`docs/decisions/0021-what-cannot-be-read-is-suspended.md`).
 
 use super::consume::{Consumer, Stage};
-use super::group::Need;
+use super::group::GroupNeed;
 use super::jobs::Done;
 use super::prepare::LOAD_AGAIN;
 use crate::backoff::until_done;
@@ -122,7 +122,7 @@ impl Consumer<'_> {
         if let Stage::Preparing(group) = &mut self.stage {
             group.refuse(&id);
         }
-        self.arrived(&Need::Conversation(id));
+        self.arrived(&GroupNeed::Conversation(id));
     }
 
     /// Tries to read suspended conversations again, at most [`SUSPENDED_READS_MAX`] at a time.
