@@ -2,8 +2,9 @@
 //! order, applies their commands to conversations, and writes the rows of the events. Writing the rows is the commit;
 //! only then does the worker acknowledge the commands and fan the events out. Every worker also answers reads.
 //!
-//! `core/` is pure: it does no I/O and takes the time as an argument. The other modules do the I/O around it. One task
-//! owns one partition, so its state needs no locks.
+//! `core/` is pure: it does no I/O and takes the time as an argument. The other modules do the I/O around it.
+//! `partition/` is the one task that works a partition, so that its state needs no locks. `ownership/` decides which
+//! worker owns a partition, and which rows count. `store/` keeps the rows.
 
 pub mod audit;
 mod backoff;

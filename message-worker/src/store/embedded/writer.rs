@@ -48,7 +48,7 @@ impl Writer {
     /// Runs until the store closes, and returns the journal.
     pub(super) fn run(mut self) -> Journal {
         let shared = Arc::clone(&self.shared);
-        let _ended = Ended(&shared);
+        let _fail_jobs = FailJobsOnDrop(&shared);
         while let Some(group) = self.next_group() {
             self.commit(group);
         }
@@ -257,9 +257,9 @@ fn settle(state: &mut State, outcome: std::io::Result<()>, lazy: Lazy) -> Result
 }
 
 /// Fails all waiting jobs when the writer ends, also by a panic, so that no caller waits forever.
-struct Ended<'a>(&'a Shared);
+struct FailJobsOnDrop<'a>(&'a Shared);
 
-impl Drop for Ended<'_> {
+impl Drop for FailJobsOnDrop<'_> {
     fn drop(&mut self) {
         let mut state = self.0.state.lock();
         state.closing = true;
