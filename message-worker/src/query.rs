@@ -171,7 +171,7 @@ impl Reads {
             if !loaded.is_in_doubt_in(incarnation.number) {
                 return Ok(loaded.conversation);
             }
-            tenure::wait_for_silence().await;
+            tenure::wait_for_last_acknowledgements().await;
             let loaded = load::conversation(store, version, id).await?;
             match seal::once(store, version, incarnation, id, loaded).await {
                 Ok(sealed) => return Ok(sealed.conversation),

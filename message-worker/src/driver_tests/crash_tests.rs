@@ -262,7 +262,7 @@ async fn a_slow_store_makes_acks_late_and_nothing_else() {
     working.stop().await;
 }
 
-/// Guards the tenure as the fence. An owner that believes in its lease while another one works acknowledges nothing,
+/// Guards the tenure as the fence. An owner that relies on its lease while another one works acknowledges nothing,
 /// and its late row does not count. If a tenure read stayed valid for ever, the first owner would acknowledge seq 1 as
 /// well.
 #[tokio::test]

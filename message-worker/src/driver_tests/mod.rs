@@ -1,5 +1,5 @@
 //! Tests of the shell: an embedded bus, a store that fails in every way a store can, and workers that are killed, run
-//! twice, or believe in a lease that they lost. Each test names the mechanism that it guards; without that mechanism
+//! twice, or rely on a lease that they lost. Each test names the mechanism that it guards; without that mechanism
 //! the test fails.
 
 mod acquainted_tests;

@@ -91,7 +91,7 @@ pub(crate) async fn take_partition(
         let next = parameters.tenure(previous.as_ref(), incarnation);
         if previous.as_ref() != Some(&next) {
             // An earlier task of this worker counts too: it may have displaced another owner, and have ended before
-            // that owner was certainly silent.
+            // that owner certainly acknowledged nothing any more.
             displaced |= previous.as_ref().is_some_and(|previous| previous.owner.is_some());
             if !change_tenure(context, previous, &next).await {
                 continue;
@@ -100,7 +100,7 @@ pub(crate) async fn take_partition(
         report_start(context, start);
         if displaced {
             // If cancelled here, this worker still holds the partition, so the next owner must wait just as long.
-            tenure::wait_for_silence().await;
+            tenure::wait_for_last_acknowledgements().await;
             displaced = false;
             // The former owner may have written a checkpoint meanwhile, and it may name a newer version.
             continue;
@@ -253,8 +253,8 @@ async fn starting_point(
         .filter(at_checkpoint)
         .map(|checkpoint| Landmark { sequence: checkpoint.position.sequence, tag: checkpoint.tag });
     let skips = skips.into_iter().collect();
-    // Read only now: a displaced owner has fallen silent, so it no longer refuses commands because of a suspension that
-    // it records from here on.
+    // Read only now: a displaced owner sends nothing any more, so it no longer refuses commands because of a
+    // suspension that it records from here on.
     let suspended = until_done("suspensions", || context.store.suspensions(partition)).await;
     let suspended = Suspended::of(incarnation, suspended);
     let ledger = Ledger { partition, partitions: context.partitions, incarnation, skips, suspended, version };

@@ -140,7 +140,7 @@ pub(crate) async fn wait_for_hand_over(context: &Context, held: Option<&Tenure>)
 
 /// Waits until a displaced owner certainly acknowledges nothing any more. Whatever it has not acknowledged by then need
 /// not count.
-pub(crate) async fn wait_for_silence() {
+pub(crate) async fn wait_for_last_acknowledgements() {
     sleep(AFTER_DISPLACING).await;
 }
 

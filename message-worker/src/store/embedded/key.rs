@@ -158,7 +158,7 @@ pub(super) fn walked(key: &[u8]) -> Walked<'_> {
     }
 }
 
-/// The kinds of rows that repair distinguishes, by whether a row can be believed without the rows before it.
+/// The kinds of rows that repair distinguishes, by whether a row counts without the rows before it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum RepairKind {
     /// An event, with its seq.
