@@ -28,12 +28,13 @@ use utoipa::{IntoParams, ToSchema};
 #[serde(rename_all = "camelCase")]
 #[into_params(parameter_in = Query)]
 pub(super) struct ListParams {
-    /// At most this many, 50 by default.
+    /// Maximum number of conversations in the page, 50 by default. A value outside 1 to 200 counts as the nearest of
+    /// these.
     #[param(minimum = 1, maximum = 200)]
     limit: Option<u32>,
-    /// `nextCursor` of the page before.
+    /// The `nextCursor` of the previous page. Without it, the answer is the first page.
     cursor: Option<String>,
-    /// Whose conversations: needed with an API key, and only with one.
+    /// The user whose conversations are listed. A backend must give it; a user may only name themself.
     user_id: Option<String>,
 }
 
@@ -41,19 +42,20 @@ pub(super) struct ListParams {
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct ConversationPage {
-    /// Sorted by last activity within this page.
+    /// The conversations of this page, sorted by last activity, the latest first. Pages follow each other by id.
     conversations: Vec<Conversation>,
-    /// `null` on the last page.
+    /// The `cursor` of the next page; `null` on the last page.
     #[schema(required = true)]
     next_cursor: Option<String>,
 }
 
 /// List conversations
 ///
-/// Those in which the user is a stored participant.
+/// Returns the conversations in which the user is a stored participant. A page may have fewer conversations than
+/// `limit` although more follow. A change appears in the list within about a second.
 #[utoipa::path(
     operation_id = "listConversations", get, path = "/api/conversations", tag = "Conversations", params(ListParams),
-    responses((status = 200, body = ConversationPage, description = "A page"), Refusals), security(("bearer" = []), ("apiKey" = [])),
+    responses((status = 200, body = ConversationPage, description = "A page of conversations."), Refusals), security(("bearer" = []), ("apiKey" = [])),
 )]
 pub(super) async fn list(
     State(shared): State<Arc<Shared>>,
@@ -76,33 +78,37 @@ pub(super) async fn list(
     Ok(Json(ConversationPage { conversations, next_cursor }))
 }
 
+/// A new conversation.
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct NewConversation {
-    /// 1 to 128 of `A-Za-z0-9_.:@-`; one is made where there is none.
+    /// 1 to 128 characters of `A-Za-z0-9_.:@-`. Without it, the server makes an id.
     #[schema(example = "team:planning")]
     id: Option<String>,
+    /// At most 200 characters. Control characters are removed.
     #[schema(max_length = 200)]
     title: Option<String>,
-    /// Ids of users, besides the owner.
+    /// The ids of at most 200 users who participate besides the owner.
     #[schema(max_items = 200)]
     participants: Option<Vec<String>>,
-    /// A JSON object of at most 4 KiB.
+    /// A JSON object of at most 4 KiB, nested at most 32 levels deep.
     #[schema(value_type = Option<Object>)]
     metadata: Option<Box<RawValue>>,
-    /// Whom a backend creates it for: owner and participant. Only with an API key.
+    /// The user for whom a backend creates the conversation, as its owner and a participant. Without it, a backend's
+    /// conversation has no owner. A user may only name themself.
     owner_id: Option<String>,
 }
 
 /// Create a conversation
 ///
-/// The caller owns it and participates. With an `Idempotency-Key`, a repeat gets the first one's result.
+/// The calling user becomes the owner and a participant. With an `Idempotency-Key`, a repeated request returns the
+/// conversation that the first request created.
 #[utoipa::path(
     operation_id = "createConversation", post, path = "/api/conversations", tag = "Conversations", request_body = NewConversation,
-    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 64 of `A-Za-z0-9_.:-`")),
+    params(("Idempotency-Key" = Option<String>, Header, description = "Makes the request safe to repeat: 1 to 64 characters of `A-Za-z0-9_.:-`.")),
     responses(
-        (status = 201, body = Conversation, description = "It is created", headers(("Location" = String))),
-        (status = 200, body = Conversation, description = "It was created by the same request before"),
+        (status = 201, body = Conversation, description = "The conversation is stored durably.", headers(("Location" = String, description = "The path of the conversation."))),
+        (status = 200, body = Conversation, description = "The same request created the conversation before. The body is the conversation as it is now."),
         Refusals,
     ),
     security(("bearer" = []), ("apiKey" = [])),
@@ -187,10 +193,12 @@ fn made_id(owner: Option<&UserId>, key: Option<&str>) -> Result<ConversationId, 
 }
 
 /// Read a conversation
+///
+/// Returns a conversation with its participants and its last message.
 #[utoipa::path(
     operation_id = "readConversation", get, path = "/api/conversations/{id}", tag = "Conversations",
-    params(("id" = String, Path, description = "The conversation")),
-    responses((status = 200, body = Conversation, description = "The conversation"), Refusals), security(("bearer" = []), ("apiKey" = [])),
+    params(("id" = String, Path, description = "The conversation's id.")),
+    responses((status = 200, body = Conversation, description = "The conversation."), Refusals), security(("bearer" = []), ("apiKey" = [])),
 )]
 pub(super) async fn read(
     State(shared): State<Arc<Shared>>,
@@ -201,24 +209,26 @@ pub(super) async fn read(
     Ok(Json(read_conversation(&shared, &conversation, check).await?))
 }
 
+/// Changes of a conversation. At least one field is needed; absent fields stay as they are.
 #[derive(Deserialize, ToSchema)]
 pub(super) struct ConversationChanges {
-    /// Empty: none.
+    /// At most 200 characters. Control characters are removed. An empty text removes the title.
     #[schema(max_length = 200)]
     title: Option<String>,
-    /// A JSON object of at most 4 KiB, which replaces the one before.
+    /// A JSON object of at most 4 KiB, nested at most 32 levels deep. It replaces the metadata as a whole.
     #[schema(value_type = Option<Object>)]
     metadata: Option<Box<RawValue>>,
+    /// Whether the conversation is archived.
     archived: Option<bool>,
 }
 
 /// Change a conversation
 ///
-/// For its owner, or a backend. What is absent or `null` stays as it is.
+/// Only the owner or a backend may change a conversation. Fields that are absent or `null` stay as they are.
 #[utoipa::path(
     operation_id = "changeConversation", patch, path = "/api/conversations/{id}", tag = "Conversations", request_body = ConversationChanges,
-    params(("id" = String, Path, description = "The conversation")),
-    responses((status = 200, body = Conversation, description = "What it has become"), Refusals), security(("bearer" = []), ("apiKey" = [])),
+    params(("id" = String, Path, description = "The conversation's id.")),
+    responses((status = 200, body = Conversation, description = "The conversation after the change."), Refusals), security(("bearer" = []), ("apiKey" = [])),
 )]
 pub(super) async fn update(
     State(shared): State<Arc<Shared>>,

@@ -15,14 +15,16 @@ use utoipa::{Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-/// What the description says beside the routes.
+/// The parts of the description that are not routes.
 #[derive(OpenApi)]
 #[openapi(
     info(
         title = "Carillon",
-        description = "Conversations, messages, users and presence. Errors carry a `code` to act on; a refusal \
-                       looks the same whether the thing exists or not. Whatever is written here is heard by \
-                       connected clients at once.",
+        description = "Conversations, messages, users and presence. A write is stored durably before it is answered, \
+                       and connected clients receive it at once. Times are in UTC, in the form \
+                       `2026-01-01T12:00:00.000Z`. Ids in paths and queries are percent-encoded. Bodies are JSON \
+                       objects; unknown fields are ignored, and `null` means that a field is absent. Every error has \
+                       a `code` for programs. A `forbidden` is the same whether the resource exists or not.",
     ),
     components(schemas(Error)),
     modifiers(&Credentials),
@@ -37,8 +39,13 @@ struct Credentials;
 
 impl Modify for Credentials {
     fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
-        let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("JWT").build();
-        let key = ApiKeyValue::with_description("Authorization", "For backends: `apikey KEY`");
+        let bearer = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .bearer_format("JWT")
+            .description(Some("A user's token, the same as for WebSockets."))
+            .build();
+        let key = "A backend's key: `apikey KEY`, with a key of the setting `api.keys`.";
+        let key = ApiKeyValue::with_description("Authorization", key);
         let components = openapi.components.get_or_insert_default();
         components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
         components.add_security_scheme("apiKey", SecurityScheme::ApiKey(ApiKey::Header(key)));
@@ -81,18 +88,22 @@ static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| {
 });
 
 /// Read this description
+///
+/// Returns the description of the API as an OpenAPI document. It needs no credentials.
 #[utoipa::path(
     operation_id = "readDescription", get, path = "/api/openapi.json", tag = "Service", security(()),
-    responses((status = 200, content_type = "application/json", description = "OpenAPI")),
+    responses((status = 200, content_type = "application/json", description = "This description, as an OpenAPI document.")),
 )]
 async fn description() -> Response {
     ([(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-cache")], DOCUMENT.clone()).into_response()
 }
 
 /// Read and try the API
+///
+/// Returns a page that shows this description and can send requests. It needs no credentials.
 #[utoipa::path(
     operation_id = "readDocs", get, path = "/api/docs", tag = "Service", security(()),
-    responses((status = 200, content_type = "text/html", description = "A page")),
+    responses((status = 200, content_type = "text/html", description = "A page that shows this description and sends requests.")),
 )]
 async fn docs() -> Response {
     page::docs_response("text/html; charset=utf-8", page::DOCS)

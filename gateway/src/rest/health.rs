@@ -26,6 +26,7 @@ struct Judgement {
     store: bool,
 }
 
+/// `ok`, `draining` while the gateway shuts down, or `unavailable`.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 enum Usable {
@@ -37,24 +38,28 @@ enum Usable {
 /// The gateway's health.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Health {
+    /// `draining` while the gateway shuts down; otherwise `ok` if the bus and the store can be used.
     status: Usable,
-    /// Of Carillon.
+    /// The version of Carillon.
     version: &'static str,
-    /// Client connections of this gateway now.
+    /// Number of client connections to this gateway now.
     connections: u32,
-    /// Conversations with members on this gateway now.
+    /// Number of conversations with members at this gateway now.
     rooms: usize,
+    /// Whether the bus can be used.
     bus: Usable,
-    /// The workers and their store.
+    /// Whether a worker answers and its store can be used.
     store: Usable,
 }
 
-/// Read the health
+/// Read the gateway's health
+///
+/// The bus and the store are checked at most once a second. A check that takes longer than 2 seconds has failed.
 #[utoipa::path(
     operation_id = "readHealth", get, path = "/api/v1/health", tag = "Service",
     responses(
-        (status = 200, body = Health, description = "Everything that clients need can be used"),
-        (status = 503, body = Health, description = "It cannot, or the gateway is going away"),
+        (status = 200, body = Health, description = "The bus and the store can be used."),
+        (status = 503, body = Health, description = "The bus or the store cannot be used, or the gateway shuts down."),
     ),
     security(()),
 )]

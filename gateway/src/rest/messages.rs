@@ -32,11 +32,11 @@ const PAGE_BYTES: usize = 512 * 1024;
 #[serde(rename_all = "camelCase")]
 #[into_params(parameter_in = Query)]
 pub(super) struct PageParams {
-    /// The newest messages below this seq.
+    /// The page has the newest messages below this seq. It cannot be combined with `afterSeq`.
     before_seq: Option<u64>,
-    /// The oldest messages above this seq.
+    /// The page has the oldest messages above this seq. It cannot be combined with `beforeSeq`.
     after_seq: Option<u64>,
-    /// At most this many, 50 by default.
+    /// Maximum number of messages in the page, 50 by default. A value outside 1 to 200 counts as the nearest of these.
     #[param(minimum = 1, maximum = 200)]
     limit: Option<u32>,
 }
@@ -45,22 +45,23 @@ pub(super) struct PageParams {
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct MessagePage {
-    /// Ascending by seq.
+    /// The messages of this page, ascending by seq.
     messages: Vec<Message>,
-    /// Whether there are more in the direction asked for.
+    /// Whether there may be more messages in the direction of the request.
     has_more: bool,
-    /// With `hasMore`: the `beforeSeq` or `afterSeq` of the next page.
+    /// The `beforeSeq` or `afterSeq` of the next page in the same direction. It is absent on the last page.
     #[serde(skip_serializing_if = "Option::is_none")]
     next_seq: Option<u64>,
 }
 
 /// List messages
 ///
-/// The newest page, or the one before or after a seq.
+/// Returns the newest messages, or those next to a seq. A page may have fewer messages than `limit` although more
+/// follow.
 #[utoipa::path(
     operation_id = "listMessages", get, path = "/api/conversations/{id}/messages", tag = "Messages",
-    params(("id" = String, Path, description = "The conversation"), PageParams),
-    responses((status = 200, body = MessagePage, description = "A page"), Refusals), security(("bearer" = []), ("apiKey" = [])),
+    params(("id" = String, Path, description = "The conversation's id."), PageParams),
+    responses((status = 200, body = MessagePage, description = "A page of messages."), Refusals), security(("bearer" = []), ("apiKey" = [])),
 )]
 pub(super) async fn list(
     State(shared): State<Arc<Shared>>,
@@ -145,47 +146,52 @@ impl Page<'_> {
     }
 }
 
+/// A new message.
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct NewMessage {
-    /// 1 to 5000 characters after trimming. Control characters other than line feed and tab are removed.
+    /// 1 to 5,000 characters, or up to the server's setting `limits.content_chars`; not only white space. Control
+    /// characters other than line feed and tab are removed.
     #[schema(example = "Hello")]
     content: String,
-    /// `text` by default.
+    /// The kind of the content, for example a MIME type: at most 128 characters, `text` by default.
     #[serde(rename = "type")]
     #[schema(max_length = 128)]
     content_type: Option<String>,
-    /// Makes sending again harmless: 1 to 64 of `A-Za-z0-9_.:-`. The same as the header `Idempotency-Key`.
+    /// Makes the message safe to send again: 1 to 64 characters of `A-Za-z0-9_.:-`. The header `Idempotency-Key` has
+    /// the same meaning; if both are given, they must be equal.
     client_id: Option<String>,
-    /// The message that this one answers.
+    /// The id of the message that this message answers.
     #[schema(format = "uuid")]
     reply_to: Option<String>,
-    /// A JSON object of at most 4 KiB.
+    /// A JSON object of at most 4 KiB, nested at most 32 levels deep.
     #[schema(value_type = Option<Object>)]
     metadata: Option<Box<RawValue>>,
-    /// Who sends it: needed with an API key, and only with one.
+    /// The user who sends the message. A backend must give it; a user may only name themself.
     sender_id: Option<String>,
-    /// How the sender is shown; their profile's name by default. Only with an API key.
+    /// The sender's display name, at most 128 characters. Only a backend may give it; without it, the name is that of
+    /// the sender's profile.
     #[schema(max_length = 128)]
     sender_name: Option<String>,
-    /// The persona that is addressed. Only with an API key.
+    /// The persona that the message addresses, at most 128 characters. Only a backend may give it.
     persona_id: Option<String>,
-    /// Written by a persona. Only with an API key.
+    /// Whether a persona wrote the message. Only a backend may send `true`.
     is_ai: Option<bool>,
 }
 
 /// Send a message
 ///
-/// 201 means that it is stored durably. The same user sending the same client id again gets the first message.
+/// The answer comes when the message is stored durably. If a user sends the same client id to the same conversation
+/// again, within 7 days and 1,000 sends, the answer is the first message.
 #[utoipa::path(
     operation_id = "sendMessage", post, path = "/api/conversations/{id}/messages", tag = "Messages", request_body = NewMessage,
     params(
-        ("id" = String, Path, description = "The conversation"),
-        ("Idempotency-Key" = Option<String>, Header, description = "1 to 64 of `A-Za-z0-9_.:-`"),
+        ("id" = String, Path, description = "The conversation's id."),
+        ("Idempotency-Key" = Option<String>, Header, description = "Makes the request safe to repeat: 1 to 64 characters of `A-Za-z0-9_.:-`."),
     ),
     responses(
-        (status = 201, body = Message, description = "It is stored"),
-        (status = 200, body = Message, description = "It was sent before: this is the first one"),
+        (status = 201, body = Message, description = "The message is stored durably."),
+        (status = 200, body = Message, description = "The same user sent this client id before. The body is the first message."),
         Refusals,
     ),
     security(("bearer" = []), ("apiKey" = [])),

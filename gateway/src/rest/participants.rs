@@ -18,20 +18,23 @@ use serde::Deserialize;
 use std::sync::Arc;
 use utoipa::ToSchema;
 
+/// Users who become participants of a conversation.
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct NewParticipants {
+    /// The ids of 1 to 200 users.
     #[schema(min_items = 1, max_items = 200)]
     user_ids: Vec<String>,
 }
 
 /// Add participants
 ///
-/// For the conversation's owner, or a backend. Who participates already stays.
+/// Only the conversation's owner or a backend may add participants. Users who participate already stay. A conversation
+/// has at most 10,000 participants.
 #[utoipa::path(
     operation_id = "addParticipants", post, path = "/api/conversations/{id}/participants", tag = "Participants", request_body = NewParticipants,
-    params(("id" = String, Path, description = "The conversation")),
-    responses((status = 200, body = Conversation, description = "What it has become"), Refusals), security(("bearer" = []), ("apiKey" = [])),
+    params(("id" = String, Path, description = "The conversation's id.")),
+    responses((status = 200, body = Conversation, description = "The conversation after the change."), Refusals), security(("bearer" = []), ("apiKey" = [])),
 )]
 pub(super) async fn add(
     State(shared): State<Arc<Shared>>,
@@ -50,14 +53,15 @@ pub(super) async fn add(
 
 /// Remove a participant
 ///
-/// For the conversation's owner, or a backend; and anyone may remove themself. Ends their live subscription.
+/// The conversation's owner or a backend may remove any participant, and users may remove themselves. The removed
+/// user's subscriptions of the conversation end.
 #[utoipa::path(
     operation_id = "removeParticipant", delete, path = "/api/conversations/{id}/participants/{userId}", tag = "Participants",
     params(
-        ("id" = String, Path, description = "The conversation"),
-        ("userId" = String, Path, description = "Who is removed"),
+        ("id" = String, Path, description = "The conversation's id."),
+        ("userId" = String, Path, description = "The id of the user to remove."),
     ),
-    responses((status = 204, description = "Removed"), Refusals), security(("bearer" = []), ("apiKey" = [])),
+    responses((status = 204, description = "The user does not participate any more."), Refusals), security(("bearer" = []), ("apiKey" = [])),
 )]
 pub(super) async fn remove(
     State(shared): State<Arc<Shared>>,

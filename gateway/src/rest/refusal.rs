@@ -10,17 +10,18 @@ use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 use utoipa::openapi::{RefOr, ResponseBuilder};
 use utoipa::{PartialSchema, ToSchema};
 
-/// An error.
+/// The body of every error.
 #[derive(Serialize, ToSchema)]
 pub struct Error<'a> {
-    /// The status in words.
+    /// The name of the HTTP status.
     #[schema(example = "Forbidden")]
     error: &'a str,
+    /// The kind of the error, for programs.
     #[schema(value_type = Code)]
     code: &'a str,
-    /// For people.
+    /// A text for people, which may change.
     message: &'a str,
-    /// When to try again, milliseconds; the header `Retry-After` says it in seconds.
+    /// After how many milliseconds to send the request again. The header `Retry-After` has the same time in seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_after_ms: Option<u64>,
 }
@@ -31,7 +32,8 @@ pub struct Code;
 impl PartialSchema for Code {
     fn schema() -> RefOr<Schema> {
         let codes = ErrorCode::ALL.map(ErrorCode::as_str);
-        let description = "`timeout` means that the outcome is unknown: send again with the same client id.";
+        let description = "The kind of an error. `timeout` with the status 504 means that the outcome is unknown: send \
+                           the request again with the same `Idempotency-Key`.";
         ObjectBuilder::new()
             .schema_type(Type::String)
             .enum_values(Some(codes))
@@ -101,28 +103,54 @@ impl IntoResponse for Refused {
     }
 }
 
+/// The statuses of errors, each with its codes and their meaning.
+const STATUSES: [(&str, &str); 12] = [
+    (
+        "400",
+        "`invalid_frame`: the body is not a JSON object. `invalid_payload`: a field, a parameter or an id is \
+         missing or wrong. `empty_content`: the content has only white space.",
+    ),
+    (
+        "401",
+        "`unauthorized`: the token or the API key is missing or not valid. `token_expired`: the token has \
+         expired.",
+    ),
+    (
+        "403",
+        "`forbidden`: the caller may not do this. The answer is the same whether the resource exists or not.",
+    ),
+    ("404", "`not_found`: the resource does not exist, and the caller may know that."),
+    ("408", "`timeout`: the body did not arrive within 10 seconds. Nothing was done."),
+    ("409", "`conflict`: the conversation exists already."),
+    ("413", "`too_large`: the body, a field or a list is over its limit."),
+    ("415", "`invalid_frame`: the body must have the `Content-Type` `application/json`."),
+    (
+        "429",
+        "`rate_limited`: the user sent too many requests in a minute. `Retry-After` has the time to wait, in \
+         seconds.",
+    ),
+    ("500", "`internal`: the server has a bug."),
+    (
+        "503",
+        "`unavailable`: it cannot be done now, and nothing was done. `Retry-After` has the time to wait, in \
+         seconds.",
+    ),
+    (
+        "504",
+        "`timeout`: the outcome is unknown. Send the request again, a write with the same `Idempotency-Key`.",
+    ),
+];
+
 /// The possible errors of every request with credentials, for the API's description.
 pub struct Refusals;
 
 impl utoipa::IntoResponses for Refusals {
     fn responses() -> std::collections::BTreeMap<String, RefOr<utoipa::openapi::response::Response>> {
-        let groups = [
-            ("400", "`invalid_frame`, `invalid_payload`, `empty_content`"),
-            ("401", "`unauthorized`, `token_expired`"),
-            ("403", "`forbidden`: the same whether the thing exists or not"),
-            ("404", "`not_found`"),
-            ("409", "`conflict`"),
-            ("413", "`too_large`"),
-            ("429", "`rate_limited`, with `Retry-After`"),
-            ("500", "`internal`"),
-            ("503", "`unavailable`: nothing was done, with `Retry-After`"),
-            ("504", "`timeout`: the outcome is unknown"),
-        ];
         let response = |description: &str| {
             let error = utoipa::openapi::Ref::from_schema_name(Error::name());
             let content = utoipa::openapi::ContentBuilder::new().schema(Some(error)).build();
             ResponseBuilder::new().description(description).content("application/json", content).build()
         };
-        groups.into_iter().map(|(status, text)| (status.to_owned(), response(text).into())).collect()
+        STATUSES.into_iter().map(|(status, text)| (status.to_owned(), response(text).into())).collect()
     }
 }

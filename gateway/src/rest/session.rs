@@ -44,19 +44,20 @@ struct Claims<'a> {
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct WebSocketToken {
+    /// A JWT to connect with.
     token: String,
-    /// Seconds.
+    /// How long the token is valid, in seconds.
     #[schema(example = 3600)]
     expires_in: u64,
 }
 
 /// Get a token for a WebSocket
 ///
-/// Exchanges the session's token for one that lasts an hour. What was exchanged can be exchanged again until
-/// the first token's time is over.
+/// Exchanges the session's token for a token that is valid for an hour. The new token can be exchanged again, but only
+/// until the session's token expires.
 #[utoipa::path(
     operation_id = "getWebSocketToken", get, path = "/api/websocket/auth", tag = "Session",
-    responses((status = 200, body = WebSocketToken, description = "A token for an hour"), Refusals), security(("bearer" = [])),
+    responses((status = 200, body = WebSocketToken, description = "A token that is valid for an hour."), Refusals), security(("bearer" = [])),
 )]
 pub(super) async fn websocket_token(
     State(shared): State<Arc<Shared>>,
@@ -95,32 +96,40 @@ fn exchange(identity: &Identity, auth: &Auth, now: u64) -> Result<String, Failur
         .map_err(|error| Failure::new(ErrorCode::Internal, format!("the token could not be signed: {error}")))
 }
 
-/// A session in Auth.js's shape.
+/// A session, in the form that Auth.js uses.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Session {
+    /// The user of the token.
     user: SessionUser,
+    /// When the token expires.
     #[schema(format = DateTime)]
     expires: String,
 }
 
+/// The user of a session, from the claims of the token.
 #[derive(Serialize, ToSchema)]
 struct SessionUser {
+    /// The user's id.
     id: String,
+    /// The user's display name.
     name: String,
+    /// The user's email address; `null` if the token has none.
     #[schema(required = true)]
     email: Option<String>,
+    /// The URL of the user's picture; `null` if the token has none.
     #[schema(required = true)]
     image: Option<String>,
+    /// The user's role; `null` if the token has none.
     #[schema(required = true)]
     role: Option<String>,
 }
 
 /// Read the session
 ///
-/// The user behind the token, or `null` where there is no valid one.
+/// Returns the user of the token and when the token expires, or `null` without a valid token.
 #[utoipa::path(
     operation_id = "readSession", get, path = "/api/auth/session", tag = "Session",
-    responses((status = 200, body = Option<Session>, description = "The session, or `null`")), security((), ("bearer" = [])),
+    responses((status = 200, body = Option<Session>, description = "The session, or `null` without a valid token.")), security((), ("bearer" = [])),
 )]
 pub(super) async fn current(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Json<Option<Session>> {
     let present = |text: &String| (!text.is_empty()).then(|| text.clone());

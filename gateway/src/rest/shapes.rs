@@ -12,24 +12,29 @@ use utoipa::ToSchema;
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Conversation {
+    /// The conversation's id.
     id: String,
-    /// `null` when it has none.
+    /// The title; `null` if there is none.
     #[schema(required = true)]
     title: Option<String>,
-    /// Ids of the stored participants.
+    /// The ids of the stored participants, sorted. The list ends at 400 KiB of ids.
     participants: Vec<String>,
-    /// The user who may change it and its participants; `null` if it has no owner.
+    /// The user who may change the conversation and its participants; `null` if there is no owner.
     #[schema(required = true)]
     owner_id: Option<String>,
+    /// When the conversation was created.
     #[schema(format = DateTime)]
     created_at: String,
+    /// The newest message; `null` if there is none.
     #[schema(required = true)]
     last_message: Option<Message>,
-    /// Seq of the newest durable event.
+    /// The seq of the newest durable event. Changes of the conversation have a seq too.
     head_seq: u64,
-    /// Messages that the caller has not read. There are no read marks yet: all messages count.
+    /// Number of messages that the caller has not read. There are no read marks yet, so all messages count.
     unread_count: u64,
+    /// Whether the conversation is archived.
     archived: bool,
+    /// The conversation's metadata; `{}` if there is none.
     #[schema(value_type = Object)]
     metadata: Box<RawValue>,
     /// Time of the last message, or else of the creation. Lists are sorted by it.
@@ -67,25 +72,35 @@ impl Conversation {
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Message {
+    /// The message's id.
     #[schema(format = "uuid")]
     id: String,
+    /// The id of the conversation.
     conversation_id: String,
+    /// The number of the message among the conversation's durable events. The numbers of messages may have gaps.
     seq: u64,
+    /// The id of the user who sent the message.
     sender_id: String,
+    /// The sender's display name when the message was sent.
     sender_name: String,
+    /// The text of the message.
     content: String,
+    /// The kind of the content.
     #[serde(rename = "type")]
     #[schema(example = "text")]
     content_type: String,
+    /// When the message was accepted.
     #[schema(format = DateTime)]
     timestamp: String,
+    /// Whether a persona wrote the message.
     is_ai: bool,
-    /// What the sender named it by.
+    /// The client id that the sender gave.
     #[serde(skip_serializing_if = "Option::is_none")]
     client_id: Option<String>,
-    /// The message that this one answers.
+    /// The id of the message that this message answers.
     #[serde(skip_serializing_if = "Option::is_none")]
     reply_to: Option<String>,
+    /// The metadata that the sender gave.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     metadata: Option<Box<RawValue>>,
@@ -122,18 +137,21 @@ impl Message {
     }
 }
 
-/// A user, as far as the caller may know them.
+/// A user. The profile comes from the token with which the user last connected.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct User {
+    /// The user's id.
     id: String,
+    /// The user's display name; the id if there is no name.
     name: String,
-    /// `null` unless it is the caller's own, or a backend asks.
+    /// The user's email address. Only the user and backends receive it; otherwise it is `null`.
     #[schema(required = true)]
     email: Option<String>,
-    /// Where their picture is.
+    /// The URL of the user's picture; `null` if there is none.
     #[schema(required = true)]
     image: Option<String>,
+    /// The user's role; `null` if there is none.
     #[schema(required = true)]
     role: Option<String>,
 }
@@ -155,13 +173,15 @@ impl User {
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Presence {
+    /// Whether the user is online. An invisible user is shown offline.
     online: bool,
+    /// `active`, `away` or `dnd`; `offline` if the user is not online.
     #[schema(example = "active")]
     status: &'static str,
-    /// A line under the name.
+    /// The status text that the user has set, at most 140 characters.
     #[serde(skip_serializing_if = "Option::is_none")]
     text: Option<String>,
-    /// `null` when never, or not for the caller to know.
+    /// When the user was last online; `null` if that is not known, or if the caller may not see the user.
     #[schema(format = DateTime, required = true)]
     last_seen: Option<String>,
 }

@@ -21,13 +21,14 @@ use utoipa::{IntoParams, ToSchema};
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct UserParams {
-    /// At most 200 ids with commas between them (a `+` is written `%2B`). Without it: those who share a
-    /// conversation with the caller.
+    /// At most 200 ids, separated by commas; a `+` in an id is written `%2B`. Without it, the answer is a page of the
+    /// users who share a conversation with the caller. A backend must give it.
     ids: Option<String>,
-    /// Without `ids`: at most this many, 50 by default.
+    /// Without `ids`: maximum number of users in the page, 50 by default. A value outside 1 to 200 counts as the
+    /// nearest of these.
     #[param(minimum = 1, maximum = 200)]
     limit: Option<u32>,
-    /// Without `ids`: `nextCursor` of the page before.
+    /// Without `ids`: the `nextCursor` of the previous page.
     cursor: Option<String>,
 }
 
@@ -35,18 +36,20 @@ pub(super) struct UserParams {
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct UserPage {
+    /// The users in the order of `ids`, or else sorted by id.
     users: Vec<User>,
-    /// `null` on the last page.
+    /// The `cursor` of the next page; `null` on the last page and with `ids`.
     #[schema(required = true)]
     next_cursor: Option<String>,
 }
 
 /// List users
 ///
-/// Those of `ids` whom the caller may see, in that order, or all who share a conversation with the caller.
+/// Returns the users of `ids` whom the caller may see, or all users who share a conversation with the caller. A backend
+/// receives only users who have connected at least once.
 #[utoipa::path(
     operation_id = "listUsers", get, path = "/api/users", tag = "Users and presence", params(UserParams),
-    responses((status = 200, body = UserPage, description = "A page"), Refusals), security(("bearer" = []), ("apiKey" = [])),
+    responses((status = 200, body = UserPage, description = "A page of users."), Refusals), security(("bearer" = []), ("apiKey" = [])),
 )]
 pub(super) async fn list(
     State(shared): State<Arc<Shared>>,
@@ -79,10 +82,12 @@ fn page(users: Vec<UserId>, params: &UserParams) -> Result<(Vec<UserId>, Option<
 }
 
 /// Read a user
+///
+/// Returns the profile, which comes from the token with which the user last connected.
 #[utoipa::path(
     operation_id = "readUser", get, path = "/api/users/{id}", tag = "Users and presence",
-    params(("id" = String, Path, description = "The user")),
-    responses((status = 200, body = User, description = "The user"), Refusals), security(("bearer" = []), ("apiKey" = [])),
+    params(("id" = String, Path, description = "The user's id.")),
+    responses((status = 200, body = User, description = "The user."), Refusals), security(("bearer" = []), ("apiKey" = [])),
 )]
 pub(super) async fn read(
     State(shared): State<Arc<Shared>>,
@@ -129,7 +134,7 @@ fn shown(caller: &Caller, profile: wire::Profile) -> User {
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct PresenceParams {
-    /// At most 200 ids with commas between them (a `+` is written `%2B`).
+    /// At most 200 ids, separated by commas; a `+` in an id is written `%2B`.
     #[param(required = true)]
     ids: Option<String>,
 }
@@ -137,15 +142,16 @@ pub(super) struct PresenceParams {
 /// The presence of users, by their ids.
 #[derive(Serialize, ToSchema)]
 pub(super) struct PresenceById {
+    /// The presence of each requested user, by id.
     users: BTreeMap<String, Presence>,
 }
 
 /// Read users' presence
 ///
-/// Every id asked for is in the answer; whom the caller may not see is offline and was never seen.
+/// Every requested id is in the answer. Users whom the caller may not see are shown offline, with `lastSeen` `null`.
 #[utoipa::path(
     operation_id = "readPresence", get, path = "/api/presence", tag = "Users and presence", params(PresenceParams),
-    responses((status = 200, body = PresenceById, description = "Each user once"), Refusals), security(("bearer" = []), ("apiKey" = [])),
+    responses((status = 200, body = PresenceById, description = "The presence of the requested users."), Refusals), security(("bearer" = []), ("apiKey" = [])),
 )]
 pub(super) async fn presence(
     State(shared): State<Arc<Shared>>,
