@@ -66,8 +66,8 @@ impl Assignment {
     }
 }
 
-/// A request and its reply handle.
-struct Asked {
+/// A request without a reply so far, and its reply handle.
+struct PendingRequest {
     request: wire::PresenceRequest,
     reply: Option<ReplyHandle>,
     arrived: Instant,
@@ -91,7 +91,7 @@ struct Worker<'a> {
     started: Instant,
     next_tick: Instant,
     /// Requests in order of arrival. Some wait for rows, and the others wait behind them.
-    waiting: FuturesOrdered<BoxFuture<'static, (Asked, Vec<Record>)>>,
+    waiting: FuturesOrdered<BoxFuture<'static, (PendingRequest, Vec<Record>)>>,
     /// Calls to the store: at most one read and one write.
     background: FuturesUnordered<BoxFuture<'static, Done>>,
     loading: bool,
@@ -150,18 +150,18 @@ impl<'a> Worker<'a> {
             tokio::select! {
                 () = assignment.stop.cancelled() => return,
                 incoming = subscription.next(), if self.waiting.len() < REQUESTS_WAITING_MAX => match incoming {
-                    Some(Incoming::Message(message)) => self.hear(message),
+                    Some(Incoming::Message(message)) => self.receive(message),
                     Some(Incoming::Lost) => self.distrust(),
                     None => return,
                 },
-                Some((asked, records)) = self.waiting.next() => self.answer(asked, records),
+                Some((pending, records)) = self.waiting.next() => self.answer(pending, records),
                 Some(done) = self.background.next() => self.finish(done),
                 () = sleep_until(wake_at) => self.tick(),
             }
         }
     }
 
-    fn hear(&mut self, message: Message) {
+    fn receive(&mut self, message: Message) {
         let request = match wire::PresenceRequest::decode(message.payload) {
             Ok(request) => request,
             Err(error) => {
@@ -170,23 +170,23 @@ impl<'a> Worker<'a> {
             }
         };
         let missing = self.shard.missing(&request, LOAD_USERS_MAX);
-        let asked = Asked { request, reply: message.reply, arrived: Instant::now() };
+        let pending = PendingRequest { request, reply: message.reply, arrived: Instant::now() };
         if missing.is_empty() && self.waiting.is_empty() {
-            return self.answer(asked, Vec::new());
+            return self.answer(pending, Vec::new());
         }
         let rows = self.assignment.rows.clone();
         self.waiting.push_back(Box::pin(async move {
             let records = if missing.is_empty() { None } else { rows.load(&missing).await };
-            (asked, records.unwrap_or_default())
+            (pending, records.unwrap_or_default())
         }));
     }
 
-    fn answer(&mut self, asked: Asked, records: Vec<Record>) {
+    fn answer(&mut self, pending: PendingRequest, records: Vec<Record>) {
         // Only the owner replies. If this worker still owns the shard, the next request of the gateway shows the gap.
         if !(self.assignment.is_owner)() {
             return;
         }
-        let Some((reply, pushes)) = self.shard.request(self.now(), asked.request, records) else {
+        let Some((reply, pushes)) = self.shard.request(self.now(), pending.request, records) else {
             tracing::warn!(
                 shard = self.assignment.shard,
                 "presence request refused: invalid gateway name, or too many gateways"
@@ -196,10 +196,10 @@ impl<'a> Worker<'a> {
         self.fanout.stage(pushes);
         metrics::REQUESTS.inc();
         metrics::SNAPSHOTS_WANTED.inc_by(u64::from(reply.snapshot_wanted));
-        if let Some(handle) = asked.reply {
+        if let Some(handle) = pending.reply {
             handle.send(reply.encode_to_vec().into());
         }
-        metrics::REQUEST_SECONDS.observe(asked.arrived.elapsed().as_secs_f64());
+        metrics::REQUEST_SECONDS.observe(pending.arrived.elapsed().as_secs_f64());
     }
 
     fn tick(&mut self) {
@@ -238,19 +238,19 @@ impl<'a> Worker<'a> {
     }
 
     fn load(&mut self) {
-        let asked = self.shard.take_to_load(LOAD_USERS_MAX);
-        self.loading = !asked.is_empty();
+        let users = self.shard.next_to_load(LOAD_USERS_MAX);
+        self.loading = !users.is_empty();
         if self.loading {
             let rows = self.assignment.rows.clone();
             self.background.push(Box::pin(async move {
-                let records = rows.load(&asked).await;
-                Done::Loaded(asked, records)
+                let records = rows.load(&users).await;
+                Done::Loaded(users, records)
             }));
         }
     }
 
     fn save(&mut self) {
-        let records = self.shard.take_to_save(SAVE_USERS_MAX);
+        let records = self.shard.next_to_save(SAVE_USERS_MAX);
         self.saving = !records.is_empty();
         if self.saving {
             let rows = self.assignment.rows.clone();
@@ -264,9 +264,9 @@ impl<'a> Worker<'a> {
     fn finish(&mut self, done: Done) {
         let now = self.now();
         let pushes = match done {
-            Done::Loaded(asked, records) => {
-                let more = records.is_some() && asked.len() == LOAD_USERS_MAX;
-                let pushes = self.shard.loaded(now, &asked, records);
+            Done::Loaded(users, records) => {
+                let more = records.is_some() && users.len() == LOAD_USERS_MAX;
+                let pushes = self.shard.loaded(now, &users, records);
                 self.loading = false;
                 if more {
                     self.load();

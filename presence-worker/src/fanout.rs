@@ -172,16 +172,16 @@ fn cut(outbox: Outbox, shard: u32, epoch: u64) -> Vec<wire::PresenceChanges> {
         messages.len() - 1
     };
     for presence in outbox.users.into_values() {
-        let place = room_for(&mut messages, presence.encoded_len() + 4);
-        messages[place].users.push(presence);
+        let index = room_for(&mut messages, presence.encoded_len() + 4);
+        messages[index].users.push(presence);
     }
     for change in outbox.rooms {
-        let place = room_for(&mut messages, change.encoded_len() + 4);
-        messages[place].rooms.push(change);
+        let index = room_for(&mut messages, change.encoded_len() + 4);
+        messages[index].rooms.push(change);
     }
     for user in outbox.crowded {
-        let place = room_for(&mut messages, user.len() + 4);
-        messages[place].crowded.push(user);
+        let index = room_for(&mut messages, user.len() + 4);
+        messages[index].crowded.push(user);
     }
     messages
 }
@@ -213,8 +213,8 @@ mod tests {
         let messages = cut(due.remove(0).1, 3, 9);
         assert_eq!(messages.len(), 1);
         assert_eq!((messages[0].shard, messages[0].epoch, messages[0].version), (3, 9, 3));
-        let told: Vec<_> = messages[0].users.iter().map(|user| (user.user.as_str(), user.online)).collect();
-        assert_eq!(told, [("ann", true), ("bob", true)]);
+        let pushed: Vec<_> = messages[0].users.iter().map(|user| (user.user.as_str(), user.online)).collect();
+        assert_eq!(pushed, [("ann", true), ("bob", true)]);
 
         assert_eq!(fanout.take_due(start + INTERVAL * 3).0.len(), 0);
         assert!(fanout.state.lock().outboxes.is_empty(), "a quiet gateway must not have an outbox");

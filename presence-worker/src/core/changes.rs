@@ -23,11 +23,11 @@ pub(super) enum Mode {
     /// Not applied. The results describe the current state, for a query or a request that was applied before.
     Known,
     /// Not applied. The results describe what the state would be, for a request that came after a gap.
-    Untaken,
+    AfterGap,
 }
 
 impl Mode {
-    fn takes(self) -> bool {
+    fn applies(self) -> bool {
         matches!(self, Mode::Live | Mode::Snapshot)
     }
 }
@@ -37,9 +37,9 @@ impl Mode {
 pub(super) struct Results {
     results: Vec<wire::PresenceResult>,
     bytes: usize,
-    /// Users whose presence is a result, with the result's place. It is filled in after the whole request, so that the
+    /// Users whose presence is a result, with the result's index. It is filled in after the whole request, so that the
     /// reply agrees with the pushes.
-    asked: Vec<(usize, String)>,
+    presences: Vec<(usize, String)>,
 }
 
 impl Results {
@@ -53,7 +53,7 @@ impl Results {
     }
 
     fn push_presence(&mut self, user: String) {
-        self.asked.push((self.results.len(), user));
+        self.presences.push((self.results.len(), user));
         self.results.push(wire::PresenceResult { body: None });
     }
 
@@ -65,12 +65,12 @@ impl Results {
         gateway: GatewayIndex,
         pushes: &mut Pushes,
     ) -> Vec<wire::PresenceResult> {
-        for (place, user) in std::mem::take(&mut self.asked) {
+        for (index, user) in std::mem::take(&mut self.presences) {
             let presence = roster.presence(now, &user);
             let bytes = presence.encoded_len();
             if self.fits(bytes) {
                 self.bytes += bytes + RESULT_FRAME_BYTES;
-                self.results[place].body = Some(Outcome::User(presence));
+                self.results[index].body = Some(Outcome::User(presence));
             } else {
                 pushes.user(gateway, presence);
             }
@@ -80,7 +80,7 @@ impl Results {
 }
 
 impl Shard {
-    pub(super) fn take(
+    pub(super) fn apply(
         &mut self,
         now: Moment,
         gateway: GatewayIndex,
@@ -104,10 +104,10 @@ impl Shard {
             Some(Change::RoomLeft(left)) => Outcome::Room(self.leave(gateway, mode, &left)),
             Some(Change::RecoveryKept(kept)) => Outcome::Done(self.keep_record(gateway, mode, kept)),
             Some(Change::RecoverySubscribed(made)) => {
-                Outcome::Done(mode.takes() && self.records.subscribe(gateway, made))
+                Outcome::Done(mode.applies() && self.records.subscribe(gateway, made))
             }
             Some(Change::RecoveryUnsubscribed(ended)) => {
-                Outcome::Done(mode.takes() && self.records.unsubscribe(gateway, &ended))
+                Outcome::Done(mode.applies() && self.records.unsubscribe(gateway, &ended))
             }
             Some(Change::RecoveryEnded(ended)) => Outcome::Done(self.end_record(now, gateway, mode, &ended)),
             Some(Change::RecoveryQuery(query)) => Outcome::Recovery(self.find_record(&query, results)),
@@ -128,19 +128,20 @@ impl Shard {
         let (gateways, roster) = (&self.gateways, &mut self.roster);
         match mode {
             Mode::Known => is_known(roster),
-            Mode::Untaken => {
+            Mode::AfterGap => {
                 let is_live = |other| gateways.is_live(other, now.steady_ms);
                 is_known(roster) || roster.would_admit(&started.user, limit, is_live)
             }
             Mode::Live => {
                 let user = started.user.clone();
-                let taken = roster.start(gateways, now, gateway, started, Admission::Below(limit)).is_some();
-                if !taken {
+                let admitted =
+                    roster.start(gateways, now, gateway, started, Admission::Below(limit)).is_some();
+                if !admitted {
                     // Some of the user's other sessions may be dead without their gateways having noticed.
                     let others = roster.gateways_of(&user);
                     others.for_each(|gateway| self.pushes.crowded(gateway, &user));
                 }
-                taken
+                admitted
             }
             Mode::Snapshot => {
                 let Some(user) = roster.start(gateways, now, gateway, started, Admission::Always) else {
@@ -153,7 +154,7 @@ impl Shard {
     }
 
     fn end(&mut self, now: Moment, gateway: GatewayIndex, mode: Mode, ended: &wire::SessionEnded) -> bool {
-        if mode.takes() {
+        if mode.applies() {
             self.roster.end(now, gateway, &ended.user, ended.session);
             self.announce(gateway, |announced| announced.remove_session(&ended.user, ended.session));
         }
@@ -161,14 +162,14 @@ impl Shard {
     }
 
     fn set_status(&mut self, gateway: GatewayIndex, mode: Mode, set: wire::StatusSet) -> bool {
-        if mode.takes() {
+        if mode.applies() {
             self.roster.set_status(gateway, set);
         }
         true
     }
 
     fn watch(&mut self, gateway: GatewayIndex, mode: Mode, user: &str) {
-        if mode.takes()
+        if mode.applies()
             && let Some(user) = self.roster.watch(gateway, user)
         {
             self.announce(gateway, |announced| announced.add_watch(&user));
@@ -176,7 +177,7 @@ impl Shard {
     }
 
     fn unwatch(&mut self, gateway: GatewayIndex, mode: Mode, user: &str) -> bool {
-        if mode.takes() {
+        if mode.applies() {
             self.roster.unwatch(gateway, user);
             self.announce(gateway, |announced| announced.remove_watch(user));
         }
@@ -193,9 +194,9 @@ impl Shard {
         // A user whom a gateway announces to a new owner was in the room before, so this is no news.
         let silent = mode == Mode::Snapshot && self.unsettled;
         let pushes = if silent { None } else { Some(&mut self.pushes) };
-        let taken = if mode.takes() { self.rooms.join(gateway, joined, pushes) } else { None };
-        let changed = taken.as_ref().is_some_and(|(_, _, new)| *new);
-        if let Some((conversation, user, _)) = taken {
+        let member = if mode.applies() { self.rooms.join(gateway, joined, pushes) } else { None };
+        let changed = member.as_ref().is_some_and(|(_, _, new)| *new);
+        if let Some((conversation, user, _)) = member {
             self.announce(gateway, |announced| announced.add_room(&conversation, &user));
         }
         if mode == Mode::Snapshot {
@@ -211,8 +212,8 @@ impl Shard {
     }
 
     fn leave(&mut self, gateway: GatewayIndex, mode: Mode, left: &wire::RoomLeft) -> wire::RoomState {
-        let changed = mode.takes() && self.rooms.leave(gateway, left, &mut self.pushes);
-        if mode.takes() {
+        let changed = mode.applies() && self.rooms.leave(gateway, left, &mut self.pushes);
+        if mode.applies() {
             self.announce(gateway, |announced| announced.remove_room(&left.conversation, &left.user));
         }
         wire::RoomState {
@@ -224,11 +225,11 @@ impl Shard {
 
     fn keep_record(&mut self, gateway: GatewayIndex, mode: Mode, kept: wire::RecoveryKept) -> bool {
         let pid = kept.record.as_ref().map(|record| record.pid.clone()).unwrap_or_default();
-        let taken = mode.takes() && self.records.keep(gateway, kept);
-        if taken {
+        let accepted = mode.applies() && self.records.keep(gateway, kept);
+        if accepted {
             self.announce(gateway, |announced| announced.add_record(pid));
         }
-        taken
+        accepted
     }
 
     fn end_record(
@@ -238,13 +239,13 @@ impl Shard {
         mode: Mode,
         ended: &wire::RecoveryEnded,
     ) -> bool {
-        if mode.takes() {
+        if mode.applies() {
             let owned = self.records.end(now.steady_ms, gateway, ended);
             if owned {
                 self.announce(gateway, |announced| announced.remove_record(&ended.pid));
             }
         }
-        mode.takes()
+        mode.applies()
     }
 
     /// Finds a record. The reply is `again` if a gateway may still announce it, or if it does not fit into this reply.

@@ -11,9 +11,9 @@ use std::sync::Arc;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GatewayIndex(pub u16);
 
-/// A request's place among the batches of its gateway.
+/// What a request is among the batches of its gateway.
 #[derive(Debug)]
-pub enum Place {
+pub enum RequestKind {
     /// A heartbeat or a query, which has the number 0 and changes nothing.
     Query,
     /// The next batch.
@@ -25,7 +25,7 @@ pub enum Place {
     /// A batch that was applied before, with the reply to it if that was kept.
     Repeated(Option<Arc<wire::PresenceReply>>),
     /// A batch after a gap.
-    Missed,
+    AfterGap,
 }
 
 /// A gateway, and the state of its batches.
@@ -35,7 +35,7 @@ pub struct Gateway {
     pub id: GatewayId,
     /// Number of the last batch applied; `None` while it is unknown what the gateway announced before.
     last: Option<u64>,
-    heard_ms: u64,
+    last_request_ms: u64,
     /// The gateway must send a snapshot.
     pub wanted: bool,
     /// The snapshot whose parts are still coming.
@@ -44,36 +44,36 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    fn place(&mut self, request: &wire::PresenceRequest) -> Place {
+    fn classify(&mut self, request: &wire::PresenceRequest) -> RequestKind {
         if request.number == 0 {
             match self.last {
                 None if request.last_number == 0 => self.last = Some(0),
                 Some(last) if last == request.last_number => {}
                 _ => self.miss(),
             }
-            return Place::Query;
+            return RequestKind::Query;
         }
         if request.snapshot {
             self.wanted = false;
             self.last_reply = None;
             self.last = Some(request.number);
             self.announced = Some(Announced::until(request.last_number.max(request.number)));
-            return Place::Snapshot;
+            return RequestKind::Snapshot;
         }
         match self.last {
-            Some(last) if request.number <= last => Place::Repeated(self.kept_reply(request.number)),
-            Some(last) if request.number == last + 1 => self.take(request.number),
-            None if request.number == 1 => self.take(1),
+            Some(last) if request.number <= last => RequestKind::Repeated(self.kept_reply(request.number)),
+            Some(last) if request.number == last + 1 => self.accept(request.number),
+            None if request.number == 1 => self.accept(1),
             _ => {
                 self.miss();
-                Place::Missed
+                RequestKind::AfterGap
             }
         }
     }
 
-    fn take(&mut self, number: u64) -> Place {
+    fn accept(&mut self, number: u64) -> RequestKind {
         self.last = Some(number);
-        if self.announced.is_some() { Place::SnapshotPart } else { Place::Next }
+        if self.announced.is_some() { RequestKind::SnapshotPart } else { RequestKind::Next }
     }
 
     fn kept_reply(&self, number: u64) -> Option<Arc<wire::PresenceReply>> {
@@ -106,16 +106,20 @@ pub struct Gateways {
 }
 
 impl Gateways {
-    /// Receives a request: returns its gateway and its place. `None` if the gateway's name is invalid or memory is
+    /// Receives a request: returns its gateway and its kind. `None` if the gateway's name is invalid or memory is
     /// full.
-    pub fn hear(&mut self, now_ms: u64, request: &wire::PresenceRequest) -> Option<(GatewayIndex, Place)> {
+    pub fn receive(
+        &mut self,
+        now_ms: u64,
+        request: &wire::PresenceRequest,
+    ) -> Option<(GatewayIndex, RequestKind)> {
         let index = match self.by_id.get(request.gateway.as_str()) {
             Some(index) => *index,
             None => self.add(GatewayId::parse(&request.gateway).ok()?)?,
         };
         let gateway = self.slots[usize::from(index.0)].as_mut()?;
-        gateway.heard_ms = now_ms;
-        Some((index, gateway.place(request)))
+        gateway.last_request_ms = now_ms;
+        Some((index, gateway.classify(request)))
     }
 
     fn add(&mut self, id: GatewayId) -> Option<GatewayIndex> {
@@ -123,20 +127,20 @@ impl Gateways {
         if free.is_none() && self.slots.len() >= GATEWAYS_MAX {
             return None;
         }
-        let place = free.unwrap_or(self.slots.len());
-        if place == self.slots.len() {
+        let slot = free.unwrap_or(self.slots.len());
+        if slot == self.slots.len() {
             self.slots.push(None);
         }
         let gateway = Gateway {
             id: id.clone(),
             last: None,
-            heard_ms: 0,
+            last_request_ms: 0,
             wanted: false,
             announced: None,
             last_reply: None,
         };
-        self.slots[place] = Some(gateway);
-        let index = GatewayIndex(place as u16);
+        self.slots[slot] = Some(gateway);
+        let index = GatewayIndex(slot as u16);
         self.by_id.insert(id, index);
         Some(index)
     }
@@ -163,7 +167,7 @@ impl Gateways {
 
     /// Whether a gateway sent a request within the last [`SILENT_AFTER_MS`].
     pub fn is_live(&self, index: GatewayIndex, now_ms: u64) -> bool {
-        self.get(index).is_some_and(|gateway| now_ms <= gateway.heard_ms + SILENT_AFTER_MS)
+        self.get(index).is_some_and(|gateway| now_ms <= gateway.last_request_ms + SILENT_AFTER_MS)
     }
 
     /// The gateways that are silent.
@@ -182,7 +186,7 @@ impl Gateways {
     /// worker, in which requests may have been lost.
     pub fn excuse_all(&mut self, now_ms: u64) {
         for gateway in self.slots.iter_mut().flatten() {
-            gateway.heard_ms = now_ms;
+            gateway.last_request_ms = now_ms;
             gateway.miss();
         }
     }
@@ -190,7 +194,7 @@ impl Gateways {
     /// The indices of all gateways.
     pub fn indices(&self) -> impl Iterator<Item = GatewayIndex> + '_ {
         let known =
-            |(place, slot): (usize, &Option<Gateway>)| slot.is_some().then_some(GatewayIndex(place as u16));
+            |(index, slot): (usize, &Option<Gateway>)| slot.is_some().then_some(GatewayIndex(index as u16));
         self.slots.iter().enumerate().filter_map(known)
     }
 

@@ -215,17 +215,17 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_predecessor_cannot_take_a_record_back() {
+    fn a_dead_predecessor_cannot_reclaim_a_record() {
         let mut records = Records::default();
         assert!(records.keep(GATEWAY, kept(1, 7)));
         assert!(
             records.keep(GATEWAY, kept(1, 7)),
             "a session may keep its own record again, as a snapshot does"
         );
-        assert!(records.keep(GATEWAY, kept(2, 8)), "the successor of the session must take the record over");
+        assert!(records.keep(GATEWAY, kept(2, 8)), "the successor of the session must own the record");
         assert!(
             !records.keep(GATEWAY, kept(1, 7)),
-            "a former session must not take the record back with a snapshot"
+            "a former session must not reclaim the record with a snapshot"
         );
         assert!(!records.keep(GATEWAY, kept(1, 8)), "a former session must not keep a newer record");
         assert!(

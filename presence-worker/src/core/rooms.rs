@@ -86,7 +86,7 @@ impl Room {
         self.members.give_spare_back();
     }
 
-    fn tell(&self, change: &wire::RoomChange, except: Option<GatewayIndex>, pushes: &mut Pushes) {
+    fn push_change(&self, change: &wire::RoomChange, except: Option<GatewayIndex>, pushes: &mut Pushes) {
         for (gateway, _) in self.gateways.iter().filter(|(gateway, _)| Some(*gateway) != except) {
             pushes.room(*gateway, change.clone());
         }
@@ -145,7 +145,7 @@ impl Rooms {
         if let Some(pushes) = pushes {
             let place = room.members.len() - 1;
             let change = change(conversation.as_str(), user.as_str(), true, place, room.participants());
-            room.tell(&change, Some(gateway), pushes);
+            room.push_change(&change, Some(gateway), pushes);
         }
         Some((conversation, user, true))
     }
@@ -183,7 +183,11 @@ impl Rooms {
         room.remove(place);
         self.memberships -= 1;
         let change = change(&left.conversation, &left.user, false, place, room.participants());
-        room.tell(&wire::RoomChange { disconnected: left.disconnected, ..change }, Some(gateway), pushes);
+        room.push_change(
+            &wire::RoomChange { disconnected: left.disconnected, ..change },
+            Some(gateway),
+            pushes,
+        );
         self.close_if_empty(&conversation);
         true
     }
@@ -267,6 +271,6 @@ fn sweep_room(
     for (index, (place, user)) in gone.into_iter().enumerate() {
         let participants = stay - index as u32 - 1;
         let change = change(conversation.as_str(), user.as_str(), false, place - index, participants);
-        room.tell(&wire::RoomChange { disconnected: true, ..change }, None, pushes);
+        room.push_change(&wire::RoomChange { disconnected: true, ..change }, None, pushes);
     }
 }

@@ -49,7 +49,7 @@ impl Roster {
         Roster { grace_ms, ..Roster::default() }
     }
 
-    /// Takes a user into memory. `None` if the id is invalid or memory is full.
+    /// Adds a user to memory. `None` if the id is invalid or memory is full.
     fn open(&mut self, user: &str) -> Option<UserId> {
         if let Some((known, _)) = self.users.get_key_value(user) {
             let known = known.clone();
@@ -258,7 +258,7 @@ impl Roster {
         self.graces.first().map(|(at_ms, _)| *at_ms)
     }
 
-    /// Takes the users offline whose grace is over.
+    /// Shows the users offline whose grace is over.
     pub fn end_graces(&mut self, now_ms: u64) {
         while let Some((at_ms, id)) = self.graces.pop_first() {
             if at_ms > now_ms {
@@ -302,7 +302,7 @@ impl Roster {
     }
 
     /// Pushes every watched user who is not online. At the end of an ownership's amnesty that is certain.
-    pub fn tell_offline(&self, now: Moment, pushes: &mut Pushes) {
+    pub fn push_offline(&self, now: Moment, pushes: &mut Pushes) {
         let offline = |user: &User| !user.watchers.is_empty() && !user.view().online;
         let mut found: Vec<_> = self.users.iter().filter(|(_, user)| offline(user)).collect();
         found.sort_unstable_by_key(|(id, _)| *id);

@@ -16,7 +16,7 @@ impl Roster {
         self.users.get(user).is_none_or(|user| user.profile().is_none())
     }
 
-    /// Takes rows that were read for the next input. Their users need not be in memory.
+    /// Receives rows that were read for the next input. Their users need not be in memory.
     pub fn lend(&mut self, records: Vec<Record>) {
         for record in records {
             self.load_known(&record);
@@ -24,20 +24,21 @@ impl Roster {
         }
     }
 
-    /// Takes at most `limit` users whose rows must be read. [`Roster::loaded`] receives the rows.
-    pub fn take_to_load(&mut self, limit: usize) -> Vec<UserId> {
+    /// Removes and returns at most `limit` users whose rows must be read. [`Roster::loaded`] receives the rows.
+    pub fn next_to_load(&mut self, limit: usize) -> Vec<UserId> {
         let count = self.to_load.len().min(limit);
-        let asked = self.to_load.drain(..count);
-        asked.filter(|id| self.users.get(id).is_some_and(|user| !user.row.loaded)).collect()
+        let users = self.to_load.drain(..count);
+        users.filter(|id| self.users.get(id).is_some_and(|user| !user.row.loaded)).collect()
     }
 
-    /// Takes the rows that were read; `None` if they could not be read. A user without a row has an unknown [`Record`].
-    pub fn loaded(&mut self, asked: &[UserId], records: Option<Vec<Record>>) {
+    /// Receives the rows that were read; `None` if they could not be read. A user without a row has an unknown
+    /// [`Record`].
+    pub fn loaded(&mut self, users: &[UserId], records: Option<Vec<Record>>) {
         let failed = records.is_none();
         for record in records.unwrap_or_default() {
             self.load_known(&record);
         }
-        for id in asked {
+        for id in users {
             self.touch(id);
             let Some(user) = self.users.get_mut(id) else { continue };
             // While the store is away, the list must not grow without bound for users who have left.
@@ -78,8 +79,8 @@ impl Roster {
         }
     }
 
-    /// Takes at most `limit` rows to write. [`Roster::saved`] receives the outcome.
-    pub fn take_to_save(&mut self, limit: usize) -> Vec<Record> {
+    /// Removes and returns at most `limit` rows to write. [`Roster::saved`] receives the outcome.
+    pub fn next_to_save(&mut self, limit: usize) -> Vec<Record> {
         let count = self.to_save.len().min(limit);
         let mut records = Vec::with_capacity(count);
         for id in self.to_save.drain(..count) {
@@ -92,7 +93,7 @@ impl Roster {
         records
     }
 
-    /// Takes the outcome of a write. Rows that may not be written are written again.
+    /// Receives the outcome of a write. Rows that may not be written are written again.
     pub fn saved(&mut self, ids: &[UserId], done: bool) {
         for id in ids {
             if let Some(user) = self.users.get_mut(id) {

@@ -1,9 +1,9 @@
-//! One shard of presence: it takes requests and ticks, and returns replies and pushes.
+//! One shard of presence: it receives requests and ticks, and returns replies and pushes.
 
 use super::Moment;
 use super::announced::Announced;
 use super::changes::{Mode, Results};
-use super::gateways::{GatewayIndex, Gateways, Place};
+use super::gateways::{GatewayIndex, Gateways, RequestKind};
 use super::recovery::Records;
 use super::rooms::Rooms;
 use super::roster::Roster;
@@ -102,20 +102,20 @@ impl Shard {
     ) -> Option<(Arc<wire::PresenceReply>, Vec<Push>)> {
         self.notice_delay(now);
         self.roster.lend(rows);
-        let (gateway, place) = self.gateways.hear(now.steady_ms, &request)?;
-        let mode = match place {
-            Place::Repeated(Some(reply)) => {
+        let (gateway, kind) = self.gateways.receive(now.steady_ms, &request)?;
+        let mode = match kind {
+            RequestKind::Repeated(Some(reply)) => {
                 let pushes = self.finish(now);
                 return Some((reply, pushes));
             }
-            Place::Query | Place::Repeated(None) => Mode::Known,
-            Place::Missed => Mode::Untaken,
-            Place::Next => Mode::Live,
-            Place::Snapshot | Place::SnapshotPart => Mode::Snapshot,
+            RequestKind::Query | RequestKind::Repeated(None) => Mode::Known,
+            RequestKind::AfterGap => Mode::AfterGap,
+            RequestKind::Next => Mode::Live,
+            RequestKind::Snapshot | RequestKind::SnapshotPart => Mode::Snapshot,
         };
         let mut results = Results::default();
         for change in request.changes {
-            self.take(now, gateway, mode, change.body, &mut results);
+            self.apply(now, gateway, mode, change.body, &mut results);
         }
         if mode == Mode::Snapshot {
             self.end_snapshot(now, gateway);
@@ -164,7 +164,7 @@ impl Shard {
                 self.gateways.forget(gateway);
             }
             if std::mem::take(&mut self.unsettled) {
-                self.roster.tell_offline(now, &mut self.pushes);
+                self.roster.push_offline(now, &mut self.pushes);
             }
         }
         self.end_graces(now);
@@ -213,31 +213,31 @@ impl Shard {
         self.roster.finish(now, &mut self.pushes);
         self.version += 1;
         let version = self.version;
-        let told = std::mem::take(&mut self.pushes).into_news();
-        let named = told.filter_map(|(index, news)| {
+        let news = std::mem::take(&mut self.pushes).into_news();
+        let named = news.filter_map(|(index, news)| {
             let gateway = self.gateways.get(index)?.id.clone();
             Some(Push { gateway, news, version })
         });
         named.collect()
     }
 
-    /// Takes at most `limit` users whose rows must be read. [`Shard::loaded`] receives the rows.
-    pub fn take_to_load(&mut self, limit: usize) -> Vec<UserId> {
-        self.roster.take_to_load(limit)
+    /// Removes and returns at most `limit` users whose rows must be read. [`Shard::loaded`] receives the rows.
+    pub fn next_to_load(&mut self, limit: usize) -> Vec<UserId> {
+        self.roster.next_to_load(limit)
     }
 
-    /// Takes the rows that were read; `None` if they could not be read.
-    pub fn loaded(&mut self, now: Moment, asked: &[UserId], records: Option<Vec<Record>>) -> Vec<Push> {
-        self.roster.loaded(asked, records);
+    /// Receives the rows that were read; `None` if they could not be read.
+    pub fn loaded(&mut self, now: Moment, users: &[UserId], records: Option<Vec<Record>>) -> Vec<Push> {
+        self.roster.loaded(users, records);
         self.finish(now)
     }
 
-    /// Takes at most `limit` rows to write. [`Shard::saved`] receives the outcome.
-    pub fn take_to_save(&mut self, limit: usize) -> Vec<Record> {
-        self.roster.take_to_save(limit)
+    /// Removes and returns at most `limit` rows to write. [`Shard::saved`] receives the outcome.
+    pub fn next_to_save(&mut self, limit: usize) -> Vec<Record> {
+        self.roster.next_to_save(limit)
     }
 
-    /// Takes the outcome of a write.
+    /// Receives the outcome of a write.
     pub fn saved(&mut self, now: Moment, ids: &[UserId], done: bool) -> Vec<Push> {
         self.roster.saved(ids, done);
         self.finish(now)

@@ -113,7 +113,7 @@ pub struct User {
 }
 
 impl User {
-    /// Takes the user's row as read. Returns whether the memory has newer data, which must be written.
+    /// Receives the user's row from the store. Returns whether the memory has newer data, which must be written.
     pub fn load(&mut self, record: Record) -> bool {
         self.row.loaded = true;
         self.row.loading = false;

@@ -21,8 +21,8 @@ impl GatewaySet {
 
     /// Removes a gateway; `false` if it was not in the set.
     pub fn remove(&mut self, gateway: GatewayIndex) -> bool {
-        let Some(place) = self.0.iter().position(|other| *other == gateway) else { return false };
-        self.0.swap_remove(place);
+        let Some(index) = self.0.iter().position(|other| *other == gateway) else { return false };
+        self.0.swap_remove(index);
         true
     }
 

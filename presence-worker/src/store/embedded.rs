@@ -164,8 +164,8 @@ impl UserStore for EmbeddedUserStore {
     }
 
     async fn get(&self, users: &[UserId]) -> Result<Vec<UserRow>, StoreError> {
-        let asked = users.to_vec();
-        self.blocking(move |users| users.with_database(|database| get(database, &asked))).await
+        let ids = users.to_vec();
+        self.blocking(move |users| users.with_database(|database| get(database, &ids))).await
     }
 
     async fn healthy(&self) -> bool {

@@ -88,7 +88,7 @@ impl UserStore for ScyllaUserStore {
 
     async fn healthy(&self) -> bool {
         match UserId::parse("nobody") {
-            Ok(nobody) => self.get_one(nobody).await.is_ok(),
+            Ok(user) => self.get_one(user).await.is_ok(),
             Err(_) => false,
         }
     }

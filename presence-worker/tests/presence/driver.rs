@@ -133,8 +133,8 @@ impl Gateway {
     }
 
     /// Sends heartbeats until a push contains the user's presence, which must be `online`.
-    async fn hears(&mut self, other: &Gateway, user: &str, online: bool) -> wire::UserPresence {
-        let told = async {
+    async fn receives(&mut self, other: &Gateway, user: &str, online: bool) -> wire::UserPresence {
+        let receive = async {
             loop {
                 self.heartbeat().await;
                 other.heartbeat().await;
@@ -144,7 +144,7 @@ impl Gateway {
                 }
             }
         };
-        let presence = timeout(PATIENCE, told).await.expect("a push");
+        let presence = timeout(PATIENCE, receive).await.expect("a push");
         assert_eq!(presence.online, online, "{user}");
         presence
     }
@@ -174,7 +174,7 @@ async fn presence_reaches_other_gateways_and_the_store() {
     assert_eq!((push.shard, push.epoch), (two.shard, reply.epoch));
 
     one.send(vec![end("ann", 1)]).await;
-    let offline = two.hears(&one, "ann", false).await;
+    let offline = two.receives(&one, "ann", false).await;
     let stored = async {
         while store.row("ann").is_none_or(|row| row.last_seen_ms != offline.last_seen_ms) {
             sleep(Duration::from_millis(50)).await;
@@ -194,11 +194,11 @@ async fn many_changes_are_pushed_in_batches() {
     for (session, user) in users.iter().enumerate() {
         one.send(vec![start(user, session as u64)]).await;
     }
-    let (mut told, mut pushes) = (0, 0);
-    while told < users.len() {
+    let (mut pushed, mut pushes) = (0, 0);
+    while pushed < users.len() {
         let push = two.next_push().await.expect("a push for every user");
         assert!(push.users.iter().all(|presence| presence.online));
-        told += push.users.len();
+        pushed += push.users.len();
         pushes += 1;
     }
     let intervals = begin.elapsed().as_millis() / 20 + 2;
@@ -231,12 +231,12 @@ async fn a_user_stays_online_while_another_worker_takes_over() {
         let reply = gateway.request(snapshot(gateway.name, gateway.number, changes)).await;
         assert!(!reply.snapshot_wanted);
     }
-    two.hears(&one, "ann", true).await;
+    two.receives(&one, "ann", true).await;
     for _ in 0..4 {
         two.heartbeat().await;
         one.heartbeat().await;
-        let told = two.next_push().await.map(|push| push.users).unwrap_or_default();
-        assert!(told.iter().all(|presence| presence.online), "ann was online all the time");
+        let pushed = two.next_push().await.map(|push| push.users).unwrap_or_default();
+        assert!(pushed.iter().all(|presence| presence.online), "ann was online all the time");
     }
     second.stop().await;
 }
@@ -264,8 +264,8 @@ async fn presence_works_while_the_store_is_away_and_rows_are_written_later() {
     one.send(vec![start(&other, 1)]).await;
 
     store.away.store(false, Ordering::Relaxed);
-    let told = async { while two.hears(&one, "ann", false).await.last_seen_ms != 77 {} };
-    timeout(PATIENCE, told).await.expect("a push arrives when the store is back");
+    let receive = async { while two.receives(&one, "ann", false).await.last_seen_ms != 77 {} };
+    timeout(PATIENCE, receive).await.expect("a push arrives when the store is back");
     worker.stop().await;
     assert!(store.row(&other).is_some(), "the profile must be written when the store is back");
 }

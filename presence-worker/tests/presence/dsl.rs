@@ -36,7 +36,12 @@ pub fn limited(user: &str, session: u64, limit: u32) -> Change {
 }
 
 /// A session as a snapshot announces it: with its status, and its place before it moved.
-pub fn told(user: &str, session: u64, status: Option<Status>, before: Option<(&str, u64)>) -> Change {
+pub fn announced_session(
+    user: &str,
+    session: u64,
+    status: Option<Status>,
+    before: Option<(&str, u64)>,
+) -> Change {
     Change::SessionStarted(wire::SessionStarted {
         user: user.into(),
         session,
@@ -49,7 +54,7 @@ pub fn told(user: &str, session: u64, status: Option<Status>, before: Option<(&s
 
 /// A session that moved from another gateway.
 pub fn moved(user: &str, session: u64, gateway: &str, before: u64) -> Change {
-    told(user, session, None, Some((gateway, before)))
+    announced_session(user, session, None, Some((gateway, before)))
 }
 
 pub fn end(user: &str, session: u64) -> Change {
@@ -158,7 +163,7 @@ impl World {
         let last = self.number(gateway);
         let count = changes.len();
         let reply = self.hand_over(request(gateway, last + 1, last, changes), Vec::new());
-        assert!(!reply.snapshot_wanted, "{gateway} must not be asked for a snapshot");
+        assert!(!reply.snapshot_wanted, "{gateway} must not be requested to send a snapshot");
         assert_eq!(reply.results.len(), count, "one result per change");
         reply.results.iter().map(|result| result.body.clone().expect("a result")).collect()
     }
@@ -195,44 +200,44 @@ impl World {
     }
 
     /// The presences pushed to `gateway` since the last call: `(when, user, online)`.
-    pub fn told_of_users(&mut self, gateway: &str) -> Vec<(u64, String, bool)> {
-        let mut told = Vec::new();
+    pub fn pushed_users(&mut self, gateway: &str) -> Vec<(u64, String, bool)> {
+        let mut pushed = Vec::new();
         for (at_ms, push) in self.pushes.iter_mut().filter(|(_, push)| push.gateway.as_str() == gateway) {
-            told.extend(push.news.users.drain(..).map(|presence| (*at_ms, presence.user, presence.online)));
+            pushed.extend(push.news.users.drain(..).map(|presence| (*at_ms, presence.user, presence.online)));
         }
-        told
+        pushed
     }
 
     /// The room changes pushed to `gateway` since the last call.
-    pub fn told_of_rooms(&mut self, gateway: &str) -> Vec<wire::RoomChange> {
+    pub fn pushed_rooms(&mut self, gateway: &str) -> Vec<wire::RoomChange> {
         let pushes = self.pushes.iter_mut().filter(|(_, push)| push.gateway.as_str() == gateway);
         pushes.flat_map(|(_, push)| push.news.rooms.drain(..)).collect()
     }
 
-    /// The gateways asked to check the sessions of users with too many, since the last call: `(gateway, user)`.
-    pub fn told_of_crowds(&mut self) -> Vec<(String, String)> {
+    /// The gateways requested to check the sessions of users with too many, since the last call: `(gateway, user)`.
+    pub fn pushed_crowds(&mut self) -> Vec<(String, String)> {
         let pushes = self.pushes.iter_mut();
-        let told = pushes.flat_map(|(_, push)| {
+        let pushed = pushes.flat_map(|(_, push)| {
             let gateway = push.gateway.to_string();
             push.news.crowded.drain(..).map(move |user| (gateway.clone(), user))
         });
-        told.collect()
+        pushed.collect()
     }
 
     /// Whether a push requested a snapshot from `gateway`.
-    pub fn asked_for_snapshot(&self, gateway: &str) -> bool {
+    pub fn requests_snapshot(&self, gateway: &str) -> bool {
         self.pushes.iter().any(|(_, push)| push.gateway.as_str() == gateway && push.news.snapshot_wanted)
     }
 
     /// Answers all loads with users who have no row.
     pub fn answer_loads(&mut self) {
-        let asked = self.shard.take_to_load(100);
-        let rows = asked.iter().cloned().map(Record::unknown).collect();
-        let pushes = self.shard.loaded(self.now(), &asked, Some(rows));
+        let users = self.shard.next_to_load(100);
+        let rows = users.iter().cloned().map(Record::unknown).collect();
+        let pushes = self.shard.loaded(self.now(), &users, Some(rows));
         self.keep(pushes);
     }
 
-    /// The presence of a user, by a query of a gateway that takes no other part.
+    /// The presence of a user, by a query of a gateway that announces nothing.
     pub fn presence(&mut self, user: &str) -> wire::UserPresence {
         let reply = self.hand_over(request("probe", 0, 0, vec![query(user)]), Vec::new());
         presence_of(reply.results[0].body.as_ref())

@@ -63,7 +63,7 @@ fn a_batch_after_a_gap_is_answered_as_if_it_were_applied() {
     assert_eq!(room_of(&room).visible, ["ann", "bob"]);
     assert!(presence_of(Some(&outcome(3))).online);
     assert_eq!(world.shard.census().sessions, 2);
-    assert_eq!(world.told_of_rooms("two"), []);
+    assert_eq!(world.pushed_rooms("two"), []);
 }
 
 #[test]
@@ -72,11 +72,11 @@ fn a_repeated_batch_gets_the_first_reply_and_is_applied_once() {
     world.send("two", vec![join("room", "eve")]);
     let batch = request("one", 1, 0, vec![limited("ann", 1, 1), limited("ann", 2, 1), join("room", "ann")]);
     let first = world.hand_over(batch.clone(), Vec::new());
-    let told = world.told_of_rooms("two");
-    assert_eq!(told.len(), 1);
+    let pushed = world.pushed_rooms("two");
+    assert_eq!(pushed.len(), 1);
     let second = world.hand_over(batch.clone(), Vec::new());
     assert_eq!(first, second);
-    assert_eq!(world.told_of_rooms("two"), []);
+    assert_eq!(world.pushed_rooms("two"), []);
     assert_eq!(world.shard.census().sessions, 1);
 
     world.send("one", vec![end("ann", 1)]);
@@ -108,30 +108,30 @@ fn a_snapshot_replaces_everything_of_its_gateway_and_nothing_else() {
         vec![start("ann", 1), start("bob", 1), watch("eve"), join("room", "ann"), join("room", "bob")],
     );
     world.send("two", vec![start("bob", 1), join("room", "bob"), join("room", "zoe")]);
-    world.told_of_users("friends");
-    world.told_of_rooms("two");
+    world.pushed_users("friends");
+    world.pushed_rooms("two");
 
     let reply = world.hand_over(snapshot("one", 8, vec![start("eve", 3), join("room", "eve")]), Vec::new());
     assert_eq!(room_of(reply.results[1].body.as_ref().expect("a result")).visible, Vec::<String>::new());
-    assert_eq!(world.told_of_users("friends"), [(3_000, "eve".into(), true)]);
-    assert_eq!(world.told_of_users("one"), [], "a watch that is not in the snapshot must be dropped");
-    let told: Vec<_> = world
-        .told_of_rooms("two")
+    assert_eq!(world.pushed_users("friends"), [(3_000, "eve".into(), true)]);
+    assert_eq!(world.pushed_users("one"), [], "a watch that is not in the snapshot must be dropped");
+    let pushed: Vec<_> = world
+        .pushed_rooms("two")
         .into_iter()
         .map(|room| (room.user, room.joined, room.participants))
         .collect();
     assert_eq!(
-        told,
+        pushed,
         [("eve".to_string(), true, 4), ("ann".to_string(), false, 3)],
         "bob must stay visible through gateway two"
     );
     world.pass(&["friends", "one", "two"], 10_000);
-    assert_eq!(world.told_of_users("friends"), [(3_000 + GRACE_MS, "ann".into(), false)]);
+    assert_eq!(world.pushed_users("friends"), [(3_000 + GRACE_MS, "ann".into(), false)]);
 
     world.hand_over(snapshot("one", 9, vec![start("eve", 3)]), Vec::new());
-    world.told_of_rooms("one");
+    world.pushed_rooms("one");
     world.send("two", vec![join("room", "new")]);
-    assert_eq!(world.told_of_rooms("one"), [], "a gateway without members must get no push");
+    assert_eq!(world.pushed_rooms("one"), [], "a gateway without members must get no push");
 }
 
 #[test]
@@ -157,9 +157,15 @@ fn repeating_a_status_in_a_snapshot_is_not_setting_it_again() {
     let mut world = World::settled();
     world.send("one", vec![start("ann", 1), set("ann", 1, Status::Away, "")]);
     world.send("two", vec![start("ann", 1), set("ann", 1, Status::Dnd, "")]);
-    world.hand_over(snapshot("one", 2, vec![told("ann", 1, Some(Status::Away), None)]), Vec::new());
+    world.hand_over(
+        snapshot("one", 2, vec![announced_session("ann", 1, Some(Status::Away), None)]),
+        Vec::new(),
+    );
     assert_eq!(world.presence("ann").status(), Status::Dnd);
-    world.hand_over(snapshot("one", 3, vec![told("ann", 1, Some(Status::Active), None)]), Vec::new());
+    world.hand_over(
+        snapshot("one", 3, vec![announced_session("ann", 1, Some(Status::Active), None)]),
+        Vec::new(),
+    );
     assert_eq!(
         world.presence("ann").status(),
         Status::Active,
@@ -196,7 +202,7 @@ fn a_snapshot_in_parts_takes_effect_with_its_last_part() {
     );
     world.hand_over(request("one", 4, 4, vec![join("room", "bob")]), Vec::new());
     assert_eq!(world.shard.census().sessions, 2, "only bob's two sessions must be left");
-    assert_eq!(world.told_of_rooms("friends"), [], "bob must not appear to have left");
+    assert_eq!(world.pushed_rooms("friends"), [], "bob must not appear to have left");
     assert_eq!(
         world.send("one", vec![limited("bob", 3, 1)]),
         [Outcome::Done(false)],

@@ -68,7 +68,7 @@ struct Announcer {
 impl Local {
     fn announced(&self, user: &str, session: u64) -> Change {
         let before = self.before.as_ref().map(|(gateway, session)| (gateway.as_str(), *session));
-        told(user, session, self.status, before)
+        announced_session(user, session, self.status, before)
     }
 }
 
@@ -116,7 +116,7 @@ impl Announcer {
         }
     }
 
-    fn hear_reply(&mut self, changes: &[Change], reply: &wire::PresenceReply) {
+    fn receive_reply(&mut self, changes: &[Change], reply: &wire::PresenceReply) {
         self.snapshot_wanted = reply.snapshot_wanted;
         if reply.snapshot_wanted {
             return;
@@ -136,7 +136,7 @@ impl Announcer {
         }
     }
 
-    fn hear_push(&mut self, epoch: u64, push: Push) {
+    fn receive_push(&mut self, epoch: u64, push: Push) {
         let version = (epoch, push.version);
         self.snapshot_wanted |= push.news.snapshot_wanted;
         push.news.users.into_iter().for_each(|presence| self.learn_user(version, presence));
@@ -206,7 +206,7 @@ impl Model {
         let batch = request(&announcer.name, announcer.number, announcer.number - 1, changes.clone());
         for _ in 0..times {
             let reply = self.hand_over(batch.clone());
-            self.gateways[gateway].hear_reply(&changes, &reply);
+            self.gateways[gateway].receive_reply(&changes, &reply);
         }
     }
 
@@ -224,19 +224,19 @@ impl Model {
         let first =
             wire::PresenceRequest { last_number: number + 1, ..snapshot(&name, number, sessions.to_vec()) };
         let reply = self.hand_over(first);
-        self.gateways[gateway].hear_reply(sessions, &reply);
+        self.gateways[gateway].receive_reply(sessions, &reply);
         let reply = self.hand_over(request(&name, number + 1, number + 1, rest.to_vec()));
-        self.gateways[gateway].hear_reply(rest, &reply);
+        self.gateways[gateway].receive_reply(rest, &reply);
     }
 
-    fn take_pushes(&mut self, gateway: usize) -> Vec<Push> {
+    fn extract_pushes(&mut self, gateway: usize) -> Vec<Push> {
         let name = self.gateways[gateway].name.clone();
         self.under_way.extract_if(.., |push| push.gateway.as_str() == name).collect()
     }
 
     fn deliver(&mut self, gateway: usize) {
-        for push in self.take_pushes(gateway) {
-            self.gateways[gateway].hear_push(self.epoch, push);
+        for push in self.extract_pushes(gateway) {
+            self.gateways[gateway].receive_push(self.epoch, push);
         }
     }
 
@@ -249,7 +249,7 @@ impl Model {
             }
             Step::Deliver(gateway) => self.deliver(gateway),
             Step::LosePushes(gateway) => {
-                if !self.take_pushes(gateway).is_empty() {
+                if !self.extract_pushes(gateway).is_empty() {
                     let name = &self.gateways[gateway].name;
                     self.shard.lost_pushes(&GatewayId::parse(name).expect("valid"));
                 }
@@ -343,7 +343,7 @@ impl Model {
         (0..GATEWAYS).for_each(|gateway| self.deliver(gateway));
     }
 
-    fn ask(&mut self, change: Change) -> Outcome {
+    fn result(&mut self, change: Change) -> Outcome {
         let reply = self.hand_over(request("probe", 0, 0, vec![change]));
         reply.results[0].body.clone().expect("a result")
     }
@@ -352,8 +352,8 @@ impl Model {
         let sessions = self.gateways.iter().flat_map(Announcer::present).count();
         assert_eq!(self.shard.census().sessions, sessions);
         for name in USERS {
-            let asked = self.ask(query(name));
-            let presence = presence_of(Some(&asked));
+            let result = self.result(query(name));
+            let presence = presence_of(Some(&result));
             let sessions = self.gateways.iter().flat_map(Announcer::present);
             let statuses: Vec<_> =
                 sessions.filter(|((user, _), _)| *user == name).map(|(_, local)| local.status).collect();
@@ -374,13 +374,13 @@ impl Model {
             }
         }
         for room in ROOMS {
-            let asked = self.ask(join(room, "probe"));
-            let found: BTreeSet<_> = room_of(&asked).visible.iter().map(String::as_str).collect();
+            let result = self.result(join(room, "probe"));
+            let found: BTreeSet<_> = room_of(&result).visible.iter().map(String::as_str).collect();
             let joined =
                 self.gateways.iter().flat_map(|gateway| &gateway.rooms).filter(|(name, _)| *name == room);
             let expected: BTreeSet<_> = joined.map(|(_, user)| *user).chain(["probe"]).collect();
             assert_eq!(found, expected, "{room}");
-            assert_eq!(room_of(&asked).participants as usize, expected.len());
+            assert_eq!(room_of(&result).participants as usize, expected.len());
             let with_members = |gateway: &&Announcer| gateway.rooms.iter().any(|(name, _)| *name == room);
             for gateway in self.gateways.iter().filter(with_members).filter(|_| same_owner) {
                 let known = gateway.participants.get(room).map(|(_, participants)| *participants as usize);

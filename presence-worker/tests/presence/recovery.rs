@@ -53,8 +53,8 @@ fn ended(session: u64, forget: bool) -> Change {
 }
 
 fn found(world: &mut World, gateway: &str, user: &str) -> RecoveryFound {
-    let ask = Change::RecoveryQuery(RecoveryQuery { pid: "p".into(), user: user.into() });
-    match world.send(gateway, vec![ask]).remove(0) {
+    let query = Change::RecoveryQuery(RecoveryQuery { pid: "p".into(), user: user.into() });
+    match world.send(gateway, vec![query]).remove(0) {
         Outcome::Recovery(found) => found,
         other => panic!("not a record: {other:?}"),
     }
@@ -86,7 +86,7 @@ fn a_record_is_found_by_its_pid_and_its_user() {
 fn changes_are_applied_in_order_and_once() {
     let mut world = World::settled();
     world.send("one", vec![keep(1, record("p", &["a"]))]);
-    for (change, taken) in [
+    for (change, accepted) in [
         (subscribe(1, 6, 1, "b"), true),
         (subscribe(1, 6, 1, "b"), true),
         (subscribe(1, 8, 2, "c"), false),
@@ -98,7 +98,7 @@ fn changes_are_applied_in_order_and_once() {
         (unsubscribe(1, 8, 9), false),
         (subscribe(1, 8, 0, "d"), true),
     ] {
-        assert_eq!(world.send("one", vec![change.clone()]), [Outcome::Done(taken)], "{change:?}");
+        assert_eq!(world.send("one", vec![change.clone()]), [Outcome::Done(accepted)], "{change:?}");
     }
     assert_eq!(conversations(&mut world), ["d", "b"]);
     assert_eq!(
@@ -177,9 +177,9 @@ fn the_session_of_a_record_missing_in_a_snapshot_counts_as_ended() {
 #[test]
 fn a_new_owner_replies_that_a_record_may_still_be_announced() {
     let mut world = World::new();
-    let ask = || vec![Change::RecoveryQuery(RecoveryQuery { pid: "p".into(), user: String::new() })];
+    let query = || vec![Change::RecoveryQuery(RecoveryQuery { pid: "p".into(), user: String::new() })];
     let unsettled = RecoveryFound { again: true, ..RecoveryFound::default() };
-    assert_eq!(world.send("two", ask()), [Outcome::Recovery(unsettled)]);
+    assert_eq!(world.send("two", query()), [Outcome::Recovery(unsettled)]);
     world.hand_over(snapshot("one", 1, vec![keep(1, record("p", &["a"]))]), Vec::new());
     assert_eq!(conversations(&mut world), ["a"]);
 }

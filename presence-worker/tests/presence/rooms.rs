@@ -4,8 +4,8 @@ use crate::dsl::*;
 use carillon_proto::limits::PRESENCE_PARTICIPANTS_MAX;
 use carillon_proto::wire::{self, presence_change::Body as Change};
 
-fn told(world: &mut World, gateway: &str) -> Vec<(String, bool, u32)> {
-    let changes = world.told_of_rooms(gateway).into_iter();
+fn room_pushes(world: &mut World, gateway: &str) -> Vec<(String, bool, u32)> {
+    let changes = world.pushed_rooms(gateway).into_iter();
     changes.map(|change| (change.user, change.joined, change.participants)).collect()
 }
 
@@ -27,8 +27,8 @@ fn a_user_counts_once_over_all_gateways() {
         expect(2, &["ann", "bob"], false),
         "joining again must change nothing"
     );
-    assert_eq!(told(&mut world, "one"), [("bob".into(), true, 2)]);
-    assert_eq!(told(&mut world, "two"), [], "the requesting gateway must get no push");
+    assert_eq!(room_pushes(&mut world, "one"), [("bob".into(), true, 2)]);
+    assert_eq!(room_pushes(&mut world, "two"), [], "the requesting gateway must get no push");
 
     assert_eq!(
         state(&mut world, "one", leave("room", "ann")),
@@ -40,13 +40,13 @@ fn a_user_counts_once_over_all_gateways() {
         expect(2, &[], false),
         "leaving again must change nothing"
     );
-    assert_eq!(told(&mut world, "two"), []);
+    assert_eq!(room_pushes(&mut world, "two"), []);
     assert_eq!(state(&mut world, "three", join("room", "zoe")), expect(3, &["ann", "bob", "zoe"], true));
-    assert_eq!(told(&mut world, "one"), [], "a gateway without members must get no push");
-    assert_eq!(told(&mut world, "two"), [("zoe".into(), true, 3)]);
+    assert_eq!(room_pushes(&mut world, "one"), [], "a gateway without members must get no push");
+    assert_eq!(room_pushes(&mut world, "two"), [("zoe".into(), true, 3)]);
     assert_eq!(state(&mut world, "two", leave("room", "ann")), expect(2, &[], true));
-    assert_eq!(told(&mut world, "three"), [("ann".into(), false, 2)]);
-    assert_eq!(told(&mut world, "two"), []);
+    assert_eq!(room_pushes(&mut world, "three"), [("ann".into(), false, 2)]);
+    assert_eq!(room_pushes(&mut world, "two"), []);
 }
 
 #[test]
@@ -55,12 +55,12 @@ fn how_a_user_left_is_pushed() {
         let mut world = World::settled();
         world.send("two", vec![join("room", "bob")]);
         world.send("one", vec![join("room", "ann")]);
-        world.told_of_rooms("two");
+        world.pushed_rooms("two");
         let left = wire::RoomLeft { conversation: "room".into(), user: "ann".into(), disconnected };
         world.send("one", vec![Change::RoomLeft(left)]);
-        let told = world.told_of_rooms("two");
-        assert_eq!(told.len(), 1);
-        assert_eq!((told[0].disconnected, told[0].visible), (disconnected, true));
+        let pushed = world.pushed_rooms("two");
+        assert_eq!(pushed.len(), 1);
+        assert_eq!((pushed[0].disconnected, pushed[0].visible), (disconnected, true));
     }
 }
 
@@ -71,9 +71,9 @@ fn all_changes_of_one_batch_are_one_push() {
     world.pushes.clear();
     world.send("one", vec![start("ann", 1), join("a", "ann"), join("b", "ann"), join("a", "bob")]);
     assert_eq!(world.pushes.len(), 1);
-    assert_eq!(world.told_of_users("two").len(), 1);
+    assert_eq!(world.pushed_users("two").len(), 1);
     assert_eq!(
-        told(&mut world, "two"),
+        room_pushes(&mut world, "two"),
         [("ann".into(), true, 2), ("ann".into(), true, 2), ("bob".into(), true, 3)]
     );
 }
@@ -98,8 +98,8 @@ fn only_the_first_hundred_are_visible() {
         assert_eq!(state.participants as usize, number + 1);
         let expected = if number < PRESENCE_PARTICIPANTS_MAX { number + 1 } else { 0 };
         assert_eq!(state.visible.len(), expected, "joiner {number}");
-        let told = world.told_of_rooms("two");
-        assert_eq!((told.len(), told[0].visible), (1, number < PRESENCE_PARTICIPANTS_MAX));
+        let pushed = world.pushed_rooms("two");
+        assert_eq!((pushed.len(), pushed[0].visible), (1, number < PRESENCE_PARTICIPANTS_MAX));
     }
 
     let again = world.send("two", vec![join("room", &name(7))]);
@@ -119,8 +119,8 @@ fn only_the_first_hundred_are_visible() {
 
     world.send("two", vec![leave("room", &name(7))]);
     world.send("one", vec![leave("room", &name(7))]);
-    let told = world.told_of_rooms("two");
-    assert!(told[0].visible && !told[0].joined);
+    let pushed = world.pushed_rooms("two");
+    assert!(pushed[0].visible && !pushed[0].joined);
     let late = world.send("two", vec![join("room", &name(7))]);
     assert!(
         room_of(&late[0]).visible.is_empty(),
@@ -148,8 +148,8 @@ fn a_reply_never_exceeds_a_bus_message() {
     let states: Vec<_> =
         reply.results.iter().map(|result| room_of(result.body.as_ref().expect("a result"))).collect();
     assert!(states.iter().all(|state| state.participants == 100));
-    let told = states.iter().filter(|state| !state.visible.is_empty()).count();
-    assert!((20..64).contains(&told), "{told} rooms fit");
+    let pushed = states.iter().filter(|state| !state.visible.is_empty()).count();
+    assert!((20..64).contains(&pushed), "{pushed} rooms fit");
 
     let watches =
         |gateway: &str| request(gateway, 1, 0, (0..4_000).map(|number| watch(&long(number))).collect());
@@ -157,7 +157,7 @@ fn a_reply_never_exceeds_a_bus_message() {
     assert!(prost::Message::encoded_len(&*reply) < carillon_proto::limits::BUS_MESSAGE_BYTES_MAX);
     let answered = reply.results.iter().filter(|result| result.body.is_some()).count();
     assert_eq!(
-        answered + world.told_of_users("three").len(),
+        answered + world.pushed_users("three").len(),
         4_000,
         "the results that do not fit must be pushed"
     );

@@ -6,16 +6,16 @@ use carillon_presence_worker::limits::UNSAVED_USERS_MAX;
 use carillon_proto::wire::{self, Status, presence_change::Body as Change};
 
 fn load(world: &mut World, rows: Vec<Record>) {
-    let asked = world.shard.take_to_load(100);
+    let users = world.shard.next_to_load(100);
     let found = |id| rows.iter().find(|row| row.user == id).cloned().unwrap_or_else(|| Record::unknown(id));
-    let records = asked.iter().cloned().map(found).collect();
+    let records = users.iter().cloned().map(found).collect();
     let now = world.now();
-    let pushes = world.shard.loaded(now, &asked, Some(records));
+    let pushes = world.shard.loaded(now, &users, Some(records));
     world.keep(pushes);
 }
 
 fn save(world: &mut World) -> Vec<Record> {
-    let records = world.shard.take_to_save(100);
+    let records = world.shard.next_to_save(100);
     let ids: Vec<_> = records.iter().map(|record| record.user.clone()).collect();
     let now = world.now();
     world.shard.saved(now, &ids, true);
@@ -88,10 +88,10 @@ fn a_session_without_a_profile_does_not_erase_the_stored_one() {
 fn a_last_visit_that_is_read_late_is_pushed() {
     let mut world = World::settled();
     world.send("one", vec![watch("ann"), watch("bob"), start("bob", 1)]);
-    world.told_of_users("one");
+    world.pushed_users("one");
     load(&mut world, vec![row("ann", 5), row("bob", 6)]);
     assert_eq!(
-        world.told_of_users("one"),
+        world.pushed_users("one"),
         [(3_000, "ann".into(), false)],
         "only ann's stored last visit must be pushed, because bob is online"
     );
@@ -103,7 +103,7 @@ fn a_failed_write_is_repeated_with_the_latest_data() {
     let mut world = World::settled();
     world.send("one", vec![start("ann", 1)]);
     load(&mut world, Vec::new());
-    let records = world.shard.take_to_save(100);
+    let records = world.shard.next_to_save(100);
     assert_eq!(records, [row("ann", 0)]);
     world.send("one", vec![end("ann", 1)]);
     world.pass(&["one"], 10_000);
@@ -117,11 +117,11 @@ fn a_failed_write_is_repeated_with_the_latest_data() {
 fn rows_that_could_not_be_read_are_read_again() {
     let mut world = World::settled();
     world.send("one", vec![start("ann", 1)]);
-    let asked = world.shard.take_to_load(100);
-    assert_eq!(asked, [user("ann")]);
+    let users = world.shard.next_to_load(100);
+    assert_eq!(users, [user("ann")]);
     let now = world.now();
-    world.shard.loaded(now, &asked, None);
-    assert_eq!(world.shard.take_to_load(100), asked);
+    world.shard.loaded(now, &users, None);
+    assert_eq!(world.shard.next_to_load(100), users);
 }
 
 #[test]

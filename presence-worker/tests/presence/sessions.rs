@@ -13,19 +13,19 @@ fn a_user_is_online_from_the_first_session_to_the_end_of_the_last() {
     assert!(!presence_of(watched.first()).online);
 
     assert_eq!(world.send("one", vec![start("ann", 1)]), [YES]);
-    assert_eq!(world.told_of_users("friends"), [(3_000, "ann".into(), true)]);
+    assert_eq!(world.pushed_users("friends"), [(3_000, "ann".into(), true)]);
 
     world.send("two", vec![start("ann", 1)]);
     world.send("one", vec![end("ann", 1)]);
     world.pass(&["friends", "one", "two"], 10_000);
-    assert_eq!(world.told_of_users("friends"), [], "ann still has another session");
+    assert_eq!(world.pushed_users("friends"), [], "ann still has another session");
 
     world.send("two", vec![end("ann", 1)]);
     assert!(world.presence("ann").online, "ann must stay online during the grace period");
     world.pass(&["friends", "one", "two"], 10_000);
     let offline_ms = 13_000 + GRACE_MS;
     assert_eq!(
-        world.told_of_users("friends"),
+        world.pushed_users("friends"),
         [(offline_ms, "ann".into(), false)],
         "ann must go offline exactly when the grace period ends"
     );
@@ -42,12 +42,12 @@ fn a_new_session_within_the_grace_pushes_nothing() {
         let mut world = World::settled();
         world.send("friends", vec![watch("ann")]);
         world.send("one", vec![start("ann", 1)]);
-        world.told_of_users("friends");
+        world.pushed_users("friends");
         world.send("one", vec![end("ann", 1)]);
         world.pass(&["friends", "one"], away_ms);
         world.send("one", vec![start("ann", 2)]);
         world.pass(&["friends", "one"], 10_000);
-        assert_eq!(!world.told_of_users("friends").is_empty(), noticed, "away for {away_ms} ms");
+        assert_eq!(!world.pushed_users("friends").is_empty(), noticed, "away for {away_ms} ms");
         assert!(world.presence("ann").online);
     }
 }
@@ -60,8 +60,8 @@ fn without_a_grace_a_user_is_offline_at_once() {
     world.send("one", vec![start("ann", 1)]);
     let results = world.send("one", vec![query("ann"), end("ann", 1)]);
     assert!(!presence_of(results.first()).online, "a query must return the state after the whole batch");
-    let told: Vec<_> = world.told_of_users("friends").into_iter().map(|(_, _, online)| online).collect();
-    assert_eq!(told, [true, false]);
+    let pushed: Vec<_> = world.pushed_users("friends").into_iter().map(|(_, _, online)| online).collect();
+    assert_eq!(pushed, [true, false]);
 }
 
 #[test]
@@ -69,39 +69,43 @@ fn a_reload_within_one_batch_is_pushed_once() {
     let mut world = World::settled();
     world.send("friends", vec![watch("ann")]);
     world.send("one", vec![start("ann", 1), end("ann", 1), start("ann", 2)]);
-    assert_eq!(world.told_of_users("friends").len(), 1);
+    assert_eq!(world.pushed_users("friends").len(), 1);
 }
 
 /// Before the fix, the gateways of the other sessions did not check whether these were alive: five dead connections
 /// locked a user out until each gateway had noticed its own.
 #[test]
-fn gateways_of_a_user_at_the_limit_are_asked_to_look_for_dead_sessions() {
+fn gateways_of_a_user_at_the_limit_are_requested_to_check_its_sessions() {
     let mut world = World::settled();
     world.send("one", vec![limited("ann", 1, 3), limited("ann", 2, 3), limited("bob", 3, 3)]);
     world.send("two", vec![limited("ann", 1, 3)]);
-    assert_eq!(world.told_of_crowds(), [], "no user may be over the limit yet");
+    assert_eq!(world.pushed_crowds(), [], "no user may be over the limit yet");
     assert_eq!(world.send("three", vec![limited("ann", 1, 3)]), [NO]);
-    let told = |gateway: &str| (gateway.to_owned(), "ann".to_owned());
-    assert_eq!(world.told_of_crowds(), [told("one"), told("two")]);
+    let push_to = |gateway: &str| (gateway.to_owned(), "ann".to_owned());
+    assert_eq!(world.pushed_crowds(), [push_to("one"), push_to("two")]);
     assert_eq!(world.send("one", vec![limited("ann", 9, 3), limited("ann", 10, 3)]), [NO, NO]);
-    assert_eq!(world.told_of_crowds(), [told("one"), told("two")], "each gateway must be asked only once");
+    assert_eq!(
+        world.pushed_crowds(),
+        [push_to("one"), push_to("two")],
+        "each gateway must get only one request"
+    );
     world.send("two", vec![end("ann", 1)]);
     assert_eq!(
         world.send("three", vec![limited("ann", 1, 3)]),
         [YES],
         "a place must be free after a session has ended"
     );
-    assert_eq!(world.told_of_crowds(), []);
+    assert_eq!(world.pushed_crowds(), []);
 }
 
-/// A moved session must take over its old place. Otherwise it is counted twice until its old gateway ends it: a limit
+/// A moved session must replace its old place. Otherwise it is counted twice until its old gateway ends it: a limit
 /// of 5 then refused the third client of a user whose clients upgraded at another gateway.
 #[test]
-fn a_moved_session_takes_over_its_old_place() {
+fn a_moved_session_replaces_its_old_place() {
     let mut world = World::settled();
     world.send("friends", vec![watch("ann")]);
     world.send("one", vec![limited("ann", 1, 2), set("ann", 1, Status::Away, "lunch")]);
-    let seen = world.told_of_users("friends");
+    let seen = world.pushed_users("friends");
     assert_eq!(seen.len(), 1);
 
     assert_eq!(world.send("two", vec![moved("ann", 7, "one", 1)]), [YES]);
@@ -125,10 +129,10 @@ fn a_moved_session_takes_over_its_old_place() {
 
     world.send("three", vec![end("ann", 1)]);
     world.pass(&["friends", "one", "two", "three"], 10_000);
-    assert_eq!(world.told_of_users("friends"), [], "no push is expected while the session moves");
+    assert_eq!(world.pushed_users("friends"), [], "no push is expected while the session moves");
     world.send("two", vec![end("ann", 7)]);
     world.pass(&["friends", "one", "two", "three"], 10_000);
-    assert_eq!(world.told_of_users("friends").len(), 1, "the session must end at its new gateway");
+    assert_eq!(world.pushed_users("friends").len(), 1, "the session must end at its new gateway");
 }
 
 #[test]

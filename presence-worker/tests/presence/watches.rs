@@ -10,13 +10,13 @@ fn only_watchers_receive_pushes_and_only_until_they_unwatch() {
     world.send("near", vec![watch("ann"), watch("ann")]);
     world.send("far", vec![watch("bob")]);
     world.send("one", vec![start("ann", 1)]);
-    assert_eq!(world.told_of_users("near").len(), 1, "two watches must cause one push");
-    assert_eq!(world.told_of_users("far"), []);
-    assert_eq!(world.told_of_users("one"), []);
+    assert_eq!(world.pushed_users("near").len(), 1, "two watches must cause one push");
+    assert_eq!(world.pushed_users("far"), []);
+    assert_eq!(world.pushed_users("one"), []);
 
     world.send("near", vec![unwatch("ann")]);
     world.send("one", vec![set("ann", 1, Status::Away, "")]);
-    assert_eq!(world.told_of_users("near"), []);
+    assert_eq!(world.pushed_users("near"), []);
 }
 
 #[test]
@@ -30,9 +30,9 @@ fn a_watch_returns_the_presence_after_the_whole_batch() {
 #[test]
 fn a_query_does_not_watch() {
     let mut world = World::settled();
-    world.send("asking", vec![query("ann")]);
+    world.send("querying", vec![query("ann")]);
     world.send("one", vec![start("ann", 1)]);
-    assert_eq!(world.told_of_users("asking"), []);
+    assert_eq!(world.pushed_users("querying"), []);
 }
 
 #[test]
@@ -77,11 +77,11 @@ fn an_invisible_user_looks_like_one_who_went_offline() {
     let mut world = World::settled();
     world.send("friends", vec![watch("ann")]);
     world.send("one", vec![start("ann", 1)]);
-    world.told_of_users("friends");
+    world.pushed_users("friends");
     world.pass(&["friends", "one"], 1_000);
 
     world.send("one", vec![set("ann", 1, Status::Invisible, "hiding")]);
-    assert_eq!(world.told_of_users("friends"), [(4_000, "ann".into(), false)]);
+    assert_eq!(world.pushed_users("friends"), [(4_000, "ann".into(), false)]);
     let hidden =
         wire::UserPresence { user: "ann".into(), last_seen_ms: WALL_MS + 4_000, ..Default::default() };
     assert_eq!(world.presence("ann"), hidden, "an invisible user's text and status must be hidden");
@@ -91,7 +91,7 @@ fn an_invisible_user_looks_like_one_who_went_offline() {
     world.send("one", vec![end("ann", 2)]);
     world.pass(&["friends", "one"], 10_000);
     assert_eq!(
-        world.told_of_users("friends"),
+        world.pushed_users("friends"),
         [],
         "a reload or an end of an invisible user must not be pushed"
     );
@@ -103,9 +103,9 @@ fn turning_invisible_at_once_pushes_nothing_and_becoming_visible_does() {
     let mut world = World::settled();
     world.send("friends", vec![watch("ann")]);
     world.send("one", vec![start("ann", 1), set("ann", 1, Status::Invisible, "")]);
-    assert_eq!(world.told_of_users("friends"), []);
+    assert_eq!(world.pushed_users("friends"), []);
     world.send("one", vec![set("ann", 1, Status::Active, "")]);
-    assert_eq!(world.told_of_users("friends"), [(3_000, "ann".into(), true)]);
+    assert_eq!(world.pushed_users("friends"), [(3_000, "ann".into(), true)]);
 }
 
 #[test]
@@ -113,32 +113,32 @@ fn an_unchanged_status_is_not_pushed() {
     let mut world = World::settled();
     world.send("friends", vec![watch("ann")]);
     world.send("one", vec![start("ann", 1), set("ann", 1, Status::Away, "a")]);
-    world.told_of_users("friends");
+    world.pushed_users("friends");
     world.send("one", vec![set("ann", 1, Status::Away, "a")]);
-    assert_eq!(world.told_of_users("friends"), []);
+    assert_eq!(world.pushed_users("friends"), []);
     world.send("one", vec![set("ann", 1, Status::Away, "b")]);
-    assert_eq!(world.told_of_users("friends").len(), 1);
+    assert_eq!(world.pushed_users("friends").len(), 1);
 }
 
 #[test]
 fn users_without_a_row_were_never_seen() {
     let mut world = World::settled();
-    let unknown = wire::UserPresence { user: "nobody".into(), ..Default::default() };
-    assert_eq!(world.presence("nobody"), unknown);
-    assert_eq!(presence_of(world.send("one", vec![watch("nobody")]).first()), unknown);
+    let unknown = wire::UserPresence { user: "unknown".into(), ..Default::default() };
+    assert_eq!(world.presence("unknown"), unknown);
+    assert_eq!(presence_of(world.send("one", vec![watch("unknown")]).first()), unknown);
 }
 
 #[test]
-fn presence_and_profiles_are_taken_from_the_store() {
+fn presence_and_profiles_are_read_from_the_store() {
     let mut world = World::settled();
-    let asked =
+    let queries =
         request("one", 1, 0, vec![query("ann"), watch("bob"), profile_query("ann"), profile_query("eve")]);
-    let missing = world.shard.missing(&asked, 10);
+    let missing = world.shard.missing(&queries, 10);
     assert_eq!(missing, [user("ann"), user("bob"), user("eve")]);
-    assert_eq!(world.shard.missing(&asked, 2).len(), 2, "the number of rows to load must be bounded");
+    assert_eq!(world.shard.missing(&queries, 2).len(), 2, "the number of rows to load must be bounded");
 
     let row = |name: &str, last_seen_ms| Record { user: user(name), profile: profile(name), last_seen_ms };
-    let reply = world.hand_over(asked, vec![row("ann", 11), row("bob", 22), Record::unknown(user("eve"))]);
+    let reply = world.hand_over(queries, vec![row("ann", 11), row("bob", 22), Record::unknown(user("eve"))]);
     let outcome = |place: usize| reply.results[place].body.as_ref();
     assert_eq!(presence_of(outcome(0)).last_seen_ms, 11);
     assert_eq!(presence_of(outcome(1)).last_seen_ms, 22);
@@ -156,9 +156,9 @@ fn presence_and_profiles_are_taken_from_the_store() {
 fn profiles_of_users_online_come_from_memory() {
     let mut world = World::settled();
     world.send("one", vec![start("ann", 1)]);
-    let asked = request("one", 2, 1, vec![profile_query("ann"), query("ann")]);
-    assert_eq!(world.shard.missing(&asked, 10), []);
-    let reply = world.hand_over(asked, Vec::new());
+    let queries = request("one", 2, 1, vec![profile_query("ann"), query("ann")]);
+    assert_eq!(world.shard.missing(&queries, 10), []);
+    let reply = world.hand_over(queries, Vec::new());
     let named = wire::Profile { user: "ann".into(), ..profile("ann") };
     assert_eq!(reply.results[0].body, Some(Outcome::Profile(named)));
 }
@@ -174,7 +174,7 @@ fn users_leave_memory_when_they_are_not_needed() {
     world.send("one", vec![unwatch("ann"), end("bob", 1), end("eve", 1)]);
     world.pass(&["one"], 10_000);
     world.answer_loads();
-    let saved: Vec<_> = world.shard.take_to_save(10).into_iter().map(|record| record.user).collect();
+    let saved: Vec<_> = world.shard.next_to_save(10).into_iter().map(|record| record.user).collect();
     assert_eq!(saved, [user("bob"), user("eve")]);
     let now = world.now();
     world.shard.saved(now, &saved, true);
