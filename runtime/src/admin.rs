@@ -247,11 +247,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_taken_port_is_one_clear_sentence() {
+    async fn a_port_in_use_is_one_clear_sentence() {
         let first =
             Admin::bind(SocketAddr::from(([127, 0, 0, 1], 0)), "message-worker").await.expect("bound");
         let address = first.local_addr().expect("address");
-        let error = Admin::bind(address, "message-worker").await.expect_err("taken");
+        let error = Admin::bind(address, "message-worker").await.expect_err("the port is in use");
         assert!(format!("{error:#}").starts_with(&format!("cannot listen on {address}")), "{error:#}");
     }
 }

@@ -62,7 +62,7 @@ impl State {
         }
     }
 
-    fn take(&mut self) -> Option<Incoming> {
+    fn pop(&mut self) -> Option<Incoming> {
         let incoming = self.waiting.pop_front()?;
         self.bytes -= size_bytes(&incoming);
         Some(incoming)
@@ -70,7 +70,7 @@ impl State {
 }
 
 impl Filler {
-    /// Adds a message. If there is no room for it, a mark takes its place.
+    /// Adds a message. If there is no room for it, a mark is added instead.
     pub fn push(&self, message: Message) {
         let incoming = Incoming::Message(message);
         let bytes = size_bytes(&incoming);
@@ -116,7 +116,7 @@ impl Mailbox {
         loop {
             {
                 let mut state = self.0.state.lock();
-                if let Some(incoming) = state.take() {
+                if let Some(incoming) = state.pop() {
                     return Some(incoming);
                 }
                 if state.ended {

@@ -186,7 +186,7 @@ pub trait Bus: Send + Sync + 'static {
     /// [`BusError::Unavailable`] at once when the subject has no subscriber, [`BusError::Timeout`] after `timeout`.
     async fn request(&self, subject: &str, payload: Bytes, timeout: Duration) -> Result<Bytes, BusError>;
 
-    /// Takes or renews a worker's lease. Returns a number that rises with every renewal of any worker of this kind.
+    /// Acquires or renews a worker's lease. Returns a number that rises with every renewal of any worker of this kind.
     ///
     /// # Errors
     /// When the bus cannot be reached. The lease then expires.

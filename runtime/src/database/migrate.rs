@@ -52,11 +52,11 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Lifetime of the lock, renewed before every statement. After a killed migration, the next one waits this long.
 const LOCK_SECONDS: u32 = 60;
 const _: () = assert!(LOCK_SECONDS as u64 > STATEMENT_TIMEOUT.as_secs());
-/// Pause between two attempts to take the lock.
+/// Pause between two attempts to acquire the lock.
 const LOCK_RETRY: Duration = Duration::from_millis(250);
 /// Attempts to use a keyspace that another migration is creating.
 const KEYSPACE_ATTEMPTS: u32 = 20;
-/// Attempts to take the lock: enough for a killed migration's lock to expire.
+/// Attempts to acquire the lock: enough for a killed migration's lock to expire.
 const LOCK_ATTEMPTS: u32 = 400;
 const _: () = assert!(LOCK_RETRY.as_millis() * LOCK_ATTEMPTS as u128 > LOCK_SECONDS as u128 * 1_000);
 
@@ -235,11 +235,11 @@ impl<'a> Migration<'a> {
     }
 
     async fn lock(&self) -> Result<(), DatabaseError> {
-        let take = format!(
+        let acquire = format!(
             "INSERT INTO schema_lock (name, holder) VALUES ('migrate', ?) IF NOT EXISTS USING TTL {LOCK_SECONDS}"
         );
         for _ in 0..LOCK_ATTEMPTS {
-            if applied(self.run(&take, (&self.holder,)).await?) {
+            if applied(self.run(&acquire, (&self.holder,)).await?) {
                 return Ok(());
             }
             tokio::time::sleep(LOCK_RETRY).await;

@@ -57,7 +57,7 @@ fn copies(replication: &HashMap<String, String>) -> u32 {
 /// How the commit log is synced.
 enum Sync {
     /// The database's value of `commitlog_sync`.
-    Said(String),
+    Known(String),
     /// The database does not show the value.
     Unknown,
 }
@@ -69,12 +69,12 @@ async fn commitlog_sync(session: &Session) -> Sync {
     let Ok(result) = session.query_unpaged(cql, ()).await else { return Sync::Unknown };
     let value =
         result.into_rows_result().ok().and_then(|rows| rows.maybe_first_row::<(String,)>().ok().flatten());
-    value.map_or(Sync::Unknown, |(value,)| Sync::Said(value.trim_matches('"').to_owned()))
+    value.map_or(Sync::Unknown, |(value,)| Sync::Known(value.trim_matches('"').to_owned()))
 }
 
 fn summary(copies: u32, sync: &Sync) -> String {
     let (name, synced) = match sync {
-        Sync::Said(sync) => (sync.as_str(), sync == "batch" || sync == "group"),
+        Sync::Known(sync) => (sync.as_str(), sync == "batch" || sync == "group"),
         Sync::Unknown => ("not told", false),
     };
     let cost = match (copies >= COPIES_SAFE, synced) {
@@ -105,10 +105,10 @@ fn judge(keyspace: &str, durable_writes: bool, copies: u32, sync: &Sync) -> Vec<
         "keyspace {keyspace} keeps {copies} of the {COPIES_SAFE} copies of each row that are presumed"
     );
     match sync {
-        Sync::Said(sync) if sync == "batch" || sync == "group" => {
+        Sync::Known(sync) if sync == "batch" || sync == "group" => {
             lines.push(format!("{few}: losing a node's disk loses acknowledged messages"));
         }
-        Sync::Said(sync) => lines.push(format!(
+        Sync::Known(sync) => lines.push(format!(
             "{few}, and the database answers writes before they are on disk (commitlog_sync {sync}): a node that is \
              killed loses acknowledged messages; set commitlog_sync to batch or group, or keep {COPIES_SAFE} copies"
         )),
@@ -126,26 +126,26 @@ mod tests {
 
     #[test]
     fn only_settings_that_weaken_durability_are_warned_about() {
-        let said = |sync: &str| Sync::Said(sync.into());
-        assert_eq!(judge("k", true, 3, &said("periodic")), Vec::<String>::new());
-        assert!(judge("k", false, 3, &said("batch"))[0].contains("durable_writes"));
-        assert!(judge("k", true, 1, &said("batch"))[0].contains("1 of the 3 copies"));
-        assert!(judge("k", true, 2, &said("periodic"))[0].contains("commitlog_sync periodic"));
+        let known = |sync: &str| Sync::Known(sync.into());
+        assert_eq!(judge("k", true, 3, &known("periodic")), Vec::<String>::new());
+        assert!(judge("k", false, 3, &known("batch"))[0].contains("durable_writes"));
+        assert!(judge("k", true, 1, &known("batch"))[0].contains("1 of the 3 copies"));
+        assert!(judge("k", true, 2, &known("periodic"))[0].contains("commitlog_sync periodic"));
         assert!(judge("k", true, 1, &Sync::Unknown)[0].contains("does not tell"));
     }
 
     #[test]
     fn the_summary_names_the_cost_of_a_crash() {
-        let said = |sync: &str| Sync::Said(sync.into());
+        let known = |sync: &str| Sync::Known(sync.into());
         let table = [
             (
                 1,
-                said("batch"),
+                known("batch"),
                 "1 copy of each row, commitlog_sync batch: the crash of an operating system costs nothing",
             ),
-            (3, said("group"), "an operating system costs nothing"),
-            (3, said("periodic"), "of all that keep a row at once the last seconds"),
-            (1, said("periodic"), "may cost acknowledged messages"),
+            (3, known("group"), "an operating system costs nothing"),
+            (3, known("periodic"), "of all that keep a row at once the last seconds"),
+            (1, known("periodic"), "may cost acknowledged messages"),
             (2, Sync::Unknown, "commitlog_sync not told: the crash of an operating system may cost"),
         ];
         for (copies, sync, expected) in table {

@@ -128,19 +128,19 @@ mod tests {
     }
 
     #[test]
-    fn units_are_taken_lost_and_taken_again() {
+    fn units_are_acquired_lost_and_acquired_again() {
         let both = share_of("a", &["a", "b"]).len();
         assert!((1..16).contains(&both), "each of the two workers must have a share");
-        let taken =
+        let acquired =
             || vec![Renewed { began: 0, ended: 10, number: 5 }, Listed { began: 0, ended: 20, live: &["a"] }];
-        let then = |more: Vec<Step>| epoch_after(&taken().into_iter().chain(more).collect::<Vec<_>>());
+        let then = |more: Vec<Step>| epoch_after(&acquired().into_iter().chain(more).collect::<Vec<_>>());
         let renewed = |began, number| Renewed { began, ended: began + 10, number };
         let listed = |began, live| Listed { began, ended: began + 20, live };
         let table = [
-            ("alone", then(vec![]), Some((16, vec![5]))),
+            ("the only live worker", then(vec![]), Some((16, vec![5]))),
             ("no reading yet", epoch_after(&[renewed(0, 5)]), None),
             ("a reading without lease", epoch_after(&[listed(0, &["a"])]), None),
-            ("not among the live", epoch_after(&[renewed(0, 5), listed(0, &["b"])]), None),
+            ("a reading without this worker", epoch_after(&[renewed(0, 5), listed(0, &["b"])]), None),
             ("epochs stay", then(vec![renewed(500, 9), listed(500, &["a"])]), Some((16, vec![5]))),
             (
                 "a newcomer's share",
@@ -157,20 +157,20 @@ mod tests {
                 ]),
                 Some((16, vec![5, 12])),
             ),
-            ("just valid", then(vec![Look(1_999)]), Some((16, vec![5]))),
-            ("run out", then(vec![Look(2_000)]), None),
+            ("the last millisecond of the lease", then(vec![Look(1_999)]), Some((16, vec![5]))),
+            ("the end of the lease", then(vec![Look(2_000)]), None),
             (
-                "renewals fail: the reading alone keeps nothing",
+                "renewals fail: the reading alone does not prolong ownership",
                 then(vec![listed(1_500, &["a"]), Look(2_000)]),
                 None,
             ),
             (
-                "readings fail: the lease alone keeps nothing",
+                "readings fail: the lease alone does not prolong ownership",
                 then(vec![renewed(1_500, 9), Look(2_000)]),
                 None,
             ),
             (
-                "a gap between two leases, seen by nobody",
+                "a gap between two leases that no round noticed",
                 then(vec![
                     Renewed { began: 1_990, ended: 2_000, number: 9 },
                     Listed { began: 1_990, ended: 2_010, live: &["a"] },
@@ -178,7 +178,7 @@ mod tests {
                 Some((16, vec![9])),
             ),
             (
-                "no gap",
+                "a renewal before the end of the lease",
                 then(vec![
                     Renewed { began: 1_980, ended: 1_999, number: 9 },
                     Listed { began: 1_980, ended: 1_999, live: &["a"] },
@@ -191,11 +191,11 @@ mod tests {
                 None,
             ),
             (
-                "a reading that came too late takes nothing",
+                "a reading that came too late acquires nothing",
                 epoch_after(&[renewed(0, 5), Listed { began: 0, ended: 2_000, live: &["a"] }]),
                 None,
             ),
-            ("given up", then(vec![GiveUp]), None),
+            ("a lease that is given up", then(vec![GiveUp]), None),
         ];
         for (what, epochs, expected) in table {
             assert_eq!(epochs, expected, "{what}");

@@ -3,8 +3,8 @@
 //! Every worker renews its lease and reads the live workers four times in the time of a lease. A worker that comes or
 //! stops in good order announces it, so the others notice it at once. Between the renewals, every worker also checks a
 //! few times whether the live workers have changed, so that it notices a lost announcement, and a killed worker soon
-//! after its lease has run out. Two workers may believe that they own the same unit until then; their epochs tell them
-//! apart.
+//! after its lease has run out. Two workers may believe that they own the same unit until then; their epochs
+//! distinguish them.
 
 use crate::bus::{Bus, BusError, LEASE_MS, Subscription};
 use crate::suspended::suspended;
@@ -75,7 +75,7 @@ impl Clock {
 }
 
 impl Lease {
-    /// Takes a lease of this kind and keeps it until `shutdown`, [`Lease::release`] or the drop of this handle.
+    /// Acquires a lease of this kind and keeps it until `shutdown`, [`Lease::release`] or the drop of this handle.
     pub fn start(
         bus: Arc<dyn Bus>,
         kind: &'static str,
@@ -102,8 +102,8 @@ impl Lease {
         Lease { owned, live, clock, _stop_on_drop: stop.clone().drop_guard(), stop, stopped }
     }
 
-    /// The units that are owned now, and their changes. If a unit's epoch changes, the unit was lost and taken again,
-    /// so its work starts over.
+    /// The units that are owned now, and their changes. If a unit's epoch changes, the unit was lost and acquired
+    /// again, so its work starts over.
     pub fn owned(&self) -> watch::Receiver<Owned> {
         self.owned.clone()
     }
@@ -160,7 +160,7 @@ async fn keep(mut keeper: Keeper, stop: CancellationToken, _stopped: DropGuard) 
             let due = tokio::select! {
                 biased;
                 _ = rounds.tick() => true,
-                heard = changed(&mut changes) => heard,
+                announced = changed(&mut changes) => announced,
                 _ = looks.tick() => keeper.overdue || keeper.others_changed().await,
             };
             if due {
@@ -204,10 +204,10 @@ impl Keeper {
     }
 
     /// Announces that this worker has come or gone. It only makes the others notice sooner, so a failure does no harm.
-    async fn tell(&self) {
+    async fn announce(&self) {
         let subject = subject::lease_changed(self.kind);
-        let told = self.bus.publish(&subject, Bytes::new());
-        if !matches!(timeout(CALL_TIMEOUT, told).await, Ok(Ok(()))) {
+        let announcement = self.bus.publish(&subject, Bytes::new());
+        if !matches!(timeout(CALL_TIMEOUT, announcement).await, Ok(Ok(()))) {
             tracing::debug!(kind = self.kind, "a change of this worker's lease was not announced");
         }
     }
@@ -230,7 +230,7 @@ impl Keeper {
                 let came = live.contains(&self.worker) && !self.live.borrow().contains(&self.worker);
                 self.live.send_replace(Arc::new(live));
                 if came {
-                    self.tell().await;
+                    self.announce().await;
                 }
             }
             Err(error) if again => tracing::debug!(%error, kind = self.kind, "live workers unknown"),
@@ -285,7 +285,7 @@ impl Keeper {
         match timeout(RELEASE_TIMEOUT, self.bus.release_lease(self.kind, &self.worker)).await {
             Ok(Ok(())) => {
                 tracing::info!(kind = self.kind, "lease released");
-                self.tell().await;
+                self.announce().await;
             }
             Ok(Err(error)) => tracing::warn!(%error, kind = self.kind, "lease not released: it runs out"),
             Err(_) => tracing::warn!(kind = self.kind, "lease not released in time: it runs out"),

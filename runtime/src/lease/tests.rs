@@ -20,7 +20,7 @@ fn units(lease: &Lease) -> BTreeMap<u32, u64> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_workers_share_the_units_and_the_last_one_takes_all() {
+async fn two_workers_share_the_units_and_the_last_one_owns_all() {
     let bus = EmbeddedBus::new(1);
     let first = start(&bus, "a");
     settled().await;
@@ -77,12 +77,12 @@ async fn a_dead_worker_is_noticed_as_soon_as_its_lease_has_run_out() {
     for phase in 0..10 {
         sleep(Duration::from_millis(37 * phase)).await;
         let died = Instant::now();
-        bus.renew_lease("test", &worker("b")).await.expect("taken");
+        bus.renew_lease("test", &worker("b")).await.expect("acquired");
         let mut owned = first.owned();
         owned.wait_for(|owned| owned.len() < 16).await.expect("the lease task is running");
         owned.wait_for(|owned| owned.len() == 16).await.expect("the lease task is running");
-        let took = died.elapsed();
-        assert!(took >= LEASE && took <= LEASE + LOOK + Duration::from_millis(2), "{took:?}");
+        let elapsed = died.elapsed();
+        assert!(elapsed >= LEASE && elapsed <= LEASE + LOOK + Duration::from_millis(2), "{elapsed:?}");
     }
 }
 
@@ -112,8 +112,8 @@ async fn a_lease_that_cannot_be_renewed_runs_out() {
         let began = Instant::now();
         let mut owned = lease.owned();
         owned.wait_for(|owned| owned.is_empty()).await.expect("the lease task is running");
-        let took = began.elapsed();
-        assert!(took <= LEASE && took >= LEASE - ROUND * 2, "{mode:?} {took:?}");
+        let elapsed = began.elapsed();
+        assert!(elapsed <= LEASE && elapsed >= LEASE - ROUND * 2, "{mode:?} {elapsed:?}");
         assert!(!lease.valid());
         *bus.mode.lock() = Mode::Works;
         owned.wait_for(|owned| owned.len() == 4).await.expect("the lease task is running");

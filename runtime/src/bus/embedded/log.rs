@@ -15,11 +15,11 @@ use tokio::task::coop::consume_budget;
 /// Most bytes of one log: a second of a partition's traffic at the highest rate one process is built for. Further
 /// appends are refused until the worker purges the entries below its checkpoint.
 pub(super) const LOG_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// Memory that an entry takes besides its payload.
+/// Memory that an entry needs besides its payload.
 const ENTRY_OVERHEAD_BYTES: usize = 96;
 /// How many tags are remembered to recognise repeated appends. No append to this log has an unknown outcome, and a
 /// gateway has one append in flight per log, so only a short burst of repeats has to be recognised. Remembering tags
-/// for two minutes, as JetStream does, would take 0.7 MiB per log.
+/// for two minutes, as JetStream does, would need 0.7 MiB per log.
 const TAGS_MAX: usize = 512;
 
 #[derive(Default)]
@@ -128,7 +128,7 @@ impl Reader {
         Ok(Reader { log, next })
     }
 
-    fn take(&mut self, entries_max: usize) -> Result<Vec<LogEntry>, BusError> {
+    fn read(&mut self, entries_max: usize) -> Result<Vec<LogEntry>, BusError> {
         let state = self.log.state.lock();
         let LogBounds { first, last } = state.bounds();
         if self.next < first {
@@ -149,7 +149,7 @@ impl LogReader for Reader {
             let log = self.log.clone();
             // Registered before looking for entries, so that an append between the two wakes this reader.
             let grown = log.grown.notified();
-            let entries = self.take(entries_max)?;
+            let entries = self.read(entries_max)?;
             if !entries.is_empty() {
                 return Ok(entries);
             }

@@ -65,7 +65,7 @@ impl Subject {
         self.members.is_empty() && self.groups.is_empty()
     }
 
-    fn hearers(&self, payload_bytes: usize) -> impl Iterator<Item = &Member> {
+    fn recipients(&self, payload_bytes: usize) -> impl Iterator<Item = &Member> {
         self.members.iter().chain(self.groups.iter().filter_map(move |group| group.chosen(payload_bytes)))
     }
 }
@@ -107,17 +107,17 @@ impl Subjects {
 
     pub(super) fn publish(&self, subject: &str, payload: &Bytes) {
         if let Some(subject) = self.table.read().get(subject) {
-            for member in subject.hearers(payload.len()) {
+            for member in subject.recipients(payload.len()) {
                 member.filler.push(Message { payload: payload.clone(), reply: None });
             }
         }
     }
 
     /// Sends a request to every subscriber and to one member of each group, each with its own reply channel.
-    fn ask(&self, subject: &str, payload: &Bytes) -> Vec<oneshot::Receiver<Bytes>> {
+    fn send_requests(&self, subject: &str, payload: &Bytes) -> Vec<oneshot::Receiver<Bytes>> {
         let table = self.table.read();
-        let hearers = table.get(subject).into_iter().flat_map(|subject| subject.hearers(payload.len()));
-        hearers
+        let recipients = table.get(subject).into_iter().flat_map(|subject| subject.recipients(payload.len()));
+        recipients
             .map(|member| {
                 let (sender, receiver) = oneshot::channel();
                 let reply = Some(ReplyHandle::Local(sender));
@@ -134,7 +134,7 @@ impl Subjects {
         timeout: Duration,
     ) -> Result<Bytes, BusError> {
         let deadline = Instant::now() + timeout;
-        let answers = self.ask(subject, payload);
+        let answers = self.send_requests(subject, payload);
         if answers.is_empty() {
             return Err(BusError::Unavailable(format!("nobody listens on {subject}")));
         }

@@ -70,7 +70,7 @@ struct Shared {
 }
 
 impl Shared {
-    fn hear(&self, event: &Event) {
+    fn handle(&self, event: &Event) {
         match event {
             Event::Disconnected => {
                 self.disconnected.store(true, Ordering::Relaxed);
@@ -144,7 +144,7 @@ impl Connection {
             disconnected: AtomicBool::new(false),
             waiting: Mutex::default(),
         });
-        let hearing = shared.clone();
+        let handler = shared.clone();
         let options = ConnectOptions::new()
             .name(name)
             .connection_timeout(CONNECT_TIMEOUT)
@@ -153,7 +153,7 @@ impl Connection {
             .client_capacity(COMMANDS_MAX)
             .reconnect_delay_callback(reconnect_pause)
             .event_callback(move |event| {
-                hearing.hear(&event);
+                handler.handle(&event);
                 std::future::ready(())
             });
         let servers: Vec<&str> = url.split(',').map(str::trim).collect();
@@ -239,7 +239,7 @@ impl Connection {
     }
 }
 
-/// Waits until the client library has taken a subscription.
+/// Waits until the client library has accepted a subscription.
 pub(super) async fn listen<E: std::fmt::Display>(
     subscribed: impl Future<Output = Result<Subscriber, E>>,
 ) -> Result<Subscriber, NoAnswer> {
@@ -250,7 +250,7 @@ pub(super) async fn listen<E: std::fmt::Display>(
     }
 }
 
-/// Waits until the client library has taken what is sent. It does so at once unless it is disconnected.
+/// Waits until the client library has accepted a message to send. It does so at once unless it is disconnected.
 pub(super) async fn hand_over<E: std::fmt::Display>(
     sent: impl Future<Output = Result<(), E>>,
 ) -> Result<(), NoAnswer> {

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Bytes of a bucket in a server's memory. A lease takes about 200 bytes, so thousands of workers fit.
+/// Bytes of a bucket in a server's memory. A lease needs about 200 bytes, so thousands of workers fit.
 const BUCKET_BYTES_MAX: i64 = 1024 * 1024;
 /// Time for a renewal. A renewal that takes longer is worth little, because the lease counts from before it began.
 const RENEW_TIMEOUT: Duration = Duration::from_millis(LEASE_MS / 2);

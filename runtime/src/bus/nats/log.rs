@@ -21,8 +21,8 @@ use std::time::{Duration, Instant};
 pub(super) const TAG_HEADER: &str = "Nats-Msg-Id";
 /// How long JetStream recognises a repeated entry.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
-/// Bytes that all logs of a cluster may take on each server. JetStream reserves them, so this is half of the 8 GiB that
-/// the shipped server configuration allows.
+/// Bytes that all logs of a cluster may occupy on each server. JetStream reserves them, so this is half of the 8 GiB
+/// that the shipped server configuration allows.
 const LOGS_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
 /// Least bytes of one log, however many partitions there are: at 1 MiB/s, room for a worker's absence of a minute.
 const LOG_BYTES_MIN: u64 = 64 * 1024 * 1024;
@@ -174,8 +174,8 @@ impl Logs {
 
     /// The servers' clock, read from the leader of a log, because the leader sets the time of entries.
     pub(super) async fn clock_ms(&self) -> Result<Option<u64>, BusError> {
-        let told = self.info(0).await?.ts;
-        let time = told.and_then(|told| parse_rfc3339(&told).ok());
+        let text = self.info(0).await?.ts;
+        let time = text.and_then(|text| parse_rfc3339(&text).ok());
         Ok(time.and_then(|time| u64::try_from(time.unix_timestamp_nanos() / 1_000_000).ok()))
     }
 

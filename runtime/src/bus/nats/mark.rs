@@ -19,7 +19,7 @@ pub(super) struct Ours {
 }
 
 impl Ours {
-    /// Takes the mark from the settings. Without a cluster id there, it comes from the first partition's stream.
+    /// Reads the mark from the settings. Without a cluster id there, it comes from the first partition's stream.
     pub(super) async fn learn(connection: &Connection, config: &NatsConfig) -> Result<Ours, ApiError> {
         let first = match connection.stream_info(&config.prefix.command_stream(0), None).await {
             Ok(info) => Some(info),

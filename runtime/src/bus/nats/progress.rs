@@ -5,14 +5,14 @@ use crate::bus::LogEntry;
 use async_nats::{Message, StatusCode};
 use std::collections::VecDeque;
 
-/// A message or an event that a reader received.
+/// What a reader received from its consumer: an entry, or an event of the consumer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Heard {
+pub(super) enum ConsumerEvent {
     /// An entry of the stream.
     Entry(LogEntry),
     /// A heartbeat, with the last stream sequence that the server had sent before it.
     Heartbeat(Option<u64>),
-    /// A pull request ended, and this many of its entries will not come; `None`: the server did not say how many.
+    /// A pull request ended, and this many of its entries will not come; `None`: the server did not report how many.
     PullEnded(Option<usize>),
     /// The consumer no longer exists, or its state is uncertain.
     Gone(String),
@@ -35,24 +35,24 @@ impl Progress {
         Progress { expected: from, ready: VecDeque::new(), promised: 0, broken: None }
     }
 
-    pub(super) fn hear(&mut self, heard: Heard) {
-        match heard {
-            Heard::Entry(entry) if entry.sequence == self.expected => {
+    pub(super) fn receive(&mut self, event: ConsumerEvent) {
+        match event {
+            ConsumerEvent::Entry(entry) if entry.sequence == self.expected => {
                 self.expected += 1;
                 self.promised = self.promised.saturating_sub(1);
                 self.ready.push_back(entry);
             }
-            Heard::Entry(entry) => {
+            ConsumerEvent::Entry(entry) => {
                 self.break_off(format!("{} came instead of {}", entry.sequence, self.expected));
             }
-            Heard::Heartbeat(Some(last)) if last >= self.expected => {
+            ConsumerEvent::Heartbeat(Some(last)) if last >= self.expected => {
                 self.break_off(format!("{} was sent and never came", self.expected));
             }
-            Heard::Heartbeat(_) => {}
-            Heard::PullEnded(missing) => {
+            ConsumerEvent::Heartbeat(_) => {}
+            ConsumerEvent::PullEnded(missing) => {
                 self.promised = missing.map_or(0, |missing| self.promised.saturating_sub(missing));
             }
-            Heard::Gone(why) => self.break_off(why),
+            ConsumerEvent::Gone(why) => self.break_off(why),
         }
     }
 
@@ -76,39 +76,40 @@ impl Progress {
         self.promised += entries;
     }
 
-    /// Takes up to `entries_max` received entries, and at least one if there is one.
-    pub(super) fn take(&mut self, entries_max: usize) -> Vec<LogEntry> {
+    /// Returns up to `entries_max` received entries, and at least one if there is one.
+    pub(super) fn drain(&mut self, entries_max: usize) -> Vec<LogEntry> {
         let count = self.ready.len().min(entries_max.max(1));
         self.ready.drain(..count).collect()
     }
 }
 
 /// Interprets a message from a stream's consumer.
-pub(super) fn understand(message: Message) -> Heard {
+pub(super) fn interpret(message: Message) -> ConsumerEvent {
     let number = |name: &str| {
         let headers = message.headers.as_ref()?;
         headers.get(name)?.as_str().parse::<u64>().ok()
     };
-    let missing = || Heard::PullEnded(number("Nats-Pending-Messages").map(|pending| pending as usize));
+    let missing =
+        || ConsumerEvent::PullEnded(number("Nats-Pending-Messages").map(|pending| pending as usize));
     let description = message.description.as_deref().unwrap_or_default();
     match message.status {
         None | Some(StatusCode::OK) => {
             let place = message.reply.as_deref().and_then(place_of);
             let Some((sequence, time_ms)) = place else {
-                return Heard::Gone("a message without place in the stream".into());
+                return ConsumerEvent::Gone("a message without place in the stream".into());
             };
             let tag = tag_of(message.headers.as_ref());
-            Heard::Entry(LogEntry { sequence, tag, time_ms, payload: message.payload })
+            ConsumerEvent::Entry(LogEntry { sequence, tag, time_ms, payload: message.payload })
         }
-        Some(StatusCode::IDLE_HEARTBEAT) => Heard::Heartbeat(number("Nats-Last-Stream")),
+        Some(StatusCode::IDLE_HEARTBEAT) => ConsumerEvent::Heartbeat(number("Nats-Last-Stream")),
         Some(StatusCode::TIMEOUT | StatusCode::NOT_FOUND) => missing(),
         Some(StatusCode::REQUEST_TERMINATED)
             if ["Batch Completed", "Message Size Exceeds MaxBytes"].contains(&description) =>
         {
             missing()
         }
-        Some(StatusCode::NO_RESPONDERS) => Heard::Gone("the server has no such consumer".into()),
-        Some(status) => Heard::Gone(format!("{} {description}", status.as_u16())),
+        Some(StatusCode::NO_RESPONDERS) => ConsumerEvent::Gone("the server has no such consumer".into()),
+        Some(status) => ConsumerEvent::Gone(format!("{} {description}", status.as_u16())),
     }
 }
 
@@ -148,9 +149,9 @@ mod tests {
         }
     }
 
-    fn entry(sequence: u64) -> Heard {
+    fn entry(sequence: u64) -> ConsumerEvent {
         let tag = Tag([1; 16]);
-        Heard::Entry(LogEntry { sequence, tag, time_ms: 5, payload: Bytes::from_static(b"x") })
+        ConsumerEvent::Entry(LogEntry { sequence, tag, time_ms: 5, payload: Bytes::from_static(b"x") })
     }
 
     #[test]
@@ -169,47 +170,65 @@ mod tests {
     fn every_status_of_a_consumer_message_is_interpreted() {
         let pending = [("Nats-Pending-Messages", "12")];
         let last = [("Nats-Last-Stream", "9")];
-        let gone = |why: &str| Heard::Gone(why.into());
+        let gone = |why: &str| ConsumerEvent::Gone(why.into());
         let table = [
-            (message(Some(100), "Idle Heartbeat", &last, ""), Heard::Heartbeat(Some(9))),
-            (message(Some(408), "Request Timeout", &pending, ""), Heard::PullEnded(Some(12))),
-            (message(Some(404), "No Messages", &[], ""), Heard::PullEnded(None)),
-            (message(Some(409), "Batch Completed", &pending, ""), Heard::PullEnded(Some(12))),
-            (message(Some(409), "Message Size Exceeds MaxBytes", &pending, ""), Heard::PullEnded(Some(12))),
+            (message(Some(100), "Idle Heartbeat", &last, ""), ConsumerEvent::Heartbeat(Some(9))),
+            (message(Some(408), "Request Timeout", &pending, ""), ConsumerEvent::PullEnded(Some(12))),
+            (message(Some(404), "No Messages", &[], ""), ConsumerEvent::PullEnded(None)),
+            (message(Some(409), "Batch Completed", &pending, ""), ConsumerEvent::PullEnded(Some(12))),
+            (
+                message(Some(409), "Message Size Exceeds MaxBytes", &pending, ""),
+                ConsumerEvent::PullEnded(Some(12)),
+            ),
             (message(Some(409), "Consumer Deleted", &pending, ""), gone("409 Consumer Deleted")),
             (message(Some(409), "Leadership Change", &[], ""), gone("409 Leadership Change")),
             (message(Some(503), "", &[], ""), gone("the server has no such consumer")),
             (message(None, "", &[], ""), gone("a message without place in the stream")),
         ];
-        for (message, heard) in table {
-            assert_eq!(understand(message), heard);
+        for (message, event) in table {
+            assert_eq!(interpret(message), event);
         }
         let tag = Tag([1; 16]).to_text();
         let stored = message(None, "", &[("Nats-Msg-Id", &tag)], "$JS.ACK.s.c.1.3.3.5000000.0");
-        assert_eq!(understand(stored), entry(3));
+        assert_eq!(interpret(stored), entry(3));
     }
 
     #[test]
     fn a_reader_breaks_off_at_the_first_gap_or_repetition() {
         let whole = [entry(5), entry(6)];
         let table = [
-            ("the next", vec![entry(7)], 3, None),
+            ("the next entry", vec![entry(7)], 3, None),
             ("a gap", vec![entry(8), entry(7)], 2, Some("8 came instead of 7")),
             ("a repetition", vec![entry(6)], 2, Some("6 came instead of 7")),
             ("a log made anew", vec![entry(1)], 2, Some("1 came instead of 7")),
-            ("a heartbeat", vec![Heard::Heartbeat(Some(6)), Heard::Heartbeat(None), entry(7)], 3, None),
-            ("a loss on the way", vec![Heard::Heartbeat(Some(7))], 2, Some("7 was sent and never came")),
-            ("gone", vec![Heard::Gone("why".into()), entry(7)], 2, Some("why")),
+            (
+                "a heartbeat",
+                vec![ConsumerEvent::Heartbeat(Some(6)), ConsumerEvent::Heartbeat(None), entry(7)],
+                3,
+                None,
+            ),
+            (
+                "a loss on the way",
+                vec![ConsumerEvent::Heartbeat(Some(7))],
+                2,
+                Some("7 was sent and never came"),
+            ),
+            (
+                "a consumer that no longer exists",
+                vec![ConsumerEvent::Gone("why".into()), entry(7)],
+                2,
+                Some("why"),
+            ),
         ];
-        for (what, heard, entries, broken) in table {
+        for (what, events, entries, broken) in table {
             let mut progress = Progress::new(5);
-            for heard in whole.iter().cloned().chain(heard) {
+            for event in whole.iter().cloned().chain(events) {
                 if progress.broken().is_none() {
-                    progress.hear(heard);
+                    progress.receive(event);
                 }
             }
-            let taken = progress.take(usize::MAX);
-            assert!(taken.iter().map(|entry| entry.sequence).eq(5..5 + entries), "{what}");
+            let returned = progress.drain(usize::MAX);
+            assert!(returned.iter().map(|entry| entry.sequence).eq(5..5 + entries), "{what}");
             assert_eq!(progress.broken(), broken, "{what}");
         }
     }
@@ -219,15 +238,15 @@ mod tests {
         let mut progress = Progress::new(1);
         assert_eq!(progress.ahead(), 0);
         progress.pulled(10);
-        progress.hear(entry(1));
-        progress.hear(entry(2));
+        progress.receive(entry(1));
+        progress.receive(entry(2));
         assert_eq!(progress.ahead(), 10, "two entries have arrived and eight are requested");
-        assert_eq!((progress.take(0).len(), progress.ahead()), (1, 9));
-        progress.hear(Heard::PullEnded(Some(8)));
+        assert_eq!((progress.drain(0).len(), progress.ahead()), (1, 9));
+        progress.receive(ConsumerEvent::PullEnded(Some(8)));
         assert_eq!(progress.ahead(), 1);
         progress.pulled(10);
-        progress.hear(Heard::PullEnded(None));
-        assert_eq!((progress.take(9).len(), progress.ahead()), (1, 0));
+        progress.receive(ConsumerEvent::PullEnded(None));
+        assert_eq!((progress.drain(9).len(), progress.ahead()), (1, 0));
         progress.break_off("first");
         progress.break_off("second");
         assert_eq!(progress.broken(), Some("first"));

@@ -5,7 +5,7 @@
 //! missing.
 
 use super::connection::{Connection, hand_over, listen};
-use super::progress::{Heard, Progress, understand};
+use super::progress::{ConsumerEvent, Progress, interpret};
 use crate::bus::{BusError, LogEntry, LogReader};
 use async_nats::{Message, Subscriber};
 use async_trait::async_trait;
@@ -94,18 +94,18 @@ impl Reader {
         Ok(())
     }
 
-    fn hear(&mut self, message: Option<Message>) {
+    fn receive(&mut self, message: Option<Message>) {
         self.silent_at = Instant::now() + SILENCE_MAX;
-        self.progress.hear(match message {
-            Some(message) => understand(message),
-            None => Heard::Gone("the connection was closed".into()),
+        self.progress.receive(match message {
+            Some(message) => interpret(message),
+            None => ConsumerEvent::Gone("the connection was closed".into()),
         });
     }
 
-    fn hear_what_is_there(&mut self) {
+    fn receive_available(&mut self) {
         while self.progress.broken().is_none() {
             match self.incoming.next().now_or_never() {
-                Some(message) => self.hear(message),
+                Some(message) => self.receive(message),
                 None => return,
             }
         }
@@ -116,12 +116,12 @@ impl Reader {
 impl LogReader for Reader {
     async fn next(&mut self, entries_max: usize) -> Result<Vec<LogEntry>, BusError> {
         loop {
-            self.hear_what_is_there();
+            self.receive_available();
             let broken = self.progress.broken().map(str::to_owned);
             if broken.is_none() {
                 self.pull().await?;
             }
-            let entries = self.progress.take(entries_max);
+            let entries = self.progress.drain(entries_max);
             if !entries.is_empty() {
                 return Ok(entries);
             }
@@ -130,7 +130,7 @@ impl LogReader for Reader {
             }
             tokio::select! {
                 biased;
-                message = self.incoming.next() => self.hear(message),
+                message = self.incoming.next() => self.receive(message),
                 // Entries in flight when the connection was lost are lost, and the server does not send them again.
                 _ = self.losses.changed() => self.progress.break_off("the connection was lost"),
                 () = sleep_until(self.silent_at) => self.progress.break_off("the server fell silent"),

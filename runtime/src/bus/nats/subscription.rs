@@ -57,7 +57,7 @@ pub(super) async fn subscribe(
     group: Option<String>,
 ) -> Result<Subscription, BusError> {
     connection.check_connected()?;
-    // Taken before subscribing, so that no gap is missed in between.
+    // Read before subscribing, so that no gap is missed in between.
     let gaps = connection.gaps();
     let client = &connection.client;
     let subscriber = match group {
