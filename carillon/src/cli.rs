@@ -247,13 +247,13 @@ fn with_settings(command: Command) -> Command {
 }
 
 fn argument(setting: &'static Setting, flag: &'static str) -> Arg {
-    let help = format!("{} [{}]", capitalised(setting.help), setting.default_said());
+    let help = format!("{} [{}]", capitalised(setting.help), setting.default_description());
     let argument = Arg::new(flag).long(flag).help(help).value_parser(ValueParser::string());
-    if setting.takes == "true or false" {
+    if setting.kind == "true or false" {
         let argument = argument.num_args(0..=1).require_equals(true).default_missing_value("true");
         return argument.value_name("bool").hide_possible_values(true).action(ArgAction::Set);
     }
-    argument.value_name(setting.takes.split([' ', ',']).next().unwrap_or_default())
+    argument.value_name(setting.kind.split([' ', ',']).next().unwrap_or_default())
 }
 
 fn capitalised(text: &str) -> String {
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn every_role_has_a_subcommand_that_takes_every_flag() {
+    fn every_role_has_a_subcommand_that_accepts_every_flag() {
         for role in Role::ALL {
             let command = command();
             let sub = command.find_subcommand(role.as_str()).expect("a subcommand");
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn the_token_command_takes_all_claims() {
+    fn the_token_command_has_an_option_for_each_claim() {
         let line = "carillon token --sub alice --name Alice --email a@x.org --role admin --ttl 90s --conversations a,b*";
         let Task::Token(wanted) = parsed(line).expect("valid").task else { panic!("not a token task") };
         assert_eq!((wanted.sub.as_str(), wanted.role.as_deref()), ("alice", Some("admin")));
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn the_audit_command_takes_all_its_options() {
+    fn the_audit_command_accepts_all_its_options() {
         let line = "carillon audit --conversation a --conversation b --rows 500 --json --every 60s --nats nats://a:1";
         let invocation = parsed(line).expect("valid");
         assert_eq!(invocation.flags, [("nats".to_owned(), "nats://a:1".to_owned())]);

@@ -7,9 +7,9 @@ const INTRODUCTION: &str = r#"# Configuration
 
 <!-- Made from runtime/src/settings/list by `CARILLON_UPDATE_GENERATED=1 cargo test -p carillon-runtime configuration`. -->
 
-Every process of Carillon takes all settings of this page and ignores those that are not its own, so one file and one environment serve all roles.
+Every process of Carillon accepts all settings of this page and ignores those that are not its own, so one file and one environment serve all roles.
 
-A setting is taken from the first of these that has it:
+The value of a setting comes from the first of these that has it:
 
 1. a flag, for the settings that have one;
 2. the environment: `CARILLON_` and the setting's path in capitals, with `__` between its parts (`limits.connections` is `CARILLON_LIMITS__CONNECTIONS`), or one of its further names; set to nothing counts as not set;
@@ -54,8 +54,8 @@ pub fn page() -> String {
                 "| `{}` | {} ({}) | {} | {} |",
                 setting.path,
                 setting.help,
-                setting.takes,
-                setting.default_said(),
+                setting.kind,
+                setting.default_description(),
                 names(setting)
             );
         }
@@ -82,7 +82,7 @@ pub fn help() -> String {
             "  {}{aliases}\n          {} [{}]",
             setting.path,
             setting.help,
-            setting.default_said()
+            setting.default_description()
         );
     }
     help

@@ -17,8 +17,8 @@ pub struct Setting {
     pub path: &'static str,
     /// The name of its flag, without dashes.
     pub flag: Option<&'static str>,
-    /// The kind of text that it takes.
-    pub takes: &'static str,
+    /// The kind of its value, for people.
+    pub kind: &'static str,
     /// Further names of it in the environment.
     pub aliases: &'static [&'static str],
     /// The value if it is not set.
@@ -43,7 +43,7 @@ pub enum Default {
         /// The text for a role.
         of: fn(Role) -> Option<&'static str>,
         /// The description for users.
-        said: &'static str,
+        description: &'static str,
     },
 }
 
@@ -89,9 +89,11 @@ impl Setting {
     }
 
     /// The description of the default.
-    pub fn default_said(&self) -> &'static str {
+    pub fn default_description(&self) -> &'static str {
         match self.default {
-            Default::Text(said) | Default::Unset(said) | Default::ByRole { said, .. } => said,
+            Default::Text(description)
+            | Default::Unset(description)
+            | Default::ByRole { description, .. } => description,
         }
     }
 
@@ -288,7 +290,7 @@ fn blank() -> Settings {
 const PLAIN: Setting = Setting {
     path: "",
     flag: None,
-    takes: "text",
+    kind: "text",
     aliases: &[],
     default: Default::Unset("none"),
     secret: Secret::No,

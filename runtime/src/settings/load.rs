@@ -186,7 +186,7 @@ impl Loading {
                 }
                 (value, Some((setting, name))) => match scalar(value) {
                     Some(text) => self.set(setting, name, &text, origin.clone()),
-                    None => self.wrong.push(format!("{origin}: {path} must be {}", setting.takes)),
+                    None => self.wrong.push(format!("{origin}: {path} must be {}", setting.kind)),
                 },
             }
         }

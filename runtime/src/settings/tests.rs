@@ -116,13 +116,13 @@ fn our_own_name_in_the_environment_beats_an_alias_in_any_order() {
 
 #[test]
 fn an_unknown_setting_is_refused_with_the_nearest_name() {
-    let said = refused(
+    let message = refused(
         "lisen = '127.0.0.1:1'\n[limit]\nconnections = 3",
         &[("CARILLON_LIMITS_CONNECTIONS", "1")],
         &[],
     );
     assert_eq!(
-        said.lines().collect::<Vec<_>>(),
+        message.lines().collect::<Vec<_>>(),
         [
             "carillon.toml: unknown setting limit.connections; the nearest is limits.connections",
             "carillon.toml: unknown setting lisen; the nearest is listen",
@@ -191,9 +191,9 @@ fn values_out_of_bounds_are_refused() {
         ("SCYLLA_KEYSPACE", "drop table"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "localhost:4317"),
     ] {
-        let said = refused("", &[(name, text)], &[]);
-        assert_eq!(said.lines().count(), 1, "{said}");
-        assert!(said.contains(name), "{said}");
+        let message = refused("", &[(name, text)], &[]);
+        assert_eq!(message.lines().count(), 1, "{message}");
+        assert!(message.contains(name), "{message}");
     }
 }
 
@@ -252,9 +252,9 @@ fn secrets_are_never_shown() {
 
 #[test]
 fn errors_do_not_repeat_secrets() {
-    let said =
+    let message =
         refused("", &[("CARILLON_AUTH__SECRET", "too-short"), ("NATS_URL", "nat://user:password@a")], &[]);
-    assert!(!said.contains("too-short") && !said.contains("password"), "{said}");
+    assert!(!message.contains("too-short") && !message.contains("password"), "{message}");
 }
 
 #[test]

@@ -9,7 +9,7 @@ pub(super) static LIMITS: Group = Group {
     settings: &[
         Setting {
             path: "limits.connections_per_ip_per_minute",
-            takes: "number",
+            kind: "number",
             default: Text("10"),
             help: "new connections from an address in a minute; loopback and trusted proxies are exempt; 0: no limit",
             slot: One {
@@ -22,7 +22,7 @@ pub(super) static LIMITS: Group = Group {
         },
         Setting {
             path: "limits.connections_per_user",
-            takes: "number",
+            kind: "number",
             default: Text("5"),
             help: "connections of a user, over all gateways; 0: no limit",
             slot: One {
@@ -35,7 +35,7 @@ pub(super) static LIMITS: Group = Group {
         },
         Setting {
             path: "limits.connections",
-            takes: "number",
+            kind: "number",
             default: Text("10000"),
             help: "connections of an instance; 0: no limit but that on open files",
             slot: One {
@@ -46,7 +46,7 @@ pub(super) static LIMITS: Group = Group {
         },
         Setting {
             path: "limits.messages_per_minute",
-            takes: "number",
+            kind: "number",
             default: Text("60"),
             help: "messages of a user in a minute, on each gateway; 0: no limit",
             slot: One {
@@ -57,7 +57,7 @@ pub(super) static LIMITS: Group = Group {
         },
         Setting {
             path: "limits.operations_per_minute",
-            takes: "number",
+            kind: "number",
             default: Text("60"),
             help: "collaboration operations of a user in a minute, on each gateway; 0: no limit",
             slot: One {
@@ -68,7 +68,7 @@ pub(super) static LIMITS: Group = Group {
         },
         Setting {
             path: "limits.cursors_per_minute",
-            takes: "number",
+            kind: "number",
             default: Text("60"),
             help: "cursor moves of a user in a minute, on each gateway; 0: no limit",
             slot: One {
@@ -79,7 +79,7 @@ pub(super) static LIMITS: Group = Group {
         },
         Setting {
             path: "limits.typing_per_minute",
-            takes: "number",
+            kind: "number",
             default: Text("60"),
             help: "typing starts and stops of a user in a minute, on each gateway; 0: no limit",
             slot: One {
@@ -90,9 +90,9 @@ pub(super) static LIMITS: Group = Group {
         },
         Setting {
             path: "limits.frame_bytes",
-            takes: "size",
+            kind: "size",
             default: Text("64KiB"),
-            help: "bytes of a client's frame; 0: the most that the bus takes, 240KiB",
+            help: "bytes of a client's frame; 0: the most that the bus carries, 240KiB",
             slot: One {
                 set: |settings, text| {
                     put(&mut settings.limits.frame_bytes, parse::size(text, 1_024, FRAME_BYTES_BOUND))
@@ -103,7 +103,7 @@ pub(super) static LIMITS: Group = Group {
         },
         Setting {
             path: "limits.content_chars",
-            takes: "number",
+            kind: "number",
             default: Text("5000"),
             help: "characters (code points) of a message; 0: the most that fit the largest frame, 50000",
             slot: One {
@@ -120,7 +120,7 @@ pub(super) static TIMES: Group = Group {
     settings: &[
         Setting {
             path: "ping_interval",
-            takes: "time",
+            kind: "time",
             aliases: &["WEBSOCKET_PING_INTERVAL"],
             default: Text("25s"),
             help: "between two pings to a Socket.IO client",
@@ -134,7 +134,7 @@ pub(super) static TIMES: Group = Group {
         },
         Setting {
             path: "ping_timeout",
-            takes: "time",
+            kind: "time",
             aliases: &["WEBSOCKET_PING_TIMEOUT"],
             default: Text("60s"),
             help: "until an unanswered ping ends a Socket.IO connection",
@@ -148,7 +148,7 @@ pub(super) static TIMES: Group = Group {
         },
         Setting {
             path: "drain_timeout",
-            takes: "time",
+            kind: "time",
             default: Text("25s"),
             help: "what a process has for sending its clients away and ending on SIGTERM",
             slot: One {
@@ -161,9 +161,9 @@ pub(super) static TIMES: Group = Group {
         },
         Setting {
             path: "presence.grace",
-            takes: "time",
+            kind: "time",
             default: Text("3s"),
-            help: "between a user's last connection and their being told offline",
+            help: "how long after the end of a user's last connection others see the user offline",
             slot: One {
                 set: |settings, text| {
                     put(&mut settings.presence_grace, parse::duration(text, Duration::ZERO, HOUR))
@@ -179,7 +179,7 @@ pub(super) static SOCKET_IO: Group = Group {
     title: "Socket.IO",
     settings: &[Setting {
         path: "socketio.recovery",
-        takes: "true or false",
+        kind: "true or false",
         default: Text("false"),
         help: "Socket.IO's connection-state recovery for all clients",
         slot: One {
@@ -196,7 +196,7 @@ pub(super) static TELEMETRY: Group = Group {
         Setting {
             path: "log",
             flag: Some("log"),
-            takes: "filter",
+            kind: "filter",
             default: Text("info,async_nats=warn,scylla=warn"),
             help: "what is logged on standard error, such as warn or info,carillon_gateway=debug",
             slot: One {
@@ -207,7 +207,7 @@ pub(super) static TELEMETRY: Group = Group {
         },
         Setting {
             path: "log_json",
-            takes: "true or false",
+            kind: "true or false",
             default: Text("false"),
             help: "log lines as JSON instead of text",
             slot: One {
@@ -218,7 +218,7 @@ pub(super) static TELEMETRY: Group = Group {
         },
         Setting {
             path: "otlp_endpoint",
-            takes: "URL",
+            kind: "URL",
             aliases: &["OTEL_EXPORTER_OTLP_ENDPOINT"],
             default: Unset("nowhere"),
             help: "where traces go, by OTLP over gRPC, such as http://127.0.0.1:4317",
@@ -230,7 +230,7 @@ pub(super) static TELEMETRY: Group = Group {
         },
         Setting {
             path: "trace_ratio",
-            takes: "number, 0 to 1",
+            kind: "number, 0 to 1",
             default: Text("0.01"),
             help: "share of messages that are traced when traces go anywhere",
             slot: One {

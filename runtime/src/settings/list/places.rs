@@ -10,8 +10,8 @@ pub(super) static ADDRESSES: Group = Group {
         Setting {
             path: "listen",
             flag: Some("listen"),
-            takes: "address",
-            default: ByRole { of: listen_default, said: "127.0.0.1:8000 (gateway: 0.0.0.0:8000)" },
+            kind: "address",
+            default: ByRole { of: listen_default, description: "127.0.0.1:8000 (gateway: 0.0.0.0:8000)" },
             help: "where clients connect",
             slot: One {
                 set: |settings, text| put(&mut settings.listen, parse::address(text)),
@@ -22,10 +22,10 @@ pub(super) static ADDRESSES: Group = Group {
         Setting {
             path: "admin_listen",
             flag: Some("admin-listen"),
-            takes: "address",
+            kind: "address",
             default: ByRole {
                 of: worker_admin,
-                said: "gateways: the same as listen; workers: 127.0.0.1:9000; audit: nowhere",
+                description: "gateways: the same as listen; workers: 127.0.0.1:9000; audit: nowhere",
             },
             help: "where probes and metrics are served",
             slot: One {
@@ -37,7 +37,7 @@ pub(super) static ADDRESSES: Group = Group {
         Setting {
             path: "data_dir",
             flag: Some("data-dir"),
-            takes: "directory",
+            kind: "directory",
             default: Text("./carillon-data"),
             help: "where the embedded store lies, and the secret that dev makes",
             slot: One {
@@ -49,7 +49,7 @@ pub(super) static ADDRESSES: Group = Group {
         Setting {
             path: "dev",
             flag: Some("dev"),
-            takes: "true or false",
+            kind: "true or false",
             default: Text("false"),
             help: "development: identity from the path, open access, the demo page, a secret made by itself; never in production",
             slot: One {
@@ -66,7 +66,7 @@ pub(super) static TOKENS: Group = Group {
     settings: &[
         Setting {
             path: "auth.secret",
-            takes: "text of 32 bytes or more",
+            kind: "text of 32 bytes or more",
             aliases: &["AUTH_SECRET"],
             default: Unset("none; with dev one is made in the data directory"),
             secret: Secret::All,
@@ -79,7 +79,7 @@ pub(super) static TOKENS: Group = Group {
         },
         Setting {
             path: "auth.previous_secret",
-            takes: "text of 32 bytes or more",
+            kind: "text of 32 bytes or more",
             aliases: &["AUTH_SECRET_PREVIOUS"],
             secret: Secret::All,
             help: "the secret before, still accepted",
@@ -91,7 +91,7 @@ pub(super) static TOKENS: Group = Group {
         },
         Setting {
             path: "auth.jwks_url",
-            takes: "URL",
+            kind: "URL",
             help: "keys of RS, ES and EdDSA tokens",
             slot: One {
                 set: |settings, text| put(&mut settings.auth.jwks_url, some(parse::http_url(text))),
@@ -119,7 +119,7 @@ pub(super) static TOKENS: Group = Group {
         },
         Setting {
             path: "api.keys",
-            takes: "list",
+            kind: "list",
             secret: Secret::All,
             help: "keys with which backends use the REST API",
             slot: One {
@@ -139,11 +139,11 @@ pub(super) static BUS_AND_STORE: Group = Group {
         Setting {
             path: "nats.url",
             flag: Some("nats"),
-            takes: "URL, or several",
+            kind: "URL, or several",
             aliases: &["NATS_URL"],
             default: ByRole {
                 of: nats_default,
-                said: "standalone: the embedded bus; audit: none; others: nats://127.0.0.1:4222",
+                description: "standalone: the embedded bus; audit: none; others: nats://127.0.0.1:4222",
             },
             secret: Secret::UserInfo,
             help: "the NATS servers, with JetStream",
@@ -154,7 +154,7 @@ pub(super) static BUS_AND_STORE: Group = Group {
         },
         Setting {
             path: "nats.prefix",
-            takes: "name",
+            kind: "name",
             help: "stands before every subject, stream and bucket, so that several installations can share NATS servers; the same for all processes of one",
             slot: One {
                 set: |settings, text| put(&mut settings.nats_prefix, parse::prefix(text)),
@@ -167,7 +167,7 @@ pub(super) static BUS_AND_STORE: Group = Group {
         },
         Setting {
             path: "nats.replicas",
-            takes: "number, 1 to 5",
+            kind: "number, 1 to 5",
             default: Unset("3 if the servers form a cluster of 3 or more, else 1"),
             help: "copies of each stream",
             slot: One {
@@ -181,11 +181,11 @@ pub(super) static BUS_AND_STORE: Group = Group {
         Setting {
             path: "scylla.nodes",
             flag: Some("scylla"),
-            takes: "list of host:port",
+            kind: "list of host:port",
             aliases: &["SCYLLA_NODES"],
             default: ByRole {
                 of: scylla_default,
-                said: "standalone: the embedded store; audit: none; others: 127.0.0.1:9042",
+                description: "standalone: the embedded store; audit: none; others: 127.0.0.1:9042",
             },
             help: "nodes of ScyllaDB to begin with, or of another database that speaks CQL",
             slot: One {
@@ -207,7 +207,7 @@ pub(super) static BUS_AND_STORE: Group = Group {
         },
         Setting {
             path: "scylla.replication",
-            takes: "number, 1 to 9",
+            kind: "number, 1 to 9",
             default: Unset("3, or the number of nodes if that is less"),
             help: "copies of each row, when `migrate` makes the keyspace",
             slot: One {
@@ -218,7 +218,7 @@ pub(super) static BUS_AND_STORE: Group = Group {
         },
         Setting {
             path: "partitions",
-            takes: "number, 1 to 1024",
+            kind: "number, 1 to 1024",
             default: Text("16"),
             help: "partitions of the command log, the same for all processes; fixed when a cluster is first used, and another number is refused from then on",
             slot: One {
@@ -237,8 +237,8 @@ pub(super) static ACCESS: Group = Group {
     settings: &[
         Setting {
             path: "access.default",
-            takes: "rule",
-            default: ByRole { of: |_| Some("participants"), said: "participants; with dev: open" },
+            kind: "rule",
+            default: ByRole { of: |_| Some("participants"), description: "participants; with dev: open" },
             help: "who may use a conversation: participants, token, open, or webhook:URL",
             slot: One {
                 set: |settings, text| put(&mut settings.access_default, parse::access(text)),
@@ -248,7 +248,7 @@ pub(super) static ACCESS: Group = Group {
         },
         Setting {
             path: "access.namespaces.*",
-            takes: "rule",
+            kind: "rule",
             help: "the same for conversations whose id begins with this name and a colon; in the environment the name is read in lower case",
             slot: Each {
                 set: |settings, name, text| {
@@ -265,7 +265,7 @@ pub(super) static ACCESS: Group = Group {
         },
         Setting {
             path: "allowed_origins",
-            takes: "list",
+            kind: "list",
             default: Unset("the server's own; with dev also localhost"),
             help: "browser origins that may connect",
             slot: One {
@@ -276,7 +276,7 @@ pub(super) static ACCESS: Group = Group {
         },
         Setting {
             path: "trusted_proxies",
-            takes: "list of addresses and networks",
+            kind: "list of addresses and networks",
             help: "proxies whose `X-Forwarded-For` is believed, such as 10.42.0.0/16",
             slot: One {
                 set: |settings, text| put(&mut settings.trusted_proxies, parse::networks(text)),
