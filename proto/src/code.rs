@@ -107,7 +107,7 @@ impl ErrorCode {
 pub struct Failure {
     /// What kind of error it is.
     pub code: ErrorCode,
-    /// A text for people, in lower case, that says what to do.
+    /// A text for people, in lower case, that names what to do.
     pub message: String,
     /// With `rate_limited` and `unavailable`: after how many milliseconds to try again.
     pub retry_after_ms: Option<u64>,

@@ -97,7 +97,7 @@ pub const OUTBOX_BYTES_MAX: usize = 256 * 1024;
 /// before any work is done for them. Beginning a session takes about 10 ms over NATS, so thousands of clients get in
 /// within a second.
 pub const BEGINNING_MAX: u32 = 512;
-/// Clients that got that 503 are asked to come back after this many milliseconds, plus a random time up to as many
+/// Clients that got that 503 are requested to come back after this many milliseconds, plus a random time up to as many
 /// again.
 pub const BEGINNING_RETRY_MS: u64 = 1_000;
 /// How long a page that was read for a member is reused for other members: longer than clients take to reconnect after

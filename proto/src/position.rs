@@ -124,16 +124,13 @@ mod tests {
     #[test]
     fn incarnations_after_a_takeover_stay_in_the_same_log_generation() {
         let first = Incarnation::new(3, 40, 1_000_000);
-        let taken = first.taken_over(60, 9_000_000).taken_over(60, 19_000_000);
-        assert_eq!(
-            (taken.number, taken.generation),
-            (5, LogGeneration { incarnation: 3, first_sequence: 40 })
-        );
-        let life = |incarnation| Position { incarnation, sequence: 50, index: 0 };
-        let standing: Vec<u32> = (1..=7).filter(|number| taken.stands_on(life(*number))).collect();
+        let last = first.taken_over(60, 9_000_000).taken_over(60, 19_000_000);
+        assert_eq!((last.number, last.generation), (5, LogGeneration { incarnation: 3, first_sequence: 40 }));
+        let position = |incarnation| Position { incarnation, sequence: 50, index: 0 };
+        let standing: Vec<u32> = (1..=7).filter(|number| last.stands_on(position(*number))).collect();
         assert_eq!(standing, [3, 4, 5]);
         assert!(
-            !taken.next(70, 0).stands_on(life(5)),
+            !last.next(70, 0).stands_on(position(5)),
             "positions of an earlier log generation must not count"
         );
     }

@@ -68,7 +68,7 @@ impl fmt::Debug for Prefix {
     }
 }
 
-/// The subject on which the owner of a partition takes requests of gateways.
+/// The subject on which the owner of a partition receives requests of gateways.
 pub fn partition(partition: u32) -> String {
     format!("part.{partition}")
 }
@@ -84,7 +84,7 @@ pub fn gateway(gateway: &GatewayId) -> String {
     format!("gw.{gateway}")
 }
 
-/// The subject on which a gateway takes polls and posts of its sessions that reached other gateways.
+/// The subject on which a gateway receives polls and posts of its sessions that reached other gateways.
 pub fn engine(gateway: &GatewayId) -> String {
     format!("engine.{gateway}")
 }
@@ -99,7 +99,7 @@ pub fn lease_changed(kind: &str) -> String {
     format!("lease.{kind}")
 }
 
-/// The subject on which the owner of a presence shard takes requests of gateways.
+/// The subject on which the owner of a presence shard receives requests of gateways.
 pub fn presence(shard: u32) -> String {
     format!("pres.{shard}")
 }

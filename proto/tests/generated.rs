@@ -5,7 +5,7 @@
 use std::path::Path;
 
 #[test]
-fn generated_code_is_what_the_proto_files_say() {
+fn generated_code_agrees_with_the_proto_files() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let files = ["carillon/v1/log.proto", "carillon/v1/bus.proto"];
     let descriptors = protox::compile(files, [root]).expect("the .proto files compile");

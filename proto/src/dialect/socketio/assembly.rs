@@ -89,8 +89,8 @@ impl Assembly {
         self.attachments_allowed = true;
     }
 
-    /// Takes a text message without the Engine.IO `4`. Returns its packet, or `None` if attachments must follow first.
-    /// `now_ms` may come from any clock that does not go back.
+    /// Accepts a text message without the Engine.IO `4`. Returns its packet, or `None` if attachments must follow
+    /// first. `now_ms` may come from any clock that does not go back.
     ///
     /// # Errors
     /// [`Refused`] for a bad packet, also if it announces more than a limit allows.
@@ -120,7 +120,7 @@ impl Assembly {
         Ok(None)
     }
 
-    /// Takes a binary message. Returns the packet if this was its last attachment.
+    /// Accepts a binary message. Returns the packet if this was its last attachment.
     ///
     /// # Errors
     /// [`Refused`] if it was not announced, came too late or is too large.

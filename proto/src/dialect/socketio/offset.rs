@@ -1,4 +1,4 @@
-//! The offset of connection-state recovery: a text at the end of every event. It says how far the client has received
+//! The offset of connection-state recovery: a text at the end of every event. It shows how far the client has received
 //! each of its subscriptions.
 //!
 //! Socket.IO leaves the form to the server (protocol 5, connection state recovery: the client returns the last string
@@ -43,17 +43,17 @@ impl Offset {
     /// The text that is sent to the client.
     pub fn text(&self) -> String {
         let mut bytes = Vec::with_capacity(8 + 3 * self.moved.len());
-        put(&mut bytes, self.base.into());
-        put(&mut bytes, self.changes.into());
-        put(&mut bytes, self.partial.len() as u64);
+        write_number(&mut bytes, self.base.into());
+        write_number(&mut bytes, self.changes.into());
+        write_number(&mut bytes, self.partial.len() as u64);
         for partial in &self.partial {
-            put(&mut bytes, partial.subscription.into());
-            put(&mut bytes, partial.packets.into());
+            write_number(&mut bytes, partial.subscription.into());
+            write_number(&mut bytes, partial.packets.into());
         }
         let mut next = 0;
         for (subscription, events) in &self.moved {
-            put(&mut bytes, (subscription - next).into());
-            put(&mut bytes, *events);
+            write_number(&mut bytes, (subscription - next).into());
+            write_number(&mut bytes, *events);
             next = subscription + 1;
         }
         URL_SAFE_NO_PAD.encode(bytes)
@@ -66,19 +66,19 @@ impl Offset {
         }
         let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
         let mut rest = bytes.as_slice();
-        let (base, changes) = (take(&mut rest)?, take(&mut rest)?);
+        let (base, changes) = (read_number(&mut rest)?, read_number(&mut rest)?);
         let mut partial: Vec<Partial> = Vec::new();
-        for _ in 0..take(&mut rest)? {
-            let subscription = u32::try_from(take(&mut rest)?).ok()?;
-            let packets = u32::try_from(take(&mut rest)?).ok().filter(|packets| *packets > 0)?;
+        for _ in 0..read_number(&mut rest)? {
+            let subscription = u32::try_from(read_number(&mut rest)?).ok()?;
+            let packets = u32::try_from(read_number(&mut rest)?).ok().filter(|packets| *packets > 0)?;
             let ascends = partial.last().is_none_or(|before| before.subscription < subscription);
             partial.push(Some(Partial { subscription, packets }).filter(|_| ascends)?);
         }
         let mut moved = Vec::new();
         let mut next: u32 = 0;
         while !rest.is_empty() {
-            let subscription = next.checked_add(u32::try_from(take(&mut rest)?).ok()?)?;
-            moved.push((subscription, take(&mut rest).filter(|events| *events > 0)?));
+            let subscription = next.checked_add(u32::try_from(read_number(&mut rest)?).ok()?)?;
+            moved.push((subscription, read_number(&mut rest).filter(|events| *events > 0)?));
             next = subscription.checked_add(1)?;
         }
         let offset =
@@ -88,8 +88,8 @@ impl Offset {
     }
 }
 
-/// Appends a number with seven bits a byte, the lowest first. The highest bit of a byte says that more bytes follow.
-fn put(bytes: &mut Vec<u8>, mut number: u64) {
+/// Appends a number with seven bits a byte, the lowest first. The highest bit of a byte is set if more bytes follow.
+fn write_number(bytes: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
         bytes.push(number as u8 | 0x80);
         number >>= 7;
@@ -97,7 +97,8 @@ fn put(bytes: &mut Vec<u8>, mut number: u64) {
     bytes.push(number as u8);
 }
 
-fn take(rest: &mut &[u8]) -> Option<u64> {
+/// Removes a number from the front; `None` if it is cut off or too large.
+fn read_number(rest: &mut &[u8]) -> Option<u64> {
     let mut number = 0;
     for shift in (0..64).step_by(7) {
         let (byte, behind) = rest.split_first()?;

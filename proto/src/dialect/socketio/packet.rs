@@ -64,7 +64,7 @@ impl Kind {
         char::from(b'0' + self as u8)
     }
 
-    fn data_taken(self) -> &'static str {
+    fn allowed_data(self) -> &'static str {
         match self {
             Kind::Connect => "an object, or nothing",
             Kind::Disconnect => "nothing",
@@ -108,7 +108,7 @@ pub enum Malformed {
     #[error("{0} must have the id of the event it answers")]
     AckWithoutId(Kind),
     /// Data that is missing, or not allowed, or of the wrong type for the kind of packet.
-    #[error("the data of {0} must be {taken}", taken = .0.data_taken())]
+    #[error("the data of {0} must be {allowed}", allowed = .0.allowed_data())]
     Data(Kind),
     /// Data that is not JSON.
     #[error("the data must be valid JSON")]

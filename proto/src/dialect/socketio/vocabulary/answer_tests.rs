@@ -11,7 +11,7 @@ fn ring(reply: &Reply) -> Answer {
     answer(Vocabulary::Ring, reply, NOW_MS)
 }
 
-fn told(ack: &str, events: &[&str]) -> Answer {
+fn answer_of(ack: &str, events: &[&str]) -> Answer {
     Answer { ack: Some(ack.into()), events: events.iter().map(ToString::to_string).collect() }
 }
 
@@ -32,20 +32,23 @@ fn joins_and_leaves_are_answered_in_their_vocabulary() {
     for vocabulary in [Vocabulary::Ring, Vocabulary::Guide] {
         assert_eq!(
             answer(vocabulary, &joined, NOW_MS),
-            told(r#"[{"ok":true,"conversationId":"c1","headSeq":9,"participantCount":2}]"#, &[])
+            answer_of(r#"[{"ok":true,"conversationId":"c1","headSeq":9,"participantCount":2}]"#, &[])
         );
-        assert_eq!(answer(vocabulary, &left, NOW_MS), told(r#"[{"ok":true,"conversationId":"c1"}]"#, &[]));
+        assert_eq!(
+            answer(vocabulary, &left, NOW_MS),
+            answer_of(r#"[{"ok":true,"conversationId":"c1"}]"#, &[])
+        );
     }
     assert_eq!(
         answer(Vocabulary::ChordMe, &joined, NOW_MS),
-        told(
+        answer_of(
             r#"[{"ok":true,"room_id":"c1","participant_count":2,"head_seq":9}]"#,
             &[r#"["room_joined",{"room_id":"c1","participant_count":2}]"#]
         )
     );
     assert_eq!(
         answer(Vocabulary::ChordMe, &left, NOW_MS),
-        told(r#"[{"ok":true,"room_id":"c1"}]"#, &[r#"["room_left",{"room_id":"c1"}]"#])
+        answer_of(r#"[{"ok":true,"room_id":"c1"}]"#, &[r#"["room_left",{"room_id":"c1"}]"#])
     );
 }
 
@@ -55,10 +58,10 @@ fn a_send_is_answered_with_the_time_of_the_message() {
     let id = MessageId::new(1_700_000_000_007, 3, "c1", position);
     let ack = |client_id| Reply::MessageAck { client_id, conversation: conversation("c1"), id, seq: 3 };
     let start = format!(r#"[{{"ok":true,"id":"{id}","seq":3,"timestamp":"2023-11-14T22:13:20.007Z","#);
-    assert_eq!(ring(&ack(None)), told(&format!(r#"{start}"conversationId":"c1"}}]"#), &[]));
+    assert_eq!(ring(&ack(None)), answer_of(&format!(r#"{start}"conversationId":"c1"}}]"#), &[]));
     assert_eq!(
         answer(Vocabulary::Guide, &ack(Some("k1".into())), NOW_MS),
-        told(&format!(r#"{start}"conversationId":"c1","clientId":"k1"}}]"#), &[])
+        answer_of(&format!(r#"{start}"conversationId":"c1","clientId":"k1"}}]"#), &[])
     );
 }
 
@@ -67,7 +70,7 @@ fn a_ping_is_answered_with_heartbeat_and_pong() {
     for vocabulary in Vocabulary::ALL {
         assert_eq!(
             answer(vocabulary, &Reply::Pong, NOW_MS),
-            told(
+            answer_of(
                 r#"[{"ok":true,"timestamp":1700000000009}]"#,
                 &[r#"["heartbeat",{"timestamp":1700000000009}]"#, r#"["pong",{"timestamp":1700000000009}]"#]
             )
@@ -81,7 +84,7 @@ fn an_identity_is_encoded_in_snake_case_and_camel_case() {
     let fields = r#""user_id":"auth0|a","userId":"auth0|a","expiresAt":"2023-11-14T22:13:20.007Z""#;
     assert_eq!(
         answer(Vocabulary::ChordMe, &Reply::Authenticated { user, expires_ms: 1_700_000_000_007 }, NOW_MS),
-        told(&format!(r#"[{{"ok":true,{fields}}}]"#), &[&format!(r#"["authenticated",{{{fields}}}]"#)])
+        answer_of(&format!(r#"[{{"ok":true,{fields}}}]"#), &[&format!(r#"["authenticated",{{{fields}}}]"#)])
     );
     assert_eq!(
         ring(&Reply::TokenExpiring { expires_ms: 1_700_000_000_007 }),
@@ -94,7 +97,7 @@ fn an_identity_is_encoded_in_snake_case_and_camel_case() {
 
 #[test]
 fn an_ack_is_ok_and_native_replies_give_empty_answers() {
-    assert_eq!(ring(&Reply::Ack), told(r#"[{"ok":true}]"#, &[]));
+    assert_eq!(ring(&Reply::Ack), answer_of(r#"[{"ok":true}]"#, &[]));
     let history = Reply::History { conversation: conversation("c1"), events: Vec::new(), has_more: false };
     for reply in [
         Reply::OnlineUsers { users: vec!["a".into()] },
@@ -112,7 +115,7 @@ fn errors_are_acknowledgements_without_an_event() {
     for vocabulary in Vocabulary::ALL {
         assert_eq!(
             answer(vocabulary, &Reply::Error(busy.clone()), NOW_MS),
-            told(
+            answer_of(
                 concat!(
                     r#"[{"ok":false,"error":{"code":"rate_limited","message":"slow \"down\"","#,
                     r#""retryAfterMs":250}}]"#
@@ -123,7 +126,7 @@ fn errors_are_acknowledgements_without_an_event() {
     }
     assert_eq!(
         ring(&Reply::Error(Failure::new(ErrorCode::EmptyContent, "empty"))),
-        told(r#"[{"ok":false,"error":{"code":"empty_content","message":"empty"}}]"#, &[])
+        answer_of(r#"[{"ok":false,"error":{"code":"empty_content","message":"empty"}}]"#, &[])
     );
 }
 
@@ -132,7 +135,7 @@ fn refusals_without_a_callback_are_events() {
     let busy = Failure::new(ErrorCode::Unavailable, "later").retry_after(250);
     let bad = Failure::invalid_payload("missing token");
     let expired = Failure::new(ErrorCode::TokenExpired, "renew it");
-    let nobody = Failure::new(ErrorCode::Unauthorized, "authenticate first");
+    let unauthorized = Failure::new(ErrorCode::Unauthorized, "authenticate first");
     use Vocabulary::{ChordMe, Guide, Ring};
     let table = [
         (Ring, Verb::Send, &bad, r#"["error",{"code":"invalid_payload","message":"missing token"}]"#),
@@ -158,14 +161,14 @@ fn refusals_without_a_callback_are_events() {
         (
             ChordMe,
             Verb::Cursor,
-            &nobody,
+            &unauthorized,
             r#"["auth_error",{"message":"authenticate first","code":"unauthorized"}]"#,
         ),
         (Ring, Verb::Send, &expired, r#"["auth_error",{"code":"token_expired","message":"renew it"}]"#),
         (
             Guide,
             Verb::Unknown,
-            &nobody,
+            &unauthorized,
             r#"["auth_error",{"code":"unauthorized","message":"authenticate first"}]"#,
         ),
     ];
@@ -182,10 +185,14 @@ fn connections_begin_and_end_with_an_event() {
         connection_error(&full),
         r#"["connection_error",{"code":"too_many_connections","message":"close another one"}]"#
     );
-    let nobody = Failure::new(ErrorCode::Unauthorized, "no");
+    let unauthorized = Failure::new(ErrorCode::Unauthorized, "no");
     let table = [
-        (&nobody, false, r#"{"message":"No authentication token provided","data":{"code":"unauthorized"}}"#),
-        (&nobody, true, r#"{"message":"Invalid authentication token","data":{"code":"unauthorized"}}"#),
+        (
+            &unauthorized,
+            false,
+            r#"{"message":"No authentication token provided","data":{"code":"unauthorized"}}"#,
+        ),
+        (&unauthorized, true, r#"{"message":"Invalid authentication token","data":{"code":"unauthorized"}}"#),
         (
             &Failure::new(ErrorCode::TokenExpired, "no"),
             true,

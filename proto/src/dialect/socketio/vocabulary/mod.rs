@@ -58,7 +58,7 @@ impl Vocabulary {
         all
     };
 
-    /// The next one. The compiler asks here for the place of a new vocabulary.
+    /// The next one. The compiler requires a place for a new vocabulary here.
     const fn next(self) -> Option<Vocabulary> {
         match self {
             Self::Ring => Some(Self::Guide),

@@ -141,8 +141,8 @@ proptest! {
             Err(refused) => {
                 prop_assert!(!refused.failure.message.is_empty());
                 prop_assert!(refused.failure.message.chars().count() < 700);
-                let told = refusal_event(refused.vocabulary, refused.verb, &refused.failure);
-                prop_assert_eq!(&fields(&told)["message"], &json!(refused.failure.message));
+                let event = refusal_event(refused.vocabulary, refused.verb, &refused.failure);
+                prop_assert_eq!(&fields(&event)["message"], &json!(refused.failure.message));
             }
         }
     }
@@ -192,15 +192,15 @@ proptest! {
         for kind in kinds {
             let passing = wire::Ephemeral { user_name: name.clone(), kind: Some(kind), ..Default::default() };
             for vocabulary in Vocabulary::ALL {
-                let Some(told) = ephemeral(vocabulary, &passing).map(|told| fields(&told)) else { continue };
+                let Some(event) = ephemeral(vocabulary, &passing).map(|event| fields(&event)) else { continue };
                 match (&passing.kind, vocabulary) {
                     (Some(Passing::Typing(_)), Vocabulary::Ring) => {
-                        prop_assert_eq!(&told["userName"], &json!(name));
-                        prop_assert_eq!(&told["isTyping"], &json!(typing));
+                        prop_assert_eq!(&event["userName"], &json!(name));
+                        prop_assert_eq!(&event["isTyping"], &json!(typing));
                     }
-                    (Some(Passing::Typing(_)), _) => prop_assert_eq!(&told["isTyping"], &json!(typing)),
-                    (Some(Passing::Broadcast(_)), _) => prop_assert_eq!(&told["message"], &expected),
-                    (_, _) => prop_assert_eq!(&told["position"], &expected),
+                    (Some(Passing::Typing(_)), _) => prop_assert_eq!(&event["isTyping"], &json!(typing)),
+                    (Some(Passing::Broadcast(_)), _) => prop_assert_eq!(&event["message"], &expected),
+                    (_, _) => prop_assert_eq!(&event["position"], &expected),
                 }
             }
         }
