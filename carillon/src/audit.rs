@@ -64,7 +64,7 @@ pub async fn run(settings: Settings, wanted: Wanted, shutdown: CancellationToken
             let looked = roles::unless(&shutdown, async { Ok(auditor.run().await) }).await?;
             looked.map_or_else(
                 || anyhow::bail!("stopped before everything was read"),
-                |report| tell(&report, wanted.json),
+                |report| conclude(&report, wanted.json),
             )
         }
         (None, Some(_)) => parts.stop().await,
@@ -84,8 +84,8 @@ async fn begin(settings: &Settings, wanted: &Wanted, needs: &Needs) -> anyhow::R
 }
 
 /// Prints the report of a single audit, and fails if it found something or could not read everything.
-fn tell(report: &Report, json: bool) -> anyhow::Result<()> {
-    say(&if json { report.json() } else { format!("{}{report}", report.table()) });
+fn conclude(report: &Report, json: bool) -> anyhow::Result<()> {
+    print(&if json { report.json() } else { format!("{}{report}", report.table()) });
     let total = &report.total;
     if report.is_ok() {
         return Ok(());
@@ -106,7 +106,7 @@ async fn repeat(
             tick.tick().await;
             let report = auditor.run().await;
             report.export();
-            say(&if json { report.json() } else { report.to_string() });
+            print(&if json { report.json() } else { report.to_string() });
         }
     };
     tokio::select! {
@@ -115,7 +115,7 @@ async fn repeat(
     }
 }
 
-fn say(text: &str) {
+fn print(text: &str) {
     // A closed pipe is not a failure: the exit code and the metrics still show the result.
     let _ = writeln!(std::io::stdout(), "{text}");
 }
@@ -138,8 +138,11 @@ mod tests {
         for change in without {
             let mut settings = named();
             change(&mut settings);
-            let Refused(said) = check(&settings, &Wanted::default()).expect_err("refused");
-            assert!(said.len() == 1 && said[0].contains("nothing to compare from outside"), "{said:?}");
+            let Refused(reasons) = check(&settings, &Wanted::default()).expect_err("refused");
+            assert!(
+                reasons.len() == 1 && reasons[0].contains("nothing to compare from outside"),
+                "{reasons:?}"
+            );
         }
         let room = ConversationId::parse("room").expect("valid");
         let many = Wanted { conversations: vec![room; NAMED_MAX + 1], ..Wanted::default() };

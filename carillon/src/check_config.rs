@@ -33,10 +33,10 @@ fn default_of(path: &str, value: &str, loaded: &Loaded) -> String {
     let setting = list::all().find(|setting| setting.path == path);
     match setting.map(|setting| &setting.default) {
         // An empty value has a meaning here, so the meaning is shown.
-        Some(list::Default::Unset(said) | list::Default::ByRole { said, .. })
-            if value.is_empty() && *said != "none" =>
+        Some(list::Default::Unset(description) | list::Default::ByRole { description, .. })
+            if value.is_empty() && *description != "none" =>
         {
-            format!("default: {said}")
+            format!("default: {description}")
         }
         _ if path == "access.default" && loaded.settings.dev => "default with dev".into(),
         _ => "default".into(),

@@ -87,10 +87,10 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
 }
 
 /// Prints help, the version, or what is wrong, and returns the exit code for it.
-pub fn say(said: &clap::Error) -> ExitCode {
+pub fn print(message: &clap::Error) -> ExitCode {
     // A closed terminal is not a failure: the exit code still shows the result.
-    let _ = said.print();
-    if said.use_stderr() { ExitCode::from(crate::EXIT_USAGE) } else { ExitCode::SUCCESS }
+    let _ = message.print();
+    if message.use_stderr() { ExitCode::from(crate::EXIT_USAGE) } else { ExitCode::SUCCESS }
 }
 
 /// The definition of the command line.
@@ -185,7 +185,9 @@ fn audit_command() -> Command {
         .long("every")
         .value_name("time")
         .value_parser(|text: &str| parse::duration(text, EVERY_MIN, EVERY_MAX))
-        .help("Go on until SIGTERM, at intervals such as 60s, with /metrics where --admin-listen says");
+        .help(
+            "Go on until SIGTERM, at intervals such as 60s, with /metrics at the address of --admin-listen",
+        );
     let command = Command::new("audit")
         .about("Compare logs, rows and heads of a live system, and print what is missing, twice or out of order")
         .args([conversation, rows, json, every])
@@ -203,14 +205,14 @@ fn repair_command() -> Command {
         .action(ArgAction::SetTrue)
         .help("Do it: keep copies of the damaged files, and go on without what cannot be read");
     let command = Command::new("repair")
-        .about("Tell what a damaged data directory has lost, and make it usable without that")
+        .about("Show what a damaged data directory has lost, and make it usable without that")
         .arg(accept_loss)
         .after_help(
             "A standalone process refuses a journal that is damaged: a record that cannot be read with others behind it, \n\
              a file that was cut off, is missing, or belongs to another data directory. A write that was cut off by a crash \n\
              is none of these, and needs no repair. The best repair is a backup of the whole data directory.\n\n\
              Without --accept-loss nothing is changed: it prints where the damage is, how many events behind it can be \n\
-             kept, and for each conversation the seqs that are lost, as far as that can be told. With it, the damaged files \n\
+             kept, and for each conversation the seqs that are lost, as far as that is known. With it, the damaged files \n\
              are copied beside themselves (messages.journal.0.damaged.1), what can be kept goes into the table, and the \n\
              journal is emptied. What is sent next to a conversation that lost events gets their seqs: clients that saw \n\
              the lost ones keep them until they load the conversation anew.\n\n\

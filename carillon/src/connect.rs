@@ -1,4 +1,4 @@
-//! Opens the bus and the stores that a role needs, embedded or over the network, as the settings say.
+//! Opens the bus and the stores that a role needs, embedded or over the network, by the settings.
 
 use anyhow::Context;
 use carillon_message_worker::KIND;
@@ -114,7 +114,7 @@ fn known(mark: Option<Mark>, config: &DatabaseConfig) -> anyhow::Result<Mark> {
     mark.with_context(|| format!("no message-worker has used keyspace {} yet: start one", config.keyspace))
 }
 
-/// The cluster in the mark of `place`, if it has as many partitions as the settings say.
+/// The cluster in the mark of `place`, if it has the number of partitions of the settings.
 fn fitting(mark: Mark, place: String, settings: &Settings) -> anyhow::Result<ClusterId> {
     mark.check_partitions(place, settings.partitions).map_err(of_misfit)?;
     Ok(mark.id)
@@ -150,7 +150,7 @@ pub async fn migrate(settings: &Settings) -> anyhow::Result<()> {
     let config = DatabaseConfig::from(settings);
     let alone = async || database::pending_alone(&config).await.map_err(of_database);
     if let Some(step) = patiently("database", alone).await? {
-        nobody_works(settings, step).await?;
+        ensure_no_worker_runs(settings, step).await?;
     }
     let done = patiently("database", async || database::migrate(&config).await.map_err(of_database)).await?;
     let session = database::connect(&config.nodes, &config.keyspace).await.map_err(of_database)?;
@@ -165,7 +165,7 @@ pub async fn migrate(settings: &Settings) -> anyhow::Result<()> {
 }
 
 /// Refuses a migration that changes what message-workers rely on while any of them are running.
-async fn nobody_works(settings: &Settings, step: &str) -> anyhow::Result<()> {
+async fn ensure_no_worker_runs(settings: &Settings, step: &str) -> anyhow::Result<()> {
     let Some(config) = nats(settings, "migrate", None) else { return Ok(()) };
     let live = NatsBus::live_workers(&config, KIND).await;
     let live = live.with_context(|| {

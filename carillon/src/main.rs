@@ -17,7 +17,7 @@ const RUNTIME_STOP_TIMEOUT: Duration = Duration::from_secs(1);
 fn main() -> ExitCode {
     let invocation = match cli::parse(std::env::args_os()) {
         Ok(invocation) => invocation,
-        Err(said) => return cli::say(&said),
+        Err(message) => return cli::print(&message),
     };
     match run(invocation) {
         Ok(()) => ExitCode::SUCCESS,

@@ -120,7 +120,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_part_that_ends_by_itself_is_reported_with_its_name() {
-        for (run, said) in [
+        for (run, message) in [
             (
                 Box::pin(async { Err(anyhow!("no bus")) }) as Pin<Box<dyn Future<Output = _> + Send>>,
                 "worker: no bus",
@@ -134,7 +134,7 @@ mod tests {
                 Ok(())
             });
             parts.start("worker", PATIENCE, |_| run);
-            assert_eq!(format!("{:#}", parts.failed().await), said);
+            assert_eq!(format!("{:#}", parts.failed().await), message);
             parts.stop().await.expect("the other part stops");
         }
     }
@@ -143,10 +143,10 @@ mod tests {
     async fn a_part_that_does_not_stop_in_time_is_aborted_and_the_others_still_stop() {
         let stopped = Arc::new(Mutex::new(false));
         let mut parts = Parts::default();
-        let told = stopped.clone();
+        let has_stopped = stopped.clone();
         parts.start("first", PATIENCE, |shutdown| async move {
             shutdown.cancelled().await;
-            *told.lock().expect("not poisoned") = true;
+            *has_stopped.lock().expect("not poisoned") = true;
             Ok(())
         });
         parts.start("stuck", PATIENCE, |_| std::future::pending());

@@ -17,9 +17,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// How long a gateway may take to stop after its `drain_timeout`, to send its last frames.
+/// How long the stop of a gateway may last after its `drain_timeout`, to send its last frames.
 pub const GATEWAY_STOP_MARGIN: Duration = Duration::from_secs(3);
-/// How long a worker may take to finish its work when it stops. A shorter `drain_timeout` does not shorten it.
+/// The time that a worker has to finish its work when it stops. A shorter `drain_timeout` does not shorten it.
 pub const WORKER_STOP_TIMEOUT: Duration = Duration::from_secs(4);
 /// Probes have nothing to finish, so they stop at once.
 const PROBES_STOP_TIMEOUT: Duration = Duration::from_secs(1);
@@ -54,10 +54,10 @@ pub async fn run(
 
 async fn standalone(settings: Settings, shutdown: CancellationToken) -> anyhow::Result<()> {
     let dev = settings.dev;
-    let told = standalone::Told::new(&settings);
+    let banner = standalone::Banner::new(&settings);
     let Some(mut running) = unless(&shutdown, standalone::start(settings)).await? else { return Ok(()) };
     if dev {
-        println!("{}", told.banner(running.addr()));
+        println!("{}", banner.text(running.addr()));
     }
     tokio::select! {
         () = shutdown.cancelled() => running.stop().await,

@@ -12,11 +12,11 @@ pub fn shutdown() -> anyhow::Result<CancellationToken> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
     let shutdown = CancellationToken::new();
-    let told = shutdown.clone();
+    let token = shutdown.clone();
     tokio::spawn(async move {
         let name = either(&mut terminate, &mut interrupt).await;
         tracing::info!(signal = name, "stopping; a second signal ends the process at once");
-        told.cancel();
+        token.cancel();
         let name = either(&mut terminate, &mut interrupt).await;
         tracing::warn!(signal = name, "second signal: the process ends before everything was stopped");
         #[expect(

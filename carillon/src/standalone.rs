@@ -82,23 +82,23 @@ impl Running {
 }
 
 /// The settings that the banner of `--dev` shows.
-pub(crate) struct Told {
+pub(crate) struct Banner {
     data: String,
     connections: u32,
 }
 
-impl Told {
-    pub(crate) fn new(settings: &Settings) -> Told {
+impl Banner {
+    pub(crate) fn new(settings: &Settings) -> Banner {
         let data_dir =
             std::path::absolute(&settings.data_dir).unwrap_or_else(|_| PathBuf::from(&settings.data_dir));
         let data = match settings.scylla_nodes.as_slice() {
             [] => data_dir.display().to_string(),
             nodes => format!("keyspace {} at {}", settings.scylla_keyspace, nodes.join(", ")),
         };
-        Told { data, connections: settings.limits.connections }
+        Banner { data, connections: settings.limits.connections }
     }
 
-    pub(crate) fn banner(&self, addr: SocketAddr) -> String {
+    pub(crate) fn text(&self, addr: SocketAddr) -> String {
         // A gateway that listens on all addresses can be reached on this machine by the loopback address.
         let host = if addr.ip().is_unspecified() { "127.0.0.1".into() } else { addr.ip().to_string() };
         let host = if host.contains(':') {
@@ -130,13 +130,13 @@ mod tests {
     fn the_banner_shows_all_addresses_and_the_data_directory() {
         let mut settings = Settings::defaults(Role::Standalone);
         settings.data_dir = "/data".into();
-        let told = Told::new(&settings);
-        let banner = told.banner(SocketAddr::from(([0, 0, 0, 0], 8_000)));
+        let banner = Banner::new(&settings);
+        let text = banner.text(SocketAddr::from(([0, 0, 0, 0], 8_000)));
         for part in
             ["http://127.0.0.1:8000/\n", "ws://127.0.0.1:8000/ws/", "/api/docs", "/data\n", "up to 10000"]
         {
-            assert!(banner.contains(part), "no {part} in {banner}");
+            assert!(text.contains(part), "no {part} in {text}");
         }
-        assert!(told.banner("[::1]:1".parse().expect("address")).contains("http://[::1]:1/"));
+        assert!(banner.text("[::1]:1".parse().expect("address")).contains("http://[::1]:1/"));
     }
 }

@@ -27,10 +27,10 @@ fn text(bytes: &[u8]) -> String {
 }
 
 #[track_caller]
-fn refused(output: &Output, code: i32, said: &str) {
+fn refused(output: &Output, code: i32, expected: &str) {
     let stderr = text(&output.stderr);
     assert_eq!(output.status.code(), Some(code), "{stderr}");
-    assert!(stderr.contains(said), "no {said} in {stderr}");
+    assert!(stderr.contains(expected), "no {expected} in {stderr}");
 }
 
 /// A process that is killed when the test ends, also if the test fails.
@@ -79,7 +79,7 @@ impl Running {
         }
     }
 
-    /// Sends SIGTERM and returns the exit code and how long it took.
+    /// Sends SIGTERM and returns the exit code and the time until the end.
     fn stop(mut self) -> (Option<i32>, Duration) {
         let started = Instant::now();
         let pid = rustix::process::Pid::from_child(&self.process);
@@ -102,7 +102,7 @@ impl Drop for Running {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "this thread serves nobody")]
+#[expect(clippy::disallowed_methods, reason = "this thread serves no client")]
 fn pause() {
     std::thread::sleep(Duration::from_millis(20));
 }
@@ -148,10 +148,10 @@ fn check_config_prints_settings_without_secrets() {
     let output = run(&environment, &["check-config", "--role", "gateway", "--listen", "127.0.0.1:1"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     let stdout = text(&output.stdout);
-    for said in
+    for expected in
         ["127.0.0.1:1", "--listen", "AUTH_SECRET", "nats://(hidden)@nats-1:4222", "limits.connections"]
     {
-        assert!(stdout.contains(said), "no {said} in {stdout}");
+        assert!(stdout.contains(expected), "no {expected} in {stdout}");
     }
     assert!(!stdout.contains(SECRET) && !stdout.contains("password"), "{stdout}");
     refused(&run(&[("CARILLON_PARTITIONS", "0")], &["check-config"]), 64, "partitions (CARILLON_PARTITIONS)");
@@ -172,8 +172,8 @@ fn a_token_is_printed_alone() {
 fn standalone_starts_prints_its_addresses_and_stops_cleanly() {
     let directory = tempfile::tempdir().expect("temporary directory");
     let (running, banner) = Running::start(directory.path());
-    for said in ["chat page", "/api/docs", "ws://", directory.path().to_str().expect("UTF-8")] {
-        assert!(banner.contains(said), "no {said} in {banner}");
+    for expected in ["chat page", "/api/docs", "ws://", directory.path().to_str().expect("UTF-8")] {
+        assert!(banner.contains(expected), "no {expected} in {banner}");
     }
     running.becomes_ready();
     let metrics = running.get("/metrics");
@@ -185,9 +185,9 @@ fn standalone_starts_prints_its_addresses_and_stops_cleanly() {
     let own = run(&[], &["token", "--sub", "alice", "--data-dir", data_dir]);
     assert_eq!(own.status.code(), Some(0), "{}", text(&own.stderr));
 
-    let (code, took) = running.stop();
+    let (code, elapsed) = running.stop();
     assert_eq!(code, Some(0));
-    assert!(took < Duration::from_secs(5), "stopping took {took:?}, although no client was connected");
+    assert!(elapsed < Duration::from_secs(5), "stopping took {elapsed:?}, although no client was connected");
 
     let (running, _) = Running::start(directory.path());
     running.becomes_ready();
@@ -208,8 +208,8 @@ fn a_port_or_data_directory_in_use_is_reported_in_one_line() {
     refused(&output, 1, &format!("data directory {data_dir} is in use"));
     assert_eq!(text(&output.stderr).lines().count(), 1, "{}", text(&output.stderr));
 
-    let taken = TcpListener::bind("127.0.0.1:0").expect("bound");
-    let address = taken.local_addr().expect("address").to_string();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+    let address = listener.local_addr().expect("address").to_string();
     let data_dir = other.path().to_str().expect("UTF-8");
     let output = run(&[quiet], &["standalone", "--dev", "--listen", &address, "--data-dir", data_dir]);
     refused(&output, 1, &format!("{address} is in use"));
@@ -228,10 +228,10 @@ fn a_data_directory_keeps_its_number_of_partitions() {
     for partitions in ["8", "32"] {
         let environment = [("CARILLON_LOG", "off"), ("CARILLON_PARTITIONS", partitions)];
         let output = run(&environment, &arguments);
-        let said = format!(
+        let expected = format!(
             "carillon: data directory {data_dir} has 16 partitions, and the settings say {partitions}: set partitions to 16, "
         );
-        refused(&output, 64, &said);
+        refused(&output, 64, &expected);
         assert_eq!(text(&output.stderr).lines().count(), 1, "{}", text(&output.stderr));
     }
     assert_eq!(
