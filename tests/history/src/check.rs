@@ -2,11 +2,11 @@
 
 mod acks;
 mod clock;
-mod heard;
 mod log;
 mod order;
 mod origin;
 mod presence;
+mod received;
 mod subscriber;
 
 use crate::history::History;
@@ -29,7 +29,7 @@ pub fn check(records: &[Record]) -> Report {
     acks::check(&history, &mut report);
     origin::check(&history, &mut report);
     order::check(&history, &mut report);
-    heard::check(&history, &mut report);
+    received::check(&history, &mut report);
     subscriber::check(&history, &mut report);
     presence::check(&history, &mut report);
     report

@@ -4,8 +4,8 @@
 use crate::club::{Heard, is_club};
 use crate::cluster::{Cluster, Kind, Line};
 use crate::door::Came;
+use crate::frame::Told;
 use crate::random::Random;
-use crate::told::Told;
 use crate::world::World;
 use carillon_history::What;
 use carillon_proto::code::Close;

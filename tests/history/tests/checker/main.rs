@@ -5,9 +5,9 @@ mod generator;
 mod promises;
 mod random;
 #[expect(clippy::ptr_arg, reason = "one table holds those that insert and those that only alter")]
-mod stored;
+mod received;
 #[expect(clippy::ptr_arg, reason = "one table holds those that insert and those that only alter")]
-mod told;
+mod stored;
 
 use carillon_history::{Counts, Kind, Record, check, read, write};
 use damage::Damage;
@@ -19,7 +19,7 @@ const SEEDS: u64 = 60;
 const DAMAGED_MIN: usize = 30;
 
 fn damages() -> impl Iterator<Item = &'static Damage> {
-    stored::DAMAGES.iter().chain(told::DAMAGES)
+    stored::DAMAGES.iter().chain(received::DAMAGES)
 }
 
 #[test]
