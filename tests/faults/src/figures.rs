@@ -104,7 +104,7 @@ pub fn complete_ms(records: &[Record], from_us: u64, healed_us: u64) -> f64 {
         }
     }
     let heard = records.iter().filter_map(|record| match &record.what {
-        What::Heard { conversation, seq, .. } if acknowledged.contains(&(conversation.as_str(), *seq)) => {
+        What::Received { conversation, seq, .. } if acknowledged.contains(&(conversation.as_str(), *seq)) => {
             Some(record.at_us)
         }
         _ => None,
@@ -165,7 +165,7 @@ mod tests {
     fn heard(at_ms: u64, client: &str, seq: u64) -> Record {
         let (id, content) = (format!("id-{seq}"), format!("{seq}"));
         let (client, conversation, sender) = (client.into(), "r".into(), "a".into());
-        at(at_ms, What::Heard { client, conversation, seq, id, sender, client_id: None, content })
+        at(at_ms, What::Received { client, conversation, seq, id, sender, client_id: None, content })
     }
 
     fn joined(at_ms: u64, client: &str) -> Record {

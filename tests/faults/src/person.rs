@@ -256,7 +256,7 @@ impl Person {
             self.places[place].cursor = Some(seq);
         }
         let message = &frame["message"];
-        let heard = What::Heard {
+        let heard = What::Received {
             client: self.client(),
             conversation: text(&frame["conversation_id"]),
             seq,

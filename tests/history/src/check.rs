@@ -62,7 +62,7 @@ fn count(history: &History<'_>) -> Counts {
                 connected += u64::from(std::mem::replace(&mut was_connected[place.client], true));
             }
             What::Joined { .. } => counts.joins += 1,
-            What::Heard { .. } => counts.heard += 1,
+            What::Received { .. } => counts.received += 1,
             What::Stored { .. } => counts.stored += 1,
             What::Seen { .. } => counts.seen += 1,
             _ => {}

@@ -166,10 +166,10 @@ impl<'a> History<'a> {
     pub fn new(records: &'a [Record]) -> History<'a> {
         let mut history =
             History { records, places: Vec::with_capacity(records.len()), ..History::default() };
-        history.take_users();
-        history.take_places();
+        history.index_users();
+        history.index_places();
         for index in 0..records.len() {
-            history.take(index);
+            history.add(index);
         }
         for log in &mut history.logs {
             log.rows.sort_by_key(|row| row.seq);
@@ -178,7 +178,7 @@ impl<'a> History<'a> {
         history
     }
 
-    fn take_users(&mut self) {
+    fn index_users(&mut self) {
         for (index, record) in self.records.iter().enumerate() {
             let What::Connected { client, user } = &record.what else { continue };
             let client = self.clients.number(client);
@@ -191,7 +191,7 @@ impl<'a> History<'a> {
         }
     }
 
-    fn take_places(&mut self) {
+    fn index_places(&mut self) {
         for (index, record) in self.records.iter().enumerate() {
             let mut place = Place::default();
             if let Some(client) = record.what.client() {
@@ -210,13 +210,13 @@ impl<'a> History<'a> {
         self.logs.resize_with(self.conversations.len(), Log::default);
     }
 
-    fn take(&mut self, index: usize) {
+    fn add(&mut self, index: usize) {
         let record = &self.records[index];
         let place = self.places[index];
         match &record.what {
-            What::Send { client_id, content, .. } => self.take_send(index, client_id, content),
+            What::Send { client_id, content, .. } => self.add_send(index, client_id, content),
             What::Ack { client_id, seq, id, .. } => match self.sending(place, client_id) {
-                Some(sending) => self.take_ack(index, sending, Ack { seq: *seq, id }),
+                Some(sending) => self.add_ack(index, sending, Ack { seq: *seq, id }),
                 None => self.stray_acks.push(index),
             },
             What::Refused { client_id, code, .. } => {
@@ -235,12 +235,12 @@ impl<'a> History<'a> {
             | What::Disconnected { .. }
             | What::Joined { .. }
             | What::Left { .. }
-            | What::Heard { .. }
+            | What::Received { .. }
             | What::Seen { .. } => {}
         }
     }
 
-    fn take_send(&mut self, index: usize, client_id: &'a str, content: &'a str) {
+    fn add_send(&mut self, index: usize, client_id: &'a str, content: &'a str) {
         let Place { client, conversation } = self.places[index];
         let at_us = self.records[index].at_us;
         let user = self.user_of[client];
@@ -282,7 +282,7 @@ impl<'a> History<'a> {
         }
     }
 
-    fn take_ack(&mut self, index: usize, sending: usize, ack: Ack<'a>) {
+    fn add_ack(&mut self, index: usize, sending: usize, ack: Ack<'a>) {
         let number = self.sendings[sending].message;
         let message = &mut self.messages[number];
         message.complete_at_us = message.complete_at_us.min(self.records[index].at_us);
@@ -302,7 +302,7 @@ impl<'a> History<'a> {
             }
         }
         for (record, place) in self.records.iter().zip(&self.places) {
-            let What::Heard { seq, id, .. } = &record.what else { continue };
+            let What::Received { seq, id, .. } = &record.what else { continue };
             let Some(row) = self.logs[place.conversation].at(*seq) else { continue };
             if let (Some(message), true) = (row.message, row.id == id) {
                 let complete_at_us = &mut self.messages[message].complete_at_us;

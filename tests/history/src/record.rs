@@ -90,7 +90,7 @@ pub enum What {
         conversation: String,
     },
     /// `new_message`, live or while catching up.
-    Heard {
+    Received {
         /// The client that received it.
         client: String,
         /// The event's conversation.
@@ -151,7 +151,7 @@ impl What {
             | What::Refused { client, .. }
             | What::Joined { client, .. }
             | What::Left { client, .. }
-            | What::Heard { client, .. } => Some(client),
+            | What::Received { client, .. } => Some(client),
             What::Seen { .. } | What::Stored { .. } | What::Head { .. } => None,
         }
     }
@@ -165,7 +165,7 @@ impl What {
             | What::Refused { conversation, .. }
             | What::Joined { conversation, .. }
             | What::Left { conversation, .. }
-            | What::Heard { conversation, .. }
+            | What::Received { conversation, .. }
             | What::Stored { conversation, .. }
             | What::Head { conversation, .. } => Some(conversation),
             What::Connected { .. } | What::Disconnected { .. } | What::Seen { .. } => None,

@@ -37,29 +37,29 @@ macro_rules! kinds {
 
 kinds! {
     Lost, "lost", "A message was acknowledged and is not stored.";
-    AckElsewhere, "ack elsewhere", "A message is stored at another seq, or under another id, than its ack said.";
+    AckElsewhere, "ack elsewhere", "A message is stored at another seq, or under another id, than its ack reported.";
     AcksDiffer, "acks differ", "A message was acknowledged twice, with different seqs or ids.";
     Duplicated, "duplicated", "A message is stored at two seqs of a conversation.";
     Hole, "hole", "The seqs of a conversation's log are not 1, 2, 3 and so on.";
     SeqTwice, "seq twice", "Two events are stored at one seq.";
-    Head, "head", "The server tells another head than the last stored seq, or told one above it.";
-    Phantom, "phantom", "A message is stored, heard or acknowledged that nobody sent, or not before.";
+    Head, "head", "The server reports another head than the last stored seq, or reported one above it.";
+    Phantom, "phantom", "A message is stored, received or acknowledged that no client sent, or before it was sent.";
     RefusedStored, "refused and stored", "A message is stored although every attempt at it was refused.";
     NotLinearizable, "not linearizable", "A message has a lower seq than one that was complete before it was sent.";
     ClientOrder, "client order", "Two messages of one client and connection are stored in another order than sent.";
-    HeardUnstored, "heard, not stored", "A client heard an event at a seq at which nothing is stored.";
-    HeardAltered, "heard altered", "A client heard an event that differs from the one stored at its seq.";
-    HeardDiffer, "heard differ", "Different events were heard at one seq.";
-    Early, "early", "A client heard an event before the reply to its join on that connection.";
-    Unasked, "unasked", "A client heard an event at or below the seq at which it began.";
-    Twice, "twice", "A client heard an event again.";
-    HeardReordered, "heard reordered", "A client heard an event after one with a higher seq.";
-    Missed, "missed", "A client heard a later event and never this one; a run of seqs counts once.";
-    Incomplete, "incomplete", "A client did not hear the conversation to its end.";
-    WrongCursor, "wrong cursor", "A client joined again after another seq than the last it had heard.";
+    ReceivedUnstored, "received, not stored", "A client received an event at a seq at which nothing is stored.";
+    ReceivedAltered, "received altered", "A client received an event that differs from the one stored at its seq.";
+    ReceivedDiffer, "received differ", "Different events were received at one seq.";
+    Early, "early", "A client received an event before the reply to its join on that connection.";
+    BelowStart, "below start", "A client received an event at or below the seq at which it began.";
+    Twice, "twice", "A client received an event again.";
+    ReceivedReordered, "received reordered", "A client received an event after one with a higher seq.";
+    Missed, "missed", "A client received a later event and never this one; a run of seqs counts once.";
+    Incomplete, "incomplete", "A client did not receive the conversation to its end.";
+    WrongCursor, "wrong cursor", "A client joined again after another seq than the last it had received.";
     Ghost, "ghost", "A user without a connection is shown as online.";
     Unseen, "unseen", "A user with a connection is shown as offline.";
-    TimeBackwards, "time backwards", "A client's clock went back, so that nothing can be said of times.";
+    TimeBackwards, "time backwards", "A client's clock went back, so that times cannot be compared.";
     Malformed, "malformed", "The history contradicts itself: a client of no user or of two, or one with two contents for a client id.";
 }
 
@@ -96,7 +96,7 @@ pub struct Counts {
     /// Stored events.
     pub stored: u64,
     /// Events that clients received, counted for each client.
-    pub heard: u64,
+    pub received: u64,
     /// Replies to joins.
     pub joins: u64,
     /// Connections beyond each client's first.
@@ -141,13 +141,13 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Counts { acknowledged, sent, resends, refused, open, stored, heard, .. } = self.counts;
-        let told = [Kind::Lost, Kind::Duplicated, Kind::Missed, Kind::Phantom];
-        let orders = [Kind::NotLinearizable, Kind::ClientOrder, Kind::HeardReordered];
+        let Counts { acknowledged, sent, resends, refused, open, stored, received, .. } = self.counts;
+        let shown = [Kind::Lost, Kind::Duplicated, Kind::Missed, Kind::Phantom];
+        let orders = [Kind::NotLinearizable, Kind::ClientOrder, Kind::ReceivedReordered];
         let sum = |kinds: &[Kind]| kinds.iter().map(|kind| self.total(*kind)).sum::<u64>();
-        let [lost, duplicated, missed, phantom] = told.map(|kind| self.total(kind));
+        let [lost, duplicated, missed, phantom] = shown.map(|kind| self.total(kind));
         let reordered = sum(&orders);
-        let others = sum(Kind::ALL) - sum(&told) - reordered;
+        let others = sum(Kind::ALL) - sum(&shown) - reordered;
         writeln!(
             formatter,
             "{acknowledged} acknowledged, {lost} lost, {duplicated} duplicated, {reordered} reordered, \
@@ -155,7 +155,7 @@ impl fmt::Display for Report {
         )?;
         writeln!(
             formatter,
-            "{sent} sent, {resends} times again, {refused} refused, {open} open; {stored} stored; {heard} heard"
+            "{sent} sent, {resends} times again, {refused} refused, {open} open; {stored} stored; {received} received"
         )?;
         let Counts { records, clients, users, conversations, joins, reconnects, seen, .. } = self.counts;
         writeln!(

@@ -46,7 +46,7 @@ fn a_broken_promise_is_reported_with_exit_code_1() {
 
 #[test]
 fn wrong_usage_is_explained() {
-    for (arguments, told) in [
+    for (arguments, expected) in [
         (&[][..], "no history given"),
         (&["--fast"], "unknown option --fast"),
         (&["/nonexistent/history"], "cannot be opened"),
@@ -54,7 +54,7 @@ fn wrong_usage_is_explained() {
     ] {
         let (code, report, errors) = run(arguments, "nonsense\n");
         assert_eq!((code, report.as_str()), (Some(2), ""));
-        assert!(errors.contains(told), "{errors}");
+        assert!(errors.contains(expected), "{errors}");
     }
 }
 

@@ -318,7 +318,8 @@ impl Life {
         match Told::read(text) {
             Told::Message { conversation, seq, id, sender, client_id, content } => {
                 self.follows(&conversation, seq, Some(&id));
-                let heard = What::Heard { client: name, conversation, seq, id, sender, client_id, content };
+                let heard =
+                    What::Received { client: name, conversation, seq, id, sender, client_id, content };
                 self.world.record(heard);
             }
             Told::Change { conversation, seq } => self.follows(&conversation, seq, None),

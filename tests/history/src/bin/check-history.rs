@@ -17,7 +17,7 @@ order of clients and files does not matter. A record is a line of JSON with its 
   {\"at_us\":20,\"what\":\"joined\",\"client\":\"c1\",\"conversation\":\"room\",\"after_seq\":null,\"head\":0}
   {\"at_us\":30,\"what\":\"send\",\"client\":\"c1\",\"conversation\":\"room\",\"client_id\":\"m1\",\"content\":\"hi\"}
   {\"at_us\":40,\"what\":\"ack\",\"client\":\"c1\",\"conversation\":\"room\",\"client_id\":\"m1\",\"seq\":1,\"id\":\"x\"}
-  {\"at_us\":41,\"what\":\"heard\",\"client\":\"c1\",\"conversation\":\"room\",\"seq\":1,\"id\":\"x\",\"sender\":\"ann\",\
+  {\"at_us\":41,\"what\":\"received\",\"client\":\"c1\",\"conversation\":\"room\",\"seq\":1,\"id\":\"x\",\"sender\":\"ann\",\
 \"client_id\":\"m1\",\"content\":\"hi\"}
   {\"at_us\":50,\"what\":\"disconnected\",\"client\":\"c1\"}
   {\"at_us\":51,\"what\":\"left\",\"client\":\"c1\",\"conversation\":\"room\"}
@@ -52,12 +52,10 @@ fn run(arguments: &[String]) -> Result<ExitCode, String> {
         return Ok(ExitCode::SUCCESS);
     }
     if let Some(option) = arguments.iter().find(|argument| argument.starts_with('-') && *argument != "-") {
-        return Err(format!("unknown option {option}: check-history --help tells how to use it"));
+        return Err(format!("unknown option {option}: see check-history --help"));
     }
     if arguments.is_empty() {
-        return Err(
-            "no history given: name its files, or - for standard input (--help tells more)".to_owned()
-        );
+        return Err("no history given: name its files, or - for standard input (see --help)".to_owned());
     }
     let mut records = Vec::new();
     for file in arguments {

@@ -66,7 +66,7 @@ fn check_heads_of_joins(history: &History<'_>, report: &mut Report) {
         if *head > last {
             report.add(Kind::Head, || {
                 format!(
-                    "{conversation}: {client} was told head {head} at {} us, last stored seq {last}",
+                    "{conversation}: {client} received head {head} at {} us, last stored seq {last}",
                     record.at_us
                 )
             });

@@ -30,18 +30,19 @@ pub fn check(history: &History<'_>, report: &mut Report) {
         let What::Ack { client, conversation, client_id, seq, id } = &record.what else { continue };
         report.add(Kind::Phantom, || {
             format!(
-                "{conversation}: {client} was told at {} us that its {client_id} is at seq {seq} as {id}, \
+                "{conversation}: {client} received at {} us an ack of {client_id} at seq {seq} as {id}, \
                  and had not sent it",
                 record.at_us
             )
         });
     }
-    check_heard(history, report);
+    check_received(history, report);
 }
 
-fn check_heard(history: &History<'_>, report: &mut Report) {
+fn check_received(history: &History<'_>, report: &mut Report) {
     for (record, place) in history.records.iter().zip(&history.places) {
-        let What::Heard { client, conversation, seq, id, sender, client_id, content } = &record.what else {
+        let What::Received { client, conversation, seq, id, sender, client_id, content } = &record.what
+        else {
             continue;
         };
         let client_id = client_id.as_deref().unwrap_or_default();
@@ -59,7 +60,7 @@ fn check_heard(history: &History<'_>, report: &mut Report) {
                     |message| format!("sent at {} us", message.first_sent_at_us),
                 );
                 format!(
-                    "{conversation}: {client} heard at {} us seq {seq} as {id}: {client_id} of {sender}, \
+                    "{conversation}: {client} received at {} us seq {seq} as {id}: {client_id} of {sender}, \
                      content {}: {sent}",
                     record.at_us,
                     excerpt(content)

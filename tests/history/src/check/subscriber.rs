@@ -26,9 +26,9 @@ struct Subscriber {
 }
 
 /// How a received seq relates to the earlier ones.
-enum Heard {
+enum Arrival {
     Next,
-    Unasked,
+    BelowStart,
     Reordered,
     Twice,
 }
@@ -74,13 +74,13 @@ impl Subscriber {
         is_right
     }
 
-    fn hear(&mut self, seq: u64, at_us: u64) -> Heard {
+    fn receive(&mut self, seq: u64, at_us: u64) -> Arrival {
         if seq > self.cursor {
             if seq - self.cursor > 1 {
                 self.missing.insert(self.cursor + 1, (seq - 1, at_us));
             }
             self.cursor = seq;
-            return Heard::Next;
+            return Arrival::Next;
         }
         if let Some((&first, &(last, noticed_at_us))) = self.missing.range(..=seq).next_back()
             && seq <= last
@@ -92,9 +92,9 @@ impl Subscriber {
             if seq < last {
                 self.missing.insert(seq + 1, (last, noticed_at_us));
             }
-            return Heard::Reordered;
+            return Arrival::Reordered;
         }
-        if seq <= self.start { Heard::Unasked } else { Heard::Twice }
+        if seq <= self.start { Arrival::BelowStart } else { Arrival::Twice }
     }
 }
 
@@ -106,7 +106,7 @@ pub fn check(history: &History<'_>, report: &mut Report) {
         if matches!(record.what, What::Connected { .. }) {
             connections[place.client] += 1;
         }
-        if !matches!(record.what, What::Joined { .. } | What::Left { .. } | What::Heard { .. }) {
+        if !matches!(record.what, What::Joined { .. } | What::Left { .. } | What::Received { .. }) {
             continue;
         }
         let number = match numbers.entry((place.client, place.conversation)) {
@@ -116,14 +116,14 @@ pub fn check(history: &History<'_>, report: &mut Report) {
                 *vacant.insert(subscribers.len() - 1)
             }
         };
-        take(&mut subscribers[number], &record.what, record.at_us, connections[place.client], report);
+        apply(&mut subscribers[number], &record.what, record.at_us, connections[place.client], report);
     }
     for subscriber in &subscribers {
         check_end(history, subscriber, report);
     }
 }
 
-fn take(subscriber: &mut Subscriber, what: &What, at_us: u64, connection: u64, report: &mut Report) {
+fn apply(subscriber: &mut Subscriber, what: &What, at_us: u64, connection: u64, report: &mut Report) {
     match what {
         What::Joined { client, conversation, after_seq, head } => {
             let cursor = subscriber.cursor;
@@ -131,30 +131,30 @@ fn take(subscriber: &mut Subscriber, what: &What, at_us: u64, connection: u64, r
                 report.add(Kind::WrongCursor, || {
                     let after_seq = after_seq.unwrap_or(*head);
                     format!(
-                        "{conversation}: {client} joined at {at_us} us after {after_seq}, last heard {cursor}"
+                        "{conversation}: {client} joined at {at_us} us after {after_seq}, last received {cursor}"
                     )
                 });
             }
         }
         What::Left { .. } => subscriber.left = true,
-        What::Heard { client, conversation, seq, id, .. } => {
+        What::Received { client, conversation, seq, id, .. } => {
             let (start, cursor) = (subscriber.start, subscriber.cursor);
             if !subscriber.joined || subscriber.connection != connection {
                 subscriber.early.push(*seq);
                 report.add(Kind::Early, || {
-                    format!("{conversation}: {client} heard at {at_us} us seq {seq} as {id}")
+                    format!("{conversation}: {client} received at {at_us} us seq {seq} as {id}")
                 });
                 return;
             }
-            let kind = match subscriber.hear(*seq, at_us) {
-                Heard::Next => return,
-                Heard::Unasked => Kind::Unasked,
-                Heard::Reordered => Kind::HeardReordered,
-                Heard::Twice => Kind::Twice,
+            let kind = match subscriber.receive(*seq, at_us) {
+                Arrival::Next => return,
+                Arrival::BelowStart => Kind::BelowStart,
+                Arrival::Reordered => Kind::ReceivedReordered,
+                Arrival::Twice => Kind::Twice,
             };
             report.add(kind, || {
                 format!(
-                    "{conversation}: {client} heard at {at_us} us seq {seq} as {id}; it began above {start} and \
+                    "{conversation}: {client} received at {at_us} us seq {seq} as {id}; it began above {start} and \
                      had come to {cursor}"
                 )
             });
@@ -168,12 +168,13 @@ fn check_end(history: &History<'_>, subscriber: &Subscriber, report: &mut Report
     let conversation = history.conversations.name(subscriber.conversation);
     let stored = history.logs[subscriber.conversation].last();
     for (&first, &(last, at_us)) in &subscriber.missing {
-        // An event that is not stored cannot be missed. Other checks report it as a hole, or as heard and not stored.
+        // An event that is not stored cannot be missed. Other checks report it as a hole, or as received and not
+        // stored.
         let last = last.min(stored);
         if first <= last {
             report.add(Kind::Missed, || {
                 format!(
-                    "{conversation}: {client} never heard seq {first} to {last}, passed over at {at_us} us"
+                    "{conversation}: {client} never received seq {first} to {last}, passed over at {at_us} us"
                 )
             });
         }
@@ -181,7 +182,7 @@ fn check_end(history: &History<'_>, subscriber: &Subscriber, report: &mut Report
     if subscriber.joined && !subscriber.left && subscriber.cursor < stored {
         report.add(Kind::Incomplete, || {
             let cursor = subscriber.cursor;
-            format!("{conversation}: {client} heard up to seq {cursor}, last stored seq {stored}")
+            format!("{conversation}: {client} received up to seq {cursor}, last stored seq {stored}")
         });
     }
 }

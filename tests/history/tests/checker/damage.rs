@@ -25,7 +25,7 @@ pub fn name_of(what: &What) -> Option<Name> {
         What::Send { client, conversation, client_id, .. }
         | What::Ack { client, conversation, client_id, .. }
         | What::Refused { client, conversation, client_id, .. } => (conversation, user_of(client), client_id),
-        What::Heard { conversation, sender, client_id: Some(client_id), .. }
+        What::Received { conversation, sender, client_id: Some(client_id), .. }
         | What::Stored { conversation, sender, client_id, .. } => (conversation, sender.as_str(), client_id),
         _ => return None,
     };
@@ -61,14 +61,14 @@ pub fn row_of(records: &[Record], name: &Name) -> Option<usize> {
 
 pub fn seq_of(what: &What) -> Option<u64> {
     match what {
-        What::Ack { seq, .. } | What::Heard { seq, .. } | What::Stored { seq, .. } => Some(*seq),
+        What::Ack { seq, .. } | What::Received { seq, .. } | What::Stored { seq, .. } => Some(*seq),
         _ => None,
     }
 }
 
 pub fn with_seq(record: &Record, new: u64) -> Record {
     let mut record = record.clone();
-    if let What::Ack { seq, .. } | What::Heard { seq, .. } | What::Stored { seq, .. } = &mut record.what {
+    if let What::Ack { seq, .. } | What::Received { seq, .. } | What::Stored { seq, .. } = &mut record.what {
         *seq = new;
     }
     record
@@ -76,7 +76,7 @@ pub fn with_seq(record: &Record, new: u64) -> Record {
 
 pub fn with_id(record: &Record, new: &str) -> Record {
     let mut record = record.clone();
-    if let What::Ack { id, .. } | What::Heard { id, .. } | What::Stored { id, .. } = &mut record.what {
+    if let What::Ack { id, .. } | What::Received { id, .. } | What::Stored { id, .. } = &mut record.what {
         new.clone_into(id);
     }
     record
@@ -122,7 +122,7 @@ pub fn exchange(records: &mut [Record], of: &str, one: u64, other: u64) {
             _ => continue,
         };
         match &mut record.what {
-            What::Heard { id, sender, client_id, content, .. } => {
+            What::Received { id, sender, client_id, content, .. } => {
                 let row = rows[&to].clone();
                 (*id, *sender, *client_id, *content) = (row.0, row.1, Some(row.2), row.3);
             }
@@ -139,16 +139,16 @@ pub fn next_of(records: &[Record], index: usize) -> Option<usize> {
         let next = &records[*next].what;
         next.client() == what.client()
             && next.conversation() == what.conversation()
-            && matches!(next, What::Heard { .. } | What::Joined { .. } | What::Left { .. })
+            && matches!(next, What::Received { .. } | What::Joined { .. } | What::Left { .. })
     })
 }
 
 /// An event that a client received, and the next one in that conversation without a join in between.
-pub fn pick_heard_pair(records: &[Record], random: &mut Random) -> Option<(usize, usize)> {
-    let pairs: Vec<(usize, usize)> = find(records, |what| matches!(what, What::Heard { .. }))
+pub fn pick_received_pair(records: &[Record], random: &mut Random) -> Option<(usize, usize)> {
+    let pairs: Vec<(usize, usize)> = find(records, |what| matches!(what, What::Received { .. }))
         .into_iter()
         .filter_map(|index| Some((index, next_of(records, index)?)))
-        .filter(|(_, next)| matches!(records[*next].what, What::Heard { .. }))
+        .filter(|(_, next)| matches!(records[*next].what, What::Received { .. }))
         .collect();
     random.choose(&pairs)
 }

@@ -41,7 +41,8 @@ struct Event {
 struct Subscription {
     /// Whether it was joined on the present connection.
     live: bool,
-    heard: usize,
+    /// The last received seq, or the start.
+    cursor: usize,
 }
 
 #[derive(Default)]
@@ -95,8 +96,8 @@ impl Model {
         match self.random.below(1_000) {
             0..250 => self.send_new(client),
             250..500 => self.serve(client, true),
-            500..700 => self.hear_reply(client),
-            700..900 => self.hear_event(client),
+            500..700 => self.receive_reply(client),
+            700..900 => self.receive_event(client),
             900..940 => self.send_again(client),
             940..970 => self.join_new(client),
             970..997 => self.cut(client),
@@ -110,7 +111,7 @@ impl Model {
         self.clients[client].connected = true;
         let joined: Vec<usize> = self.clients[client].subscriptions.keys().copied().collect();
         for conversation in joined {
-            let after = self.clients[client].subscriptions[&conversation].heard;
+            let after = self.clients[client].subscriptions[&conversation].cursor;
             let after = if self.random.percent(10) { None } else { Some(after) };
             self.join(client, conversation, after);
         }
@@ -133,7 +134,7 @@ impl Model {
             after_seq: after.map(|after| after as u64),
             head: head as u64,
         });
-        let subscription = Subscription { live: true, heard: after.unwrap_or(head) };
+        let subscription = Subscription { live: true, cursor: after.unwrap_or(head) };
         self.clients[client].subscriptions.insert(conversation, subscription);
     }
 
@@ -158,7 +159,7 @@ impl Model {
         self.clients[client].sent[conversation] += 1;
         let number = self.clients[client].sent[conversation];
         let client_id = if name == "ann-2" { format!("second-{number}") } else { format!("m{number}") };
-        let content = format!("{name} says {number} in {conversation}");
+        let content = format!("{name} sends {number} in {conversation}");
         self.send(client, Message { conversation, client_id, content });
     }
 
@@ -195,8 +196,8 @@ impl Model {
         let (name, conversation) = (CLIENTS[client], message.conversation);
         let client_id = message.client_id.clone();
         // A timeout may come with or without effect; the other errors come without.
-        let takes = code.is_none() || code == Some("timeout") && self.random.percent(50);
-        let seq = if takes { self.apply(client, message) } else { 0 };
+        let applies = code.is_none() || code == Some("timeout") && self.random.percent(50);
+        let seq = if applies { self.apply(client, message) } else { 0 };
         let (client_name, place) = (name.to_owned(), CONVERSATIONS[conversation].to_owned());
         let reply = match code {
             None => What::Ack {
@@ -225,7 +226,7 @@ impl Model {
         log.len()
     }
 
-    fn hear_reply(&mut self, client: usize) {
+    fn receive_reply(&mut self, client: usize) {
         let Some(reply) = self.clients[client].replies.pop_front() else { return };
         let (place, name, code) = match &reply {
             What::Ack { conversation, client_id, .. } => (conversation, client_id, None),
@@ -255,22 +256,22 @@ impl Model {
         self.record(reply);
     }
 
-    fn hear_event(&mut self, client: usize) {
+    fn receive_event(&mut self, client: usize) {
         let live: Vec<usize> = self.clients[client]
             .subscriptions
             .iter()
             .filter(|(conversation, subscription)| {
-                subscription.live && subscription.heard < self.logs[**conversation].len()
+                subscription.live && subscription.cursor < self.logs[**conversation].len()
             })
             .map(|(conversation, _)| *conversation)
             .collect();
         let Some(conversation) = self.random.choose(&live) else { return };
         let subscription =
             self.clients[client].subscriptions.get_mut(&conversation).expect("the subscription is live");
-        subscription.heard += 1;
-        let seq = subscription.heard;
+        subscription.cursor += 1;
+        let seq = subscription.cursor;
         let Event { sender, message } = &self.logs[conversation][seq - 1];
-        let heard = What::Heard {
+        let received = What::Received {
             client: CLIENTS[client].into(),
             conversation: CONVERSATIONS[conversation].into(),
             seq: seq as u64,
@@ -279,14 +280,14 @@ impl Model {
             client_id: Some(message.client_id.clone()),
             content: message.content.clone(),
         };
-        self.record(heard);
+        self.record(received);
     }
 
     /// Ends the connection: the server applies some of the messages on their way, and no reply arrives.
     fn cut(&mut self, client: usize) {
-        let taken = self.random.below(self.clients[client].pipe.len() + 1);
+        let applied = self.random.below(self.clients[client].pipe.len() + 1);
         let pipe = std::mem::take(&mut self.clients[client].pipe);
-        for message in pipe.into_iter().take(taken) {
+        for message in pipe.into_iter().take(applied) {
             self.apply(client, message);
         }
         self.clients[client].replies.clear();
@@ -321,7 +322,7 @@ impl Model {
                 && self.clients[client].again.is_empty())
             {
                 self.serve(client, false);
-                self.hear_reply(client);
+                self.receive_reply(client);
                 self.send_again(client);
             }
         }
@@ -329,9 +330,9 @@ impl Model {
             while self.clients[client]
                 .subscriptions
                 .iter()
-                .any(|(conversation, subscription)| subscription.heard < self.logs[*conversation].len())
+                .any(|(conversation, subscription)| subscription.cursor < self.logs[*conversation].len())
             {
-                self.hear_event(client);
+                self.receive_event(client);
             }
         }
         for client in going {

@@ -32,18 +32,18 @@ fn good_histories_have_no_violations() {
         sum.resends += report.counts.resends;
         sum.refused += report.counts.refused;
         sum.open += report.counts.open;
-        sum.heard += report.counts.heard;
+        sum.received += report.counts.received;
         sum.reconnects += report.counts.reconnects;
         sum.seen += report.counts.seen;
     }
     // The histories must contain enough of everything for the test to show something.
-    let Counts { acknowledged, resends, refused, open, heard, reconnects, seen, .. } = sum;
+    let Counts { acknowledged, resends, refused, open, received, reconnects, seen, .. } = sum;
     for (name, count) in [
         ("acknowledged", acknowledged),
         ("resends", resends),
         ("refused", refused),
         ("open", open),
-        ("heard", heard),
+        ("received", received),
         ("reconnects", reconnects),
         ("seen", seen),
     ] {

@@ -32,7 +32,7 @@ fn line(text: &str, rows: &[&str]) -> String {
         ("refused", [id, code]) => format!("\"client_id\":\"{id}\",\"code\":\"{code}\""),
         ("joined", [after, head]) => format!("\"after_seq\":{after},\"head\":{head}"),
         ("left", []) => String::new(),
-        ("heard", [seq]) => {
+        ("received", [seq]) => {
             let seq = seq.parse().expect("a seq is a number");
             event(rows[seq - 1], seq)
         }
@@ -73,8 +73,8 @@ fn order_must_follow_real_time() {
     );
     // Never acknowledged: it may have taken effect at any time, unless a client received it.
     assert_found("1 a1 send m1 x\n 6 b1 send m1 y\n 9 b1 ack m1 1", TWO, &[]);
-    let heard = "0 a2 joined 1 0\n 1 a1 send m1 x\n 5 a2 heard 2\n 6 b1 send m1 y\n 9 b1 ack m1 1";
-    assert_found(heard, TWO, &[Kind::NotLinearizable]);
+    let events = "0 a2 joined 1 0\n 1 a1 send m1 x\n 5 a2 received 2\n 6 b1 send m1 y\n 9 b1 ack m1 1";
+    assert_found(events, TWO, &[Kind::NotLinearizable]);
 }
 
 #[test]
@@ -121,24 +121,27 @@ fn subscribers_must_receive_everything_above_their_start() {
         assert_found(&format!("1 a1 send m1 x\n 1 a1 send m2 y\n 1 a1 send m3 z\n{events}"), rows, kinds);
     };
     found("5 b1 joined null 3", &[]);
-    found("5 b1 joined null 1\n 6 b1 heard 2\n 6 b1 heard 3", &[]);
-    found("5 b1 joined null 1\n 6 b1 heard 2", &[Kind::Incomplete]);
-    found("5 b1 joined null 1\n 6 b1 heard 3", &[Kind::Missed]);
-    found("5 b1 joined null 1\n 6 b1 heard 3\n 7 b1 heard 2", &[Kind::HeardReordered]);
-    found("5 b1 joined null 1\n 6 b1 heard 3\n 7 b1 left", &[Kind::Missed]);
-    found("5 b1 joined null 1\n 6 b1 heard 2\n 7 b1 left", &[]);
-    found("5 b1 joined null 2\n 6 b1 heard 2\n 6 b1 heard 3", &[Kind::Unasked]);
-    found("5 b1 joined 1 3\n 6 b1 heard 2\n 6 b1 heard 3", &[]);
+    found("5 b1 joined null 1\n 6 b1 received 2\n 6 b1 received 3", &[]);
+    found("5 b1 joined null 1\n 6 b1 received 2", &[Kind::Incomplete]);
+    found("5 b1 joined null 1\n 6 b1 received 3", &[Kind::Missed]);
+    found("5 b1 joined null 1\n 6 b1 received 3\n 7 b1 received 2", &[Kind::ReceivedReordered]);
+    found("5 b1 joined null 1\n 6 b1 received 3\n 7 b1 left", &[Kind::Missed]);
+    found("5 b1 joined null 1\n 6 b1 received 2\n 7 b1 left", &[]);
+    found("5 b1 joined null 2\n 6 b1 received 2\n 6 b1 received 3", &[Kind::BelowStart]);
+    found("5 b1 joined 1 3\n 6 b1 received 2\n 6 b1 received 3", &[]);
     // Join again after the last received seq, after none, and after another one.
-    let again = "6 b1 heard 1\n 7 b1 disconnected\n 8 b1 connected ben";
-    found(&format!("5 b1 joined 0 1\n {again}\n 9 b1 joined 1 3\n 9 b1 heard 2\n 9 b1 heard 3"), &[]);
+    let again = "6 b1 received 1\n 7 b1 disconnected\n 8 b1 connected ben";
+    found(&format!("5 b1 joined 0 1\n {again}\n 9 b1 joined 1 3\n 9 b1 received 2\n 9 b1 received 3"), &[]);
     found(&format!("5 b1 joined 0 1\n {again}\n 9 b1 joined null 3"), &[]);
-    found(&format!("5 b1 joined 0 1\n {again}\n 9 b1 joined 2 3\n 9 b1 heard 3"), &[Kind::WrongCursor]);
+    found(&format!("5 b1 joined 0 1\n {again}\n 9 b1 joined 2 3\n 9 b1 received 3"), &[Kind::WrongCursor]);
     found(
-        &format!("5 b1 joined 0 1\n {again}\n 9 b1 heard 2\n 9 b1 joined 1 3\n 9 b1 heard 3"),
+        &format!("5 b1 joined 0 1\n {again}\n 9 b1 received 2\n 9 b1 joined 1 3\n 9 b1 received 3"),
         &[Kind::Early],
     );
-    found("5 b1 joined 0 3\n 6 b1 heard 1\n 6 b1 heard 2\n 6 b1 heard 3\n 7 b1 heard 1", &[Kind::Twice]);
+    found(
+        "5 b1 joined 0 3\n 6 b1 received 1\n 6 b1 received 2\n 6 b1 received 3\n 7 b1 received 1",
+        &[Kind::Twice],
+    );
 }
 
 #[test]
