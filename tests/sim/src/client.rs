@@ -1,10 +1,10 @@
 //! A client that keeps to the protocol. It joins after the last seq it received, and sends messages without an ack
 //! again, in order and with the same client ids.
 
-use crate::club::{Heard, is_club};
+use crate::club::{Received, is_club};
 use crate::cluster::{Cluster, Kind, Line};
-use crate::door::Came;
-use crate::frame::Told;
+use crate::door::Incoming;
+use crate::frame::Frame;
 use crate::random::Random;
 use crate::world::World;
 use carillon_history::What;
@@ -41,7 +41,7 @@ pub struct Plan {
     pub burst: u64,
     /// Whether it sometimes pauses before it reads on.
     pub dawdles: bool,
-    /// The gateway to which it connects first. After each lost connection it takes the next one.
+    /// The gateway to which it connects first. After each lost connection it connects to the next one.
     pub gateway: usize,
 }
 
@@ -65,7 +65,8 @@ pub struct State {
     /// Conversations joined on the present connection.
     pub joined: BTreeSet<String>,
     unanswered: VecDeque<Unanswered>,
-    asked: Option<Vec<String>>,
+    /// Users whose presence the next frame requests.
+    requested: Option<Vec<String>>,
 }
 
 impl State {
@@ -75,9 +76,9 @@ impl State {
     }
 
     /// Makes the client request the presence of these users with its next frame.
-    pub fn ask(&mut self, users: Vec<String>) {
+    pub fn request_presence(&mut self, users: Vec<String>) {
         self.online.clear();
-        self.asked = Some(users);
+        self.requested = Some(users);
     }
 }
 
@@ -122,7 +123,7 @@ impl Client {
 }
 
 /// A running client.
-pub struct Life {
+pub struct RunningClient {
     client: Arc<Client>,
     world: Arc<World>,
     cluster: Arc<Cluster>,
@@ -146,15 +147,15 @@ struct Connection {
 #[derive(Debug, Clone, Copy)]
 enum Joining {
     Wanted(Instant),
-    Asked(Instant, Option<u64>),
+    Sent(Instant, Option<u64>),
 }
 
-impl Life {
+impl RunningClient {
     /// A client that starts now.
-    pub fn new(client: Arc<Client>, world: Arc<World>, cluster: Arc<Cluster>) -> Life {
+    pub fn new(client: Arc<Client>, world: Arc<World>, cluster: Arc<Cluster>) -> RunningClient {
         let random = world.dice(Random::fork);
         let gateway = client.plan.gateway;
-        Life { client, world, cluster, random, sent: 0, next_burst: Instant::now(), gateway }
+        RunningClient { client, world, cluster, random, sent: 0, next_burst: Instant::now(), gateway }
     }
 
     /// Connects, and reconnects whenever the connection ends, until the client ends for good.
@@ -192,10 +193,10 @@ impl Life {
             tokio::select! {
                 biased;
                 () = &mut cut => break,
-                came = connection.line.from.recv() => match came {
-                    Some(Came::Text(text)) => self.hear(&mut connection, &text),
-                    Some(Came::Closed(close)) => {
-                        self.world.note(format_args!("{} is told {close:?}", client.plan.name));
+                incoming = connection.line.from.recv() => match incoming {
+                    Some(Incoming::Text(text)) => self.receive(&mut connection, &text),
+                    Some(Incoming::Closed(close)) => {
+                        self.world.note(format_args!("{} receives {close:?}", client.plan.name));
                         if close == Close::TooManyConnections {
                             self.world.count("connections refused");
                         }
@@ -242,7 +243,7 @@ impl Life {
     }
 
     fn next_frame(&self, connection: &mut Connection, now: Instant) -> Option<(String, Option<What>)> {
-        let join = self.next_join(connection, now).or_else(|| self.next_question());
+        let join = self.next_join(connection, now).or_else(|| self.next_presence_request());
         let send = || self.next_send(now).map(|(frame, what)| (frame, Some(what)));
         join.map(|frame| (frame, None)).or_else(send)
     }
@@ -251,7 +252,7 @@ impl Life {
         let waits = |since: Instant| now.duration_since(since) > PATIENCE;
         let state = self.client.state.lock();
         let joins =
-            connection.joining.values().any(|join| matches!(join, Joining::Asked(at, _) if waits(*at)));
+            connection.joining.values().any(|join| matches!(join, Joining::Sent(at, _) if waits(*at)));
         let stalled = waits(connection.had_room);
         !stalled && !joins && !state.unanswered.iter().any(|one| one.sent.is_some_and(waits))
     }
@@ -260,7 +261,7 @@ impl Life {
         let due = |joining: &Joining| matches!(joining, Joining::Wanted(at) if *at <= now);
         let (conversation, joining) = connection.joining.iter_mut().find(|(_, joining)| due(joining))?;
         let after_seq = self.client.state.lock().cursors.get(conversation).copied();
-        *joining = Joining::Asked(now, after_seq);
+        *joining = Joining::Sent(now, after_seq);
         let reference = format!("j {conversation}");
         let mut frame =
             json!({ "type": "join_conversation", "conversation_id": conversation, "ref": reference });
@@ -270,8 +271,8 @@ impl Life {
         Some(frame.to_string())
     }
 
-    fn next_question(&self) -> Option<String> {
-        let users = self.client.state.lock().asked.take()?;
+    fn next_presence_request(&self) -> Option<String> {
+        let users = self.client.state.lock().requested.take()?;
         Some(json!({ "type": "get_online_status", "user_ids": users, "ref": "o" }).to_string())
     }
 
@@ -302,7 +303,7 @@ impl Life {
         }
         next.sent = Some(now);
         let (client, client_id) = (self.client.plan.name.clone(), next.client_id.clone());
-        let (conversation, content) = (next.conversation.clone(), format!("says {client_id}"));
+        let (conversation, content) = (next.conversation.clone(), format!("text {client_id}"));
         let frame = json!({
             "type": "send_message", "conversation_id": conversation, "content": content,
             "client_id": client_id, "ref": format!("s {client_id}"),
@@ -310,42 +311,42 @@ impl Life {
         Some((frame.to_string(), What::Send { client, conversation, client_id, content }))
     }
 
-    fn hear(&mut self, connection: &mut Connection, text: &str) {
+    fn receive(&mut self, connection: &mut Connection, text: &str) {
         let (name, user) = (self.client.plan.name.clone(), self.client.plan.user.to_string());
         if !std::mem::replace(&mut connection.greeted, true) {
             self.world.record(What::Connected { client: name.clone(), user });
         }
-        match Told::read(text) {
-            Told::Message { conversation, seq, id, sender, client_id, content } => {
+        match Frame::parse(text) {
+            Frame::Message { conversation, seq, id, sender, client_id, content } => {
                 self.follows(&conversation, seq, Some(&id));
-                let heard =
+                let received =
                     What::Received { client: name, conversation, seq, id, sender, client_id, content };
-                self.world.record(heard);
+                self.world.record(received);
             }
-            Told::Change { conversation, seq } => self.follows(&conversation, seq, None),
-            Told::Ack { conversation, client_id, seq, id } => {
+            Frame::Change { conversation, seq } => self.follows(&conversation, seq, None),
+            Frame::Ack { conversation, client_id, seq, id } => {
                 self.client.state.lock().unanswered.retain(|one| one.client_id != client_id);
                 self.world.count("acks");
                 self.world.acknowledged(&conversation, seq);
                 self.world.record(What::Ack { client: name, conversation, client_id, seq, id });
             }
-            Told::Joined { conversation, head } => {
-                let asked = connection.joining.remove(&conversation);
-                let Some(Joining::Asked(_, after_seq)) = asked else { return };
+            Frame::Joined { conversation, head } => {
+                let joining = connection.joining.remove(&conversation);
+                let Some(Joining::Sent(_, after_seq)) = joining else { return };
                 self.world.count("joins");
                 let state = &mut *self.client.state.lock();
                 state.cursors.insert(conversation.clone(), after_seq.unwrap_or(head));
                 state.joined.insert(conversation.clone());
                 self.world.record(What::Joined { client: name, conversation, after_seq, head });
             }
-            Told::Ended { conversation } => {
+            Frame::Ended { conversation } => {
                 self.world.count("subscriptions ended");
                 self.client.state.lock().joined.remove(&conversation);
                 connection.joining.insert(conversation, Joining::Wanted(Instant::now() + AGAIN));
             }
-            Told::Online(users) => self.client.state.lock().online.extend(users),
-            Told::Failed { reference, code } => self.refused(connection, &reference, code),
-            Told::Other => {}
+            Frame::Online(users) => self.client.state.lock().online.extend(users),
+            Frame::Failed { reference, code } => self.refused(connection, &reference, code),
+            Frame::Other => {}
         }
     }
 
@@ -358,10 +359,10 @@ impl Life {
         }
         let (client, user) = (self.client.plan.name.clone(), self.client.plan.user.to_string());
         if before.is_some_and(|before| before + 1 != seq) {
-            self.world.violation(format_args!("{client} heard {seq} of {conversation} after {before:?}"));
+            self.world.violation(format_args!("{client} received {seq} of {conversation} after {before:?}"));
         }
         let (conversation, id) = (conversation.to_owned(), id.map(str::to_owned));
-        self.world.heard(|at_us| Heard { client, user, conversation, seq, id, at_us });
+        self.world.record_club_event(|at_us| Received { client, user, conversation, seq, id, at_us });
     }
 
     /// Handles an error frame: a refused join is repeated, and so is a message whose outcome is unknown.

@@ -24,7 +24,7 @@ pub fn is_club(conversation: &str) -> bool {
 
 /// An event as a client received it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Heard {
+pub struct Received {
     /// The name of the client that received it.
     pub client: String,
     /// The client's user.
@@ -100,17 +100,18 @@ impl Roll {
 
     /// Returns a violation if the client should not have received this event or received other contents than are
     /// stored.
-    pub fn judge(&self, heard: &Heard) -> Option<String> {
-        let Heard { client, user, conversation, seq, id, at_us } = heard;
-        let may_hear = |stay: &Stay| stay.since_us <= *at_us && stay.until.is_none_or(|until| *seq <= until);
+    pub fn judge(&self, event: &Received) -> Option<String> {
+        let Received { client, user, conversation, seq, id, at_us } = event;
+        let may_receive =
+            |stay: &Stay| stay.since_us <= *at_us && stay.until.is_none_or(|until| *seq <= until);
         match self.ids.get(seq) {
-            None => Some(format!("{client} heard {seq} of {conversation}, which is not stored")),
+            None => Some(format!("{client} received {seq} of {conversation}, which is not stored")),
             Some(stored) if stored != id => {
-                Some(format!("{client} heard {id:?} as {seq} of {conversation}, which is {stored:?}"))
+                Some(format!("{client} received {id:?} as {seq} of {conversation}, which is {stored:?}"))
             }
-            Some(_) if self.stays.get(user).is_some_and(|stays| stays.iter().any(may_hear)) => None,
+            Some(_) if self.stays.get(user).is_some_and(|stays| stays.iter().any(may_receive)) => None,
             Some(_) => Some(format!(
-                "{client} heard {seq} of {conversation} at {at_us} µs, in which {user} did not participate: {:?}",
+                "{client} received {seq} of {conversation} at {at_us} µs, in which {user} did not participate: {:?}",
                 self.stays.get(user)
             )),
         }
@@ -150,7 +151,7 @@ mod tests {
         let wrong = |user: &str, seq: u64, at_us: u64| {
             let id = [2, 4, 6].contains(&seq).then(|| MessageId::from_slice(&[seq as u8; 16]).to_string());
             let (client, conversation) = (format!("{user}'s"), club(0));
-            roll.judge(&Heard { client, user: user.into(), conversation, seq, id, at_us }).is_some()
+            roll.judge(&Received { client, user: user.into(), conversation, seq, id, at_us }).is_some()
         };
         for (user, seq, at_us, expected) in [
             ("ann", 2, 250, false),
@@ -162,14 +163,14 @@ mod tests {
             ("eve", 2, 250, true),
             ("ann", 7, 750, true),
         ] {
-            assert_eq!(wrong(user, seq, at_us), expected, "{user} hears {seq} at {at_us}");
+            assert_eq!(wrong(user, seq, at_us), expected, "{user} receives {seq} at {at_us}");
         }
         assert_eq!(roll.present(), ["ann", "bob"].map(String::from).into());
     }
 
     #[test]
     fn a_received_event_must_equal_the_stored_one() {
-        let heard = |seq, id: Option<&str>| Heard {
+        let received = |seq, id: Option<&str>| Received {
             client: "a".into(),
             user: "ann".into(),
             conversation: club(0),
@@ -177,8 +178,8 @@ mod tests {
             id: id.map(Into::into),
             at_us: 900,
         };
-        assert!(roll().judge(&heard(2, Some("another"))).is_some());
-        assert!(roll().judge(&heard(2, None)).is_some());
-        assert!(roll().judge(&heard(3, None)).is_none());
+        assert!(roll().judge(&received(2, Some("another"))).is_some());
+        assert!(roll().judge(&received(2, None)).is_some());
+        assert!(roll().judge(&received(3, None)).is_none());
     }
 }

@@ -1,7 +1,7 @@
 //! The processes of a run. They can be started, stopped, killed, paused and cut off.
 
 use crate::club::NAMESPACE;
-use crate::door::{self, Came, FRAMES_MAX};
+use crate::door::{self, FRAMES_MAX, Incoming};
 use crate::gate::{Cut, Gate};
 use crate::node::Node;
 use crate::steward::API_KEY;
@@ -25,7 +25,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
-/// How long a process may take to stop before it is killed, as a supervisor does.
+/// How long a process has to stop before it is killed, as a supervisor does.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time between the end of a user's last connection and the user being offline.
 pub const GRACE: Duration = Duration::from_secs(2);
@@ -61,7 +61,7 @@ struct Entrance {
 }
 
 /// One instance of a process: every start creates a new one.
-struct Life {
+struct Instance {
     gate: Arc<Gate>,
     shutdown: CancellationToken,
     task: JoinHandle<()>,
@@ -72,8 +72,8 @@ struct Life {
 pub struct Cluster {
     world: Arc<World>,
     settings: Settings,
-    places: Vec<(Place, Mutex<Option<Life>>)>,
-    lives: AtomicU64,
+    places: Vec<(Place, Mutex<Option<Instance>>)>,
+    instances: AtomicU64,
     /// The state machine version of message-workers that start from now on.
     version: AtomicU32,
 }
@@ -97,7 +97,7 @@ pub struct Line {
     /// Frames to the server.
     pub to: mpsc::Sender<String>,
     /// Frames from the server, and the close.
-    pub from: mpsc::Receiver<Came>,
+    pub from: mpsc::Receiver<Incoming>,
 }
 
 impl Cluster {
@@ -108,7 +108,13 @@ impl Cluster {
         let places = kinds.iter().flat_map(|(kind, count)| (0..*count).map(|number| (*kind, number)));
         let places = places.map(|place| (place, Mutex::new(None))).collect();
         let version = AtomicU32::new(VERSION);
-        Arc::new(Cluster { world, settings: settings(partitions), places, lives: AtomicU64::new(0), version })
+        Arc::new(Cluster {
+            world,
+            settings: settings(partitions),
+            places,
+            instances: AtomicU64::new(0),
+            version,
+        })
     }
 
     /// Sets the state machine version of message-workers that start from now on.
@@ -120,7 +126,7 @@ impl Cluster {
     /// Whether a process was started and has not ended by itself.
     pub fn is_running(&self, place: Place) -> bool {
         let Some(slot) = self.slot(place) else { return false };
-        slot.lock().as_ref().is_some_and(|life| !life.task.is_finished())
+        slot.lock().as_ref().is_some_and(|instance| !instance.task.is_finished())
     }
 
     /// All processes, whether they run or not.
@@ -133,13 +139,13 @@ impl Cluster {
         self.places.iter().filter(|((of, _), _)| *of == kind).count()
     }
 
-    fn slot(&self, place: Place) -> Option<&Mutex<Option<Life>>> {
+    fn slot(&self, place: Place) -> Option<&Mutex<Option<Instance>>> {
         self.places.iter().find(|(there, _)| *there == place).map(|(_, slot)| slot)
     }
 
     /// The gate of a running process.
     pub fn gate(&self, place: Place) -> Option<Arc<Gate>> {
-        self.slot(place)?.lock().as_ref().map(|life| life.gate.clone())
+        self.slot(place)?.lock().as_ref().map(|instance| instance.gate.clone())
     }
 
     /// Starts a process, unless it was started and neither stopped nor killed since.
@@ -149,7 +155,7 @@ impl Cluster {
         if slot.is_some() {
             return;
         }
-        let number = self.lives.fetch_add(1, Ordering::Relaxed) + 1;
+        let number = self.instances.fetch_add(1, Ordering::Relaxed) + 1;
         let name = format!("{}-{}-{number}", place.0.name(), place.1);
         self.world.note(format_args!("{name} starts"));
         let gate = Arc::new(Gate::new(name, number));
@@ -165,49 +171,49 @@ impl Cluster {
             }
             Kind::Presence => tokio::spawn(presence_worker(node, shutdown.clone())),
         };
-        *slot = Some(Life { gate, shutdown, task, entrance });
+        *slot = Some(Instance { gate, shutdown, task, entrance });
     }
 
-    fn take(&self, place: Place) -> Option<Life> {
+    fn remove(&self, place: Place) -> Option<Instance> {
         self.slot(place)?.lock().take()
     }
 
     /// Kills a process at once.
     pub fn kill(&self, place: Place) {
-        if let Some(life) = self.take(place) {
-            self.world.note(format_args!("{} is killed", life.gate.name));
+        if let Some(instance) = self.remove(place) {
+            self.world.note(format_args!("{} is killed", instance.gate.name));
             self.world.count("processes killed");
-            self.end(life);
+            self.end(instance);
         }
     }
 
-    fn end(&self, life: Life) {
-        life.gate.kill();
-        life.task.abort();
-        drop(life.entrance.lock().take());
-        self.world.subjects.lock().forget(life.gate.life);
+    fn end(&self, instance: Instance) {
+        instance.gate.kill();
+        instance.task.abort();
+        drop(instance.entrance.lock().take());
+        self.world.subjects.lock().forget(instance.gate.instance);
     }
 
     /// Requests a process to stop; returns when it has stopped or was killed after `STOP_TIMEOUT`.
     pub async fn stop(&self, place: Place) {
-        let Some(mut life) = self.take(place) else { return };
-        self.world.note(format_args!("{} is told to stop", life.gate.name));
+        let Some(mut instance) = self.remove(place) else { return };
+        self.world.note(format_args!("{} is requested to stop", instance.gate.name));
         self.world.count("processes stopped");
-        life.shutdown.cancel();
-        let stopped = timeout(STOP_TIMEOUT, &mut life.task).await;
-        let name = &life.gate.name;
+        instance.shutdown.cancel();
+        let stopped = timeout(STOP_TIMEOUT, &mut instance.task).await;
+        let name = &instance.gate.name;
         self.world.note(format_args!("{name} has stopped {}", if stopped.is_ok() { "well" } else { "late" }));
-        self.end(life);
+        self.end(instance);
     }
 
     /// Pauses a process for this time.
     pub async fn pause(&self, place: Place, pause: Duration) {
         let Some(gate) = self.gate(place) else { return };
-        self.world.note(format_args!("{} stands still for {pause:?}", gate.name));
+        self.world.note(format_args!("{} is paused for {pause:?}", gate.name));
         self.world.count("processes paused");
         gate.pause();
         sleep(pause).await;
-        self.world.note(format_args!("{} goes on", gate.name));
+        self.world.note(format_args!("{} resumes", gate.name));
         gate.resume();
     }
 
@@ -221,7 +227,7 @@ impl Cluster {
         self.world.note(format_args!("{} reaches the {cut:?} again", gate.name));
         gate.set_cut(cut, false);
         if cut == Cut::Bus {
-            self.world.subjects.lock().lost(gate.life);
+            self.world.subjects.lock().lost(gate.instance);
         }
     }
 
@@ -232,7 +238,7 @@ impl Cluster {
                 gate.set_cut(Cut::Store, false);
                 if gate.is_cut(Cut::Bus) {
                     gate.set_cut(Cut::Bus, false);
-                    self.world.subjects.lock().lost(gate.life);
+                    self.world.subjects.lock().lost(gate.instance);
                 }
                 if gate.is_paused() {
                     gate.resume();
@@ -245,15 +251,15 @@ impl Cluster {
     /// Connects to a gateway; `None` if it does not accept connections.
     pub fn connect(&self, gateway: usize, user: &UserId) -> Option<Line> {
         let slot = self.slot((Kind::Gateway, gateway))?.lock();
-        let life = slot.as_ref()?;
-        let mut entrance = life.entrance.lock();
+        let instance = slot.as_ref()?;
+        let mut entrance = instance.entrance.lock();
         let Entrance { shared, connections } = entrance.as_mut()?;
         if shared.draining.is_cancelled() {
             return None;
         }
         let (to, frames) = mpsc::channel(FRAMES_MAX);
         let (client, from) = mpsc::channel(FRAMES_MAX);
-        let served = door::serve(shared.clone(), life.gate.clone(), user.clone(), frames, client);
+        let served = door::serve(shared.clone(), instance.gate.clone(), user.clone(), frames, client);
         connections.spawn(served);
         Some(Line { to, from })
     }
@@ -262,9 +268,9 @@ impl Cluster {
     pub async fn rest(&self, gateway: usize, method: &str, path: &str, body: &Value) -> Option<u16> {
         let (shared, gate) = {
             let slot = self.slot((Kind::Gateway, gateway))?.lock();
-            let life = slot.as_ref()?;
-            let shared = life.entrance.lock().as_ref()?.shared.clone();
-            (shared, life.gate.clone())
+            let instance = slot.as_ref()?;
+            let shared = instance.entrance.lock().as_ref()?.shared.clone();
+            (shared, instance.gate.clone())
         };
         gate.running().await;
         let request = Request::builder()

@@ -200,9 +200,10 @@ pub async fn lapse(world: &World, time: Duration) {
 /// The partitions that a worker owns, or owned without having noticed the loss. A worker listens on the subject of each
 /// such partition.
 pub fn owned(world: &World, gate: &Gate) -> Vec<usize> {
-    let hears =
-        |partition: &usize| world.subjects.lock().hears(gate.life, &subject::partition(*partition as u32));
-    (0..world.logs.len()).filter(hears).collect()
+    let subscribes = |partition: &usize| {
+        world.subjects.lock().subscribes(gate.instance, &subject::partition(*partition as u32))
+    };
+    (0..world.logs.len()).filter(subscribes).collect()
 }
 
 /// Simulates a stale writer. A worker's writes stray, then the worker is paused. Its logs lose the entries behind the
@@ -226,11 +227,11 @@ pub async fn go_stale(world: &World, cluster: &Cluster, place: Place, more: u64)
         (weather.write_strays, weather.straying_ms) = usual;
     }
     gate.pause();
-    world.note(format_args!("{} stands still with what it has read", gate.name));
+    world.note(format_args!("{} is paused with what it has read", gate.name));
     for (partition, worked) in owned.into_iter().zip(worked) {
         forget(world, partition, Some(last(partition).saturating_sub(worked) + more));
     }
     sleep(STANDING_STILL).await;
-    world.note(format_args!("{} goes on", gate.name));
+    world.note(format_args!("{} resumes", gate.name));
     gate.resume();
 }

@@ -22,7 +22,7 @@ pub const FRAMES_MAX: usize = 16;
 
 /// What a client receives.
 #[derive(Debug)]
-pub enum Came {
+pub enum Incoming {
     /// A frame's text.
     Text(String),
     /// The server closed the connection for this reason.
@@ -35,7 +35,7 @@ pub async fn serve(
     gate: Arc<Gate>,
     user: UserId,
     mut frames: mpsc::Receiver<String>,
-    client: mpsc::Sender<Came>,
+    client: mpsc::Sender<Incoming>,
 ) {
     gate.running().await;
     let outgoing = Arc::new(Outgoing::default());
@@ -43,14 +43,14 @@ pub async fn serve(
     let claim = Claim::new(&shared);
     let running = match start(shared, identity, Speaks::Native, outgoing.clone(), claim).await {
         Ok(running) => running,
-        Err(close) => return drop(client.send(Came::Closed(close)).await),
+        Err(close) => return drop(client.send(Incoming::Closed(close)).await),
     };
     let mut application = Native::new(running);
     application.greet().await;
     let close = drive(&mut application, &outgoing, &gate, &mut frames, &client).await;
     if let Some(close) = close {
         write(&outgoing, &client).await;
-        drop(client.send(Came::Closed(close)).await);
+        drop(client.send(Incoming::Closed(close)).await);
     }
     outgoing.close();
     // Close both channels before the session ends: a client sees its socket close at this point, too.
@@ -59,11 +59,11 @@ pub async fn serve(
 }
 
 /// Sends all queued frames to the client; `false` if the client is gone.
-async fn write(outgoing: &Outgoing, client: &mpsc::Sender<Came>) -> bool {
+async fn write(outgoing: &Outgoing, client: &mpsc::Sender<Incoming>) -> bool {
     let frames: Vec<_> = outgoing.drain().into();
     for frame in frame::split(&frames) {
         let Some(Body::Text(text)) = frame::body(&frame) else { continue };
-        if client.send(Came::Text(text.to_owned())).await.is_err() {
+        if client.send(Incoming::Text(text.to_owned())).await.is_err() {
             return false;
         }
     }
@@ -75,7 +75,7 @@ async fn drive(
     outgoing: &Outgoing,
     gate: &Gate,
     frames: &mut mpsc::Receiver<String>,
-    client: &mpsc::Sender<Came>,
+    client: &mpsc::Sender<Incoming>,
 ) -> Option<Close> {
     loop {
         gate.running().await;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 /// A parsed frame from the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Told {
+pub enum Frame {
     /// `new_message`.
     Message {
         /// The conversation's id.
@@ -64,9 +64,9 @@ pub enum Told {
     Other,
 }
 
-impl Told {
+impl Frame {
     /// Parses a frame.
-    pub fn read(text: &str) -> Told {
+    pub fn parse(text: &str) -> Frame {
         let frame: Value = serde_json::from_str(text).unwrap_or_default();
         let text_of = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let conversation = text_of(&frame["conversation_id"]);
@@ -74,7 +74,7 @@ impl Told {
         match frame["type"].as_str() {
             Some("new_message") => {
                 let message = &frame["message"];
-                Told::Message {
+                Frame::Message {
                     conversation,
                     seq,
                     id: text_of(&message["id"]),
@@ -84,26 +84,26 @@ impl Told {
                 }
             }
             Some("participant_joined" | "participant_left" | "conversation_updated") => {
-                Told::Change { conversation, seq }
+                Frame::Change { conversation, seq }
             }
-            Some("message_ack") => Told::Ack {
+            Some("message_ack") => Frame::Ack {
                 conversation,
                 client_id: text_of(&frame["client_id"]),
                 seq,
                 id: text_of(&frame["id"]),
             },
             Some("conversation_joined") => {
-                Told::Joined { conversation, head: frame["head_seq"].as_u64().unwrap_or_default() }
+                Frame::Joined { conversation, head: frame["head_seq"].as_u64().unwrap_or_default() }
             }
-            Some("conversation_left") => Told::Ended { conversation },
+            Some("conversation_left") => Frame::Ended { conversation },
             Some("online_status") => {
                 let users = frame["users"].as_object().into_iter().flatten();
-                Told::Online(users.map(|(user, of)| (user.clone(), of["online"] == true)).collect())
+                Frame::Online(users.map(|(user, of)| (user.clone(), of["online"] == true)).collect())
             }
             Some("error") => {
-                Told::Failed { reference: text_of(&frame["ref"]), code: text_of(&frame["code"]) }
+                Frame::Failed { reference: text_of(&frame["ref"]), code: text_of(&frame["code"]) }
             }
-            _ => Told::Other,
+            _ => Frame::Other,
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Gates between one instance of a process and the world: whether it lives and runs, and whether it reaches the bus and
-//! the store.
+//! Gates between one instance of a process and the world: whether it is alive and runs, and whether it reaches the bus
+//! and the store.
 
 use parking_lot::Mutex;
 use std::future::pending;
@@ -23,7 +23,7 @@ pub struct Gate {
     /// The process and its instance, for the trace. Workers use it as their worker id.
     pub name: String,
     /// The number of the instance, unique in the run.
-    pub life: u64,
+    pub instance: u64,
     state: Mutex<State>,
     changed: Notify,
 }
@@ -39,8 +39,8 @@ pub enum Cut {
 
 impl Gate {
     /// The gate of a process that runs and reaches everything.
-    pub fn new(name: String, life: u64) -> Gate {
-        Gate { name, life, state: Mutex::default(), changed: Notify::new() }
+    pub fn new(name: String, instance: u64) -> Gate {
+        Gate { name, instance, state: Mutex::default(), changed: Notify::new() }
     }
 
     /// Waits while the process is paused, and forever once it is dead.

@@ -1,6 +1,6 @@
 //! The end of a run: checks that everything comes to rest, and that clients received only what is true.
 
-use crate::client::{Client, Life, Plan, State, wait_for};
+use crate::client::{Client, Plan, RunningClient, State, wait_for};
 use crate::club::{Roll, Row, is_club};
 use crate::cluster::{Cluster, GRACE, Kind};
 use crate::profile::user;
@@ -38,7 +38,7 @@ pub async fn rest(world: &Arc<World>, cluster: &Arc<Cluster>, clients: &[Arc<Cli
     }
     world.note(format_args!("everything has come to rest, or has not in time"));
     faults.extend(see(world, clients).await);
-    faults.extend(ask_heads(world, cluster, clients).await);
+    faults.extend(read_heads(world, cluster, clients).await);
     faults
 }
 
@@ -73,10 +73,10 @@ async fn see(world: &World, clients: &[Arc<Client>]) -> Vec<String> {
     let users: BTreeSet<String> = clients.iter().map(|client| client.plan.user.to_string()).collect();
     let mut faults = Vec::new();
     for client in clients.iter().filter(|client| !client.has_left()) {
-        client.state.lock().ask(users.iter().cloned().collect());
+        client.state.lock().request_presence(users.iter().cloned().collect());
         let deadline = Instant::now() + Duration::from_secs(15);
         if !wait_for(client, deadline, |state| state.online.len() == users.len()).await {
-            faults.push(format!("not healed: {} is not told who is online", client.plan.name));
+            faults.push(format!("not healed: {} has not received who is online", client.plan.name));
         }
         let online = client.state.lock().online.clone();
         for (user, online) in online {
@@ -87,7 +87,7 @@ async fn see(world: &World, clients: &[Arc<Client>]) -> Vec<String> {
 }
 
 /// Joins every open conversation as a new client through every gateway, and records the heads from the replies.
-async fn ask_heads(world: &Arc<World>, cluster: &Arc<Cluster>, clients: &[Arc<Client>]) -> Vec<String> {
+async fn read_heads(world: &Arc<World>, cluster: &Arc<Cluster>, clients: &[Arc<Client>]) -> Vec<String> {
     let mut faults = Vec::new();
     for gateway in 0..cluster.count(Kind::Gateway) {
         let conversations = conversations(clients);
@@ -101,13 +101,13 @@ async fn ask_heads(world: &Arc<World>, cluster: &Arc<Cluster>, clients: &[Arc<Cl
             dawdles: false,
             gateway,
         });
-        let life = tokio::spawn(Life::new(auditor.clone(), world.clone(), cluster.clone()).run());
+        let task = tokio::spawn(RunningClient::new(auditor.clone(), world.clone(), cluster.clone()).run());
         let deadline = Instant::now() + Duration::from_secs(40);
         if !wait_for(&auditor, deadline, |state| state.joined.len() == conversations.len()).await {
             faults.push(format!("not healed: gateway {gateway} does not let an auditor join"));
         }
         let heads: BTreeMap<String, u64> = auditor.state.lock().cursors.clone();
-        life.abort();
+        task.abort();
         for (conversation, head) in heads {
             world.record(What::Head { conversation, head });
         }
@@ -127,7 +127,7 @@ fn joined(clients: &[Arc<Client>]) -> impl Iterator<Item = String> {
 /// Checks that clients received only events of clubs that they may receive, and that each message is stored once.
 fn judge_clubs(world: &World, clients: &[Arc<Client>]) {
     let clubs: BTreeSet<String> = joined(clients).filter(|conversation| is_club(conversation)).collect();
-    let heard = world.clubs();
+    let received = world.clubs();
     for club in clubs {
         let rows = world.tables.lock().club_rows(&club);
         let mut known = BTreeSet::new();
@@ -139,7 +139,7 @@ fn judge_clubs(world: &World, clients: &[Arc<Client>]) {
         }
         let roll = Roll::of(&rows);
         let wrong =
-            heard.iter().filter(|heard| heard.conversation == club).filter_map(|heard| roll.judge(heard));
+            received.iter().filter(|event| event.conversation == club).filter_map(|event| roll.judge(event));
         wrong.for_each(|wrong| world.violation(format_args!("{wrong}")));
     }
 }

@@ -1,6 +1,6 @@
 //! One run: its world, processes, clients and disasters, and the judgement at the end.
 
-use crate::client::{Client, Life};
+use crate::client::{Client, RunningClient};
 use crate::cluster::Cluster;
 use crate::disaster::Disasters;
 use crate::judge;
@@ -48,8 +48,8 @@ pub struct Outcome {
     pub hash: u64,
     /// Number of lines in the trace.
     pub lines: u64,
-    /// How long the run took in virtual time.
-    pub took: Duration,
+    /// Duration of the run in virtual time.
+    pub elapsed: Duration,
 }
 
 impl Outcome {
@@ -96,13 +96,13 @@ pub fn set_clock_wrong(world: &World, skew_ms: i64) {
 pub fn run(order: &Order) -> anyhow::Result<Outcome> {
     carillon_runtime::time::install(virtual_ms)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
-    let outcome = runtime.block_on(live(order));
+    let outcome = runtime.block_on(simulate(order));
     // Some tasks wait forever, so the runtime must not wait for them.
     runtime.shutdown_background();
     Ok(outcome)
 }
 
-async fn live(order: &Order) -> Outcome {
+async fn simulate(order: &Order) -> Outcome {
     let began = Instant::now();
     BEGAN.set(Some(began));
     let mut random = Random::new(order.seed);
@@ -117,7 +117,7 @@ async fn live(order: &Order) -> Outcome {
     cluster.heal();
     let clients: Vec<_> = profile.clients.iter().cloned().map(Client::new).collect();
     for client in &clients {
-        tokio::spawn(Life::new(client.clone(), world.clone(), cluster.clone()).run());
+        tokio::spawn(RunningClient::new(client.clone(), world.clone(), cluster.clone()).run());
     }
     let script = order.scenario.map(|scenario| scenario.script(&world, &cluster, &clients));
     let disasters = profile.disasters_every.map(|every| {
@@ -151,8 +151,8 @@ async fn live(order: &Order) -> Outcome {
     );
     let counts = world.counts();
     faults.extend(order.scenario.into_iter().flat_map(|scenario| scenario.missed(&counts)));
-    let ((hash, lines), report, took) = (world.trace.digest(), report.to_string(), began.elapsed());
-    Outcome { profile, faults, report, history, counts, hash, lines, took }
+    let ((hash, lines), report, elapsed) = (world.trace.digest(), report.to_string(), began.elapsed());
+    Outcome { profile, faults, report, history, counts, hash, lines, elapsed }
 }
 
 /// Notes the state of every other source of randomness as the first line of the trace. A source that does not follow

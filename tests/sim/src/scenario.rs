@@ -23,7 +23,7 @@ pub enum Scenario {
     /// Without faults.
     Calm,
     /// One entry holds the same client id twice. A connection breaks before its acks arrive, and the client sends
-    /// everything again while the log takes no entries.
+    /// everything again while the log accepts no entries.
     TwiceInOneEntry,
     /// A log loses its tail while its worker runs.
     Rollback,
@@ -38,7 +38,7 @@ pub enum Scenario {
     /// A gateway is killed while its user has as many connections as are allowed.
     KilledAtTheLimit,
     /// The logs lose entries seven times in a row, so that new log generations begin.
-    SevenLives,
+    SevenLogGenerations,
     /// The store is away for a minute.
     StoreAway,
     /// All processes are killed at once, several times.
@@ -50,11 +50,11 @@ pub enum Scenario {
     /// successor reads it.
     StaleWriterAndGrowth,
     /// A worker is paused and a successor takes over. The log then loses the entries that the successor applied and
-    /// takes others in their place. The first worker resumes and reads those.
+    /// appends others in their place. The first worker resumes and reads those.
     ResumedReader,
     /// The bus lets all leases run out again and again, and workers take over from owners that still believe in theirs.
     LapsedLeases,
-    /// The store takes up to two seconds for most requests, which is longer than an owner may rely on one reading of
+    /// The store answers most requests up to two seconds late, which is longer than an owner may rely on one reading of
     /// its tenure.
     SlowStore,
     /// Participants are removed and added while they send, join and lose their connections.
@@ -77,7 +77,7 @@ impl Scenario {
         ("late-joins", Self::LateJoins),
         ("acks-lost", Self::AcksLost),
         ("killed-at-the-limit", Self::KilledAtTheLimit),
-        ("seven-lives", Self::SevenLives),
+        ("seven-log-generations", Self::SevenLogGenerations),
         ("store-away", Self::StoreAway),
         ("all-killed", Self::AllKilled),
         ("stale-writer", Self::StaleWriter),
@@ -107,7 +107,7 @@ impl Scenario {
     fn plan(self, number: u64, user_number: u64) -> Plan {
         // Enough messages for every log generation, and for clients to be still sending when the script begins.
         let (messages, pause_ms) = match self {
-            Self::SevenLives => (80, 3_000),
+            Self::SevenLogGenerations => (80, 3_000),
             Self::AcksLost | Self::StoreAway => (80, 900),
             Self::StaleWriter
             | Self::StaleWriterAndGrowth
@@ -133,13 +133,13 @@ impl Scenario {
         match self {
             Self::Calm | Self::SlowStore => &[("acks", 240)],
             Self::TwiceInOneEntry => &[("entries with an id twice", 3)],
-            Self::Rollback | Self::RollbackAndGrowth => &[("losses of logs", 8), ("new lives of logs", 2)],
+            Self::Rollback | Self::RollbackAndGrowth => &[("losses of logs", 8), ("new log generations", 2)],
             Self::PauseBeforeHead => &[("processes paused", 2), ("processes killed", 2)],
             Self::LateJoins => &[("late answers to gateways", 8)],
             Self::AcksLost => &[("batches with acks lost", 5)],
             // A connection above the limit is not refused: it waits until the killed gateway's sessions are dropped.
             Self::KilledAtTheLimit => &[("processes killed", 2), ("joins", 40)],
-            Self::SevenLives => &[("new lives of logs", 14)],
+            Self::SevenLogGenerations => &[("new log generations", 14)],
             Self::StoreAway => &[("refusals", 20)],
             Self::AllKilled => &[("processes killed", 18)],
             Self::StaleWriter => &[("losses of logs", 4), ("writes that strayed", 2), ("take-overs", 2)],
@@ -153,7 +153,7 @@ impl Scenario {
             Self::Upgrades => &[("acks", 1_400), ("versions begun", 4), ("workers refused", 2)],
             Self::LapsedLeases => &[("lapses of leases", 8), ("take-overs", 4)],
             // Most of these logs have grown past the checkpoint again, so only tags show that their entries are others.
-            Self::StaleWriterAndGrowth => &[("losses of logs", 12), ("new lives of logs", 5)],
+            Self::StaleWriterAndGrowth => &[("losses of logs", 12), ("new log generations", 5)],
         }
     }
 
@@ -237,7 +237,7 @@ impl Script {
             Scenario::LateJoins | Scenario::Removals => self.cut_clients_often().await,
             Scenario::AcksLost => self.lose_acks().await,
             Scenario::KilledAtTheLimit => self.kill_at_the_limit().await,
-            Scenario::SevenLives => self.live_seven_times().await,
+            Scenario::SevenLogGenerations => self.begin_seven_log_generations().await,
             Scenario::StoreAway => self.lose_the_store().await,
             Scenario::AllKilled => self.kill_all().await,
             Scenario::ResumedReader => self.resume_readers().await,
@@ -330,9 +330,9 @@ impl Script {
         }
     }
 
-    async fn live_seven_times(&self) {
-        for life in 0..7 {
-            let lost = if life % 3 == 2 { None } else { Some(2 + life) };
+    async fn begin_seven_log_generations(&self) {
+        for round in 0..7 {
+            let lost = if round % 3 == 2 { None } else { Some(2 + round) };
             self.partitions().for_each(|partition| forget(&self.world, partition, lost));
             sleep(Duration::from_secs(7)).await;
         }
@@ -360,14 +360,14 @@ impl Script {
             let last = |partition: usize| self.world.logs[partition].lock().bounds().last;
             let owned = owned(&self.world, &gate);
             gate.pause();
-            self.world.note(format_args!("{} stands still", gate.name));
+            self.world.note(format_args!("{} is paused", gate.name));
             let read: Vec<u64> = owned.iter().map(|partition| last(*partition)).collect();
             sleep(Duration::from_secs(6)).await;
             for (partition, read) in owned.into_iter().zip(read) {
                 forget(&self.world, partition, Some(last(partition).saturating_sub(read)));
             }
             sleep(Duration::from_millis(900)).await;
-            self.world.note(format_args!("{} goes on", gate.name));
+            self.world.note(format_args!("{} resumes", gate.name));
             gate.resume();
             sleep(Duration::from_secs(8)).await;
         }

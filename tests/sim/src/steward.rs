@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 
 /// The API key with which the steward authenticates as a backend.
 pub const API_KEY: &str = "the-steward's-key";
-/// How long the steward waits for an answer. This is longer than a gateway takes to report an unknown outcome.
+/// How long the steward waits for an answer. This is longer than a gateway waits before it reports an unknown outcome.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Time between two attempts to create a club.
 const AGAIN: Duration = Duration::from_millis(500);
@@ -49,7 +49,7 @@ impl Steward {
         for number in 0..self.clubs {
             let participants: Vec<_> = self.users.iter().map(UserId::to_string).collect();
             let new = json!({ "id": club(number), "participants": participants });
-            while !matches!(self.ask("POST", "/api/conversations", &new).await, Some(200..=201 | 409)) {
+            while !matches!(self.request("POST", "/api/conversations", &new).await, Some(200..=201 | 409)) {
                 sleep(AGAIN).await;
             }
         }
@@ -66,19 +66,19 @@ impl Steward {
         let path = format!("/api/conversations/{NAMESPACE}:{number}/participants");
         let members = &mut self.members[number as usize];
         let status = if members.remove(&user) {
-            self.ask("DELETE", &format!("{path}/{user}"), &Value::Null).await
+            self.request("DELETE", &format!("{path}/{user}"), &Value::Null).await
         } else {
             members.insert(user.clone());
-            self.ask("POST", &path, &json!({ "userIds": [user.as_str()] })).await
+            self.request("POST", &path, &json!({ "userIds": [user.as_str()] })).await
         };
         if matches!(status, Some(200..=204)) {
             self.world.count("changes of participants");
         }
     }
 
-    async fn ask(&mut self, method: &str, path: &str, body: &Value) -> Option<u16> {
+    async fn request(&mut self, method: &str, path: &str, body: &Value) -> Option<u16> {
         let gateway = self.random.below(self.cluster.count(Kind::Gateway) as u64) as usize;
-        let asked = self.cluster.rest(gateway, method, path, body);
-        timeout(PATIENCE, asked).await.ok().flatten()
+        let answer = self.cluster.rest(gateway, method, path, body);
+        timeout(PATIENCE, answer).await.ok().flatten()
     }
 }

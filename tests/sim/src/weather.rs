@@ -5,7 +5,7 @@ use crate::random::Random;
 /// Chances of faults, each in 10,000 calls, and delays.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Weather {
-    /// Longest time that one direction of a call takes, in milliseconds.
+    /// Longest time of one direction of a call, in milliseconds.
     pub latency_ms: u64,
     /// An append is refused and has no effect.
     pub append_refused: u32,
@@ -25,7 +25,7 @@ pub struct Weather {
     pub subscription_lost: u32,
     /// A request does not arrive.
     pub request_lost: u32,
-    /// An answer takes up to two seconds, which is often longer than its requester waits.
+    /// An answer is up to two seconds late, which is often longer than its requester waits.
     pub answer_late: u32,
     /// A reader of a log breaks.
     pub reader_broken: u32,
@@ -45,7 +45,7 @@ pub struct Weather {
     pub straying_ms: u64,
     /// A write fails half-way: some rows are written.
     pub write_half: u32,
-    /// The store takes up to two seconds for a call.
+    /// The store answers a call up to two seconds late.
     pub store_slow: u32,
     /// A read fails.
     pub read_failed: u32,

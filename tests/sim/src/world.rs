@@ -1,7 +1,7 @@
 //! Everything outside the processes: network, bus, store, randomness, and the records of the run.
 
 use crate::bus::{Leases, Log, Subjects};
-use crate::club::{Heard, is_club};
+use crate::club::{Received, is_club};
 use crate::network::Network;
 use crate::random::Random;
 use crate::store::Tables;
@@ -46,7 +46,7 @@ pub struct World {
     pub blackout: Mutex<Option<Blackout>>,
     dice: Mutex<Random>,
     history: Mutex<Vec<Record>>,
-    clubs: Mutex<Vec<Heard>>,
+    clubs: Mutex<Vec<Received>>,
     violations: Mutex<Vec<String>>,
     counts: Mutex<BTreeMap<&'static str, u64>>,
 }
@@ -94,7 +94,7 @@ impl World {
         self.dice(|random| random.chance(per_10_000))
     }
 
-    /// Draws how long one direction of a call takes.
+    /// Draws the time of one direction of a call.
     pub fn latency(&self) -> Duration {
         let most_ms = self.weather.lock().latency_ms;
         Duration::from_millis(self.dice(|random| random.between(0..=most_ms)))
@@ -126,12 +126,12 @@ impl World {
     }
 
     /// Records an event of a club that a client received.
-    pub fn heard(&self, heard: impl FnOnce(u64) -> Heard) {
-        self.clubs.lock().push(heard(self.trace.now_us()));
+    pub fn record_club_event(&self, event: impl FnOnce(u64) -> Received) {
+        self.clubs.lock().push(event(self.trace.now_us()));
     }
 
     /// The events of clubs that clients received.
-    pub fn clubs(&self) -> Vec<Heard> {
+    pub fn clubs(&self) -> Vec<Received> {
         self.clubs.lock().clone()
     }
 

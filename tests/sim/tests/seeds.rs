@@ -1,4 +1,4 @@
-//! Carillon in simulations: as many seeds as `CARILLON_SIM_SEEDS` says (200 by default), every scripted run, and
+//! Carillon in simulations: as many seeds as `CARILLON_SIM_SEEDS` names (200 by default), every scripted run, and
 //! whether a seed repeats its run.
 
 use std::process::{Command, Output};
@@ -10,7 +10,7 @@ fn sim(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_sim")).args(arguments).output().expect("the simulator runs")
 }
 
-fn told(output: &Output) -> String {
+fn printed(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
@@ -19,20 +19,20 @@ fn random_faults_break_no_promise() {
     let seeds = std::env::var("CARILLON_SIM_SEEDS").ok();
     let seeds = seeds.map_or(SEEDS, |seeds| seeds.parse().expect("CARILLON_SIM_SEEDS is a number"));
     let output = sim(&["--seeds", &format!("0..{seeds}")]);
-    assert!(output.status.success(), "{}", told(&output));
+    assert!(output.status.success(), "{}", printed(&output));
 }
 
 #[test]
 fn every_scripted_run_passes() {
     let output = sim(&["--scenarios"]);
-    assert!(output.status.success(), "{}", told(&output));
+    assert!(output.status.success(), "{}", printed(&output));
 }
 
 /// The hash in the line that a run prints about its result. It does not depend on real time.
 fn hash(seed: &str) -> String {
-    let told = told(&sim(&["--seed", seed]));
-    let hash = told.lines().find_map(|line| line.rsplit_once("hash "));
-    hash.unwrap_or_else(|| panic!("no hash in {told}")).1.to_owned()
+    let printed = printed(&sim(&["--seed", seed]));
+    let hash = printed.lines().find_map(|line| line.rsplit_once("hash "));
+    hash.unwrap_or_else(|| panic!("no hash in {printed}")).1.to_owned()
 }
 
 #[test]
@@ -62,8 +62,8 @@ fn wrong_arguments_are_explained() {
     for wrong in [&["--seeds", "5..5"][..], &["--scenario", "none"], &["--seed", "1", "--seeds", "0..2"], &[]]
     {
         let output = sim(wrong);
-        assert_eq!(output.status.code(), Some(2), "{wrong:?}: {}", told(&output));
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}: {}", printed(&output));
     }
-    let help = told(&sim(&["--help"]));
-    assert!(help.contains("--seed 42 --trace") && help.contains("seven-lives"), "{help}");
+    let help = printed(&sim(&["--help"]));
+    assert!(help.contains("--seed 42 --trace") && help.contains("rollback"), "{help}");
 }

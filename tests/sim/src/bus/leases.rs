@@ -14,7 +14,7 @@ pub struct Leases {
 }
 
 impl Leases {
-    /// Takes or renews a lease for [`LEASE_MS`] and returns its number. The number rises with every call.
+    /// Acquires or renews a lease for [`LEASE_MS`] and returns its number. The number rises with every call.
     pub fn renew(&mut self, worker: WorkerId) -> u64 {
         self.run_out.insert(worker, Instant::now() + Duration::from_millis(LEASE_MS));
         self.number += 1;

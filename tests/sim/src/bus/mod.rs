@@ -31,7 +31,7 @@ impl From<TimedOut> for BusError {
 /// What happens to an append.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
-    Taken,
+    Accepted,
     Refused,
     Lost,
     Lied,
@@ -50,12 +50,12 @@ impl Node {
         } else if world.strikes(|weather| weather.append_strays) {
             Fate::Strays
         } else {
-            Fate::Taken
+            Fate::Accepted
         }
     }
 
     /// Sends a request about a log or a lease and waits for the answer. With `fails` no answer comes.
-    async fn ask<T: Send + 'static>(
+    async fn call<T: Send + 'static>(
         &self,
         what: &str,
         fails: bool,
@@ -63,13 +63,13 @@ impl Node {
     ) -> Result<T, BusError> {
         self.way(Cut::Bus).await?;
         if fails {
-            self.note(format_args!("asks for {what}: no answer"));
+            self.note(format_args!("requests {what}: no answer"));
             return Err(self.no_answer().await.into());
         }
         let world = self.world.clone();
         let answer = self.world.network.remote(self.world.latency(), move || answer(&world)).await;
         self.way(Cut::Bus).await?;
-        self.note(format_args!("asks for {what}"));
+        self.note(format_args!("requests {what}"));
         Ok(answer)
     }
 }
@@ -87,7 +87,7 @@ impl Bus for Node {
         self.way(Cut::Bus).await?;
         let fate = self.fate();
         let (world, name) = (self.world.clone(), self.gate.name.clone());
-        let take = move || {
+        let append = move || {
             // A short `tags_kept_ms` simulates a repetition that arrives after the log forgot the tag. An append that
             // strays for seconds must still be recognised, so it gets the full time.
             let kept = match fate {
@@ -97,10 +97,10 @@ impl Bus for Node {
             if holds_an_id_twice(&payload) {
                 world.count("entries with an id twice");
             }
-            let taken = world.logs[partition as usize].lock().append(tag, payload, kept);
+            let sequence = world.logs[partition as usize].lock().append(tag, payload, kept);
             world.grown[partition as usize].notify_waiters();
-            world.note(format_args!("log {partition} takes {taken} from {name}, {fate:?}"));
-            taken
+            world.note(format_args!("log {partition} appends {sequence} from {name}, {fate:?}"));
+            sequence
         };
         let network = &self.world.network;
         match fate {
@@ -113,35 +113,35 @@ impl Bus for Node {
             Fate::Strays => {
                 let after_ms = self.world.dice(|random| random.between(500..=4_000));
                 network.at(Instant::now() + Duration::from_millis(after_ms), move || {
-                    take();
+                    append();
                 });
                 return Err(self.no_answer().await.into());
             }
-            Fate::Taken | Fate::Lied => {}
+            Fate::Accepted | Fate::Lied => {}
         }
-        let taken = network.remote(self.world.latency(), take).await;
+        let sequence = network.remote(self.world.latency(), append).await;
         if fate == Fate::Lied {
             self.world.count("appends that lied");
             return Err(self.no_answer().await.into());
         }
         self.way(Cut::Bus).await?;
-        Ok(taken)
+        Ok(sequence)
     }
 
     async fn log_bounds(&self, partition: u32) -> Result<LogBounds, BusError> {
         let fails = self.world.strikes(|weather| weather.log_unknown);
-        self.ask("bounds", fails, move |world| world.logs[partition as usize].lock().bounds()).await
+        self.call("bounds", fails, move |world| world.logs[partition as usize].lock().bounds()).await
     }
 
     async fn log_entry(&self, partition: u32, sequence: u64) -> Result<Option<LogEntry>, BusError> {
         let fails = self.world.strikes(|weather| weather.log_unknown);
-        self.ask("entry", fails, move |world| world.logs[partition as usize].lock().entry(sequence)).await
+        self.call("entry", fails, move |world| world.logs[partition as usize].lock().entry(sequence)).await
     }
 
     async fn read_log(&self, partition: u32, from_sequence: u64) -> Result<Box<dyn LogReader>, BusError> {
         let fails = self.world.strikes(|weather| weather.log_unknown);
         let bounds = move |world: &World| world.logs[partition as usize].lock().bounds();
-        let LogBounds { first, last } = self.ask("reader", fails, bounds).await?;
+        let LogBounds { first, last } = self.call("reader", fails, bounds).await?;
         if from_sequence < first || from_sequence > last + 1 {
             return Err(BusError::Broken(format!("the log holds {first} to {last}, not {from_sequence}")));
         }
@@ -149,7 +149,7 @@ impl Bus for Node {
     }
 
     async fn purge_log(&self, partition: u32, below: u64) -> Result<(), BusError> {
-        self.ask("purge", false, move |world| world.logs[partition as usize].lock().purge(below)).await
+        self.call("purge", false, move |world| world.logs[partition as usize].lock().purge(below)).await
     }
 
     async fn publish(&self, subject: &str, payload: Bytes) -> Result<(), BusError> {
@@ -174,8 +174,8 @@ impl Bus for Node {
             self.gate.running().await;
             return Err(timed_out());
         }
-        let Some(answers) = subjects::ask(self, subject, &payload) else {
-            self.note(format_args!("asks on {subject}: nobody listens"));
+        let Some(answers) = subjects::request(self, subject, &payload) else {
+            self.note(format_args!("request on {subject}: no subscriber"));
             return Err(BusError::Unavailable(format!("nobody listens on {subject}")));
         };
         let answered = timeout_at(deadline, async {
@@ -191,13 +191,13 @@ impl Bus for Node {
         let answered = answered.await.ok().flatten();
         self.gate.running().await;
         if let (Some(answer), false) = (answered, self.gate.is_cut(Cut::Bus)) {
-            self.note(format_args!("asks on {subject}: {} bytes", answer.len()));
+            self.note(format_args!("request on {subject}: {} bytes", answer.len()));
             return Ok(answer);
         }
         // On a real network a requester cannot see that its request was discarded, so it waits for the whole timeout.
         sleep_until(deadline).await;
         self.gate.running().await;
-        self.note(format_args!("asks on {subject}: no answer"));
+        self.note(format_args!("request on {subject}: no answer"));
         Err(timed_out())
     }
 
@@ -205,19 +205,19 @@ impl Bus for Node {
         let fails = self.world.strikes(|weather| weather.lease_failed);
         let (kind, worker) = (kind.to_owned(), worker.clone());
         let renew = move |world: &World| world.leases.lock().entry(kind).or_default().renew(worker);
-        self.ask("renewal", fails, renew).await
+        self.call("renewal", fails, renew).await
     }
 
     async fn live_leases(&self, kind: &str) -> Result<Vec<WorkerId>, BusError> {
         let fails = self.world.strikes(|weather| weather.lease_failed);
         let kind = kind.to_owned();
-        self.ask("leases", fails, move |world| world.leases.lock().entry(kind).or_default().live()).await
+        self.call("leases", fails, move |world| world.leases.lock().entry(kind).or_default().live()).await
     }
 
     async fn release_lease(&self, kind: &str, worker: &WorkerId) -> Result<(), BusError> {
         let (kind, worker) = (kind.to_owned(), worker.clone());
         let release = move |world: &World| world.leases.lock().entry(kind).or_default().release(&worker);
-        self.ask("release", false, release).await
+        self.call("release", false, release).await
     }
 
     async fn healthy(&self) -> bool {

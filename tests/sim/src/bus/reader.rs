@@ -70,7 +70,7 @@ impl Reader {
 
 #[async_trait]
 impl LogReader for Reader {
-    /// Takes no entries before the last await, so cancelling this call loses none.
+    /// Removes no entries before the last await, so cancelling this call loses none.
     async fn next(&mut self, entries_max: usize) -> Result<Vec<LogEntry>, BusError> {
         loop {
             self.node.gate.running().await;

@@ -34,21 +34,23 @@ pub struct Subjects {
 
 impl Subjects {
     /// Removes all subscriptions of a process that ended.
-    pub fn forget(&mut self, life: u64) {
+    pub fn forget(&mut self, instance: u64) {
         for members in self.table.values_mut() {
-            members.retain(|member| member.gate.life != life);
+            members.retain(|member| member.gate.instance != instance);
         }
-        self.arrivals.retain(|(sender, _), _| *sender != life);
+        self.arrivals.retain(|(sender, _), _| *sender != instance);
     }
 
     /// Whether a process subscribes to this subject.
-    pub fn hears(&self, life: u64, subject: &str) -> bool {
-        self.table.get(subject).is_some_and(|members| members.iter().any(|member| member.gate.life == life))
+    pub fn subscribes(&self, instance: u64, subject: &str) -> bool {
+        self.table
+            .get(subject)
+            .is_some_and(|members| members.iter().any(|member| member.gate.instance == instance))
     }
 
     /// Reports to all subscriptions of a process that they missed messages.
-    pub fn lost(&self, life: u64) {
-        for member in self.table.values().flatten().filter(|member| member.gate.life == life) {
+    pub fn lost(&self, instance: u64) {
+        for member in self.table.values().flatten().filter(|member| member.gate.instance == instance) {
             member.filler.lost();
         }
     }
@@ -88,17 +90,17 @@ pub(super) fn subscribe(node: &Node, subject: &str, group: Option<&str>) -> Subs
     subscription
 }
 
-/// The receivers of one message: every member without a group, and one member of a group.
-fn hearers(node: &Node, subject: &str) -> Vec<Member> {
+/// The recipients of one message: every member without a group, and one member of a group.
+fn recipients(node: &Node, subject: &str) -> Vec<Member> {
     let members = node.world.subjects.lock().table.get(subject).cloned().unwrap_or_default();
-    let (grouped, mut hearers): (Vec<_>, Vec<_>) =
+    let (grouped, mut recipients): (Vec<_>, Vec<_>) =
         members.into_iter().partition(|member| member.group.is_some());
     let chosen = node.world.dice(|random| random.pick(&grouped).cloned());
-    hearers.extend(chosen);
-    hearers
+    recipients.extend(chosen);
+    recipients
 }
 
-/// What happens to one message on its way to one receiver.
+/// What happens to one message on its way to one recipient.
 struct Sent {
     lost: bool,
     twice: bool,
@@ -131,10 +133,10 @@ fn batch(payload: &Bytes) -> Option<Batch> {
 
 pub(super) fn publish(node: &Node, subject: &str, payload: &Bytes) {
     let world = &node.world;
-    for member in hearers(node, subject) {
+    for member in recipients(node, subject) {
         let Sent { lost, twice, late, acks } = fate(node, subject, payload);
         if world.strikes(|weather| weather.subscription_lost) {
-            node.note(format_args!("publishes {subject}: lost, and told"));
+            node.note(format_args!("publishes {subject}: lost, and the subscriber is notified"));
             member.filler.lost();
             continue;
         }
@@ -151,13 +153,13 @@ pub(super) fn publish(node: &Node, subject: &str, payload: &Bytes) {
     }
 }
 
-/// Sends a request to its receivers; `None` if the subject has none.
-pub(super) fn ask(node: &Node, subject: &str, payload: &Bytes) -> Option<Vec<oneshot::Receiver<Bytes>>> {
-    let hearers = hearers(node, subject);
-    let answers = hearers.iter().map(|member| {
+/// Sends a request to its recipients; `None` if the subject has none.
+pub(super) fn request(node: &Node, subject: &str, payload: &Bytes) -> Option<Vec<oneshot::Receiver<Bytes>>> {
+    let recipients = recipients(node, subject);
+    let answers = recipients.iter().map(|member| {
         let (sender, answer) = oneshot::channel();
         if node.world.strikes(|weather| weather.request_lost) {
-            node.note(format_args!("asks on {subject}: lost"));
+            node.note(format_args!("request on {subject}: lost"));
         } else {
             let message = Message { payload: payload.clone(), reply: Some(ReplyHandle::Local(sender)) };
             deliver(node, member, message, Duration::ZERO);
@@ -170,7 +172,7 @@ pub(super) fn ask(node: &Node, subject: &str, payload: &Bytes) -> Option<Vec<one
 
 fn deliver(node: &Node, member: &Member, message: Message, late: Duration) {
     let earliest = Instant::now() + node.world.latency() + late;
-    let arrival = node.world.subjects.lock().arrival(node.gate.life, member.id, earliest);
+    let arrival = node.world.subjects.lock().arrival(node.gate.instance, member.id, earliest);
     let (filler, gate) = (Arc::downgrade(&member.filler), member.gate.clone());
     node.world.network.at(arrival, move || {
         gate.arrive(move || {

@@ -232,7 +232,7 @@ impl Store for Node {
         let change = move || world.change_tenure(partition, previous, wanted);
         let in_force = self.world.network.remote(self.world.latency(), change).await;
         self.note(format_args!(
-            "wants {partition} in life {} by {:?}: in force {in_force:?}, {fate:?}",
+            "wants {partition} in incarnation {} by {:?}: in force {in_force:?}, {fate:?}",
             next.incarnation.number, next.owner
         ));
         if fate != Fate::Done {

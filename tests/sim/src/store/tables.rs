@@ -64,7 +64,7 @@ impl World {
         let in_force = self.tables.lock().change_tenure(partition, previous, next.clone());
         if let Some(known) = known.filter(|known| in_force == next && *known != next.incarnation) {
             let is_same_log = known.generation == next.incarnation.generation;
-            self.count(if is_same_log { "take-overs" } else { "new lives of logs" });
+            self.count(if is_same_log { "take-overs" } else { "new log generations" });
         }
         in_force
     }

@@ -17,18 +17,18 @@ mod show;
 const EXAMPLES: &str = "\
 Every run is one process, one thread and a virtual clock: the real gateways and workers, a simulated bus and store, \
 and faults drawn from the seed. The same seed gives the same run, to the last line of its trace. At the end everything \
-heals, and the history of what clients were told is held against what is stored.
+heals, and the history of what clients received is compared with what is stored.
 
 Examples:
-  sim --seeds 0..1000                 a thousand runs, two at a time; says which fail
+  sim --seeds 0..1000                 a thousand runs, two at a time; shows which fail
   sim --seed 42                       one run
   sim --seed 42 --trace               the same run, every line of what happened
   sim --seed 42 --log debug           the same run, with what the services log
-  sim --seed 42 --history run.jsonl   the same run; what clients did and were told, for check-history
-  sim --scenario seven-lives          a scripted run
+  sim --seed 42 --history run.jsonl   the same run; what clients did and received, for check-history
+  sim --scenario rollback             a scripted run
   sim --scenarios                     all scripted runs that have to go well
 
-Exit status: 0 when all is well, 1 when a run failed, 2 when asked for something impossible.";
+Exit status: 0 when all is well, 1 when a run failed, 2 for wrong usage.";
 
 /// The parsed command line.
 struct Arguments {
@@ -58,7 +58,7 @@ fn understood() -> clap::Command {
         .arg(flag("trace", "Prints every line of what happened"))
         .arg(value("log", "FILTER", "Prints what the services log, on standard error: a level, or a filter"))
         .arg(
-            value("history", "FILE", "Writes what clients did and were told, a line of JSON each")
+            value("history", "FILE", "Writes what clients did and received, a line of JSON each")
                 .value_parser(value_parser!(PathBuf)),
         )
         .arg(
@@ -131,7 +131,7 @@ fn one(arguments: &Arguments) -> anyhow::Result<bool> {
         let file = std::fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
         carillon_history::write(std::io::BufWriter::new(file), &outcome.history)?;
     }
-    tell(&order, &outcome, began);
+    print(&order, &outcome, began);
     Ok(outcome.is_good())
 }
 
@@ -142,15 +142,15 @@ fn alone(order: &Order) -> anyhow::Result<Outcome> {
         .unwrap_or_else(|_| anyhow::bail!("the run panicked: see above"))
 }
 
-fn tell(order: &Order, outcome: &Outcome, began: Instant) {
-    let Outcome { hash, lines, took, .. } = outcome;
+fn print(order: &Order, outcome: &Outcome, began: Instant) {
+    let Outcome { hash, lines, elapsed, .. } = outcome;
     let counts: Vec<_> = outcome.counts.iter().map(|(what, count)| format!("{count} {what}")).collect();
     println!("{}{}", many::COUNTS, counts.join(", "));
     if outcome.is_good() {
         let name = outcome.profile.name;
-        let (took, real_ms) = (took.as_secs(), began.elapsed().as_millis());
+        let (seconds, real_ms) = (elapsed.as_secs(), began.elapsed().as_millis());
         println!(
-            "{}: well ({name}, {took} s in {real_ms} ms, {lines} lines) hash {hash:016x}",
+            "{}: well ({name}, {seconds} s in {real_ms} ms, {lines} lines) hash {hash:016x}",
             command(order)
         );
     } else {

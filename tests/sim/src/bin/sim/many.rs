@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// A run that takes longer hangs: it spins without moving its virtual clock.
+/// A run that lasts longer hangs: it spins without moving its virtual clock.
 const RUN_TIMEOUT: Duration = Duration::from_secs(120);
 /// Time between two checks of whether a run has ended.
 const LOOK: Duration = Duration::from_millis(5);
@@ -38,13 +38,13 @@ pub(crate) fn run(runs: Runs, jobs: usize) -> anyhow::Result<bool> {
         for _ in 0..jobs.max(1) {
             scope.spawn(|| {
                 while let Some(arguments) = waiting.lock().ok().and_then(|mut runs| runs.next()) {
-                    let (went_well, told) = one(Command::new(&program).args(&arguments));
+                    let (went_well, printed) = one(Command::new(&program).args(&arguments));
                     if let Ok(mut happened) = happened.lock() {
-                        add(&mut happened, &told);
+                        add(&mut happened, &printed);
                     }
                     if !went_well {
                         failed.fetch_add(1, Ordering::Relaxed);
-                        println!("{told}of: sim {}\n", arguments.join(" "));
+                        println!("{printed}of: sim {}\n", arguments.join(" "));
                     }
                 }
             });
@@ -59,8 +59,9 @@ pub(crate) fn run(runs: Runs, jobs: usize) -> anyhow::Result<bool> {
 }
 
 /// Adds the counts that a run printed to the total.
-fn add(happened: &mut BTreeMap<String, u64>, told: &str) {
-    let counts = told.lines().filter_map(|line| line.strip_prefix(COUNTS)).flat_map(|line| line.split(", "));
+fn add(happened: &mut BTreeMap<String, u64>, printed: &str) {
+    let counts =
+        printed.lines().filter_map(|line| line.strip_prefix(COUNTS)).flat_map(|line| line.split(", "));
     for (count, what) in counts.filter_map(|one| one.split_once(' ')) {
         *happened.entry(what.to_owned()).or_default() += count.parse::<u64>().unwrap_or(0);
     }
@@ -72,8 +73,9 @@ fn one(command: &mut Command) -> (bool, String) {
     let ended = spawned.and_then(|child| within(child, RUN_TIMEOUT)).and_then(Child::wait_with_output);
     match ended {
         Ok(output) => {
-            let told = [output.stdout, output.stderr].map(|told| String::from_utf8_lossy(&told).into_owned());
-            (output.status.success(), told.concat())
+            let printed =
+                [output.stdout, output.stderr].map(|printed| String::from_utf8_lossy(&printed).into_owned());
+            (output.status.success(), printed.concat())
         }
         Err(error) => (false, format!("{error}\n")),
     }
