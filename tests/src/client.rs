@@ -9,7 +9,7 @@ use tokio_tungstenite::tungstenite::protocol::Message;
 use tokio_tungstenite::tungstenite::{Error, handshake::client::Request};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
-/// Longer than any frame or end that a test expects takes on a loaded machine.
+/// Longer than the wait for any frame or end that a test expects, on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A connected client.
@@ -181,7 +181,7 @@ impl Client {
     ///
     /// # Panics
     /// When it is refused.
-    pub async fn say(&mut self, conversation: &str, content: &str, client_id: &str) -> Value {
+    pub async fn send_message(&mut self, conversation: &str, content: &str, client_id: &str) -> Value {
         let frame = json!({"type": "send_message", "conversation_id": conversation, "content": content,
                            "client_id": client_id, "ref": client_id});
         self.send(frame).await;

@@ -13,7 +13,7 @@ use crate::parts::part;
 const PREFIX: &str = "carillon_test_";
 /// An older keyspace was left behind by an earlier run, and is dropped.
 const LEFT_BEHIND_AFTER: Duration = Duration::from_secs(3_600);
-/// Time for a statement; a test database takes up to a second to create one table.
+/// Time for a statement; a test database needs up to a second to create one table.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The value of [`keyspace`], once it is created.

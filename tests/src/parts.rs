@@ -81,7 +81,7 @@ pub struct NatsOptions {
     pub sync_always: bool,
     /// The server's place in a cluster, if it has one.
     pub cluster: Option<NatsMember>,
-    /// Megabytes that all streams together may take on disk; 0 stands for 8,192. A small value simulates a full disk.
+    /// Megabytes that all streams together may occupy on disk; 0 stands for 8,192. A small value simulates a full disk.
     pub store_megabytes: u32,
 }
 
@@ -196,7 +196,7 @@ impl NatsServer {
     pub fn signal(&self, signal: Signal) {
         let process = self.process.as_ref().expect("it runs");
         rustix::process::kill_process(rustix::process::Pid::from_child(process), signal)
-            .expect("it takes signals");
+            .expect("it accepts signals");
     }
 
     /// Deletes everything that the server stored, as if its disk were new. Call it between [`NatsServer::kill`] and
@@ -302,7 +302,7 @@ fn configuration(options: &NatsOptions, port: u16, folder: &Path) -> String {
             route_ports[*index],
             routes.join(", ")
         )
-        .expect("a string takes everything");
+        .expect("a string accepts everything");
     }
     text
 }

@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::{Error, protocol::Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
-/// Longer than a correct server takes for any answer, on a loaded machine.
+/// Longer than a correct server needs for any answer, on a loaded machine.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 /// The separator of packets in a polling payload (Engine.IO protocol 4, "Payload").
 pub const SEPARATOR: char = '\u{1e}';
@@ -130,7 +130,7 @@ impl Endpoint {
             Err(status) => status,
             Ok(mut socket) => {
                 socket.send("2probe").await;
-                assert_eq!(socket.ended().await, [], "{query}: said to a refused connection");
+                assert_eq!(socket.ended().await, [], "{query}: a refused connection must receive nothing");
                 None
             }
         }
@@ -268,7 +268,7 @@ impl Session {
                 _ => panic!("{answer:?}"),
             }
         }
-        panic!("the session lives on: {packets:?}");
+        panic!("the session did not end: {packets:?}");
     }
 
     /// Opens a WebSocket on this session and exchanges the probe.

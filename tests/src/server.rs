@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 /// Time for a process to become ready, on a loaded machine.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
-/// Time for a process to stop; more than the 25 s that a drain may take.
+/// Time for a process to stop; more than the 25 s of the longest drain.
 const STOP_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// The path of the binary: `CARILLON_BIN`, or `carillon` in the directory above the test's own binary.
@@ -76,9 +76,9 @@ impl Server {
         use std::io::{Read, Write};
         let Ok(mut stream) = std::net::TcpStream::connect(("127.0.0.1", self.port)) else { return false };
         let _ = stream.set_read_timeout(Some(Duration::from_secs(2)));
-        let asked = stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        let sent = stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         let mut answer = String::new();
-        asked.is_ok() && stream.read_to_string(&mut answer).is_ok() && answer.starts_with("HTTP/1.1 200")
+        sent.is_ok() && stream.read_to_string(&mut answer).is_ok() && answer.starts_with("HTTP/1.1 200")
     }
 
     /// `ws://…` without a path.
@@ -119,7 +119,7 @@ impl Server {
     /// When it is gone.
     pub fn signal(&self, signal: Signal) {
         rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal)
-            .expect("it takes signals");
+            .expect("it accepts signals");
     }
 
     /// Sends SIGTERM, waits, and returns the exit status.

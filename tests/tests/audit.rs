@@ -104,9 +104,12 @@ async fn the_audit_finds_a_deleted_row_and_nothing_in_a_sound_cluster() {
     for room in ["one", "two"] {
         alice.join(room).await;
         for number in 1..=MESSAGES {
-            assert_eq!(alice.say(room, &format!("m{number}"), &format!("k{number}")).await["seq"], number);
+            assert_eq!(
+                alice.send_message(room, &format!("m{number}"), &format!("k{number}")).await["seq"],
+                number
+            );
         }
-        alice.say(room, "m7", "k7").await;
+        alice.send_message(room, "m7", "k7").await;
     }
     let (output, report) = system.settled().await;
     assert_eq!(output.status.code(), Some(0), "{report}");

@@ -46,7 +46,7 @@ async fn talk(alice: &mut Client, bob: &mut Client) {
     for number in 1..=20u64 {
         let (sender, hearer) =
             if number % 2 == 0 { (&mut *alice, &mut *bob) } else { (&mut *bob, &mut *alice) };
-        let ack = sender.say("room", &format!("m{number}"), &format!("k{number}")).await;
+        let ack = sender.send_message("room", &format!("m{number}"), &format!("k{number}")).await;
         assert_eq!(ack["seq"], number);
         let heard =
             hearer.expect_where(|frame| frame["type"] == "new_message" && frame["seq"] == number).await;
@@ -55,7 +55,7 @@ async fn talk(alice: &mut Client, bob: &mut Client) {
             (&json!(format!("m{number}")), &ack["id"])
         );
     }
-    let again = bob.say("room", "m1", "k1").await;
+    let again = bob.send_message("room", "m1", "k1").await;
     assert_eq!(again["seq"], 1, "a repeated client id must get the first outcome");
     assert_eq!(history(alice, "room").await.len(), 20);
 }
@@ -106,7 +106,7 @@ async fn many_conversations(cluster: &Cluster) {
     for number in 0..40 {
         let conversation = format!("many-{number}");
         hearer.join(&conversation).await;
-        sender.say(&conversation, "hello", "k").await;
+        sender.send_message(&conversation, "hello", "k").await;
         let heard = hearer.expect("new_message").await;
         assert_eq!(heard["conversation_id"], conversation);
     }

@@ -78,7 +78,7 @@ async fn two_standalone_processes_on_one_nats_need_a_prefix() {
     for server in [&one, &two] {
         let mut alice = Client::user(&server.ws(), "alice").await;
         for number in 1..=20u64 {
-            assert_eq!(alice.say("room", "hello", &format!("k{number}")).await["seq"], number);
+            assert_eq!(alice.send_message("room", "hello", &format!("k{number}")).await["seq"], number);
         }
     }
 }
@@ -148,7 +148,7 @@ async fn a_nats_that_lost_its_data_is_marked_again_from_the_database() {
     let _presence = serve(&["presence-worker"], "--admin-listen", &system.environment);
     let gateway = serve(&["gateway"], "--listen", &system.environment);
     let mut alice = Client::user(&gateway.ws(), "alice").await;
-    assert_eq!(alice.say("room", "hello", "k1").await["seq"], 1);
+    assert_eq!(alice.send_message("room", "hello", "k1").await["seq"], 1);
     drop_keyspace(&system.database).await;
 }
 

@@ -54,7 +54,7 @@ async fn members_and_their_other_devices_receive_messages_in_one_order() {
     }
     for number in 0..20 {
         let sender = if number % 2 == 0 { &mut alice } else { &mut bob };
-        sender.say("room", &format!("message {number}"), &format!("id-{number}")).await;
+        sender.send_message("room", &format!("message {number}"), &format!("id-{number}")).await;
     }
     let mut later = Client::user(&server.ws(), "carol").await;
     later.send(json!({"type": "join_conversation", "conversation_id": "room", "after_seq": 0})).await;
@@ -77,15 +77,15 @@ async fn sending_again_with_the_same_client_id_stores_one_message() {
     let mut alice = Client::user(&server.ws(), "alice").await;
     let mut bob = Client::user(&server.ws(), "bob").await;
     bob.join("room").await;
-    let first = alice.say("room", "once", "k1").await;
-    let again = alice.say("room", "once", "k1").await;
+    let first = alice.send_message("room", "once", "k1").await;
+    let again = alice.send_message("room", "once", "k1").await;
     assert_eq!((&first["seq"], &first["id"]), (&again["seq"], &again["id"]));
     let mut phone = Client::user(&server.ws(), "alice").await;
-    let third = phone.say("room", "once", "k1").await;
+    let third = phone.send_message("room", "once", "k1").await;
     assert_eq!(first["id"], third["id"], "a client id must count for all devices of its user");
     let heard = bob.all_within(QUIET).await;
     assert_eq!(heard.iter().filter(|frame| frame["type"] == "new_message").count(), 1, "{heard:?}");
-    let other = bob.say("room", "mine", "k1").await;
+    let other = bob.send_message("room", "mine", "k1").await;
     assert_ne!(first["id"], other["id"], "client ids of two senders must not be mixed up");
     // Two sends without waiting in between, so that both commands may share one log entry.
     let frame = json!({"type": "send_message", "conversation_id": "two", "content": "x", "client_id": "double", "ref": "a"});
@@ -107,7 +107,7 @@ async fn history_pages_are_bounded_and_catching_up_has_no_gap() {
             json!({"type": "send_message", "conversation_id": "long", "content": format!("m{number}")});
         alice.send(frame).await;
     }
-    alice.say("long", "m451", "last").await;
+    alice.send_message("long", "m451", "last").await;
     let page = |fields: Value| {
         let mut frame = json!({"type": "history", "conversation_id": "long", "ref": "h"});
         frame.as_object_mut().expect("an object").extend(fields.as_object().expect("an object").clone());
@@ -142,7 +142,7 @@ async fn history_pages_are_bounded_and_catching_up_has_no_gap() {
     // events without a gap.
     let mut bob = Client::user(&server.ws(), "bob").await;
     bob.send(json!({"type": "join_conversation", "conversation_id": "long", "after_seq": 5})).await;
-    alice.say("long", "m452", "more").await;
+    alice.send_message("long", "m452", "more").await;
     for seq in 6..=452u64 {
         let heard = bob.expect("new_message").await;
         assert_eq!((&heard["seq"], &heard["message"]["content"]), (&json!(seq), &json!(format!("m{seq}"))));
@@ -180,7 +180,7 @@ async fn typing_is_sent_to_members_and_ends_by_timeout_stop_message_or_disconnec
     assert_eq!(alice.expect("typing_indicator").await["is_typing"], false);
     bob.send(typing(true)).await;
     alice.expect("typing_indicator").await;
-    bob.say("room", "done", "k").await;
+    bob.send_message("room", "done", "k").await;
     assert_eq!(alice.expect("typing_indicator").await["is_typing"], false, "a message must end typing");
     bob.send(typing(true)).await;
     alice.expect_where(|frame| frame["is_typing"] == true).await;
@@ -211,7 +211,7 @@ async fn a_message_does_not_end_typing_that_began_after_it() {
         assert!(told.contains(&(&json!("new_message"), &json!(null))), "{told:?}");
         assert!(told.contains(&(&json!("typing_indicator"), &json!(true))), "{told:?}");
         assert!(!told.contains(&(&json!("typing_indicator"), &json!(false))), "{told:?}");
-        bob.say(room, "the end", room).await;
+        bob.send_message(room, "the end", room).await;
         assert_eq!(
             alice.expect("typing_indicator").await["is_typing"],
             false,
@@ -353,7 +353,7 @@ async fn broadcasts_and_cursors_reach_members_and_are_not_stored() {
 async fn a_clean_stop_makes_clients_reconnect_and_keeps_messages_and_client_ids() {
     let (mut server, _data) = standalone(&[]);
     let mut alice = Client::user(&server.ws(), "alice").await;
-    let ack = alice.say("room", "remember me", "k").await;
+    let ack = alice.send_message("room", "remember me", "k").await;
     let stopping = tokio::task::spawn_blocking(move || {
         let status = server.terminate();
         (server, status)
@@ -366,7 +366,7 @@ async fn a_clean_stop_makes_clients_reconnect_and_keeps_messages_and_client_ids(
     server.restart();
     let mut alice = Client::user(&server.ws(), "alice").await;
     assert_eq!(alice.join("room").await["head_seq"], 1);
-    let again = alice.say("room", "remember me", "k").await;
+    let again = alice.send_message("room", "remember me", "k").await;
     assert_eq!(again["id"], ack["id"], "client ids must be known after a restart");
-    assert_eq!(alice.say("room", "and on", "k2").await["seq"], 2);
+    assert_eq!(alice.send_message("room", "and on", "k2").await["seq"], 2);
 }

@@ -141,7 +141,7 @@ async fn both_ways(alice: &mut Session, bob: &mut Client) {
         assert_eq!(acknowledged[0]["seq"], 2 * number - 1, "{acknowledged}");
         let content = json!(format!("a{number}"));
         bob.expect_where(|frame| frame["message"]["content"] == content).await;
-        bob.say("room", &format!("b{number}"), &format!("k{number}")).await;
+        bob.send_message("room", &format!("b{number}"), &format!("k{number}")).await;
         loop {
             let heard = expect(alice, "42").await;
             if heard[1]["seq"] == 2 * number {
@@ -181,7 +181,7 @@ async fn a_large_post_goes_in_parts(alice: &mut Session, bob: &mut Client) {
 async fn a_poll_that_waits_is_answered_late(alice: &mut Session, bob: &mut Client) {
     let waiting = alice.begin_poll().await;
     tokio::time::sleep(std::time::Duration::from_secs(6)).await;
-    bob.say("room", "late", "late").await;
+    bob.send_message("room", "late", "late").await;
     let answer = waiting.answer().await;
     assert_eq!(answer.status, 200);
     assert!(answer.body.contains("\"late\""), "{}", answer.body);
@@ -227,11 +227,11 @@ async fn an_upgrade_moves_the_session(cluster: &Cluster, endpoint: &Endpoint) {
         );
         // The first five messages are queued at the session's old gateway, the others at its new one.
         for number in 1..=5 {
-            bob.say(&room, &format!("m{number}"), &format!("m{number}")).await;
+            bob.send_message(&room, &format!("m{number}"), &format!("m{number}")).await;
         }
         socket.send("5").await;
         for number in 6..=10 {
-            bob.say(&room, &format!("m{number}"), &format!("m{number}")).await;
+            bob.send_message(&room, &format!("m{number}"), &format!("m{number}")).await;
         }
         let mut heard = Vec::new();
         while heard.len() < 10 {
@@ -253,7 +253,7 @@ async fn an_upgrade_moves_the_session(cluster: &Cluster, endpoint: &Endpoint) {
         let unseen = bob.all_within(std::time::Duration::from_millis(9_000)).await;
         let offline = |frame: &&Value| frame["type"] == "presence_update" && frame["online"] == false;
         assert!(!unseen.iter().any(|frame| offline(&frame)), "{user}: {unseen:?}");
-        bob.say(&room, "last", "last").await;
+        bob.send_message(&room, "last", "last").await;
         while !socket.text().await.contains("\"last\"") {}
     }))
     .await;

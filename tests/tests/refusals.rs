@@ -102,7 +102,7 @@ async fn tokens_are_accepted_in_every_documented_place_and_refused_with_a_reason
     let base = server.ws();
     let mut query = Client::connect(&format!("{base}/ws/auth?token={good}")).await;
     assert_eq!(query.next().await["users"], json!(["alice"]));
-    query.say("room", "hi", "k").await;
+    query.send_message("room", "hi", "k").await;
     let with = |path: &str, name: &'static str, value: &str| {
         let mut request = format!("{base}{path}").into_client_request().expect("a request");
         request.headers_mut().insert(name, value.parse().expect("a value"));
@@ -180,7 +180,7 @@ async fn bad_frames_get_their_error_code_and_affect_no_other_client() {
     }
     client.message(Message::binary(vec![0, 159, 146, 150])).await.expect("sent");
     assert_eq!(client.next().await["code"], "invalid_frame");
-    client.say("room", "still here", "k").await;
+    client.send_message("room", "still here", "k").await;
     assert_eq!(witness.expect("new_message").await["message"]["content"], "still here");
     // A frame over 64 KiB, or too many pings, close the connection; other clients are not affected.
     let mut huge = Client::user(&server.ws(), "huge").await;
@@ -193,7 +193,7 @@ async fn bad_frames_get_their_error_code_and_affect_no_other_client() {
         }
     }
     assert_eq!(flood.ended().await.code, Some(1002));
-    client.say("room", "and here", "k2").await;
+    client.send_message("room", "and here", "k2").await;
     assert_eq!(witness.expect("new_message").await["seq"], 2);
 }
 
@@ -202,7 +202,7 @@ async fn rates_are_limited_per_user_and_the_connection_stays_open() {
     let (server, _data) = standalone(&[("CARILLON_LIMITS__MESSAGES_PER_MINUTE", "5")]);
     let mut alice = Client::user(&server.ws(), "alice").await;
     for number in 0..5 {
-        alice.say("room", "hi", &format!("k{number}")).await;
+        alice.send_message("room", "hi", &format!("k{number}")).await;
     }
     alice.send(json!({"type": "send_message", "conversation_id": "room", "content": "hi", "ref": "r"})).await;
     let refused = alice.next().await;
@@ -211,7 +211,7 @@ async fn rates_are_limited_per_user_and_the_connection_stays_open() {
         refused["retry_after_ms"].as_u64().is_some_and(|wait_ms| (1..=12_000).contains(&wait_ms)),
         "{refused}"
     );
-    Client::user(&server.ws(), "bob").await.say("room", "hi", "k").await;
+    Client::user(&server.ws(), "bob").await.send_message("room", "hi", "k").await;
     alice.send(json!({"type": "ping"})).await;
     alice.expect("pong").await;
 }

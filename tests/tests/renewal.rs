@@ -72,8 +72,8 @@ async fn a_renewed_token_ends_subscriptions_that_it_does_not_name() {
         frame["conversation_id"] = json!("team:a");
         assert_eq!(ask(&mut eve, frame, kind).await["code"], "forbidden", "{kind}");
     }
-    bob.say("team:a", "not for eve", "k1").await;
-    bob.say("hall", "for all", "k2").await;
+    bob.send_message("team:a", "not for eve", "k1").await;
+    bob.send_message("hall", "for all", "k2").await;
     let heard = eve.expect("new_message").await;
     assert_eq!(heard["message"]["content"], "for all", "{heard}");
     assert_eq!(eve.all_within(QUIET).await, Vec::<Value>::new());
@@ -87,6 +87,6 @@ async fn a_renewed_token_ends_subscriptions_that_it_does_not_name() {
     let joined = ask(&mut eve, join, "rejoined").await;
     assert_eq!((&joined["type"], &joined["participant_count"]), (&json!("conversation_joined"), &json!(2)));
     assert_eq!(eve.expect("new_message").await["message"]["content"], "not for eve");
-    bob.say("hall", "not for eve either", "k3").await;
+    bob.send_message("hall", "not for eve either", "k3").await;
     assert_eq!(eve.all_within(QUIET).await, Vec::<Value>::new());
 }

@@ -26,10 +26,10 @@ fn one_in_each_partition() -> Vec<String> {
     unreachable!("an endless range")
 }
 
-async fn everybody_can_talk(deployment: &Deployment, conversations: &[String], round: &str) {
-    let mut client = Client::user(&deployment.gateways()[0], "talker").await;
+async fn every_partition_accepts_messages(deployment: &Deployment, conversations: &[String], round: &str) {
+    let mut client = Client::user(&deployment.gateways()[0], "sender").await;
     for conversation in conversations {
-        let ack = client.say(conversation, round, round).await;
+        let ack = client.send_message(conversation, round, round).await;
         assert!(ack["seq"].as_u64().is_some_and(|seq| seq > 0), "{ack}");
     }
 }
@@ -64,12 +64,12 @@ async fn hostile_input_stops_no_partition() {
     let size = Size { gateways: 1, message_workers: 2, presence_workers: 1, ..Size::default() };
     let Some(mut deployment) = Deployment::start(size).await.expect("everything starts") else { return };
     let conversations = one_in_each_partition();
-    everybody_can_talk(&deployment, &conversations, "before").await;
+    every_partition_accepts_messages(&deployment, &conversations, "before").await;
     poisoned(&mut deployment, &conversations).await;
     client_ids_of_others(&deployment).await;
     cursors_from_anywhere(&deployment).await;
     more_joins_than_allowed(&deployment).await;
-    everybody_can_talk(&deployment, &conversations, "at-last").await;
+    every_partition_accepts_messages(&deployment, &conversations, "at-last").await;
     carillon_tests::database::drop_keyspace(&deployment.database).await;
 }
 
@@ -79,14 +79,14 @@ async fn poisoned(deployment: &mut Deployment, conversations: &[String]) {
     let log = async_nats::jetstream::new(nats);
     for number in 0..PARTITIONS {
         for entry in poison(number) {
-            let taken = log.publish(Prefix::default().command(number), entry.into()).await.expect("sent");
-            taken.await.expect("the log accepts the entry");
+            let published = log.publish(Prefix::default().command(number), entry.into()).await.expect("sent");
+            published.await.expect("the log accepts the entry");
         }
     }
-    everybody_can_talk(deployment, conversations, "after-poison").await;
+    every_partition_accepts_messages(deployment, conversations, "after-poison").await;
     deployment.of(Role::MessageWorker).into_iter().for_each(|worker| worker.kill());
     deployment.of(Role::MessageWorker).into_iter().for_each(|worker| worker.restart());
-    everybody_can_talk(deployment, conversations, "after-poison-and-a-restart").await;
+    every_partition_accepts_messages(deployment, conversations, "after-poison-and-a-restart").await;
     let mut reader = Client::user(&deployment.gateways()[0], "reader").await;
     for conversation in conversations {
         reader.send(json!({"type": "history", "conversation_id": conversation, "after_seq": 0})).await;
@@ -101,16 +101,16 @@ async fn poisoned(deployment: &mut Deployment, conversations: &[String]) {
 async fn client_ids_of_others(deployment: &Deployment) {
     let base = &deployment.gateways()[0];
     let (mut ann, mut bob) = (Client::user(base, "ann").await, Client::user(base, "bob").await);
-    let first = ann.say("replayed", "from ann", "the-same-id").await;
-    let second = bob.say("replayed", "from bob", "the-same-id").await;
+    let first = ann.send_message("replayed", "from ann", "the-same-id").await;
+    let second = bob.send_message("replayed", "from bob", "the-same-id").await;
     assert_eq!(
         (&first["seq"], &second["seq"]),
         (&json!(1), &json!(2)),
         "the same client id of two senders must give two messages"
     );
-    let again = ann.say("replayed", "other words", "the-same-id").await;
+    let again = ann.send_message("replayed", "other words", "the-same-id").await;
     assert_eq!((&again["seq"], &again["id"]), (&first["seq"], &first["id"]));
-    let elsewhere = ann.say("replayed-elsewhere", "from ann", "the-same-id").await;
+    let elsewhere = ann.send_message("replayed-elsewhere", "from ann", "the-same-id").await;
     assert_eq!(elsewhere["seq"], 1, "a client id counts only in its conversation");
     let reply = json!({"type": "send_message", "conversation_id": "replayed-elsewhere", "content": "re",
                        "reply_to": first["id"], "client_id": "r", "ref": "r"});
@@ -126,7 +126,7 @@ async fn cursors_from_anywhere(deployment: &Deployment) {
     let base = &deployment.gateways()[0];
     let mut ann = Client::user(base, "ann").await;
     for number in 1..=300 {
-        ann.say("cursors", &format!("m{number}"), &format!("k{number}")).await;
+        ann.send_message("cursors", &format!("m{number}"), &format!("k{number}")).await;
     }
     let mut old = Client::user(base, "old").await;
     old.send(json!({"type": "join_conversation", "conversation_id": "cursors", "after_seq": 0})).await;
@@ -149,7 +149,7 @@ async fn cursors_from_anywhere(deployment: &Deployment) {
         let answer = old.expect_where(|frame| frame["ref"] == "n").await;
         assert!(answer["code"] == "invalid_payload" || nonsense.is_null(), "{nonsense}: {answer}");
     }
-    ann.say("cursors", "the last", "last").await;
+    ann.send_message("cursors", "the last", "last").await;
     assert_eq!(old.expect("new_message").await["seq"], 301);
 }
 

@@ -140,7 +140,7 @@ struct EchoSockets {
 }
 
 impl EchoSockets {
-    fn say(&self, packet: &str) {
+    fn send_packet(&self, packet: &str) {
         self.outgoing.offer(&frame::text(packet), Urgency::Reply);
     }
 
@@ -149,9 +149,9 @@ impl EchoSockets {
         let (kind, count) =
             if event { (Kind::BinaryEvent, attachments.len()) } else { (Kind::BinaryAck, attachments.len()) };
         match (count, id) {
-            (0, Some(id)) if !event => self.say(&packet::ack(namespace, id, data)),
-            (0, _) => self.say(&packet::event(namespace, id, data)),
-            _ => self.say(&packet::binary(kind, count as u32, namespace, id, data)),
+            (0, Some(id)) if !event => self.send_packet(&packet::ack(namespace, id, data)),
+            (0, _) => self.send_packet(&packet::event(namespace, id, data)),
+            _ => self.send_packet(&packet::binary(kind, count as u32, namespace, id, data)),
         }
         for attachment in attachments {
             self.outgoing.offer(&frame::binary(attachment), Urgency::Reply);
@@ -165,13 +165,13 @@ impl Sockets for EchoSockets {
             return Err(Close::ProtocolError);
         }
         let Some(known) = NAMESPACES.into_iter().find(|known| *known == namespace) else {
-            self.say(&packet::connect_error(namespace, r#"{"message":"Invalid namespace"}"#));
+            self.send_packet(&packet::connect_error(namespace, r#"{"message":"Invalid namespace"}"#));
             return Ok(());
         };
         self.connected.push(known);
         let sid = uuid::Uuid::new_v4().simple();
-        self.say(&packet::connect(known, &format!("{{\"sid\":\"{sid}\"}}")));
-        self.say(&packet::event(known, None, &format!("[\"auth\",{}]", auth.unwrap_or("{}"))));
+        self.send_packet(&packet::connect(known, &format!("{{\"sid\":\"{sid}\"}}")));
+        self.send_packet(&packet::event(known, None, &format!("[\"auth\",{}]", auth.unwrap_or("{}"))));
         Ok(())
     }
 
