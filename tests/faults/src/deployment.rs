@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-/// How long a process may take to return its metrics.
+/// Time limit for a process to return its metrics.
 const METRICS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How many processes of each role run, and their limits.

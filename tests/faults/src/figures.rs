@@ -1,4 +1,4 @@
-//! Durations computed from a history: how long answers took, when all clients were back, and when all had received
+//! Durations computed from a history: times until answers, when all clients were back, and when all had received
 //! everything. No I/O.
 
 use carillon_history::{Record, What};
@@ -34,7 +34,7 @@ fn ms(us: u64) -> f64 {
 /// message that was never acknowledged counts as infinitely long.
 pub fn answers_ms(records: &[Record], from_us: u64, to_us: u64) -> Vec<f64> {
     let mut sent: HashMap<&str, u64> = HashMap::new();
-    let mut took = Vec::new();
+    let mut times_ms = Vec::new();
     for record in records {
         match &record.what {
             What::Send { client_id, .. } if (from_us..to_us).contains(&record.at_us) => {
@@ -45,7 +45,7 @@ pub fn answers_ms(records: &[Record], from_us: u64, to_us: u64) -> Vec<f64> {
             }
             What::Ack { client_id, .. } => match sent.get_mut(client_id.as_str()) {
                 Some(at_us) if *at_us != u64::MAX => {
-                    took.push(ms(record.at_us - *at_us));
+                    times_ms.push(ms(record.at_us - *at_us));
                     *at_us = u64::MAX;
                 }
                 _ => {}
@@ -54,9 +54,9 @@ pub fn answers_ms(records: &[Record], from_us: u64, to_us: u64) -> Vec<f64> {
         }
     }
     let unanswered = sent.values().filter(|at_us| **at_us != u64::MAX).count();
-    took.extend(std::iter::repeat_n(f64::INFINITY, unanswered));
-    took.sort_by(f64::total_cmp);
-    took
+    times_ms.extend(std::iter::repeat_n(f64::INFINITY, unanswered));
+    times_ms.sort_by(f64::total_cmp);
+    times_ms
 }
 
 /// The value below which this share of ascending values lies; 0 if there are none.
@@ -103,13 +103,13 @@ pub fn complete_ms(records: &[Record], from_us: u64, healed_us: u64) -> f64 {
             acknowledged.insert((conversation, *seq));
         }
     }
-    let heard = records.iter().filter_map(|record| match &record.what {
+    let received = records.iter().filter_map(|record| match &record.what {
         What::Received { conversation, seq, .. } if acknowledged.contains(&(conversation.as_str(), *seq)) => {
             Some(record.at_us)
         }
         _ => None,
     });
-    heard.max().map_or(0.0, |last_us| ms(last_us.saturating_sub(healed_us)))
+    received.max().map_or(0.0, |last_us| ms(last_us.saturating_sub(healed_us)))
 }
 
 /// The number of acks in this time.
@@ -162,7 +162,7 @@ mod tests {
         at(at_ms, What::Ack { client: "a".into(), conversation: "r".into(), client_id, seq: number, id })
     }
 
-    fn heard(at_ms: u64, client: &str, seq: u64) -> Record {
+    fn received(at_ms: u64, client: &str, seq: u64) -> Record {
         let (id, content) = (format!("id-{seq}"), format!("{seq}"));
         let (client, conversation, sender) = (client.into(), "r".into(), "a".into());
         at(at_ms, What::Received { client, conversation, seq, id, sender, client_id: None, content })
@@ -205,7 +205,8 @@ mod tests {
 
     #[test]
     fn completeness_is_timed_by_the_last_member() {
-        let records = [ack(10, 1), ack(20, 2), heard(21, "a", 2), heard(130, "b", 2), heard(900, "c", 9)];
+        let records =
+            [ack(10, 1), ack(20, 2), received(21, "a", 2), received(130, "b", 2), received(900, "c", 9)];
         assert_eq!(complete_ms(&records, 0, 100_000), 30.0);
     }
 

@@ -99,7 +99,7 @@ async fn scenario(name: &str, logs: Option<&Path>, history: Option<&Path>) -> an
     let wanted: Vec<_> = all.into_iter().filter(|scenario| name == "all" || scenario.name == name).collect();
     anyhow::ensure!(
         !wanted.is_empty(),
-        "there is no scenario {name}: `carillon-faults scenario list` tells them all"
+        "there is no scenario {name}: `carillon-faults scenario list` shows them all"
     );
     let mut good = true;
     for scenario in wanted {
@@ -117,7 +117,7 @@ async fn scenario(name: &str, logs: Option<&Path>, history: Option<&Path>) -> an
     Ok(good)
 }
 
-#[expect(clippy::disallowed_methods, reason = "a seed that nobody chose is drawn from the time")]
+#[expect(clippy::disallowed_methods, reason = "a seed that the user did not choose is drawn from the time")]
 async fn random_faults(random: Random, logs: Option<&Path>, history: Option<&Path>) -> anyhow::Result<bool> {
     let drawn =
         || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |now| now.as_secs());
@@ -130,7 +130,7 @@ async fn random_faults(random: Random, logs: Option<&Path>, history: Option<&Pat
     stage.random_faults(seed, random.faults, random.messages, random.away_ms_max).await?;
     let outcome = stage.end(logs).await?;
     write_history(&outcome, history)?;
-    tell(&outcome);
+    print(&outcome);
     println!("seed {seed}");
     Ok(outcome.is_good())
 }
@@ -143,7 +143,7 @@ fn write_history(outcome: &Outcome, history: Option<&Path>) -> anyhow::Result<()
     Ok(out.flush()?)
 }
 
-fn tell(outcome: &Outcome) {
+fn print(outcome: &Outcome) {
     for (kind, count) in kinds(&outcome.faults) {
         println!("{count:5} {kind}");
     }

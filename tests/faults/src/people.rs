@@ -16,7 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior, sleep, timeout};
 use tokio_tungstenite::tungstenite::protocol::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
-/// How long a connection and its first frame may take. A paused gateway accepts connections and sends nothing.
+/// Time limit for a connection and its first frame. A paused gateway accepts connections and sends nothing.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 /// A connection is given up after so long without a frame. The client pings every second, so a live one always has
 /// some.
@@ -124,7 +124,7 @@ impl People {
         let slow_from = count - scene.slow.as_ref().map_or(0, |(_, slow)| *slow);
         for (number, part) in parts.into_iter().enumerate() {
             let slow = number >= slow_from;
-            tasks.spawn(live(scene.clone(), number, slow, Person::new(part), users.clone()));
+            tasks.spawn(run_client(scene.clone(), number, slow, Person::new(part), users.clone()));
         }
         People { scene, count, tasks }
     }
@@ -137,7 +137,7 @@ impl People {
     /// Waits until no client waits for anything.
     ///
     /// # Errors
-    /// If that takes longer than `within`.
+    /// If that does not happen within `within`.
     pub async fn come_to_rest(&self, within: Duration) -> anyhow::Result<()> {
         let deadline = Instant::now() + within;
         while self.scene.at_rest() < self.count {
@@ -157,26 +157,26 @@ impl People {
     ///
     /// # Errors
     /// If a client panicked.
-    pub async fn stop(mut self) -> anyhow::Result<Told> {
+    pub async fn stop(mut self) -> anyhow::Result<Observations> {
         self.scene.turn_to(Phase::Stop);
-        let mut told = Told::default();
+        let mut observations = Observations::default();
         while let Some(person) = self.tasks.join_next().await {
             let mut person = person.context("a client panicked")?;
             if !person.is_at_rest() {
-                told.waiting.push(person.waits_for());
+                observations.waiting.push(person.waits_for());
             }
             person.disconnected(self.scene.now_us());
-            told.silences.append(&mut person.silences);
-            told.records.append(&mut person.records);
+            observations.silences.append(&mut person.silences);
+            observations.records.append(&mut person.records);
         }
-        told.records.sort_by_key(|record| record.at_us);
-        Ok(told)
+        observations.records.sort_by_key(|record| record.at_us);
+        Ok(observations)
     }
 }
 
 /// What the clients recorded.
 #[derive(Debug, Default)]
-pub struct Told {
+pub struct Observations {
     /// The records, in the order of time.
     pub records: Vec<Record>,
     /// The clients that were not at rest at the end, and why.
@@ -187,7 +187,7 @@ pub struct Told {
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-async fn live(
+async fn run_client(
     scene: Arc<Scene>,
     number: usize,
     slow: bool,
@@ -242,7 +242,7 @@ impl Visit<'_> {
     async fn serve(&mut self, socket: Socket, random: &mut Random) {
         let (mut out, mut frames) = socket.split();
         let joins = self.person.connected(self.scene.now_us());
-        if say(&mut out, &joins).await.is_err() {
+        if send(&mut out, &joins).await.is_err() {
             return;
         }
         let mut phase = self.scene.phase.subscribe();
@@ -257,8 +257,8 @@ impl Visit<'_> {
                 frame = frames.next() => {
                     let Some(Ok(message)) = frame else { return };
                     last = Instant::now();
-                    self.take(&message);
-                    if self.take_what_is_there(&mut frames).is_none() {
+                    self.receive(&message);
+                    if self.receive_available(&mut frames).is_none() {
                         return;
                     }
                 }
@@ -283,27 +283,27 @@ impl Visit<'_> {
                 due.push(json!({"type": "ping"}));
             }
             self.rest(self.person.is_at_rest());
-            if now == Phase::Stop || last.elapsed() > dead_after || say(&mut out, &due).await.is_err() {
+            if now == Phase::Stop || last.elapsed() > dead_after || send(&mut out, &due).await.is_err() {
                 return;
             }
         }
     }
 
-    fn take(&mut self, message: &Message) {
+    fn receive(&mut self, message: &Message) {
         let Message::Text(text) = message else { return };
         let Ok(frame) = serde_json::from_str::<Value>(text) else { return };
         let before = self.person.acknowledged;
-        self.person.heard(self.scene.now_us(), &frame);
+        self.person.receive(self.scene.now_us(), &frame);
         self.scene.acknowledged.fetch_add(self.person.acknowledged - before, Ordering::Relaxed);
     }
 
-    /// Takes frames that have arrived already, so that a client that receives much does not read the clock for each.
-    fn take_what_is_there(&mut self, frames: &mut SplitStream<Socket>) -> Option<()> {
+    /// Receives frames that have arrived already, so that a client that receives much does not read the clock for each.
+    fn receive_available(&mut self, frames: &mut SplitStream<Socket>) -> Option<()> {
         use futures_util::FutureExt;
         for _ in 0..64 {
             match frames.next().now_or_never() {
                 None => break,
-                Some(Some(Ok(message))) => self.take(&message),
+                Some(Some(Ok(message))) => self.receive(&message),
                 Some(_) => return None,
             }
         }
@@ -329,7 +329,7 @@ impl Visit<'_> {
     }
 }
 
-async fn say(out: &mut SplitSink<Socket, Message>, frames: &[Value]) -> anyhow::Result<()> {
+async fn send(out: &mut SplitSink<Socket, Message>, frames: &[Value]) -> anyhow::Result<()> {
     if frames.is_empty() {
         return Ok(());
     }

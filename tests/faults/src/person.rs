@@ -218,7 +218,7 @@ impl Person {
     }
 
     /// Handles a frame from the server.
-    pub fn heard(&mut self, at_us: u64, frame: &Value) {
+    pub fn receive(&mut self, at_us: u64, frame: &Value) {
         match frame["type"].as_str() {
             Some("message_ack") => self.acked(at_us, frame),
             Some("new_message") => self.message(at_us, frame),
@@ -256,7 +256,7 @@ impl Person {
             self.places[place].cursor = Some(seq);
         }
         let message = &frame["message"];
-        let heard = What::Received {
+        let received = What::Received {
             client: self.client(),
             conversation: text(&frame["conversation_id"]),
             seq,
@@ -265,19 +265,19 @@ impl Person {
             client_id: message["client_id"].as_str().map(String::from),
             content: text(&message["content"]),
         };
-        self.record(at_us, heard);
+        self.record(at_us, received);
     }
 
     fn joined(&mut self, at_us: u64, frame: &Value) {
         let Some(place) = self.place_of(frame) else { return };
         let head = frame["head_seq"].as_u64().unwrap_or(0);
-        let asked = self.places[place].cursor;
+        let after_seq = self.places[place].cursor;
         self.places[place].joined = true;
         self.places[place].cursor.get_or_insert(head);
         let joined = What::Joined {
             client: self.client(),
             conversation: self.part.conversations[place].clone(),
-            after_seq: asked,
+            after_seq,
             head,
         };
         self.record(at_us, joined);

@@ -12,7 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 /// Most bytes under way in each direction of a connection.
 const BUFFER_BYTES: usize = 64 * 1024;
-/// How long the server may take to accept a connection. A local one accepts at once or not at all.
+/// Time limit for the server to accept a connection. A local one accepts at once or not at all.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What the proxy does with connections and bytes.
@@ -158,7 +158,7 @@ mod tests {
         address
     }
 
-    async fn asks(stream: &mut TcpStream, byte: u8) -> Option<u8> {
+    async fn answer_to(stream: &mut TcpStream, byte: u8) -> Option<u8> {
         stream.write_u8(byte).await.ok()?;
         timeout(A_WHILE, stream.read_u8()).await.ok()?.ok()
     }
@@ -167,10 +167,10 @@ mod tests {
     async fn bytes_held_back_pass_later() {
         let proxy = Proxy::start(&successor().await).await.expect("a proxy");
         let mut stream = TcpStream::connect(proxy.address()).await.expect("connected");
-        assert_eq!(asks(&mut stream, 1).await, Some(2));
+        assert_eq!(answer_to(&mut stream, 1).await, Some(2));
         for mode in [Mode::AWAY, Mode::DEAF, Mode { stall_requests: true, ..Mode::PASS }] {
             proxy.set(mode);
-            assert_eq!(asks(&mut stream, 10).await, None, "{mode:?}");
+            assert_eq!(answer_to(&mut stream, 10).await, None, "{mode:?}");
             proxy.set(Mode::PASS);
             let late = timeout(PATIENCE, stream.read_u8()).await;
             assert_eq!(late.expect("in time").expect("a byte"), 11, "a delayed byte must still arrive");
@@ -181,19 +181,19 @@ mod tests {
     async fn connections_are_cut_and_new_ones_refused() {
         let proxy = Proxy::start(&successor().await).await.expect("a proxy");
         let mut stream = TcpStream::connect(proxy.address()).await.expect("connected");
-        assert_eq!(asks(&mut stream, 1).await, Some(2));
+        assert_eq!(answer_to(&mut stream, 1).await, Some(2));
         proxy.cut();
         assert!(timeout(PATIENCE, stream.read_u8()).await.expect("in time").is_err());
         let mut again = TcpStream::connect(proxy.address()).await.expect("connected");
-        assert_eq!(asks(&mut again, 3).await, Some(4), "a new connection must be accepted after a cut");
+        assert_eq!(answer_to(&mut again, 3).await, Some(4), "a new connection must be accepted after a cut");
         proxy.set(Mode { refuse: true, ..Mode::PASS });
         assert_eq!(
-            asks(&mut again, 5).await,
+            answer_to(&mut again, 5).await,
             Some(6),
             "an open connection must stay open while new ones are refused"
         );
         let mut refused =
             TcpStream::connect(proxy.address()).await.expect("the connection is accepted by the backlog");
-        assert_eq!(asks(&mut refused, 7).await, None);
+        assert_eq!(answer_to(&mut refused, 7).await, None);
     }
 }

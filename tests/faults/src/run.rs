@@ -3,7 +3,7 @@
 
 use crate::deployment::{Deployment, Node, Size};
 use crate::dump;
-use crate::people::{People, Phase, Scene, Told};
+use crate::people::{Observations, People, Phase, Scene};
 use crate::person::Part;
 use crate::proxy::{Mode, Proxy};
 use crate::schedule::{Fault, Schedule, What, Whom};
@@ -15,9 +15,9 @@ use std::path::Path;
 use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep};
 
-/// How long all clients may take to connect and join at the start, on a loaded machine.
+/// Time limit for all clients to connect and join at the start, on a loaded machine.
 pub const GATHER_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long everything may take to heal after the last fault: leases, the longest backoff, and the entries gathered in
+/// Time limit for everything to heal after the last fault: leases, the longest backoff, and the entries gathered in
 /// the logs.
 pub const SETTLE_TIMEOUT: Duration = Duration::from_secs(120);
 /// Time between two lines of progress.
@@ -153,7 +153,7 @@ impl Stage {
         let door = (load.slow > 0).then(|| (format!("ws://{}", slow.address()), load.slow));
         let scene = Scene::new(gateways, load.rate, door);
         let people = People::start(scene, load.parts());
-        people.come_to_rest(GATHER_TIMEOUT).await.context("nobody has failed yet")?;
+        people.come_to_rest(GATHER_TIMEOUT).await.context("before the first fault")?;
         Ok(Some(Stage { deployment, people, slow, load, size, faults: Vec::new(), measured: Vec::new() }))
     }
 
@@ -187,7 +187,7 @@ impl Stage {
         people.scene.turn_to(Phase::Look);
         sleep(LAST_WORDS).await;
         let scene = people.scene.clone();
-        let Told { mut records, waiting, silences } = people.stop().await?;
+        let Observations { mut records, waiting, silences } = people.stop().await?;
         complaints.extend(waiting);
         complaints.extend(silences);
         records.extend(dump::stored(&deployment.database, &load.conversations(), scene.now_us()).await?);
@@ -212,7 +212,7 @@ impl Stage {
         away_ms_max: u64,
     ) -> anyhow::Result<()> {
         let mut schedule = Schedule::new(seed, self.size, away_ms_max);
-        let (mut told, mut stuck) = (Instant::now(), (0, Instant::now()));
+        let (mut reported, mut stuck) = (Instant::now(), (0, Instant::now()));
         while self.faults.len() < faults || self.people.scene.acknowledged() < messages {
             let (wait_ms, fault) = schedule.next_fault();
             sleep(Duration::from_millis(wait_ms)).await;
@@ -223,8 +223,8 @@ impl Stage {
                 stuck = (acknowledged, Instant::now());
             }
             anyhow::ensure!(stuck.1.elapsed() < SETTLE_TIMEOUT, "nothing is acknowledged any more");
-            if told.elapsed() > PROGRESS {
-                told = Instant::now();
+            if reported.elapsed() > PROGRESS {
+                reported = Instant::now();
                 eprintln!("{acknowledged} of {messages} messages, {} of {faults} faults", self.faults.len());
             }
         }

@@ -20,7 +20,7 @@ fn extent() -> Extent {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "a seed that nobody chose is drawn from the time")]
+#[expect(clippy::disallowed_methods, reason = "a seed that the user did not choose is drawn from the time")]
 fn seed() -> u64 {
     let given = std::env::var("CARILLON_FAULTS_SEED").ok().and_then(|seed| seed.parse().ok());
     let now = || std::time::UNIX_EPOCH.elapsed().map_or(1, |since| since.as_secs());

@@ -1,4 +1,4 @@
-//! Message-workers of this release and of the next one together, on real parts under load: upgraded, taken back, and
+//! Message-workers of this release and of the next one together, on real parts under load: upgraded, downgraded, and
 //! upgraded for good.
 
 use carillon_faults::deployment::{Deployment, Node, Role, Size};
@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 const METRIC: &str = "carillon_partition_version";
 /// Longer than a lease, and than the time between two checks of the live workers by an owner.
 const A_LEASE: Duration = Duration::from_secs(4);
-/// How long owners may take to raise the version, on a loaded machine.
+/// Time limit for owners to raise the version, on a loaded machine.
 const RAISE_TIMEOUT: Duration = Duration::from_secs(60);
 
 fn next() -> &'static Path {

@@ -24,7 +24,7 @@ pub(super) fn all() -> Vec<Scenario> {
         },
         Scenario {
             name: "nats-purged",
-            about: "somebody purges every stream under load, three times",
+            about: "every stream is purged under load, three times",
             size: Size::default,
             load: Load::default,
             happen: |stage| Box::pin(purged(stage)),

@@ -25,7 +25,7 @@ pub(super) fn all() -> Vec<Scenario> {
         },
         Scenario {
             name: "slow-readers",
-            about: "five clients read nothing for 20 s, twice, while tens of megabytes are said to them",
+            about: "five clients read nothing for 20 s, twice, while tens of megabytes are sent to them",
             size: Size::default,
             load: || Load {
                 clients: 45,

@@ -144,8 +144,9 @@ fn of_processes() -> Vec<Scenario> {
                 })
             },
             figures: |outcome| {
-                let (told_us, _) = outcome.faults[0];
-                let (back_ms, clients) = figures::back_ms(&outcome.records, told_us, told_us + 8_000_000);
+                let (terminated_us, _) = outcome.faults[0];
+                let (back_ms, clients) =
+                    figures::back_ms(&outcome.records, terminated_us, terminated_us + 8_000_000);
                 let name = format!("ms until all {clients} clients of the gateway were back and caught up");
                 vec![Figure { name, value: back_ms, at_most: None }]
             },
@@ -167,7 +168,7 @@ fn of_what_they_need() -> Vec<Scenario> {
                     .chunks(2)
                     .map(|pair| figures::complete_ms(&outcome.records, pair[0].0, pair[1].0));
                 let value = healed.fold(0.0, f64::max);
-                let name = "ms until every member had heard what was lost, worst of five".into();
+                let name = "ms until every member had received what was lost, worst of five".into();
                 vec![Figure { name, value, at_most: Some(2_000.0) }]
             },
         },
@@ -197,7 +198,7 @@ fn of_what_they_need() -> Vec<Scenario> {
         },
         Scenario {
             name: "database-deaf",
-            about: "for 20 s the database takes every write, and nobody hears so",
+            about: "for 20 s the database applies every write, and its answers do not arrive",
             size: Size::default,
             load: Load::default,
             happen: |stage| Box::pin(database(stage, Mode::DEAF, 20)),
@@ -286,20 +287,20 @@ async fn database(stage: &mut Stage, mode: Mode, away_s: u64) -> anyhow::Result<
     Ok(())
 }
 
-/// For each fault, the longest time that a message sent around it took to be acknowledged; the median and the 99th
+/// For each fault, the longest time from sending a message around it to its ack; the median and the 99th
 /// percentile.
 fn longest_answers(outcome: &Outcome, what: &str, goal_ms: f64) -> Vec<Figure> {
     const AROUND_US: u64 = 3_500_000;
     let mut longest: Vec<f64> = (outcome.faults.iter())
         .map(|(at_us, _)| {
-            let took =
+            let answers_ms =
                 figures::answers_ms(&outcome.records, at_us.saturating_sub(200_000), at_us + AROUND_US);
-            took.last().copied().unwrap_or(0.0)
+            answers_ms.last().copied().unwrap_or(0.0)
         })
         .collect();
     longest.sort_by(f64::total_cmp);
     let name = |which: &str| {
-        format!("ms that the slowest message around a {what} took, {which} of {}", longest.len())
+        format!("ms to the ack of the slowest message around a {what}, {which} of {}", longest.len())
     };
     vec![
         Figure { name: name("median"), value: figures::quantile(&longest, 0.5), at_most: None },
