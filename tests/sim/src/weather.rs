@@ -12,7 +12,7 @@ pub struct Weather {
     /// An append times out and has no effect.
     pub append_lost: u32,
     /// An append times out but has taken effect.
-    pub append_lied: u32,
+    pub append_unconfirmed: u32,
     /// An append times out and takes effect later, possibly after its repetition.
     pub append_strays: u32,
     /// A core message does not arrive.
@@ -36,7 +36,7 @@ pub struct Weather {
     /// A write fails and has no effect.
     pub write_lost: u32,
     /// A write fails but has taken effect.
-    pub write_lied: u32,
+    pub write_unconfirmed: u32,
     /// A write fails and takes effect later, as a hint does that a database hands over when a replica is back
     /// (scylladb#7258).
     pub write_strays: u32,
@@ -69,7 +69,7 @@ impl Weather {
         Weather {
             append_refused: draw(1200),
             append_lost: draw(1000),
-            append_lied: draw(1500),
+            append_unconfirmed: draw(1500),
             append_strays: draw(600),
             message_lost: draw(900),
             message_late: draw(500),
@@ -81,7 +81,7 @@ impl Weather {
             log_unknown: draw(900),
             lease_failed: draw(400),
             write_lost: draw(900),
-            write_lied: draw(1200),
+            write_unconfirmed: draw(1200),
             write_strays: draw(300),
             straying_ms: 1_500,
             write_half: draw(1500),

@@ -34,7 +34,7 @@ enum Fate {
     Accepted,
     Refused,
     Lost,
-    Lied,
+    Unconfirmed,
     Strays,
 }
 
@@ -45,8 +45,8 @@ impl Node {
             Fate::Refused
         } else if world.strikes(|weather| weather.append_lost) {
             Fate::Lost
-        } else if world.strikes(|weather| weather.append_lied) {
-            Fate::Lied
+        } else if world.strikes(|weather| weather.append_unconfirmed) {
+            Fate::Unconfirmed
         } else if world.strikes(|weather| weather.append_strays) {
             Fate::Strays
         } else {
@@ -117,11 +117,11 @@ impl Bus for Node {
                 });
                 return Err(self.no_answer().await.into());
             }
-            Fate::Accepted | Fate::Lied => {}
+            Fate::Accepted | Fate::Unconfirmed => {}
         }
         let sequence = network.remote(self.world.latency(), append).await;
-        if fate == Fate::Lied {
-            self.world.count("appends that lied");
+        if fate == Fate::Unconfirmed {
+            self.world.count("unconfirmed appends");
             return Err(self.no_answer().await.into());
         }
         self.way(Cut::Bus).await?;

@@ -31,7 +31,7 @@ impl From<TimedOut> for StoreError {
 enum Fate {
     Done,
     Lost,
-    Lied,
+    Unconfirmed,
     Half,
     Strays,
 }
@@ -41,8 +41,8 @@ impl Node {
         let world = &self.world;
         if world.strikes(|weather| weather.write_lost) {
             Fate::Lost
-        } else if world.strikes(|weather| weather.write_lied) {
-            Fate::Lied
+        } else if world.strikes(|weather| weather.write_unconfirmed) {
+            Fate::Unconfirmed
         } else if world.strikes(|weather| weather.write_strays) {
             Fate::Strays
         } else if world.strikes(|weather| weather.write_half) {
@@ -73,7 +73,7 @@ impl Node {
         match fate {
             Fate::Lost => cells.clear(),
             Fate::Half => cells.truncate(self.world.dice(|random| random.below(count as u64)) as usize),
-            Fate::Done | Fate::Lied | Fate::Strays => {}
+            Fate::Done | Fate::Unconfirmed | Fate::Strays => {}
         }
         if fate == Fate::Strays {
             self.note(format_args!("writes {what}: {count} cells, {fate:?}"));
@@ -87,7 +87,7 @@ impl Node {
         futures_util::future::join_all(done).await;
         if fate != Fate::Done {
             self.note(format_args!("writes {what}: {count} cells, {fate:?}"));
-            self.world.count("writes that failed or lied");
+            self.world.count("failed or unconfirmed writes");
             return Err(StoreError(format!("{what}: {fate:?}")));
         }
         self.way(Cut::Store).await?;

@@ -23,7 +23,7 @@ impl UserStore for Node {
             }
         };
         self.world.network.remote(self.world.latency(), write).await;
-        if lost || self.world.strikes(|weather| weather.write_lied) {
+        if lost || self.world.strikes(|weather| weather.write_unconfirmed) {
             return Err(StoreError("not now".into()));
         }
         self.way(Cut::Store).await.map_err(away)
