@@ -9,15 +9,15 @@ fn a_number_out_of_step_makes_the_shard_want_a_snapshot() {
     let cases = [
         (0, 1, 0, false, "the first batch"),
         (0, 0, 0, false, "the first heartbeat"),
-        (0, 2, 1, true, "an unknown gateway that began earlier"),
-        (0, 0, 4, true, "a heartbeat of an unknown gateway that began earlier"),
+        (0, 2, 1, true, "a later batch of an unknown gateway"),
+        (0, 0, 4, true, "a heartbeat of an unknown gateway after earlier batches"),
         (3, 4, 3, false, "the next batch"),
-        (3, 5, 4, true, "a gap"),
-        (3, 3, 2, false, "a repetition"),
-        (3, 1, 0, false, "an old repetition"),
-        (3, 0, 3, false, "a heartbeat in step"),
+        (3, 5, 4, true, "a batch after a lost batch"),
+        (3, 3, 2, false, "a repetition of the last batch"),
+        (3, 1, 0, false, "a repetition of an earlier batch"),
+        (3, 0, 3, false, "a heartbeat with the last batch's number"),
         (3, 0, 4, true, "a heartbeat after a lost batch"),
-        (3, 0, 2, true, "a heartbeat of a gateway that counts otherwise"),
+        (3, 0, 2, true, "a heartbeat with a number below the last batch's"),
     ];
     for (batches, number, last_number, wanted, what) in cases {
         let mut world = World::settled();

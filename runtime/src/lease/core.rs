@@ -138,12 +138,16 @@ mod tests {
         let listed = |began, live| Listed { began, ended: began + 20, live };
         let table = [
             ("the only live worker", then(vec![]), Some((16, vec![5]))),
-            ("no reading yet", epoch_after(&[renewed(0, 5)]), None),
-            ("a reading without lease", epoch_after(&[listed(0, &["a"])]), None),
+            ("no reading of the live workers yet", epoch_after(&[renewed(0, 5)]), None),
+            ("a reading of the live workers without a lease", epoch_after(&[listed(0, &["a"])]), None),
             ("a reading without this worker", epoch_after(&[renewed(0, 5), listed(0, &["b"])]), None),
-            ("epochs stay", then(vec![renewed(500, 9), listed(500, &["a"])]), Some((16, vec![5]))),
             (
-                "a newcomer's share",
+                "epochs stay after a renewal",
+                then(vec![renewed(500, 9), listed(500, &["a"])]),
+                Some((16, vec![5])),
+            ),
+            (
+                "the rest after a new worker got its share",
                 then(vec![renewed(500, 9), listed(500, &["a", "b"])]),
                 Some((both, vec![5])),
             ),

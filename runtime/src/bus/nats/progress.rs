@@ -198,17 +198,17 @@ mod tests {
         let whole = [entry(5), entry(6)];
         let table = [
             ("the next entry", vec![entry(7)], 3, None),
-            ("a gap", vec![entry(8), entry(7)], 2, Some("8 came instead of 7")),
-            ("a repetition", vec![entry(6)], 2, Some("6 came instead of 7")),
-            ("a log made anew", vec![entry(1)], 2, Some("1 came instead of 7")),
+            ("an entry after a gap", vec![entry(8), entry(7)], 2, Some("8 came instead of 7")),
+            ("an entry for the second time", vec![entry(6)], 2, Some("6 came instead of 7")),
+            ("the first entry of a recreated log", vec![entry(1)], 2, Some("1 came instead of 7")),
             (
-                "a heartbeat",
+                "a heartbeat without a lost entry",
                 vec![ConsumerEvent::Heartbeat(Some(6)), ConsumerEvent::Heartbeat(None), entry(7)],
                 3,
                 None,
             ),
             (
-                "a loss on the way",
+                "a heartbeat after a lost entry",
                 vec![ConsumerEvent::Heartbeat(Some(7))],
                 2,
                 Some("7 was sent and never came"),

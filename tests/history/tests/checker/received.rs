@@ -100,7 +100,7 @@ pub const DAMAGES: &[Damage] = &[
         alone: false,
     },
     Damage {
-        name: "a join whose reply has too high a head",
+        name: "receive too high a head in the reply to a join",
         apply: head_of_join,
         kind: Kind::Head,
         alone: true,

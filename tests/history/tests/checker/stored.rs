@@ -12,7 +12,7 @@ use std::collections::{HashMap, HashSet};
 pub const DAMAGES: &[Damage] = &[
     Damage { name: "drop an acknowledged row", apply: drop_row, kind: Kind::Lost, alone: false },
     Damage {
-        name: "drop an acknowledged row and renumber",
+        name: "drop an acknowledged row and renumber the rest",
         apply: drop_and_renumber,
         kind: Kind::Lost,
         alone: false,
@@ -26,12 +26,17 @@ pub const DAMAGES: &[Damage] = &[
         alone: false,
     },
     Damage {
-        name: "swap rows far apart in time",
+        name: "swap two rows whose sends are far apart in time",
         apply: swap_far_apart,
         kind: Kind::NotLinearizable,
         alone: false,
     },
-    Damage { name: "swap pipelined messages", apply: swap_pipelined, kind: Kind::ClientOrder, alone: false },
+    Damage {
+        name: "swap two messages of one connection",
+        apply: swap_pipelined,
+        kind: Kind::ClientOrder,
+        alone: false,
+    },
     Damage { name: "ack with another seq", apply: ack_other_seq, kind: Kind::AckElsewhere, alone: false },
     Damage { name: "ack with another id", apply: ack_other_id, kind: Kind::AckElsewhere, alone: false },
     Damage { name: "ack again with another seq", apply: ack_again, kind: Kind::AcksDiffer, alone: true },
@@ -47,18 +52,28 @@ pub const DAMAGES: &[Damage] = &[
         kind: Kind::Phantom,
         alone: false,
     },
-    Damage { name: "store another content", apply: alter_row, kind: Kind::Phantom, alone: false },
-    Damage { name: "store under another sender", apply: other_sender, kind: Kind::Phantom, alone: false },
-    Damage { name: "a hole in the seqs", apply: hole, kind: Kind::Hole, alone: false },
-    Damage { name: "a seq twice", apply: seq_twice, kind: Kind::SeqTwice, alone: false },
     Damage {
-        name: "head too low",
+        name: "store a message with another content",
+        apply: alter_row,
+        kind: Kind::Phantom,
+        alone: false,
+    },
+    Damage {
+        name: "store a message with another sender",
+        apply: other_sender,
+        kind: Kind::Phantom,
+        alone: false,
+    },
+    Damage { name: "leave a hole in the seqs", apply: hole, kind: Kind::Hole, alone: false },
+    Damage { name: "store two events at one seq", apply: seq_twice, kind: Kind::SeqTwice, alone: false },
+    Damage {
+        name: "report too low a head",
         apply: |records, random| shift_head(records, random, -1),
         kind: Kind::Head,
         alone: true,
     },
     Damage {
-        name: "head too high",
+        name: "report too high a head",
         apply: |records, random| shift_head(records, random, 1),
         kind: Kind::Head,
         alone: true,
@@ -70,21 +85,21 @@ pub const DAMAGES: &[Damage] = &[
         alone: false,
     },
     Damage {
-        name: "offline, shown online",
+        name: "show an offline user as online",
         apply: |records, random| flip(records, random, false),
         kind: Kind::Ghost,
         alone: true,
     },
     Damage {
-        name: "online, shown offline",
+        name: "show an online user as offline",
         apply: |records, random| flip(records, random, true),
         kind: Kind::Unseen,
         alone: true,
     },
-    Damage { name: "a clock that goes back", apply: clock_back, kind: Kind::TimeBackwards, alone: false },
-    Damage { name: "a client of two users", apply: second_user, kind: Kind::Malformed, alone: true },
+    Damage { name: "set a client's clock back", apply: clock_back, kind: Kind::TimeBackwards, alone: false },
+    Damage { name: "give a client two users", apply: second_user, kind: Kind::Malformed, alone: true },
     Damage {
-        name: "another content for a client id",
+        name: "send another content with the same client id",
         apply: other_content,
         kind: Kind::Malformed,
         alone: true,
@@ -256,7 +271,7 @@ fn phantom_row(records: &mut Vec<Record>, random: &mut Random) -> Option<()> {
     let mut row = records[pick_row(records, random)?].clone();
     if let What::Stored { client_id, content, .. } = &mut row.what {
         client_id.push_str("-unsent");
-        content.push_str(", which nobody sent");
+        content.push_str(", which no client sent");
     }
     append(records, row).map(drop)
 }
