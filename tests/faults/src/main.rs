@@ -106,7 +106,7 @@ async fn scenario(name: &str, logs: Option<&Path>, history: Option<&Path>) -> an
         eprintln!("{}: {}", scenario.name, scenario.about);
         let mut stage =
             Stage::set((scenario.size)(), (scenario.load)()).await?.context("parts are missing")?;
-        stage.talk();
+        stage.begin_sending();
         (scenario.happen)(&mut stage).await?;
         let outcome = stage.end(logs).await?;
         write_history(&outcome, history)?;
@@ -126,7 +126,7 @@ async fn random_faults(random: Random, logs: Option<&Path>, history: Option<&Pat
     let size = Size { nats_servers: random.nats_servers, ..Size::default() };
     let load = Load { clients: random.clients, rate: random.rate, ..Load::default() };
     let mut stage = Stage::set(size, load).await?.context("parts are missing")?;
-    stage.talk();
+    stage.begin_sending();
     stage.random_faults(seed, random.faults, random.messages, random.away_ms_max).await?;
     let outcome = stage.end(logs).await?;
     write_history(&outcome, history)?;

@@ -34,7 +34,7 @@ pub enum Phase {
     /// Join, and send nothing.
     Gather,
     /// Send messages.
-    Talk,
+    Send,
     /// Begin no new messages, and repeat unanswered ones until they are answered.
     Settle,
     /// Request the presence of other users.
@@ -263,7 +263,7 @@ impl Visit<'_> {
                     }
                 }
                 _ = tick.tick() => {
-                    if *phase.borrow_and_update() == Phase::Talk && !self.slow {
+                    if *phase.borrow_and_update() == Phase::Send && !self.slow {
                         allowance = (allowance + self.scene.rate * TICK.as_secs_f64()).min(self.scene.rate.max(1.0));
                         while allowance >= 1.0 && self.person.begin() {
                             allowance -= 1.0;

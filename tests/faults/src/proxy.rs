@@ -32,7 +32,7 @@ impl Mode {
     /// Nothing passes and new connections are refused, as when a cable is pulled.
     pub const AWAY: Mode = Mode { refuse: true, stall_requests: true, stall_answers: true };
     /// Requests arrive, answers do not.
-    pub const DEAF: Mode = Mode { refuse: false, stall_requests: false, stall_answers: true };
+    pub const NO_ANSWERS: Mode = Mode { refuse: false, stall_requests: false, stall_answers: true };
 }
 
 /// State that all connections of a proxy follow.
@@ -168,7 +168,7 @@ mod tests {
         let proxy = Proxy::start(&successor().await).await.expect("a proxy");
         let mut stream = TcpStream::connect(proxy.address()).await.expect("connected");
         assert_eq!(answer_to(&mut stream, 1).await, Some(2));
-        for mode in [Mode::AWAY, Mode::DEAF, Mode { stall_requests: true, ..Mode::PASS }] {
+        for mode in [Mode::AWAY, Mode::NO_ANSWERS, Mode { stall_requests: true, ..Mode::PASS }] {
             proxy.set(mode);
             assert_eq!(answer_to(&mut stream, 10).await, None, "{mode:?}");
             proxy.set(Mode::PASS);

@@ -23,7 +23,7 @@ pub const SETTLE_TIMEOUT: Duration = Duration::from_secs(120);
 /// Time between two lines of progress.
 const PROGRESS: Duration = Duration::from_secs(5);
 /// Time for the last events and for presence to arrive.
-const LAST_WORDS: Duration = Duration::from_secs(5);
+const LAST_DELIVERIES: Duration = Duration::from_secs(5);
 
 /// What the clients of a run do.
 #[derive(Debug, Clone, Copy)]
@@ -165,8 +165,8 @@ impl Stage {
     }
 
     /// Lets the clients send.
-    pub fn talk(&self) {
-        self.people.scene.turn_to(Phase::Talk);
+    pub fn begin_sending(&self) {
+        self.people.scene.turn_to(Phase::Send);
     }
 
     /// Heals everything, waits until all clients are at rest, and judges the history. The output of the processes goes
@@ -183,9 +183,9 @@ impl Stage {
         if let Err(error) = people.come_to_rest(SETTLE_TIMEOUT).await {
             complaints.push(format!("not healed: {error:#}"));
         }
-        sleep(LAST_WORDS).await;
+        sleep(LAST_DELIVERIES).await;
         people.scene.turn_to(Phase::Look);
-        sleep(LAST_WORDS).await;
+        sleep(LAST_DELIVERIES).await;
         let scene = people.scene.clone();
         let Observations { mut records, waiting, silences } = people.stop().await?;
         complaints.extend(waiting);
@@ -278,13 +278,17 @@ async fn node_fault(node: &mut Node, what: What, away: Sleep) -> anyhow::Result<
             node.go_on();
         }
         What::CutNats => node.cut_nats(),
-        What::WithoutNats | What::DeafToNats => {
-            node.set_nats(if what == What::DeafToNats { Mode::DEAF } else { Mode::AWAY });
+        What::WithoutNats | What::WithoutNatsAnswers => {
+            node.set_nats(if what == What::WithoutNatsAnswers { Mode::NO_ANSWERS } else { Mode::AWAY });
             away.await;
             node.set_nats(Mode::PASS);
         }
-        What::WithoutDatabase | What::DeafToDatabase => {
-            node.set_database(if what == What::DeafToDatabase { Mode::DEAF } else { Mode::AWAY });
+        What::WithoutDatabase | What::WithoutDatabaseAnswers => {
+            node.set_database(if what == What::WithoutDatabaseAnswers {
+                Mode::NO_ANSWERS
+            } else {
+                Mode::AWAY
+            });
             away.await;
             node.set_database(Mode::PASS);
         }

@@ -18,11 +18,11 @@ pub enum What {
     /// Nothing passes between the process and NATS.
     WithoutNats,
     /// What the process sends to NATS arrives; answers and messages from NATS do not.
-    DeafToNats,
+    WithoutNatsAnswers,
     /// Nothing passes between the process and the database.
     WithoutDatabase,
     /// The process's writes arrive in the database; the answers do not come back.
-    DeafToDatabase,
+    WithoutDatabaseAnswers,
 }
 
 /// The process that a fault strikes.
@@ -75,9 +75,9 @@ impl fmt::Display for Fault {
             What::Pause => write!(f, "SIGSTOP of {whom}")?,
             What::CutNats => return write!(f, "{whom}: NATS connections cut"),
             What::WithoutNats => write!(f, "{whom}: without NATS")?,
-            What::DeafToNats => write!(f, "{whom}: deaf to NATS")?,
+            What::WithoutNatsAnswers => write!(f, "{whom}: without answers of NATS")?,
             What::WithoutDatabase => write!(f, "{whom}: without the database")?,
-            What::DeafToDatabase => write!(f, "{whom}: deaf to the database")?,
+            What::WithoutDatabaseAnswers => write!(f, "{whom}: without answers of the database")?,
         }
         write!(f, ", {away_ms} ms")
     }
@@ -107,9 +107,9 @@ impl Schedule {
             5 | 6 => self.of_anyone(What::Pause, away_ms),
             7 | 8 => self.of_anyone(What::CutNats, 0),
             9 => self.of_anyone(What::WithoutNats, away_ms),
-            10 => self.of_anyone(What::DeafToNats, away_ms),
+            10 => self.of_anyone(What::WithoutNatsAnswers, away_ms),
             11 => self.of_a_worker(What::WithoutDatabase, away_ms),
-            12 | 13 => self.of_a_worker(What::DeafToDatabase, away_ms),
+            12 | 13 => self.of_a_worker(What::WithoutDatabaseAnswers, away_ms),
             14 => self.of_nats(What::Kill, away_ms.min(5_000)),
             _ => self.of_nats(What::Pause, away_ms.min(5_000)),
         };

@@ -37,7 +37,7 @@ async fn nothing_acknowledged_is_lost_doubled_or_reordered() {
     else {
         return;
     };
-    stage.talk();
+    stage.begin_sending();
     stage
         .random_faults(seed, faults, messages, away_ms_max)
         .await

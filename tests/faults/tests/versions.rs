@@ -41,7 +41,7 @@ async fn versions_work_side_by_side_forward_and_back() {
     let size = Size { message_workers: 2, ..Size::default() };
     let load = Load { rate: 5.0, ..Load::default() };
     let Some(mut stage) = Stage::set(size, load).await.expect("everything starts") else { return };
-    stage.talk();
+    stage.begin_sending();
     sleep(A_LEASE).await;
 
     stage.note("worker 0: forward");

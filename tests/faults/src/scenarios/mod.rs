@@ -197,11 +197,11 @@ fn of_what_they_need() -> Vec<Scenario> {
             figures: steady_again,
         },
         Scenario {
-            name: "database-deaf",
+            name: "database-without-answers",
             about: "for 20 s the database applies every write, and its answers do not arrive",
             size: Size::default,
             load: Load::default,
-            happen: |stage| Box::pin(database(stage, Mode::DEAF, 20)),
+            happen: |stage| Box::pin(database(stage, Mode::NO_ANSWERS, 20)),
             figures: steady_again,
         },
     ]
