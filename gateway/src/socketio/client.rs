@@ -9,7 +9,7 @@ use crate::session::application::{Running, Served};
 use crate::session::recovery::Ids;
 use crate::shared::Shared;
 use crate::socketio::Sockets;
-use crate::socketio::begin::{Begins, Begun, Starting};
+use crate::socketio::start::{Begins, Begun, Starting};
 use bytes::Bytes;
 use carillon_proto::code::{Close, ErrorCode, Failure};
 use carillon_proto::command::Command;

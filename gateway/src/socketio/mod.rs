@@ -1,10 +1,10 @@
 //! Socket.IO 5 over Engine.IO: assembles packets with their attachments, and passes them to the [`Sockets`] behind
 //! them.
 
-mod begin;
 mod client;
 mod moving;
 mod service;
+mod start;
 
 pub use client::{Client, Path};
 pub use service::{Gateway, engine};

@@ -1,7 +1,7 @@
 //! Moves a client between gateways: packs its state on the former gateway, and restores it on the new one.
 
-use super::begin::{Arrival, Joins};
 use super::client::{AUTHENTICATION_TIMEOUT, Client, Path, State};
+use super::start::{Arrival, Joins};
 use crate::access::auth::Identity;
 use crate::connection::outgoing::Outgoing;
 use crate::core::tracker::Tracker;
