@@ -1,6 +1,6 @@
 //! One native WebSocket from its upgrade to its end: authentication, then JSON frames.
 
-use crate::access::admission::Beginning;
+use crate::access::admission::StartingSession;
 use crate::access::auth::{Identity, Refusal};
 use crate::connection::Speaks;
 use crate::connection::drive::{self, Framing, Socket, Understood};
@@ -38,13 +38,14 @@ pub enum Arrival {
     Refused(Refusal),
 }
 
-/// Serves a connection from its upgrade to its end. `beginning` is set if the upgrade was already counted as beginning.
+/// Serves a connection from its upgrade to its end. `starting` is set if the upgrade already counted the session as
+/// being started.
 pub async fn serve(
     shared: Arc<Shared>,
     io: TcpStream,
     leftover: Bytes,
     arrival: Arrival,
-    beginning: Option<Beginning>,
+    starting: Option<StartingSession>,
 ) {
     let stream = Arc::new(io);
     let mut socket = drive::socket(stream.clone(), leftover, shared.settings.limits.frame_bytes).await;
@@ -55,8 +56,8 @@ pub async fn serve(
     };
     let ended = match identified {
         Ok(identity) => {
-            let beginning = beginning.unwrap_or_else(|| shared.admission.begin());
-            admitted(shared, &mut socket, identity, &stream, beginning).await
+            let starting = starting.unwrap_or_else(|| shared.admission.count_starting());
+            admitted(shared, &mut socket, identity, &stream, starting).await
         }
         Err(close) => close,
     };
@@ -113,7 +114,7 @@ async fn admitted(
     socket: &mut Socket,
     identity: Identity,
     stream: &Arc<TcpStream>,
-    beginning: Beginning,
+    starting: StartingSession,
 ) -> Option<Close> {
     let outgoing = Arc::new(Outgoing::to(stream.clone()));
     let claim = Claim::new(&shared);
@@ -123,7 +124,7 @@ async fn admitted(
     };
     let mut application = Native::new(running);
     Box::pin(application.greet()).await;
-    drop(beginning);
+    drop(starting);
     let close = drive::drive(socket, &outgoing, JsonFrames::new(), &mut application).await;
     outgoing.close();
     Box::pin(application.end()).await;
@@ -136,7 +137,7 @@ pub struct Native {
 }
 
 impl Native {
-    /// The application for a session that [`start`] has begun.
+    /// The application for a session that [`start`] has started.
     pub fn new(running: Running) -> Native {
         Native { running }
     }

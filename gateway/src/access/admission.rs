@@ -26,7 +26,7 @@ pub enum Turned {
     Address(u64),
     /// The instance has its maximum of connections.
     Full,
-    /// The maximum number of sessions is beginning at this moment.
+    /// The maximum number of sessions is being started at this moment.
     Busy,
 }
 
@@ -38,15 +38,15 @@ pub struct Admission {
     per_ip_per_minute: u32,
     connections_max: u32,
     connections: Arc<AtomicU32>,
-    beginning: Arc<AtomicU32>,
+    starting: Arc<AtomicU32>,
     addresses: Mutex<HashMap<IpAddr, Bucket>>,
 }
 
 /// A session that is identified and has not been greeted yet. Dropping it ends the count.
 #[derive(Debug)]
-pub struct Beginning(Arc<AtomicU32>);
+pub struct StartingSession(Arc<AtomicU32>);
 
-impl Drop for Beginning {
+impl Drop for StartingSession {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -73,15 +73,15 @@ impl Admission {
             per_ip_per_minute: settings.limits.connections_per_ip_per_minute,
             connections_max: settings.limits.connections,
             connections: Arc::default(),
-            beginning: Arc::default(),
+            starting: Arc::default(),
             addresses: Mutex::default(),
         }
     }
 
-    /// Counts a session that is beginning. While too many are, new connections are refused.
-    pub fn begin(&self) -> Beginning {
-        self.beginning.fetch_add(1, Ordering::Relaxed);
-        Beginning(self.beginning.clone())
+    /// Counts a session that is being started. While there are too many, new connections are refused.
+    pub fn count_starting(&self) -> StartingSession {
+        self.starting.fetch_add(1, Ordering::Relaxed);
+        StartingSession(self.starting.clone())
     }
 
     /// The number of connections now.
@@ -97,7 +97,7 @@ impl Admission {
         if !self.origin_allowed(headers) {
             return Err(Turned::Origin);
         }
-        if self.beginning.load(Ordering::Relaxed) >= BEGINNING_MAX {
+        if self.starting.load(Ordering::Relaxed) >= BEGINNING_MAX {
             return Err(Turned::Busy);
         }
         let address = self.client_address(headers, peer);
@@ -176,7 +176,7 @@ mod tests {
             per_ip_per_minute: 2,
             connections_max: 3,
             connections: Arc::default(),
-            beginning: Arc::default(),
+            starting: Arc::default(),
             addresses: Mutex::default(),
         }
     }
@@ -224,10 +224,10 @@ mod tests {
     fn connections_are_refused_while_too_many_sessions_begin() {
         let admission = admission(&[], false);
         let (none, near) = (HeaderMap::new(), "127.0.0.1".parse().expect("an address"));
-        let mut beginning: Vec<_> = (0..BEGINNING_MAX).map(|_| admission.begin()).collect();
+        let mut starting: Vec<_> = (0..BEGINNING_MAX).map(|_| admission.count_starting()).collect();
         assert_eq!(admission.admit(&none, near).err(), Some(Turned::Busy));
         assert_eq!(admission.connections(), 0, "a refused connection must not be counted");
-        beginning.pop();
+        starting.pop();
         assert!(admission.admit(&none, near).is_ok());
     }
 

@@ -168,12 +168,12 @@ fn upgrade(shared: Arc<Shared>, request: Request, arrival: impl FnOnce(&Shared) 
         Err(response) => return *response,
     };
     let arrival = arrival(&shared);
-    let beginning = matches!(arrival, Arrival::Identified(_)).then(|| shared.admission.begin());
+    let starting = matches!(arrival, Arrival::Identified(_)).then(|| shared.admission.count_starting());
     if matches!(arrival, Arrival::Refused(Refusal::Invalid | Refusal::Expired)) {
         metrics::REFUSED.inc();
     }
     upgrade::switch(request, accept, subprotocol, async move |stream, leftover| {
-        native::serve(shared, stream, leftover, arrival, beginning).await;
+        native::serve(shared, stream, leftover, arrival, starting).await;
         drop(place);
     })
 }

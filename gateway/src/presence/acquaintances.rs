@@ -117,7 +117,7 @@ impl Shared {
     }
 
     /// Makes a new connection watch its user's acquaintances. Returns them.
-    pub(crate) async fn begin_acquaintance(&self, connection: &Arc<Connection>) -> Arc<[UserId]> {
+    pub(crate) async fn watch_acquaintances(&self, connection: &Arc<Connection>) -> Arc<[UserId]> {
         let users = self.acquaintances(&connection.user).await.unwrap_or_else(|failure| {
             tracing::debug!(%failure, "a connection starts without its acquaintances");
             self.refreshing.changed(&connection.user);
@@ -133,7 +133,7 @@ impl Shared {
     }
 
     /// Ends the watches of a connection that has ended.
-    pub(crate) fn end_acquaintance(&self, connection: &Arc<Connection>) {
+    pub(crate) fn unwatch_acquaintances(&self, connection: &Arc<Connection>) {
         let mut known = connection.acquaintances.lock();
         let users = known.users();
         *known = Acquaintances::Ended;

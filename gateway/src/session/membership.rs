@@ -139,7 +139,7 @@ impl Session {
                 join::step_out(&self.shared, &self.connection, &room, true);
             }
         }
-        self.shared.end_acquaintance(&self.connection);
+        self.shared.unwatch_acquaintances(&self.connection);
         self.shared.leave_lobby(&self.connection);
         let watched: Vec<UserId> = self.watched.drain().collect();
         self.shared.unwatch(&self.connection, &watched);

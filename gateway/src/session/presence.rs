@@ -15,7 +15,7 @@ impl Session {
     /// Watches the users that this session's user sees because they share stored conversations, and sends the list of
     /// those that are online. Under `dev` the list has the other users of this gateway, too.
     pub async fn greet(&mut self) {
-        let users = self.shared.begin_acquaintance(&self.connection).await;
+        let users = self.shared.watch_acquaintances(&self.connection).await;
         let presences = self.shared.watch(&self.connection, &users).await;
         let own = self.identity.user.to_string();
         let online = presences.into_iter().filter(|presence| presence.online).map(|presence| presence.user);

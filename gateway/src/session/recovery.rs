@@ -69,7 +69,7 @@ pub struct Return {
 
 /// A session that can be recovered.
 #[derive(Debug)]
-pub struct Found {
+pub struct RecoveredState {
     /// Its record.
     pub record: RecoveryRecord,
     /// How far its client has received its conversations.
@@ -131,7 +131,12 @@ impl Recoveries {
 impl Shared {
     /// Finds the session that a client returns to. `None` if the record does not cover everything that the client
     /// received.
-    pub async fn find_recovery(&self, back: &Return, user: &str, namespace: Namespace) -> Option<Found> {
+    pub async fn find_recovery(
+        &self,
+        back: &Return,
+        user: &str,
+        namespace: Namespace,
+    ) -> Option<RecoveredState> {
         let offset = Offset::parse(&back.offset).filter(|_| back.pid.len() == PID_LENGTH)?;
         for _ in 0..ASK_AGAIN_MAX {
             let query = wire::RecoveryQuery { pid: back.pid.clone(), user: user.to_owned() };
@@ -141,7 +146,7 @@ impl Shared {
                     let tracker = Tracker::restored(&record.bases, &offset).filter(|_| here)?;
                     // If this gateway has the session itself, [`Shared::supersede`] ends it.
                     let owner = owner.filter(|owner| owner.gateway != self.id.as_str());
-                    return Some(Found { record, tracker, owner });
+                    return Some(RecoveredState { record, tracker, owner });
                 }
                 Some(Outcome::Recovery(found)) if found.again => {
                     tokio::time::sleep(ASK_AGAIN_DELAY).await;
@@ -153,7 +158,7 @@ impl Shared {
     }
 
     /// Makes a session recoverable. The caller then stores its record.
-    pub fn begin_recovery(&self, connection: &Arc<Connection>, record: RecoveryRecord) {
+    pub fn add_recoverable(&self, connection: &Arc<Connection>, record: RecoveryRecord) {
         let session = Recoverable { connection: connection.clone(), record };
         self.recoveries.0.lock().insert(connection.id, session);
     }

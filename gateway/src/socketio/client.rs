@@ -9,7 +9,7 @@ use crate::session::application::{Running, Served};
 use crate::session::recovery::Ids;
 use crate::shared::Shared;
 use crate::socketio::Sockets;
-use crate::socketio::start::{Begins, Begun, Starting};
+use crate::socketio::start::{StartCause, StartFuture, StartOutcome};
 use bytes::Bytes;
 use carillon_proto::code::{Close, ErrorCode, Failure};
 use carillon_proto::command::Command;
@@ -48,7 +48,7 @@ pub(super) enum State {
     /// The client is in a namespace and has not authenticated.
     Anonymous { namespace: Namespace, until: Instant, ids: Option<Ids> },
     /// The client's session is being started.
-    Starting { namespace: Namespace, begins: Begins, starting: Starting },
+    Starting { namespace: Namespace, cause: StartCause, starting: StartFuture },
     /// The client's session runs.
     Running { namespace: Namespace, running: Box<Running> },
     /// The client left its namespace, and its session is being ended.
@@ -100,7 +100,7 @@ impl Client {
                 match self.shared.verifier.verify(&token) {
                     Ok(identity) => {
                         let asked = Asked::Event { vocabulary, namespace, verb, ack };
-                        return self.authenticated(namespace, identity, asked, ids);
+                        return self.start_authenticated(namespace, identity, asked, ids);
                     }
                     Err(refusal) => (vocabulary, verb, refusal.failure()),
                 }
@@ -208,7 +208,7 @@ pub(super) fn failure_of(close: Close) -> Failure {
 impl Sockets for Client {
     fn connect(&mut self, name: &str, auth: Option<&str>) -> Result<(), Close> {
         match (Namespace::parse(name), self.namespace()) {
-            (Some(namespace), None) => self.enter(namespace, auth),
+            (Some(namespace), None) => self.connect_namespace(namespace, auth),
             (Some(again), Some(namespace)) if again == namespace => return Err(Close::ProtocolError),
             // A client can be in one namespace only: `/` and its alias serve the same conversations.
             _ => self.say(&packet::connect_error(name, r#"{"message":"Invalid namespace"}"#)),
@@ -277,12 +277,12 @@ impl Served for Client {
             }
             State::Starting { starting, .. } => {
                 let Poll::Ready(started) = starting.poll_unpin(context) else { return Poll::Pending };
-                let State::Starting { namespace, begins, .. } =
+                let State::Starting { namespace, cause, .. } =
                     std::mem::replace(&mut self.state, State::Waiting)
                 else {
                     return Poll::Pending;
                 };
-                self.started(namespace, begins, started);
+                self.finish_start(namespace, cause, started);
                 Poll::Ready(())
             }
         }
@@ -326,7 +326,9 @@ impl Served for Client {
             State::Running { running, .. } => running.end().await,
             // What the start has announced must be taken back, so wait for it and end the session.
             State::Starting { starting, .. } => {
-                if let Ok(Begun::New(running, _) | Begun::Back(running, ..)) = starting.await {
+                if let Ok(StartOutcome::New(running, _) | StartOutcome::Recovered(running, ..)) =
+                    starting.await
+                {
                     running.end().await;
                 }
             }

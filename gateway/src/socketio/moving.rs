@@ -1,12 +1,12 @@
 //! Moves a client between gateways: packs its state on the former gateway, and restores it on the new one.
 
 use super::client::{AUTHENTICATION_TIMEOUT, Client, Path, State};
-use super::start::{Arrival, Joins};
+use super::start::{IncomingSession, Joins};
 use crate::access::auth::Identity;
 use crate::connection::outgoing::Outgoing;
 use crate::core::tracker::Tracker;
 use crate::delivery::dialect::{Asked, Dialect, Namespace};
-use crate::session::recovery::{Found, Ids};
+use crate::session::recovery::{Ids, RecoveredState};
 use crate::session::start::Claim;
 use crate::shared::Shared;
 use carillon_proto::command::Command;
@@ -37,12 +37,12 @@ impl Client {
                     None => None,
                     Some(record) => {
                         let tracker = Tracker::restored(&record.bases, &Offset::parse(&moved.offset)?)?;
-                        Some(Found { record, tracker, owner: None })
+                        Some(RecoveredState { record, tracker, owner: None })
                     }
                 };
-                let arrival = Arrival { identity: Identity::moved(identity)?, joins, found };
+                let incoming = IncomingSession { identity: Identity::moved(identity)?, joins, found };
                 let claim = Claim { limit: 0, moved_from: moved.counted, status };
-                client.arrives(namespace, arrival, claim);
+                client.start_incoming(namespace, incoming, claim);
             }
             None => {
                 let until = Instant::now() + AUTHENTICATION_TIMEOUT;

@@ -1,5 +1,5 @@
-//! How a Socket.IO session begins: by CONNECT with a token, by a later `authenticate` event, by recovery of an earlier
-//! session, or by a move from another gateway.
+//! Starts a Socket.IO client's session: after CONNECT with a token, after a later `authenticate` event, by recovery of
+//! an earlier session, or by a move from another gateway.
 
 use super::client::{AUTHENTICATION_TIMEOUT, Client, Path, State, asked_by, failure_of};
 use crate::access::auth::Identity;
@@ -9,7 +9,7 @@ use crate::core::tracker::Tracker;
 use crate::delivery::dialect::{Asked, Dialect, Namespace};
 use crate::metrics;
 use crate::session::application::Running;
-use crate::session::recovery::{Found, Ids, Return};
+use crate::session::recovery::{Ids, RecoveredState, Return};
 use crate::session::start::{Claim, start};
 use crate::shared::Shared;
 use carillon_proto::code::{Close, ErrorCode, Failure};
@@ -27,67 +27,71 @@ use tokio::time::Instant;
 /// Joins that restore a session's earlier subscriptions, in their order.
 pub(super) type Joins = Vec<(Command, Asked)>;
 
-/// How a session begins, which decides what the client receives once it has begun.
-pub(super) enum Begins {
+/// Why a session is started, which decides what the client receives when it runs.
+pub(super) enum StartCause {
     /// The client sent CONNECT with a token, or to recover a session. With ids where the new session can be recovered.
-    Connecting(Option<Ids>),
+    Connect(Option<Ids>),
     /// The client connected without a token, and gave one by this event.
-    Authenticating(Asked),
+    Authenticate(Asked),
     /// The session moved here from another gateway, where the client received its welcome.
-    Moved,
+    Move,
 }
 
-/// The outcome of [`Starting`].
-pub(super) enum Begun {
+/// The outcome of a [`StartFuture`].
+pub(super) enum StartOutcome {
     /// The client's earlier session is recovered, under its former ids and with its former subscriptions.
-    Back(Box<Running>, Ids, Joins),
+    Recovered(Box<Running>, Ids, Joins),
     /// A new session, or one that moved here with its subscriptions.
     New(Box<Running>, Joins),
     /// The client gave no token, and no session was found to recover: it must authenticate.
-    Nobody,
+    Unauthenticated,
 }
 
 /// The state of a session that moves here from another gateway.
-pub(super) struct Arrival {
+pub(super) struct IncomingSession {
     pub identity: Identity,
     /// Its subscriptions.
     pub joins: Joins,
     /// Its recovery record and tracker, if it can be recovered.
-    pub found: Option<Found>,
+    pub found: Option<RecoveredState>,
 }
 
 /// The asynchronous start of a session.
-pub(super) type Starting = BoxFuture<'static, Result<Begun, Close>>;
+pub(super) type StartFuture = BoxFuture<'static, Result<StartOutcome, Close>>;
 
 /// The parts from which a session is started.
-struct Beginning {
+struct SessionStarter {
     shared: Arc<Shared>,
     outgoing: Arc<Outgoing>,
     namespace: Namespace,
     claim: Claim,
 }
 
-impl Beginning {
+impl SessionStarter {
     async fn start(self, identity: Identity) -> Result<Running, Close> {
         let speaks = Speaks::SocketIo(self.namespace);
-        let _beginning = self.shared.admission.begin();
+        let _starting = self.shared.admission.count_starting();
         let mut running = start(self.shared, identity, speaks, self.outgoing, self.claim).await?;
         running.session.greet().await;
         Ok(running)
     }
 
     /// Starts a session without earlier subscriptions. It can be recovered if it has ids.
-    async fn fresh(self, identity: Identity, ids: Option<Ids>) -> Result<Running, Close> {
+    async fn start_new(self, identity: Identity, ids: Option<Ids>) -> Result<Running, Close> {
         let (shared, namespace) = (self.shared.clone(), self.namespace);
         let running = self.start(identity).await?;
-        recover_from_now(&shared, &running, namespace, ids);
+        make_recoverable(&shared, &running, namespace, ids);
         Ok(running)
     }
 
     /// Starts a session that continues where its client's offset ends. The joins are `None` when the new record could
     /// not be stored: the session must then not be reported as recovered.
-    async fn resumed(mut self, identity: Identity, found: Found) -> Result<(Running, Option<Joins>), Close> {
-        let Found { record: before, tracker, owner } = found;
+    async fn start_recovered(
+        mut self,
+        identity: Identity,
+        found: RecoveredState,
+    ) -> Result<(Running, Option<Joins>), Close> {
+        let RecoveredState { record: before, tracker, owner } = found;
         let (shared, namespace, outgoing) = (self.shared.clone(), self.namespace, self.outgoing.clone());
         // The session takes the place of the earlier one, which its gateway may still count because it has not noticed
         // that the connection is dead. Where that place is not known, the earlier session may still be counted, so no
@@ -99,7 +103,7 @@ impl Beginning {
         outgoing.track(Some(tracker));
         let running = self.start(identity).await?;
         let ids = Ids { sid: before.sid, pid: before.pid };
-        shared.begin_recovery(running.connection(), record(&running, namespace, ids));
+        shared.add_recoverable(running.connection(), record(&running, namespace, ids));
         let stored = shared.store_recovery(running.connection()).await;
         Ok((running, stored.then_some(joins)))
     }
@@ -121,9 +125,9 @@ fn record(running: &Running, namespace: Namespace, ids: Ids) -> RecoveryRecord {
 
 /// Makes a session that has ids recoverable. The record is announced without waiting for it to be stored. What the
 /// session joins later is announced after it, so it is added to this record.
-fn recover_from_now(shared: &Shared, running: &Running, namespace: Namespace, ids: Option<Ids>) {
+fn make_recoverable(shared: &Shared, running: &Running, namespace: Namespace, ids: Option<Ids>) {
     if let Some(ids) = ids {
-        shared.begin_recovery(running.connection(), record(running, namespace, ids));
+        shared.add_recoverable(running.connection(), record(running, namespace, ids));
         shared.renew_recovery(running.connection());
     }
 }
@@ -135,54 +139,54 @@ fn still_valid(identity: &Identity) -> bool {
 
 /// Starts the session of a client that sent CONNECT, and recovers its earlier session if it requests that and the
 /// record is found.
-async fn connect(
-    beginning: Beginning,
-    who: Option<Identity>,
+async fn start_connected(
+    starter: SessionStarter,
+    identity: Option<Identity>,
     ids: Option<Ids>,
     back: Option<Return>,
-) -> Result<Begun, Close> {
-    let (shared, outgoing) = (beginning.shared.clone(), beginning.outgoing.clone());
+) -> Result<StartOutcome, Close> {
+    let (shared, outgoing) = (starter.shared.clone(), starter.outgoing.clone());
     let found = match &back {
         None => None,
         Some(back) => {
-            let user = who.as_ref().map_or("", |identity| identity.user.as_str());
-            shared.find_recovery(back, user, beginning.namespace).await
+            let user = identity.as_ref().map_or("", |identity| identity.user.as_str());
+            shared.find_recovery(back, user, starter.namespace).await
         }
     };
     let Some(found) = found else {
         metrics::NOT_RECOVERED.inc_by(back.is_some().into());
-        let Some(identity) = who else { return Ok(Begun::Nobody) };
-        return Ok(Begun::New(Box::new(beginning.fresh(identity, ids).await?), Joins::new()));
+        let Some(identity) = identity else { return Ok(StartOutcome::Unauthenticated) };
+        return Ok(StartOutcome::New(Box::new(starter.start_new(identity, ids).await?), Joins::new()));
     };
     let kept = || found.record.identity.clone().and_then(Identity::moved).filter(still_valid);
-    let Some(identity) = who.or_else(kept) else { return Ok(Begun::Nobody) };
+    let Some(identity) = identity.or_else(kept) else { return Ok(StartOutcome::Unauthenticated) };
     let before = Ids { sid: found.record.sid.clone(), pid: found.record.pid.clone() };
-    let namespace = beginning.namespace;
+    let namespace = starter.namespace;
     shared.supersede(&before.pid);
-    let (running, joins) = beginning.resumed(identity, found).await?;
+    let (running, joins) = starter.start_recovered(identity, found).await?;
     if let Some(joins) = joins {
         metrics::RECOVERED.inc();
-        return Ok(Begun::Back(Box::new(running), before, joins));
+        return Ok(StartOutcome::Recovered(Box::new(running), before, joins));
     }
     metrics::NOT_RECOVERED.inc();
     outgoing.track(ids.as_ref().map(Ids::tracker));
-    recover_from_now(&shared, &running, namespace, ids);
-    Ok(Begun::New(Box::new(running), Joins::new()))
+    make_recoverable(&shared, &running, namespace, ids);
+    Ok(StartOutcome::New(Box::new(running), Joins::new()))
 }
 
 /// Starts a session that moved here, with its subscriptions.
-async fn arrive(beginning: Beginning, arrival: Arrival) -> Result<Begun, Close> {
-    let Arrival { identity, joins, found } = arrival;
+async fn start_moved(starter: SessionStarter, incoming: IncomingSession) -> Result<StartOutcome, Close> {
+    let IncomingSession { identity, joins, found } = incoming;
     let Some(found) = found else {
-        return Ok(Begun::New(Box::new(beginning.fresh(identity, None).await?), joins));
+        return Ok(StartOutcome::New(Box::new(starter.start_new(identity, None).await?), joins));
     };
-    let shared = beginning.shared.clone();
-    let (running, reached) = beginning.resumed(identity, found).await?;
+    let shared = starter.shared.clone();
+    let (running, reached) = starter.start_recovered(identity, found).await?;
     if reached.is_none() {
         // The client received its ids on the former gateway. It can be recovered again once this record is stored.
         shared.renew_recovery(running.connection());
     }
-    Ok(Begun::New(Box::new(running), reached.unwrap_or(joins)))
+    Ok(StartOutcome::New(Box::new(running), reached.unwrap_or(joins)))
 }
 
 impl Client {
@@ -201,12 +205,12 @@ impl Client {
     }
 
     /// Admits a client to a namespace, or refuses it with a CONNECT_ERROR.
-    pub(super) fn enter(&mut self, namespace: Namespace, auth: Option<&str>) {
+    pub(super) fn connect_namespace(&mut self, namespace: Namespace, auth: Option<&str>) {
         let auth = auth.and_then(|json| serde_json::from_str::<&RawValue>(json).ok());
         let recovery = auth.map(vocabulary::handshake_recovery).unwrap_or_default();
         let ids = (self.recovers || recovery.wanted).then(Ids::random);
         let back = recovery.back.filter(|_| ids.is_some()).map(|(pid, offset)| Return { pid, offset });
-        let who = match auth.and_then(vocabulary::handshake_token) {
+        let identity = match auth.and_then(vocabulary::handshake_token) {
             Some(token) => match self.shared.verifier.verify(&token) {
                 Ok(identity) => Some(identity),
                 Err(refusal) => return self.refuse_connect(namespace.name(), &refusal.failure(), true),
@@ -218,12 +222,12 @@ impl Client {
             None => None,
         };
         self.outgoing.track(ids.as_ref().map(Ids::tracker));
-        if who.is_none() && back.is_none() {
+        if identity.is_none() && back.is_none() {
             return self.wait_for_authentication(namespace, ids);
         }
-        let beginning = self.beginning(namespace);
-        let starting = connect(beginning, who, ids.clone(), back).boxed();
-        self.state = State::Starting { namespace, begins: Begins::Connecting(ids), starting };
+        let starter = self.session_starter(namespace);
+        let starting = start_connected(starter, identity, ids.clone(), back).boxed();
+        self.state = State::Starting { namespace, cause: StartCause::Connect(ids), starting };
     }
 
     fn wait_for_authentication(&mut self, namespace: Namespace, ids: Option<Ids>) {
@@ -232,60 +236,70 @@ impl Client {
         self.state = State::Anonymous { namespace, until, ids };
     }
 
-    fn beginning(&self, namespace: Namespace) -> Beginning {
+    fn session_starter(&self, namespace: Namespace) -> SessionStarter {
         let (shared, outgoing, claim) =
             (self.shared.clone(), self.outgoing.clone(), Claim::new(&self.shared));
-        Beginning { shared, outgoing, namespace, claim }
+        SessionStarter { shared, outgoing, namespace, claim }
     }
 
     /// Starts the session of a client that connected without a token and has now authenticated.
-    pub(super) fn authenticated(
+    pub(super) fn start_authenticated(
         &mut self,
         namespace: Namespace,
         identity: Identity,
         asked: Asked,
         ids: Option<Ids>,
     ) {
-        let beginning = self.beginning(namespace);
+        let starter = self.session_starter(namespace);
         let starting = async move {
-            let running = beginning.fresh(identity, ids).await?;
-            Ok(Begun::New(Box::new(running), Joins::new()))
+            let running = starter.start_new(identity, ids).await?;
+            Ok(StartOutcome::New(Box::new(running), Joins::new()))
         };
-        let begins = Begins::Authenticating(asked);
-        self.state = State::Starting { namespace, begins, starting: starting.boxed() };
+        let cause = StartCause::Authenticate(asked);
+        self.state = State::Starting { namespace, cause, starting: starting.boxed() };
     }
 
     /// Starts the session of a client that moved here from another gateway.
-    pub(super) fn arrives(&mut self, namespace: Namespace, arrival: Arrival, claim: Claim) {
-        let starting = arrive(Beginning { claim, ..self.beginning(namespace) }, arrival).boxed();
-        self.state = State::Starting { namespace, begins: Begins::Moved, starting };
+    pub(super) fn start_incoming(&mut self, namespace: Namespace, incoming: IncomingSession, claim: Claim) {
+        let starting =
+            start_moved(SessionStarter { claim, ..self.session_starter(namespace) }, incoming).boxed();
+        self.state = State::Starting { namespace, cause: StartCause::Move, starting };
     }
 
-    /// Informs a client of how its session began, and runs the session if it did.
-    pub(super) fn started(&mut self, namespace: Namespace, begins: Begins, started: Result<Begun, Close>) {
-        let (running, joins, ids) = match (started, &begins) {
-            (Ok(Begun::Back(running, ids, joins)), _) => (running, joins, Some(ids)),
-            (Ok(Begun::New(running, joins)), Begins::Connecting(ids)) => (running, joins, ids.clone()),
-            (Ok(Begun::New(running, joins)), _) => (running, joins, None),
-            (Ok(Begun::Nobody), Begins::Connecting(ids)) => {
+    /// Sends the client the result of the start, and runs the session if there is one.
+    pub(super) fn finish_start(
+        &mut self,
+        namespace: Namespace,
+        cause: StartCause,
+        started: Result<StartOutcome, Close>,
+    ) {
+        let (running, joins, ids) = match (started, &cause) {
+            (Ok(StartOutcome::Recovered(running, ids, joins)), _) => (running, joins, Some(ids)),
+            (Ok(StartOutcome::New(running, joins)), StartCause::Connect(ids)) => {
+                (running, joins, ids.clone())
+            }
+            (Ok(StartOutcome::New(running, joins)), _) => (running, joins, None),
+            (Ok(StartOutcome::Unauthenticated), StartCause::Connect(ids)) => {
                 return self.wait_for_authentication(namespace, ids.clone());
             }
-            (Ok(Begun::Nobody), _) => return self.not_started(namespace, &begins, Close::Internal),
-            (Err(close), _) => return self.not_started(namespace, &begins, close),
+            (Ok(StartOutcome::Unauthenticated), _) => {
+                return self.fail_start(namespace, &cause, Close::Internal);
+            }
+            (Err(close), _) => return self.fail_start(namespace, &cause, close),
         };
-        let moved = matches!(begins, Begins::Moved);
-        let asked = match begins {
-            Begins::Moved => None,
-            Begins::Connecting(_) => {
+        let moved = matches!(cause, StartCause::Move);
+        let asked = match cause {
+            StartCause::Move => None,
+            StartCause::Connect(_) => {
                 self.welcome(namespace, ids.as_ref());
                 (self.path == Path::SocketIo).then(|| asked_by(namespace, Verb::Authenticate, None))
             }
-            Begins::Authenticating(asked) => Some(asked),
+            StartCause::Authenticate(asked) => Some(asked),
         };
-        self.serve(namespace, running, joins, asked.as_ref(), moved);
+        self.run_session(namespace, running, joins, asked.as_ref(), moved);
     }
 
-    fn serve(
+    fn run_session(
         &mut self,
         namespace: Namespace,
         mut running: Box<Running>,
@@ -312,13 +326,13 @@ impl Client {
         self.state = State::Running { namespace, running };
     }
 
-    fn not_started(&mut self, namespace: Namespace, begins: &Begins, close: Close) {
+    fn fail_start(&mut self, namespace: Namespace, cause: &StartCause, close: Close) {
         let failure = failure_of(close);
-        match begins {
+        match cause {
             // Close the transport instead of sending a CONNECT_ERROR: after a CONNECT_ERROR, the client library does
             // not reconnect by itself.
-            Begins::Connecting(_) => {}
-            Begins::Authenticating(_) | Begins::Moved => {
+            StartCause::Connect(_) => {}
+            StartCause::Authenticate(_) | StartCause::Move => {
                 self.tell(namespace, vocabulary::connection_error(&failure));
             }
         }
