@@ -89,7 +89,7 @@ impl Gateway {
     pub async fn run(self, bus: Arc<dyn Bus>, shutdown: CancellationToken) -> anyhow::Result<()> {
         let listener =
             tokio::net::TcpListener::from_std(self.listener).context("the listener cannot be used")?;
-        let mut heart = Heart::begin(self.settings, bus).await?;
+        let mut heart = Heart::start(self.settings, bus).await?;
         let shared = heart.shared().clone();
         let stop_accepting = CancellationToken::new();
         let http_connections = http::listen::http_connections(shared.settings.limits.connections);
@@ -118,7 +118,7 @@ impl Heart {
     ///
     /// # Errors
     /// When the bus cannot be reached.
-    pub async fn begin(settings: Settings, bus: Arc<dyn Bus>) -> anyhow::Result<Heart> {
+    pub async fn start(settings: Settings, bus: Arc<dyn Bus>) -> anyhow::Result<Heart> {
         warn_of_unserved(&settings);
         let mut tasks = JoinSet::new();
         let shared = assemble(settings, bus, &mut tasks)?;

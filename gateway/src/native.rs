@@ -155,7 +155,7 @@ impl Application for Native {
             Ok(native::Frame { reference, command }) => {
                 let asked = Asked::Native { reference: reference.map(Into::into) };
                 let work = self.running.session.command(command, &asked);
-                self.running.begin(work);
+                self.running.start_work(work);
             }
             Err(native::Refused { reference, failure }) => {
                 let asked = Asked::Native { reference: reference.map(Into::into) };

@@ -91,7 +91,7 @@ struct World {
 
 impl World {
     /// A gateway whose link task runs until [`World::settle`].
-    fn begin(participants: &[&str]) -> (Arc<World>, thread::JoinHandle<()>) {
+    fn start(participants: &[&str]) -> (Arc<World>, thread::JoinHandle<()>) {
         let (handle, task) = link();
         let owner = Owner::default();
         owner.state.lock().participants.extend(participants.iter().map(ToString::to_string));
@@ -226,7 +226,7 @@ fn every_order(case: impl Fn() + Send + Sync + 'static) {
 #[test]
 fn a_member_that_joins_while_the_last_one_leaves_receives_events() {
     every_order(|| {
-        let (world, linking) = World::begin(&[]);
+        let (world, linking) = World::start(&[]);
         let ann = world.join(1, "ann").expect("joined");
         let leaving = world.clone();
         let leaver = thread::spawn(move || leaving.leave(&ann));
@@ -244,7 +244,7 @@ fn a_member_that_joins_while_the_last_one_leaves_receives_events() {
 #[should_panic(expected = "bob joined at")]
 fn a_leave_reported_without_a_look_at_the_hub_loses_events() {
     every_order(|| {
-        let (world, linking) = World::begin(&[]);
+        let (world, linking) = World::start(&[]);
         let ann = world.join(1, "ann").expect("joined");
         let leaving = world.clone();
         let leaver = thread::spawn(move || {
@@ -265,7 +265,7 @@ fn a_leave_reported_without_a_look_at_the_hub_loses_events() {
 #[test]
 fn a_room_does_not_get_the_head_of_an_earlier_room() {
     every_order(|| {
-        let (world, linking) = World::begin(&[]);
+        let (world, linking) = World::start(&[]);
         let people: Vec<_> = (1..=2)
             .map(|number| {
                 let world = world.clone();
@@ -287,7 +287,7 @@ fn a_room_does_not_get_the_head_of_an_earlier_room() {
 #[test]
 fn a_conversation_without_members_is_not_registered() {
     every_order(|| {
-        let (world, linking) = World::begin(&[]);
+        let (world, linking) = World::start(&[]);
         let people: Vec<_> = (1..=3)
             .map(|number| {
                 let world = world.clone();
@@ -304,7 +304,7 @@ fn a_conversation_without_members_is_not_registered() {
 #[test]
 fn a_user_removed_while_joining_receives_nothing_above_the_removal() {
     every_order(|| {
-        let (world, linking) = World::begin(&["eve"]);
+        let (world, linking) = World::start(&["eve"]);
         let ann = world.join(1, "ann").expect("joined");
         let joining = world.clone();
         let joiner = thread::spawn(move || joining.join_if(2, "eve", true));
@@ -332,7 +332,7 @@ fn a_user_removed_while_joining_receives_nothing_above_the_removal() {
 #[test]
 fn a_user_added_again_stays() {
     every_order(|| {
-        let (world, linking) = World::begin(&["eve"]);
+        let (world, linking) = World::start(&["eve"]);
         let ann = world.join(1, "ann").expect("joined");
         let removed = wire::RemoveParticipant { user: "eve".into() };
         let removal = Kind::ParticipantRemoved(removed);

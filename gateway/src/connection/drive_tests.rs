@@ -75,13 +75,13 @@ async fn driven(token: Duration, read_bytes: usize) -> (Duration, Option<Close>)
             }
         }
     });
-    let began = Instant::now();
-    let mut application = Expiring(began + token);
+    let started = Instant::now();
+    let mut application = Expiring(started + token);
     let frames = Frames(Keepalive::new(NATIVE, Monotonic::now()));
     let close = timeout(Duration::from_secs(20), drive(&mut socket, &outgoing, frames, &mut application));
     let close = close.await.expect("the connection ends");
     reading.abort();
-    (began.elapsed(), close)
+    (started.elapsed(), close)
 }
 
 /// Before the fix, a blocked write did not watch the token's end. The connection outlived its token while there were

@@ -126,7 +126,7 @@ impl Connection {
     }
 
     /// Begins a probe. Returns `false` if one is already under way.
-    pub fn begin_probe(&self) -> bool {
+    pub fn try_start_probe(&self) -> bool {
         !self.probed.swap(true, Ordering::Relaxed)
     }
 

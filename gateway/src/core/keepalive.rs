@@ -77,8 +77,8 @@ mod tests {
 
     /// Runs an idle client that answers each ping at once, with a timer that fires late. Returns the number of pings.
     fn pings(late: Duration, rounds: u32) -> u32 {
-        let began = Instant::now();
-        let (mut keepalive, mut now, mut pings) = (Keepalive::new(NATIVE, began), began, 0);
+        let started = Instant::now();
+        let (mut keepalive, mut now, mut pings) = (Keepalive::new(NATIVE, started), started, 0);
         for _ in 0..rounds {
             now = keepalive.next() + late;
             match keepalive.due(now) {
@@ -90,7 +90,7 @@ mod tests {
                 Due::GiveUp => panic!("given up after {pings} answered pings"),
             }
         }
-        assert!(now > began);
+        assert!(now > started);
         pings
     }
 
@@ -103,11 +103,11 @@ mod tests {
 
     #[test]
     fn a_silent_client_is_given_up_a_timeout_after_the_ping() {
-        let began = Instant::now();
+        let started = Instant::now();
         let pings = Pings { interval: Duration::from_secs(25), timeout: Duration::from_secs(60) };
-        let mut keepalive = Keepalive::new(pings, began);
-        assert_eq!(keepalive.due(began + pings.interval - Duration::from_nanos(1)), Due::Nothing);
-        let pinged = began + pings.interval + Duration::from_secs(7);
+        let mut keepalive = Keepalive::new(pings, started);
+        assert_eq!(keepalive.due(started + pings.interval - Duration::from_nanos(1)), Due::Nothing);
+        let pinged = started + pings.interval + Duration::from_secs(7);
         assert_eq!(keepalive.due(pinged), Due::Ping);
         assert_eq!(keepalive.next(), pinged + pings.timeout);
         assert_eq!(keepalive.due(pinged + pings.timeout - Duration::from_nanos(1)), Due::Nothing);
@@ -116,10 +116,10 @@ mod tests {
 
     #[test]
     fn a_client_that_sends_is_not_pinged() {
-        let began = Instant::now();
-        let mut keepalive = Keepalive::new(NATIVE, began);
-        keepalive.heard(began + Duration::from_secs(20));
-        assert_eq!(keepalive.due(began + NATIVE.interval), Due::Nothing);
-        assert_eq!(keepalive.next(), began + Duration::from_secs(50));
+        let started = Instant::now();
+        let mut keepalive = Keepalive::new(NATIVE, started);
+        keepalive.heard(started + Duration::from_secs(20));
+        assert_eq!(keepalive.due(started + NATIVE.interval), Due::Nothing);
+        assert_eq!(keepalive.next(), started + Duration::from_secs(50));
     }
 }

@@ -74,7 +74,7 @@ impl Link {
         self.epoch
     }
 
-    fn begin(&mut self, epoch: u64) {
+    fn adopt_epoch(&mut self, epoch: u64) {
         (self.epoch, self.received, self.mismatches) = (epoch, 0, 0);
         (self.missing, self.unanswered) = (None, None);
     }
@@ -91,7 +91,7 @@ impl Link {
     pub fn replied(&mut self, epoch: u64, replaces: bool) -> bool {
         if epoch > self.epoch {
             self.resync |= self.epoch != 0 && !replaces;
-            self.begin(epoch);
+            self.adopt_epoch(epoch);
         }
         epoch == self.epoch
     }
@@ -103,7 +103,7 @@ impl Link {
         }
         if epoch > self.epoch {
             self.resync |= self.epoch != 0 || number > 1;
-            self.begin(epoch);
+            self.adopt_epoch(epoch);
         }
         self.received(number, number.saturating_sub(1));
     }
@@ -115,7 +115,7 @@ impl Link {
         }
         (self.heard_ms, self.lag_ms) = (now_ms, beat.lag_ms);
         if beat.epoch > self.epoch {
-            self.begin(beat.epoch);
+            self.adopt_epoch(beat.epoch);
             self.resync |= rooms.any;
         } else if let Some(differs) = self.differs(beat, rooms) {
             self.mismatches = if differs { self.mismatches + 1 } else { 0 };

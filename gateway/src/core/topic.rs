@@ -297,7 +297,7 @@ impl<H: Hearer<E>, E: Event> Topic<H, E> {
     }
 
     /// Begins a join. Until it ends, events that end subscriptions are kept for [`Topic::right`].
-    pub fn begin_join(&mut self) {
+    pub fn start_join(&mut self) {
         self.joining += 1;
     }
 
@@ -309,7 +309,7 @@ impl<H: Hearer<E>, E: Event> Topic<H, E> {
         }
     }
 
-    /// Whether a right to join, decided as of `since`, still holds. The caller must have called [`Topic::begin_join`]
+    /// Whether a right to join, decided as of `since`, still holds. The caller must have called [`Topic::start_join`]
     /// before the right was decided.
     pub fn right(&self, hearer: &H, since: u64) -> Right {
         let ends = |event: &&Arc<E>| event.seq() > since && hearer.ends_with(event);

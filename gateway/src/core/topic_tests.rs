@@ -297,7 +297,7 @@ fn a_removal_during_a_join_ends_the_right_to_join() {
     let mut topic = Topic::default();
     topic.announce(4);
     let (bob, ann) = (Ear::default(), Ear::default());
-    topic.begin_join();
+    topic.start_join();
     topic.deliver(Numbered::removing(5, &bob));
     assert_eq!(topic.right(&bob, 4), Right::Ended);
     assert_eq!(topic.right(&ann, 4), Right::Holds);

@@ -66,7 +66,7 @@ pub struct Tracker {
 
 impl Tracker {
     /// The tracker of a new session, whose first base has this number.
-    pub fn beginning(number: u32) -> Tracker {
+    pub fn new(number: u32) -> Tracker {
         Tracker { number, ..Tracker::default() }
     }
 

@@ -308,7 +308,7 @@ proptest! {
 
 #[test]
 fn a_base_that_is_refused_is_not_proposed_again_at_once() {
-    let mut tracker = Tracker::beginning(5);
+    let mut tracker = Tracker::new(5);
     for name in 0..100 {
         tracker.subscribe(room(name), Vocabulary::Ring, 0);
     }

@@ -86,7 +86,7 @@ impl Typists {
     /// the last one is held back until the end of that second, unless a newer state replaces it.
     pub fn say(&mut self, user: &UserId, name: &str, said: Said, now_ms: u64) -> Option<Told> {
         let Some(typist) = self.0.get_mut(user) else {
-            return if said.typing { Some(self.begin(user, name, said, now_ms)) } else { None };
+            return if said.typing { Some(self.insert(user, name, said, now_ms)) } else { None };
         };
         typist.said = said;
         if typist.said.typing {
@@ -97,7 +97,7 @@ impl Typists {
         due.then(|| typist.tell(now_ms, typist.said.here))
     }
 
-    fn begin(&mut self, user: &UserId, name: &str, said: Said, now_ms: u64) -> Told {
+    fn insert(&mut self, user: &UserId, name: &str, said: Said, now_ms: u64) -> Told {
         let pass_on = said.here;
         let mut typist = Typist {
             name: name.into(),

@@ -219,7 +219,7 @@ impl Hub {
         let mut rooms = partition.rooms.lock();
         let make = || Room { conversation: conversation.clone(), partition: number, state: Mutex::default() };
         let room = rooms.open(conversation, || Arc::new(make())).clone();
-        room.lock().topic.begin_join();
+        room.lock().topic.start_join();
         room
     }
 

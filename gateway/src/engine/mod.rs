@@ -101,12 +101,12 @@ impl<S: Service> Engine<S> {
             Err(refusal) => return refusal.into_response(),
         };
         match &query.sid {
-            None => self.begin(request, &query),
-            Some(sid) => self.go_on(request, &query, sid).await,
+            None => self.start_session(request, &query),
+            Some(sid) => self.continue_session(request, &query, sid).await,
         }
     }
 
-    fn begin(self: Arc<Self>, request: Request, query: &Query) -> Response {
+    fn start_session(self: Arc<Self>, request: Request, query: &Query) -> Response {
         let is_upgrade = upgrade::is_upgrade(request.headers());
         if request.method() != Method::GET {
             return Refusal::HandshakeMethod.into_response();
@@ -122,7 +122,7 @@ impl<S: Service> Engine<S> {
             Err(response) => return *response,
         };
         if !query.websocket {
-            return self.begin_polling(place);
+            return self.start_polling(place);
         }
         let Some(accept) = upgrade::accept_key(request.headers()) else {
             return Refusal::BadRequest.into_response();
@@ -164,7 +164,7 @@ impl<S: Service> Engine<S> {
         drop(place);
     }
 
-    fn begin_polling(self: Arc<Self>, place: S::Place) -> Response {
+    fn start_polling(self: Arc<Self>, place: S::Place) -> Response {
         let sid = self.sid();
         let (handle, queue) = self.sessions.open(&sid, self.config.name);
         let body = self.open_packet(&sid, &["websocket"]);
@@ -176,7 +176,7 @@ impl<S: Service> Engine<S> {
         text(body)
     }
 
-    async fn go_on(self: Arc<Self>, request: Request, query: &Query, sid: &str) -> Response {
+    async fn continue_session(self: Arc<Self>, request: Request, query: &Query, sid: &str) -> Response {
         let is_upgrade = upgrade::is_upgrade(request.headers());
         let Some(handle) = self.sessions.find(sid) else {
             return self.pass_on(request, sid, is_upgrade).await;

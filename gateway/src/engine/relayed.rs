@@ -228,7 +228,7 @@ impl Answers {
         };
         let waiting = match waiting {
             Some(Some(waiting)) => Some(waiting),
-            Some(None) => handle.begin_poll().await,
+            Some(None) => handle.start_poll().await,
             None => {
                 // An earlier request still waits for this poll. The other gateway repeats a poll only if it lost that
                 // answer, and will repeat it again.
@@ -304,9 +304,9 @@ mod tests {
 
     #[test]
     fn the_oldest_answers_are_dropped_above_the_bound() {
-        let (mut polls, began) = (Polls::default(), Instant::now());
-        let at = |second| began + Duration::from_secs(second);
-        polls.set("waits".into(), Held { request: 1, poll: Poll::Asked, touched: began });
+        let (mut polls, started) = (Polls::default(), Instant::now());
+        let at = |second| started + Duration::from_secs(second);
+        polls.set("waits".into(), Held { request: 1, poll: Poll::Asked, touched: started });
         for second in 0..5 {
             polls.set(format!("s{second}"), answered(KEPT_BYTES_MAX / 4, at(second)));
         }

@@ -131,7 +131,7 @@ impl Handle {
 
     /// Waits for packets. If this is cancelled, the session treats the client as gone.
     pub(super) async fn poll(&self) -> Polled {
-        match self.begin_poll().await {
+        match self.start_poll().await {
             Some(answered) => answered.await.unwrap_or(Polled::Refused(Refusal::UnknownSession)),
             None => Polled::Refused(Refusal::UnknownSession),
         }
@@ -150,7 +150,7 @@ impl Handle {
         taken.await.map_err(|_| Refusal::BadRequest)
     }
 
-    pub(super) async fn begin_poll(&self) -> Option<oneshot::Receiver<Polled>> {
+    pub(super) async fn start_poll(&self) -> Option<oneshot::Receiver<Polled>> {
         let (answer, answered) = oneshot::channel();
         self.requests.send(Asked::Poll(answer)).await.ok()?;
         Some(answered)

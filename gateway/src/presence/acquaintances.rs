@@ -23,20 +23,20 @@ const SETTLE_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// The users whose acquaintances are to be read again on this gateway.
 pub struct Refreshing {
     core: Mutex<Refresh>,
-    began: Instant,
+    started: Instant,
     wanted: Notify,
     done: Notify,
 }
 
 impl Default for Refreshing {
     fn default() -> Self {
-        Self { core: Mutex::default(), began: Instant::now(), wanted: Notify::new(), done: Notify::new() }
+        Self { core: Mutex::default(), started: Instant::now(), wanted: Notify::new(), done: Notify::new() }
     }
 }
 
 impl Refreshing {
     fn now_ms(&self) -> u64 {
-        self.began.elapsed().as_millis() as u64
+        self.started.elapsed().as_millis() as u64
     }
 
     fn next(&self) -> Next<UserId> {
@@ -82,7 +82,7 @@ pub async fn refresh(shared: Arc<Shared>) {
                     let read = shared.read_again(&user).await;
                     (user, read)
                 })),
-                Next::At(at_ms) => break Some(refreshing.began + Duration::from_millis(at_ms)),
+                Next::At(at_ms) => break Some(refreshing.started + Duration::from_millis(at_ms)),
                 Next::Nothing => break None,
             }
         };

@@ -124,7 +124,7 @@ impl Running {
     }
 
     /// Begins work. Short work, like joining a conversation that is registered already, often finishes at once.
-    pub fn begin(&mut self, work: Option<Work>) {
+    pub fn start_work(&mut self, work: Option<Work>) {
         if self.session.identity.ends_ms() != self.ends_ms {
             self.set_deadline();
         }
@@ -141,15 +141,15 @@ impl Running {
     /// before.
     pub fn restore(&mut self, subscriptions: impl IntoIterator<Item = (Command, Asked)>) {
         self.restoring.extend(subscriptions);
-        self.go_on_restoring();
+        self.continue_restoring();
     }
 
-    fn go_on_restoring(&mut self) {
+    fn continue_restoring(&mut self) {
         while self.work.is_none()
             && let Some((command, asked)) = self.restoring.pop_front()
         {
             let work = self.session.command(command, &asked);
-            self.begin(work);
+            self.start_work(work);
         }
     }
 
@@ -178,7 +178,7 @@ impl Running {
                 progress = Poll::Ready(());
             }
         }
-        self.go_on_restoring();
+        self.continue_restoring();
         progress
     }
 

@@ -44,7 +44,7 @@ impl Shared {
         for connection in self.directory.connections_of(&user) {
             // A connection that is not read now, because it is beginning or waits for an outcome, cannot answer a ping,
             // so it is not probed.
-            if connection.outgoing.heard_ms().is_some() && connection.begin_probe() {
+            if connection.outgoing.heard_ms().is_some() && connection.try_start_probe() {
                 tokio::spawn(probe(shared.clone(), connection));
             }
         }

@@ -54,7 +54,7 @@ impl Ids {
     /// new ids may still send the last offset of its earlier session.
     pub fn tracker(&self) -> Tracker {
         let number = self.sid.get(..NUMBER_DIGITS).and_then(|digits| u32::from_str_radix(digits, 16).ok());
-        Tracker::beginning(number.unwrap_or_default())
+        Tracker::new(number.unwrap_or_default())
     }
 }
 

@@ -91,7 +91,7 @@ async fn a_refused_restored_subscription_is_removed_from_the_record() {
     let shared = gateway(&mut tasks).await;
     let identity = shared.verifier.verify(&token(&["hall"])).expect("valid");
     let mut session = session(&shared, identity);
-    let mut tracker = Tracker::beginning(7);
+    let mut tracker = Tracker::new(7);
     let room = ConversationId::parse("room").expect("valid");
     tracker.subscribe(room.clone(), Vocabulary::Ring, 3).expect("a place");
     session.connection.outgoing.track(Some(tracker));

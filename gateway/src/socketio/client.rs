@@ -146,7 +146,7 @@ impl Client {
                 match decoded {
                     Ok(Request { vocabulary, verb, command }) => {
                         let work = running.session.command(command, &asked(vocabulary, verb));
-                        running.begin(work);
+                        running.start_work(work);
                     }
                     Err(Refused { vocabulary, verb, failure }) => {
                         running.session.refuse(failure, &asked(vocabulary, verb));

@@ -45,7 +45,7 @@ pub trait Sockets: Served {
 pub struct Packets<S> {
     assembly: Assembly,
     sockets: S,
-    began: Instant,
+    started: Instant,
     /// Time by which the client must have requested a namespace.
     connect_by: Option<Instant>,
 }
@@ -53,13 +53,13 @@ pub struct Packets<S> {
 impl<S: Sockets> Packets<S> {
     /// Packets for `sockets`, of a client that has `connect_timeout` to request a namespace.
     pub fn new(sockets: S, connect_timeout: Duration) -> Packets<S> {
-        let began = Instant::now();
+        let started = Instant::now();
         let assembly = Assembly::new(sockets.takes_attachments());
-        Packets { assembly, sockets, began, connect_by: Some(began + connect_timeout) }
+        Packets { assembly, sockets, started, connect_by: Some(started + connect_timeout) }
     }
 
     fn now_ms(&self) -> u64 {
-        self.began.elapsed().as_millis() as u64
+        self.started.elapsed().as_millis() as u64
     }
 }
 
@@ -124,7 +124,7 @@ impl<S: Sockets> Served for Packets<S> {
     fn deadline(&self) -> Option<Instant> {
         let attachments = self.assembly.deadline_ms();
         // One millisecond later, so that the deadline has passed when the timer fires.
-        let attachments = attachments.map(|at_ms| self.began + Duration::from_millis(at_ms + 1));
+        let attachments = attachments.map(|at_ms| self.started + Duration::from_millis(at_ms + 1));
         [attachments, self.connect_by, self.sockets.deadline()].into_iter().flatten().min()
     }
 

@@ -112,7 +112,7 @@ async fn repeated<F>(
 where
     F: Future<Output = Result<u64, BusError>>,
 {
-    let (began, mut unknown) = (Instant::now(), false);
+    let (started, mut unknown) = (Instant::now(), false);
     loop {
         let Err(error) = append().await else {
             *absent_since = None;
@@ -125,7 +125,7 @@ where
         }
         // Once the outcome is unknown, a refusal concerns only that attempt: an earlier one may have succeeded. The
         // clients that wait receive `timeout` meanwhile.
-        if !unknown && absent >= ABSENCE_MAX || began.elapsed() >= REPEATED_MAX {
+        if !unknown && absent >= ABSENCE_MAX || started.elapsed() >= REPEATED_MAX {
             return Err(error);
         }
         tokio::time::sleep(REPEAT_DELAY).await;
@@ -149,11 +149,11 @@ mod tests {
     /// second later.
     #[tokio::test(start_paused = true)]
     async fn commands_wait_for_a_log_that_is_back_soon_but_not_for_one_that_stays_away() {
-        let (began, mut absent_since) = (Instant::now(), None);
+        let (started, mut absent_since) = (Instant::now(), None);
         let back = Cell::new(Duration::from_millis(600));
-        let append = async || if began.elapsed() < back.get() { Err(away()) } else { Ok(1) };
+        let append = async || if started.elapsed() < back.get() { Err(away()) } else { Ok(1) };
         assert_eq!(repeated(0, &mut absent_since, append).await, Ok(()));
-        assert!(began.elapsed() <= Duration::from_millis(700), "{:?}", began.elapsed());
+        assert!(started.elapsed() <= Duration::from_millis(700), "{:?}", started.elapsed());
 
         back.set(Duration::from_secs(60));
         let went = Instant::now();
@@ -170,10 +170,10 @@ mod tests {
     /// Guards the repetition: a refusal after an unknown outcome does not mean that the log did not take the entry.
     #[tokio::test(start_paused = true)]
     async fn an_entry_that_the_log_may_have_taken_is_repeated_until_it_is_confirmed() {
-        let (began, mut attempts) = (Instant::now(), 0);
+        let (started, mut attempts) = (Instant::now(), 0);
         let append = || {
             attempts += 1;
-            let (first, back) = (attempts == 1, began.elapsed() > 10 * ABSENCE_MAX);
+            let (first, back) = (attempts == 1, started.elapsed() > 10 * ABSENCE_MAX);
             std::future::ready(if first {
                 Err(lost())
             } else if back {
@@ -183,16 +183,16 @@ mod tests {
             })
         };
         assert_eq!(repeated(0, &mut None, append).await, Ok(()));
-        assert!(began.elapsed() > 10 * ABSENCE_MAX);
+        assert!(started.elapsed() > 10 * ABSENCE_MAX);
     }
 
     /// Before the fix, an entry was repeated however long the log was away. Once the log had forgotten the tag, it took
     /// the entry a second time, and a backend's command without an actor was applied twice.
     #[tokio::test(start_paused = true)]
     async fn an_entry_is_not_repeated_after_the_log_may_have_forgotten_its_tag() {
-        let began = Instant::now();
+        let started = Instant::now();
         let failed = repeated(0, &mut None, async || Err(lost())).await;
         assert_eq!(failed, Err(lost()));
-        assert!((100..=101).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+        assert!((100..=101).contains(&started.elapsed().as_secs()), "{:?}", started.elapsed());
     }
 }

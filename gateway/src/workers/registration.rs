@@ -136,7 +136,7 @@ impl Registered {
 /// Registers all rooms page by page. The first page replaces everything that was registered before.
 pub struct Anew {
     pages: Vec<HashMap<ConversationId, Arc<Room>>>,
-    begun: bool,
+    replaced: bool,
 }
 
 impl Anew {
@@ -149,7 +149,7 @@ impl Anew {
         if pages.is_empty() {
             pages.push(HashMap::new());
         }
-        Anew { pages, begun: false }
+        Anew { pages, replaced: false }
     }
 
     /// The next page, with the heads that are known here. Rooms that were closed meanwhile are left out.
@@ -162,7 +162,7 @@ impl Anew {
             (!state.closed).then_some(wire::Interest { conversation, known_head, check: Vec::new() })
         };
         let add = page.iter().filter_map(interest).collect();
-        let replace = !std::mem::replace(&mut self.begun, true);
+        let replace = !std::mem::replace(&mut self.replaced, true);
         Some(wire::Register { replace, add, remove: Vec::new() })
     }
 

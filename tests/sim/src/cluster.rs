@@ -294,7 +294,7 @@ async fn gateway(
 ) {
     // A real gateway that cannot start exits and its supervisor starts it again. The loop stands for that.
     let heart = loop {
-        match Heart::begin(settings.clone(), Arc::new(node.clone())).await {
+        match Heart::start(settings.clone(), Arc::new(node.clone())).await {
             Ok(heart) => break heart,
             Err(error) => node.note(format_args!("does not begin: {error:#}")),
         }
