@@ -10,7 +10,7 @@ use crate::core::keepalive::Due;
 use crate::core::outbox::Urgency;
 use crate::core::rate::Bucket;
 use crate::metrics;
-use crate::session::application::Application;
+use crate::session::handler::Application;
 use bytes::Bytes;
 use carillon_proto::code::Close;
 use carillon_runtime::time::steady_ms;

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::core::keepalive::{Keepalive, NATIVE};
-use crate::session::application::Served;
+use crate::session::handler::Served;
 use std::time::Instant as Monotonic;
 use tokio::net::TcpListener;
 

@@ -23,7 +23,7 @@ use crate::connection::outgoing::Outgoing;
 use crate::core::keepalive::Pings;
 use crate::core::outbox::Urgency;
 use crate::http::upgrade;
-use crate::session::application::Application;
+use crate::session::handler::Application;
 use answers::{Asked, Polled};
 use axum::body::Body;
 use axum::extract::Request;

@@ -9,7 +9,7 @@ use crate::connection::drive::{self, Socket};
 use crate::connection::outgoing::Outgoing;
 use crate::core::keepalive::{Due, Keepalive};
 use crate::metrics;
-use crate::session::application::{Application, Served};
+use crate::session::handler::{Application, Served};
 use carillon_proto::dialect::socketio::engine::{Malformed, Packet, parse_payload, payload};
 use carillon_proto::limits::RELAY_PART_BYTES_MAX;
 use carillon_proto::wire::MovedSession;

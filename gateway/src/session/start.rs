@@ -1,7 +1,7 @@
 //! The start of a session, over any transport: its connection is counted for its user, who may be at the limit.
 
 use super::Session;
-use super::application::Running;
+use super::running::Running;
 use crate::access::auth::Identity;
 use crate::connection::outgoing::Outgoing;
 use crate::connection::{Connection, Speaks};

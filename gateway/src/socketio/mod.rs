@@ -9,7 +9,7 @@ mod start;
 pub use client::{Client, Path};
 pub use service::{Gateway, engine};
 
-use crate::session::application::{Application, Served};
+use crate::session::handler::{Application, Served};
 use bytes::Bytes;
 use carillon_proto::code::Close;
 use carillon_proto::dialect::socketio::assembly::Assembly;

@@ -15,7 +15,7 @@ use carillon_gateway::connection::outgoing::Outgoing;
 use carillon_gateway::core::keepalive::Pings;
 use carillon_gateway::core::outbox::Urgency;
 use carillon_gateway::engine::{Config, Engine, Service};
-use carillon_gateway::session::application::{Application, Served};
+use carillon_gateway::session::handler::{Application, Served};
 use carillon_gateway::socketio::{Packets, Sockets};
 use carillon_gateway::{connection::frame, http::listen};
 use carillon_proto::code::Close;

@@ -1,9 +1,8 @@
-//! The interface between a connection and what is served over it, independent of the transport.
+//! A session with its work that is under way, as a connection of any transport drives it.
 
 use crate::connection::Connection;
 use crate::delivery::dialect::Asked;
 use crate::session::{Session, Work};
-use bytes::Bytes;
 use carillon_proto::code::Close;
 use carillon_proto::command::Command;
 use carillon_proto::event::Reply;
@@ -16,58 +15,6 @@ use tokio::time::Instant;
 
 /// How long before its end a token's end is announced, in milliseconds.
 const EXPIRY_NOTICE_MS: u64 = 60_000;
-
-/// Serves one client's messages.
-pub trait Application: Served {
-    /// Handles a text message.
-    ///
-    /// # Errors
-    /// Why the connection must end.
-    fn text(&mut self, text: &str) -> Result<(), Close>;
-    /// Handles a binary message.
-    ///
-    /// # Errors
-    /// Why the connection must end.
-    fn binary(&mut self, bytes: Bytes) -> Result<(), Close>;
-}
-
-/// Serves one client between its messages. No method waits: long work continues in [`Served::poll_work`].
-pub trait Served: Send + 'static {
-    /// Whether the next message may be read now.
-    fn reads(&self) -> bool {
-        true
-    }
-    /// Queues frames that have waited for room.
-    fn advance(&mut self) {}
-    /// Continues work that is under way. Ready when a step is finished.
-    fn poll_work(&mut self, _context: &mut Context<'_>) -> Poll<()> {
-        Poll::Pending
-    }
-    /// Handles requests of other tasks. Called whenever the connection was woken.
-    ///
-    /// # Errors
-    /// Why the connection must end.
-    fn woken(&mut self) -> Result<(), Close> {
-        Ok(())
-    }
-    /// When [`Served::due`] must be called.
-    fn deadline(&self) -> Option<Instant> {
-        None
-    }
-    /// Does what is due at [`Served::deadline`].
-    ///
-    /// # Errors
-    /// Why the connection must end.
-    fn due(&mut self) -> Result<(), Close> {
-        Ok(())
-    }
-    /// The session's state, encoded so that another gateway can take it over; `None` while that is impossible.
-    fn pack(&self) -> Option<Bytes> {
-        None
-    }
-    /// Ends the session when the connection has ended.
-    fn end(self) -> impl Future<Output = ()> + Send;
-}
 
 /// A session, and its work that is under way.
 pub struct Running {
@@ -168,7 +115,7 @@ impl Running {
         self.session.end();
     }
 
-    /// As [`Served::poll_work`].
+    /// As `Served::poll_work`.
     pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let mut progress = Poll::Pending;
         for slot in [&mut self.work, &mut self.page] {
@@ -182,7 +129,7 @@ impl Running {
         progress
     }
 
-    /// As [`Served::advance`].
+    /// As `Served::advance`.
     pub fn advance(&mut self) {
         if self.page.is_none() {
             self.page = self.session.catch_up();
@@ -192,7 +139,7 @@ impl Running {
         }
     }
 
-    /// As [`Served::woken`].
+    /// As `Served::woken`.
     ///
     /// # Errors
     /// Why the connection must end.

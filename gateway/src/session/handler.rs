@@ -1,0 +1,58 @@
+//! The interface between a connection and what is served over it, independent of the transport.
+
+use bytes::Bytes;
+use carillon_proto::code::Close;
+use std::task::{Context, Poll};
+use tokio::time::Instant;
+
+/// Serves one client's messages.
+pub trait Application: Served {
+    /// Handles a text message.
+    ///
+    /// # Errors
+    /// Why the connection must end.
+    fn text(&mut self, text: &str) -> Result<(), Close>;
+    /// Handles a binary message.
+    ///
+    /// # Errors
+    /// Why the connection must end.
+    fn binary(&mut self, bytes: Bytes) -> Result<(), Close>;
+}
+
+/// Serves one client between its messages. No method waits: long work continues in [`Served::poll_work`].
+pub trait Served: Send + 'static {
+    /// Whether the next message may be read now.
+    fn reads(&self) -> bool {
+        true
+    }
+    /// Queues frames that have waited for room.
+    fn advance(&mut self) {}
+    /// Continues work that is under way. Ready when a step is finished.
+    fn poll_work(&mut self, _context: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
+    /// Handles requests of other tasks. Called whenever the connection was woken.
+    ///
+    /// # Errors
+    /// Why the connection must end.
+    fn woken(&mut self) -> Result<(), Close> {
+        Ok(())
+    }
+    /// When [`Served::due`] must be called.
+    fn deadline(&self) -> Option<Instant> {
+        None
+    }
+    /// Does what is due at [`Served::deadline`].
+    ///
+    /// # Errors
+    /// Why the connection must end.
+    fn due(&mut self) -> Result<(), Close> {
+        Ok(())
+    }
+    /// The session's state, encoded so that another gateway can take it over; `None` while that is impossible.
+    fn pack(&self) -> Option<Bytes> {
+        None
+    }
+    /// Ends the session when the connection has ended.
+    fn end(self) -> impl Future<Output = ()> + Send;
+}
