@@ -8,8 +8,8 @@ use crate::connection::frame;
 use crate::connection::outgoing::Outgoing;
 use crate::core::keepalive::{Due, Keepalive, NATIVE};
 use crate::delivery::dialect::Asked;
-use crate::session::handler::{Application, Served};
-use crate::session::running::Running;
+use crate::session::handler::{ConnectionHandler, MessageHandler};
+use crate::session::running::RunningSession;
 use crate::session::start::{Claim, start};
 use crate::shared::Shared;
 use crate::{metrics, wall};
@@ -123,23 +123,23 @@ async fn admitted(
         Ok(running) => running,
         Err(close) => return Some(close),
     };
-    let mut application = Native::new(running);
-    Box::pin(application.greet()).await;
+    let mut handler = Native::new(running);
+    Box::pin(handler.greet()).await;
     drop(starting);
-    let close = drive::drive(socket, &outgoing, JsonFrames::new(), &mut application).await;
+    let close = drive::drive(socket, &outgoing, JsonFrames::new(), &mut handler).await;
     outgoing.close();
-    Box::pin(application.end()).await;
+    Box::pin(handler.end()).await;
     close
 }
 
 /// A session in the native vocabulary.
 pub struct Native {
-    running: Running,
+    running: RunningSession,
 }
 
 impl Native {
-    /// The application for a session that [`start`] has started.
-    pub fn new(running: Running) -> Native {
+    /// The handler for a session that [`start`] has started.
+    pub fn new(running: RunningSession) -> Native {
         Native { running }
     }
 
@@ -149,7 +149,7 @@ impl Native {
     }
 }
 
-impl Application for Native {
+impl MessageHandler for Native {
     fn text(&mut self, text: &str) -> Result<(), Close> {
         let chars_max = self.running.session.content_chars_max();
         match native::decode(text, chars_max) {
@@ -173,7 +173,7 @@ impl Application for Native {
     }
 }
 
-impl Served for Native {
+impl ConnectionHandler for Native {
     fn reads(&self) -> bool {
         self.running.reads()
     }

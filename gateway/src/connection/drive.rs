@@ -10,7 +10,7 @@ use crate::core::keepalive::Due;
 use crate::core::outbox::Urgency;
 use crate::core::rate::Bucket;
 use crate::metrics;
-use crate::session::handler::Application;
+use crate::session::handler::MessageHandler;
 use bytes::Bytes;
 use carillon_proto::code::Close;
 use carillon_runtime::time::steady_ms;
@@ -58,7 +58,7 @@ pub async fn socket(stream: Arc<TcpStream>, leftover: Bytes, bytes_max: usize) -
 
 /// The meaning of a text frame.
 pub enum Understood<'a> {
-    /// A message for the application.
+    /// A message for the handler.
     Message(&'a str),
     /// A binary message in a text frame.
     Binary(Bytes),
@@ -70,7 +70,7 @@ pub enum Understood<'a> {
     Goodbye,
 }
 
-/// The layer between WebSocket frames and the application's messages.
+/// The layer between WebSocket frames and the handler's messages.
 pub trait Framing: Send {
     /// Decodes a text frame.
     ///
@@ -95,14 +95,14 @@ enum Woken {
     Timer,
 }
 
-/// Serves an application until the connection ends. Returns the reason to close it, if a close frame can still be sent.
-pub async fn drive<F: Framing, A: Application>(
+/// Serves a handler until the connection ends. Returns the reason to close it, if a close frame can still be sent.
+pub async fn drive<F: Framing, H: MessageHandler>(
     socket: &mut Socket,
     outgoing: &Outgoing,
     framing: F,
-    application: &mut A,
+    handler: &mut H,
 ) -> Option<Close> {
-    let mut driver = Driver { socket, outgoing, framing, application, pings: Bucket::default() };
+    let mut driver = Driver { socket, outgoing, framing, handler, pings: Bucket::default() };
     let close = driver.run().await;
     outgoing.listens(false);
     // Events are refused from now on, even while the client slowly reads earlier frames.
@@ -111,17 +111,17 @@ pub async fn drive<F: Framing, A: Application>(
     close.filter(|_| told)
 }
 
-struct Driver<'a, F, A> {
+struct Driver<'a, F, H> {
     socket: &'a mut Socket,
     outgoing: &'a Outgoing,
     framing: F,
-    application: &'a mut A,
+    handler: &'a mut H,
     pings: Bucket,
 }
 
-impl<F: Framing, A: Application> Driver<'_, F, A> {
+impl<F: Framing, H: MessageHandler> Driver<'_, F, H> {
     async fn run(&mut self) -> Option<Close> {
-        if let Err(close) = self.application.due() {
+        if let Err(close) = self.handler.due() {
             return Some(close);
         }
         let sleep = tokio::time::sleep_until(self.deadline());
@@ -138,11 +138,11 @@ impl<F: Framing, A: Application> Driver<'_, F, A> {
                 }
                 Flushed::Done => {
                     stalled_at = None;
-                    self.application.advance();
+                    self.handler.advance();
                     if !self.outgoing.is_empty() {
                         continue;
                     }
-                    reads = self.application.reads();
+                    reads = self.handler.reads();
                     self.outgoing.listens(reads);
                     self.idle(sleep.as_mut(), reads).await
                 }
@@ -168,7 +168,7 @@ impl<F: Framing, A: Application> Driver<'_, F, A> {
                     }
                 }
             }
-            if let Err(close) = self.application.woken() {
+            if let Err(close) = self.handler.woken() {
                 return Some(close);
             }
             // A renewed token or a greeting may bring an earlier deadline. Signs of life only postpone it, so the timer
@@ -185,7 +185,7 @@ impl<F: Framing, A: Application> Driver<'_, F, A> {
         tokio::select! {
             () = self.outgoing.woken() => Woken::Frames,
             message = self.socket.next(), if reads => Woken::Came(message),
-            () = poll_fn(|context| self.application.poll_work(context)) => Woken::Worked,
+            () = poll_fn(|context| self.handler.poll_work(context)) => Woken::Worked,
             () = sleep => Woken::Timer,
         }
     }
@@ -198,18 +198,18 @@ impl<F: Framing, A: Application> Driver<'_, F, A> {
             () = sleep => Some(Woken::Timer),
             writable = writable(self.outgoing) => writable.is_ok().then_some(Woken::Writable),
             () = self.outgoing.woken() => Some(Woken::Frames),
-            () = poll_fn(|context| self.application.poll_work(context)) => Some(Woken::Worked),
+            () = poll_fn(|context| self.handler.poll_work(context)) => Some(Woken::Worked),
             () = tokio::time::sleep_until(stalled_at) => None,
         }
     }
 
     fn deadline(&self) -> Instant {
         let framing = self.framing.deadline();
-        self.application.deadline().map_or(framing, |deadline| deadline.min(framing))
+        self.handler.deadline().map_or(framing, |deadline| deadline.min(framing))
     }
 
     fn rung(&mut self, reads: bool) -> Result<(), Close> {
-        self.application.due()?;
+        self.handler.due()?;
         if !reads {
             self.framing.deaf();
         }
@@ -232,8 +232,8 @@ impl<F: Framing, A: Application> Driver<'_, F, A> {
             Some(Ok(Message::Text(text))) => {
                 metrics::FRAMES_IN.inc();
                 match self.framing.text(&text).map_err(Some)? {
-                    Understood::Message(text) => self.application.text(text).map_err(Some)?,
-                    Understood::Binary(bytes) => self.application.binary(bytes).map_err(Some)?,
+                    Understood::Message(text) => self.handler.text(text).map_err(Some)?,
+                    Understood::Binary(bytes) => self.handler.binary(bytes).map_err(Some)?,
                     Understood::Answer(frame) => {
                         self.outgoing.offer(&frame, Urgency::Reply);
                     }
@@ -243,7 +243,7 @@ impl<F: Framing, A: Application> Driver<'_, F, A> {
             }
             Some(Ok(Message::Binary(bytes))) => {
                 metrics::FRAMES_IN.inc();
-                self.application.binary(bytes).map_err(Some)?;
+                self.handler.binary(bytes).map_err(Some)?;
             }
             Some(Ok(Message::Ping(_))) => {
                 let allowed = self.pings.take(steady_ms(), CLIENT_PINGS_PER_MINUTE).is_ok();

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::core::keepalive::{Keepalive, NATIVE};
-use crate::session::handler::Served;
+use crate::session::handler::ConnectionHandler;
 use std::time::Instant as Monotonic;
 use tokio::net::TcpListener;
 
@@ -10,10 +10,10 @@ use tokio::net::TcpListener;
 const BACKLOG_BYTES: usize = 64 * 1024 * 1024;
 const FRAME_BYTES: usize = 64 * 1024;
 
-/// An application that only has a token's end.
+/// A handler that only has a token's end.
 struct Expiring(Instant);
 
-impl Served for Expiring {
+impl ConnectionHandler for Expiring {
     fn deadline(&self) -> Option<Instant> {
         Some(self.0)
     }
@@ -23,7 +23,7 @@ impl Served for Expiring {
     async fn end(self) {}
 }
 
-impl Application for Expiring {
+impl MessageHandler for Expiring {
     fn text(&mut self, _: &str) -> Result<(), Close> {
         Ok(())
     }
@@ -76,9 +76,9 @@ async fn driven(token: Duration, read_bytes: usize) -> (Duration, Option<Close>)
         }
     });
     let started = Instant::now();
-    let mut application = Expiring(started + token);
+    let mut handler = Expiring(started + token);
     let frames = Frames(Keepalive::new(NATIVE, Monotonic::now()));
-    let close = timeout(Duration::from_secs(20), drive(&mut socket, &outgoing, frames, &mut application));
+    let close = timeout(Duration::from_secs(20), drive(&mut socket, &outgoing, frames, &mut handler));
     let close = close.await.expect("the connection ends");
     reading.abort();
     (started.elapsed(), close)

@@ -49,12 +49,12 @@ pub enum Over {
     Gone,
     /// The client has closed the session.
     Closed,
-    /// The application drops the session, and may have queued an event with the reason.
+    /// The handler drops the session, and may have queued an event with the reason.
     Dropped,
 }
 
 /// Answers the requests of a session that is over. The waiting poll receives the frames queued last, at once. If the
-/// application dropped the session and frames are left, the next polls receive them, each within [`LAST_POLL_TIMEOUT`].
+/// handler dropped the session and frames are left, the next polls receive them, each within [`LAST_POLL_TIMEOUT`].
 pub async fn last_words(
     over: Over,
     outgoing: &Outgoing,

@@ -23,7 +23,7 @@ use crate::connection::outgoing::Outgoing;
 use crate::core::keepalive::Pings;
 use crate::core::outbox::Urgency;
 use crate::http::upgrade;
-use crate::session::handler::Application;
+use crate::session::handler::MessageHandler;
 use answers::{Asked, Polled};
 use axum::body::Body;
 use axum::extract::Request;
@@ -59,10 +59,10 @@ pub struct Config {
     pub message_bytes_max: usize,
 }
 
-/// The service behind an engine: admits sessions, and makes the application of each.
+/// The service behind an engine: admits sessions, and makes the handler of each.
 pub trait Service: Send + Sync + 'static {
     /// Serves one session.
-    type Application: Application;
+    type Handler: MessageHandler;
     /// A place among the connections, given back when dropped.
     type Place: Send + Sync + 'static;
 
@@ -72,11 +72,11 @@ pub trait Service: Send + Sync + 'static {
     /// The response that refuses the request.
     fn admit(&self, request: &Request) -> Result<Self::Place, Box<Response>>;
 
-    /// Makes the application of an admitted session, whose frames go to `outgoing`.
-    fn open(&self, outgoing: &Arc<Outgoing>, place: &Self::Place) -> Self::Application;
+    /// Makes the handler of an admitted session, whose frames go to `outgoing`.
+    fn open(&self, outgoing: &Arc<Outgoing>, place: &Self::Place) -> Self::Handler;
 
-    /// Restores the application of a session from the state that another gateway packed; `None` if that is malformed.
-    fn unpack(&self, outgoing: &Arc<Outgoing>, packed: Bytes) -> Option<Self::Application>;
+    /// Restores the handler of a session from the state that another gateway packed; `None` if that is malformed.
+    fn unpack(&self, outgoing: &Arc<Outgoing>, packed: Bytes) -> Option<Self::Handler>;
 }
 
 /// Serves Engine.IO on one path.
@@ -158,8 +158,8 @@ impl<S: Service> Engine<S> {
         let mut socket = drive::socket(stream.clone(), leftover, self.config.message_bytes_max).await;
         let outgoing = Arc::new(Outgoing::to(stream.clone()));
         outgoing.offer(&frame::text(&self.open_packet(&self.sid(), &[])), Urgency::Reply);
-        let application = self.service.open(&outgoing, &place);
-        let close = self.drive_websocket(&mut socket, &outgoing, application).await;
+        let handler = self.service.open(&outgoing, &place);
+        let close = self.drive_websocket(&mut socket, &outgoing, handler).await;
         Box::pin(drive::end(socket, close, &stream)).await;
         drop(place);
     }
@@ -256,13 +256,13 @@ impl<S: Service> Engine<S> {
             let moved = Box::pin(moving::probe(&mut socket, &relay, &gateway, &sid)).await;
             let outgoing = Arc::new(Outgoing::to(stream.clone()));
             let close = match moved {
-                Some(MovedSession { frames, application }) => {
+                Some(MovedSession { frames, application: packed }) => {
                     // Frames that the client has not yet received go before new ones.
                     for frame in &frames {
                         outgoing.offer(frame, Urgency::Reply);
                     }
-                    match self.service.unpack(&outgoing, application) {
-                        Some(application) => self.drive_websocket(&mut socket, &outgoing, application).await,
+                    match self.service.unpack(&outgoing, packed) {
+                        Some(handler) => self.drive_websocket(&mut socket, &outgoing, handler).await,
                         None => Some(Close::Internal),
                     }
                 }
@@ -273,17 +273,17 @@ impl<S: Service> Engine<S> {
         })
     }
 
-    /// Serves an application on a WebSocket that no other session shares. Returns the reason to close it.
+    /// Serves a handler on a WebSocket that no other session shares. Returns the reason to close it.
     async fn drive_websocket(
         self: Arc<Self>,
         socket: &mut drive::Socket,
         outgoing: &Arc<Outgoing>,
-        application: S::Application,
+        handler: S::Handler,
     ) -> Option<Close> {
         let framing = EnginePackets::new(self.config.pings, self.config.packet_bytes_max);
         // The session may last for days and does not need the engine.
         drop(self);
-        drive_to_the_end(socket, outgoing, framing, application).await
+        drive_to_the_end(socket, outgoing, framing, handler).await
     }
 
     /// Passes a WebSocket to the polling session that may move to it.
@@ -300,17 +300,17 @@ impl<S: Service> Engine<S> {
     }
 }
 
-/// Serves an application on a WebSocket to its end, and ends the application. Returns the reason to close the
+/// Serves a handler on a WebSocket to its end, and ends the handler. Returns the reason to close the
 /// WebSocket.
-async fn drive_to_the_end<A: Application>(
+async fn drive_to_the_end<H: MessageHandler>(
     socket: &mut drive::Socket,
     outgoing: &Outgoing,
     framing: EnginePackets,
-    mut application: A,
+    mut handler: H,
 ) -> Option<Close> {
-    let close = drive::drive(socket, outgoing, framing, &mut application).await;
+    let close = drive::drive(socket, outgoing, framing, &mut handler).await;
     outgoing.close();
-    Box::pin(application.end()).await;
+    Box::pin(handler.end()).await;
     close
 }
 

@@ -9,7 +9,7 @@ use crate::connection::drive::{self, Socket};
 use crate::connection::outgoing::Outgoing;
 use crate::core::keepalive::{Due, Keepalive};
 use crate::metrics;
-use crate::session::handler::{Application, Served};
+use crate::session::handler::{ConnectionHandler, MessageHandler};
 use carillon_proto::dialect::socketio::engine::{Malformed, Packet, parse_payload, payload};
 use carillon_proto::limits::RELAY_PART_BYTES_MAX;
 use carillon_proto::wire::MovedSession;
@@ -46,10 +46,10 @@ enum Posted {
     Close,
 }
 
-struct Polling<'a, A> {
+struct Polling<'a, H> {
     config: &'a Config,
     outgoing: &'a Outgoing,
-    application: A,
+    handler: H,
     keepalive: Keepalive,
     poll: Option<oneshot::Sender<Polled>>,
     /// The packets of one post that are not processed yet, and the answer to that post.
@@ -93,7 +93,7 @@ pub async fn run<S: Service>(
     let mut polling = Box::new(Polling {
         config,
         outgoing: &outgoing,
-        application: engine.service.open(&outgoing, place),
+        handler: engine.service.open(&outgoing, place),
         keepalive: Keepalive::new(config.pings, Instant::now().into_std()),
         poll: None,
         posted: VecDeque::new(),
@@ -104,30 +104,30 @@ pub async fn run<S: Service>(
     });
     match Box::pin(polling.run(&mut requests)).await {
         Ended::Over(over) => {
-            let Polling { application, poll, posting, .. } = *polling;
+            let Polling { handler, poll, posting, .. } = *polling;
             last_words(over, &outgoing, poll, posting, &mut requests).await;
-            application.end().await;
+            handler.end().await;
         }
         Ended::Taken => {
             outgoing.close();
             drop(requests);
             // The other gateway joins before this one leaves, so that other members do not see the user leave.
             tokio::time::sleep(HANDOVER).await;
-            polling.application.end().await;
+            polling.handler.end().await;
         }
         Ended::Moved(mut socket, stream) => {
             upgraded.store(true, Ordering::Relaxed);
             drop(requests);
             outgoing.attach(stream.clone());
             let framing = EnginePackets::new(config.pings, config.packet_bytes_max);
-            let close = drive_to_the_end(&mut socket, &outgoing, framing, polling.application).await;
+            let close = drive_to_the_end(&mut socket, &outgoing, framing, polling.handler).await;
             Box::pin(drive::end(*socket, close, &stream)).await;
         }
     }
 }
 
-impl<A: Application> Polling<'_, A> {
-    /// Serves until polling ends. If the application drops the session while a WebSocket is probed, waits a while for
+impl<H: MessageHandler> Polling<'_, H> {
+    /// Serves until polling ends. If the handler drops the session while a WebSocket is probed, waits a while for
     /// the move, because the last frames can reach the client only there.
     async fn run(&mut self, requests: &mut mpsc::Receiver<Asked>) -> Ended {
         self.outgoing.listens(true);
@@ -137,7 +137,7 @@ impl<A: Application> Polling<'_, A> {
         if probed && matches!(ended, Ended::Over(Over::Dropped)) {
             let moved = tokio::time::timeout(LAST_POLL_TIMEOUT, self.move_at_last(requests)).await;
             if let Ok(Some((socket, stream))) = moved {
-                // Wake the session on the WebSocket, so that it calls the application, which repeats that it drops the
+                // Wake the session on the WebSocket, so that it calls the handler, which repeats that it drops the
                 // session.
                 self.outgoing.wake();
                 return Ended::Moved(socket, stream);
@@ -173,7 +173,7 @@ impl<A: Application> Polling<'_, A> {
         let sleep = tokio::time::sleep_until(self.deadline());
         tokio::pin!(sleep);
         loop {
-            self.application.advance();
+            self.handler.advance();
             if let Err(over) = self.work_off() {
                 return Ended::Over(over);
             }
@@ -192,7 +192,7 @@ impl<A: Application> Polling<'_, A> {
                 message = next_of(&mut self.probe), if self.posted.is_empty() => Woken::Probed(message),
                 () = hung_up(&mut self.poll) => Woken::Cancelled,
                 () = self.outgoing.woken() => Woken::Other,
-                () = poll_fn(|context| self.application.poll_work(context)) => Woken::Other,
+                () = poll_fn(|context| self.handler.poll_work(context)) => Woken::Other,
                 () = &mut sleep => Woken::Timer,
             };
             let done = match woken {
@@ -207,7 +207,7 @@ impl<A: Application> Polling<'_, A> {
                 Woken::Other => Ok(()),
                 Woken::Timer => self.rung(),
             };
-            if let Err(over) = done.and_then(|()| self.application.woken().map_err(|_| Over::Dropped)) {
+            if let Err(over) = done.and_then(|()| self.handler.woken().map_err(|_| Over::Dropped)) {
                 return Ended::Over(over);
             }
             sleep.as_mut().reset(self.deadline());
@@ -221,12 +221,12 @@ impl<A: Application> Polling<'_, A> {
         for other in [probe, taker, self.probed_elsewhere].into_iter().flatten() {
             deadline = deadline.min(other);
         }
-        self.application.deadline().map_or(deadline, |other| other.min(deadline))
+        self.handler.deadline().map_or(deadline, |other| other.min(deadline))
     }
 
     fn rung(&mut self) -> Result<(), Over> {
         let now = Instant::now();
-        self.application.due().map_err(|_| Over::Dropped)?;
+        self.handler.due().map_err(|_| Over::Dropped)?;
         if self.probe.as_ref().is_some_and(|probe| probe.deadline <= now) {
             self.probe = None;
         }
@@ -318,17 +318,17 @@ impl<A: Application> Polling<'_, A> {
     /// Whether a posted packet may be processed now. Posts wait while the client does not poll what is queued for it,
     /// as a WebSocket is not read while its client does not read.
     fn takes_posted(&self) -> bool {
-        self.application.reads() && self.outgoing.has_room()
+        self.handler.reads() && self.outgoing.has_room()
     }
 
-    /// Processes posted packets while the application accepts them. The post is answered after its last packet.
+    /// Processes posted packets while the handler accepts them. The post is answered after its last packet.
     fn work_off(&mut self) -> Result<(), Over> {
         while self.takes_posted() {
             let Some(posted) = self.posted.pop_front() else { break };
             metrics::FRAMES_IN.inc();
             match posted {
-                Posted::Text(text) => self.application.text(&text).map_err(|_| Over::Dropped)?,
-                Posted::Binary(bytes) => self.application.binary(bytes.into()).map_err(|_| Over::Dropped)?,
+                Posted::Text(text) => self.handler.text(&text).map_err(|_| Over::Dropped)?,
+                Posted::Binary(bytes) => self.handler.binary(bytes.into()).map_err(|_| Over::Dropped)?,
                 Posted::Pong => self.keepalive.heard(Instant::now().into_std()),
                 Posted::Close => return Err(Over::Closed),
             }
@@ -376,16 +376,16 @@ impl<A: Application> Polling<'_, A> {
     }
 
     fn give(&mut self) -> bool {
-        let Some(application) = self.application.pack() else { return false };
+        let Some(packed) = self.handler.pack() else { return false };
         let Some((taker, _)) = self.taker.take() else { return false };
         let frames = self.outgoing.drain_up_to(usize::MAX);
         let bytes: usize = frames.iter().map(bytes::Bytes::len).sum();
-        if bytes + application.len() > RELAY_PART_BYTES_MAX {
+        if bytes + packed.len() > RELAY_PART_BYTES_MAX {
             // Too large for one message on the bus: the client must poll first, and may then try again to move.
             self.outgoing.put_back(frames);
             return false;
         }
-        if let Err(MovedSession { frames, .. }) = taker.send(MovedSession { frames, application }) {
+        if let Err(MovedSession { frames, .. }) = taker.send(MovedSession { frames, application: packed }) {
             // The other gateway has given up, so the session stays here with its frames.
             self.outgoing.put_back(frames);
             return false;

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use tokio::time::Instant;
 
 /// Serves one client's messages.
-pub trait Application: Served {
+pub trait MessageHandler: ConnectionHandler {
     /// Handles a text message.
     ///
     /// # Errors
@@ -19,8 +19,8 @@ pub trait Application: Served {
     fn binary(&mut self, bytes: Bytes) -> Result<(), Close>;
 }
 
-/// Serves one client between its messages. No method waits: long work continues in [`Served::poll_work`].
-pub trait Served: Send + 'static {
+/// Serves one client between its messages. No method waits: long work continues in [`ConnectionHandler::poll_work`].
+pub trait ConnectionHandler: Send + 'static {
     /// Whether the next message may be read now.
     fn reads(&self) -> bool {
         true
@@ -38,11 +38,11 @@ pub trait Served: Send + 'static {
     fn woken(&mut self) -> Result<(), Close> {
         Ok(())
     }
-    /// When [`Served::due`] must be called.
+    /// When [`ConnectionHandler::due`] must be called.
     fn deadline(&self) -> Option<Instant> {
         None
     }
-    /// Does what is due at [`Served::deadline`].
+    /// Does what is due at [`ConnectionHandler::deadline`].
     ///
     /// # Errors
     /// Why the connection must end.

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 const EXPIRY_NOTICE_MS: u64 = 60_000;
 
 /// A session, and its work that is under way.
-pub struct Running {
+pub struct RunningSession {
     /// The session.
     pub session: Session,
     /// The command that waits for an answer. The next one is read when it is done.
@@ -33,10 +33,10 @@ pub struct Running {
     deadline: Option<Instant>,
 }
 
-impl Running {
+impl RunningSession {
     /// A session without work under way.
-    pub fn new(session: Session) -> Running {
-        let mut running = Running {
+    pub fn new(session: Session) -> RunningSession {
+        let mut running = RunningSession {
             session,
             work: None,
             page: None,
@@ -115,7 +115,7 @@ impl Running {
         self.session.end();
     }
 
-    /// As `Served::poll_work`.
+    /// As `ConnectionHandler::poll_work`.
     pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let mut progress = Poll::Pending;
         for slot in [&mut self.work, &mut self.page] {
@@ -129,7 +129,7 @@ impl Running {
         progress
     }
 
-    /// As `Served::advance`.
+    /// As `ConnectionHandler::advance`.
     pub fn advance(&mut self) {
         if self.page.is_none() {
             self.page = self.session.catch_up();
@@ -139,7 +139,7 @@ impl Running {
         }
     }
 
-    /// As `Served::woken`.
+    /// As `ConnectionHandler::woken`.
     ///
     /// # Errors
     /// Why the connection must end.

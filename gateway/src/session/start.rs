@@ -1,7 +1,7 @@
 //! The start of a session, over any transport: its connection is counted for its user, who may be at the limit.
 
 use super::Session;
-use super::running::Running;
+use super::running::RunningSession;
 use crate::access::auth::Identity;
 use crate::connection::outgoing::Outgoing;
 use crate::connection::{Connection, Speaks};
@@ -41,7 +41,7 @@ pub async fn start(
     speaks: Speaks,
     outgoing: Arc<Outgoing>,
     claim: Claim,
-) -> Result<Running, Close> {
+) -> Result<RunningSession, Close> {
     // The directory keeps the profile, so the identity does not need a second copy.
     let profile = std::mem::take(&mut identity.profile);
     let id = shared.next_connection.fetch_add(1, Ordering::Relaxed) + 1;
@@ -54,5 +54,5 @@ pub async fn start(
         return Err(Close::TooManyConnections);
     }
     metrics::ACCEPTED.inc();
-    Ok(Running::new(Session::new(shared, connection, identity)))
+    Ok(RunningSession::new(Session::new(shared, connection, identity)))
 }

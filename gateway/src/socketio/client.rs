@@ -5,9 +5,9 @@ use crate::connection::outgoing::Outgoing;
 use crate::core::outbox::Urgency;
 use crate::delivery::dialect::{Asked, Namespace, packets};
 use crate::metrics;
-use crate::session::handler::Served;
+use crate::session::handler::ConnectionHandler;
 use crate::session::recovery::Ids;
-use crate::session::running::Running;
+use crate::session::running::RunningSession;
 use crate::shared::Shared;
 use crate::socketio::Sockets;
 use crate::socketio::start::{StartCause, StartFuture, StartOutcome};
@@ -51,7 +51,7 @@ pub(super) enum State {
     /// The client's session is being started.
     Starting { namespace: Namespace, cause: StartCause, starting: StartFuture },
     /// The client's session runs.
-    Running { namespace: Namespace, running: Box<Running> },
+    Running { namespace: Namespace, running: Box<RunningSession> },
     /// The client left its namespace, and its session is being ended.
     Leaving { leaving: BoxFuture<'static, ()> },
     /// The client is in no namespace any more, and may request one until this time.
@@ -241,7 +241,7 @@ impl Sockets for Client {
     }
 }
 
-impl Served for Client {
+impl ConnectionHandler for Client {
     fn reads(&self) -> bool {
         match &self.state {
             State::Waiting | State::Anonymous { .. } | State::Left { .. } => self.ending.is_none(),

@@ -9,7 +9,7 @@ mod start;
 pub use client::{Client, Path};
 pub use service::{Gateway, engine};
 
-use crate::session::handler::{Application, Served};
+use crate::session::handler::{ConnectionHandler, MessageHandler};
 use bytes::Bytes;
 use carillon_proto::code::Close;
 use carillon_proto::dialect::socketio::assembly::Assembly;
@@ -23,7 +23,7 @@ use tokio::time::Instant;
 const NAMESPACE_BYTES_MAX: usize = 256;
 
 /// Serves the namespaces of one client.
-pub trait Sockets: Served {
+pub trait Sockets: ConnectionHandler {
     /// The client requests a namespace, with the JSON of its `auth` if it gave any.
     ///
     /// # Errors
@@ -75,7 +75,7 @@ fn take<S: Sockets>(sockets: &mut S, packet: &Packet<'_>, attachments: Vec<Bytes
     }
 }
 
-impl<S: Sockets> Application for Packets<S> {
+impl<S: Sockets> MessageHandler for Packets<S> {
     fn text(&mut self, text: &str) -> Result<(), Close> {
         let now_ms = self.now_ms();
         if self.sockets.takes_attachments() {
@@ -101,7 +101,7 @@ impl<S: Sockets> Application for Packets<S> {
     }
 }
 
-impl<S: Sockets> Served for Packets<S> {
+impl<S: Sockets> ConnectionHandler for Packets<S> {
     fn reads(&self) -> bool {
         self.sockets.reads()
     }

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 impl Client {
-    /// Restores a client from the state that another gateway made with `Served::pack`.
+    /// Restores a client from the state that another gateway made with `ConnectionHandler::pack`.
     pub fn moved(
         shared: Arc<Shared>,
         outgoing: Arc<Outgoing>,

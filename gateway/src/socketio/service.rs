@@ -57,7 +57,7 @@ pub struct Place {
 }
 
 impl Service for Gateway {
-    type Application = Packets<Client>;
+    type Handler = Packets<Client>;
     type Place = Place;
 
     fn admit(&self, request: &Request) -> Result<Place, Box<Response>> {

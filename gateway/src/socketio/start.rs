@@ -9,7 +9,7 @@ use crate::core::tracker::Tracker;
 use crate::delivery::dialect::{Asked, Dialect, Namespace};
 use crate::metrics;
 use crate::session::recovery::{Ids, RecoveredState, Return};
-use crate::session::running::Running;
+use crate::session::running::RunningSession;
 use crate::session::start::{Claim, start};
 use crate::shared::Shared;
 use carillon_proto::code::{Close, ErrorCode, Failure};
@@ -40,9 +40,9 @@ pub(super) enum StartCause {
 /// The outcome of a [`StartFuture`].
 pub(super) enum StartOutcome {
     /// The client's earlier session is recovered, under its former ids and with its former subscriptions.
-    Recovered(Box<Running>, Ids, Joins),
+    Recovered(Box<RunningSession>, Ids, Joins),
     /// A new session, or one that moved here with its subscriptions.
-    New(Box<Running>, Joins),
+    New(Box<RunningSession>, Joins),
     /// The client gave no token, and no session was found to recover: it must authenticate.
     Unauthenticated,
 }
@@ -68,7 +68,7 @@ struct SessionStarter {
 }
 
 impl SessionStarter {
-    async fn start(self, identity: Identity) -> Result<Running, Close> {
+    async fn start(self, identity: Identity) -> Result<RunningSession, Close> {
         let speaks = Speaks::SocketIo(self.namespace);
         let _starting = self.shared.admission.count_starting();
         let mut running = start(self.shared, identity, speaks, self.outgoing, self.claim).await?;
@@ -77,7 +77,7 @@ impl SessionStarter {
     }
 
     /// Starts a session without earlier subscriptions. It can be recovered if it has ids.
-    async fn start_new(self, identity: Identity, ids: Option<Ids>) -> Result<Running, Close> {
+    async fn start_new(self, identity: Identity, ids: Option<Ids>) -> Result<RunningSession, Close> {
         let (shared, namespace) = (self.shared.clone(), self.namespace);
         let running = self.start(identity).await?;
         make_recoverable(&shared, &running, namespace, ids);
@@ -90,7 +90,7 @@ impl SessionStarter {
         mut self,
         identity: Identity,
         found: RecoveredState,
-    ) -> Result<(Running, Option<Joins>), Close> {
+    ) -> Result<(RunningSession, Option<Joins>), Close> {
         let RecoveredState { record: before, tracker, owner } = found;
         let (shared, namespace, outgoing) = (self.shared.clone(), self.namespace, self.outgoing.clone());
         // The session takes the place of the earlier one, which its gateway may still count because it has not noticed
@@ -117,7 +117,7 @@ fn joins(namespace: Namespace, tracker: &Tracker) -> Joins {
     reached.map(|it| (join(it.conversation, it.cursor), silently(it.vocabulary))).collect()
 }
 
-fn record(running: &Running, namespace: Namespace, ids: Ids) -> RecoveryRecord {
+fn record(running: &RunningSession, namespace: Namespace, ids: Ids) -> RecoveryRecord {
     let identity = running.session.identity.pack(running.session.profile());
     let (Ids { pid, sid }, namespace) = (ids, namespace.name().to_owned());
     RecoveryRecord { pid, sid, namespace, identity: Some(identity), bases: Vec::new() }
@@ -125,7 +125,7 @@ fn record(running: &Running, namespace: Namespace, ids: Ids) -> RecoveryRecord {
 
 /// Makes a session that has ids recoverable. The record is announced without waiting for it to be stored. What the
 /// session joins later is announced after it, so it is added to this record.
-fn make_recoverable(shared: &Shared, running: &Running, namespace: Namespace, ids: Option<Ids>) {
+fn make_recoverable(shared: &Shared, running: &RunningSession, namespace: Namespace, ids: Option<Ids>) {
     if let Some(ids) = ids {
         shared.add_recoverable(running.connection(), record(running, namespace, ids));
         shared.renew_recovery(running.connection());
@@ -302,7 +302,7 @@ impl Client {
     fn run_session(
         &mut self,
         namespace: Namespace,
-        mut running: Box<Running>,
+        mut running: Box<RunningSession>,
         joins: Joins,
         asked: Option<&Asked>,
         moved: bool,

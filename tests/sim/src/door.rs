@@ -7,7 +7,7 @@ use carillon_gateway::connection::Speaks;
 use carillon_gateway::connection::frame::{self, Body};
 use carillon_gateway::connection::outgoing::Outgoing;
 use carillon_gateway::native::Native;
-use carillon_gateway::session::handler::{Application, Served};
+use carillon_gateway::session::handler::{ConnectionHandler, MessageHandler};
 use carillon_gateway::session::start::{Claim, start};
 use carillon_gateway::shared::Shared;
 use carillon_proto::code::Close;

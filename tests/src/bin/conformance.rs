@@ -15,7 +15,7 @@ use carillon_gateway::connection::outgoing::Outgoing;
 use carillon_gateway::core::keepalive::Pings;
 use carillon_gateway::core::outbox::Urgency;
 use carillon_gateway::engine::{Config, Engine, Service};
-use carillon_gateway::session::handler::{Application, Served};
+use carillon_gateway::session::handler::{ConnectionHandler, MessageHandler};
 use carillon_gateway::socketio::{Packets, Sockets};
 use carillon_gateway::{connection::frame, http::listen};
 use carillon_proto::code::Close;
@@ -78,7 +78,7 @@ fn serving<S: Service>(service: S) -> axum::routing::MethodRouter {
 struct EngineEcho;
 
 impl Service for EngineEcho {
-    type Application = Echo;
+    type Handler = Echo;
     type Place = ();
 
     fn admit(&self, _: &Request) -> Result<(), Box<Response>> {
@@ -97,7 +97,7 @@ impl Service for EngineEcho {
 /// Sends every message back.
 struct Echo(Arc<Outgoing>);
 
-impl Application for Echo {
+impl MessageHandler for Echo {
     fn text(&mut self, text: &str) -> Result<(), Close> {
         self.0.offer(&frame::text(&format!("4{text}")), Urgency::Reply);
         Ok(())
@@ -109,14 +109,14 @@ impl Application for Echo {
     }
 }
 
-impl Served for Echo {
+impl ConnectionHandler for Echo {
     async fn end(self) {}
 }
 
 struct SocketEcho;
 
 impl Service for SocketEcho {
-    type Application = Packets<EchoSockets>;
+    type Handler = Packets<EchoSockets>;
     type Place = ();
 
     fn admit(&self, _: &Request) -> Result<(), Box<Response>> {
@@ -212,6 +212,6 @@ impl Sockets for EchoSockets {
     }
 }
 
-impl Served for EchoSockets {
+impl ConnectionHandler for EchoSockets {
     async fn end(self) {}
 }
