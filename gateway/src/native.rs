@@ -7,7 +7,7 @@ use crate::connection::drive::{self, Framing, Socket, Understood};
 use crate::connection::frame;
 use crate::connection::outgoing::Outgoing;
 use crate::core::keepalive::{Due, Keepalive, NATIVE};
-use crate::delivery::dialect::Asked;
+use crate::delivery::dialect::CommandOrigin;
 use crate::session::handler::{ConnectionHandler, MessageHandler};
 use crate::session::running::RunningSession;
 use crate::session::start::{Claim, start};
@@ -154,13 +154,13 @@ impl MessageHandler for Native {
         let chars_max = self.running.session.content_chars_max();
         match native::decode(text, chars_max) {
             Ok(native::Frame { reference, command }) => {
-                let asked = Asked::Native { reference: reference.map(Into::into) };
-                let work = self.running.session.command(command, &asked);
+                let origin = CommandOrigin::Native { reference: reference.map(Into::into) };
+                let work = self.running.session.command(command, &origin);
                 self.running.start_work(work);
             }
             Err(native::Refused { reference, failure }) => {
-                let asked = Asked::Native { reference: reference.map(Into::into) };
-                self.running.session.refuse(failure, &asked);
+                let origin = CommandOrigin::Native { reference: reference.map(Into::into) };
+                self.running.session.refuse(failure, &origin);
             }
         }
         Ok(())
@@ -168,7 +168,7 @@ impl MessageHandler for Native {
 
     fn binary(&mut self, _: Bytes) -> Result<(), Close> {
         let failure = Failure::new(ErrorCode::InvalidFrame, "frames must be text");
-        self.running.session.refuse(failure, &Asked::NATIVE);
+        self.running.session.refuse(failure, &CommandOrigin::NATIVE);
         Ok(())
     }
 }

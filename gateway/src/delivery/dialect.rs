@@ -115,17 +115,17 @@ pub fn packets(namespace: Namespace, events: &[String]) -> Bytes {
     frame::texts(&texts)
 }
 
-/// How a command arrived, which decides how it is answered.
+/// Where a command came from, which decides the form of its reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Asked {
-    /// In a native frame. The answer echoes its `ref`.
+pub enum CommandOrigin {
+    /// A native frame. The reply echoes its `ref`.
     Native {
         /// The frame's `ref`.
         reference: Option<Box<str>>,
     },
-    /// Not from the client: this gateway joins again what a moved or recovered session had joined. There is no answer.
-    Silently(Dialect),
-    /// In an event of a Socket.IO vocabulary.
+    /// Not the client: this gateway joins again what a moved or recovered session had joined. There is no reply.
+    Restored(Dialect),
+    /// An event of a Socket.IO vocabulary.
     Event {
         /// The event's vocabulary.
         vocabulary: Vocabulary,
@@ -138,15 +138,15 @@ pub enum Asked {
     },
 }
 
-impl Asked {
+impl CommandOrigin {
     /// A native command without `ref`. Also used for frames to native clients that are not replies.
-    pub const NATIVE: Asked = Asked::Native { reference: None };
+    pub const NATIVE: CommandOrigin = CommandOrigin::Native { reference: None };
 
-    /// The dialect of a subscription that this command begins.
+    /// The dialect of a subscription that this command starts.
     pub fn dialect(&self) -> Dialect {
         match self {
             Self::Native { .. } => Dialect::Native,
-            Self::Silently(dialect) => *dialect,
+            Self::Restored(dialect) => *dialect,
             Self::Event { vocabulary, namespace, .. } => Dialect::SocketIo(*vocabulary, *namespace),
         }
     }
@@ -155,18 +155,18 @@ impl Asked {
     pub fn wants_ack(&self, client_id: bool) -> bool {
         match self {
             Self::Native { reference } => client_id || reference.is_some(),
-            Self::Silently(_) => false,
+            Self::Restored(_) => false,
             Self::Event { ack, .. } => ack.is_some(),
         }
     }
 
-    /// The frames of the answer; empty if there is none.
-    pub fn answer(&self, reply: &Reply) -> Bytes {
+    /// The frames of the reply; empty if there is none.
+    pub fn encode_reply(&self, reply: &Reply) -> Bytes {
         match self {
             Self::Native { reference } => {
                 frame::text(&native::reply(reply, reference.as_deref(), wall::shown_ms()))
             }
-            Self::Silently(_) => Bytes::new(),
+            Self::Restored(_) => Bytes::new(),
             Self::Event { vocabulary, namespace, verb, ack } => {
                 let mut answer = vocabulary::answer(*vocabulary, reply, wall::shown_ms());
                 if let (Reply::Error(failure), None) = (reply, ack) {

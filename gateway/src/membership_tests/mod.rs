@@ -6,7 +6,7 @@ mod owner;
 use self::owner::Owner;
 use crate::connection::outgoing::Outgoing;
 use crate::connection::{Connection, Speaks};
-use crate::delivery::dialect::{Asked, Namespace};
+use crate::delivery::dialect::{CommandOrigin, Namespace};
 use crate::session::join::{self, Entered, Request};
 use crate::session::{Done, Session};
 use crate::shared::Shared;
@@ -166,7 +166,7 @@ impl World {
             after_seq,
             authority,
             already: None,
-            asked: Asked::NATIVE,
+            origin: CommandOrigin::NATIVE,
         }
     }
 
@@ -327,11 +327,11 @@ fn removal(user: &str) -> Kind {
     Kind::ParticipantRemoved(wire::RemoveParticipant { user: user.into() })
 }
 
-fn asked(dialect: Option<Vocabulary>) -> Asked {
+fn origin(dialect: Option<Vocabulary>) -> CommandOrigin {
     match dialect {
-        None => Asked::NATIVE,
+        None => CommandOrigin::NATIVE,
         Some(vocabulary) => {
-            Asked::Event { vocabulary, namespace: Namespace::Main, verb: Verb::Join, ack: None }
+            CommandOrigin::Event { vocabulary, namespace: Namespace::Main, verb: Verb::Join, ack: None }
         }
     }
 }
@@ -381,7 +381,8 @@ async fn a_removed_user_gets_a_notice_that_the_subscription_ended() {
         world.join(&ann, Authority::Granted).await.expect("joined");
         let identity = crate::access::auth::Identity::unverified(bob.user.clone(), None);
         let mut session = Session::new(world.shared.clone(), bob.clone(), identity);
-        let request = Request { asked: asked(dialect), ..world.request(&bob, Authority::Participant, None) };
+        let request =
+            Request { origin: origin(dialect), ..world.request(&bob, Authority::Participant, None) };
         session.done(request.run().await);
         world.event(message("for bob")).await;
         world.event(removal("bob")).await;

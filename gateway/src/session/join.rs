@@ -4,7 +4,7 @@ use crate::connection::{Connection, Member, Signal};
 use crate::core::outbox::Urgency;
 use crate::core::topic::Slot;
 use crate::core::tracker::Tracker;
-use crate::delivery::dialect::{Asked, Dialect};
+use crate::delivery::dialect::{CommandOrigin, Dialect};
 use crate::delivery::hub::{Room, RoomState, Seen};
 use crate::session::recovery::tell_pending;
 use crate::session::{Done, reply_to};
@@ -54,8 +54,8 @@ pub struct Request {
     pub authority: Authority,
     /// The room and slot of the same subscription, if the client has joined before.
     pub already: Option<(Arc<Room>, Slot)>,
-    /// How the client sent the command, which decides the form of the reply.
-    pub asked: Asked,
+    /// Where the command came from, which decides the form of the reply.
+    pub origin: CommandOrigin,
 }
 
 impl Request {
@@ -84,11 +84,11 @@ impl Request {
     }
 
     fn refuse(&self, failure: Failure) {
-        match self.asked {
-            Asked::Silently(dialect) => {
-                refuse_silently(&self.shared, &self.connection, &self.conversation, dialect, &failure);
+        match self.origin {
+            CommandOrigin::Restored(dialect) => {
+                refuse_restored(&self.shared, &self.connection, &self.conversation, dialect, &failure);
             }
-            _ => reply_to(&self.connection, &Reply::Error(failure), &self.asked),
+            _ => reply_to(&self.connection, &Reply::Error(failure), &self.origin),
         }
     }
 
@@ -105,8 +105,8 @@ impl Request {
         if let Err(failure) = entered {
             // A session that is restored here and fails with `unavailable` is closed and restored elsewhere, so its
             // record keeps the subscription. Only `forbidden` removes it.
-            if !matches!(self.asked, Asked::Silently(_)) || failure.code == ErrorCode::Forbidden {
-                let dialect = self.asked.dialect();
+            if !matches!(self.origin, CommandOrigin::Restored(_)) || failure.code == ErrorCode::Forbidden {
+                let dialect = self.origin.dialect();
                 self.shared.recovery_unsubscribes(&self.connection, &self.conversation, dialect);
             }
             if self.already.is_none() {
@@ -130,18 +130,18 @@ impl Request {
     /// Writes the subscription into the recovery record before the client gets the reply, with the seq above which it
     /// receives events. `None` if there is nothing to record.
     async fn record(&self, room: &Room) -> Option<Recorded> {
-        let Dialect::SocketIo(vocabulary, _) = self.asked.dialect() else { return None };
+        let Dialect::SocketIo(vocabulary, _) = self.origin.dialect() else { return None };
         let outgoing = &self.connection.outgoing;
         let known = outgoing.tracked(|tracker| tracker.find(&self.conversation, vocabulary))?;
-        let goes_on = matches!(self.asked, Asked::Silently(_));
+        let restored = matches!(self.origin, CommandOrigin::Restored(_));
         match (known, self.after_seq) {
-            (Some(place), Some(seq)) if goes_on => {
+            (Some(place), Some(seq)) if restored => {
                 return Some(Recorded { vocabulary, seq, place: Some(place), stored: true });
             }
             (Some(_), None) => return None,
             // The client joins again at another seq, which is recorded as another subscription.
             (Some(_), Some(_)) => {
-                let dialect = self.asked.dialect();
+                let dialect = self.origin.dialect();
                 self.shared.recovery_unsubscribes(&self.connection, &self.conversation, dialect);
             }
             (None, _) => {}
@@ -174,7 +174,7 @@ impl Request {
         if recorded.is_some_and(|recorded| !recorded.stored) {
             tell_pending(&self.connection);
         }
-        let (connection, dialect) = (self.connection.clone(), self.asked.dialect());
+        let (connection, dialect) = (self.connection.clone(), self.origin.dialect());
         let member = Member { connection, dialect, place: tracked.map_or(0, |(place, _)| place) };
         // An authority that the owner does not check holds as of the current head.
         let since = match self.authority {
@@ -188,7 +188,7 @@ impl Request {
             head_seq,
             participant_count: participants,
         };
-        self.connection.offer(&self.asked.answer(&reply), Urgency::Reply);
+        self.connection.offer(&self.origin.encode_reply(&reply), Urgency::Reply);
         let place = self.already.as_ref().map(|(_, slot)| *slot);
         let place = place.filter(|slot| state.is_place_of(*slot, &self.connection, dialect));
         if self.already.is_some() && place.is_none() {
@@ -242,7 +242,7 @@ impl Request {
 /// Refuses a join that restores a session's subscription and that the client did not send, so the client gets no error.
 /// On `forbidden` the subscription ends, and the client gets a notice of that. On any other failure the connection is
 /// closed, so that the client connects again.
-pub fn refuse_silently(
+pub fn refuse_restored(
     shared: &Shared,
     connection: &Connection,
     conversation: &ConversationId,

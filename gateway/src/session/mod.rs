@@ -21,7 +21,7 @@ use crate::access::auth::Identity;
 use crate::connection::Connection;
 use crate::core::topic::Slot;
 use crate::core::tracker::Tracker;
-use crate::delivery::dialect::{Asked, Dialect};
+use crate::delivery::dialect::{CommandOrigin, Dialect};
 use crate::delivery::hub::Room;
 use crate::delivery::reads::Page;
 use crate::metrics;
@@ -142,87 +142,87 @@ impl Session {
     }
 
     /// Queues a reply.
-    pub fn reply(&self, reply: &Reply, asked: &Asked) {
-        reply_to(&self.connection, reply, asked);
+    pub fn reply(&self, reply: &Reply, origin: &CommandOrigin) {
+        reply_to(&self.connection, reply, origin);
     }
 
     /// Replies with an error.
-    pub fn refuse(&self, failure: Failure, asked: &Asked) {
+    pub fn refuse(&self, failure: Failure, origin: &CommandOrigin) {
         metrics::ERRORS.inc();
-        self.reply(&Reply::Error(failure), asked);
+        self.reply(&Reply::Error(failure), origin);
     }
 
     /// Handles a command. Returns the work to wait for, if there is any.
-    pub fn command(&mut self, command: Command, asked: &Asked) -> Option<Work> {
-        let silently = match (&command, asked) {
-            (Command::Join { conversation, .. }, Asked::Silently(dialect)) => {
+    pub fn command(&mut self, command: Command, origin: &CommandOrigin) -> Option<Work> {
+        let restored = match (&command, origin) {
+            (Command::Join { conversation, .. }, CommandOrigin::Restored(dialect)) => {
                 Some((conversation.clone(), *dialect))
             }
             _ => None,
         };
-        self.obey(command, asked.clone()).unwrap_or_else(|failure| {
-            match silently {
+        self.obey(command, origin.clone()).unwrap_or_else(|failure| {
+            match restored {
                 Some((conversation, dialect)) => {
                     metrics::ERRORS.inc();
-                    join::refuse_silently(&self.shared, &self.connection, &conversation, dialect, &failure);
+                    join::refuse_restored(&self.shared, &self.connection, &conversation, dialect, &failure);
                 }
-                None => self.refuse(failure, asked),
+                None => self.refuse(failure, origin),
             }
             None
         })
     }
 
-    fn obey(&mut self, command: Command, asked: Asked) -> Result<Option<Work>, Failure> {
+    fn obey(&mut self, command: Command, origin: CommandOrigin) -> Result<Option<Work>, Failure> {
         match command {
-            Command::Ping => self.reply(&Reply::Pong, &asked),
-            Command::Authenticate { token } => self.renew(&token, &asked)?,
+            Command::Ping => self.reply(&Reply::Pong, &origin),
+            Command::Authenticate { token } => self.renew(&token, &origin)?,
             Command::Join { conversation, after_seq } => {
-                return self.join(conversation, after_seq, asked).map(Some);
+                return self.join(conversation, after_seq, origin).map(Some);
             }
-            Command::Leave { conversation } => return Ok(Some(self.leave(&conversation, asked))),
-            Command::Send(send) => self.send(send, asked)?,
+            Command::Leave { conversation } => return Ok(Some(self.leave(&conversation, origin))),
+            Command::Send(send) => self.send(send, origin)?,
             Command::Typing { conversation, typing } => {
                 self.typing(&conversation, typing)?;
-                self.acknowledge(&asked);
+                self.acknowledge(&origin);
             }
             Command::GetOnlineStatus { users } => {
-                return Ok(Some(self.online_status(users, false, asked)));
+                return Ok(Some(self.online_status(users, false, origin)));
             }
-            Command::WatchPresence { users } => return self.watch(users, asked).map(Some),
-            Command::UnwatchPresence { users } => return Ok(Some(self.unwatch(users, asked))),
+            Command::WatchPresence { users } => return self.watch(users, origin).map(Some),
+            Command::UnwatchPresence { users } => return Ok(Some(self.unwatch(users, origin))),
             Command::SetStatus { status, text } => {
-                if asked.dialect().names_presence() {
+                if origin.dialect().names_presence() {
                     self.speaks_of_presence();
                 }
                 let (user, session) = (self.identity.user.to_string(), self.connection.id);
                 self.shared.directory.set_status(&self.connection, status, &text);
                 let change = wire::StatusSet { user, session, status: status.into(), text };
                 self.shared.tell_presence(Change::StatusSet(change));
-                self.reply(&Reply::Ack, &asked);
+                self.reply(&Reply::Ack, &origin);
             }
             Command::History { conversation, from, limit } => {
-                return self.history(conversation, from, limit, asked).map(Some);
+                return self.history(conversation, from, limit, origin).map(Some);
             }
             Command::Broadcast { conversation, event, data } => {
                 self.allow(Action::Operation)?;
                 let kind = wire::ephemeral::Kind::Broadcast(wire::Broadcast { event, data });
                 self.pass_on(&conversation, kind)?;
-                self.acknowledge(&asked);
+                self.acknowledge(&origin);
             }
             Command::MoveCursor { conversation, position } => {
                 if self.allow_cursor()? {
                     self.pass_on(&conversation, wire::ephemeral::Kind::Cursor(position))?;
                 }
-                self.acknowledge(&asked);
+                self.acknowledge(&origin);
             }
         }
         Ok(None)
     }
 
     /// Confirms a command that has no reply of its own, if the client passed a callback.
-    fn acknowledge(&self, asked: &Asked) {
-        if matches!(asked, Asked::Event { ack: Some(_), .. }) {
-            self.reply(&Reply::Ack, asked);
+    fn acknowledge(&self, origin: &CommandOrigin) {
+        if matches!(origin, CommandOrigin::Event { ack: Some(_), .. }) {
+            self.reply(&Reply::Ack, origin);
         }
     }
 
@@ -250,7 +250,7 @@ impl Session {
         Err(failure)
     }
 
-    fn renew(&mut self, token: &str, asked: &Asked) -> Result<(), Failure> {
+    fn renew(&mut self, token: &str, origin: &CommandOrigin) -> Result<(), Failure> {
         let identity = self.shared.verifier.verify(token).map_err(crate::access::auth::Refusal::failure)?;
         if identity.user != self.identity.user {
             return Err(Failure::new(ErrorCode::Unauthorized, "the token is somebody else's: connect anew"));
@@ -258,7 +258,7 @@ impl Session {
         let (user, expires_ms) = (identity.user.clone(), identity.expires_ms.unwrap_or(u64::MAX));
         self.identity = identity;
         self.shared.renew_identity(&self.connection, self.identity.pack(self.profile()));
-        self.reply(&Reply::Authenticated { user, expires_ms }, asked);
+        self.reply(&Reply::Authenticated { user, expires_ms }, origin);
         self.end_forbidden();
         Ok(())
     }
@@ -267,10 +267,10 @@ impl Session {
         &self,
         conversation: ConversationId,
         after_seq: Option<u64>,
-        asked: Asked,
+        origin: CommandOrigin,
     ) -> Result<Work, Failure> {
         let authority = self.authority(&conversation)?;
-        let dialect = asked.dialect();
+        let dialect = origin.dialect();
         if dialect.names_presence() {
             self.speaks_of_presence();
         }
@@ -295,14 +295,14 @@ impl Session {
             after_seq,
             authority,
             already,
-            asked,
+            origin,
         };
         Ok(Box::pin(request.run()))
     }
 
-    fn leave(&mut self, conversation: &ConversationId, asked: Asked) -> Work {
+    fn leave(&mut self, conversation: &ConversationId, origin: CommandOrigin) -> Work {
         let left = self.joined.get_mut(conversation).and_then(|joined| {
-            let place = joined.places.iter().position(|place| place.dialect == asked.dialect())?;
+            let place = joined.places.iter().position(|place| place.dialect == origin.dialect())?;
             let typing = std::mem::take(&mut joined.typing);
             Some((joined.room.clone(), joined.places.remove(place), typing))
         });
@@ -318,13 +318,13 @@ impl Session {
                 }
                 join::leave(&shared, &connection, &room, (dialect, slot), false);
             }
-            shared.recovery_leaves(&connection, &conversation, asked.dialect()).await;
-            reply_to(&connection, &Reply::Left { conversation }, &asked);
+            shared.recovery_leaves(&connection, &conversation, origin.dialect()).await;
+            reply_to(&connection, &Reply::Left { conversation }, &origin);
             Done::Told
         })
     }
 
-    fn send(&mut self, send: Send, asked: Asked) -> Result<(), Failure> {
+    fn send(&mut self, send: Send, origin: CommandOrigin) -> Result<(), Failure> {
         let authority = self.authority(&send.conversation)?;
         self.allow(Action::Message)?;
         if let Some(joined) = self.joined.get_mut(&send.conversation) {
@@ -333,7 +333,7 @@ impl Session {
         let gave_client_id = send.client_id.is_some();
         let client_id = send.client_id.map_or_else(made_client_id, |id| id.to_string());
         self.shared.directory.note_sent(&self.identity.user, &send.conversation, &client_id, steady_ms());
-        let waiting = Sender { connection: self.connection.clone(), asked, gave_client_id };
+        let waiting = Sender { connection: self.connection.clone(), origin, gave_client_id };
         let key = Key {
             conversation: send.conversation.clone(),
             actor: Some(self.identity.user.clone()),
@@ -403,7 +403,7 @@ impl Session {
         conversation: ConversationId,
         from: HistoryFrom,
         limit: u32,
-        asked: Asked,
+        origin: CommandOrigin,
     ) -> Result<Work, Failure> {
         let authority = self.authority(&conversation)?;
         let page = wire::ReadEvents {
@@ -432,7 +432,7 @@ impl Session {
                 Ok(wire::Events { events, has_more }) => Reply::History { conversation, events, has_more },
                 Err(failure) => Reply::Error(failure),
             };
-            reply_to(&connection, &reply, &asked);
+            reply_to(&connection, &reply, &origin);
             Done::Told
         }))
     }

@@ -2,7 +2,7 @@
 
 use super::{Done, Session, Work, reply_to, tell_first};
 use crate::connection::Connection;
-use crate::delivery::dialect::Asked;
+use crate::delivery::dialect::CommandOrigin;
 use crate::shared::Shared;
 use carillon_proto::code::{ErrorCode, Failure};
 use carillon_proto::event::{Reply, unknown_presence};
@@ -38,7 +38,7 @@ impl Session {
         }
     }
 
-    pub(super) fn watch(&mut self, users: Vec<UserId>, asked: Asked) -> Result<Work, Failure> {
+    pub(super) fn watch(&mut self, users: Vec<UserId>, origin: CommandOrigin) -> Result<Work, Failure> {
         let acquaintances = self.connection.acquaintances.lock().users();
         let is_more = |user: &&UserId| acquaintances.binary_search(user).is_err();
         let watched = self.watched.iter().filter(is_more).count();
@@ -47,10 +47,10 @@ impl Session {
             let message = format!("at most {} users can be watched", VISIBLE_USERS_MAX);
             return Err(Failure::new(ErrorCode::TooLarge, message));
         }
-        Ok(self.online_status(users, true, asked))
+        Ok(self.online_status(users, true, origin))
     }
 
-    pub(super) fn online_status(&mut self, users: Vec<UserId>, watch: bool, asked: Asked) -> Work {
+    pub(super) fn online_status(&mut self, users: Vec<UserId>, watch: bool, origin: CommandOrigin) -> Work {
         let (shared, connection) = (self.shared.clone(), self.connection.clone());
         Box::pin(async move {
             let (visible, hidden) = may_see(&shared, &connection, users).await;
@@ -60,17 +60,17 @@ impl Session {
                 shared.presence_of(&visible).await
             };
             users.extend(hidden.iter().map(|user| unknown_presence(user.as_str())));
-            reply_to(&connection, &Reply::OnlineStatus { users }, &asked);
+            reply_to(&connection, &Reply::OnlineStatus { users }, &origin);
             if watch { Done::Watched(visible) } else { Done::Told }
         })
     }
 
-    pub(super) fn unwatch(&mut self, users: Vec<UserId>, asked: Asked) -> Work {
+    pub(super) fn unwatch(&mut self, users: Vec<UserId>, origin: CommandOrigin) -> Work {
         for user in &users {
             self.watched.remove(user.as_str());
         }
         self.shared.unwatch(&self.connection, &users);
-        self.online_status(users, false, asked)
+        self.online_status(users, false, origin)
     }
 }
 

@@ -68,8 +68,8 @@ async fn a_join_is_judged_by_the_identity_at_the_time_it_completes() {
     let conversation = |id: &str| ConversationId::parse(id).expect("valid");
     for (id, renewed, stays) in [("hall", &["room", "hall"][..], true), ("room", &["hall"], false)] {
         let join = Command::Join { conversation: conversation(id), after_seq: None };
-        let work = session.command(join, &Asked::NATIVE).expect("a join waits for the owner");
-        session.command(Command::Authenticate { token: token(renewed) }, &Asked::NATIVE);
+        let work = session.command(join, &CommandOrigin::NATIVE).expect("a join waits for the owner");
+        session.command(Command::Authenticate { token: token(renewed) }, &CommandOrigin::NATIVE);
         let done = work.await;
         session.done(done);
         let joined =
@@ -95,9 +95,9 @@ async fn a_refused_restored_subscription_is_removed_from_the_record() {
     let room = ConversationId::parse("room").expect("valid");
     tracker.subscribe(room.clone(), Vocabulary::Ring, 3).expect("a place");
     session.connection.outgoing.track(Some(tracker));
-    let asked = Asked::Silently(Dialect::SocketIo(Vocabulary::Ring, Namespace::Main));
+    let origin = CommandOrigin::Restored(Dialect::SocketIo(Vocabulary::Ring, Namespace::Main));
     let join = Command::Join { conversation: room.clone(), after_seq: Some(3) };
-    assert!(session.command(join, &asked).is_none(), "a refused join must not wait for the owner");
+    assert!(session.command(join, &origin).is_none(), "a refused join must not wait for the owner");
     let found = session.connection.outgoing.tracked(|tracker| tracker.find(&room, Vocabulary::Ring));
     assert_eq!(found, Some(None));
     let sent = session.connection.outgoing.drain();

@@ -2,34 +2,34 @@
 
 use crate::connection::{Connection, Speaks};
 use crate::core::outbox::Urgency;
-use crate::delivery::dialect::Asked;
+use crate::delivery::dialect::CommandOrigin;
 use carillon_proto::dialect::socketio::vocabulary::{Verb, Vocabulary};
 use carillon_proto::event::Reply;
 
 /// Queues a reply for one connection.
-pub fn reply_to(connection: &Connection, reply: &Reply, asked: &Asked) {
-    connection.offer(&asked.answer(reply), Urgency::Reply);
+pub fn reply_to(connection: &Connection, reply: &Reply, origin: &CommandOrigin) {
+    connection.offer(&origin.encode_reply(reply), Urgency::Reply);
 }
 
 /// Sends a connection a frame that is not a reply to a command.
 pub fn tell(connection: &Connection, reply: &Reply) {
-    reply_to(connection, reply, &asked_by_none(connection));
+    reply_to(connection, reply, &unprompted_origin(connection));
 }
 
 /// Sends a connection such a frame before all that is queued. Other tasks may queue frames at the same time.
 pub fn tell_first(connection: &Connection, reply: &Reply) {
-    let frame = asked_by_none(connection).answer(reply);
+    let frame = unprompted_origin(connection).encode_reply(reply);
     if !frame.is_empty() {
         connection.outgoing.put_back(vec![frame]);
         connection.outgoing.wake();
     }
 }
 
-fn asked_by_none(connection: &Connection) -> Asked {
+fn unprompted_origin(connection: &Connection) -> CommandOrigin {
     match connection.speaks {
-        Speaks::Native => Asked::NATIVE,
+        Speaks::Native => CommandOrigin::NATIVE,
         Speaks::SocketIo(namespace) => {
-            Asked::Event { vocabulary: Vocabulary::Ring, namespace, verb: Verb::Unknown, ack: None }
+            CommandOrigin::Event { vocabulary: Vocabulary::Ring, namespace, verb: Verb::Unknown, ack: None }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! A session with its work that is under way, as a connection of any transport drives it.
 
 use crate::connection::Connection;
-use crate::delivery::dialect::Asked;
+use crate::delivery::dialect::CommandOrigin;
 use crate::session::{Session, Work};
 use carillon_proto::code::Close;
 use carillon_proto::command::Command;
@@ -25,7 +25,7 @@ pub struct RunningSession {
     /// The page that is being read for a member that is behind.
     page: Option<Work>,
     /// Subscriptions that must still be joined again. The number of conversations per connection bounds it.
-    restoring: VecDeque<(Command, Asked)>,
+    restoring: VecDeque<(Command, CommandOrigin)>,
     /// The token's end that was announced to the client.
     expiry_told: Option<u64>,
     /// The token's end on the steady clock, as it was when `deadline` was set.
@@ -86,16 +86,16 @@ impl RunningSession {
 
     /// Joins again what the session had joined on another gateway, from the cursors there. No other command begins
     /// before.
-    pub fn restore(&mut self, subscriptions: impl IntoIterator<Item = (Command, Asked)>) {
+    pub fn restore(&mut self, subscriptions: impl IntoIterator<Item = (Command, CommandOrigin)>) {
         self.restoring.extend(subscriptions);
         self.continue_restoring();
     }
 
     fn continue_restoring(&mut self) {
         while self.work.is_none()
-            && let Some((command, asked)) = self.restoring.pop_front()
+            && let Some((command, origin)) = self.restoring.pop_front()
         {
-            let work = self.session.command(command, &asked);
+            let work = self.session.command(command, &origin);
             self.start_work(work);
         }
     }

@@ -3,7 +3,7 @@
 use crate::connection::frame;
 use crate::connection::outgoing::Outgoing;
 use crate::core::outbox::Urgency;
-use crate::delivery::dialect::{Asked, Namespace, packets};
+use crate::delivery::dialect::{CommandOrigin, Namespace, packets};
 use crate::metrics;
 use crate::session::handler::ConnectionHandler;
 use crate::session::recovery::Ids;
@@ -100,8 +100,8 @@ impl Client {
             Ok(Request { vocabulary, verb, command: Command::Authenticate { token } }) => {
                 match self.shared.verifier.verify(&token) {
                     Ok(identity) => {
-                        let asked = Asked::Event { vocabulary, namespace, verb, ack };
-                        return self.start_authenticated(namespace, identity, asked, ids);
+                        let origin = CommandOrigin::Event { vocabulary, namespace, verb, ack };
+                        return self.start_authenticated(namespace, identity, origin, ids);
                     }
                     Err(refusal) => (vocabulary, verb, refusal.failure()),
                 }
@@ -115,8 +115,8 @@ impl Client {
             // Sent besides the callback, because clients of these vocabularies listen for the event.
             self.tell(namespace, vocabulary::refusal_event(vocabulary, verb, &failure));
         }
-        let asked = Asked::Event { vocabulary, namespace, verb, ack };
-        self.outgoing.offer(&asked.answer(&Reply::Error(failure)), Urgency::Reply);
+        let origin = CommandOrigin::Event { vocabulary, namespace, verb, ack };
+        self.outgoing.offer(&origin.encode_reply(&Reply::Error(failure)), Urgency::Reply);
     }
 
     fn event(&mut self, packet: &Packet<'_>, attachments: &[Bytes]) -> Result<(), Close> {
@@ -138,7 +138,7 @@ impl Client {
                 self.anonymous(namespace, ids, decoded, packet.id);
             }
             State::Running { namespace, running } => {
-                let asked = |vocabulary, verb| Asked::Event {
+                let origin = |vocabulary, verb| CommandOrigin::Event {
                     vocabulary,
                     namespace: *namespace,
                     verb,
@@ -146,11 +146,11 @@ impl Client {
                 };
                 match decoded {
                     Ok(Request { vocabulary, verb, command }) => {
-                        let work = running.session.command(command, &asked(vocabulary, verb));
+                        let work = running.session.command(command, &origin(vocabulary, verb));
                         running.start_work(work);
                     }
                     Err(Refused { vocabulary, verb, failure }) => {
-                        running.session.refuse(failure, &asked(vocabulary, verb));
+                        running.session.refuse(failure, &origin(vocabulary, verb));
                     }
                 }
             }
@@ -188,8 +188,8 @@ impl Client {
     }
 }
 
-pub(super) fn asked_by(namespace: Namespace, verb: Verb, ack: Option<u64>) -> Asked {
-    Asked::Event { vocabulary: Vocabulary::ChordMe, namespace, verb, ack }
+pub(super) fn chordme_origin(namespace: Namespace, verb: Verb, ack: Option<u64>) -> CommandOrigin {
+    CommandOrigin::Event { vocabulary: Vocabulary::ChordMe, namespace, verb, ack }
 }
 
 /// The error that a client receives when its connection is closed.

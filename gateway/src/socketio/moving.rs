@@ -5,7 +5,7 @@ use super::start::{IncomingSession, Joins};
 use crate::access::auth::Identity;
 use crate::connection::outgoing::Outgoing;
 use crate::core::tracker::Tracker;
-use crate::delivery::dialect::{Asked, Dialect, Namespace};
+use crate::delivery::dialect::{CommandOrigin, Dialect, Namespace};
 use crate::session::recovery::{Ids, RecoveredState};
 use crate::session::start::Claim;
 use crate::shared::Shared;
@@ -95,9 +95,9 @@ impl Client {
 }
 
 /// The join that restores a subscription, from the seq up to which it was read.
-fn rejoin(namespace: Namespace, subscription: &MovedSubscription) -> Option<(Command, Asked)> {
+fn rejoin(namespace: Namespace, subscription: &MovedSubscription) -> Option<(Command, CommandOrigin)> {
     let conversation = ConversationId::parse(&subscription.conversation).ok()?;
     let vocabulary = *Vocabulary::ALL.get(subscription.vocabulary as usize)?;
     let join = Command::Join { conversation, after_seq: Some(subscription.cursor) };
-    Some((join, Asked::Silently(Dialect::SocketIo(vocabulary, namespace))))
+    Some((join, CommandOrigin::Restored(Dialect::SocketIo(vocabulary, namespace))))
 }

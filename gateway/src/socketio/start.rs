@@ -1,12 +1,12 @@
 //! Starts a Socket.IO client's session: after CONNECT with a token, after a later `authenticate` event, by recovery of
 //! an earlier session, or by a move from another gateway.
 
-use super::client::{AUTHENTICATION_TIMEOUT, Client, Path, State, asked_by, failure_of};
+use super::client::{AUTHENTICATION_TIMEOUT, Client, Path, State, chordme_origin, failure_of};
 use crate::access::auth::Identity;
 use crate::connection::Speaks;
 use crate::connection::outgoing::Outgoing;
 use crate::core::tracker::Tracker;
-use crate::delivery::dialect::{Asked, Dialect, Namespace};
+use crate::delivery::dialect::{CommandOrigin, Dialect, Namespace};
 use crate::metrics;
 use crate::session::recovery::{Ids, RecoveredState, Return};
 use crate::session::running::RunningSession;
@@ -25,14 +25,14 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 /// Joins that restore a session's earlier subscriptions, in their order.
-pub(super) type Joins = Vec<(Command, Asked)>;
+pub(super) type Joins = Vec<(Command, CommandOrigin)>;
 
 /// Why a session is started, which decides what the client receives when it runs.
 pub(super) enum StartCause {
     /// The client sent CONNECT with a token, or to recover a session. With ids where the new session can be recovered.
     Connect(Option<Ids>),
     /// The client connected without a token, and gave one by this event.
-    Authenticate(Asked),
+    Authenticate(CommandOrigin),
     /// The session moved here from another gateway, where the client received its welcome.
     Move,
 }
@@ -113,8 +113,8 @@ impl SessionStarter {
 fn joins(namespace: Namespace, tracker: &Tracker) -> Joins {
     let join = |conversation, after_seq| Command::Join { conversation, after_seq: Some(after_seq) };
     let reached = tracker.reached().into_iter();
-    let silently = |vocabulary| Asked::Silently(Dialect::SocketIo(vocabulary, namespace));
-    reached.map(|it| (join(it.conversation, it.cursor), silently(it.vocabulary))).collect()
+    let restored = |vocabulary| CommandOrigin::Restored(Dialect::SocketIo(vocabulary, namespace));
+    reached.map(|it| (join(it.conversation, it.cursor), restored(it.vocabulary))).collect()
 }
 
 fn record(running: &RunningSession, namespace: Namespace, ids: Ids) -> RecoveryRecord {
@@ -247,7 +247,7 @@ impl Client {
         &mut self,
         namespace: Namespace,
         identity: Identity,
-        asked: Asked,
+        origin: CommandOrigin,
         ids: Option<Ids>,
     ) {
         let starter = self.session_starter(namespace);
@@ -255,7 +255,7 @@ impl Client {
             let running = starter.start_new(identity, ids).await?;
             Ok(StartOutcome::New(Box::new(running), Joins::new()))
         };
-        let cause = StartCause::Authenticate(asked);
+        let cause = StartCause::Authenticate(origin);
         self.state = State::Starting { namespace, cause, starting: starting.boxed() };
     }
 
@@ -288,15 +288,15 @@ impl Client {
             (Err(close), _) => return self.fail_start(namespace, &cause, close),
         };
         let moved = matches!(cause, StartCause::Move);
-        let asked = match cause {
+        let origin = match cause {
             StartCause::Move => None,
             StartCause::Connect(_) => {
                 self.welcome(namespace, ids.as_ref());
-                (self.path == Path::SocketIo).then(|| asked_by(namespace, Verb::Authenticate, None))
+                (self.path == Path::SocketIo).then(|| chordme_origin(namespace, Verb::Authenticate, None))
             }
-            StartCause::Authenticate(asked) => Some(asked),
+            StartCause::Authenticate(origin) => Some(origin),
         };
-        self.run_session(namespace, running, joins, asked.as_ref(), moved);
+        self.run_session(namespace, running, joins, origin.as_ref(), moved);
     }
 
     fn run_session(
@@ -304,17 +304,17 @@ impl Client {
         namespace: Namespace,
         mut running: Box<RunningSession>,
         joins: Joins,
-        asked: Option<&Asked>,
+        origin: Option<&CommandOrigin>,
         moved: bool,
     ) {
         let identity = &running.session.identity;
-        if let Some(asked) = asked {
+        if let Some(origin) = origin {
             let expires_ms = identity.expires_ms.unwrap_or(u64::MAX);
-            running.session.reply(&Reply::Authenticated { user: identity.user.clone(), expires_ms }, asked);
+            running.session.reply(&Reply::Authenticated { user: identity.user.clone(), expires_ms }, origin);
         }
-        let goes_on = joins.iter().any(|(_, asked)| asked.dialect().names_presence());
+        let names_presence = joins.iter().any(|(_, origin)| origin.dialect().names_presence());
         // Presence goes to clients at `/api/socket`, and to clients that had joined in a vocabulary with presence.
-        if goes_on || self.path == Path::Api {
+        if names_presence || self.path == Path::Api {
             if moved {
                 // The client received the presence of online users on its former gateway: send changes only.
                 running.connection().speaks_of_presence();

@@ -2,7 +2,7 @@
 
 use crate::connection::Connection;
 use crate::core::outbox::Urgency;
-use crate::delivery::dialect::Asked;
+use crate::delivery::dialect::CommandOrigin;
 use crate::metrics;
 use carillon_proto::code::{ErrorCode, Failure};
 use carillon_proto::event::Reply;
@@ -52,8 +52,8 @@ pub struct Late {
 pub struct Sender {
     /// The connection that gets the reply.
     pub connection: Arc<Connection>,
-    /// How the command arrived, which decides the form of the reply.
-    pub asked: Asked,
+    /// Where the command came from, which decides the form of the reply.
+    pub origin: CommandOrigin,
     /// The client gave the client id itself.
     pub gave_client_id: bool,
 }
@@ -157,9 +157,9 @@ impl Pending {
         match self.waiting {
             Waiting::Call(sender) => drop(sender.send(outcome)),
             Waiting::Sender(sender) => {
-                let Sender { connection, asked, gave_client_id } = *sender;
+                let Sender { connection, origin, gave_client_id } = *sender;
                 let reply = match outcome {
-                    Ok(_) if !asked.wants_ack(gave_client_id) => None,
+                    Ok(_) if !origin.wants_ack(gave_client_id) => None,
                     Ok(accepted) => Some(Reply::MessageAck {
                         client_id: gave_client_id.then_some(client_id),
                         conversation,
@@ -169,7 +169,7 @@ impl Pending {
                     Err(failure) => Some(Reply::Error(failure)),
                 };
                 if let Some(reply) = reply {
-                    connection.offer(&asked.answer(&reply), Urgency::Reply);
+                    connection.offer(&origin.encode_reply(&reply), Urgency::Reply);
                 }
                 connection.command_answered();
             }
