@@ -19,23 +19,23 @@ const CROSSING_TIMEOUT: Duration = Duration::from_millis(50);
 pub const LAST_POLL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A request to the task of a polling session.
-pub enum Asked {
+pub enum PollingRequest {
     /// Wait for packets.
-    Poll(oneshot::Sender<Polled>),
+    Poll(oneshot::Sender<PollAnswer>),
     /// Process the packets of this body.
     Post(String, oneshot::Sender<Result<(), Refusal>>),
     /// Offer a WebSocket to which the session may move.
     Probe(Box<Socket>, Arc<TcpStream>),
     /// Report a second POST while another one was under way.
-    Overlap,
+    SecondPost,
     /// Report that a WebSocket for the session is being probed on another gateway.
     ProbedElsewhere,
     /// Move the session to the WebSocket that was probed on another gateway.
-    Take(oneshot::Sender<MovedSession>),
+    HandOver(oneshot::Sender<MovedSession>),
 }
 
 /// The answer to a poll.
-pub enum Polled {
+pub enum PollAnswer {
     /// Packets.
     Payload(String),
     /// The poll is refused.
@@ -58,9 +58,9 @@ pub enum Over {
 pub async fn last_words(
     over: Over,
     outgoing: &Outgoing,
-    poll: Option<oneshot::Sender<Polled>>,
+    poll: Option<oneshot::Sender<PollAnswer>>,
     posting: Option<oneshot::Sender<Result<(), Refusal>>>,
-    requests: &mut mpsc::Receiver<Asked>,
+    requests: &mut mpsc::Receiver<PollingRequest>,
 ) {
     if let Some(posting) = posting {
         let _ = posting.send(Ok(()));
@@ -72,7 +72,7 @@ pub async fn last_words(
         if let Some(poll) = next {
             let rest = last.split_off(answer_length(&last));
             let frames = if last.is_empty() { vec![NOOP] } else { std::mem::replace(&mut last, rest) };
-            let _ = poll.send(Polled::Payload(payload_of(&frames)));
+            let _ = poll.send(PollAnswer::Payload(payload_of(&frames)));
             answered = true;
         }
         let wait = match over {
@@ -86,33 +86,36 @@ pub async fn last_words(
         }
     }
     requests.close();
-    while let Ok(asked) = requests.try_recv() {
-        match asked {
+    while let Ok(request) = requests.try_recv() {
+        match request {
             // The client sent this poll before it closed the session: answer it as one that was waiting.
-            Asked::Poll(answer) if over == Over::Closed => {
-                drop(answer.send(Polled::Payload(payload_of(&[NOOP]))))
+            PollingRequest::Poll(answer) if over == Over::Closed => {
+                drop(answer.send(PollAnswer::Payload(payload_of(&[NOOP]))))
             }
             other => refuse(other),
         }
     }
 }
 
-async fn next_poll(requests: &mut mpsc::Receiver<Asked>) -> Option<oneshot::Sender<Polled>> {
+async fn next_poll(requests: &mut mpsc::Receiver<PollingRequest>) -> Option<oneshot::Sender<PollAnswer>> {
     loop {
         match requests.recv().await? {
-            Asked::Poll(answer) => return Some(answer),
+            PollingRequest::Poll(answer) => return Some(answer),
             other => refuse(other),
         }
     }
 }
 
 /// Refuses a request of a session that is over.
-pub fn refuse(asked: Asked) {
-    match asked {
-        Asked::Poll(answer) => drop(answer.send(Polled::Refused(Refusal::BadRequest))),
-        Asked::Post(_, answer) => drop(answer.send(Err(Refusal::BadRequest))),
+pub fn refuse(request: PollingRequest) {
+    match request {
+        PollingRequest::Poll(answer) => drop(answer.send(PollAnswer::Refused(Refusal::BadRequest))),
+        PollingRequest::Post(_, answer) => drop(answer.send(Err(Refusal::BadRequest))),
         // Dropping the request closes its WebSocket or its channel, which is the answer.
-        Asked::Probe(..) | Asked::Overlap | Asked::ProbedElsewhere | Asked::Take(_) => {}
+        PollingRequest::Probe(..)
+        | PollingRequest::SecondPost
+        | PollingRequest::ProbedElsewhere
+        | PollingRequest::HandOver(_) => {}
     }
 }
 

@@ -24,7 +24,7 @@ use crate::core::keepalive::Pings;
 use crate::core::outbox::Urgency;
 use crate::http::upgrade;
 use crate::session::handler::MessageHandler;
-use answers::{Asked, Polled};
+use answers::{PollAnswer, PollingRequest};
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::header::CONTENT_TYPE;
@@ -287,7 +287,7 @@ impl<S: Service> Engine<S> {
     }
 
     /// Passes a WebSocket to the polling session that may move to it.
-    fn probe(self: Arc<Self>, request: Request, requests: mpsc::Sender<Asked>) -> Response {
+    fn probe(self: Arc<Self>, request: Request, requests: mpsc::Sender<PollingRequest>) -> Response {
         let Some(accept) = upgrade::accept_key(request.headers()) else {
             return Refusal::BadRequest.into_response();
         };
@@ -295,7 +295,7 @@ impl<S: Service> Engine<S> {
             let stream = Arc::new(stream);
             let socket = drive::socket(stream.clone(), leftover, self.config.message_bytes_max).await;
             // If the session has ended meanwhile, this drops the socket.
-            let _ = requests.send(Asked::Probe(Box::new(socket), stream)).await;
+            let _ = requests.send(PollingRequest::Probe(Box::new(socket), stream)).await;
         })
     }
 }
@@ -314,10 +314,10 @@ async fn drive_to_the_end<H: MessageHandler>(
     close
 }
 
-fn polled(polled: Polled) -> Response {
+fn polled(polled: PollAnswer) -> Response {
     match polled {
-        Polled::Payload(payload) => text(payload),
-        Polled::Refused(refusal) => refusal.into_response(),
+        PollAnswer::Payload(payload) => text(payload),
+        PollAnswer::Refused(refusal) => refusal.into_response(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Serves a session that polls. Queued frames go into the next answer, until the session ends or moves to a WebSocket.
 
-use super::answers::{Asked, LAST_POLL_TIMEOUT, Over, Polled, last_words, payload_of, refuse};
+use super::answers::{LAST_POLL_TIMEOUT, Over, PollAnswer, PollingRequest, last_words, payload_of, refuse};
 use super::framing::{EnginePackets, NOOP, PING};
 use super::moving::PROBE_TIMEOUT;
 use super::request::Refusal;
@@ -51,7 +51,7 @@ struct Polling<'a, H> {
     outgoing: &'a Outgoing,
     handler: H,
     keepalive: Keepalive,
-    poll: Option<oneshot::Sender<Polled>>,
+    poll: Option<oneshot::Sender<PollAnswer>>,
     /// The packets of one post that are not processed yet, and the answer to that post.
     posted: VecDeque<Posted>,
     posting: Option<oneshot::Sender<Result<(), Refusal>>>,
@@ -73,7 +73,7 @@ enum Ended {
 }
 
 enum Woken {
-    Asked(Option<Asked>),
+    Request(Option<PollingRequest>),
     Probed(Option<Result<Message, tokio_tungstenite::tungstenite::Error>>),
     /// The client hung up on its poll.
     Cancelled,
@@ -84,7 +84,7 @@ enum Woken {
 /// Serves a session from its first poll to its end.
 pub async fn run<S: Service>(
     engine: &Engine<S>,
-    mut requests: mpsc::Receiver<Asked>,
+    mut requests: mpsc::Receiver<PollingRequest>,
     place: &S::Place,
     upgraded: &AtomicBool,
 ) {
@@ -129,7 +129,7 @@ pub async fn run<S: Service>(
 impl<H: MessageHandler> Polling<'_, H> {
     /// Serves until polling ends. If the handler drops the session while a WebSocket is probed, waits a while for
     /// the move, because the last frames can reach the client only there.
-    async fn run(&mut self, requests: &mut mpsc::Receiver<Asked>) -> Ended {
+    async fn run(&mut self, requests: &mut mpsc::Receiver<PollingRequest>) -> Ended {
         self.outgoing.listens(true);
         let ended = self.serve(requests).await;
         self.outgoing.listens(false);
@@ -150,13 +150,13 @@ impl<H: MessageHandler> Polling<'_, H> {
     /// receive the last frames only over the WebSocket.
     async fn move_at_last(
         &mut self,
-        requests: &mut mpsc::Receiver<Asked>,
+        requests: &mut mpsc::Receiver<PollingRequest>,
     ) -> Option<(Box<Socket>, Arc<TcpStream>)> {
         loop {
             self.answer_poll().ok()?;
             tokio::select! {
-                asked = requests.recv() => match asked? {
-                    Asked::Poll(answer) => self.poll = Some(answer),
+                request = requests.recv() => match request? {
+                    PollingRequest::Poll(answer) => self.poll = Some(answer),
                     other => refuse(other),
                 },
                 message = next_of(&mut self.probe) => {
@@ -169,7 +169,7 @@ impl<H: MessageHandler> Polling<'_, H> {
         }
     }
 
-    async fn serve(&mut self, requests: &mut mpsc::Receiver<Asked>) -> Ended {
+    async fn serve(&mut self, requests: &mut mpsc::Receiver<PollingRequest>) -> Ended {
         let sleep = tokio::time::sleep_until(self.deadline());
         tokio::pin!(sleep);
         loop {
@@ -187,7 +187,7 @@ impl<H: MessageHandler> Polling<'_, H> {
                 continue;
             }
             let woken = tokio::select! {
-                asked = requests.recv() => Woken::Asked(asked),
+                request = requests.recv() => Woken::Request(request),
                 // Packets posted before the move must be processed before it.
                 message = next_of(&mut self.probe), if self.posted.is_empty() => Woken::Probed(message),
                 () = hung_up(&mut self.poll) => Woken::Cancelled,
@@ -196,8 +196,8 @@ impl<H: MessageHandler> Polling<'_, H> {
                 () = &mut sleep => Woken::Timer,
             };
             let done = match woken {
-                Woken::Asked(Some(asked)) => self.asked(asked),
-                Woken::Asked(None) | Woken::Cancelled => Err(Over::Gone),
+                Woken::Request(Some(request)) => self.handle_request(request),
+                Woken::Request(None) | Woken::Cancelled => Err(Over::Gone),
                 Woken::Probed(message) => {
                     if let Some((socket, stream)) = Box::pin(self.probed(message)).await {
                         return Ended::Moved(socket, stream);
@@ -247,28 +247,28 @@ impl<H: MessageHandler> Polling<'_, H> {
         }
     }
 
-    fn asked(&mut self, asked: Asked) -> Result<(), Over> {
-        if matches!(asked, Asked::Poll(_) | Asked::Post(..)) {
+    fn handle_request(&mut self, request: PollingRequest) -> Result<(), Over> {
+        if matches!(request, PollingRequest::Poll(_) | PollingRequest::Post(..)) {
             self.outgoing.heard();
         }
-        match asked {
-            Asked::Poll(answer) => {
+        match request {
+            PollingRequest::Poll(answer) => {
                 if let Some(first) = self.poll.take() {
                     // Two polls at once: the client is broken, and frames could reach it in any order. The session
                     // ends.
-                    let _ = first.send(Polled::Payload(payload(&[Packet::Close])));
-                    let _ = answer.send(Polled::Refused(Refusal::BadRequest));
+                    let _ = first.send(PollAnswer::Payload(payload(&[Packet::Close])));
+                    let _ = answer.send(PollAnswer::Refused(Refusal::BadRequest));
                     return Err(Over::Gone);
                 }
                 self.poll = Some(answer);
                 Ok(())
             }
             // The client gave up its previous post, whose packets are not all processed.
-            Asked::Post(_, answer) if self.posting.is_some() || !self.posted.is_empty() => {
+            PollingRequest::Post(_, answer) if self.posting.is_some() || !self.posted.is_empty() => {
                 let _ = answer.send(Err(Refusal::BadRequest));
                 Err(Over::Gone)
             }
-            Asked::Post(body, answer) => match self.take(&body) {
+            PollingRequest::Post(body, answer) => match self.take(&body) {
                 Ok(()) => {
                     self.posting = Some(answer);
                     Ok(())
@@ -278,16 +278,16 @@ impl<H: MessageHandler> Polling<'_, H> {
                     Err(Over::Gone)
                 }
             },
-            Asked::Overlap => Err(Over::Gone),
-            Asked::ProbedElsewhere => {
+            PollingRequest::SecondPost => Err(Over::Gone),
+            PollingRequest::ProbedElsewhere => {
                 self.probed_elsewhere = Some(Instant::now() + PROBE_TIMEOUT);
                 Ok(())
             }
-            Asked::Take(taker) => {
+            PollingRequest::HandOver(taker) => {
                 self.taker = Some((taker, Instant::now() + SETTLE_TIMEOUT));
                 Ok(())
             }
-            Asked::Probe(socket, stream) => {
+            PollingRequest::Probe(socket, stream) => {
                 if self.probe.is_none() {
                     let deadline = Instant::now() + PROBE_TIMEOUT;
                     self.probe = Some(Probe { socket, stream, answered: false, deadline });
@@ -357,7 +357,7 @@ impl<H: MessageHandler> Polling<'_, H> {
             metrics::WRITES.inc();
             metrics::FRAMES_OUT.inc_by(frames.len() as u64);
         }
-        poll.send(Polled::Payload(payload_of(&frames))).map_err(|_| Over::Gone)
+        poll.send(PollAnswer::Payload(payload_of(&frames))).map_err(|_| Over::Gone)
     }
 
     /// Gives the session to the gateway that takes it, as soon as nothing is under way. Returns whether that was done.
@@ -370,7 +370,7 @@ impl<H: MessageHandler> Polling<'_, H> {
         let given = self.give();
         self.outgoing.seal(false);
         if given && let Some(poll) = self.poll.take() {
-            let _ = poll.send(Polled::Payload(payload_of(&[NOOP])));
+            let _ = poll.send(PollAnswer::Payload(payload_of(&[NOOP])));
         }
         given
     }
@@ -409,7 +409,7 @@ impl<H: MessageHandler> Polling<'_, H> {
             Ok(Packet::Upgrade) if probe.answered => {
                 // Frames queued meanwhile go over the WebSocket, so end the waiting poll without any.
                 if let Some(poll) = self.poll.take() {
-                    let _ = poll.send(Polled::Payload(payload_of(&[NOOP])));
+                    let _ = poll.send(PollAnswer::Payload(payload_of(&[NOOP])));
                 }
                 return Some((probe.socket, probe.stream));
             }
@@ -419,7 +419,7 @@ impl<H: MessageHandler> Polling<'_, H> {
     }
 }
 
-async fn hung_up(poll: &mut Option<oneshot::Sender<Polled>>) {
+async fn hung_up(poll: &mut Option<oneshot::Sender<PollAnswer>>) {
     match poll {
         Some(poll) => poll.closed().await,
         None => std::future::pending().await,

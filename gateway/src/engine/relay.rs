@@ -5,7 +5,7 @@
 //! out of a session must not be lost with one message on the bus. A post is passed on once, because its packets could
 //! be processed twice.
 
-use super::answers::Polled;
+use super::answers::PollAnswer;
 use super::request::Refusal;
 use carillon_proto::id::GatewayId;
 use carillon_proto::limits::RELAY_PART_BYTES_MAX;
@@ -67,23 +67,23 @@ impl Relay {
     }
 
     /// Waits for packets of a session on another gateway.
-    pub(super) async fn poll(&self, gateway: &GatewayId, sid: &str) -> Polled {
+    pub(super) async fn poll(&self, gateway: &GatewayId, sid: &str) -> PollAnswer {
         let body = Body::Poll(RelayPoll { wait_ms: HOLD.as_millis() as u32 });
         let request = RelayRequest { sid: sid.into(), request: random(), body: Some(body) };
         let mut failures = 0;
         loop {
             match self.ask(gateway, &request, HOLD + REQUEST_TIMEOUT).await {
-                Ok(Reply::Payload(payload)) => return Polled::Payload(payload),
+                Ok(Reply::Payload(payload)) => return PollAnswer::Payload(payload),
                 Ok(Reply::Waiting(_)) => failures = 0,
-                Ok(Reply::Refused(number)) => return Polled::Refused(Refusal::of_number(number)),
+                Ok(Reply::Refused(number)) => return PollAnswer::Refused(Refusal::of_number(number)),
                 Ok(Reply::Taken(_) | Reply::Probed(_) | Reply::Moved(_)) => {
-                    return Polled::Refused(Refusal::BadRequest);
+                    return PollAnswer::Refused(Refusal::BadRequest);
                 }
                 Err(error) => {
                     failures += 1;
                     if failures > POLL_RETRIES || matches!(error, BusError::Unavailable(_)) {
                         tracing::debug!(%gateway, %error, "a poll could not be passed on");
-                        return Polled::Refused(Refusal::UnknownSession);
+                        return PollAnswer::Refused(Refusal::UnknownSession);
                     }
                 }
             }

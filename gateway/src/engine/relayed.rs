@@ -1,6 +1,6 @@
 //! Answers requests that reached another gateway and concern polling sessions of this one (see [`super::relay`]).
 
-use super::answers::Polled;
+use super::answers::PollAnswer;
 use super::relay::{HOLD, Relay};
 use super::request::Refusal;
 use super::sessions::{Handle, Sessions};
@@ -37,9 +37,9 @@ const BODIES_MAX: usize = 64;
 /// The state of a poll that another gateway passed on.
 enum Poll {
     /// A request waits for the answer now.
-    Asked,
+    Awaited,
     /// The poll waits in the session, and no request waits for the answer.
-    Waiting(oneshot::Receiver<Polled>),
+    Waiting(oneshot::Receiver<PollAnswer>),
     /// The poll was answered with this reply.
     Answered(Reply),
 }
@@ -93,7 +93,7 @@ impl Polls {
 
     fn sweep(&mut self, now: Instant) {
         let fresh = |held: &Held| now.saturating_duration_since(held.touched) < FORGOTTEN_AFTER;
-        self.held.retain(|_, held| matches!(held.poll, Poll::Asked) || fresh(held));
+        self.held.retain(|_, held| matches!(held.poll, Poll::Awaited) || fresh(held));
         self.bytes = self.held.values().map(Held::bytes).sum();
         self.held.give_spare_back();
     }
@@ -210,8 +210,8 @@ impl Answers {
             match polls.held.get_mut(&sid).filter(|held| held.request == request) {
                 Some(held) => {
                     held.touched = Instant::now();
-                    match std::mem::replace(&mut held.poll, Poll::Asked) {
-                        Poll::Asked => None,
+                    match std::mem::replace(&mut held.poll, Poll::Awaited) {
+                        Poll::Awaited => None,
                         Poll::Answered(reply) => {
                             held.poll = Poll::Answered(reply.clone());
                             return reply;
@@ -221,7 +221,7 @@ impl Answers {
                 }
                 None => {
                     let touched = Instant::now();
-                    polls.set(sid.clone(), Held { request, poll: Poll::Asked, touched });
+                    polls.set(sid.clone(), Held { request, poll: Poll::Awaited, touched });
                     Some(None)
                 }
             }
@@ -241,8 +241,8 @@ impl Answers {
         };
         let poll = match tokio::time::timeout(wait, &mut waiting).await {
             Err(_) => Poll::Waiting(waiting),
-            Ok(Ok(Polled::Payload(payload))) => Poll::Answered(Reply::Payload(payload)),
-            Ok(Ok(Polled::Refused(refusal))) => Poll::Answered(Reply::Refused(refusal.number())),
+            Ok(Ok(PollAnswer::Payload(payload))) => Poll::Answered(Reply::Payload(payload)),
+            Ok(Ok(PollAnswer::Refused(refusal))) => Poll::Answered(Reply::Refused(refusal.number())),
             Ok(Err(_)) => Poll::Answered(Reply::Refused(Refusal::UnknownSession.number())),
         };
         self.keep(sid, request, poll)
@@ -252,7 +252,7 @@ impl Answers {
     fn keep(&self, sid: String, request: u64, poll: Poll) -> Reply {
         let reply = match &poll {
             Poll::Answered(reply) => reply.clone(),
-            Poll::Waiting(_) | Poll::Asked => Reply::Waiting(true),
+            Poll::Waiting(_) | Poll::Awaited => Reply::Waiting(true),
         };
         let mut polls = self.polls.lock();
         if polls.held.get(&sid).is_some_and(|held| held.request == request) {
@@ -306,7 +306,7 @@ mod tests {
     fn the_oldest_answers_are_dropped_above_the_bound() {
         let (mut polls, started) = (Polls::default(), Instant::now());
         let at = |second| started + Duration::from_secs(second);
-        polls.set("waits".into(), Held { request: 1, poll: Poll::Asked, touched: started });
+        polls.set("waits".into(), Held { request: 1, poll: Poll::Awaited, touched: started });
         for second in 0..5 {
             polls.set(format!("s{second}"), answered(KEPT_BYTES_MAX / 4, at(second)));
         }

@@ -1,6 +1,6 @@
 //! The registry of a gateway's polling sessions, through which requests reach them.
 
-use super::answers::{Asked, Polled};
+use super::answers::{PollAnswer, PollingRequest};
 use super::request::Refusal;
 use axum::body::HttpBody;
 use axum::extract::Request;
@@ -27,7 +27,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub struct Handle {
     pub(super) engine: &'static str,
-    pub(super) requests: mpsc::Sender<Asked>,
+    pub(super) requests: mpsc::Sender<PollingRequest>,
     /// The session has moved to a WebSocket and accepts no more polls.
     pub(super) upgraded: Arc<AtomicBool>,
     /// A post is under way.
@@ -53,7 +53,7 @@ impl Default for Sessions {
 }
 
 impl Sessions {
-    pub(super) fn open(&self, sid: &str, engine: &'static str) -> (Handle, mpsc::Receiver<Asked>) {
+    pub(super) fn open(&self, sid: &str, engine: &'static str) -> (Handle, mpsc::Receiver<PollingRequest>) {
         let (requests, queue) = mpsc::channel(REQUESTS_MAX);
         let handle = Handle { engine, requests, upgraded: Arc::default(), posting: Arc::default() };
         self.polling.lock().insert(sid.into(), handle.clone());
@@ -114,7 +114,7 @@ impl Handle {
     /// order.
     pub(super) async fn alone(&self, post: impl Future<Output = Result<(), Refusal>>) -> Result<(), Refusal> {
         if self.posting.swap(true, Ordering::AcqRel) {
-            let _ = self.requests.send(Asked::Overlap).await;
+            let _ = self.requests.send(PollingRequest::SecondPost).await;
             return Err(Refusal::BadRequest);
         }
         let _posting = Posting(&self.posting);
@@ -124,35 +124,35 @@ impl Handle {
     /// Passes packets to the session. Returns when all have been processed.
     pub(super) async fn post(&self, body: String) -> Result<(), Refusal> {
         let (answer, answered) = oneshot::channel();
-        let asked = self.requests.send(Asked::Post(body, answer)).await;
-        asked.map_err(|_| Refusal::UnknownSession)?;
+        let sent = self.requests.send(PollingRequest::Post(body, answer)).await;
+        sent.map_err(|_| Refusal::UnknownSession)?;
         answered.await.unwrap_or(Err(Refusal::UnknownSession))
     }
 
     /// Waits for packets. If this is cancelled, the session treats the client as gone.
-    pub(super) async fn poll(&self) -> Polled {
+    pub(super) async fn poll(&self) -> PollAnswer {
         match self.start_poll().await {
-            Some(answered) => answered.await.unwrap_or(Polled::Refused(Refusal::UnknownSession)),
-            None => Polled::Refused(Refusal::UnknownSession),
+            Some(answered) => answered.await.unwrap_or(PollAnswer::Refused(Refusal::UnknownSession)),
+            None => PollAnswer::Refused(Refusal::UnknownSession),
         }
     }
 
     /// Reports that a WebSocket is being probed on another gateway, so that polls are answered at once.
     pub(super) async fn probed_elsewhere(&self) -> Result<(), Refusal> {
-        self.requests.send(Asked::ProbedElsewhere).await.map_err(|_| Refusal::UnknownSession)
+        self.requests.send(PollingRequest::ProbedElsewhere).await.map_err(|_| Refusal::UnknownSession)
     }
 
     /// Requests the session's state for another gateway, where the session goes on.
     pub(super) async fn take(&self) -> Result<MovedSession, Refusal> {
         let (taker, taken) = oneshot::channel();
-        let asked = self.requests.send(Asked::Take(taker)).await;
-        asked.map_err(|_| Refusal::UnknownSession)?;
+        let sent = self.requests.send(PollingRequest::HandOver(taker)).await;
+        sent.map_err(|_| Refusal::UnknownSession)?;
         taken.await.map_err(|_| Refusal::BadRequest)
     }
 
-    pub(super) async fn start_poll(&self) -> Option<oneshot::Receiver<Polled>> {
+    pub(super) async fn start_poll(&self) -> Option<oneshot::Receiver<PollAnswer>> {
         let (answer, answered) = oneshot::channel();
-        self.requests.send(Asked::Poll(answer)).await.ok()?;
+        self.requests.send(PollingRequest::Poll(answer)).await.ok()?;
         Some(answered)
     }
 }
