@@ -1,7 +1,7 @@
 //! One native WebSocket from its upgrade to its end: authentication, then JSON frames.
 
 use crate::access::admission::StartingSession;
-use crate::access::auth::{Identity, Refusal};
+use crate::access::auth::{Identity, TokenError};
 use crate::connection::Speaks;
 use crate::connection::drive::{self, Framing, Socket, Understood};
 use crate::connection::frame;
@@ -36,7 +36,7 @@ pub enum Arrival {
     /// It had no token. The first frame must have one.
     Anonymous,
     /// It had a token that is refused.
-    Refused(Refusal),
+    Refused(TokenError),
 }
 
 /// Serves a connection from its upgrade to its end. `starting` is set if the upgrade already counted the session as
@@ -52,7 +52,7 @@ pub async fn serve(
     let mut socket = drive::socket(stream.clone(), leftover, shared.settings.limits.frame_bytes).await;
     let identified = match arrival {
         Arrival::Identified(identity) => Ok(*identity),
-        Arrival::Refused(refusal) => Err(Some(refusal.close())),
+        Arrival::Refused(error) => Err(Some(error.close())),
         Arrival::Anonymous => Box::pin(first_frame(&shared, &mut socket)).await,
     };
     let ended = match identified {
@@ -86,7 +86,7 @@ async fn first_frame(shared: &Shared, socket: &mut Socket) -> Result<Identity, O
         };
         let reply = match native::decode(&text, shared.settings.limits.content_chars) {
             Ok(native::Frame { reference, command: Command::Authenticate { token } }) => {
-                let identity = shared.verifier.verify(&token).map_err(|refusal| Some(refusal.close()))?;
+                let identity = shared.verifier.verify(&token).map_err(|error| Some(error.close()))?;
                 let expires_ms = identity.expires_ms.unwrap_or(u64::MAX);
                 let reply = Reply::Authenticated { user: identity.user.clone(), expires_ms };
                 let text = native::reply(&reply, reference.as_deref(), wall::shown_ms());

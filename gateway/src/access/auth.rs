@@ -101,14 +101,14 @@ fn shown_name(name: &str) -> Arc<str> {
 
 /// Why a token is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
+pub enum TokenError {
     /// It is not valid.
     Invalid,
     /// It has ended.
     Expired,
 }
 
-impl Refusal {
+impl TokenError {
     /// The close reason of a WebSocket.
     pub fn close(self) -> Close {
         match self {
@@ -169,24 +169,24 @@ impl Verifier {
     ///
     /// # Errors
     /// When it is expired, or not valid under any key.
-    pub fn verify(&self, token: &str) -> Result<Identity, Refusal> {
+    pub fn verify(&self, token: &str) -> Result<Identity, TokenError> {
         if token.len() > TOKEN_BYTES_MAX {
-            return Err(Refusal::Invalid);
+            return Err(TokenError::Invalid);
         }
-        let mut refusal = Refusal::Invalid;
+        let mut reason = TokenError::Invalid;
         for key in &self.keys {
             match decode::<Claims>(token, key, &self.validation) {
                 Ok(token) => return identity(token.claims),
-                Err(error) if *error.kind() == ErrorKind::ExpiredSignature => refusal = Refusal::Expired,
+                Err(error) if *error.kind() == ErrorKind::ExpiredSignature => reason = TokenError::Expired,
                 Err(_) => {}
             }
         }
-        Err(refusal)
+        Err(reason)
     }
 }
 
-fn identity(claims: Claims) -> Result<Identity, Refusal> {
-    let user = UserId::parse(&claims.sub).map_err(|_| Refusal::Invalid)?;
+fn identity(claims: Claims) -> Result<Identity, TokenError> {
+    let user = UserId::parse(&claims.sub).map_err(|_| TokenError::Invalid)?;
     let name = shown_name(claims.name.as_deref().unwrap_or(&claims.sub));
     let profile = Profile {
         user: user.to_string(),

@@ -1,7 +1,7 @@
 //! The requests that reach a polling session, their answers, and the answers to the last requests when it ends.
 
 use super::framing::NOOP;
-use super::request::Refusal;
+use super::request::RequestError;
 use crate::connection::drive::Socket;
 use crate::connection::frame::{self, Body};
 use crate::connection::outgoing::{Outgoing, answer_length};
@@ -23,7 +23,7 @@ pub enum PollingRequest {
     /// Wait for packets.
     Poll(oneshot::Sender<PollAnswer>),
     /// Process the packets of this body.
-    Post(String, oneshot::Sender<Result<(), Refusal>>),
+    Post(String, oneshot::Sender<Result<(), RequestError>>),
     /// Offer a WebSocket to which the session may move.
     Probe(Box<Socket>, Arc<TcpStream>),
     /// Report a second POST while another one was under way.
@@ -39,7 +39,7 @@ pub enum PollAnswer {
     /// Packets.
     Payload(String),
     /// The poll is refused.
-    Refused(Refusal),
+    Refused(RequestError),
 }
 
 /// Why a session ends.
@@ -59,7 +59,7 @@ pub async fn last_words(
     over: Over,
     outgoing: &Outgoing,
     poll: Option<oneshot::Sender<PollAnswer>>,
-    posting: Option<oneshot::Sender<Result<(), Refusal>>>,
+    posting: Option<oneshot::Sender<Result<(), RequestError>>>,
     requests: &mut mpsc::Receiver<PollingRequest>,
 ) {
     if let Some(posting) = posting {
@@ -109,8 +109,8 @@ async fn next_poll(requests: &mut mpsc::Receiver<PollingRequest>) -> Option<ones
 /// Refuses a request of a session that is over.
 pub fn refuse(request: PollingRequest) {
     match request {
-        PollingRequest::Poll(answer) => drop(answer.send(PollAnswer::Refused(Refusal::BadRequest))),
-        PollingRequest::Post(_, answer) => drop(answer.send(Err(Refusal::BadRequest))),
+        PollingRequest::Poll(answer) => drop(answer.send(PollAnswer::Refused(RequestError::BadRequest))),
+        PollingRequest::Post(_, answer) => drop(answer.send(Err(RequestError::BadRequest))),
         // Dropping the request closes its WebSocket or its channel, which is the answer.
         PollingRequest::Probe(..)
         | PollingRequest::SecondPost

@@ -14,7 +14,7 @@ mod sessions;
 
 pub use framing::PING;
 pub use relay::Relay;
-pub use request::Refusal;
+pub use request::RequestError;
 pub use sessions::Sessions;
 
 use crate::connection::drive;
@@ -98,7 +98,7 @@ impl<S: Service> Engine<S> {
     pub async fn handle(self: Arc<Self>, request: Request) -> Response {
         let query = match Query::parse(request.uri().query().unwrap_or_default()) {
             Ok(query) => query,
-            Err(refusal) => return refusal.into_response(),
+            Err(error) => return error.into_response(),
         };
         match &query.sid {
             None => self.start_session(request, &query),
@@ -109,13 +109,13 @@ impl<S: Service> Engine<S> {
     fn start_session(self: Arc<Self>, request: Request, query: &Query) -> Response {
         let is_upgrade = upgrade::is_upgrade(request.headers());
         if request.method() != Method::GET {
-            return Refusal::HandshakeMethod.into_response();
+            return RequestError::HandshakeMethod.into_response();
         }
         if query.websocket != is_upgrade {
-            return Refusal::BadRequest.into_response();
+            return RequestError::BadRequest.into_response();
         }
         if !query.is_version_4 {
-            return Refusal::Version.into_response();
+            return RequestError::Version.into_response();
         }
         let place = match self.service.admit(&request) {
             Ok(place) => place,
@@ -125,7 +125,7 @@ impl<S: Service> Engine<S> {
             return self.start_polling(place);
         }
         let Some(accept) = upgrade::accept_key(request.headers()) else {
-            return Refusal::BadRequest.into_response();
+            return RequestError::BadRequest.into_response();
         };
         upgrade::switch(request, accept, None, move |stream, leftover| {
             self.serve_websocket(stream, leftover, place)
@@ -182,10 +182,10 @@ impl<S: Service> Engine<S> {
             return self.pass_on(request, sid, is_upgrade).await;
         };
         if handle.engine != self.config.name {
-            return Refusal::UnknownSession.into_response();
+            return RequestError::UnknownSession.into_response();
         }
         if query.websocket != is_upgrade {
-            return Refusal::BadRequest.into_response();
+            return RequestError::BadRequest.into_response();
         }
         if handle.upgraded.load(Ordering::Relaxed) {
             return self.refuse_second(request);
@@ -200,7 +200,7 @@ impl<S: Service> Engine<S> {
                 };
                 posted(handle.alone(post).await)
             }
-            _ => Refusal::BadRequest.into_response(),
+            _ => RequestError::BadRequest.into_response(),
         }
     }
 
@@ -209,7 +209,7 @@ impl<S: Service> Engine<S> {
     fn refuse_second(&self, request: Request) -> Response {
         match upgrade::accept_key(request.headers()) {
             Some(accept) => upgrade::switch(request, accept, None, async |stream, _| drop(stream)),
-            None => Refusal::BadRequest.into_response(),
+            None => RequestError::BadRequest.into_response(),
         }
     }
 
@@ -218,7 +218,7 @@ impl<S: Service> Engine<S> {
         let Some((relay, gateway)) =
             self.relay.as_ref().and_then(|relay| Some((relay, relay.elsewhere(sid)?)))
         else {
-            return Refusal::UnknownSession.into_response();
+            return RequestError::UnknownSession.into_response();
         };
         match *request.method() {
             Method::GET if is_upgrade => {
@@ -228,9 +228,9 @@ impl<S: Service> Engine<S> {
             Method::GET => polled(relay.poll(&gateway, sid).await),
             Method::POST => match self.sessions.read(request, self.config.payload_bytes_max).await {
                 Ok(body) => posted(relay.post(&gateway, sid, body).await),
-                Err(refusal) => refusal.into_response(),
+                Err(error) => error.into_response(),
             },
-            _ => Refusal::BadRequest.into_response(),
+            _ => RequestError::BadRequest.into_response(),
         }
     }
 
@@ -248,7 +248,7 @@ impl<S: Service> Engine<S> {
             Err(response) => return *response,
         };
         let Some(accept) = upgrade::accept_key(request.headers()) else {
-            return Refusal::BadRequest.into_response();
+            return RequestError::BadRequest.into_response();
         };
         upgrade::switch(request, accept, None, async move |stream, leftover| {
             let stream = Arc::new(stream);
@@ -289,7 +289,7 @@ impl<S: Service> Engine<S> {
     /// Passes a WebSocket to the polling session that may move to it.
     fn probe(self: Arc<Self>, request: Request, requests: mpsc::Sender<PollingRequest>) -> Response {
         let Some(accept) = upgrade::accept_key(request.headers()) else {
-            return Refusal::BadRequest.into_response();
+            return RequestError::BadRequest.into_response();
         };
         upgrade::switch(request, accept, None, async move |stream, leftover| {
             let stream = Arc::new(stream);
@@ -317,14 +317,14 @@ async fn drive_to_the_end<H: MessageHandler>(
 fn polled(polled: PollAnswer) -> Response {
     match polled {
         PollAnswer::Payload(payload) => text(payload),
-        PollAnswer::Refused(refusal) => refusal.into_response(),
+        PollAnswer::Refused(error) => error.into_response(),
     }
 }
 
-fn posted(posted: Result<(), Refusal>) -> Response {
+fn posted(posted: Result<(), RequestError>) -> Response {
     match posted {
         Ok(()) => text("ok".into()),
-        Err(refusal) => refusal.into_response(),
+        Err(error) => error.into_response(),
     }
 }
 

@@ -3,7 +3,7 @@
 use super::answers::{LAST_POLL_TIMEOUT, Over, PollAnswer, PollingRequest, last_words, payload_of, refuse};
 use super::framing::{EnginePackets, NOOP, PING};
 use super::moving::PROBE_TIMEOUT;
-use super::request::Refusal;
+use super::request::RequestError;
 use super::{Config, Engine, Service, drive_to_the_end};
 use crate::connection::drive::{self, Socket};
 use crate::connection::outgoing::Outgoing;
@@ -54,7 +54,7 @@ struct Polling<'a, H> {
     poll: Option<oneshot::Sender<PollAnswer>>,
     /// The packets of one post that are not processed yet, and the answer to that post.
     posted: VecDeque<Posted>,
-    posting: Option<oneshot::Sender<Result<(), Refusal>>>,
+    posting: Option<oneshot::Sender<Result<(), RequestError>>>,
     probe: Option<Probe>,
     /// A WebSocket is being probed on another gateway. Until this time polls are answered at once.
     probed_elsewhere: Option<Instant>,
@@ -257,7 +257,7 @@ impl<H: MessageHandler> Polling<'_, H> {
                     // Two polls at once: the client is broken, and frames could reach it in any order. The session
                     // ends.
                     let _ = first.send(PollAnswer::Payload(payload(&[Packet::Close])));
-                    let _ = answer.send(PollAnswer::Refused(Refusal::BadRequest));
+                    let _ = answer.send(PollAnswer::Refused(RequestError::BadRequest));
                     return Err(Over::Gone);
                 }
                 self.poll = Some(answer);
@@ -265,7 +265,7 @@ impl<H: MessageHandler> Polling<'_, H> {
             }
             // The client gave up its previous post, whose packets are not all processed.
             PollingRequest::Post(_, answer) if self.posting.is_some() || !self.posted.is_empty() => {
-                let _ = answer.send(Err(Refusal::BadRequest));
+                let _ = answer.send(Err(RequestError::BadRequest));
                 Err(Over::Gone)
             }
             PollingRequest::Post(body, answer) => match self.take(&body) {
@@ -274,7 +274,7 @@ impl<H: MessageHandler> Polling<'_, H> {
                     Ok(())
                 }
                 Err(_) => {
-                    let _ = answer.send(Err(Refusal::BadRequest));
+                    let _ = answer.send(Err(RequestError::BadRequest));
                     Err(Over::Gone)
                 }
             },

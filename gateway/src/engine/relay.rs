@@ -6,7 +6,7 @@
 //! be processed twice.
 
 use super::answers::PollAnswer;
-use super::request::Refusal;
+use super::request::RequestError;
 use carillon_proto::id::GatewayId;
 use carillon_proto::limits::RELAY_PART_BYTES_MAX;
 use carillon_proto::subject;
@@ -75,15 +75,15 @@ impl Relay {
             match self.ask(gateway, &request, HOLD + REQUEST_TIMEOUT).await {
                 Ok(Reply::Payload(payload)) => return PollAnswer::Payload(payload),
                 Ok(Reply::Waiting(_)) => failures = 0,
-                Ok(Reply::Refused(number)) => return PollAnswer::Refused(Refusal::of_number(number)),
+                Ok(Reply::Refused(number)) => return PollAnswer::Refused(RequestError::of_number(number)),
                 Ok(Reply::Taken(_) | Reply::Probed(_) | Reply::Moved(_)) => {
-                    return PollAnswer::Refused(Refusal::BadRequest);
+                    return PollAnswer::Refused(RequestError::BadRequest);
                 }
                 Err(error) => {
                     failures += 1;
                     if failures > POLL_RETRIES || matches!(error, BusError::Unavailable(_)) {
                         tracing::debug!(%gateway, %error, "a poll could not be passed on");
-                        return PollAnswer::Refused(Refusal::UnknownSession);
+                        return PollAnswer::Refused(RequestError::UnknownSession);
                     }
                 }
             }
@@ -91,32 +91,37 @@ impl Relay {
     }
 
     /// Announces a WebSocket here to which a session on another gateway may move.
-    pub(super) async fn probe(&self, gateway: &GatewayId, sid: &str) -> Result<(), Refusal> {
+    pub(super) async fn probe(&self, gateway: &GatewayId, sid: &str) -> Result<(), RequestError> {
         match self.once(gateway, sid, Body::Probe(true)).await? {
             Reply::Probed(_) => Ok(()),
-            _ => Err(Refusal::BadRequest),
+            _ => Err(RequestError::BadRequest),
         }
     }
 
     /// Takes a session from its gateway.
-    pub(super) async fn take(&self, gateway: &GatewayId, sid: &str) -> Result<MovedSession, Refusal> {
+    pub(super) async fn take(&self, gateway: &GatewayId, sid: &str) -> Result<MovedSession, RequestError> {
         match self.once(gateway, sid, Body::Take(true)).await? {
             Reply::Moved(moved) => Ok(moved),
-            _ => Err(Refusal::BadRequest),
+            _ => Err(RequestError::BadRequest),
         }
     }
 
-    async fn once(&self, gateway: &GatewayId, sid: &str, body: Body) -> Result<Reply, Refusal> {
+    async fn once(&self, gateway: &GatewayId, sid: &str, body: Body) -> Result<Reply, RequestError> {
         let request = RelayRequest { sid: sid.into(), request: random(), body: Some(body) };
         let reply = self.ask(gateway, &request, BUSY_TIMEOUT).await;
         reply.map_err(|error| {
             tracing::debug!(%gateway, %error, "a session elsewhere did not answer");
-            Refusal::UnknownSession
+            RequestError::UnknownSession
         })
     }
 
     /// Passes packets to a session on another gateway.
-    pub(super) async fn post(&self, gateway: &GatewayId, sid: &str, body: String) -> Result<(), Refusal> {
+    pub(super) async fn post(
+        &self,
+        gateway: &GatewayId,
+        sid: &str,
+        body: String,
+    ) -> Result<(), RequestError> {
         let request = random();
         let body = bytes::Bytes::from(body);
         let parts = body.len().div_ceil(RELAY_PART_BYTES_MAX).max(1);
@@ -129,17 +134,17 @@ impl Relay {
             match self.ask(gateway, &request, BUSY_TIMEOUT).await {
                 Ok(Reply::Taken(_)) => return Ok(()),
                 Ok(Reply::Waiting(_)) => {}
-                Ok(Reply::Refused(number)) => return Err(Refusal::of_number(number)),
+                Ok(Reply::Refused(number)) => return Err(RequestError::of_number(number)),
                 Ok(Reply::Payload(_) | Reply::Probed(_) | Reply::Moved(_)) => {
-                    return Err(Refusal::BadRequest);
+                    return Err(RequestError::BadRequest);
                 }
                 Err(error) => {
                     tracing::debug!(%gateway, %error, "a post could not be passed on");
-                    return Err(Refusal::UnknownSession);
+                    return Err(RequestError::UnknownSession);
                 }
             }
         }
-        Err(Refusal::BadRequest)
+        Err(RequestError::BadRequest)
     }
 }
 

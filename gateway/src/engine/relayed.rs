@@ -2,7 +2,7 @@
 
 use super::answers::PollAnswer;
 use super::relay::{HOLD, Relay};
-use super::request::Refusal;
+use super::request::RequestError;
 use super::sessions::{Handle, Sessions};
 use carillon_proto::limits::ENGINEIO_PAYLOAD_BYTES_MAX;
 use carillon_proto::subject;
@@ -165,7 +165,7 @@ impl Answers {
         let Some(handle) = self.sessions.find(&request.sid) else {
             // The session is over, but its last answer may be requested again.
             let said = self.repeated(&request.sid, request.request);
-            return said.unwrap_or(Reply::Refused(Refusal::UnknownSession.number()));
+            return said.unwrap_or(Reply::Refused(RequestError::UnknownSession.number()));
         };
         match request.body {
             Some(Body::Poll(poll)) => {
@@ -176,22 +176,22 @@ impl Answers {
                 let body = match self.whole(&request.sid, request.request, post) {
                     Ok(Some(body)) => body,
                     Ok(None) => return Reply::Waiting(true),
-                    Err(refusal) => return Reply::Refused(refusal.number()),
+                    Err(error) => return Reply::Refused(error.number()),
                 };
                 match handle.alone(handle.post(body)).await {
                     Ok(()) => Reply::Taken(true),
-                    Err(refusal) => Reply::Refused(refusal.number()),
+                    Err(error) => Reply::Refused(error.number()),
                 }
             }
             Some(Body::Probe(_)) => match handle.probed_elsewhere().await {
                 Ok(()) => Reply::Probed(true),
-                Err(refusal) => Reply::Refused(refusal.number()),
+                Err(error) => Reply::Refused(error.number()),
             },
             Some(Body::Take(_)) => match handle.take().await {
                 Ok(moved) => Reply::Moved(moved),
-                Err(refusal) => Reply::Refused(refusal.number()),
+                Err(error) => Reply::Refused(error.number()),
             },
-            None => Reply::Refused(Refusal::BadRequest.number()),
+            None => Reply::Refused(RequestError::BadRequest.number()),
         }
     }
 
@@ -237,13 +237,17 @@ impl Answers {
             }
         };
         let Some(mut waiting) = waiting else {
-            return self.keep(sid, request, Poll::Answered(Reply::Refused(Refusal::UnknownSession.number())));
+            return self.keep(
+                sid,
+                request,
+                Poll::Answered(Reply::Refused(RequestError::UnknownSession.number())),
+            );
         };
         let poll = match tokio::time::timeout(wait, &mut waiting).await {
             Err(_) => Poll::Waiting(waiting),
             Ok(Ok(PollAnswer::Payload(payload))) => Poll::Answered(Reply::Payload(payload)),
-            Ok(Ok(PollAnswer::Refused(refusal))) => Poll::Answered(Reply::Refused(refusal.number())),
-            Ok(Err(_)) => Poll::Answered(Reply::Refused(Refusal::UnknownSession.number())),
+            Ok(Ok(PollAnswer::Refused(error))) => Poll::Answered(Reply::Refused(error.number())),
+            Ok(Err(_)) => Poll::Answered(Reply::Refused(RequestError::UnknownSession.number())),
         };
         self.keep(sid, request, poll)
     }
@@ -262,17 +266,17 @@ impl Answers {
     }
 
     /// Puts a body together from its parts; `None` while parts are missing.
-    fn whole(&self, sid: &str, request: u64, post: RelayPost) -> Result<Option<String>, Refusal> {
+    fn whole(&self, sid: &str, request: u64, post: RelayPost) -> Result<Option<String>, RequestError> {
         let mut bodies = self.bodies.lock();
         if post.index == 0 {
             if bodies.len() >= BODIES_MAX && post.parts > 1 {
-                return Err(Refusal::BadRequest);
+                return Err(RequestError::BadRequest);
             }
             let parts = Parts { request, next: 0, body: Vec::new(), touched: Instant::now() };
             bodies.insert(sid.into(), parts);
         }
         let known = bodies.get_mut(sid).filter(|parts| parts.request == request && parts.next == post.index);
-        let parts = known.ok_or(Refusal::BadRequest)?;
+        let parts = known.ok_or(RequestError::BadRequest)?;
         parts.body.extend_from_slice(&post.part);
         parts.next += 1;
         parts.touched = Instant::now();
@@ -282,8 +286,8 @@ impl Answers {
         }
         let body = bodies.remove(sid).map(|parts| parts.body).unwrap_or_default();
         match fits {
-            true => String::from_utf8(body).map(Some).map_err(|_| Refusal::BadRequest),
-            false => Err(Refusal::TooLarge),
+            true => String::from_utf8(body).map(Some).map_err(|_| RequestError::BadRequest),
+            false => Err(RequestError::TooLarge),
         }
     }
 

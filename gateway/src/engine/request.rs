@@ -7,7 +7,7 @@ use serde_json::json;
 
 /// Why a request is refused, with the reference server's codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
+pub enum RequestError {
     /// No such transport.
     Transport,
     /// There is no session with this id.
@@ -22,8 +22,8 @@ pub enum Refusal {
     TooLarge,
 }
 
-impl Refusal {
-    const ALL: [Refusal; 6] = [
+impl RequestError {
+    const ALL: [RequestError; 6] = [
         Self::Transport,
         Self::UnknownSession,
         Self::HandshakeMethod,
@@ -32,14 +32,14 @@ impl Refusal {
         Self::TooLarge,
     ];
 
-    /// The number that stands for the refusal on the bus.
+    /// The number that stands for the error on the bus.
     pub fn number(self) -> u32 {
         self as u32
     }
 
-    /// The refusal for a number from the bus. An unknown number, from another version, is [`Refusal::BadRequest`].
-    pub fn of_number(number: u32) -> Refusal {
-        Self::ALL.into_iter().find(|refusal| refusal.number() == number).unwrap_or(Self::BadRequest)
+    /// The error for a number from the bus. An unknown number, from another version, is [`RequestError::BadRequest`].
+    pub fn of_number(number: u32) -> RequestError {
+        Self::ALL.into_iter().find(|error| error.number() == number).unwrap_or(Self::BadRequest)
     }
 
     fn parts(self) -> (StatusCode, u8, &'static str) {
@@ -55,7 +55,7 @@ impl Refusal {
     }
 }
 
-impl IntoResponse for Refusal {
+impl IntoResponse for RequestError {
     fn into_response(self) -> Response {
         let (status, code, message) = self.parts();
         (status, Json(json!({ "code": code, "message": message }))).into_response()
@@ -78,7 +78,7 @@ impl Query {
     ///
     /// # Errors
     /// If it names no known transport.
-    pub fn parse(query: &str) -> Result<Query, Refusal> {
+    pub fn parse(query: &str) -> Result<Query, RequestError> {
         let (mut sid, mut transport, mut version) = (None, None, None);
         for pair in query.split('&') {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -92,7 +92,7 @@ impl Query {
         let websocket = match transport {
             Some("websocket") => true,
             Some("polling") => false,
-            _ => return Err(Refusal::Transport),
+            _ => return Err(RequestError::Transport),
         };
         Ok(Query { sid, websocket, is_version_4: version == Some("4") })
     }
@@ -104,8 +104,8 @@ mod tests {
 
     #[test]
     fn a_query_names_transport_session_and_version() {
-        assert_eq!(Query::parse(""), Err(Refusal::Transport));
-        assert_eq!(Query::parse("transport=flash&EIO=4"), Err(Refusal::Transport));
+        assert_eq!(Query::parse(""), Err(RequestError::Transport));
+        assert_eq!(Query::parse("transport=flash&EIO=4"), Err(RequestError::Transport));
         assert_eq!(
             Query::parse("EIO=4&transport=polling&t=abc"),
             Ok(Query { sid: None, websocket: false, is_version_4: true })

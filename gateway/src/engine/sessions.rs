@@ -1,7 +1,7 @@
 //! The registry of a gateway's polling sessions, through which requests reach them.
 
 use super::answers::{PollAnswer, PollingRequest};
-use super::request::Refusal;
+use super::request::RequestError;
 use axum::body::HttpBody;
 use axum::extract::Request;
 use carillon_proto::wire::MovedSession;
@@ -63,17 +63,17 @@ impl Sessions {
     /// Reads a body of at most `bytes_max` bytes, and waits while other bodies take up the memory for that. A body that
     /// is somewhat larger is read to its end and dropped, because a client that is still sending would not receive the
     /// refusal.
-    pub(super) async fn read(&self, request: Request, bytes_max: usize) -> Result<String, Refusal> {
+    pub(super) async fn read(&self, request: Request, bytes_max: usize) -> Result<String, RequestError> {
         let announced = request.body().size_hint().upper().map_or(bytes_max, |bytes| bytes as usize);
         let held = if announced > bytes_max { 0 } else { announced };
         let units = held.div_ceil(BODIES_UNIT_BYTES).max(1) as u32;
         let reading = async {
-            let _held = self.bodies.acquire_many(units).await.map_err(|_| Refusal::BadRequest)?;
+            let _held = self.bodies.acquire_many(units).await.map_err(|_| RequestError::BadRequest)?;
             let mut chunks = request.into_body().into_data_stream();
             let (mut body, mut bytes) = (Vec::new(), 0);
             while let Some(chunk) = chunks.next().await {
                 // A body that was cut off is refused as well, although the client cannot receive the refusal.
-                let chunk = chunk.map_err(|_| Refusal::BadRequest)?;
+                let chunk = chunk.map_err(|_| RequestError::BadRequest)?;
                 bytes += chunk.len();
                 if announced <= bytes_max && bytes <= bytes_max {
                     body.extend_from_slice(&chunk);
@@ -82,11 +82,11 @@ impl Sessions {
                 }
             }
             if announced > bytes_max || bytes > bytes_max {
-                return Err(Refusal::TooLarge);
+                return Err(RequestError::TooLarge);
             }
-            String::from_utf8(body).map_err(|_| Refusal::BadRequest)
+            String::from_utf8(body).map_err(|_| RequestError::BadRequest)
         };
-        tokio::time::timeout(BODY_TIMEOUT, reading).await.unwrap_or(Err(Refusal::BadRequest))
+        tokio::time::timeout(BODY_TIMEOUT, reading).await.unwrap_or(Err(RequestError::BadRequest))
     }
 
     pub(super) fn find(&self, sid: &str) -> Option<Handle> {
@@ -112,42 +112,45 @@ impl Drop for Posting<'_> {
 impl Handle {
     /// Allows one post at a time. A second one ends the session, because the packets of both could be processed in any
     /// order.
-    pub(super) async fn alone(&self, post: impl Future<Output = Result<(), Refusal>>) -> Result<(), Refusal> {
+    pub(super) async fn alone(
+        &self,
+        post: impl Future<Output = Result<(), RequestError>>,
+    ) -> Result<(), RequestError> {
         if self.posting.swap(true, Ordering::AcqRel) {
             let _ = self.requests.send(PollingRequest::SecondPost).await;
-            return Err(Refusal::BadRequest);
+            return Err(RequestError::BadRequest);
         }
         let _posting = Posting(&self.posting);
         post.await
     }
 
     /// Passes packets to the session. Returns when all have been processed.
-    pub(super) async fn post(&self, body: String) -> Result<(), Refusal> {
+    pub(super) async fn post(&self, body: String) -> Result<(), RequestError> {
         let (answer, answered) = oneshot::channel();
         let sent = self.requests.send(PollingRequest::Post(body, answer)).await;
-        sent.map_err(|_| Refusal::UnknownSession)?;
-        answered.await.unwrap_or(Err(Refusal::UnknownSession))
+        sent.map_err(|_| RequestError::UnknownSession)?;
+        answered.await.unwrap_or(Err(RequestError::UnknownSession))
     }
 
     /// Waits for packets. If this is cancelled, the session treats the client as gone.
     pub(super) async fn poll(&self) -> PollAnswer {
         match self.start_poll().await {
-            Some(answered) => answered.await.unwrap_or(PollAnswer::Refused(Refusal::UnknownSession)),
-            None => PollAnswer::Refused(Refusal::UnknownSession),
+            Some(answered) => answered.await.unwrap_or(PollAnswer::Refused(RequestError::UnknownSession)),
+            None => PollAnswer::Refused(RequestError::UnknownSession),
         }
     }
 
     /// Reports that a WebSocket is being probed on another gateway, so that polls are answered at once.
-    pub(super) async fn probed_elsewhere(&self) -> Result<(), Refusal> {
-        self.requests.send(PollingRequest::ProbedElsewhere).await.map_err(|_| Refusal::UnknownSession)
+    pub(super) async fn probed_elsewhere(&self) -> Result<(), RequestError> {
+        self.requests.send(PollingRequest::ProbedElsewhere).await.map_err(|_| RequestError::UnknownSession)
     }
 
     /// Requests the session's state for another gateway, where the session goes on.
-    pub(super) async fn take(&self) -> Result<MovedSession, Refusal> {
+    pub(super) async fn take(&self) -> Result<MovedSession, RequestError> {
         let (taker, taken) = oneshot::channel();
         let sent = self.requests.send(PollingRequest::HandOver(taker)).await;
-        sent.map_err(|_| Refusal::UnknownSession)?;
-        taken.await.map_err(|_| Refusal::BadRequest)
+        sent.map_err(|_| RequestError::UnknownSession)?;
+        taken.await.map_err(|_| RequestError::BadRequest)
     }
 
     pub(super) async fn start_poll(&self) -> Option<oneshot::Receiver<PollAnswer>> {

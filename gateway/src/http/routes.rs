@@ -1,7 +1,7 @@
 //! The HTTP routes: WebSocket upgrades, probes, metrics, web pages and the REST API.
 
 use crate::access::admission::{Place, Turned};
-use crate::access::auth::{Identity, Refusal};
+use crate::access::auth::{Identity, TokenError};
 use crate::http::listen::Peer;
 use crate::http::upgrade::{self, accept_key, is_upgrade, protocols};
 use crate::native::{self, Arrival};
@@ -124,7 +124,7 @@ async fn native_as(
 ) -> Response {
     let user = match UserId::parse(&user) {
         Ok(user) => user,
-        Err(error) => return rest::refusal(&Failure::invalid_payload(error.to_string())),
+        Err(error) => return rest::error_response(&Failure::invalid_payload(error.to_string())),
     };
     upgrade(shared, request, |_| {
         Arrival::Identified(Box::new(Identity::unverified(user, query.name.as_deref())))
@@ -134,7 +134,7 @@ async fn native_as(
 fn verified(shared: &Shared, token: &str) -> Arrival {
     match shared.verifier.verify(token) {
         Ok(identity) => Arrival::Identified(Box::new(identity)),
-        Err(refusal) => Arrival::Refused(refusal),
+        Err(error) => Arrival::Refused(error),
     }
 }
 
@@ -153,14 +153,17 @@ fn protocol_token(headers: &HeaderMap) -> Option<String> {
 fn upgrade(shared: Arc<Shared>, request: Request, arrival: impl FnOnce(&Shared) -> Arrival) -> Response {
     let headers = request.headers();
     if !is_upgrade(headers) {
-        let mut response =
-            rest::refusal(&Failure::invalid_payload("this is a WebSocket: connect with ws:// or wss://"));
+        let mut response = rest::error_response(&Failure::invalid_payload(
+            "this is a WebSocket: connect with ws:// or wss://",
+        ));
         *response.status_mut() = StatusCode::UPGRADE_REQUIRED;
         response.headers_mut().insert(UPGRADE, axum::http::HeaderValue::from_static("websocket"));
         return response;
     }
     let Some(accept) = accept_key(headers) else {
-        return rest::refusal(&Failure::invalid_payload("a WebSocket handshake of version 13 needs its key"));
+        return rest::error_response(&Failure::invalid_payload(
+            "a WebSocket handshake of version 13 needs its key",
+        ));
     };
     let subprotocol = protocols(headers).any(|protocol| protocol == SUBPROTOCOL).then_some(SUBPROTOCOL);
     let place = match admit(&shared, &request) {
@@ -169,7 +172,7 @@ fn upgrade(shared: Arc<Shared>, request: Request, arrival: impl FnOnce(&Shared) 
     };
     let arrival = arrival(&shared);
     let starting = matches!(arrival, Arrival::Identified(_)).then(|| shared.admission.count_starting());
-    if matches!(arrival, Arrival::Refused(Refusal::Invalid | Refusal::Expired)) {
+    if matches!(arrival, Arrival::Refused(TokenError::Invalid | TokenError::Expired)) {
         metrics::REFUSED.inc();
     }
     upgrade::switch(request, accept, subprotocol, async move |stream, leftover| {
@@ -187,7 +190,10 @@ pub fn admit(shared: &Shared, request: &Request) -> Result<Place, Box<Response>>
         Failure::new(ErrorCode::Unavailable, message).retry_after(retry_after_ms)
     };
     if shared.draining.is_cancelled() {
-        return Err(Box::new(rest::refusal(&unavailable("this gateway is going away: connect again", 500))));
+        return Err(Box::new(rest::error_response(&unavailable(
+            "this gateway is going away: connect again",
+            500,
+        ))));
     }
     let Some(Peer(peer)) = request.extensions().get::<Peer>().copied() else {
         return Err(Box::new(StatusCode::INTERNAL_SERVER_ERROR.into_response()));
@@ -206,7 +212,7 @@ pub fn admit(shared: &Shared, request: &Request) -> Result<Place, Box<Response>>
             }
             Turned::Full => unavailable("this gateway has as many connections as it takes", 5_000),
         };
-        let mut response = rest::refusal(&failure);
+        let mut response = rest::error_response(&failure);
         if turned == Turned::Full {
             response.headers_mut().entry(RETRY_AFTER).or_insert(axum::http::HeaderValue::from_static("5"));
         }

@@ -1,6 +1,6 @@
 //! Extracts JSON bodies, queries and ids from requests. Every refusal is JSON with a code.
 
-use super::Refused;
+use super::ErrorResponse;
 use super::caller::user_id;
 use crate::shared::Shared;
 use axum::extract::{FromRequest, FromRequestParts, Query, RawPathParams, Request};
@@ -28,19 +28,19 @@ const SURPLUS_BYTES_MAX: usize = 1024 * 1024;
 pub struct JsonBody<T>(pub T);
 
 impl<T: DeserializeOwned> FromRequest<Arc<Shared>> for JsonBody<T> {
-    type Rejection = Refused;
+    type Rejection = ErrorResponse;
 
-    async fn from_request(request: Request, shared: &Arc<Shared>) -> Result<Self, Refused> {
+    async fn from_request(request: Request, shared: &Arc<Shared>) -> Result<Self, ErrorResponse> {
         if !is_json(request.headers()) {
             let failure = Failure::new(ErrorCode::InvalidFrame, "send Content-Type: application/json");
-            return Err(Refused::with_status(failure, StatusCode::UNSUPPORTED_MEDIA_TYPE));
+            return Err(ErrorResponse::with_status(failure, StatusCode::UNSUPPORTED_MEDIA_TYPE));
         }
         let bytes_max = bytes_max(shared.settings.limits.frame_bytes);
         match tokio::time::timeout(BODY_TIMEOUT, read(request, bytes_max)).await {
             Ok(body) => Ok(JsonBody(parse(&body?)?)),
             Err(_) => {
                 let failure = Failure::new(ErrorCode::Timeout, "the body did not come: send it again");
-                Err(Refused::with_status(failure, StatusCode::REQUEST_TIMEOUT))
+                Err(ErrorResponse::with_status(failure, StatusCode::REQUEST_TIMEOUT))
             }
         }
     }
@@ -101,9 +101,9 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
 pub struct Params<T>(pub T);
 
 impl<T: DeserializeOwned> FromRequestParts<Arc<Shared>> for Params<T> {
-    type Rejection = Refused;
+    type Rejection = ErrorResponse;
 
-    async fn from_request_parts(parts: &mut Parts, _: &Arc<Shared>) -> Result<Self, Refused> {
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<Shared>) -> Result<Self, ErrorResponse> {
         let Query(params) = Query::try_from_uri(&parts.uri).map_err(|error| {
             let text = error.body_text();
             let what = text.rsplit_once("query string: ").map_or(text.as_str(), |(_, what)| what);
@@ -117,9 +117,9 @@ impl<T: DeserializeOwned> FromRequestParts<Arc<Shared>> for Params<T> {
 pub struct InConversation(pub ConversationId);
 
 impl FromRequestParts<Arc<Shared>> for InConversation {
-    type Rejection = Refused;
+    type Rejection = ErrorResponse;
 
-    async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Result<Self, Refused> {
+    async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Result<Self, ErrorResponse> {
         Ok(InConversation(conversation_id(&segment(parts, shared, "id").await?)?))
     }
 }
@@ -128,9 +128,9 @@ impl FromRequestParts<Arc<Shared>> for InConversation {
 pub struct OfUser<const NESTED: bool>(pub UserId);
 
 impl<const NESTED: bool> FromRequestParts<Arc<Shared>> for OfUser<NESTED> {
-    type Rejection = Refused;
+    type Rejection = ErrorResponse;
 
-    async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Result<Self, Refused> {
+    async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Result<Self, ErrorResponse> {
         let name = if NESTED { "userId" } else { "id" };
         Ok(OfUser(user_id(&segment(parts, shared, name).await?)?))
     }

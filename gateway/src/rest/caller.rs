@@ -1,6 +1,6 @@
 //! The caller of a request: a user with a token, or a backend with an API key (`docs/rest.md`).
 
-use super::Refused;
+use super::ErrorResponse;
 use crate::access::auth::Identity;
 use crate::http::routes::bearer;
 use crate::shared::Shared;
@@ -93,9 +93,9 @@ pub fn only_with_a_key(name: &str) -> Failure {
 }
 
 impl FromRequestParts<Arc<Shared>> for Caller {
-    type Rejection = Refused;
+    type Rejection = ErrorResponse;
 
-    async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Result<Self, Refused> {
+    async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Result<Self, ErrorResponse> {
         if let Some(key) = api_key(&parts.headers) {
             return match is_one_of(key, &shared.settings.api_keys) {
                 true => Ok(Caller::Backend),
@@ -114,7 +114,7 @@ pub fn session(shared: &Shared, headers: &HeaderMap) -> Result<Identity, Failure
     let Some(token) = bearer(headers) else {
         return Err(Failure::new(ErrorCode::Unauthorized, "send a token: Authorization: Bearer TOKEN"));
     };
-    shared.verifier.verify(&token).map_err(crate::access::auth::Refusal::failure)
+    shared.verifier.verify(&token).map_err(crate::access::auth::TokenError::failure)
 }
 
 fn api_key(headers: &HeaderMap) -> Option<&str> {

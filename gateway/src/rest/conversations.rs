@@ -1,10 +1,10 @@
 //! Conversations: listing, creating, reading and changing them.
 
-use super::Refused;
+use super::ErrorResponse;
 use super::body::{InConversation, JsonBody, Params, checked_users, conversation_id, page_limit};
 use super::caller::Caller;
+use super::error::ErrorResponses;
 use super::messages::idempotency_key;
-use super::refusal::Refusals;
 use super::shapes::Conversation;
 use super::write::Write;
 use crate::presence::directory::Action;
@@ -55,13 +55,13 @@ pub(super) struct ConversationPage {
 /// `limit` although more follow. A change appears in the list within about a second.
 #[utoipa::path(
     operation_id = "listConversations", get, path = "/api/conversations", tag = "Conversations", params(ListParams),
-    responses((status = 200, body = ConversationPage, description = "A page of conversations."), Refusals), security(("bearer" = []), ("apiKey" = [])),
+    responses((status = 200, body = ConversationPage, description = "A page of conversations."), ErrorResponses), security(("bearer" = []), ("apiKey" = [])),
 )]
 pub(super) async fn list(
     State(shared): State<Arc<Shared>>,
     caller: Caller,
     Params(params): Params<ListParams>,
-) -> Result<Json<ConversationPage>, Refused> {
+) -> Result<Json<ConversationPage>, ErrorResponse> {
     let user = caller.acts_for(params.user_id.as_deref(), "userId")?.to_string();
     let cursor = params.cursor.unwrap_or_default();
     if !cursor.is_empty() {
@@ -109,7 +109,7 @@ pub(super) struct NewConversation {
     responses(
         (status = 201, body = Conversation, description = "The conversation is stored durably.", headers(("Location" = String, description = "The path of the conversation."))),
         (status = 200, body = Conversation, description = "The same request created the conversation before. The body is the conversation as it is now."),
-        Refusals,
+        ErrorResponses,
     ),
     security(("bearer" = []), ("apiKey" = [])),
 )]
@@ -118,7 +118,7 @@ pub(super) async fn create(
     caller: Caller,
     headers: HeaderMap,
     JsonBody(new): JsonBody<NewConversation>,
-) -> Result<Response, Refused> {
+) -> Result<Response, ErrorResponse> {
     let owner = match (&caller, &new.owner_id) {
         (Caller::Backend, None) => None,
         (_, named) => Some(caller.acts_for(named.as_deref(), "ownerId")?),
@@ -198,13 +198,13 @@ fn made_id(owner: Option<&UserId>, key: Option<&str>) -> Result<ConversationId, 
 #[utoipa::path(
     operation_id = "readConversation", get, path = "/api/conversations/{id}", tag = "Conversations",
     params(("id" = String, Path, description = "The conversation's id.")),
-    responses((status = 200, body = Conversation, description = "The conversation."), Refusals), security(("bearer" = []), ("apiKey" = [])),
+    responses((status = 200, body = Conversation, description = "The conversation."), ErrorResponses), security(("bearer" = []), ("apiKey" = [])),
 )]
 pub(super) async fn read(
     State(shared): State<Arc<Shared>>,
     caller: Caller,
     InConversation(conversation): InConversation,
-) -> Result<Json<Conversation>, Refused> {
+) -> Result<Json<Conversation>, ErrorResponse> {
     let check = caller.right(&shared, &conversation)?.check;
     Ok(Json(read_conversation(&shared, &conversation, check).await?))
 }
@@ -228,14 +228,14 @@ pub(super) struct ConversationChanges {
 #[utoipa::path(
     operation_id = "changeConversation", patch, path = "/api/conversations/{id}", tag = "Conversations", request_body = ConversationChanges,
     params(("id" = String, Path, description = "The conversation's id.")),
-    responses((status = 200, body = Conversation, description = "The conversation after the change."), Refusals), security(("bearer" = []), ("apiKey" = [])),
+    responses((status = 200, body = Conversation, description = "The conversation after the change."), ErrorResponses), security(("bearer" = []), ("apiKey" = [])),
 )]
 pub(super) async fn update(
     State(shared): State<Arc<Shared>>,
     caller: Caller,
     InConversation(conversation): InConversation,
     JsonBody(changes): JsonBody<ConversationChanges>,
-) -> Result<Json<Conversation>, Refused> {
+) -> Result<Json<Conversation>, ErrorResponse> {
     let metadata = checked_metadata(changes.metadata.as_deref().map(RawValue::get))?;
     let body = wire::UpdateConversation {
         title: changes.title.as_deref().map(checked_title).transpose()?,
@@ -255,7 +255,7 @@ pub(super) async fn manage(
     caller: &Caller,
     conversation: &ConversationId,
     body: Body,
-) -> Result<Conversation, Refused> {
+) -> Result<Conversation, ErrorResponse> {
     let right = caller.right(shared, conversation)?;
     let check = right.check.clone();
     shared.allow(caller.user(), Action::Operation)?;

@@ -1,6 +1,6 @@
 //! The API's description, generated from its code, and the page for reading and trying it.
 
-use super::refusal::Error;
+use super::error::Error;
 use super::{conversations, health, messages, participants, session, users};
 use crate::http::page;
 use crate::shared::Shared;

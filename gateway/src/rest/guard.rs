@@ -1,6 +1,6 @@
 //! Middleware for all routes of the API: the origin check, CORS, and headers that all responses have.
 
-use super::refusal;
+use super::error_response;
 use crate::metrics;
 use crate::shared::Shared;
 use axum::extract::{Request, State};
@@ -32,7 +32,7 @@ pub async fn across_origins(State(shared): State<Arc<Shared>>, request: Request,
         request.method() == Method::OPTIONS && request.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD);
     let mut response = match (allowed, preflight) {
         (false, _) => {
-            refusal(&Failure::new(ErrorCode::Forbidden, "pages of this origin may not use the API"))
+            error_response(&Failure::new(ErrorCode::Forbidden, "pages of this origin may not use the API"))
         }
         (true, true) => preflight_answer(),
         (true, false) => next.run(request).await,

@@ -1,9 +1,9 @@
 //! Messages of a conversation: reading pages of them, and sending one.
 
-use super::Refused;
+use super::ErrorResponse;
 use super::body::{InConversation, JsonBody, Params, page_limit};
 use super::caller::{Caller, only_with_a_key};
-use super::refusal::Refusals;
+use super::error::ErrorResponses;
 use super::shapes::Message;
 use super::write::Write;
 use crate::presence::directory::Action;
@@ -61,14 +61,14 @@ pub(super) struct MessagePage {
 #[utoipa::path(
     operation_id = "listMessages", get, path = "/api/conversations/{id}/messages", tag = "Messages",
     params(("id" = String, Path, description = "The conversation's id."), PageParams),
-    responses((status = 200, body = MessagePage, description = "A page of messages."), Refusals), security(("bearer" = []), ("apiKey" = [])),
+    responses((status = 200, body = MessagePage, description = "A page of messages."), ErrorResponses), security(("bearer" = []), ("apiKey" = [])),
 )]
 pub(super) async fn list(
     State(shared): State<Arc<Shared>>,
     caller: Caller,
     InConversation(conversation): InConversation,
     Params(params): Params<PageParams>,
-) -> Result<Json<MessagePage>, Refused> {
+) -> Result<Json<MessagePage>, ErrorResponse> {
     let from = match (params.before_seq, params.after_seq) {
         (Some(_), Some(_)) => {
             return Err(Failure::invalid_payload("give beforeSeq or afterSeq, not both").into());
@@ -192,7 +192,7 @@ pub(super) struct NewMessage {
     responses(
         (status = 201, body = Message, description = "The message is stored durably."),
         (status = 200, body = Message, description = "The same user sent this client id before. The body is the first message."),
-        Refusals,
+        ErrorResponses,
     ),
     security(("bearer" = []), ("apiKey" = [])),
 )]
@@ -202,7 +202,7 @@ pub(super) async fn send(
     InConversation(conversation): InConversation,
     headers: HeaderMap,
     JsonBody(new): JsonBody<NewMessage>,
-) -> Result<Response, Refused> {
+) -> Result<Response, ErrorResponse> {
     let client_id = client_id(&headers, new.client_id.as_deref())?;
     let sender = caller.acts_for(new.sender_id.as_deref(), "senderId")?;
     let sender_name = sender_name(&shared, &caller, &sender, new.sender_name.as_deref()).await?;

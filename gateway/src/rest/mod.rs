@@ -9,12 +9,11 @@ mod body;
 mod caller;
 mod conversations;
 mod describe;
+mod error;
 mod guard;
-pub use guard::across_origins;
 mod health;
 mod messages;
 mod participants;
-mod refusal;
 mod session;
 mod shapes;
 #[cfg(test)]
@@ -23,8 +22,9 @@ mod users;
 mod visible;
 mod write;
 
+pub use error::{ErrorResponse, error_response, error_response_with_status};
+pub use guard::across_origins;
 pub use health::RecentHealth;
-pub use refusal::{Refused, refusal, refusal_with_status};
 
 use crate::shared::Shared;
 use axum::Router;
@@ -47,11 +47,11 @@ pub fn router(shared: &Arc<Shared>) -> Router<Arc<Shared>> {
 
 /// The response for a path that does not exist.
 pub async fn not_found() -> Response {
-    refusal(&Failure::new(ErrorCode::NotFound, "there is nothing here"))
+    error_response(&Failure::new(ErrorCode::NotFound, "there is nothing here"))
 }
 
 /// The response for a method that the path does not support.
 pub async fn method_not_allowed() -> Response {
     let failure = Failure::invalid_payload("this takes other methods: see the header Allow");
-    refusal_with_status(&failure, StatusCode::METHOD_NOT_ALLOWED)
+    error_response_with_status(&failure, StatusCode::METHOD_NOT_ALLOWED)
 }

@@ -1,10 +1,10 @@
 //! Adding and removing a conversation's participants.
 
-use super::Refused;
+use super::ErrorResponse;
 use super::body::{InConversation, JsonBody, OfUser, checked_users};
 use super::caller::Caller;
 use super::conversations::manage;
-use super::refusal::Refusals;
+use super::error::ErrorResponses;
 use super::shapes::Conversation;
 use super::write::Write;
 use crate::presence::directory::Action;
@@ -34,14 +34,14 @@ pub(super) struct NewParticipants {
 #[utoipa::path(
     operation_id = "addParticipants", post, path = "/api/conversations/{id}/participants", tag = "Participants", request_body = NewParticipants,
     params(("id" = String, Path, description = "The conversation's id.")),
-    responses((status = 200, body = Conversation, description = "The conversation after the change."), Refusals), security(("bearer" = []), ("apiKey" = [])),
+    responses((status = 200, body = Conversation, description = "The conversation after the change."), ErrorResponses), security(("bearer" = []), ("apiKey" = [])),
 )]
 pub(super) async fn add(
     State(shared): State<Arc<Shared>>,
     caller: Caller,
     InConversation(conversation): InConversation,
     JsonBody(new): JsonBody<NewParticipants>,
-) -> Result<Json<Conversation>, Refused> {
+) -> Result<Json<Conversation>, ErrorResponse> {
     let users = checked_users(new.user_ids.iter().map(String::as_str))?;
     if users.is_empty() {
         return Err(Failure::invalid_payload("userIds must name at least one user").into());
@@ -61,14 +61,14 @@ pub(super) async fn add(
         ("id" = String, Path, description = "The conversation's id."),
         ("userId" = String, Path, description = "The id of the user to remove."),
     ),
-    responses((status = 204, description = "The user does not participate any more."), Refusals), security(("bearer" = []), ("apiKey" = [])),
+    responses((status = 204, description = "The user does not participate any more."), ErrorResponses), security(("bearer" = []), ("apiKey" = [])),
 )]
 pub(super) async fn remove(
     State(shared): State<Arc<Shared>>,
     caller: Caller,
     InConversation(conversation): InConversation,
     OfUser(user): OfUser<true>,
-) -> Result<StatusCode, Refused> {
+) -> Result<StatusCode, ErrorResponse> {
     let right = caller.right(&shared, &conversation)?;
     shared.allow(caller.user(), Action::Operation)?;
     let write = Write {

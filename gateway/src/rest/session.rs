@@ -1,9 +1,9 @@
 //! The session of a request's token, and the exchange of that token for a WebSocket token.
 
-use super::Refused;
+use super::ErrorResponse;
 use super::caller::session;
-use super::refusal::Refusals;
-use crate::access::auth::{Identity, Refusal};
+use super::error::ErrorResponses;
+use crate::access::auth::{Identity, TokenError};
 use crate::shared::Shared;
 use crate::wall;
 use axum::extract::State;
@@ -57,12 +57,12 @@ pub(super) struct WebSocketToken {
 /// until the session's token expires.
 #[utoipa::path(
     operation_id = "getWebSocketToken", get, path = "/api/websocket/auth", tag = "Session",
-    responses((status = 200, body = WebSocketToken, description = "A token that is valid for an hour."), Refusals), security(("bearer" = [])),
+    responses((status = 200, body = WebSocketToken, description = "A token that is valid for an hour."), ErrorResponses), security(("bearer" = [])),
 )]
 pub(super) async fn websocket_token(
     State(shared): State<Arc<Shared>>,
     headers: HeaderMap,
-) -> Result<Json<WebSocketToken>, Refused> {
+) -> Result<Json<WebSocketToken>, ErrorResponse> {
     let identity = session(&shared, &headers)?;
     let token = exchange(&identity, &shared.settings.auth, wall::token_ms() / 1_000)?;
     Ok(Json(WebSocketToken { token, expires_in: TOKEN_SECONDS }))
@@ -72,7 +72,7 @@ fn exchange(identity: &Identity, auth: &Auth, now: u64) -> Result<String, Failur
     let session_exp = identity.session_expires_ms.or(identity.expires_ms).unwrap_or(0) / 1_000;
     // Without this, a stolen token could be exchanged again for ever.
     if identity.session_expires_ms.is_some() && session_exp <= now {
-        return Err(Refusal::Expired.failure());
+        return Err(TokenError::Expired.failure());
     }
     let Some(secret) = &auth.secret else {
         return Err(Failure::new(ErrorCode::Internal, "there is no secret to sign with"));

@@ -1,9 +1,9 @@
 //! Users and their presence. Profiles come from the claims of the users' tokens.
 
-use super::Refused;
+use super::ErrorResponse;
 use super::body::{OfUser, Params, page_limit, user_ids};
 use super::caller::{Caller, user_id};
-use super::refusal::Refusals;
+use super::error::ErrorResponses;
 use super::shapes::{Presence, User};
 use crate::shared::Shared;
 use axum::extract::State;
@@ -49,13 +49,13 @@ pub(super) struct UserPage {
 /// receives only users who have connected at least once.
 #[utoipa::path(
     operation_id = "listUsers", get, path = "/api/users", tag = "Users and presence", params(UserParams),
-    responses((status = 200, body = UserPage, description = "A page of users."), Refusals), security(("bearer" = []), ("apiKey" = [])),
+    responses((status = 200, body = UserPage, description = "A page of users."), ErrorResponses), security(("bearer" = []), ("apiKey" = [])),
 )]
 pub(super) async fn list(
     State(shared): State<Arc<Shared>>,
     caller: Caller,
     Params(params): Params<UserParams>,
-) -> Result<Json<UserPage>, Refused> {
+) -> Result<Json<UserPage>, ErrorResponse> {
     let (ids, next_cursor) = match (&params.ids, caller.user()) {
         (Some(ids), _) => {
             let ids = user_ids(ids)?;
@@ -87,13 +87,13 @@ fn page(users: Vec<UserId>, params: &UserParams) -> Result<(Vec<UserId>, Option<
 #[utoipa::path(
     operation_id = "readUser", get, path = "/api/users/{id}", tag = "Users and presence",
     params(("id" = String, Path, description = "The user's id.")),
-    responses((status = 200, body = User, description = "The user."), Refusals), security(("bearer" = []), ("apiKey" = [])),
+    responses((status = 200, body = User, description = "The user."), ErrorResponses), security(("bearer" = []), ("apiKey" = [])),
 )]
 pub(super) async fn read(
     State(shared): State<Arc<Shared>>,
     caller: Caller,
     OfUser(user): OfUser<false>,
-) -> Result<Json<User>, Refused> {
+) -> Result<Json<User>, ErrorResponse> {
     if shared.visible_to(&caller, std::slice::from_ref(&user)).await?.is_empty() {
         return Err(Failure::new(ErrorCode::Forbidden, "you may not see this user").into());
     }
@@ -151,13 +151,13 @@ pub(super) struct PresenceById {
 /// Every requested id is in the answer. Users whom the caller may not see are shown offline, with `lastSeen` `null`.
 #[utoipa::path(
     operation_id = "readPresence", get, path = "/api/presence", tag = "Users and presence", params(PresenceParams),
-    responses((status = 200, body = PresenceById, description = "The presence of the requested users."), Refusals), security(("bearer" = []), ("apiKey" = [])),
+    responses((status = 200, body = PresenceById, description = "The presence of the requested users."), ErrorResponses), security(("bearer" = []), ("apiKey" = [])),
 )]
 pub(super) async fn presence(
     State(shared): State<Arc<Shared>>,
     caller: Caller,
     Params(params): Params<PresenceParams>,
-) -> Result<Json<PresenceById>, Refused> {
+) -> Result<Json<PresenceById>, ErrorResponse> {
     let ids = params.ids.ok_or_else(|| Failure::invalid_payload("missing ids"))?;
     let ids = user_ids(&ids)?;
     let visible = shared.visible_to(&caller, &ids).await?;

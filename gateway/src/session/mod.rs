@@ -251,7 +251,8 @@ impl Session {
     }
 
     fn renew(&mut self, token: &str, origin: &CommandOrigin) -> Result<(), Failure> {
-        let identity = self.shared.verifier.verify(token).map_err(crate::access::auth::Refusal::failure)?;
+        let identity =
+            self.shared.verifier.verify(token).map_err(crate::access::auth::TokenError::failure)?;
         if identity.user != self.identity.user {
             return Err(Failure::new(ErrorCode::Unauthorized, "the token is somebody else's: connect anew"));
         }

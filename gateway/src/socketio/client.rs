@@ -103,7 +103,7 @@ impl Client {
                         let origin = CommandOrigin::Event { vocabulary, namespace, verb, ack };
                         return self.start_authenticated(namespace, identity, origin, ids);
                     }
-                    Err(refusal) => (vocabulary, verb, refusal.failure()),
+                    Err(error) => (vocabulary, verb, error.failure()),
                 }
             }
             Ok(Request { vocabulary, verb, .. }) | Err(Refused { vocabulary, verb, .. }) => {

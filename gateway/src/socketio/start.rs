@@ -213,7 +213,7 @@ impl Client {
         let identity = match auth.and_then(vocabulary::handshake_token) {
             Some(token) => match self.shared.verifier.verify(&token) {
                 Ok(identity) => Some(identity),
-                Err(refusal) => return self.refuse_connect(namespace.name(), &refusal.failure(), true),
+                Err(error) => return self.refuse_connect(namespace.name(), &error.failure(), true),
             },
             None if self.path == Path::Api => {
                 let failure = Failure::new(ErrorCode::Unauthorized, "give a token as auth.token");

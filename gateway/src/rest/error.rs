@@ -49,14 +49,14 @@ impl ToSchema for Code {
 }
 
 /// An error as a response, with the HTTP status of its code.
-pub fn refusal(failure: &Failure) -> Response {
+pub fn error_response(failure: &Failure) -> Response {
     let status =
         StatusCode::from_u16(failure.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    refusal_with_status(failure, status)
+    error_response_with_status(failure, status)
 }
 
 /// An error as a response, with a status that fits better than the code's own.
-pub fn refusal_with_status(failure: &Failure, status: StatusCode) -> Response {
+pub fn error_response_with_status(failure: &Failure, status: StatusCode) -> Response {
     let body = Error {
         error: status.canonical_reason().unwrap_or("Error"),
         code: failure.code.as_str(),
@@ -76,29 +76,29 @@ pub fn refusal_with_status(failure: &Failure, status: StatusCode) -> Response {
 
 /// A request that is refused with an error.
 #[derive(Debug)]
-pub struct Refused {
+pub struct ErrorResponse {
     failure: Failure,
     status: Option<StatusCode>,
 }
 
-impl Refused {
+impl ErrorResponse {
     /// An error with a status other than its code's.
-    pub fn with_status(failure: Failure, status: StatusCode) -> Refused {
-        Refused { failure, status: Some(status) }
+    pub fn with_status(failure: Failure, status: StatusCode) -> ErrorResponse {
+        ErrorResponse { failure, status: Some(status) }
     }
 }
 
-impl From<Failure> for Refused {
-    fn from(failure: Failure) -> Refused {
-        Refused { failure, status: None }
+impl From<Failure> for ErrorResponse {
+    fn from(failure: Failure) -> ErrorResponse {
+        ErrorResponse { failure, status: None }
     }
 }
 
-impl IntoResponse for Refused {
+impl IntoResponse for ErrorResponse {
     fn into_response(self) -> Response {
         match self.status {
-            Some(status) => refusal_with_status(&self.failure, status),
-            None => refusal(&self.failure),
+            Some(status) => error_response_with_status(&self.failure, status),
+            None => error_response(&self.failure),
         }
     }
 }
@@ -142,9 +142,9 @@ const STATUSES: [(&str, &str); 12] = [
 ];
 
 /// The possible errors of every request with credentials, for the API's description.
-pub struct Refusals;
+pub struct ErrorResponses;
 
-impl utoipa::IntoResponses for Refusals {
+impl utoipa::IntoResponses for ErrorResponses {
     fn responses() -> std::collections::BTreeMap<String, RefOr<utoipa::openapi::response::Response>> {
         let response = |description: &str| {
             let error = utoipa::openapi::Ref::from_schema_name(Error::name());
