@@ -52,11 +52,11 @@ impl Drop for StartingSession {
     }
 }
 
-/// One of the instance's connections. Dropping it gives the place back.
+/// Permission for one of the instance's connections. Dropping it gives the permission back.
 #[derive(Debug)]
-pub struct Place(Arc<AtomicU32>);
+pub struct ConnectionPermit(Arc<AtomicU32>);
 
-impl Drop for Place {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
         metrics::CONNECTIONS.dec();
@@ -93,7 +93,7 @@ impl Admission {
     ///
     /// # Errors
     /// Why it is not admitted.
-    pub fn admit(&self, headers: &HeaderMap, peer: IpAddr) -> Result<Place, Turned> {
+    pub fn admit(&self, headers: &HeaderMap, peer: IpAddr) -> Result<ConnectionPermit, Turned> {
         if !self.origin_allowed(headers) {
             return Err(Turned::Origin);
         }
@@ -109,7 +109,7 @@ impl Admission {
         });
         taken.map_err(|_| Turned::Full)?;
         metrics::CONNECTIONS.inc();
-        Ok(Place(self.connections.clone()))
+        Ok(ConnectionPermit(self.connections.clone()))
     }
 
     /// Whether the request's origin may connect, which prevents cross-site WebSocket hijacking. A request without an

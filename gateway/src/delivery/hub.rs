@@ -39,11 +39,11 @@ impl Encoded {
 
     /// The event's frames in a dialect; empty if the vocabulary has no name for this event.
     pub fn frames(&self, dialect: Dialect) -> &Bytes {
-        let place = match dialect.socketio_index() {
+        let frames = match dialect.socketio_index() {
             None => &self.native,
             Some(index) => &self.socketio.get_or_init(Box::default)[index],
         };
-        place.get_or_init(|| dialect.event(&self.event))
+        frames.get_or_init(|| dialect.event(&self.event))
     }
 }
 
@@ -93,17 +93,17 @@ impl RoomState {
         let mut made: Vec<(Dialect, Bytes)> = Vec::new();
         for (_, member) in self.topic.members().filter(|(_, member)| hears(&member.connection)) {
             let known = made.iter().position(|(dialect, _)| *dialect == member.dialect);
-            let place = known.unwrap_or_else(|| {
+            let index = known.unwrap_or_else(|| {
                 made.push((member.dialect, frames(member.dialect)));
                 made.len() - 1
             });
-            member.connection.offer(&made[place].1, Urgency::Ephemeral);
+            member.connection.offer(&made[index].1, Urgency::Ephemeral);
         }
     }
 
     /// Whether this slot belongs to this connection in this vocabulary. A slot that becomes free is given to another
     /// member, so a remembered slot number may be out of date.
-    pub fn is_place_of(&self, slot: Slot, connection: &Connection, dialect: Dialect) -> bool {
+    pub fn is_slot_of(&self, slot: Slot, connection: &Connection, dialect: Dialect) -> bool {
         let ours = |member: &Member| member.connection.id == connection.id && member.dialect == dialect;
         self.topic.hearer(slot).is_some_and(ours)
     }

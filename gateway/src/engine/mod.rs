@@ -63,17 +63,17 @@ pub struct Config {
 pub trait Service: Send + Sync + 'static {
     /// Serves one session.
     type Handler: MessageHandler;
-    /// A place among the connections, given back when dropped.
-    type Place: Send + Sync + 'static;
+    /// What an admitted session holds. Dropping it lets another session in.
+    type Permit: Send + Sync + 'static;
 
     /// Admits a session that begins with this request.
     ///
     /// # Errors
     /// The response that refuses the request.
-    fn admit(&self, request: &Request) -> Result<Self::Place, Box<Response>>;
+    fn admit(&self, request: &Request) -> Result<Self::Permit, Box<Response>>;
 
     /// Makes the handler of an admitted session, whose frames go to `outgoing`.
-    fn open(&self, outgoing: &Arc<Outgoing>, place: &Self::Place) -> Self::Handler;
+    fn open(&self, outgoing: &Arc<Outgoing>, permit: &Self::Permit) -> Self::Handler;
 
     /// Restores the handler of a session from the state that another gateway packed; `None` if that is malformed.
     fn unpack(&self, outgoing: &Arc<Outgoing>, packed: Bytes) -> Option<Self::Handler>;
@@ -117,18 +117,18 @@ impl<S: Service> Engine<S> {
         if !query.is_version_4 {
             return RequestError::Version.into_response();
         }
-        let place = match self.service.admit(&request) {
-            Ok(place) => place,
+        let permit = match self.service.admit(&request) {
+            Ok(permit) => permit,
             Err(response) => return *response,
         };
         if !query.websocket {
-            return self.start_polling(place);
+            return self.start_polling(permit);
         }
         let Some(accept) = upgrade::accept_key(request.headers()) else {
             return RequestError::BadRequest.into_response();
         };
         upgrade::switch(request, accept, None, move |stream, leftover| {
-            self.serve_websocket(stream, leftover, place)
+            self.serve_websocket(stream, leftover, permit)
         })
     }
 
@@ -153,25 +153,25 @@ impl<S: Service> Engine<S> {
         .packet()
     }
 
-    async fn serve_websocket(self: Arc<Self>, stream: TcpStream, leftover: Bytes, place: S::Place) {
+    async fn serve_websocket(self: Arc<Self>, stream: TcpStream, leftover: Bytes, permit: S::Permit) {
         let stream = Arc::new(stream);
         let mut socket = drive::socket(stream.clone(), leftover, self.config.message_bytes_max).await;
         let outgoing = Arc::new(Outgoing::to(stream.clone()));
         outgoing.offer(&frame::text(&self.open_packet(&self.sid(), &[])), Urgency::Reply);
-        let handler = self.service.open(&outgoing, &place);
+        let handler = self.service.open(&outgoing, &permit);
         let close = self.drive_websocket(&mut socket, &outgoing, handler).await;
         Box::pin(drive::end(socket, close, &stream)).await;
-        drop(place);
+        drop(permit);
     }
 
-    fn start_polling(self: Arc<Self>, place: S::Place) -> Response {
+    fn start_polling(self: Arc<Self>, permit: S::Permit) -> Response {
         let sid = self.sid();
         let (handle, queue) = self.sessions.open(&sid, self.config.name);
         let body = self.open_packet(&sid, &["websocket"]);
         tokio::spawn(async move {
-            polling::run(&self, queue, &place, &handle.upgraded).await;
+            polling::run(&self, queue, &permit, &handle.upgraded).await;
             self.sessions.forget(&sid);
-            drop(place);
+            drop(permit);
         });
         text(body)
     }
@@ -243,8 +243,8 @@ impl<S: Service> Engine<S> {
         gateway: GatewayId,
         sid: String,
     ) -> Response {
-        let place = match self.service.admit(&request) {
-            Ok(place) => place,
+        let permit = match self.service.admit(&request) {
+            Ok(permit) => permit,
             Err(response) => return *response,
         };
         let Some(accept) = upgrade::accept_key(request.headers()) else {
@@ -269,7 +269,7 @@ impl<S: Service> Engine<S> {
                 None => None,
             };
             Box::pin(drive::end(socket, close, &stream)).await;
-            drop(place);
+            drop(permit);
         })
     }
 

@@ -85,7 +85,7 @@ enum Woken {
 pub async fn run<S: Service>(
     engine: &Engine<S>,
     mut requests: mpsc::Receiver<PollingRequest>,
-    place: &S::Place,
+    permit: &S::Permit,
     upgraded: &AtomicBool,
 ) {
     let outgoing = Arc::new(Outgoing::default());
@@ -93,7 +93,7 @@ pub async fn run<S: Service>(
     let mut polling = Box::new(Polling {
         config,
         outgoing: &outgoing,
-        handler: engine.service.open(&outgoing, place),
+        handler: engine.service.open(&outgoing, permit),
         keepalive: Keepalive::new(config.pings, Instant::now().into_std()),
         poll: None,
         posted: VecDeque::new(),

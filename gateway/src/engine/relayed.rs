@@ -149,13 +149,13 @@ async fn serve_subscription(answers: &Arc<Answers>, mut subscription: Subscripti
         let (Ok(request), Some(reply)) = (RelayRequest::decode(message.payload), message.reply) else {
             continue;
         };
-        let places = if matches!(request.body, Some(Body::Poll(_))) { &polls } else { &others };
-        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let permits = if matches!(request.body, Some(Body::Poll(_))) { &polls } else { &others };
+        let Ok(permit) = permits.clone().acquire_owned().await else { return };
         let answers = answers.clone();
         tokio::spawn(async move {
             let body = Some(answers.answer(request).await);
             reply.send(RelayReply { body }.encode_to_vec().into());
-            drop(place);
+            drop(permit);
         });
     }
 }

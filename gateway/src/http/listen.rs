@@ -54,10 +54,10 @@ pub fn http_connections(clients: u32) -> usize {
 
 /// Accepts and serves connections until `stop`. Above `http_connections`, new ones wait in the accept queue.
 pub async fn serve(listener: TcpListener, router: Router, http_connections: usize, stop: CancellationToken) {
-    let places = Arc::new(Semaphore::new(http_connections));
+    let permits = Arc::new(Semaphore::new(http_connections));
     loop {
-        let place = tokio::select! {
-            place = places.clone().acquire_owned() => place,
+        let permit = tokio::select! {
+            permit = permits.clone().acquire_owned() => permit,
             () = stop.cancelled() => return,
         };
         let accepted = tokio::select! {
@@ -69,7 +69,7 @@ pub async fn serve(listener: TcpListener, router: Router, http_connections: usiz
                 let (router, stop) = (router.clone(), stop.clone());
                 tokio::spawn(async move {
                     connection(stream, Peer(peer.ip().to_canonical()), router, stop).await;
-                    drop(place);
+                    drop(permit);
                 });
             }
             Err(error) => {

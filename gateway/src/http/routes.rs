@@ -1,6 +1,6 @@
 //! The HTTP routes: WebSocket upgrades, probes, metrics, web pages and the REST API.
 
-use crate::access::admission::{Place, Turned};
+use crate::access::admission::{ConnectionPermit, Turned};
 use crate::access::auth::{Identity, TokenError};
 use crate::http::listen::Peer;
 use crate::http::upgrade::{self, accept_key, is_upgrade, protocols};
@@ -166,8 +166,8 @@ fn upgrade(shared: Arc<Shared>, request: Request, arrival: impl FnOnce(&Shared) 
         ));
     };
     let subprotocol = protocols(headers).any(|protocol| protocol == SUBPROTOCOL).then_some(SUBPROTOCOL);
-    let place = match admit(&shared, &request) {
-        Ok(place) => place,
+    let permit = match admit(&shared, &request) {
+        Ok(permit) => permit,
         Err(response) => return *response,
     };
     let arrival = arrival(&shared);
@@ -177,7 +177,7 @@ fn upgrade(shared: Arc<Shared>, request: Request, arrival: impl FnOnce(&Shared) 
     }
     upgrade::switch(request, accept, subprotocol, async move |stream, leftover| {
         native::serve(shared, stream, leftover, arrival, starting).await;
-        drop(place);
+        drop(permit);
     })
 }
 
@@ -185,7 +185,7 @@ fn upgrade(shared: Arc<Shared>, request: Request, arrival: impl FnOnce(&Shared) 
 ///
 /// # Errors
 /// The response that refuses it.
-pub fn admit(shared: &Shared, request: &Request) -> Result<Place, Box<Response>> {
+pub fn admit(shared: &Shared, request: &Request) -> Result<ConnectionPermit, Box<Response>> {
     let unavailable = |message: &str, retry_after_ms| {
         Failure::new(ErrorCode::Unavailable, message).retry_after(retry_after_ms)
     };

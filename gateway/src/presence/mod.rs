@@ -150,7 +150,7 @@ impl Shared {
         let mut made: Vec<(Speaks, Bytes)> = Vec::new();
         for connection in hearers.iter().filter(|connection| connection.hears_presence()) {
             let known = made.iter().position(|(speaks, _)| *speaks == connection.speaks);
-            let place = known.unwrap_or_else(|| {
+            let index = known.unwrap_or_else(|| {
                 let namespace = match connection.speaks {
                     Speaks::Native => None,
                     Speaks::SocketIo(namespace) => Some(namespace),
@@ -158,7 +158,7 @@ impl Shared {
                 made.push((connection.speaks, dialect::presence(namespace, presence)));
                 made.len() - 1
             });
-            connection.offer(&made[place].1, Urgency::Presence);
+            connection.offer(&made[index].1, Urgency::Presence);
         }
     }
 

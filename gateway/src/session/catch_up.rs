@@ -26,13 +26,13 @@ impl Session {
             if !self.connection.outgoing.has_room() {
                 return None;
             }
-            let (place, next) = self.read_on(&room);
+            let (member, next) = self.read_on(&room);
             match next {
                 CatchUp::Live | CatchUp::Ended => drop(self.behind.pop()),
                 CatchUp::Events(served) if served.is_empty() => return None,
                 CatchUp::Events(_) => {}
                 CatchUp::Read { after_seq, up_to_seq } => {
-                    let (dialect, slot) = place;
+                    let (dialect, slot) = member;
                     let shared = self.shared.clone();
                     let read = shared.page_after(room.conversation.clone(), after_seq, up_to_seq);
                     return Some(Box::pin(async move {
@@ -52,16 +52,16 @@ impl Session {
     /// The next step of the first member in a room that is not at the head.
     fn read_on(&self, room: &Arc<Room>) -> ((Dialect, Slot), CatchUp<Encoded>) {
         let joined = self.joined.get(&room.conversation);
-        let places = joined.map(|joined| joined.places.as_slice()).unwrap_or_default();
+        let members = joined.map(|joined| joined.members.as_slice()).unwrap_or_default();
         let mut state = room.lock();
-        for place in places {
-            if !state.is_place_of(place.slot, &self.connection, place.dialect) {
+        for member in members {
+            if !state.is_slot_of(member.slot, &self.connection, member.dialect) {
                 continue;
             }
-            match state.topic.catch_up(place.slot) {
+            match state.topic.catch_up(member.slot) {
                 CatchUp::Live => {}
-                CatchUp::Ended => hub::end(room, &mut state, place.slot),
-                next => return ((place.dialect, place.slot), next),
+                CatchUp::Ended => hub::end(room, &mut state, member.slot),
+                next => return ((member.dialect, member.slot), next),
             }
         }
         ((Dialect::Native, 0), CatchUp::Live)
@@ -73,7 +73,7 @@ impl Session {
     pub(super) fn queue_page(&self, cursor: &Cursor, page: Page) {
         let Ok(events) = page else { return };
         let mut state = cursor.room.lock();
-        if !state.is_place_of(cursor.slot, &self.connection, cursor.dialect)
+        if !state.is_slot_of(cursor.slot, &self.connection, cursor.dialect)
             || state.topic.cursor(cursor.slot) != Some(cursor.after_seq)
         {
             return;

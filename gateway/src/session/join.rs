@@ -189,9 +189,9 @@ impl Request {
             participant_count: participants,
         };
         self.connection.offer(&self.origin.encode_reply(&reply), Urgency::Reply);
-        let place = self.already.as_ref().map(|(_, slot)| *slot);
-        let place = place.filter(|slot| state.is_place_of(*slot, &self.connection, dialect));
-        if self.already.is_some() && place.is_none() {
+        let earlier = self.already.as_ref().map(|(_, slot)| *slot);
+        let earlier = earlier.filter(|slot| state.is_slot_of(*slot, &self.connection, dialect));
+        if self.already.is_some() && earlier.is_none() {
             // The earlier subscription ended while this join was under way. The session counts it out (`step_out`) when
             // it handles that signal, so the new one is counted in here.
             if self.count_in(&mut state) {
@@ -199,13 +199,13 @@ impl Request {
             }
         }
         let after_seq = tracked.map(|(_, seq)| seq).or(self.after_seq);
-        let slot = match (place, after_seq) {
+        let slot = match (earlier, after_seq) {
             (Some(slot), after_seq) if after_seq.is_none() || tracked.is_none() => {
                 state.topic.rejoin(slot, after_seq, since);
                 slot
             }
-            (before, after_seq) => {
-                before.into_iter().for_each(|slot| drop(state.topic.leave(slot)));
+            (earlier, after_seq) => {
+                earlier.into_iter().for_each(|slot| drop(state.topic.leave(slot)));
                 state.topic.join(member, after_seq.unwrap_or(head_seq), since).0
             }
         };
@@ -268,7 +268,7 @@ pub fn leave(
 ) {
     {
         let mut state = room.lock();
-        if !state.is_place_of(slot, connection, dialect) {
+        if !state.is_slot_of(slot, connection, dialect) {
             return;
         }
         state.topic.leave(slot);

@@ -1,6 +1,6 @@
 //! A session's subscriptions: how they begin, end, and are given back.
 
-use super::{Done, Joined, Place, Session};
+use super::{Done, Joined, MemberSlot, Session};
 use crate::connection::Signal;
 use crate::core::outbox::Urgency;
 use crate::delivery::dialect::Dialect;
@@ -17,13 +17,13 @@ impl Session {
     pub fn subscriptions(&self) -> Vec<(ConversationId, Dialect, u64)> {
         let of = |(conversation, joined): (&ConversationId, &Joined)| {
             let state = joined.room.lock();
-            let cursor = |place: &Place| {
-                let ours = state.is_place_of(place.slot, &self.connection, place.dialect);
-                state.topic.cursor(place.slot).filter(|_| ours)
+            let cursor = |member: &MemberSlot| {
+                let ours = state.is_slot_of(member.slot, &self.connection, member.dialect);
+                state.topic.cursor(member.slot).filter(|_| ours)
             };
-            let places = joined.places.iter();
+            let members = joined.members.iter();
             let known =
-                places.filter_map(|place| Some((conversation.clone(), place.dialect, cursor(place)?)));
+                members.filter_map(|member| Some((conversation.clone(), member.dialect, cursor(member)?)));
             known.collect::<Vec<_>>()
         };
         self.joined.iter().flat_map(of).collect()
@@ -39,19 +39,19 @@ impl Session {
         match done {
             Done::Told => {}
             Done::Entered(Entered { room, dialect, slot }) => {
-                if !room.lock().is_place_of(slot, &self.connection, dialect) {
+                if !room.lock().is_slot_of(slot, &self.connection, dialect) {
                     // The subscription has ended meanwhile. A signal reports that.
                     return;
                 }
                 // It may be behind from the start, or have fallen behind before this session knew its slot.
                 self.fell_behind(room.clone());
                 let conversation = room.conversation.clone();
-                let new = || Joined { room: room.clone(), places: SmallVec::new(), typing: false };
+                let new = || Joined { room: room.clone(), members: SmallVec::new(), typing: false };
                 let joined = self.joined.entry(conversation.clone()).or_insert_with(new);
                 joined.room = room;
-                match joined.places.iter_mut().find(|place| place.dialect == dialect) {
-                    Some(place) => place.slot = slot,
-                    None => joined.places.push(Place { dialect, slot }),
+                match joined.members.iter_mut().find(|member| member.dialect == dialect) {
+                    Some(member) => member.slot = slot,
+                    None => joined.members.push(MemberSlot { dialect, slot }),
                 }
                 // Access was decided when the join began. The token may have been renewed since, so it is checked
                 // again.
@@ -89,11 +89,11 @@ impl Session {
     fn end_subscription(&mut self, conversation: &ConversationId) {
         let Some(joined) = self.joined.get(conversation) else { return };
         let room = joined.room.clone();
-        let places: Vec<_> = joined.places.iter().map(|place| (place.dialect, place.slot)).collect();
-        for (dialect, slot) in places {
+        let members: Vec<_> = joined.members.iter().map(|member| (member.dialect, member.slot)).collect();
+        for (dialect, slot) in members {
             let ours = {
                 let mut state = room.lock();
-                let ours = state.is_place_of(slot, &self.connection, dialect);
+                let ours = state.is_slot_of(slot, &self.connection, dialect);
                 // If the topic removed the member first, there is a signal that ends it.
                 ours && state.topic.leave(slot).is_some()
             };
@@ -110,10 +110,10 @@ impl Session {
         if let Some(joined) = self.joined.get_mut(&room.conversation) {
             // If the client has joined again, the subscription has a new slot and stays.
             let state = joined.room.lock();
-            let is_here = |place: &Place| state.is_place_of(place.slot, &self.connection, dialect);
-            joined.places.retain(|place| place.dialect != dialect || is_here(place));
+            let is_here = |member: &MemberSlot| state.is_slot_of(member.slot, &self.connection, dialect);
+            joined.members.retain(|member| member.dialect != dialect || is_here(member));
             drop(state);
-            if joined.places.is_empty() {
+            if joined.members.is_empty() {
                 if joined.typing {
                     self.shared.end_typing(room, &self.connection.user, true);
                 }
@@ -126,12 +126,12 @@ impl Session {
     /// Ends the session and gives back everything that it holds.
     pub fn end(mut self) {
         self.shared.end_recovery(&self.connection, self.said_goodbye);
-        for (_, Joined { room, places, typing }) in self.joined.drain() {
+        for (_, Joined { room, members, typing }) in self.joined.drain() {
             if typing {
                 self.shared.end_typing(&room, &self.connection.user, true);
             }
-            for place in places {
-                join::leave(&self.shared, &self.connection, &room, (place.dialect, place.slot), true);
+            for member in members {
+                join::leave(&self.shared, &self.connection, &room, (member.dialect, member.slot), true);
             }
         }
         for signal in self.connection.signals() {

@@ -72,7 +72,7 @@ pub enum Done {
 }
 
 /// A subscription: a member's slot in its room, and the dialect in which it receives events.
-struct Place {
+struct MemberSlot {
     dialect: Dialect,
     slot: Slot,
 }
@@ -80,13 +80,13 @@ struct Place {
 /// A joined conversation. Most clients join it in one vocabulary.
 struct Joined {
     room: Arc<Room>,
-    places: SmallVec<[Place; 1]>,
+    members: SmallVec<[MemberSlot; 1]>,
     typing: bool,
 }
 
 impl Joined {
-    fn place(&self, dialect: Dialect) -> Option<Slot> {
-        self.places.iter().find(|place| place.dialect == dialect).map(|place| place.slot)
+    fn slot(&self, dialect: Dialect) -> Option<Slot> {
+        self.members.iter().find(|member| member.dialect == dialect).map(|member| member.slot)
     }
 }
 
@@ -276,7 +276,7 @@ impl Session {
             self.speaks_of_presence();
         }
         let already = self.joined.get(&conversation);
-        let already = already.and_then(|joined| Some((joined.room.clone(), joined.place(dialect)?)));
+        let already = already.and_then(|joined| Some((joined.room.clone(), joined.slot(dialect)?)));
         let no_place = |tracker: &mut Tracker| match dialect {
             Dialect::SocketIo(vocabulary, _) if tracker.find(&conversation, vocabulary).is_some() => false,
             _ => tracker.next_place().is_none(),
@@ -303,17 +303,17 @@ impl Session {
 
     fn leave(&mut self, conversation: &ConversationId, origin: CommandOrigin) -> Work {
         let left = self.joined.get_mut(conversation).and_then(|joined| {
-            let place = joined.places.iter().position(|place| place.dialect == origin.dialect())?;
+            let index = joined.members.iter().position(|member| member.dialect == origin.dialect())?;
             let typing = std::mem::take(&mut joined.typing);
-            Some((joined.room.clone(), joined.places.remove(place), typing))
+            Some((joined.room.clone(), joined.members.remove(index), typing))
         });
-        if self.joined.get(conversation).is_some_and(|joined| joined.places.is_empty()) {
+        if self.joined.get(conversation).is_some_and(|joined| joined.members.is_empty()) {
             self.joined.remove(conversation);
         }
         let (shared, connection) = (self.shared.clone(), self.connection.clone());
         let conversation = conversation.clone();
         Box::pin(async move {
-            if let Some((room, Place { dialect, slot }, typing)) = left {
+            if let Some((room, MemberSlot { dialect, slot }, typing)) = left {
                 if typing {
                     shared.end_typing(&room, &connection.user, true);
                 }

@@ -1,7 +1,7 @@
 //! Socket.IO on this gateway's listener: the engine for each path, with its limits.
 
 use super::{Client, Packets, Path};
-use crate::access::admission;
+use crate::access::admission::ConnectionPermit;
 use crate::connection::outgoing::Outgoing;
 use crate::core::keepalive::Pings;
 use crate::engine::{Config, Engine, Relay, Service};
@@ -50,24 +50,24 @@ pub fn engine(shared: Arc<Shared>, path: Path) -> Arc<Engine<Gateway>> {
     Engine::new(config, Gateway { shared, path }, sessions, Some(relay))
 }
 
-/// A place among the gateway's connections, and whether the connection's query or the settings request recovery.
-pub struct Place {
-    _admitted: admission::Place,
+/// The permit of a connection, and whether its query or the settings request recovery.
+pub struct SocketIoPermit {
+    _connection: ConnectionPermit,
     recovers: bool,
 }
 
 impl Service for Gateway {
     type Handler = Packets<Client>;
-    type Place = Place;
+    type Permit = SocketIoPermit;
 
-    fn admit(&self, request: &Request) -> Result<Place, Box<Response>> {
+    fn admit(&self, request: &Request) -> Result<SocketIoPermit, Box<Response>> {
         let mut query = request.uri().query().unwrap_or_default().split('&');
         let recovers = self.shared.settings.socketio_recovery || query.any(|pair| pair == "recovery=1");
-        Ok(Place { _admitted: admit(&self.shared, request)?, recovers })
+        Ok(SocketIoPermit { _connection: admit(&self.shared, request)?, recovers })
     }
 
-    fn open(&self, outgoing: &Arc<Outgoing>, place: &Place) -> Packets<Client> {
-        let client = Client::new(self.shared.clone(), outgoing.clone(), self.path, place.recovers);
+    fn open(&self, outgoing: &Arc<Outgoing>, permit: &SocketIoPermit) -> Packets<Client> {
+        let client = Client::new(self.shared.clone(), outgoing.clone(), self.path, permit.recovers);
         Packets::new(client, CONNECT_TIMEOUT)
     }
 

@@ -79,7 +79,7 @@ struct EngineEcho;
 
 impl Service for EngineEcho {
     type Handler = Echo;
-    type Place = ();
+    type Permit = ();
 
     fn admit(&self, _: &Request) -> Result<(), Box<Response>> {
         Ok(())
@@ -117,7 +117,7 @@ struct SocketEcho;
 
 impl Service for SocketEcho {
     type Handler = Packets<EchoSockets>;
-    type Place = ();
+    type Permit = ();
 
     fn admit(&self, _: &Request) -> Result<(), Box<Response>> {
         Ok(())
