@@ -107,7 +107,7 @@ impl Outgoing {
         let (stamped, before) = tracker.stamp_event(place, seq, frames, steady_ms());
         let taken = stamped.is_empty() || outbox.offer(&stamped, urgency).is_some();
         if !taken {
-            tracker.take_back(&before);
+            tracker.roll_back(&before);
         }
         taken
     }

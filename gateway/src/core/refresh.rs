@@ -28,8 +28,8 @@ pub enum Next<U> {
 }
 
 #[derive(Debug, Default)]
-struct Entry {
-    /// When the entry is due: to be read, or to be removed.
+struct ReadState {
+    /// When the user is due: to be read, or to be removed.
     at_ms: Option<u64>,
     wanted: bool,
     reading: bool,
@@ -40,8 +40,8 @@ struct Entry {
 /// that are connected when they are named.
 #[derive(Debug, Default)]
 pub struct Refresh {
-    users: HashMap<UserId, Entry>,
-    /// The due time of each entry.
+    users: HashMap<UserId, ReadState>,
+    /// The due time of each user.
     due: BTreeSet<(u64, UserId)>,
     under_way: usize,
 }
@@ -54,24 +54,24 @@ impl Refresh {
 
     /// The acquaintances of any of these users may have changed.
     pub fn missed<'a>(&mut self, now_ms: u64, users: impl Iterator<Item = &'a UserId>) {
-        for (place, user) in (0..).zip(users) {
-            self.want(user, now_ms + place * 1_000 / SWEPT_PER_SECOND);
+        for (index, user) in (0..).zip(users) {
+            self.want(user, now_ms + index * 1_000 / SWEPT_PER_SECOND);
         }
     }
 
     fn want(&mut self, user: &UserId, at_ms: u64) {
-        let entry = self.users.entry(user.clone()).or_default();
-        let before_ms = entry.at_ms.filter(|_| entry.wanted).unwrap_or(u64::MAX);
-        entry.wanted = true;
-        if !entry.reading {
-            let at_ms = at_ms.max(entry.not_before_ms).min(before_ms);
+        let state = self.users.entry(user.clone()).or_default();
+        let before_ms = state.at_ms.filter(|_| state.wanted).unwrap_or(u64::MAX);
+        state.wanted = true;
+        if !state.reading {
+            let at_ms = at_ms.max(state.not_before_ms).min(before_ms);
             self.look_at(user, at_ms);
         }
     }
 
     fn look_at(&mut self, user: &UserId, at_ms: u64) {
-        let Some(entry) = self.users.get_mut(user) else { return };
-        if let Some(before_ms) = entry.at_ms.replace(at_ms) {
+        let Some(state) = self.users.get_mut(user) else { return };
+        if let Some(before_ms) = state.at_ms.replace(at_ms) {
             self.due.remove(&(before_ms, user.clone()));
         }
         self.due.insert((at_ms, user.clone()));
@@ -83,17 +83,17 @@ impl Refresh {
             if at_ms > now_ms {
                 return Next::At(at_ms);
             }
-            let Some(entry) = self.users.get_mut(&user) else { return Next::Nothing };
-            if entry.wanted && self.under_way >= UNDER_WAY_MAX {
+            let Some(state) = self.users.get_mut(&user) else { return Next::Nothing };
+            if state.wanted && self.under_way >= UNDER_WAY_MAX {
                 return Next::Nothing;
             }
             self.due.pop_first();
-            entry.at_ms = None;
-            if !entry.wanted {
+            state.at_ms = None;
+            if !state.wanted {
                 self.users.remove(&user);
                 continue;
             }
-            (entry.wanted, entry.reading, entry.not_before_ms) = (false, true, now_ms + SPACING_MS);
+            (state.wanted, state.reading, state.not_before_ms) = (false, true, now_ms + SPACING_MS);
             self.under_way += 1;
             return Next::Read(user);
         }
@@ -102,21 +102,21 @@ impl Refresh {
 
     /// A read is done, or failed and is to be repeated (`read` is `false`).
     pub fn done(&mut self, now_ms: u64, user: &UserId, read: bool) {
-        let Some(entry) = self.users.get_mut(user).filter(|entry| entry.reading) else { return };
+        let Some(state) = self.users.get_mut(user).filter(|state| state.reading) else { return };
         self.under_way -= 1;
-        entry.reading = false;
+        state.reading = false;
         if !read {
-            entry.wanted = true;
-            entry.not_before_ms = now_ms + RETRY_MS;
+            state.wanted = true;
+            state.not_before_ms = now_ms + RETRY_MS;
         }
-        let at_ms = entry.not_before_ms.max(now_ms);
+        let at_ms = state.not_before_ms.max(now_ms);
         self.look_at(user, at_ms);
     }
 
     /// Whether a user's acquaintances are being read, or will be within the spacing of reads.
     pub fn is_pending(&self, now_ms: u64, user: &UserId) -> bool {
-        let soon = |entry: &Entry| entry.at_ms.is_some_and(|at_ms| at_ms <= now_ms + SPACING_MS);
-        self.users.get(user).is_some_and(|entry| entry.reading || (entry.wanted && soon(entry)))
+        let soon = |state: &ReadState| state.at_ms.is_some_and(|at_ms| at_ms <= now_ms + SPACING_MS);
+        self.users.get(user).is_some_and(|state| state.reading || (state.wanted && soon(state)))
     }
 }
 

@@ -21,7 +21,7 @@ const OFFSET_LONG: usize = 96;
 
 /// A subscription that has not ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Place {
+struct TrackedSubscription {
     conversation: ConversationId,
     vocabulary: Vocabulary,
     /// Its seq in the base.
@@ -29,7 +29,7 @@ struct Place {
     /// The last seq of which all packets were queued.
     cursor: u64,
     /// Packets queued of the event after `cursor`.
-    told: u32,
+    partial_packets: u32,
 }
 
 /// A subscription, and how far the client has received it, for a join on another gateway.
@@ -49,7 +49,7 @@ pub struct Tracker {
     number: u32,
     changes: u32,
     /// Subscriptions by place; `None` for one that has ended. Its place is reused only after the next base.
-    places: Vec<Option<Place>>,
+    places: Vec<Option<TrackedSubscription>>,
     /// Places whose subscription had ended before the base was made.
     free: Vec<u32>,
     /// The previous base, from which the client's last offset may still count.
@@ -73,12 +73,12 @@ impl Tracker {
     /// Continues from an offset that a client returned; `None` if the record misses a change that the offset counts.
     /// Offsets then count from a new base, which must be stored before the first of them is sent.
     pub fn restored(bases: &[RecoveryBase], offset: &Offset) -> Option<Tracker> {
-        let heard = bases.iter().find(|base| base.number == offset.base)?;
+        let base = bases.iter().find(|base| base.number == offset.base)?;
         let newest = bases.last()?;
-        if heard.changes < offset.changes {
+        if base.changes < offset.changes {
             return None;
         }
-        let mut previous = heard.clone();
+        let mut previous = base.clone();
         let mut tracker = Tracker { number: newest.number.checked_add(1)?, ..Tracker::default() };
         for (place, subscription) in (0..).zip(&newest.subscriptions) {
             let before = previous.subscriptions.get_mut(place as usize);
@@ -88,20 +88,20 @@ impl Tracker {
                 tracker.places.push(None);
                 continue;
             }
-            let (mut cursor, mut told) = (subscription.seq, 0);
+            let (mut cursor, mut partial_packets) = (subscription.seq, 0);
             if let Some(before) = before.filter(|before| is_same(before, subscription)) {
                 let moved = offset.moved.binary_search_by_key(&place, |(moved, _)| *moved);
                 let events = moved.map_or(0, |found| offset.moved[found].1);
                 cursor = before.seq.checked_add(events)?;
                 let partial = offset.partial.iter().find(|partial| partial.subscription == place);
-                told = partial.map_or(0, |partial| partial.packets);
+                partial_packets = partial.map_or(0, |partial| partial.packets);
             }
-            tracker.places.push(Some(Place {
+            tracker.places.push(Some(TrackedSubscription {
                 conversation: ConversationId::parse(&subscription.conversation).ok()?,
                 vocabulary: *Vocabulary::ALL.get(subscription.vocabulary as usize)?,
                 base: cursor,
                 cursor,
-                told,
+                partial_packets,
             }));
         }
         tracker.previous = Some(previous);
@@ -111,34 +111,32 @@ impl Tracker {
     /// The subscriptions, and how far the client has received them.
     pub fn reached(&self) -> Vec<Reached> {
         let lasting = self.places.iter().flatten();
-        let of = |Place { conversation, vocabulary, cursor, .. }: &Place| Reached {
-            conversation: conversation.clone(),
-            vocabulary: *vocabulary,
-            cursor: *cursor,
+        let of = |TrackedSubscription { conversation, vocabulary, cursor, .. }: &TrackedSubscription| {
+            Reached { conversation: conversation.clone(), vocabulary: *vocabulary, cursor: *cursor }
         };
         lasting.map(of).collect()
     }
 
     /// The previous base, if there is one, and the current base.
     pub fn bases(&self) -> Vec<RecoveryBase> {
-        let current = self.base(self.number, self.changes, |place| place.base);
+        let current = self.base(self.number, self.changes, |subscription| subscription.base);
         self.previous.iter().cloned().chain([current]).collect()
     }
 
-    fn base(&self, number: u32, changes: u32, seq: impl Fn(&Place) -> u64) -> RecoveryBase {
-        let of = |place: &Option<Place>| match place {
+    fn base(&self, number: u32, changes: u32, seq: impl Fn(&TrackedSubscription) -> u64) -> RecoveryBase {
+        let of = |subscription: &Option<TrackedSubscription>| match subscription {
             None => RecoverySubscription { ended: true, ..RecoverySubscription::default() },
-            Some(place) => written(place, seq(place)),
+            Some(subscription) => written(subscription, seq(subscription)),
         };
         RecoveryBase { number, changes, subscriptions: self.places.iter().map(of).collect() }
     }
 
     /// The place of a subscription.
     pub fn find(&self, conversation: &ConversationId, vocabulary: Vocabulary) -> Option<u32> {
-        let same = |place: &Option<Place>| {
-            place
-                .as_ref()
-                .is_some_and(|place| place.vocabulary == vocabulary && place.conversation == *conversation)
+        let same = |place: &Option<TrackedSubscription>| {
+            place.as_ref().is_some_and(|subscription| {
+                subscription.vocabulary == vocabulary && subscription.conversation == *conversation
+            })
         };
         self.places.iter().position(same).map(|place| place as u32)
     }
@@ -163,7 +161,13 @@ impl Tracker {
         seq: u64,
     ) -> Option<u32> {
         let place = self.next_place()?;
-        let subscription = Some(Place { conversation, vocabulary, base: seq, cursor: seq, told: 0 });
+        let subscription = Some(TrackedSubscription {
+            conversation,
+            vocabulary,
+            base: seq,
+            cursor: seq,
+            partial_packets: 0,
+        });
         match self.free.pop() {
             Some(free) => self.places[free as usize] = subscription,
             None => self.places.push(subscription),
@@ -184,14 +188,14 @@ impl Tracker {
 
     /// The offset of a client that has received everything queued so far.
     pub fn offset(&self) -> Offset {
-        let moved = |(place, of): (u32, &Option<Place>)| {
+        let moved = |(place, of): (u32, &Option<TrackedSubscription>)| {
             let of = of.as_ref()?;
             let events = of.cursor.checked_sub(of.base).filter(|events| *events > 0)?;
             Some((place, events))
         };
         let moved = (0..).zip(&self.places).filter_map(moved).collect();
-        let partial = |(subscription, of): (u32, &Option<Place>)| {
-            let packets = of.as_ref().map_or(0, |place| place.told);
+        let partial = |(subscription, of): (u32, &Option<TrackedSubscription>)| {
+            let packets = of.as_ref().map_or(0, |subscription| subscription.partial_packets);
             (packets > 0).then_some(Partial { subscription, packets })
         };
         let partial = (0..).zip(&self.places).filter_map(partial).collect();
@@ -220,47 +224,54 @@ impl Tracker {
     }
 
     /// Appends to each frame of a durable event the offset that holds after that frame. Frames that were queued before
-    /// are skipped. Also returns the state before the event, for [`Tracker::take_back`].
-    pub fn stamp_event(&mut self, place: u32, seq: u64, frames: &Bytes, now_ms: u64) -> (Bytes, Moved) {
-        let (cursor, told) = self.reach(place, None);
+    /// are skipped. Also returns the state before the event, for [`Tracker::roll_back`].
+    pub fn stamp_event(
+        &mut self,
+        place: u32,
+        seq: u64,
+        frames: &Bytes,
+        now_ms: u64,
+    ) -> (Bytes, PriorPosition) {
+        let (cursor, partial_packets) = self.reach(place, None);
         let mut out = BytesMut::with_capacity(frames.len() + OFFSET_LONG);
-        let mut packets = (1..).zip(frame::single(frames)).skip(told as usize).peekable();
+        let mut packets = (1..).zip(frame::single(frames)).skip(partial_packets as usize).peekable();
         while let Some((packet, frame)) = packets.next() {
             let last = packets.peek().is_none();
             self.reach(place, Some(if last { (cursor.max(seq), 0) } else { (cursor, packet) }));
             put_stamped(&mut out, &frame, &self.give_out(now_ms));
         }
         self.reach(place, Some((cursor.max(seq), 0)));
-        (out.freeze(), Moved { place, cursor, told })
+        (out.freeze(), PriorPosition { place, cursor, partial_packets })
     }
 
     /// The position of a subscription: the last seq queued whole, and packets queued of the next event. If `reached` is
     /// given, moves it there; returns the position before.
     fn reach(&mut self, place: u32, reached: Option<(u64, u32)>) -> (u64, u32) {
-        let Some(Some(place)) = self.places.get_mut(place as usize) else { return (0, 0) };
-        let before = (place.cursor, place.told);
-        (place.cursor, place.told) = reached.unwrap_or(before);
+        let Some(Some(subscription)) = self.places.get_mut(place as usize) else { return (0, 0) };
+        let before = (subscription.cursor, subscription.partial_packets);
+        (subscription.cursor, subscription.partial_packets) = reached.unwrap_or(before);
         before
     }
 
     /// Restores the state before an event that was not queued.
-    pub fn take_back(&mut self, before: &Moved) {
-        self.reach(before.place, Some((before.cursor, before.told)));
+    pub fn roll_back(&mut self, before: &PriorPosition) {
+        self.reach(before.place, Some((before.cursor, before.partial_packets)));
     }
 
     /// Whether a new base is wanted: offsets have grown long, or many places have ended, and the client is known to
-    /// have an offset that counts from the current base. It has one `heard_within_ms` after the first of them was
+    /// have an offset that counts from the current base. It has one `received_within_ms` after the first of them was
     /// queued, unless its connection is dead.
-    pub fn wants_base(&self, now_ms: u64, heard_within_ms: u64) -> bool {
+    pub fn wants_base(&self, now_ms: u64, received_within_ms: u64) -> bool {
         let long = self.length > OFFSET_LONG || self.ended > RECOVERY_PLACES_MAX / 4;
-        let heard = self.since_ms.is_some_and(|since_ms| now_ms >= since_ms.saturating_add(heard_within_ms));
-        long && heard && self.next.is_none()
+        let received =
+            self.since_ms.is_some_and(|since_ms| now_ms >= since_ms.saturating_add(received_within_ms));
+        long && received && self.next.is_none()
     }
 
     /// The current base and the next one, to be stored.
     pub fn propose_base(&mut self) -> Vec<RecoveryBase> {
-        let current = self.base(self.number, self.changes, |place| place.base);
-        let next = self.base(self.number + 1, 0, |place| place.cursor);
+        let current = self.base(self.number, self.changes, |subscription| subscription.base);
+        let next = self.base(self.number + 1, 0, |subscription| subscription.cursor);
         self.next = Some(next.clone());
         vec![current, next]
     }
@@ -273,12 +284,12 @@ impl Tracker {
             self.since_ms = None;
         }
         let Some(next) = self.next.take().filter(|_| stored) else { return false };
-        self.previous = Some(self.base(self.number, self.changes, |place| place.base));
+        self.previous = Some(self.base(self.number, self.changes, |subscription| subscription.base));
         (self.number, self.changes, self.since_ms) = (next.number, 0, None);
         (self.length, self.ended) = (0, 0);
-        for (place, subscription) in self.places.iter_mut().zip(&next.subscriptions) {
-            if let Some(place) = place {
-                place.base = subscription.seq;
+        for (subscription, stored) in self.places.iter_mut().zip(&next.subscriptions) {
+            if let Some(subscription) = subscription {
+                subscription.base = stored.seq;
             }
         }
         let free = (0..).zip(&self.places).filter(|(_, place)| place.is_none());
@@ -287,17 +298,17 @@ impl Tracker {
     }
 }
 
-/// The state of a tracker before an event.
+/// The position of a subscription before an event.
 #[derive(Debug)]
-pub struct Moved {
+pub struct PriorPosition {
     place: u32,
     cursor: u64,
-    told: u32,
+    partial_packets: u32,
 }
 
 /// A subscription as a base stores it.
-fn written(place: &Place, seq: u64) -> RecoverySubscription {
-    let (conversation, vocabulary) = (place.conversation.to_string(), place.vocabulary as u32);
+fn written(subscription: &TrackedSubscription, seq: u64) -> RecoverySubscription {
+    let (conversation, vocabulary) = (subscription.conversation.to_string(), subscription.vocabulary as u32);
     RecoverySubscription { conversation, vocabulary, seq, ended: false }
 }
 

@@ -94,7 +94,7 @@ fn an_event_that_was_not_queued_leaves_the_offset_unchanged() {
     tracker.stamp_event(0, 1, &event(1, 1), 0);
     let before = tracker.offset();
     let (_, moved) = tracker.stamp_event(0, 2, &event(2, 3), 0);
-    tracker.take_back(&moved);
+    tracker.roll_back(&moved);
     assert_eq!(tracker.offset(), before);
 }
 

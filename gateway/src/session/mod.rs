@@ -131,8 +131,8 @@ impl Session {
         let settings = &self.shared.settings;
         // A client that does not answer a ping for this long is closed. One that is still open has received everything
         // that was written before.
-        let heard_within_ms = (settings.ping_interval + settings.ping_timeout).as_millis() as u64;
-        let wants = |tracker: &mut Tracker| tracker.wants_base(steady_ms(), heard_within_ms);
+        let received_within_ms = (settings.ping_interval + settings.ping_timeout).as_millis() as u64;
+        let wants = |tracker: &mut Tracker| tracker.wants_base(steady_ms(), received_within_ms);
         self.connection.outgoing.tracked(wants).filter(|wants| *wants)?;
         let (shared, connection) = (self.shared.clone(), self.connection.clone());
         Some(Box::pin(async move {

@@ -7,7 +7,7 @@ mod service;
 mod start;
 
 pub use client::{Client, Path};
-pub use service::{Gateway, engine};
+pub use service::{SocketIoService, engine};
 
 use crate::session::handler::{ConnectionHandler, MessageHandler};
 use bytes::Bytes;

@@ -22,13 +22,13 @@ use std::time::Duration;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Serves all Socket.IO vocabularies on one path.
-pub struct Gateway {
+pub struct SocketIoService {
     shared: Arc<Shared>,
     path: Path,
 }
 
 /// The Engine.IO engine that serves a path.
-pub fn engine(shared: Arc<Shared>, path: Path) -> Arc<Engine<Gateway>> {
+pub fn engine(shared: Arc<Shared>, path: Path) -> Arc<Engine<SocketIoService>> {
     let settings = &shared.settings;
     let packet_bytes_max = settings.limits.frame_bytes;
     let config = Config {
@@ -47,7 +47,7 @@ pub fn engine(shared: Arc<Shared>, path: Path) -> Arc<Engine<Gateway>> {
     };
     let relay = Relay::new(shared.id.clone(), shared.bus.clone());
     let sessions = shared.polling.clone();
-    Engine::new(config, Gateway { shared, path }, sessions, Some(relay))
+    Engine::new(config, SocketIoService { shared, path }, sessions, Some(relay))
 }
 
 /// The permit of a connection, and whether its query or the settings request recovery.
@@ -56,7 +56,7 @@ pub struct SocketIoPermit {
     recovers: bool,
 }
 
-impl Service for Gateway {
+impl Service for SocketIoService {
     type Handler = Packets<Client>;
     type Permit = SocketIoPermit;
 
