@@ -2,7 +2,7 @@
 
 use crate::access::admission::StartingSession;
 use crate::access::auth::{Identity, TokenError};
-use crate::connection::Speaks;
+use crate::connection::ClientProtocol;
 use crate::connection::drive::{self, Framing, Socket, Understood};
 use crate::connection::frame;
 use crate::connection::outgoing::Outgoing;
@@ -30,7 +30,7 @@ use tokio_tungstenite::tungstenite::protocol::Message;
 const AUTHENTICATION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What is known about the user after a connection's upgrade.
-pub enum Arrival {
+pub enum Authentication {
     /// It had a valid identity.
     Identified(Box<Identity>),
     /// It had no token. The first frame must have one.
@@ -45,15 +45,15 @@ pub async fn serve(
     shared: Arc<Shared>,
     io: TcpStream,
     leftover: Bytes,
-    arrival: Arrival,
+    authentication: Authentication,
     starting: Option<StartingSession>,
 ) {
     let stream = Arc::new(io);
     let mut socket = drive::socket(stream.clone(), leftover, shared.settings.limits.frame_bytes).await;
-    let identified = match arrival {
-        Arrival::Identified(identity) => Ok(*identity),
-        Arrival::Refused(error) => Err(Some(error.close())),
-        Arrival::Anonymous => Box::pin(first_frame(&shared, &mut socket)).await,
+    let identified = match authentication {
+        Authentication::Identified(identity) => Ok(*identity),
+        Authentication::Refused(error) => Err(Some(error.close())),
+        Authentication::Anonymous => Box::pin(first_frame(&shared, &mut socket)).await,
     };
     let ended = match identified {
         Ok(identity) => {
@@ -119,10 +119,11 @@ async fn admitted(
 ) -> Option<Close> {
     let outgoing = Arc::new(Outgoing::to(stream.clone()));
     let claim = Claim::new(&shared);
-    let running = match Box::pin(start(shared, identity, Speaks::Native, outgoing.clone(), claim)).await {
-        Ok(running) => running,
-        Err(close) => return Some(close),
-    };
+    let running =
+        match Box::pin(start(shared, identity, ClientProtocol::Native, outgoing.clone(), claim)).await {
+            Ok(running) => running,
+            Err(close) => return Some(close),
+        };
     let mut handler = Native::new(running);
     Box::pin(handler.greet()).await;
     drop(starting);

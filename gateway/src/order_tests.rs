@@ -2,7 +2,7 @@
 //! and gathering, and registrations are the gateway's own code. The partition's owner and its store are models.
 
 use crate::connection::outgoing::Outgoing;
-use crate::connection::{Connection, Member, Speaks};
+use crate::connection::{ClientProtocol, Connection, Member};
 use crate::delivery::dialect::Dialect;
 use crate::delivery::hub::{Fetch, Hub, Room};
 use crate::sync::{Mutex, stepped};
@@ -142,7 +142,7 @@ impl World {
         let user = UserId::parse(user).expect("valid");
         let name = user.as_str().into();
         let outgoing = Arc::new(Outgoing::default());
-        let connection = Arc::new(Connection::new(number, user, name, Speaks::Native, outgoing));
+        let connection = Arc::new(Connection::new(number, user, name, ClientProtocol::Native, outgoing));
         let room = self.hub.hold(&id());
         let link = self.link.lock().clone().expect("a link");
         let registered = block_on(link.join(&room, check.then(|| connection.user.clone())));

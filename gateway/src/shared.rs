@@ -216,8 +216,8 @@ impl Shared {
     }
 
     /// Opens the conversation's room and holds it open for a join until the guard is dropped.
-    pub fn hold(&self, conversation: &ConversationId) -> Held<'_> {
-        Held { shared: self, room: self.hub.hold(conversation) }
+    pub fn hold(&self, conversation: &ConversationId) -> RoomHold<'_> {
+        RoomHold { shared: self, room: self.hub.hold(conversation) }
     }
 
     /// Closes a room that has no members and no joins under way.
@@ -236,13 +236,13 @@ impl Shared {
 }
 
 /// A room that stays open for a join. Dropping it ends the hold.
-pub struct Held<'s> {
+pub struct RoomHold<'s> {
     shared: &'s Shared,
     /// The room.
     pub room: Arc<Room>,
 }
 
-impl Drop for Held<'_> {
+impl Drop for RoomHold<'_> {
     fn drop(&mut self) {
         if self.shared.hub.release(&self.room) {
             self.shared.forget_room(&self.room);

@@ -19,7 +19,7 @@ const ADDRESSES_MAX: usize = 65_536;
 
 /// Why a connection is not accepted now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Turned {
+pub enum AdmissionError {
     /// A browser page of another origin requested it.
     Origin,
     /// Too many connections from this address; the time to wait in milliseconds.
@@ -93,21 +93,21 @@ impl Admission {
     ///
     /// # Errors
     /// Why it is not admitted.
-    pub fn admit(&self, headers: &HeaderMap, peer: IpAddr) -> Result<ConnectionPermit, Turned> {
+    pub fn admit(&self, headers: &HeaderMap, peer: IpAddr) -> Result<ConnectionPermit, AdmissionError> {
         if !self.origin_allowed(headers) {
-            return Err(Turned::Origin);
+            return Err(AdmissionError::Origin);
         }
         if self.starting.load(Ordering::Relaxed) >= BEGINNING_MAX {
-            return Err(Turned::Busy);
+            return Err(AdmissionError::Busy);
         }
         let address = self.client_address(headers, peer);
         if !address.is_loopback() && !self.trusted_proxies.contains(&address) {
-            self.take(address).map_err(Turned::Address)?;
+            self.take(address).map_err(AdmissionError::Address)?;
         }
         let taken = self.connections.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| {
             (self.connections_max == 0 || now < self.connections_max).then_some(now + 1)
         });
-        taken.map_err(|_| Turned::Full)?;
+        taken.map_err(|_| AdmissionError::Full)?;
         metrics::CONNECTIONS.inc();
         Ok(ConnectionPermit(self.connections.clone()))
     }
@@ -225,7 +225,7 @@ mod tests {
         let admission = admission(&[], false);
         let (none, near) = (HeaderMap::new(), "127.0.0.1".parse().expect("an address"));
         let mut starting: Vec<_> = (0..BEGINNING_MAX).map(|_| admission.count_starting()).collect();
-        assert_eq!(admission.admit(&none, near).err(), Some(Turned::Busy));
+        assert_eq!(admission.admit(&none, near).err(), Some(AdmissionError::Busy));
         assert_eq!(admission.connections(), 0, "a refused connection must not be counted");
         starting.pop();
         assert!(admission.admit(&none, near).is_ok());
@@ -239,9 +239,9 @@ mod tests {
         let near = "127.0.0.1".parse().expect("an address");
         let first = admission.admit(&none, far).expect("admitted");
         let _second = admission.admit(&none, far).expect("admitted");
-        assert!(matches!(admission.admit(&none, far), Err(Turned::Address(wait_ms)) if wait_ms > 0));
+        assert!(matches!(admission.admit(&none, far), Err(AdmissionError::Address(wait_ms)) if wait_ms > 0));
         let _third = admission.admit(&none, near).expect("loopback has no limit of its own");
-        assert_eq!(admission.admit(&none, near).err(), Some(Turned::Full));
+        assert_eq!(admission.admit(&none, near).err(), Some(AdmissionError::Full));
         drop(first);
         assert!(admission.admit(&none, near).is_ok());
     }

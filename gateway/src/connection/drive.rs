@@ -152,7 +152,7 @@ impl<F: Framing, H: MessageHandler> Driver<'_, F, H> {
                 Woken::Writable => stalled_at = None,
                 Woken::Frames | Woken::Worked => {}
                 Woken::Came(message) => match self.came(message) {
-                    Ok(Answer::None) => {}
+                    Ok(ControlFrame::None) => {}
                     // Boxed, as all rare steps are here, because the largest future in an await decides the size of a
                     // connection.
                     Ok(answer) => {
@@ -225,7 +225,7 @@ impl<F: Framing, H: MessageHandler> Driver<'_, F, H> {
 
     /// Handles a frame or the end of the stream. Returns which frame of the library must be written. `Err` holds the
     /// reason for the client, if there is one to send.
-    fn came(&mut self, message: Option<Result<Message, WsError>>) -> Result<Answer, Option<Close>> {
+    fn came(&mut self, message: Option<Result<Message, WsError>>) -> Result<ControlFrame, Option<Close>> {
         self.framing.heard();
         self.outgoing.heard();
         match message {
@@ -247,30 +247,30 @@ impl<F: Framing, H: MessageHandler> Driver<'_, F, H> {
             }
             Some(Ok(Message::Ping(_))) => {
                 let allowed = self.pings.take(steady_ms(), CLIENT_PINGS_PER_MINUTE).is_ok();
-                return if allowed { Ok(Answer::Pong) } else { Err(Some(Close::ProtocolError)) };
+                return if allowed { Ok(ControlFrame::Pong) } else { Err(Some(Close::ProtocolError)) };
             }
             Some(Ok(Message::Pong(_) | Message::Frame(_))) => {}
-            Some(Ok(Message::Close(_))) | None => return Ok(Answer::Close),
+            Some(Ok(Message::Close(_))) | None => return Ok(ControlFrame::Close),
             Some(Err(error)) => return Err(reason(&error)),
         }
-        Ok(Answer::None)
+        Ok(ControlFrame::None)
     }
 
     /// Writes a frame that the library has queued, while other tasks do not write. Returns `false` if the connection
     /// ends.
-    async fn answer(&mut self, answer: Answer) -> bool {
+    async fn answer(&mut self, answer: ControlFrame) -> bool {
         let held = have_the_stream(self.outgoing).await;
         let sent = held && matches!(timeout(LINGER, self.socket.flush()).await, Ok(Ok(())));
-        if answer == Answer::Pong && sent {
+        if answer == ControlFrame::Pong && sent {
             self.outgoing.release();
         }
-        answer == Answer::Pong && sent
+        answer == ControlFrame::Pong && sent
     }
 }
 
 /// A frame that the library has queued in reaction to a message.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Answer {
+enum ControlFrame {
     None,
     Pong,
     Close,

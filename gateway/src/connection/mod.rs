@@ -34,7 +34,7 @@ pub enum Signal {
 
 /// Which kind of vocabulary a client uses, independent of its subscriptions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Speaks {
+pub enum ClientProtocol {
     /// The native vocabulary.
     Native,
     /// One or more of Socket.IO's vocabularies, in this namespace.
@@ -72,7 +72,7 @@ pub struct Connection {
     /// The user's display name.
     pub name: Arc<str>,
     /// The kind of vocabulary that the client uses.
-    pub speaks: Speaks,
+    pub protocol: ClientProtocol,
     /// Frames queued for the client.
     pub outgoing: Arc<Outgoing>,
     /// Events were queued that have not been written to the socket yet.
@@ -90,15 +90,21 @@ pub struct Connection {
 
 impl Connection {
     /// A connection of a user, whose frames go to `outgoing`.
-    pub fn new(id: u64, user: UserId, name: Arc<str>, speaks: Speaks, outgoing: Arc<Outgoing>) -> Connection {
+    pub fn new(
+        id: u64,
+        user: UserId,
+        name: Arc<str>,
+        protocol: ClientProtocol,
+        outgoing: Arc<Outgoing>,
+    ) -> Connection {
         Connection {
             id,
             user,
             name,
-            speaks,
+            protocol,
             outgoing,
             touched: AtomicBool::new(false),
-            hears_presence: AtomicBool::new(speaks == Speaks::Native),
+            hears_presence: AtomicBool::new(protocol == ClientProtocol::Native),
             probed: AtomicBool::new(false),
             acquaintances: Mutex::default(),
             signals: Mutex::default(),
@@ -118,9 +124,9 @@ impl Connection {
 
     /// Sends the client a ping in addition to the regular pings.
     pub fn ping(&self) {
-        let ping = match self.speaks {
-            Speaks::Native => crate::connection::frame::PING,
-            Speaks::SocketIo(_) => crate::engine::PING,
+        let ping = match self.protocol {
+            ClientProtocol::Native => crate::connection::frame::PING,
+            ClientProtocol::SocketIo(_) => crate::engine::PING,
         };
         self.offer(&ping, Urgency::Reply);
     }

@@ -23,7 +23,7 @@ pub struct Repair {
 
 /// The partition's rooms, in the form that a beat is compared with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rooms {
+pub struct RoomDigest {
     /// XOR of the hashes of the rooms that the owner should have registered; `None` while some changes have not been
     /// sent to it.
     pub expected: Option<u64>,
@@ -109,7 +109,7 @@ impl Link {
     }
 
     /// A beat arrived.
-    pub fn beat(&mut self, now_ms: u64, beat: &wire::Beat, rooms: &Rooms) {
+    pub fn beat(&mut self, now_ms: u64, beat: &wire::Beat, rooms: &RoomDigest) {
         if beat.epoch < self.epoch {
             return;
         }
@@ -130,7 +130,7 @@ impl Link {
     /// Whether the owner's registrations differ from the rooms here; `None` if they cannot be compared. A beat contains
     /// the counter of the last request that the owner has handled, so that constant joins and leaves do not prevent the
     /// comparison. Older workers send no counter.
-    fn differs(&mut self, beat: &wire::Beat, rooms: &Rooms) -> Option<bool> {
+    fn differs(&mut self, beat: &wire::Beat, rooms: &RoomDigest) -> Option<bool> {
         let settled = !std::mem::take(&mut self.changed);
         let comparable = if beat.counter == 0 { settled } else { beat.counter >= self.registered_counter };
         rooms.expected.filter(|_| comparable).map(|expected| expected != beat.interest_hash)
@@ -183,8 +183,8 @@ impl Link {
 mod tests {
     use super::*;
 
-    const NONE: Rooms = Rooms { expected: Some(0), any: false };
-    const SOME: Rooms = Rooms { expected: Some(0xA), any: true };
+    const NONE: RoomDigest = RoomDigest { expected: Some(0), any: false };
+    const SOME: RoomDigest = RoomDigest { expected: Some(0xA), any: true };
 
     fn beat(epoch: u64, number: u64) -> wire::Beat {
         wire::Beat { epoch, number, ..wire::Beat::default() }
@@ -324,7 +324,7 @@ mod tests {
             None,
             "the beat is older than the last registration, so its hash proves nothing"
         );
-        link.beat(0, &hashed(1, second), &Rooms { expected: None, any: true });
+        link.beat(0, &hashed(1, second), &RoomDigest { expected: None, any: true });
         assert_eq!(link.repair(), None, "without an expected hash, the beat's hash proves nothing");
         let third = link.next_counter(true);
         link.next_counter(false);

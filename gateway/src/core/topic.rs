@@ -79,7 +79,7 @@ const ENDS_KEPT_MAX: usize = 256;
 
 /// Whether a member's right to join still holds after the events that came during the join.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Right {
+pub enum RightCheck {
     /// The right holds.
     Holds,
     /// An event has ended the right.
@@ -311,14 +311,14 @@ impl<H: Hearer<E>, E: Event> Topic<H, E> {
 
     /// Whether a right to join, decided as of `since`, still holds. The caller must have called [`Topic::start_join`]
     /// before the right was decided.
-    pub fn right(&self, hearer: &H, since: u64) -> Right {
+    pub fn right(&self, hearer: &H, since: u64) -> RightCheck {
         let ends = |event: &&Arc<E>| event.seq() > since && hearer.ends_with(event);
         if self.ends.iter().any(|event| ends(&event)) {
-            Right::Ended
+            RightCheck::Ended
         } else if since < self.ends_forgotten {
-            Right::Unknown
+            RightCheck::Unknown
         } else {
-            Right::Holds
+            RightCheck::Holds
         }
     }
 

@@ -299,11 +299,11 @@ fn a_removal_during_a_join_ends_the_right_to_join() {
     let (bob, ann) = (Ear::default(), Ear::default());
     topic.start_join();
     topic.deliver(Numbered::removing(5, &bob));
-    assert_eq!(topic.right(&bob, 4), Right::Ended);
-    assert_eq!(topic.right(&ann, 4), Right::Holds);
+    assert_eq!(topic.right(&bob, 4), RightCheck::Ended);
+    assert_eq!(topic.right(&ann, 4), RightCheck::Holds);
     assert_eq!(
         topic.right(&bob, 5),
-        Right::Holds,
+        RightCheck::Holds,
         "a user who was added again above the removal keeps the right to join"
     );
     assert!(!topic.is_idle());
@@ -311,8 +311,8 @@ fn a_removal_during_a_join_ends_the_right_to_join() {
         topic.deliver(Numbered::removing(seq, &ann));
     }
     assert_eq!(topic.ends.len(), ENDS_KEPT_MAX);
-    assert_eq!(topic.right(&bob, 4), Right::Unknown);
-    assert_eq!(topic.right(&bob, 5), Right::Holds);
+    assert_eq!(topic.right(&bob, 4), RightCheck::Unknown);
+    assert_eq!(topic.right(&bob, 5), RightCheck::Holds);
     topic.end_join();
     assert!(topic.is_idle() && topic.ends.is_empty());
 }

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 /// A typing state to send to members now.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Told {
+pub struct TypingUpdate {
     /// The typist's display name.
     pub name: Box<str>,
     /// Whether the user types, or has stopped.
@@ -21,7 +21,7 @@ pub struct Told {
 
 /// A typing state that a typist sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Said {
+pub struct TypingInput {
     /// Whether the user types, or has stopped.
     pub typing: bool,
     /// Whether it came from a client of this gateway, not from another gateway.
@@ -34,7 +34,7 @@ pub struct Said {
 struct Typist {
     name: Box<str>,
     /// The last state that the typist sent.
-    said: Said,
+    said: TypingInput,
     /// When typing ends unless it is renewed.
     ends_ms: u64,
     /// The last state that members received, and when.
@@ -47,9 +47,9 @@ struct Typist {
 }
 
 impl Typist {
-    fn tell(&mut self, now_ms: u64, pass_on: bool) -> Told {
+    fn tell(&mut self, now_ms: u64, pass_on: bool) -> TypingUpdate {
         (self.told, self.told_ms, self.waits) = (self.said.typing, now_ms, false);
-        Told {
+        TypingUpdate {
             name: self.name.clone(),
             typing: self.told,
             pass_on,
@@ -58,7 +58,7 @@ impl Typist {
     }
 
     /// Ends the typing. Members that received the start receive the end at once.
-    fn end(&mut self, now_ms: u64, pass_on: bool) -> Option<Told> {
+    fn end(&mut self, now_ms: u64, pass_on: bool) -> Option<TypingUpdate> {
         (self.said.typing, self.waits) = (false, false);
         self.told.then(|| self.tell(now_ms, pass_on))
     }
@@ -84,7 +84,7 @@ pub struct Typists(HashMap<UserId, Typist>);
 impl Typists {
     /// Applies a start, renewal or stop of a typist. Returns the state to send now. A changed state within a second of
     /// the last one is held back until the end of that second, unless a newer state replaces it.
-    pub fn say(&mut self, user: &UserId, name: &str, said: Said, now_ms: u64) -> Option<Told> {
+    pub fn say(&mut self, user: &UserId, name: &str, said: TypingInput, now_ms: u64) -> Option<TypingUpdate> {
         let Some(typist) = self.0.get_mut(user) else {
             return if said.typing { Some(self.insert(user, name, said, now_ms)) } else { None };
         };
@@ -97,7 +97,7 @@ impl Typists {
         due.then(|| typist.tell(now_ms, typist.said.here))
     }
 
-    fn insert(&mut self, user: &UserId, name: &str, said: Said, now_ms: u64) -> Told {
+    fn insert(&mut self, user: &UserId, name: &str, said: TypingInput, now_ms: u64) -> TypingUpdate {
         let pass_on = said.here;
         let mut typist = Typist {
             name: name.into(),
@@ -114,13 +114,13 @@ impl Typists {
     }
 
     /// A typist left or lost the connection. Returns the end, which is sent at once.
-    pub fn end(&mut self, user: &str, here: bool, now_ms: u64) -> Option<Told> {
+    pub fn end(&mut self, user: &str, here: bool, now_ms: u64) -> Option<TypingUpdate> {
         self.0.get_mut(user)?.end(now_ms, here)
     }
 
     /// Applies a message of the typist. It ends the typing, unless the typing began after the message was sent. Every
     /// gateway receives the message, so the end is not passed on.
-    pub fn message(&mut self, user: &str, client_id: &str, now_ms: u64) -> Option<Told> {
+    pub fn message(&mut self, user: &str, client_id: &str, now_ms: u64) -> Option<TypingUpdate> {
         let typist = self.0.get_mut(user)?;
         let began_later = typist.said.typing && typist.said.sent.iter().any(|sent| sent == client_id);
         if began_later { None } else { typist.end(now_ms, false) }
@@ -136,7 +136,7 @@ impl Typists {
     }
 
     /// Applies the time that [`Typists::rings`] returned. Returns the state to send.
-    pub fn due(&mut self, user: &str, rang_ms: u64, now_ms: u64) -> Option<Told> {
+    pub fn due(&mut self, user: &str, rang_ms: u64, now_ms: u64) -> Option<TypingUpdate> {
         let typist = self.0.get_mut(user).filter(|typist| typist.rings_ms == rang_ms)?;
         typist.rings_ms = u64::MAX;
         if typist.said.typing && now_ms >= typist.ends_ms {

@@ -16,7 +16,7 @@ struct World {
 }
 
 impl World {
-    fn note(&mut self, told: Option<Told>) {
+    fn note(&mut self, told: Option<TypingUpdate>) {
         self.told.extend(told.map(|told| (self.now_ms, told.typing)));
         self.rings.extend(self.typists.rings(ANN));
     }
@@ -35,7 +35,7 @@ impl World {
     fn say(&mut self, typing: bool, sent: &[&str]) {
         let user = UserId::parse(ANN).expect("valid");
         let sent = sent.iter().map(ToString::to_string).collect();
-        let told = self.typists.say(&user, "Ann", Said { typing, here: true, sent }, self.now_ms);
+        let told = self.typists.say(&user, "Ann", TypingInput { typing, here: true, sent }, self.now_ms);
         assert!(told.as_ref().is_none_or(|told| told.pass_on), "typing from this gateway must be passed on");
         self.note(told);
     }
@@ -128,7 +128,7 @@ fn typing_outlives_the_messages_that_were_sent_before_it() {
 #[test]
 fn typing_from_another_gateway_is_not_passed_on() {
     let (mut typists, user) = (Typists::default(), UserId::parse(ANN).expect("valid"));
-    let said = |typing, here| Said { typing, here, sent: Box::default() };
+    let said = |typing, here| TypingInput { typing, here, sent: Box::default() };
     assert!(!typists.say(&user, "Ann", said(true, false), 0).expect("a state is sent").pass_on);
     assert_eq!(typists.rings(ANN), Some(5_000));
     assert_eq!(typists.say(&user, "Ann", said(false, true), 100), None);

@@ -2,7 +2,7 @@
 //! owner. A timer ends typing that is not renewed.
 
 use crate::connection::Connection;
-use crate::core::typing::{Said, Told, Typists};
+use crate::core::typing::{TypingInput, TypingUpdate, Typists};
 use crate::delivery::hub::Room;
 use crate::shared::Shared;
 use crate::wall;
@@ -81,7 +81,7 @@ impl Shared {
             // The typist's gateway already delayed this if the rate required it, so it takes effect at once.
             return self.end_typing(room, &user, false);
         }
-        let said = Said { typing, here: false, sent: event.sent.into() };
+        let said = TypingInput { typing, here: false, sent: event.sent.into() };
         self.typists(room, &user, |typists, now_ms| typists.say(&user, &event.user_name, said, now_ms));
     }
 
@@ -89,7 +89,7 @@ impl Shared {
     pub fn typing(&self, room: &Room, user: &UserId, user_name: &str, typing: bool) {
         let now_ms = steady_ms();
         let sent = if typing { self.directory.sent(user, &room.conversation, now_ms) } else { Vec::new() };
-        let said = Said { typing, here: true, sent: sent.into() };
+        let said = TypingInput { typing, here: true, sent: sent.into() };
         self.typists(room, user, |typists, now_ms| typists.say(user, user_name, said, now_ms));
     }
 
@@ -100,7 +100,12 @@ impl Shared {
 
     /// Changes a typist's state in a room, and sends the resulting event to members and, if it began here, to other
     /// gateways.
-    fn typists(&self, room: &Room, user: &UserId, change: impl FnOnce(&mut Typists, u64) -> Option<Told>) {
+    fn typists(
+        &self,
+        room: &Room,
+        user: &UserId,
+        change: impl FnOnce(&mut Typists, u64) -> Option<TypingUpdate>,
+    ) {
         let (told, rings_ms) = {
             let mut state = room.lock();
             let told = change(&mut state.typists, steady_ms());
@@ -119,7 +124,7 @@ impl Shared {
     }
 }
 
-fn typing_event(room: &Room, user: &str, told: Told) -> wire::Ephemeral {
+fn typing_event(room: &Room, user: &str, told: TypingUpdate) -> wire::Ephemeral {
     wire::Ephemeral {
         conversation: room.conversation.to_string(),
         user: user.into(),

@@ -5,7 +5,7 @@
 use crate::connection::{Connection, Member, Signal};
 use crate::core::outbox::Urgency;
 use crate::core::registry::{Changes, Registry};
-use crate::core::topic::{Event, Right, Slot, Topic, Wants};
+use crate::core::topic::{Event, RightCheck, Slot, Topic, Wants};
 use crate::core::typing::Typists;
 use crate::delivery::dialect::{Dialect, SOCKETIO_DIALECTS};
 use crate::sync::{Mutex, MutexGuard};
@@ -116,9 +116,9 @@ impl RoomState {
     /// since then.
     pub fn admit(&self, member: &Member, since: u64) -> Result<(), Failure> {
         match self.topic.right(member, since) {
-            Right::Holds => Ok(()),
-            Right::Ended => Err(Failure::forbidden()),
-            Right::Unknown => Err(unavailable()),
+            RightCheck::Holds => Ok(()),
+            RightCheck::Ended => Err(Failure::forbidden()),
+            RightCheck::Unknown => Err(unavailable()),
         }
     }
 }

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 /// A page of events, or why it could not be read.
 pub type Page = Result<Arc<Vec<Arc<Encoded>>>, Failure>;
 
-type Key = (ConversationId, u64);
+type PageKey = (ConversationId, u64);
 
 /// Pages that are being read and pages that were read recently. The number of members that are behind bounds the
 /// former, because each waits for one page. Bytes and time bound the latter.
@@ -26,9 +26,9 @@ pub struct SharedReads(Mutex<Pages>);
 
 #[derive(Default)]
 struct Pages {
-    pages: HashMap<Key, SharedFuture<BoxFuture<'static, Page>>>,
+    pages: HashMap<PageKey, SharedFuture<BoxFuture<'static, Page>>>,
     /// The pages that were read, oldest first: when they are dropped, their bytes, and their key.
-    kept: VecDeque<(Instant, usize, Key)>,
+    kept: VecDeque<(Instant, usize, PageKey)>,
     bytes: usize,
 }
 
@@ -45,7 +45,7 @@ impl Pages {
     }
 
     /// Keeps a page that was read. An empty or failed page is not kept, because the next read may have events.
-    fn read(&mut self, now: Instant, key: Key, page: &Page) {
+    fn read(&mut self, now: Instant, key: PageKey, page: &Page) {
         match page {
             Ok(events) if !events.is_empty() => {
                 let bytes = events.iter().map(|event| crate::core::topic::Event::weight(&**event)).sum();
@@ -85,7 +85,7 @@ impl Shared {
 }
 
 /// Reads in a task of its own, because the first caller may end before the page is read.
-fn read_page(shared: Arc<Shared>, key: Key, up_to_seq: u64) -> SharedFuture<BoxFuture<'static, Page>> {
+fn read_page(shared: Arc<Shared>, key: PageKey, up_to_seq: u64) -> SharedFuture<BoxFuture<'static, Page>> {
     let reading = tokio::spawn(async move {
         crate::metrics::CATCH_UP_READS.inc();
         let events = shared.read_after(key.0.as_str(), key.1, up_to_seq).await;
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
     use carillon_proto::wire;
 
-    fn key(after_seq: u64) -> Key {
+    fn key(after_seq: u64) -> PageKey {
         (ConversationId::parse("room").expect("an id"), after_seq)
     }
 

@@ -30,7 +30,7 @@ const SETTLE_TIMEOUT: Duration = Duration::from_secs(3);
 const HANDOVER: Duration = Duration::from_secs(5);
 
 /// A WebSocket to which the session may move.
-struct Probe {
+struct UpgradeProbe {
     socket: Box<Socket>,
     stream: Arc<TcpStream>,
     /// The probe was answered. From then on polls are answered at once, so that the client can complete the move.
@@ -55,7 +55,7 @@ struct Polling<'a, H> {
     /// The packets of one post that are not processed yet, and the answer to that post.
     posted: VecDeque<Posted>,
     posting: Option<oneshot::Sender<Result<(), RequestError>>>,
-    probe: Option<Probe>,
+    probe: Option<UpgradeProbe>,
     /// A WebSocket is being probed on another gateway. Until this time polls are answered at once.
     probed_elsewhere: Option<Instant>,
     /// Another gateway takes the session: where to send it, and until when.
@@ -290,7 +290,7 @@ impl<H: MessageHandler> Polling<'_, H> {
             PollingRequest::Probe(socket, stream) => {
                 if self.probe.is_none() {
                     let deadline = Instant::now() + PROBE_TIMEOUT;
-                    self.probe = Some(Probe { socket, stream, answered: false, deadline });
+                    self.probe = Some(UpgradeProbe { socket, stream, answered: false, deadline });
                 }
                 Ok(())
             }
@@ -427,7 +427,7 @@ async fn hung_up(poll: &mut Option<oneshot::Sender<PollAnswer>>) {
 }
 
 async fn next_of(
-    probe: &mut Option<Probe>,
+    probe: &mut Option<UpgradeProbe>,
 ) -> Option<Result<Message, tokio_tungstenite::tungstenite::Error>> {
     match probe {
         Some(probe) => probe.socket.next().await,

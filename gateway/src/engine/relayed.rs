@@ -35,7 +35,7 @@ const RETRY_DELAY: Duration = Duration::from_millis(500);
 const BODIES_MAX: usize = 64;
 
 /// The state of a poll that another gateway passed on.
-enum Poll {
+enum RelayedPoll {
     /// A request waits for the answer now.
     Awaited,
     /// The poll waits in the session, and no request waits for the answer.
@@ -44,16 +44,16 @@ enum Poll {
     Answered(Reply),
 }
 
-struct Held {
+struct KeptPoll {
     request: u64,
-    poll: Poll,
+    poll: RelayedPoll,
     touched: Instant,
 }
 
-impl Held {
+impl KeptPoll {
     fn bytes(&self) -> usize {
         match &self.poll {
-            Poll::Answered(Reply::Payload(payload)) => payload.len(),
+            RelayedPoll::Answered(Reply::Payload(payload)) => payload.len(),
             _ => 0,
         }
     }
@@ -62,15 +62,15 @@ impl Held {
 /// The last poll of each session, kept while it may be repeated.
 #[derive(Default)]
 struct Polls {
-    held: HashMap<String, Held>,
-    /// Bytes of the answers in `held`.
+    kept: HashMap<String, KeptPoll>,
+    /// Bytes of the answers in `kept`.
     bytes: usize,
 }
 
 impl Polls {
-    fn set(&mut self, sid: String, held: Held) {
-        self.bytes += held.bytes();
-        let before = self.held.insert(sid, held);
+    fn set(&mut self, sid: String, kept: KeptPoll) {
+        self.bytes += kept.bytes();
+        let before = self.kept.insert(sid, kept);
         self.bytes -= before.map_or(0, |before| before.bytes());
         if self.bytes > KEPT_BYTES_MAX {
             self.forget_oldest();
@@ -79,27 +79,27 @@ impl Polls {
 
     /// Drops the oldest answers until half of the limit is free, so that this is rarely necessary.
     fn forget_oldest(&mut self) {
-        let answered = self.held.iter().filter(|(_, held)| held.bytes() > 0);
+        let answered = self.kept.iter().filter(|(_, kept)| kept.bytes() > 0);
         let mut answered: Vec<(Instant, String)> =
-            answered.map(|(sid, held)| (held.touched, sid.clone())).collect();
+            answered.map(|(sid, kept)| (kept.touched, sid.clone())).collect();
         answered.sort();
         for (_, sid) in answered {
             if self.bytes <= KEPT_BYTES_MAX / 2 {
                 break;
             }
-            self.bytes -= self.held.remove(&sid).map_or(0, |held| held.bytes());
+            self.bytes -= self.kept.remove(&sid).map_or(0, |kept| kept.bytes());
         }
     }
 
     fn sweep(&mut self, now: Instant) {
-        let fresh = |held: &Held| now.saturating_duration_since(held.touched) < FORGOTTEN_AFTER;
-        self.held.retain(|_, held| matches!(held.poll, Poll::Awaited) || fresh(held));
-        self.bytes = self.held.values().map(Held::bytes).sum();
-        self.held.give_spare_back();
+        let fresh = |kept: &KeptPoll| now.saturating_duration_since(kept.touched) < FORGOTTEN_AFTER;
+        self.kept.retain(|_, kept| matches!(kept.poll, RelayedPoll::Awaited) || fresh(kept));
+        self.bytes = self.kept.values().map(KeptPoll::bytes).sum();
+        self.kept.give_spare_back();
     }
 }
 
-struct Parts {
+struct BodyParts {
     request: u64,
     next: u32,
     body: Vec<u8>,
@@ -107,17 +107,17 @@ struct Parts {
 }
 
 /// Answers requests for the sessions of this gateway.
-struct Answers {
+struct RelayServer {
     sessions: Arc<Sessions>,
     polls: Mutex<Polls>,
-    bodies: Mutex<HashMap<String, Parts>>,
+    bodies: Mutex<HashMap<String, BodyParts>>,
 }
 
 /// Serves the requests of other gateways. Subscribes again if the bus ends the subscription.
 pub async fn serve(sessions: Arc<Sessions>, relay: Relay, mut subscription: Subscription) {
-    let answers = Arc::new(Answers { sessions, polls: Mutex::default(), bodies: Mutex::default() });
+    let server = Arc::new(RelayServer { sessions, polls: Mutex::default(), bodies: Mutex::default() });
     loop {
-        serve_subscription(&answers, subscription).await;
+        serve_subscription(&server, subscription).await;
         subscription = loop {
             tokio::time::sleep(RETRY_DELAY).await;
             match relay.bus.subscribe(&subject::engine(&relay.own), None).await {
@@ -128,7 +128,7 @@ pub async fn serve(sessions: Arc<Sessions>, relay: Relay, mut subscription: Subs
     }
 }
 
-async fn serve_subscription(answers: &Arc<Answers>, mut subscription: Subscription) {
+async fn serve_subscription(server: &Arc<RelayServer>, mut subscription: Subscription) {
     let polls = Arc::new(Semaphore::new(POLLS_MAX));
     let others = Arc::new(Semaphore::new(REQUESTS_MAX));
     let mut sweep = tokio::time::interval(FORGOTTEN_AFTER / 4);
@@ -136,7 +136,7 @@ async fn serve_subscription(answers: &Arc<Answers>, mut subscription: Subscripti
         let incoming = tokio::select! {
             incoming = subscription.next() => incoming,
             _ = sweep.tick() => {
-                answers.sweep(Instant::now());
+                server.sweep(Instant::now());
                 continue;
             }
         };
@@ -151,16 +151,16 @@ async fn serve_subscription(answers: &Arc<Answers>, mut subscription: Subscripti
         };
         let permits = if matches!(request.body, Some(Body::Poll(_))) { &polls } else { &others };
         let Ok(permit) = permits.clone().acquire_owned().await else { return };
-        let answers = answers.clone();
+        let server = server.clone();
         tokio::spawn(async move {
-            let body = Some(answers.answer(request).await);
+            let body = Some(server.answer(request).await);
             reply.send(RelayReply { body }.encode_to_vec().into());
             drop(permit);
         });
     }
 }
 
-impl Answers {
+impl RelayServer {
     async fn answer(&self, request: RelayRequest) -> Reply {
         let Some(handle) = self.sessions.find(&request.sid) else {
             // The session is over, but its last answer may be requested again.
@@ -196,8 +196,10 @@ impl Answers {
     }
 
     fn repeated(&self, sid: &str, request: u64) -> Option<Reply> {
-        match self.polls.lock().held.get(sid) {
-            Some(Held { request: known, poll: Poll::Answered(reply), .. }) if *known == request => {
+        match self.polls.lock().kept.get(sid) {
+            Some(KeptPoll { request: known, poll: RelayedPoll::Answered(reply), .. })
+                if *known == request =>
+            {
                 Some(reply.clone())
             }
             _ => None,
@@ -207,21 +209,21 @@ impl Answers {
     async fn poll(&self, handle: &Handle, sid: String, request: u64, wait: Duration) -> Reply {
         let waiting = {
             let mut polls = self.polls.lock();
-            match polls.held.get_mut(&sid).filter(|held| held.request == request) {
-                Some(held) => {
-                    held.touched = Instant::now();
-                    match std::mem::replace(&mut held.poll, Poll::Awaited) {
-                        Poll::Awaited => None,
-                        Poll::Answered(reply) => {
-                            held.poll = Poll::Answered(reply.clone());
+            match polls.kept.get_mut(&sid).filter(|kept| kept.request == request) {
+                Some(kept) => {
+                    kept.touched = Instant::now();
+                    match std::mem::replace(&mut kept.poll, RelayedPoll::Awaited) {
+                        RelayedPoll::Awaited => None,
+                        RelayedPoll::Answered(reply) => {
+                            kept.poll = RelayedPoll::Answered(reply.clone());
                             return reply;
                         }
-                        Poll::Waiting(receiver) => Some(Some(receiver)),
+                        RelayedPoll::Waiting(receiver) => Some(Some(receiver)),
                     }
                 }
                 None => {
                     let touched = Instant::now();
-                    polls.set(sid.clone(), Held { request, poll: Poll::Awaited, touched });
+                    polls.set(sid.clone(), KeptPoll { request, poll: RelayedPoll::Awaited, touched });
                     Some(None)
                 }
             }
@@ -240,27 +242,27 @@ impl Answers {
             return self.keep(
                 sid,
                 request,
-                Poll::Answered(Reply::Refused(RequestError::UnknownSession.number())),
+                RelayedPoll::Answered(Reply::Refused(RequestError::UnknownSession.number())),
             );
         };
         let poll = match tokio::time::timeout(wait, &mut waiting).await {
-            Err(_) => Poll::Waiting(waiting),
-            Ok(Ok(PollAnswer::Payload(payload))) => Poll::Answered(Reply::Payload(payload)),
-            Ok(Ok(PollAnswer::Refused(error))) => Poll::Answered(Reply::Refused(error.number())),
-            Ok(Err(_)) => Poll::Answered(Reply::Refused(RequestError::UnknownSession.number())),
+            Err(_) => RelayedPoll::Waiting(waiting),
+            Ok(Ok(PollAnswer::Payload(payload))) => RelayedPoll::Answered(Reply::Payload(payload)),
+            Ok(Ok(PollAnswer::Refused(error))) => RelayedPoll::Answered(Reply::Refused(error.number())),
+            Ok(Err(_)) => RelayedPoll::Answered(Reply::Refused(RequestError::UnknownSession.number())),
         };
         self.keep(sid, request, poll)
     }
 
     /// Keeps the state of a poll, unless the session has a newer poll. Returns the reply.
-    fn keep(&self, sid: String, request: u64, poll: Poll) -> Reply {
+    fn keep(&self, sid: String, request: u64, poll: RelayedPoll) -> Reply {
         let reply = match &poll {
-            Poll::Answered(reply) => reply.clone(),
-            Poll::Waiting(_) | Poll::Awaited => Reply::Waiting(true),
+            RelayedPoll::Answered(reply) => reply.clone(),
+            RelayedPoll::Waiting(_) | RelayedPoll::Awaited => Reply::Waiting(true),
         };
         let mut polls = self.polls.lock();
-        if polls.held.get(&sid).is_some_and(|held| held.request == request) {
-            polls.set(sid, Held { request, poll, touched: Instant::now() });
+        if polls.kept.get(&sid).is_some_and(|kept| kept.request == request) {
+            polls.set(sid, KeptPoll { request, poll, touched: Instant::now() });
         }
         reply
     }
@@ -272,7 +274,7 @@ impl Answers {
             if bodies.len() >= BODIES_MAX && post.parts > 1 {
                 return Err(RequestError::BadRequest);
             }
-            let parts = Parts { request, next: 0, body: Vec::new(), touched: Instant::now() };
+            let parts = BodyParts { request, next: 0, body: Vec::new(), touched: Instant::now() };
             bodies.insert(sid.into(), parts);
         }
         let known = bodies.get_mut(sid).filter(|parts| parts.request == request && parts.next == post.index);
@@ -302,24 +304,24 @@ impl Answers {
 mod tests {
     use super::*;
 
-    fn answered(bytes: usize, touched: Instant) -> Held {
-        Held { request: 1, poll: Poll::Answered(Reply::Payload("x".repeat(bytes))), touched }
+    fn answered(bytes: usize, touched: Instant) -> KeptPoll {
+        KeptPoll { request: 1, poll: RelayedPoll::Answered(Reply::Payload("x".repeat(bytes))), touched }
     }
 
     #[test]
     fn the_oldest_answers_are_dropped_above_the_bound() {
         let (mut polls, started) = (Polls::default(), Instant::now());
         let at = |second| started + Duration::from_secs(second);
-        polls.set("waits".into(), Held { request: 1, poll: Poll::Awaited, touched: started });
+        polls.set("waits".into(), KeptPoll { request: 1, poll: RelayedPoll::Awaited, touched: started });
         for second in 0..5 {
             polls.set(format!("s{second}"), answered(KEPT_BYTES_MAX / 4, at(second)));
         }
-        let mut left: Vec<&str> = polls.held.keys().map(String::as_str).collect();
+        let mut left: Vec<&str> = polls.kept.keys().map(String::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["s3", "s4", "waits"]);
         assert_eq!(polls.bytes, KEPT_BYTES_MAX / 2);
         polls.set("s4".into(), answered(1, at(4)));
         polls.sweep(at(13));
-        assert_eq!((polls.held.len(), polls.bytes), (2, 1), "s3 must be dropped and the waiting poll kept");
+        assert_eq!((polls.kept.len(), polls.bytes), (2, 1), "s3 must be dropped and the waiting poll kept");
     }
 }

@@ -1,10 +1,10 @@
 //! The HTTP routes: WebSocket upgrades, probes, metrics, web pages and the REST API.
 
-use crate::access::admission::{ConnectionPermit, Turned};
+use crate::access::admission::{AdmissionError, ConnectionPermit};
 use crate::access::auth::{Identity, TokenError};
 use crate::http::listen::Peer;
 use crate::http::upgrade::{self, accept_key, is_upgrade, protocols};
-use crate::native::{self, Arrival};
+use crate::native::{self, Authentication};
 use crate::shared::Shared;
 use crate::socketio::{self, Path};
 use crate::{http::page, metrics, rest};
@@ -108,7 +108,9 @@ async fn native_with_token(
 
 async fn native(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     let token = bearer(request.headers()).or_else(|| protocol_token(request.headers()));
-    upgrade(shared, request, |shared| token.map_or(Arrival::Anonymous, |token| verified(shared, &token)))
+    upgrade(shared, request, |shared| {
+        token.map_or(Authentication::Anonymous, |token| verified(shared, &token))
+    })
 }
 
 #[derive(Deserialize)]
@@ -127,14 +129,14 @@ async fn native_as(
         Err(error) => return rest::error_response(&Failure::invalid_payload(error.to_string())),
     };
     upgrade(shared, request, |_| {
-        Arrival::Identified(Box::new(Identity::unverified(user, query.name.as_deref())))
+        Authentication::Identified(Box::new(Identity::unverified(user, query.name.as_deref())))
     })
 }
 
-fn verified(shared: &Shared, token: &str) -> Arrival {
+fn verified(shared: &Shared, token: &str) -> Authentication {
     match shared.verifier.verify(token) {
-        Ok(identity) => Arrival::Identified(Box::new(identity)),
-        Err(error) => Arrival::Refused(error),
+        Ok(identity) => Authentication::Identified(Box::new(identity)),
+        Err(error) => Authentication::Refused(error),
     }
 }
 
@@ -150,7 +152,11 @@ fn protocol_token(headers: &HeaderMap) -> Option<String> {
 }
 
 /// Answers a WebSocket handshake and serves the connection in a task of its own.
-fn upgrade(shared: Arc<Shared>, request: Request, arrival: impl FnOnce(&Shared) -> Arrival) -> Response {
+fn upgrade(
+    shared: Arc<Shared>,
+    request: Request,
+    authentication: impl FnOnce(&Shared) -> Authentication,
+) -> Response {
     let headers = request.headers();
     if !is_upgrade(headers) {
         let mut response = rest::error_response(&Failure::invalid_payload(
@@ -170,13 +176,14 @@ fn upgrade(shared: Arc<Shared>, request: Request, arrival: impl FnOnce(&Shared) 
         Ok(permit) => permit,
         Err(response) => return *response,
     };
-    let arrival = arrival(&shared);
-    let starting = matches!(arrival, Arrival::Identified(_)).then(|| shared.admission.count_starting());
-    if matches!(arrival, Arrival::Refused(TokenError::Invalid | TokenError::Expired)) {
+    let authentication = authentication(&shared);
+    let starting =
+        matches!(authentication, Authentication::Identified(_)).then(|| shared.admission.count_starting());
+    if matches!(authentication, Authentication::Refused(TokenError::Invalid | TokenError::Expired)) {
         metrics::REFUSED.inc();
     }
     upgrade::switch(request, accept, subprotocol, async move |stream, leftover| {
-        native::serve(shared, stream, leftover, arrival, starting).await;
+        native::serve(shared, stream, leftover, authentication, starting).await;
         drop(permit);
     })
 }
@@ -198,22 +205,24 @@ pub fn admit(shared: &Shared, request: &Request) -> Result<ConnectionPermit, Box
     let Some(Peer(peer)) = request.extensions().get::<Peer>().copied() else {
         return Err(Box::new(StatusCode::INTERNAL_SERVER_ERROR.into_response()));
     };
-    shared.admission.admit(request.headers(), peer).map_err(|turned| {
+    shared.admission.admit(request.headers(), peer).map_err(|error| {
         metrics::REFUSED.inc();
-        let failure = match turned {
-            Turned::Origin => Failure::new(ErrorCode::Forbidden, "pages of this origin may not connect"),
-            Turned::Address(wait_ms) => {
+        let failure = match error {
+            AdmissionError::Origin => {
+                Failure::new(ErrorCode::Forbidden, "pages of this origin may not connect")
+            }
+            AdmissionError::Address(wait_ms) => {
                 Failure::new(ErrorCode::RateLimited, "too many connections from this address")
                     .retry_after(wait_ms)
             }
-            Turned::Busy => {
+            AdmissionError::Busy => {
                 let after_ms = BEGINNING_RETRY_MS + crate::random_below(BEGINNING_RETRY_MS);
                 unavailable("many clients connect to this gateway now: try again", after_ms)
             }
-            Turned::Full => unavailable("this gateway has as many connections as it takes", 5_000),
+            AdmissionError::Full => unavailable("this gateway has as many connections as it takes", 5_000),
         };
         let mut response = rest::error_response(&failure);
-        if turned == Turned::Full {
+        if error == AdmissionError::Full {
             response.headers_mut().entry(RETRY_AFTER).or_insert(axum::http::HeaderValue::from_static("5"));
         }
         Box::new(response)

@@ -5,10 +5,10 @@ mod owner;
 
 use self::owner::Owner;
 use crate::connection::outgoing::Outgoing;
-use crate::connection::{Connection, Speaks};
+use crate::connection::{ClientProtocol, Connection};
 use crate::delivery::dialect::{CommandOrigin, Namespace};
-use crate::session::join::{self, Entered, Request};
-use crate::session::{Done, Session};
+use crate::session::join::{self, Entered, JoinRequest};
+use crate::session::{Session, WorkResult};
 use crate::shared::Shared;
 use bytes::Bytes;
 use carillon_proto::dialect::socketio::vocabulary::{Verb, Vocabulary};
@@ -155,11 +155,16 @@ impl World {
         let number = self.connections.fetch_add(1, Ordering::Relaxed);
         let user = UserId::parse(user).expect("valid");
         let name = user.as_str().into();
-        Arc::new(Connection::new(number, user, name, Speaks::Native, Arc::new(Outgoing::default())))
+        Arc::new(Connection::new(number, user, name, ClientProtocol::Native, Arc::new(Outgoing::default())))
     }
 
-    fn request(&self, connection: &Arc<Connection>, authority: Authority, after_seq: Option<u64>) -> Request {
-        Request {
+    fn request(
+        &self,
+        connection: &Arc<Connection>,
+        authority: Authority,
+        after_seq: Option<u64>,
+    ) -> JoinRequest {
+        JoinRequest {
             shared: self.shared.clone(),
             connection: connection.clone(),
             conversation: id("room"),
@@ -172,7 +177,7 @@ impl World {
 
     async fn join(&self, connection: &Arc<Connection>, authority: Authority) -> Option<Entered> {
         match self.request(connection, authority, None).run().await {
-            Done::Entered(entered) => Some(entered),
+            WorkResult::Entered(entered) => Some(entered),
             _ => None,
         }
     }
@@ -351,7 +356,7 @@ async fn a_user_removed_while_joining_is_refused() {
     eventually("ann hears it", || heard(&ann).contains("participant_left")).await;
     world.presence.waits.store(false, Ordering::Relaxed);
     let done = joining.await.expect("no panic");
-    assert!(matches!(done, Done::Told));
+    assert!(matches!(done, WorkResult::Told));
     let told = heard(&eve);
     assert!(told.contains("forbidden") && !told.contains("conversation_joined"), "{told}");
     world.event(message("secret")).await;
@@ -382,7 +387,7 @@ async fn a_removed_user_gets_a_notice_that_the_subscription_ended() {
         let identity = crate::access::auth::Identity::unverified(bob.user.clone(), None);
         let mut session = Session::new(world.shared.clone(), bob.clone(), identity);
         let request =
-            Request { origin: origin(dialect), ..world.request(&bob, Authority::Participant, None) };
+            JoinRequest { origin: origin(dialect), ..world.request(&bob, Authority::Participant, None) };
         session.done(request.run().await);
         world.event(message("for bob")).await;
         world.event(removal("bob")).await;

@@ -2,7 +2,7 @@
 //! connected here.
 
 use super::seen_after;
-use crate::connection::{Connection, Speaks};
+use crate::connection::{ClientProtocol, Connection};
 use crate::delivery::hub::{Room, Seen};
 use crate::sync::Mutex;
 use carillon_proto::id::UserId;
@@ -30,7 +30,7 @@ struct SeenFrom {
 type Lobby = HashMap<UserId, Vec<Arc<Connection>>>;
 
 fn is_native(connection: &&Arc<Connection>) -> bool {
-    connection.speaks == Speaks::Native
+    connection.protocol == ClientProtocol::Native
 }
 
 /// The result of a connection's entering the lobby.

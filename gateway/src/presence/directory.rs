@@ -73,7 +73,7 @@ const SENT_MAX: usize = 16;
 const SENT_MS: u64 = 30_000;
 
 /// A message that was sent to this gateway.
-struct Sent {
+struct SentMessage {
     conversation: ConversationId,
     client_id: Box<str>,
     at_ms: u64,
@@ -84,7 +84,7 @@ struct LocalUser {
     sessions: Vec<LocalSession>,
     buckets: [Bucket; 4],
     /// Newest last.
-    sent: VecDeque<Sent>,
+    sent: VecDeque<SentMessage>,
     /// New connections that wait until the user has fewer sessions.
     waiting: u32,
 }
@@ -110,12 +110,12 @@ impl LocalUser {
 }
 
 /// A new connection that waits until its user has fewer sessions. Dropping it ends the waiting.
-pub struct Waiting<'a> {
+pub struct WaitingConnection<'a> {
     directory: &'a Directory,
     user: UserId,
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for WaitingConnection<'_> {
     fn drop(&mut self) {
         if let Some(local) = self.directory.0.lock().get_mut(&self.user) {
             local.waiting -= 1;
@@ -195,14 +195,14 @@ impl Directory {
 
     /// Registers a new connection as waiting for a place. `None` if as many already wait as the user may have
     /// connections.
-    pub fn wait(&self, user: &UserId, limit: u32) -> Option<Waiting<'_>> {
+    pub fn wait(&self, user: &UserId, limit: u32) -> Option<WaitingConnection<'_>> {
         let mut users = self.0.lock();
         let local = users.entry(user.clone()).or_default();
         if local.waiting >= limit {
             return None;
         }
         local.waiting += 1;
-        Some(Waiting { directory: self, user: user.clone() })
+        Some(WaitingConnection { directory: self, user: user.clone() })
     }
 
     /// Remembers a message that a connected user sends.
@@ -214,7 +214,7 @@ impl Directory {
             local.sent.pop_front();
         }
         let (conversation, client_id) = (conversation.clone(), client_id.into());
-        local.sent.push_back(Sent { conversation, client_id, at_ms: now_ms });
+        local.sent.push_back(SentMessage { conversation, client_id, at_ms: now_ms });
     }
 
     /// The client ids of a user's messages to a conversation that may still be under way.

@@ -11,7 +11,7 @@ pub use acquaintances::{Refreshing, refresh};
 pub use audience::{Audience, EnteredLobby, EnteredRoom};
 pub use shard::{ShardHandle, ShardTask, shard};
 
-use crate::connection::{Connection, Speaks};
+use crate::connection::{ClientProtocol, Connection};
 use crate::core::outbox::Urgency;
 use crate::delivery::dialect;
 use crate::delivery::hub::{Room, Seen};
@@ -26,7 +26,7 @@ use std::sync::Arc;
 
 /// The answer of presence to a session that starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Admission {
+pub enum SessionAdmission {
     /// The session counts among its user's connections.
     Admitted,
     /// The user has as many connections as allowed.
@@ -37,7 +37,7 @@ impl Shared {
     /// Announces a session, which counts among its user's connections until [`Shared::end_session`]. It is refused if
     /// the user has `limit` connections already; 0 for no limit. If no presence-worker answers, the session is
     /// admitted.
-    pub async fn start_session(&self, session: LocalSession, limit: u32) -> Admission {
+    pub async fn start_session(&self, session: LocalSession, limit: u32) -> SessionAdmission {
         let started = Change::SessionStarted(session.started(limit));
         let connection = session.connection.clone();
         self.directory.add(session);
@@ -45,9 +45,9 @@ impl Shared {
             Some(Outcome::Done(false)) => {
                 // A snapshot sent meanwhile may have announced the session.
                 self.end_session(&connection);
-                Admission::TooMany
+                SessionAdmission::TooMany
             }
-            _ => Admission::Admitted,
+            _ => SessionAdmission::Admitted,
         }
     }
 
@@ -147,15 +147,15 @@ impl Shared {
         if hearers.is_empty() {
             return;
         }
-        let mut made: Vec<(Speaks, Bytes)> = Vec::new();
+        let mut made: Vec<(ClientProtocol, Bytes)> = Vec::new();
         for connection in hearers.iter().filter(|connection| connection.hears_presence()) {
-            let known = made.iter().position(|(speaks, _)| *speaks == connection.speaks);
+            let known = made.iter().position(|(protocol, _)| *protocol == connection.protocol);
             let index = known.unwrap_or_else(|| {
-                let namespace = match connection.speaks {
-                    Speaks::Native => None,
-                    Speaks::SocketIo(namespace) => Some(namespace),
+                let namespace = match connection.protocol {
+                    ClientProtocol::Native => None,
+                    ClientProtocol::SocketIo(namespace) => Some(namespace),
                 };
-                made.push((connection.speaks, dialect::presence(namespace, presence)));
+                made.push((connection.protocol, dialect::presence(namespace, presence)));
                 made.len() - 1
             });
             connection.offer(&made[index].1, Urgency::Presence);

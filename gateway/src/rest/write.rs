@@ -4,7 +4,7 @@ use super::caller::Right;
 use crate::presence::directory::Action;
 use crate::session::made_client_id;
 use crate::shared::Shared;
-use crate::workers::pending::Key;
+use crate::workers::pending::CommandKey;
 use carillon_proto::code::{ErrorCode, Failure};
 use carillon_proto::id::{ConversationId, UserId};
 use carillon_proto::wire::{self, command::Body};
@@ -33,7 +33,7 @@ impl Shared {
         if let (Some(user), Body::SendMessage(_)) = (write.actor, &write.body) {
             self.directory.note_sent(user, write.conversation, &client_id, steady_ms());
         }
-        let key = Key {
+        let key = CommandKey {
             conversation: write.conversation.clone(),
             actor: write.actor.cloned(),
             client_id: client_id.clone(),

@@ -1,6 +1,6 @@
 //! How a session's members that fell behind catch up from their cursors.
 
-use super::{Cursor, Done, Session, Work};
+use super::{PageCursor, Session, Work, WorkResult};
 use crate::core::outbox::Urgency;
 use crate::core::topic::{CatchUp, Slot};
 use crate::delivery::dialect::Dialect;
@@ -40,7 +40,7 @@ impl Session {
                         if page.as_ref().map_or(true, |events| events.is_empty()) {
                             tokio::time::sleep(RETRY_DELAY).await;
                         }
-                        Done::Page(Cursor { room, dialect, slot, after_seq }, page)
+                        WorkResult::Page(PageCursor { room, dialect, slot, after_seq }, page)
                     }));
                 }
             }
@@ -70,7 +70,7 @@ impl Session {
     /// Queues a page for the member that it was read for, if the member's cursor has not moved since. Otherwise the
     /// member left, was removed or joined again at another seq, and the page is dropped. Events above the user's
     /// removal are left out.
-    pub(super) fn queue_page(&self, cursor: &Cursor, page: Page) {
+    pub(super) fn queue_page(&self, cursor: &PageCursor, page: Page) {
         let Ok(events) = page else { return };
         let mut state = cursor.room.lock();
         if !state.is_slot_of(cursor.slot, &self.connection, cursor.dialect)

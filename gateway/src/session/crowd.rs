@@ -5,7 +5,7 @@
 use crate::connection::{Connection, Signal};
 use crate::core::probe::{Probe, Verdict};
 use crate::metrics;
-use crate::presence::Admission;
+use crate::presence::SessionAdmission;
 use crate::presence::directory::LocalSession;
 use crate::shared::Shared;
 use carillon_proto::code::Close;
@@ -23,15 +23,18 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
 impl Shared {
     /// Announces a session as [`Shared::start_session`] does. If the user has too many, it waits for a place.
-    pub async fn find_place(&self, session: LocalSession, limit: u32) -> Admission {
+    pub async fn find_place(&self, session: LocalSession, limit: u32) -> SessionAdmission {
         let mut admission = self.start_session(session.clone(), limit).await;
-        if admission == Admission::Admitted {
+        if admission == SessionAdmission::Admitted {
             return admission;
         }
         let user = session.connection.user.clone();
         let waiting = self.directory.wait(&user, limit);
         let deadline = Instant::now() + if waiting.is_some() { WAIT } else { LOOK_INTERVAL };
-        while admission == Admission::TooMany && Instant::now() < deadline && !self.draining.is_cancelled() {
+        while admission == SessionAdmission::TooMany
+            && Instant::now() < deadline
+            && !self.draining.is_cancelled()
+        {
             sleep(LOOK_INTERVAL).await;
             admission = self.start_session(session.clone(), limit).await;
         }

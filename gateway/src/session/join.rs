@@ -7,7 +7,7 @@ use crate::core::tracker::Tracker;
 use crate::delivery::dialect::{CommandOrigin, Dialect};
 use crate::delivery::hub::{Room, RoomState, Seen};
 use crate::session::recovery::tell_pending;
-use crate::session::{Done, reply_to};
+use crate::session::{WorkResult, reply_to};
 use crate::shared::Shared;
 use carillon_proto::code::{Close, ErrorCode, Failure};
 use carillon_proto::dialect::socketio::vocabulary::Vocabulary;
@@ -41,7 +41,7 @@ struct Recorded {
 }
 
 /// A join that is under way.
-pub struct Request {
+pub struct JoinRequest {
     /// The gateway.
     pub shared: Arc<Shared>,
     /// The connection that joins.
@@ -58,20 +58,20 @@ pub struct Request {
     pub origin: CommandOrigin,
 }
 
-impl Request {
+impl JoinRequest {
     /// Joins, and queues the reply or the refusal.
-    pub async fn run(self) -> Done {
+    pub async fn run(self) -> WorkResult {
         let held = self.shared.hold(&self.conversation);
         let entered = match self.register(&held.room).await {
             Ok(since) => self.enter(&held.room, since).await,
             Err(failure) => Err(failure),
         };
         match entered {
-            Ok(entered) => Done::Entered(entered),
+            Ok(entered) => WorkResult::Entered(entered),
             Err(failure) => {
                 crate::metrics::ERRORS.inc();
                 self.refuse(failure);
-                Done::Told
+                WorkResult::Told
             }
         }
     }

@@ -1,6 +1,6 @@
 //! A session's subscriptions: how they begin, end, and are given back.
 
-use super::{Done, Joined, MemberSlot, Session};
+use super::{JoinedConversation, MemberSlot, Session, WorkResult};
 use crate::connection::Signal;
 use crate::core::outbox::Urgency;
 use crate::delivery::dialect::Dialect;
@@ -15,7 +15,7 @@ use std::sync::Arc;
 impl Session {
     /// The session's subscriptions, each with the last seq that was queued for it.
     pub fn subscriptions(&self) -> Vec<(ConversationId, Dialect, u64)> {
-        let of = |(conversation, joined): (&ConversationId, &Joined)| {
+        let of = |(conversation, joined): (&ConversationId, &JoinedConversation)| {
             let state = joined.room.lock();
             let cursor = |member: &MemberSlot| {
                 let ours = state.is_slot_of(member.slot, &self.connection, member.dialect);
@@ -35,10 +35,10 @@ impl Session {
     }
 
     /// Applies the result of [`Work`].
-    pub fn done(&mut self, done: Done) {
+    pub fn done(&mut self, done: WorkResult) {
         match done {
-            Done::Told => {}
-            Done::Entered(Entered { room, dialect, slot }) => {
+            WorkResult::Told => {}
+            WorkResult::Entered(Entered { room, dialect, slot }) => {
                 if !room.lock().is_slot_of(slot, &self.connection, dialect) {
                     // The subscription has ended meanwhile. A signal reports that.
                     return;
@@ -46,7 +46,8 @@ impl Session {
                 // It may be behind from the start, or have fallen behind before this session knew its slot.
                 self.fell_behind(room.clone());
                 let conversation = room.conversation.clone();
-                let new = || Joined { room: room.clone(), members: SmallVec::new(), typing: false };
+                let new =
+                    || JoinedConversation { room: room.clone(), members: SmallVec::new(), typing: false };
                 let joined = self.joined.entry(conversation.clone()).or_insert_with(new);
                 joined.room = room;
                 match joined.members.iter_mut().find(|member| member.dialect == dialect) {
@@ -59,8 +60,8 @@ impl Session {
                     self.end_subscription(&conversation);
                 }
             }
-            Done::Page(cursor, page) => self.queue_page(&cursor, page),
-            Done::Watched(users) => self.watched.extend(users),
+            WorkResult::Page(cursor, page) => self.queue_page(&cursor, page),
+            WorkResult::Watched(users) => self.watched.extend(users),
         }
     }
 
@@ -126,7 +127,7 @@ impl Session {
     /// Ends the session and gives back everything that it holds.
     pub fn end(mut self) {
         self.shared.end_recovery(&self.connection, self.said_goodbye);
-        for (_, Joined { room, members, typing }) in self.joined.drain() {
+        for (_, JoinedConversation { room, members, typing }) in self.joined.drain() {
             if typing {
                 self.shared.end_typing(&room, &self.connection.user, true);
             }

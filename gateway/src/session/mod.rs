@@ -29,7 +29,7 @@ use crate::presence::directory::Action;
 use crate::session::join::Entered;
 use crate::shared::Shared;
 use crate::wall;
-use crate::workers::pending::{Key, Sender};
+use crate::workers::pending::{CommandKey, Sender};
 use carillon_proto::code::{ErrorCode, Failure};
 use carillon_proto::command::{Command, HistoryFrom, Send};
 use carillon_proto::event::Reply;
@@ -49,10 +49,10 @@ const REBASE_RETRY_MS: u64 = 30_000;
 const CURSOR_REFUSAL_MS: u64 = 60_000;
 
 /// A step that waits for an answer from another service.
-pub type Work = Pin<Box<dyn Future<Output = Done> + std::marker::Send>>;
+pub type Work = Pin<Box<dyn Future<Output = WorkResult> + std::marker::Send>>;
 
 /// The member for which a page is read, and the seq after which it is read.
-pub struct Cursor {
+pub struct PageCursor {
     room: Arc<Room>,
     dialect: Dialect,
     slot: Slot,
@@ -60,11 +60,11 @@ pub struct Cursor {
 }
 
 /// The result of [`Work`].
-pub enum Done {
+pub enum WorkResult {
     /// A conversation was joined.
     Entered(Entered),
     /// A page was read for a member that is behind.
-    Page(Cursor, Page),
+    Page(PageCursor, Page),
     /// These users are watched now.
     Watched(Vec<UserId>),
     /// Nothing is left to do: the client has its answer.
@@ -78,13 +78,13 @@ struct MemberSlot {
 }
 
 /// A joined conversation. Most clients join it in one vocabulary.
-struct Joined {
+struct JoinedConversation {
     room: Arc<Room>,
     members: SmallVec<[MemberSlot; 1]>,
     typing: bool,
 }
 
-impl Joined {
+impl JoinedConversation {
     fn slot(&self, dialect: Dialect) -> Option<Slot> {
         self.members.iter().find(|member| member.dialect == dialect).map(|member| member.slot)
     }
@@ -97,7 +97,7 @@ pub struct Session {
     pub connection: Arc<Connection>,
     /// The user, and what the user's token allows.
     pub identity: Identity,
-    joined: HashMap<ConversationId, Joined>,
+    joined: HashMap<ConversationId, JoinedConversation>,
     watched: HashSet<UserId>,
     behind: Vec<Arc<Room>>,
     /// When the last `rate_limited` error for cursors was sent.
@@ -137,7 +137,7 @@ impl Session {
         let (shared, connection) = (self.shared.clone(), self.connection.clone());
         Some(Box::pin(async move {
             shared.rebase_recovery(&connection).await;
-            Done::Told
+            WorkResult::Told
         }))
     }
 
@@ -289,7 +289,7 @@ impl Session {
             let message = format!("a connection may join at most {JOINED_CONVERSATIONS_MAX} conversations");
             return Err(Failure::new(ErrorCode::TooLarge, message));
         }
-        let request = join::Request {
+        let request = join::JoinRequest {
             shared: self.shared.clone(),
             connection: self.connection.clone(),
             conversation,
@@ -321,7 +321,7 @@ impl Session {
             }
             shared.recovery_leaves(&connection, &conversation, origin.dialect()).await;
             reply_to(&connection, &Reply::Left { conversation }, &origin);
-            Done::Told
+            WorkResult::Told
         })
     }
 
@@ -335,7 +335,7 @@ impl Session {
         let client_id = send.client_id.map_or_else(made_client_id, |id| id.to_string());
         self.shared.directory.note_sent(&self.identity.user, &send.conversation, &client_id, steady_ms());
         let waiting = Sender { connection: self.connection.clone(), origin, gave_client_id };
-        let key = Key {
+        let key = CommandKey {
             conversation: send.conversation.clone(),
             actor: Some(self.identity.user.clone()),
             client_id: client_id.clone(),
@@ -365,7 +365,7 @@ impl Session {
         Ok(())
     }
 
-    fn joined_room(&self, conversation: &ConversationId) -> Result<&Joined, Failure> {
+    fn joined_room(&self, conversation: &ConversationId) -> Result<&JoinedConversation, Failure> {
         let message = "join the conversation first";
         self.joined.get(conversation).ok_or_else(|| Failure::new(ErrorCode::Forbidden, message))
     }
@@ -434,7 +434,7 @@ impl Session {
                 Err(failure) => Reply::Error(failure),
             };
             reply_to(&connection, &reply, &origin);
-            Done::Told
+            WorkResult::Told
         }))
     }
 }

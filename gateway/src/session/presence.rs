@@ -1,6 +1,6 @@
 //! What a session receives about other users: the first frame, status and watches.
 
-use super::{Done, Session, Work, reply_to, tell_first};
+use super::{Session, Work, WorkResult, reply_to, tell_first};
 use crate::connection::Connection;
 use crate::delivery::dialect::CommandOrigin;
 use crate::shared::Shared;
@@ -61,7 +61,7 @@ impl Session {
             };
             users.extend(hidden.iter().map(|user| unknown_presence(user.as_str())));
             reply_to(&connection, &Reply::OnlineStatus { users }, &origin);
-            if watch { Done::Watched(visible) } else { Done::Told }
+            if watch { WorkResult::Watched(visible) } else { WorkResult::Told }
         })
     }
 

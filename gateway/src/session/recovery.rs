@@ -2,7 +2,7 @@
 //! presence-worker, so that another gateway finds them when this one is dead
 //! (`docs/decisions/0009-recovery-is-a-record-and-an-offset.md`).
 
-use crate::connection::{Connection, Signal, Speaks};
+use crate::connection::{ClientProtocol, Connection, Signal};
 use crate::core::outbox::Urgency;
 use crate::core::tracker::Tracker;
 use crate::delivery::dialect::{Dialect, Namespace, packets};
@@ -102,7 +102,7 @@ fn kept(session: u64, record: &RecoveryRecord, bases: Vec<RecoveryBase>) -> Opti
 /// change. A client that returns with this offset is recovered if the record has the change by then, and otherwise
 /// starts over.
 pub fn tell_pending(connection: &Connection) {
-    if let Speaks::SocketIo(namespace) = connection.speaks {
+    if let ClientProtocol::SocketIo(namespace) = connection.protocol {
         connection.offer(&packets(namespace, &[vocabulary::recovery_pending()]), Urgency::Reply);
     }
 }

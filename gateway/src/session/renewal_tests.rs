@@ -1,7 +1,7 @@
 //! Tests that renew a token while a join is under way. They call the session's own functions in the possible orders.
 
 use super::*;
-use crate::connection::Speaks;
+use crate::connection::ClientProtocol;
 use crate::connection::outgoing::Outgoing;
 use carillon_proto::dialect::socketio::vocabulary::Vocabulary;
 use carillon_proto::subject;
@@ -54,7 +54,7 @@ async fn gateway(tasks: &mut JoinSet<()>) -> Arc<Shared> {
 fn session(shared: &Arc<Shared>, identity: Identity) -> Session {
     let (user, name) = (identity.user.clone(), identity.name.clone());
     let outgoing = Arc::new(Outgoing::default());
-    let connection = Arc::new(Connection::new(1, user, name, Speaks::Native, outgoing));
+    let connection = Arc::new(Connection::new(1, user, name, ClientProtocol::Native, outgoing));
     Session::new(shared.clone(), connection, identity)
 }
 

@@ -1,6 +1,6 @@
 //! Frames to one connection: replies to its commands, and what the gateway sends of its own accord.
 
-use crate::connection::{Connection, Speaks};
+use crate::connection::{ClientProtocol, Connection};
 use crate::core::outbox::Urgency;
 use crate::delivery::dialect::CommandOrigin;
 use carillon_proto::dialect::socketio::vocabulary::{Verb, Vocabulary};
@@ -26,9 +26,9 @@ pub fn tell_first(connection: &Connection, reply: &Reply) {
 }
 
 fn unprompted_origin(connection: &Connection) -> CommandOrigin {
-    match connection.speaks {
-        Speaks::Native => CommandOrigin::NATIVE,
-        Speaks::SocketIo(namespace) => {
+    match connection.protocol {
+        ClientProtocol::Native => CommandOrigin::NATIVE,
+        ClientProtocol::SocketIo(namespace) => {
             CommandOrigin::Event { vocabulary: Vocabulary::Ring, namespace, verb: Verb::Unknown, ack: None }
         }
     }
@@ -47,7 +47,7 @@ mod tests {
     fn the_first_frame_goes_before_all_that_is_queued() {
         let user = UserId::parse("ann").expect("valid");
         let connection =
-            Connection::new(1, user, "ann".into(), Speaks::Native, Arc::new(Outgoing::default()));
+            Connection::new(1, user, "ann".into(), ClientProtocol::Native, Arc::new(Outgoing::default()));
         tell(&connection, &Reply::Pong);
         tell_first(&connection, &Reply::OnlineUsers { users: vec!["ann".into()] });
         let sent = connection.outgoing.drain();

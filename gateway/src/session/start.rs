@@ -4,9 +4,9 @@ use super::Session;
 use super::running::RunningSession;
 use crate::access::auth::Identity;
 use crate::connection::outgoing::Outgoing;
-use crate::connection::{Connection, Speaks};
+use crate::connection::{ClientProtocol, Connection};
 use crate::metrics;
-use crate::presence::Admission;
+use crate::presence::SessionAdmission;
 use crate::presence::directory::LocalSession;
 use crate::shared::Shared;
 use carillon_proto::code::Close;
@@ -38,18 +38,18 @@ impl Claim {
 pub async fn start(
     shared: Arc<Shared>,
     mut identity: Identity,
-    speaks: Speaks,
+    protocol: ClientProtocol,
     outgoing: Arc<Outgoing>,
     claim: Claim,
 ) -> Result<RunningSession, Close> {
     // The directory keeps the profile, so the identity does not need a second copy.
     let profile = std::mem::take(&mut identity.profile);
     let id = shared.next_connection.fetch_add(1, Ordering::Relaxed) + 1;
-    let connection = Connection::new(id, identity.user.clone(), identity.name.clone(), speaks, outgoing);
+    let connection = Connection::new(id, identity.user.clone(), identity.name.clone(), protocol, outgoing);
     let connection = Arc::new(connection);
     let Claim { limit, moved_from, status } = claim;
     let session = LocalSession { connection: connection.clone(), profile, status, moved_from };
-    if Box::pin(shared.find_place(session, limit)).await == Admission::TooMany {
+    if Box::pin(shared.find_place(session, limit)).await == SessionAdmission::TooMany {
         metrics::REFUSED.inc();
         return Err(Close::TooManyConnections);
     }

@@ -3,7 +3,7 @@
 
 use super::client::{AUTHENTICATION_TIMEOUT, Client, Path, State, chordme_origin, failure_of};
 use crate::access::auth::Identity;
-use crate::connection::Speaks;
+use crate::connection::ClientProtocol;
 use crate::connection::outgoing::Outgoing;
 use crate::core::tracker::Tracker;
 use crate::delivery::dialect::{CommandOrigin, Dialect, Namespace};
@@ -69,9 +69,9 @@ struct SessionStarter {
 
 impl SessionStarter {
     async fn start(self, identity: Identity) -> Result<RunningSession, Close> {
-        let speaks = Speaks::SocketIo(self.namespace);
+        let protocol = ClientProtocol::SocketIo(self.namespace);
         let _starting = self.shared.admission.count_starting();
-        let mut running = start(self.shared, identity, speaks, self.outgoing, self.claim).await?;
+        let mut running = start(self.shared, identity, protocol, self.outgoing, self.claim).await?;
         running.session.greet().await;
         Ok(running)
     }

@@ -1,9 +1,11 @@
 //! One task per partition keeps the registration with the partition's owner equal to the rooms in the hub.
 
-use crate::core::link::{Link, Repair, Rooms};
+use crate::core::link::{Link, Repair, RoomDigest};
 use crate::delivery::hub::Room;
 use crate::shared::Shared;
-use crate::workers::registration::{Anew, Join, REGISTRATIONS_MAX, Registered, Registration, unavailable};
+use crate::workers::registration::{
+    FullRegistration, Join, REGISTRATIONS_MAX, Registration, RegistrationEffects, unavailable,
+};
 use carillon_proto::code::Failure;
 use carillon_proto::id::UserId;
 use carillon_proto::{subject, wire};
@@ -131,7 +133,7 @@ impl LinkTask {
 
     /// Serves one partition until the gateway ends.
     pub async fn run(mut self, shared: Arc<Shared>, partition: u32) {
-        let mut owner = Owner { shared, partition, link: Link::default() };
+        let mut owner = OwnerLink { shared, partition, link: Link::default() };
         let mut tick = tokio::time::interval(Duration::from_secs(1));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -155,20 +157,22 @@ impl LinkTask {
     }
 }
 
-struct Owner {
+struct OwnerLink {
     shared: Arc<Shared>,
     partition: u32,
     link: Link,
 }
 
-impl Owner {
+impl OwnerLink {
     fn heard(&mut self, heard: Heard) {
         match heard {
             Heard::Batch { epoch, number } => self.link.batch(epoch, number),
             Heard::Beat(beat) => {
                 let Shared { hub, .. } = &*self.shared;
-                let rooms =
-                    Rooms { expected: hub.expected(self.partition), any: hub.count_of(self.partition) > 0 };
+                let rooms = RoomDigest {
+                    expected: hub.expected(self.partition),
+                    any: hub.count_of(self.partition) > 0,
+                };
                 self.link.beat(steady_ms(), &beat, &rooms);
             }
             Heard::Lost => self.link.lost(),
@@ -198,7 +202,7 @@ impl Owner {
         self.serve(done).await;
     }
 
-    async fn serve(&self, done: Registered) {
+    async fn serve(&self, done: RegistrationEffects) {
         for fetch in done.fetches {
             self.shared.start_fetch(Some(fetch));
         }
@@ -244,7 +248,7 @@ impl Owner {
     async fn resync(&mut self) -> bool {
         crate::metrics::RESYNCS.inc();
         let mut finished = true;
-        let mut anew = Anew::of(&self.shared.hub, self.partition);
+        let mut anew = FullRegistration::of(&self.shared.hub, self.partition);
         while let Some(register) = anew.request() {
             let body = wire::partition_request::Body::Register(register);
             let reply = self.request(body, Instant::now() + JOIN_TIMEOUT).await;

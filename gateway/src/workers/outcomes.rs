@@ -5,7 +5,7 @@
 //! sender would wait for its timeout although its message is stored.
 
 use crate::shared::Shared;
-use crate::workers::pending::{Key, Late};
+use crate::workers::pending::{CommandKey, Late};
 use carillon_proto::partition;
 use carillon_proto::subject;
 use carillon_proto::wire::{self, partition_reply, partition_request};
@@ -41,7 +41,9 @@ pub async fn run(shared: Arc<Shared>) {
     }
 }
 
-fn asked(Late { request, key: Key { conversation, actor, client_id }, tag }: Late) -> wire::AskOutcome {
+fn asked(
+    Late { request, key: CommandKey { conversation, actor, client_id }, tag }: Late,
+) -> wire::AskOutcome {
     let actor = actor.map(|actor| actor.to_string()).unwrap_or_default();
     let (conversation, tag) = (conversation.to_string(), bytes::Bytes::copy_from_slice(&tag.0));
     wire::AskOutcome { request, conversation, actor, client_id, tag }

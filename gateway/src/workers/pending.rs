@@ -28,7 +28,7 @@ const OUTCOME_LATE: Duration = Duration::from_secs(1);
 
 /// What identifies a command for a partition's owner.
 #[derive(Debug, Clone)]
-pub struct Key {
+pub struct CommandKey {
     /// The conversation that the command is for.
     pub conversation: ConversationId,
     /// The user that sent it; `None` if a backend acts for itself.
@@ -43,7 +43,7 @@ pub struct Late {
     /// Its request number.
     pub request: u64,
     /// What identifies it.
-    pub key: Key,
+    pub key: CommandKey,
     /// The tag of the log entry in which it was published.
     pub tag: Tag,
 }
@@ -58,14 +58,14 @@ pub struct Sender {
     pub gave_client_id: bool,
 }
 
-enum Waiting {
+enum Waiter {
     Sender(Box<Sender>),
     Call(oneshot::Sender<Result<wire::Accepted, Failure>>),
 }
 
 struct Pending {
-    waiting: Waiting,
-    key: Key,
+    waiting: Waiter,
+    key: CommandKey,
     /// The tag of the log entry in which it was published; `None` until then.
     tag: Option<Tag>,
     since: Instant,
@@ -80,18 +80,18 @@ pub struct PendingCommands {
 
 impl PendingCommands {
     /// Registers a connection's command and returns its request number.
-    pub fn expect_sender(&self, sender: Sender, key: Key) -> u64 {
+    pub fn expect_sender(&self, sender: Sender, key: CommandKey) -> u64 {
         sender.connection.command_sent();
-        self.insert(Waiting::Sender(Box::new(sender)), key)
+        self.insert(Waiter::Sender(Box::new(sender)), key)
     }
 
     /// Registers a REST caller's command. Returns its request number and the receiver of the outcome.
-    pub fn expect_call(&self, key: Key) -> (u64, oneshot::Receiver<Result<wire::Accepted, Failure>>) {
+    pub fn expect_call(&self, key: CommandKey) -> (u64, oneshot::Receiver<Result<wire::Accepted, Failure>>) {
         let (sender, receiver) = oneshot::channel();
-        (self.insert(Waiting::Call(sender), key), receiver)
+        (self.insert(Waiter::Call(sender), key), receiver)
     }
 
-    fn insert(&self, waiting: Waiting, key: Key) -> u64 {
+    fn insert(&self, waiting: Waiter, key: CommandKey) -> u64 {
         let request = self.next.fetch_add(1, Ordering::Relaxed) + 1;
         self.waiting.lock().insert(request, Pending { waiting, key, tag: None, since: Instant::now() });
         request
@@ -153,10 +153,10 @@ impl PendingCommands {
 
 impl Pending {
     fn answer(self, outcome: Result<wire::Accepted, Failure>) {
-        let Key { conversation, client_id, .. } = self.key;
+        let CommandKey { conversation, client_id, .. } = self.key;
         match self.waiting {
-            Waiting::Call(sender) => drop(sender.send(outcome)),
-            Waiting::Sender(sender) => {
+            Waiter::Call(sender) => drop(sender.send(outcome)),
+            Waiter::Sender(sender) => {
                 let Sender { connection, origin, gave_client_id } = *sender;
                 let reply = match outcome {
                     Ok(_) if !origin.wants_ack(gave_client_id) => None,
@@ -181,9 +181,9 @@ impl Pending {
 mod tests {
     use super::*;
 
-    fn key(client_id: &str) -> Key {
+    fn key(client_id: &str) -> CommandKey {
         let conversation = ConversationId::parse("general").expect("valid");
-        Key { conversation, actor: None, client_id: client_id.into() }
+        CommandKey { conversation, actor: None, client_id: client_id.into() }
     }
 
     #[tokio::test]

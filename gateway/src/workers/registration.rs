@@ -35,7 +35,7 @@ pub struct Registration {
 }
 
 /// What the caller must do after a registration was answered.
-pub struct Registered {
+pub struct RegistrationEffects {
     /// Ranges of events that rooms are missing.
     pub fetches: Vec<Fetch>,
     /// Rooms whose members have queued frames to be written.
@@ -88,9 +88,9 @@ impl Registration {
     /// changes are put back to be sent again. A head goes only to the room object that was registered. A later room of
     /// the same conversation must not take it, because events above it may have been sent while the conversation was
     /// not registered.
-    pub fn answered(self, hub: &Hub, registered: Option<wire::Registered>) -> Registered {
+    pub fn answered(self, hub: &Hub, registered: Option<wire::Registered>) -> RegistrationEffects {
         let Registration { partition, joins, rooms, removed } = self;
-        let mut done = Registered { fetches: Vec::new(), touched: Vec::new() };
+        let mut done = RegistrationEffects { fetches: Vec::new(), touched: Vec::new() };
         let Some(registered) = registered else {
             hub.put_back(partition, rooms.into_keys().chain(removed));
             joins.into_iter().for_each(|join| drop(join.answer.send(Err(unavailable()))));
@@ -117,7 +117,7 @@ impl Registration {
     }
 }
 
-impl Registered {
+impl RegistrationEffects {
     fn announce(
         &mut self,
         hub: &Hub,
@@ -134,22 +134,22 @@ impl Registered {
 }
 
 /// Registers all rooms page by page. The first page replaces everything that was registered before.
-pub struct Anew {
+pub struct FullRegistration {
     pages: Vec<HashMap<ConversationId, Arc<Room>>>,
     replaced: bool,
 }
 
-impl Anew {
+impl FullRegistration {
     /// All rooms of a partition that are in the hub now. There is at least one page, so that the owner also gets an
     /// empty registration.
-    pub fn of(hub: &Hub, partition: u32) -> Anew {
+    pub fn of(hub: &Hub, partition: u32) -> FullRegistration {
         let rooms = hub.take_all(partition);
         let mut pages: Vec<HashMap<_, _>> =
             rooms.chunks(REGISTRATIONS_MAX).map(|page| page.iter().cloned().collect()).collect();
         if pages.is_empty() {
             pages.push(HashMap::new());
         }
-        Anew { pages, replaced: false }
+        FullRegistration { pages, replaced: false }
     }
 
     /// The next page, with the heads that are known here. Rooms that were closed meanwhile are left out.
@@ -167,8 +167,8 @@ impl Anew {
     }
 
     /// Applies the owner's answer to the last page.
-    pub fn answered(&mut self, hub: &Hub, registered: &wire::Registered) -> Registered {
-        let mut done = Registered { fetches: Vec::new(), touched: Vec::new() };
+    pub fn answered(&mut self, hub: &Hub, registered: &wire::Registered) -> RegistrationEffects {
+        let mut done = RegistrationEffects { fetches: Vec::new(), touched: Vec::new() };
         if let Some(page) = self.pages.pop() {
             done.announce(hub, &page, registered);
         }

@@ -3,7 +3,7 @@
 
 use crate::gate::Gate;
 use carillon_gateway::access::auth::Identity;
-use carillon_gateway::connection::Speaks;
+use carillon_gateway::connection::ClientProtocol;
 use carillon_gateway::connection::frame::{self, Body};
 use carillon_gateway::connection::outgoing::Outgoing;
 use carillon_gateway::native::Native;
@@ -41,7 +41,7 @@ pub async fn serve(
     let outgoing = Arc::new(Outgoing::default());
     let identity = Identity::unverified(user, None);
     let claim = Claim::new(&shared);
-    let running = match start(shared, identity, Speaks::Native, outgoing.clone(), claim).await {
+    let running = match start(shared, identity, ClientProtocol::Native, outgoing.clone(), claim).await {
         Ok(running) => running,
         Err(close) => return drop(client.send(Incoming::Closed(close)).await),
     };
