@@ -160,7 +160,7 @@ impl Shared {
 
     /// Applies a batch: events go to their rooms, outcomes to the commands that wait for them. Rooms whose members must
     /// be written to are added to `touched`.
-    pub fn take_batch(&self, batch: wire::Batch, touched: &mut Vec<Arc<Room>>) {
+    pub fn handle_batch(&self, batch: wire::Batch, touched: &mut Vec<Arc<Room>>) {
         metrics::EVENTS.inc_by(batch.events.len() as u64);
         for event in batch.events {
             let fetch = if event.traceparent.is_empty() {
@@ -171,11 +171,11 @@ impl Shared {
             };
             self.start_fetch(fetch);
         }
-        batch.outcomes.into_iter().for_each(|outcome| self.take_outcome(outcome));
+        batch.outcomes.into_iter().for_each(|outcome| self.handle_outcome(outcome));
     }
 
     /// Passes an outcome to the command that waits for it.
-    pub fn take_outcome(&self, outcome: wire::Outcome) {
+    pub fn handle_outcome(&self, outcome: wire::Outcome) {
         let came = match outcome.body {
             Some(Came::Accepted(accepted)) => Ok(accepted),
             Some(Came::Failure(failure)) => Err(failure.into()),

@@ -102,7 +102,7 @@ impl Admission {
         }
         let address = self.client_address(headers, peer);
         if !address.is_loopback() && !self.trusted_proxies.contains(&address) {
-            self.take(address).map_err(AdmissionError::Address)?;
+            self.try_acquire(address).map_err(AdmissionError::Address)?;
         }
         let taken = self.connections.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| {
             (self.connections_max == 0 || now < self.connections_max).then_some(now + 1)
@@ -148,7 +148,7 @@ impl Admission {
         hops.into_iter().find(|hop| !self.trusted_proxies.contains(hop)).unwrap_or(peer)
     }
 
-    fn take(&self, address: IpAddr) -> Result<(), u64> {
+    fn try_acquire(&self, address: IpAddr) -> Result<(), u64> {
         let now_ms = steady_ms();
         let mut addresses = self.addresses.lock();
         if addresses.len() >= ADDRESSES_MAX {
@@ -157,7 +157,7 @@ impl Admission {
                 addresses.clear();
             }
         }
-        addresses.entry(address).or_default().take(now_ms, self.per_ip_per_minute)
+        addresses.entry(address).or_default().try_acquire(now_ms, self.per_ip_per_minute)
     }
 }
 

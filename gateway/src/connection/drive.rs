@@ -246,7 +246,7 @@ impl<F: Framing, H: MessageHandler> Driver<'_, F, H> {
                 self.handler.binary(bytes).map_err(Some)?;
             }
             Some(Ok(Message::Ping(_))) => {
-                let allowed = self.pings.take(steady_ms(), CLIENT_PINGS_PER_MINUTE).is_ok();
+                let allowed = self.pings.try_acquire(steady_ms(), CLIENT_PINGS_PER_MINUTE).is_ok();
                 return if allowed { Ok(ControlFrame::Pong) } else { Err(Some(Close::ProtocolError)) };
             }
             Some(Ok(Message::Pong(_) | Message::Frame(_))) => {}

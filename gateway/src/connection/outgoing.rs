@@ -144,12 +144,12 @@ impl Outgoing {
         loop {
             let written = if !state.writer.is_empty() {
                 state.writer.write(socket)
-            } else if let Some(frame) = state.outbox.take_only() {
+            } else if let Some(frame) = state.outbox.pop_only() {
                 state.writer.write_one(socket, frame)
             } else if state.outbox.is_empty() {
                 return Flushed::Done;
             } else {
-                state.writer.take(state.outbox.drain());
+                state.writer.set_frames(state.outbox.drain());
                 state.writer.write(socket)
             };
             match written {

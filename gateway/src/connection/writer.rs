@@ -14,7 +14,7 @@ pub struct Writer(VecDeque<Bytes>);
 
 impl Writer {
     /// Takes frames to write. No frames may be under way.
-    pub fn take(&mut self, frames: VecDeque<Bytes>) {
+    pub fn set_frames(&mut self, frames: VecDeque<Bytes>) {
         debug_assert!(self.0.is_empty());
         crate::metrics::FRAMES_OUT.inc_by(frames.len() as u64);
         self.0 = frames;
@@ -97,7 +97,7 @@ mod tests {
             all
         });
         let mut writer = Writer::default();
-        writer.take(frames);
+        writer.set_frames(frames);
         let mut blocked = 0;
         while !writer.write(&client).expect("written") {
             blocked += 1;

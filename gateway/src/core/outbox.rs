@@ -54,7 +54,7 @@ impl Outbox {
     }
 
     /// Takes the only frame; `None` when there are several, or none.
-    pub fn take_only(&mut self) -> Option<Bytes> {
+    pub fn pop_only(&mut self) -> Option<Bytes> {
         if !self.more.is_empty() {
             return None;
         }
@@ -134,11 +134,11 @@ mod tests {
         let mut outbox = Outbox::default();
         assert_eq!(outbox.offer(&Bytes::from_static(b"a"), Urgency::Event), Some(true));
         assert_eq!(outbox.offer(&Bytes::from_static(b"b"), Urgency::Reply), Some(false));
-        assert_eq!(outbox.take_only(), None);
+        assert_eq!(outbox.pop_only(), None);
         assert_eq!(outbox.drain(), [Bytes::from_static(b"a"), Bytes::from_static(b"b")]);
-        assert_eq!(outbox.take_only(), None);
+        assert_eq!(outbox.pop_only(), None);
         assert_eq!(outbox.offer(&Bytes::from_static(b"c"), Urgency::Event), Some(true));
-        assert_eq!(outbox.take_only(), Some(Bytes::from_static(b"c")));
+        assert_eq!(outbox.pop_only(), Some(Bytes::from_static(b"c")));
         assert!(outbox.is_empty());
     }
 

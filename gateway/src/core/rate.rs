@@ -15,7 +15,7 @@ impl Bucket {
     ///
     /// # Errors
     /// The milliseconds after which one action is available.
-    pub fn take(&mut self, now_ms: u64, per_minute: u32) -> Result<(), u64> {
+    pub fn try_acquire(&mut self, now_ms: u64, per_minute: u32) -> Result<(), u64> {
         if per_minute == 0 {
             return Ok(());
         }
@@ -45,12 +45,12 @@ mod tests {
     fn the_burst_is_the_limit_and_refills_evenly() {
         let mut bucket = Bucket::default();
         for _ in 0..60 {
-            assert_eq!(bucket.take(1_000_000, 60), Ok(()));
+            assert_eq!(bucket.try_acquire(1_000_000, 60), Ok(()));
         }
-        assert_eq!(bucket.take(1_000_000, 60), Err(1_000));
-        assert_eq!(bucket.take(1_000_400, 60), Err(600));
-        assert_eq!(bucket.take(1_001_000, 60), Ok(()));
-        assert!(bucket.take(1_001_000, 60).is_err());
+        assert_eq!(bucket.try_acquire(1_000_000, 60), Err(1_000));
+        assert_eq!(bucket.try_acquire(1_000_400, 60), Err(600));
+        assert_eq!(bucket.try_acquire(1_001_000, 60), Ok(()));
+        assert!(bucket.try_acquire(1_001_000, 60).is_err());
         assert!(!bucket.is_full(1_030_000, 60));
         assert!(bucket.is_full(1_061_100, 60));
     }
@@ -58,6 +58,6 @@ mod tests {
     #[test]
     fn a_limit_of_zero_never_refuses() {
         let mut bucket = Bucket::default();
-        assert!((0..10_000).all(|_| bucket.take(5, 0).is_ok()));
+        assert!((0..10_000).all(|_| bucket.try_acquire(5, 0).is_ok()));
     }
 }

@@ -88,13 +88,13 @@ impl<R: Clone> Registry<R> {
         self.changed.insert(conversation);
     }
 
-    /// Whether so much has changed that all rooms must be registered anew, by [`Registry::take_all`].
+    /// Whether so much has changed that all rooms must be registered anew, by [`Registry::next_replacement`].
     pub fn has_overflowed(&self) -> bool {
         self.overflowed
     }
 
     /// The next registration: the conversations in `asked`, and further changed ones up to `most` conversations in all.
-    pub fn take(&mut self, asked: impl Iterator<Item = ConversationId>, most: usize) -> Changes<R> {
+    pub fn next_changes(&mut self, asked: impl Iterator<Item = ConversationId>, most: usize) -> Changes<R> {
         let mut taken: HashSet<ConversationId> = asked.collect();
         for conversation in &taken {
             self.changed.remove(conversation);
@@ -120,7 +120,7 @@ impl<R: Clone> Registry<R> {
     }
 
     /// All rooms, for a registration that replaces everything that the owner has registered.
-    pub fn take_all(&mut self) -> Vec<(ConversationId, R)> {
+    pub fn next_replacement(&mut self) -> Vec<(ConversationId, R)> {
         (self.changed, self.overflowed, self.told) = (HashSet::new(), false, Some(self.hash));
         self.rooms.iter().map(|(conversation, room)| (conversation.clone(), room.clone())).collect()
     }
@@ -149,8 +149,8 @@ mod tests {
         ConversationId::parse(text).expect("valid")
     }
 
-    fn take(registry: &mut Registry<u32>) -> (Vec<String>, Vec<String>) {
-        let Changes { add, remove } = registry.take(std::iter::empty(), usize::MAX);
+    fn next_changes(registry: &mut Registry<u32>) -> (Vec<String>, Vec<String>) {
+        let Changes { add, remove } = registry.next_changes(std::iter::empty(), usize::MAX);
         let mut added: Vec<_> = add.into_iter().map(|(conversation, _)| conversation.to_string()).collect();
         let mut removed: Vec<_> = remove.iter().map(ToString::to_string).collect();
         added.sort();
@@ -162,15 +162,15 @@ mod tests {
     fn a_room_closed_and_opened_again_is_registered() {
         let mut registry = Registry::default();
         registry.open(&id("a"), || 1);
-        assert_eq!(take(&mut registry), (vec!["a".into()], vec![]));
-        assert_eq!(take(&mut registry), (vec![], vec![]));
+        assert_eq!(next_changes(&mut registry), (vec!["a".into()], vec![]));
+        assert_eq!(next_changes(&mut registry), (vec![], vec![]));
         registry.close(&id("a"));
         registry.open(&id("a"), || 2);
-        assert_eq!(take(&mut registry), (vec!["a".into()], vec![]));
+        assert_eq!(next_changes(&mut registry), (vec!["a".into()], vec![]));
         registry.open(&id("b"), || 3);
         registry.close(&id("b"));
         registry.close(&id("a"));
-        assert_eq!(take(&mut registry), (vec![], vec!["a".into(), "b".into()]));
+        assert_eq!(next_changes(&mut registry), (vec![], vec!["a".into(), "b".into()]));
         assert_eq!(registry.expected(), Some(0));
     }
 
@@ -180,12 +180,12 @@ mod tests {
         for name in ["a", "b", "c"] {
             registry.open(&id(name), || 0);
         }
-        let changes = registry.take([id("c"), id("gone")].into_iter(), 3);
+        let changes = registry.next_changes([id("c"), id("gone")].into_iter(), 3);
         let added: BTreeSet<_> = changes.add.iter().map(|(conversation, _)| conversation.as_str()).collect();
         assert!(added.contains("c") && added.len() == 2);
         assert_eq!(changes.remove, [id("gone")]);
         assert_eq!(registry.expected(), None, "the owner lacks some changes, so no hash is expected");
-        assert_eq!(take(&mut registry).0.len(), 1);
+        assert_eq!(next_changes(&mut registry).0.len(), 1);
         assert_eq!(registry.expected(), Some(registry.hash));
     }
 
@@ -200,7 +200,7 @@ mod tests {
         }
         assert!(registry.has_overflowed() && registry.changed.len() <= CHANGES_MAX);
         assert_eq!(registry.expected(), Some(0), "the expected hash is that of the last registration");
-        assert_eq!(registry.take_all(), [(id("stays"), 0)]);
+        assert_eq!(registry.next_replacement(), [(id("stays"), 0)]);
         assert!(!registry.has_overflowed());
         assert_eq!(registry.expected(), Some(stable_hash("stays")));
     }
@@ -216,7 +216,7 @@ mod tests {
             let mut owner: BTreeSet<String> = BTreeSet::new();
             let hash = |owner: &BTreeSet<String>| owner.iter().fold(0, |hash, name| hash ^ stable_hash(name));
             let tell = |registry: &mut Registry<()>, owner: &mut BTreeSet<String>, most: usize| {
-                let Changes { add, remove } = registry.take(std::iter::empty(), most);
+                let Changes { add, remove } = registry.next_changes(std::iter::empty(), most);
                 owner.extend(add.iter().map(|(added, ())| added.to_string()));
                 owner.retain(|name| !remove.iter().any(|removed| removed.as_str() == name));
                 add.into_iter().map(|(added, ())| added).chain(remove).collect::<Vec<_>>()
@@ -233,7 +233,7 @@ mod tests {
                             registry.put_back(told.into_iter());
                         }
                     }
-                    _ => owner = registry.take_all().into_iter().map(|(told, ())| told.to_string()).collect(),
+                    _ => owner = registry.next_replacement().into_iter().map(|(told, ())| told.to_string()).collect(),
                 }
                 prop_assert!(registry.expected().is_none_or(|expected| expected == hash(&owner)));
             }

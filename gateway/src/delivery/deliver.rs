@@ -27,7 +27,9 @@ pub async fn run(shared: Arc<Shared>, mut subscription: Subscription) {
             let mut together = 0;
             while let Some(incoming) = next.take() {
                 match incoming {
-                    Incoming::Message(message) => take(&shared, message.payload, &mut touched).await,
+                    Incoming::Message(message) => {
+                        handle_message(&shared, message.payload, &mut touched).await
+                    }
                     Incoming::Lost => register_anew(&shared).await,
                 }
                 together += 1;
@@ -51,7 +53,7 @@ pub async fn to_all(shared: Arc<Shared>, mut subscription: Subscription) {
     loop {
         while let Some(incoming) = subscription.next().await {
             match incoming {
-                Incoming::Message(message) => take(&shared, message.payload, &mut touched).await,
+                Incoming::Message(message) => handle_message(&shared, message.payload, &mut touched).await,
                 Incoming::Lost => shared.acquainted_unheard(),
             }
         }
@@ -83,7 +85,7 @@ async fn register_anew(shared: &Shared) {
     shared.acquainted_unheard();
 }
 
-async fn take(shared: &Shared, payload: bytes::Bytes, touched: &mut Vec<Arc<Room>>) {
+async fn handle_message(shared: &Shared, payload: bytes::Bytes, touched: &mut Vec<Arc<Room>>) {
     let started = Instant::now();
     let message = match ToGateway::decode(payload) {
         Ok(message) => message,
@@ -94,7 +96,7 @@ async fn take(shared: &Shared, payload: bytes::Bytes, touched: &mut Vec<Arc<Room
             if let Some(link) = shared.links.get(batch.partition as usize) {
                 link.batch(batch.epoch, batch.number).await;
             }
-            shared.take_batch(batch, touched);
+            shared.handle_batch(batch, touched);
             observe(Stage::Deliver, started.elapsed());
         }
         Some(Body::Beat(beat)) => {
@@ -102,9 +104,9 @@ async fn take(shared: &Shared, payload: bytes::Bytes, touched: &mut Vec<Arc<Room
                 link.beat(beat).await;
             }
         }
-        Some(Body::Presence(changes)) => shared.take_presence(changes),
-        Some(Body::Ephemeral(batch)) => shared.take_ephemeral(batch),
-        Some(Body::Acquaintances(changed)) => shared.take_acquainted(&changed),
+        Some(Body::Presence(changes)) => shared.handle_presence_changes(changes),
+        Some(Body::Ephemeral(batch)) => shared.handle_ephemeral(batch),
+        Some(Body::Acquaintances(changed)) => shared.handle_acquaintances_changed(&changed),
         None => {}
     }
 }

@@ -65,7 +65,7 @@ impl Shared {
     }
 
     /// Passes on events that came from another gateway.
-    pub fn take_ephemeral(&self, batch: wire::EphemeralBatch) {
+    pub fn handle_ephemeral(&self, batch: wire::EphemeralBatch) {
         for event in batch.events {
             let Some(room) = self.hub.room(&event.conversation) else { continue };
             match event.kind {

@@ -277,20 +277,20 @@ impl Hub {
         self.partitions[partition as usize].changed.notified().await;
     }
 
-    /// As [`Registry::take`]; `None` if so much has changed that everything must be registered again.
-    pub fn take_changes(
+    /// As [`Registry::next_changes`]; `None` if so much has changed that everything must be registered again.
+    pub fn next_changes(
         &self,
         partition: u32,
         asked: impl Iterator<Item = ConversationId>,
         most: usize,
     ) -> Option<Changes<Arc<Room>>> {
         let mut rooms = self.partitions[partition as usize].rooms.lock();
-        (!rooms.has_overflowed()).then(|| rooms.take(asked, most))
+        (!rooms.has_overflowed()).then(|| rooms.next_changes(asked, most))
     }
 
-    /// As [`Registry::take_all`].
-    pub fn take_all(&self, partition: u32) -> Vec<(ConversationId, Arc<Room>)> {
-        self.partitions[partition as usize].rooms.lock().take_all()
+    /// As [`Registry::next_replacement`].
+    pub fn next_replacement(&self, partition: u32) -> Vec<(ConversationId, Arc<Room>)> {
+        self.partitions[partition as usize].rooms.lock().next_replacement()
     }
 
     /// As [`Registry::put_back`].

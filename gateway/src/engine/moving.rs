@@ -37,5 +37,5 @@ pub async fn probe(
         }
     };
     tokio::time::timeout(PROBE_TIMEOUT, probed).await.ok()??;
-    relay.take(gateway, sid).await.ok()
+    relay.hand_over(gateway, sid).await.ok()
 }

@@ -59,7 +59,7 @@ struct Polling<'a, H> {
     /// A WebSocket is being probed on another gateway. Until this time polls are answered at once.
     probed_elsewhere: Option<Instant>,
     /// Another gateway takes the session: where to send it, and until when.
-    taker: Option<(oneshot::Sender<MovedSession>, Instant)>,
+    successor: Option<(oneshot::Sender<MovedSession>, Instant)>,
 }
 
 /// How polling ended.
@@ -69,7 +69,7 @@ enum Ended {
     /// The session moved to this WebSocket.
     Moved(Box<Socket>, Arc<TcpStream>),
     /// The session moved to another gateway.
-    Taken,
+    HandedOver,
 }
 
 enum Woken {
@@ -100,7 +100,7 @@ pub async fn run<S: Service>(
         posting: None,
         probe: None,
         probed_elsewhere: None,
-        taker: None,
+        successor: None,
     });
     match Box::pin(polling.run(&mut requests)).await {
         Ended::Over(over) => {
@@ -108,7 +108,7 @@ pub async fn run<S: Service>(
             last_words(over, &outgoing, poll, posting, &mut requests).await;
             handler.end().await;
         }
-        Ended::Taken => {
+        Ended::HandedOver => {
             outgoing.close();
             drop(requests);
             // The other gateway joins before this one leaves, so that other members do not see the user leave.
@@ -174,16 +174,16 @@ impl<H: MessageHandler> Polling<'_, H> {
         tokio::pin!(sleep);
         loop {
             self.handler.advance();
-            if let Err(over) = self.work_off() {
+            if let Err(over) = self.process_posted() {
                 return Ended::Over(over);
             }
             if let Err(over) = self.answer_poll() {
                 return Ended::Over(over);
             }
             if self.hand_over() {
-                return Ended::Taken;
+                return Ended::HandedOver;
             }
-            if !self.posted.is_empty() && self.takes_posted() {
+            if !self.posted.is_empty() && self.accepts_posted() {
                 continue;
             }
             let woken = tokio::select! {
@@ -217,8 +217,8 @@ impl<H: MessageHandler> Polling<'_, H> {
     fn deadline(&self) -> Instant {
         let mut deadline = Instant::from_std(self.keepalive.next());
         let probe = self.probe.as_ref().map(|probe| probe.deadline);
-        let taker = self.taker.as_ref().map(|(_, until)| *until);
-        for other in [probe, taker, self.probed_elsewhere].into_iter().flatten() {
+        let successor = self.successor.as_ref().map(|(_, until)| *until);
+        for other in [probe, successor, self.probed_elsewhere].into_iter().flatten() {
             deadline = deadline.min(other);
         }
         self.handler.deadline().map_or(deadline, |other| other.min(deadline))
@@ -233,8 +233,8 @@ impl<H: MessageHandler> Polling<'_, H> {
         if self.probed_elsewhere.is_some_and(|until| until <= now) {
             self.probed_elsewhere = None;
         }
-        if self.taker.as_ref().is_some_and(|(_, until)| *until <= now) {
-            self.taker = None;
+        if self.successor.as_ref().is_some_and(|(_, until)| *until <= now) {
+            self.successor = None;
         }
         match self.keepalive.due(now.into_std()) {
             Due::Nothing => Ok(()),
@@ -268,7 +268,7 @@ impl<H: MessageHandler> Polling<'_, H> {
                 let _ = answer.send(Err(RequestError::BadRequest));
                 Err(Over::Gone)
             }
-            PollingRequest::Post(body, answer) => match self.take(&body) {
+            PollingRequest::Post(body, answer) => match self.queue_post(&body) {
                 Ok(()) => {
                     self.posting = Some(answer);
                     Ok(())
@@ -283,8 +283,8 @@ impl<H: MessageHandler> Polling<'_, H> {
                 self.probed_elsewhere = Some(Instant::now() + PROBE_TIMEOUT);
                 Ok(())
             }
-            PollingRequest::HandOver(taker) => {
-                self.taker = Some((taker, Instant::now() + SETTLE_TIMEOUT));
+            PollingRequest::HandOver(successor) => {
+                self.successor = Some((successor, Instant::now() + SETTLE_TIMEOUT));
                 Ok(())
             }
             PollingRequest::Probe(socket, stream) => {
@@ -298,7 +298,7 @@ impl<H: MessageHandler> Polling<'_, H> {
     }
 
     /// Parses a post and queues its packets.
-    fn take(&mut self, body: &str) -> Result<(), Malformed> {
+    fn queue_post(&mut self, body: &str) -> Result<(), Malformed> {
         let bytes_max = self.config.packet_bytes_max;
         for packet in parse_payload(body, self.config.packets_max)? {
             self.posted.push_back(match packet {
@@ -317,13 +317,13 @@ impl<H: MessageHandler> Polling<'_, H> {
 
     /// Whether a posted packet may be processed now. Posts wait while the client does not poll what is queued for it,
     /// as a WebSocket is not read while its client does not read.
-    fn takes_posted(&self) -> bool {
+    fn accepts_posted(&self) -> bool {
         self.handler.reads() && self.outgoing.has_room()
     }
 
     /// Processes posted packets while the handler accepts them. The post is answered after its last packet.
-    fn work_off(&mut self) -> Result<(), Over> {
-        while self.takes_posted() {
+    fn process_posted(&mut self) -> Result<(), Over> {
+        while self.accepts_posted() {
             let Some(posted) = self.posted.pop_front() else { break };
             metrics::FRAMES_IN.inc();
             match posted {
@@ -362,22 +362,22 @@ impl<H: MessageHandler> Polling<'_, H> {
 
     /// Gives the session to the gateway that takes it, as soon as nothing is under way. Returns whether that was done.
     fn hand_over(&mut self) -> bool {
-        if self.taker.is_none() || !self.posted.is_empty() {
+        if self.successor.is_none() || !self.posted.is_empty() {
             return false;
         }
         // An event must be in both the packed frames and the packed cursors, or in neither.
         self.outgoing.seal(true);
-        let given = self.give();
+        let handed_over = self.send_state();
         self.outgoing.seal(false);
-        if given && let Some(poll) = self.poll.take() {
+        if handed_over && let Some(poll) = self.poll.take() {
             let _ = poll.send(PollAnswer::Payload(payload_of(&[NOOP])));
         }
-        given
+        handed_over
     }
 
-    fn give(&mut self) -> bool {
+    fn send_state(&mut self) -> bool {
         let Some(packed) = self.handler.pack() else { return false };
-        let Some((taker, _)) = self.taker.take() else { return false };
+        let Some((successor, _)) = self.successor.take() else { return false };
         let frames = self.outgoing.drain_up_to(usize::MAX);
         let bytes: usize = frames.iter().map(bytes::Bytes::len).sum();
         if bytes + packed.len() > RELAY_PART_BYTES_MAX {
@@ -385,7 +385,8 @@ impl<H: MessageHandler> Polling<'_, H> {
             self.outgoing.put_back(frames);
             return false;
         }
-        if let Err(MovedSession { frames, .. }) = taker.send(MovedSession { frames, application: packed }) {
+        if let Err(MovedSession { frames, .. }) = successor.send(MovedSession { frames, application: packed })
+        {
             // The other gateway has given up, so the session stays here with its frames.
             self.outgoing.put_back(frames);
             return false;

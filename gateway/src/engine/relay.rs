@@ -99,7 +99,11 @@ impl Relay {
     }
 
     /// Takes a session from its gateway.
-    pub(super) async fn take(&self, gateway: &GatewayId, sid: &str) -> Result<MovedSession, RequestError> {
+    pub(super) async fn hand_over(
+        &self,
+        gateway: &GatewayId,
+        sid: &str,
+    ) -> Result<MovedSession, RequestError> {
         match self.once(gateway, sid, Body::Take(true)).await? {
             Reply::Moved(moved) => Ok(moved),
             _ => Err(RequestError::BadRequest),

@@ -187,7 +187,7 @@ impl RelayServer {
                 Ok(()) => Reply::Probed(true),
                 Err(error) => Reply::Refused(error.number()),
             },
-            Some(Body::Take(_)) => match handle.take().await {
+            Some(Body::Take(_)) => match handle.hand_over().await {
                 Ok(moved) => Reply::Moved(moved),
                 Err(error) => Reply::Refused(error.number()),
             },

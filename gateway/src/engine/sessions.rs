@@ -146,11 +146,11 @@ impl Handle {
     }
 
     /// Requests the session's state for another gateway, where the session goes on.
-    pub(super) async fn take(&self) -> Result<MovedSession, RequestError> {
-        let (taker, taken) = oneshot::channel();
-        let sent = self.requests.send(PollingRequest::HandOver(taker)).await;
+    pub(super) async fn hand_over(&self) -> Result<MovedSession, RequestError> {
+        let (successor, state) = oneshot::channel();
+        let sent = self.requests.send(PollingRequest::HandOver(successor)).await;
         sent.map_err(|_| RequestError::UnknownSession)?;
-        taken.await.map_err(|_| RequestError::BadRequest)
+        state.await.map_err(|_| RequestError::BadRequest)
     }
 
     pub(super) async fn start_poll(&self) -> Option<oneshot::Receiver<PollAnswer>> {

@@ -52,11 +52,11 @@ impl Presence {
             }
         }
         let results =
-            request.changes.into_iter().map(|change| wire::PresenceResult { body: self.take(change) });
+            request.changes.into_iter().map(|change| wire::PresenceResult { body: self.apply(change) });
         wire::PresenceReply { results: results.collect(), ..wire::PresenceReply::default() }
     }
 
-    fn take(&self, change: wire::PresenceChange) -> Option<Outcome> {
+    fn apply(&self, change: wire::PresenceChange) -> Option<Outcome> {
         let mut rooms = self.rooms.lock();
         let (conversation, changed) = match change.body? {
             Change::RoomJoined(wire::RoomJoined { conversation, user }) => {

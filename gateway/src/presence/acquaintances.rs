@@ -141,7 +141,7 @@ impl Shared {
     }
 
     /// Workers report that these users' acquaintances may have changed.
-    pub fn take_acquainted(&self, changed: &wire::AcquaintancesChanged) {
+    pub fn handle_acquaintances_changed(&self, changed: &wire::AcquaintancesChanged) {
         for user in changed.users.iter().filter_map(|user| UserId::parse(user).ok()) {
             if self.directory.is_here(&user) {
                 self.refreshing.changed(&user);

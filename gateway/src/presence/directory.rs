@@ -183,14 +183,20 @@ impl Directory {
     ///
     /// # Errors
     /// The time until the action may be repeated, in milliseconds.
-    pub fn take(&self, user: &UserId, action: Action, limits: &Limits, now_ms: u64) -> Result<(), u64> {
+    pub fn try_acquire(
+        &self,
+        user: &UserId,
+        action: Action,
+        limits: &Limits,
+        now_ms: u64,
+    ) -> Result<(), u64> {
         let per_minute = action.per_minute(limits);
         if per_minute == 0 {
             return Ok(());
         }
         let mut users = self.0.lock();
         let local = users.entry(user.clone()).or_default();
-        local.buckets[action as usize].take(now_ms, per_minute)
+        local.buckets[action as usize].try_acquire(now_ms, per_minute)
     }
 
     /// Registers a new connection as waiting for a place. `None` if as many already wait as the user may have

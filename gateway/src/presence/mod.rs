@@ -118,7 +118,7 @@ impl Shared {
     }
 
     /// Applies the changes that a presence-worker sent.
-    pub fn take_presence(&self, changes: wire::PresenceChanges) {
+    pub fn handle_presence_changes(&self, changes: wire::PresenceChanges) {
         if changes.snapshot_wanted
             && let Some(shard) = self.presence.get(changes.shard as usize)
         {

@@ -60,7 +60,7 @@ impl Shared {
     /// Takes one action from a user's rate allowance. A backend has no limit.
     pub(super) fn allow(&self, user: Option<&UserId>, action: Action) -> Result<(), Failure> {
         let Some(user) = user else { return Ok(()) };
-        self.directory.take(user, action, &self.settings.limits, steady_ms()).map_err(|wait_ms| {
+        self.directory.try_acquire(user, action, &self.settings.limits, steady_ms()).map_err(|wait_ms| {
             Failure::new(ErrorCode::RateLimited, "too many in a minute: slow down").retry_after(wait_ms)
         })
     }

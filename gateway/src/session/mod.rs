@@ -232,7 +232,8 @@ impl Session {
 
     fn allow(&self, action: Action) -> Result<(), Failure> {
         let limits = &self.shared.settings.limits;
-        self.shared.directory.take(&self.identity.user, action, limits, steady_ms()).map_err(|wait_ms| {
+        let acquired = self.shared.directory.try_acquire(&self.identity.user, action, limits, steady_ms());
+        acquired.map_err(|wait_ms| {
             Failure::new(ErrorCode::RateLimited, "too many in a minute: slow down").retry_after(wait_ms)
         })
     }

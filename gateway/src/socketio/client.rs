@@ -221,7 +221,7 @@ impl Sockets for Client {
         !matches!(self.state, State::Waiting | State::Left { .. })
     }
 
-    fn takes_attachments(&self) -> bool {
+    fn accepts_attachments(&self) -> bool {
         matches!(self.state, State::Running { .. })
     }
 

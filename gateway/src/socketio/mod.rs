@@ -33,7 +33,7 @@ pub trait Sockets: ConnectionHandler {
     fn is_connected(&self) -> bool;
     /// Whether attachments are accepted. Before the client has authenticated they are not, so that strangers cannot
     /// make the server hold them in memory.
-    fn takes_attachments(&self) -> bool;
+    fn accepts_attachments(&self) -> bool;
     /// An event, an acknowledgement or a disconnect was received.
     ///
     /// # Errors
@@ -54,7 +54,7 @@ impl<S: Sockets> Packets<S> {
     /// Packets for `sockets`, of a client that has `connect_timeout` to request a namespace.
     pub fn new(sockets: S, connect_timeout: Duration) -> Packets<S> {
         let started = Instant::now();
-        let assembly = Assembly::new(sockets.takes_attachments());
+        let assembly = Assembly::new(sockets.accepts_attachments());
         Packets { assembly, sockets, started, connect_by: Some(started + connect_timeout) }
     }
 
@@ -64,7 +64,11 @@ impl<S: Sockets> Packets<S> {
 }
 
 /// Passes a packet to the namespaces.
-fn take<S: Sockets>(sockets: &mut S, packet: &Packet<'_>, attachments: Vec<Bytes>) -> Result<(), Close> {
+fn handle_packet<S: Sockets>(
+    sockets: &mut S,
+    packet: &Packet<'_>,
+    attachments: Vec<Bytes>,
+) -> Result<(), Close> {
     match packet.kind {
         // A refusal repeats the namespace's name, so limit its length.
         Kind::Connect if packet.namespace.len() > NAMESPACE_BYTES_MAX => Err(Close::ProtocolError),
@@ -78,11 +82,11 @@ fn take<S: Sockets>(sockets: &mut S, packet: &Packet<'_>, attachments: Vec<Bytes
 impl<S: Sockets> MessageHandler for Packets<S> {
     fn text(&mut self, text: &str) -> Result<(), Close> {
         let now_ms = self.now_ms();
-        if self.sockets.takes_attachments() {
+        if self.sockets.accepts_attachments() {
             self.assembly.allow_attachments();
         }
         match self.assembly.text(now_ms, text) {
-            Ok(Some(packet)) => take(&mut self.sockets, &packet, Vec::new()),
+            Ok(Some(packet)) => handle_packet(&mut self.sockets, &packet, Vec::new()),
             Ok(None) => Ok(()),
             Err(_) => Err(Close::ProtocolError),
         }
@@ -93,7 +97,7 @@ impl<S: Sockets> MessageHandler for Packets<S> {
         match self.assembly.binary(now_ms, bytes) {
             Ok(Some(assembled)) => {
                 let packet = assembled.packet().map_err(|_| Close::ProtocolError)?;
-                take(&mut self.sockets, &packet, assembled.attachments.clone())
+                handle_packet(&mut self.sockets, &packet, assembled.attachments.clone())
             }
             Ok(None) => Ok(()),
             Err(_) => Err(Close::ProtocolError),

@@ -235,7 +235,7 @@ impl OwnerLink {
         let whole = !resent.batches.is_empty();
         let mut touched = Vec::new();
         for batch in resent.batches {
-            self.shared.take_batch(batch, &mut touched);
+            self.shared.handle_batch(batch, &mut touched);
         }
         for room in touched {
             room.flush().await;

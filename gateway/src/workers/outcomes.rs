@@ -66,6 +66,6 @@ async fn ask(shared: &Shared, partition: u32, commands: Vec<wire::AskOutcome>) {
     };
     if let Ok(wire::PartitionReply { body: Some(partition_reply::Body::Outcomes(known)), .. }) = reply {
         crate::metrics::LATE_OUTCOMES.inc_by(known.outcomes.len() as u64);
-        known.outcomes.into_iter().for_each(|outcome| shared.take_outcome(outcome));
+        known.outcomes.into_iter().for_each(|outcome| shared.handle_outcome(outcome));
     }
 }

@@ -56,7 +56,7 @@ impl Registration {
     /// Returns the joins if too much has changed, so that everything must be registered again first.
     pub fn of(hub: &Hub, partition: u32, joins: Vec<Join>) -> Result<Option<Registration>, Vec<Join>> {
         let asked = joins.iter().map(|join| join.conversation.clone());
-        let Some(changes) = hub.take_changes(partition, asked, REGISTRATIONS_MAX) else { return Err(joins) };
+        let Some(changes) = hub.next_changes(partition, asked, REGISTRATIONS_MAX) else { return Err(joins) };
         if changes.add.is_empty() && changes.remove.is_empty() {
             return Ok(None);
         }
@@ -143,7 +143,7 @@ impl FullRegistration {
     /// All rooms of a partition that are in the hub now. There is at least one page, so that the owner also gets an
     /// empty registration.
     pub fn of(hub: &Hub, partition: u32) -> FullRegistration {
-        let rooms = hub.take_all(partition);
+        let rooms = hub.next_replacement(partition);
         let mut pages: Vec<HashMap<_, _>> =
             rooms.chunks(REGISTRATIONS_MAX).map(|page| page.iter().cloned().collect()).collect();
         if pages.is_empty() {

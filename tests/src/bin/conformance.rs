@@ -179,7 +179,7 @@ impl Sockets for EchoSockets {
         !self.connected.is_empty()
     }
 
-    fn takes_attachments(&self) -> bool {
+    fn accepts_attachments(&self) -> bool {
         true
     }
 
