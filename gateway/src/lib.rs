@@ -259,7 +259,7 @@ async fn drain(shared: &Shared) {
     let started = Instant::now();
     for (index, connection) in connections.iter().enumerate() {
         let after_ms = random_below(spread.as_millis() as u64 + 1_000);
-        session::tell(connection, &Reply::Reconnect { after_ms });
+        session::notify(connection, &Reply::Reconnect { after_ms });
         connection.signal(Signal::Close(Close::Draining));
         if index % 64 == 63 {
             let due = spread.mul_f64((index + 1) as f64 / connections.len() as f64);

@@ -230,7 +230,7 @@ impl Shared {
     /// Stops showing the users that were seen in a closed room.
     fn forget_room(&self, room: &Arc<Room>) {
         for user in self.audience.close_room(room) {
-            self.tell_presence(Change::Unwatch(wire::Unwatch { user }));
+            self.announce_presence(Change::Unwatch(wire::Unwatch { user }));
         }
     }
 }

@@ -54,11 +54,11 @@ pub async fn to_all(shared: Arc<Shared>, mut subscription: Subscription) {
         while let Some(incoming) = subscription.next().await {
             match incoming {
                 Incoming::Message(message) => handle_message(&shared, message.payload, &mut touched).await,
-                Incoming::Lost => shared.acquainted_unheard(),
+                Incoming::Lost => shared.refresh_all_acquaintances(),
             }
         }
         subscription = subscribe(&shared, subject::GATEWAYS).await;
-        shared.acquainted_unheard();
+        shared.refresh_all_acquaintances();
     }
 }
 
@@ -77,12 +77,12 @@ async fn subscribe(shared: &Shared, subject: &str) -> Subscription {
 async fn register_anew(shared: &Shared) {
     tracing::info!("messages from workers may have been lost: registering everything again");
     for link in &shared.links {
-        link.lost().await;
+        link.report_loss().await;
     }
     for shard in &shared.presence {
         shard.snapshot();
     }
-    shared.acquainted_unheard();
+    shared.refresh_all_acquaintances();
 }
 
 async fn handle_message(shared: &Shared, payload: bytes::Bytes, touched: &mut Vec<Arc<Room>>) {
@@ -94,14 +94,14 @@ async fn handle_message(shared: &Shared, payload: bytes::Bytes, touched: &mut Ve
     match message.body {
         Some(Body::Batch(batch)) => {
             if let Some(link) = shared.links.get(batch.partition as usize) {
-                link.batch(batch.epoch, batch.number).await;
+                link.report_batch(batch.epoch, batch.number).await;
             }
             shared.handle_batch(batch, touched);
             observe(Stage::Deliver, started.elapsed());
         }
         Some(Body::Beat(beat)) => {
             if let Some(link) = shared.links.get(beat.partition as usize) {
-                link.beat(beat).await;
+                link.report_beat(beat).await;
             }
         }
         Some(Body::Presence(changes)) => shared.handle_presence_changes(changes),

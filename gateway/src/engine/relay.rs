@@ -54,7 +54,7 @@ impl Relay {
         GatewayId::parse(gateway).ok().filter(|gateway| *gateway != self.own)
     }
 
-    async fn ask(
+    async fn request(
         &self,
         gateway: &GatewayId,
         request: &RelayRequest,
@@ -72,7 +72,7 @@ impl Relay {
         let request = RelayRequest { sid: sid.into(), request: random(), body: Some(body) };
         let mut failures = 0;
         loop {
-            match self.ask(gateway, &request, HOLD + REQUEST_TIMEOUT).await {
+            match self.request(gateway, &request, HOLD + REQUEST_TIMEOUT).await {
                 Ok(Reply::Payload(payload)) => return PollAnswer::Payload(payload),
                 Ok(Reply::Waiting(_)) => failures = 0,
                 Ok(Reply::Refused(number)) => return PollAnswer::Refused(RequestError::of_number(number)),
@@ -112,7 +112,7 @@ impl Relay {
 
     async fn once(&self, gateway: &GatewayId, sid: &str, body: Body) -> Result<Reply, RequestError> {
         let request = RelayRequest { sid: sid.into(), request: random(), body: Some(body) };
-        let reply = self.ask(gateway, &request, BUSY_TIMEOUT).await;
+        let reply = self.request(gateway, &request, BUSY_TIMEOUT).await;
         reply.map_err(|error| {
             tracing::debug!(%gateway, %error, "a session elsewhere did not answer");
             RequestError::UnknownSession
@@ -135,7 +135,7 @@ impl Relay {
             let post = RelayPost { index: index as u32, parts: parts as u32, part };
             let request = RelayRequest { sid: sid.into(), request, body: Some(Body::Post(post)) };
             // The session's gateway answers when the packets have been processed, as it does for a post of its own.
-            match self.ask(gateway, &request, BUSY_TIMEOUT).await {
+            match self.request(gateway, &request, BUSY_TIMEOUT).await {
                 Ok(Reply::Taken(_)) => return Ok(()),
                 Ok(Reply::Waiting(_)) => {}
                 Ok(Reply::Refused(number)) => return Err(RequestError::of_number(number)),

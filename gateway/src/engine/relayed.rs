@@ -164,8 +164,8 @@ impl RelayServer {
     async fn answer(&self, request: RelayRequest) -> Reply {
         let Some(handle) = self.sessions.find(&request.sid) else {
             // The session is over, but its last answer may be requested again.
-            let said = self.repeated(&request.sid, request.request);
-            return said.unwrap_or(Reply::Refused(RequestError::UnknownSession.number()));
+            let repeated = self.repeated(&request.sid, request.request);
+            return repeated.unwrap_or(Reply::Refused(RequestError::UnknownSession.number()));
         };
         match request.body {
             Some(Body::Poll(poll)) => {

@@ -301,9 +301,9 @@ async fn a_late_leave_does_not_remove_a_user_that_is_back() {
     let back = world.join(&laptop, Authority::Granted).await.expect("joined again");
     // The second half.
     let left = wire::RoomLeft { conversation: "room".into(), user: "ann".into(), disconnected: false };
-    world.shared.tell_presence(Change::RoomLeft(left));
+    world.shared.announce_presence(Change::RoomLeft(left));
     let query = Change::StatusQuery(wire::StatusQuery { user: "room".into() });
-    world.shared.ask_presence(query).await;
+    world.shared.request_presence(query).await;
     assert_eq!(*world.presence.rooms.lock(), [("room".into(), "ann".into())].into());
     world.leave(&laptop, &back);
     eventually("she has left", || world.presence.rooms.lock().is_empty()).await;
@@ -321,8 +321,8 @@ async fn a_closed_room_shows_no_users() {
     assert!(!world.shared.audience.sees("bob"));
     let again = world.join(&ann, Authority::Granted).await.expect("joined");
     eventually("ann is watched", || world.presence.watched.lock().contains("ann")).await;
-    world.shared.tell_presence(Change::Unwatch(wire::Unwatch { user: "ann".into() }));
-    world.shared.ask_presence(Change::StatusQuery(wire::StatusQuery { user: "ann".into() })).await;
+    world.shared.announce_presence(Change::Unwatch(wire::Unwatch { user: "ann".into() }));
+    world.shared.request_presence(Change::StatusQuery(wire::StatusQuery { user: "ann".into() })).await;
     assert!(world.presence.watched.lock().contains("ann"), "somebody sees her");
     world.leave(&ann, &again);
     eventually("nobody is watched", || world.presence.watched.lock().is_empty()).await;

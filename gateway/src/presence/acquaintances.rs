@@ -150,7 +150,7 @@ impl Shared {
     }
 
     /// Reports may have been missed, so the acquaintances of all users here are read again.
-    pub fn acquainted_unheard(&self) {
+    pub fn refresh_all_acquaintances(&self) {
         let mut users = HashSet::new();
         users.extend(self.directory.connections().iter().map(|connection| connection.user.clone()));
         let refreshing = &self.refreshing;

@@ -36,7 +36,7 @@ fn is_native(connection: &&Arc<Connection>) -> bool {
 /// The result of a connection's entering the lobby.
 pub struct EnteredLobby {
     /// The connections that did not see its user before.
-    pub new_hearers: Vec<Arc<Connection>>,
+    pub new_viewers: Vec<Arc<Connection>>,
     /// The last known presence of its user; `None` if no connection here saw the user before.
     pub shown: Option<UserPresence>,
     /// The other users in the lobby, with their last known presence.
@@ -46,7 +46,7 @@ pub struct EnteredLobby {
 /// The result of a user's becoming visible in a room.
 pub struct EnteredRoom {
     /// The members that did not see the user before.
-    pub new_hearers: Vec<Arc<Connection>>,
+    pub new_viewers: Vec<Arc<Connection>>,
     /// The last known presence of the user; `None` if no connection here saw the user before.
     pub shown: Option<UserPresence>,
     /// The room is closed, so the user is not visible there.
@@ -59,12 +59,12 @@ impl SeenFrom {
     }
 
     /// Every connection that sees the user, once, except the user's own.
-    fn hearers(&self, user: &str, lobby: &Lobby) -> Vec<Arc<Connection>> {
+    fn viewers(&self, user: &str, lobby: &Lobby) -> Vec<Arc<Connection>> {
         let mut known = HashSet::new();
-        let mut hearers = Vec::new();
+        let mut viewers = Vec::new();
         let mut add = |connection: &Arc<Connection>| {
             if connection.user.as_str() != user && known.insert(connection.id) {
-                hearers.push(connection.clone());
+                viewers.push(connection.clone());
             }
         };
         self.watchers.iter().for_each(&mut add);
@@ -78,7 +78,7 @@ impl SeenFrom {
                 }
             }
         }
-        hearers
+        viewers
     }
 }
 
@@ -121,22 +121,22 @@ impl Audience {
             let mut state = room.lock();
             if state.closed {
                 // The room has no members, and nothing would remove the user from it later.
-                return EnteredRoom { new_hearers: Vec::new(), shown: None, closed: true };
+                return EnteredRoom { new_viewers: Vec::new(), shown: None, closed: true };
             }
             state.visible.insert(user.clone(), Seen::Present);
         }
         let seen = users.entry(user.clone()).or_default();
-        let mut new_hearers = Vec::new();
+        let mut new_viewers = Vec::new();
         // A user who comes back before others received their absence is still in the list, and no connection is new.
         if !seen.rooms.iter().any(|other| Arc::ptr_eq(other, room)) {
             let lobby = self.1.lock();
             let known: HashSet<u64> =
-                seen.hearers(user.as_str(), &lobby).iter().map(|connection| connection.id).collect();
+                seen.viewers(user.as_str(), &lobby).iter().map(|connection| connection.id).collect();
             seen.rooms.push(room.clone());
-            new_hearers = seen.hearers(user.as_str(), &lobby);
-            new_hearers.retain(|connection| !known.contains(&connection.id));
+            new_viewers = seen.viewers(user.as_str(), &lobby);
+            new_viewers.retain(|connection| !known.contains(&connection.id));
         }
-        EnteredRoom { new_hearers, shown: seen.shown.clone(), closed: false }
+        EnteredRoom { new_viewers, shown: seen.shown.clone(), closed: false }
     }
 
     /// Adds a connection to the lobby, so that native clients there see each other's users. `None` if the lobby is
@@ -149,15 +149,15 @@ impl Audience {
         }
         let seen = users.entry(user.clone()).or_default();
         let known: HashSet<u64> =
-            seen.hearers(user.as_str(), &lobby).iter().map(|connection| connection.id).collect();
+            seen.viewers(user.as_str(), &lobby).iter().map(|connection| connection.id).collect();
         lobby.entry(user.clone()).or_default().push(connection.clone());
         seen.lobby = true;
-        let mut new_hearers = seen.hearers(user.as_str(), &lobby);
-        new_hearers.retain(|connection| !known.contains(&connection.id));
+        let mut new_viewers = seen.viewers(user.as_str(), &lobby);
+        new_viewers.retain(|connection| !known.contains(&connection.id));
         let shown = |user: &UserId| users.get(user).and_then(|seen| seen.shown.clone());
         let others = lobby.keys().filter(|other| *other != user);
         let others = others.map(|other| (other.clone(), shown(other))).collect();
-        Some(EnteredLobby { new_hearers, shown: shown(user), others })
+        Some(EnteredLobby { new_viewers, shown: shown(user), others })
     }
 
     /// Removes an ended connection. Its user stays in the lobby until offline. Returns `true` if the user is offline
@@ -175,27 +175,27 @@ impl Audience {
         self.0.lock().get(user)?.shown.clone()
     }
 
-    /// Passes the last known presence of these users to `tell`, in their order. Under the lock, so that no newer
+    /// Passes the last known presence of these users to `send`, in their order. Under the lock, so that no newer
     /// presence is sent before it.
-    pub fn show_again(&self, users: &[UserId], tell: impl Fn(&UserPresence)) {
+    pub fn show_again(&self, users: &[UserId], send: impl Fn(&UserPresence)) {
         let seen = self.0.lock();
-        users.iter().filter_map(|user| seen.get(user)?.shown.as_ref()).for_each(tell);
+        users.iter().filter_map(|user| seen.get(user)?.shown.as_ref()).for_each(send);
     }
 
     /// Stores a presence that a presence-worker sent. Returns the connections that must receive it: none if it is known
     /// already.
-    pub fn told(&self, presence: &UserPresence) -> Vec<Arc<Connection>> {
+    pub fn update(&self, presence: &UserPresence) -> Vec<Arc<Connection>> {
         let mut users = self.0.lock();
         let Some(seen) = users.get_mut(presence.user.as_str()) else { return Vec::new() };
         let same = seen.shown.as_ref().is_some_and(|shown| {
             (shown.online, shown.status, &shown.text) == (presence.online, presence.status, &presence.text)
         });
         seen.shown = Some(presence.clone());
-        if same { Vec::new() } else { seen.hearers(&presence.user, &self.1.lock()) }
+        if same { Vec::new() } else { seen.viewers(&presence.user, &self.1.lock()) }
     }
 
     /// Stores the presence of a user without sending it to other connections.
-    pub fn learnt(&self, presence: &UserPresence) {
+    pub fn store(&self, presence: &UserPresence) {
         if let Some(seen) = self.0.lock().get_mut(presence.user.as_str()) {
             seen.shown = Some(presence.clone());
         }

@@ -41,7 +41,7 @@ impl Shared {
         let started = Change::SessionStarted(session.started(limit));
         let connection = session.connection.clone();
         self.directory.add(session);
-        match self.ask_presence(started).await {
+        match self.request_presence(started).await {
             Some(Outcome::Done(false)) => {
                 // A snapshot sent meanwhile may have announced the session.
                 self.end_session(&connection);
@@ -62,7 +62,7 @@ impl Shared {
             self.audience.watch(user, connection);
         }
         let presences = self.presence_by(users, |user| Change::Watch(wire::Watch { user })).await;
-        presences.iter().for_each(|presence| self.audience.learnt(presence));
+        presences.iter().for_each(|presence| self.audience.store(presence));
         presences
     }
 
@@ -70,7 +70,7 @@ impl Shared {
     pub fn unwatch(&self, connection: &Connection, users: &[UserId]) {
         for user in users {
             if self.audience.unwatch(user, connection) {
-                self.tell_presence(Change::Unwatch(wire::Unwatch { user: user.to_string() }));
+                self.announce_presence(Change::Unwatch(wire::Unwatch { user: user.to_string() }));
             }
         }
     }
@@ -81,9 +81,9 @@ impl Shared {
         change: impl Fn(String) -> Change,
     ) -> Vec<wire::UserPresence> {
         let mut seen = HashSet::new();
-        let asked = users.iter().filter(|user| seen.insert(user.as_str()));
-        let answers = asked.map(|user| async {
-            match self.ask_presence(change(user.to_string())).await {
+        let distinct = users.iter().filter(|user| seen.insert(user.as_str()));
+        let answers = distinct.map(|user| async {
+            match self.request_presence(change(user.to_string())).await {
                 Some(Outcome::User(presence)) => presence,
                 _ => carillon_proto::event::unknown_presence(user.as_str()),
             }
@@ -92,18 +92,18 @@ impl Shared {
     }
 
     /// Announces a change and waits for its result; `None` when no presence-worker answers.
-    pub(crate) async fn ask_presence(&self, change: Change) -> Option<Outcome> {
-        self.presence_of_change(&change).ask(change).await
+    pub(crate) async fn request_presence(&self, change: Change) -> Option<Outcome> {
+        self.presence_of_change(&change).request(change).await
     }
 
     /// Announces a change that may be refused. Returns whether it was applied.
-    pub(crate) async fn is_taken(&self, change: Change) -> bool {
-        self.ask_presence(change).await == Some(Outcome::Done(true))
+    pub(crate) async fn is_accepted(&self, change: Change) -> bool {
+        self.request_presence(change).await == Some(Outcome::Done(true))
     }
 
     /// Announces a change without waiting for its result.
-    pub(crate) fn tell_presence(&self, change: Change) {
-        self.presence_of_change(&change).tell(change);
+    pub(crate) fn announce_presence(&self, change: Change) {
+        self.presence_of_change(&change).announce(change);
     }
 
     fn presence_of_change(&self, change: &Change) -> &ShardHandle {
@@ -114,7 +114,7 @@ impl Shared {
     pub(crate) fn end_session(&self, connection: &Connection) {
         self.directory.remove(connection);
         let (user, session) = (connection.user.to_string(), connection.id);
-        self.tell_presence(Change::SessionEnded(wire::SessionEnded { user, session }));
+        self.announce_presence(Change::SessionEnded(wire::SessionEnded { user, session }));
     }
 
     /// Applies the changes that a presence-worker sent.
@@ -136,19 +136,19 @@ impl Shared {
     }
 
     fn user_changed(&self, presence: &wire::UserPresence) {
-        self.show(presence, self.audience.told(presence));
+        self.show(presence, self.audience.update(presence));
         if !presence.online && self.audience.forget_gone(&presence.user) {
             let user = presence.user.clone();
-            self.tell_presence(Change::Unwatch(wire::Unwatch { user }));
+            self.announce_presence(Change::Unwatch(wire::Unwatch { user }));
         }
     }
 
-    fn show(&self, presence: &wire::UserPresence, hearers: Vec<Arc<Connection>>) {
-        if hearers.is_empty() {
+    fn show(&self, presence: &wire::UserPresence, viewers: Vec<Arc<Connection>>) {
+        if viewers.is_empty() {
             return;
         }
         let mut made: Vec<(ClientProtocol, Bytes)> = Vec::new();
-        for connection in hearers.iter().filter(|connection| connection.hears_presence()) {
+        for connection in viewers.iter().filter(|connection| connection.hears_presence()) {
             let known = made.iter().position(|(protocol, _)| *protocol == connection.protocol);
             let index = known.unwrap_or_else(|| {
                 let namespace = match connection.protocol {
@@ -178,7 +178,7 @@ impl Shared {
 
     /// Applies a presence-worker's answer to a join or leave of a user of this gateway. Called in the order of the
     /// announcements, so that members here receive joins and leaves in that order.
-    fn room_told(&self, change: &Change, state: &wire::RoomState) {
+    fn handle_room_state(&self, change: &Change, state: &wire::RoomState) {
         let (conversation, user, joined) = match change {
             Change::RoomJoined(joined) => (&joined.conversation, &joined.user, true),
             Change::RoomLeft(left) => (&left.conversation, &left.user, false),
@@ -201,16 +201,16 @@ impl Shared {
                 self.becomes_visible(&room, &user);
             }
         } else if self.audience.leave_room(&room, &user, change.disconnected) {
-            self.tell_presence(Change::Unwatch(wire::Unwatch { user: user.to_string() }));
+            self.announce_presence(Change::Unwatch(wire::Unwatch { user: user.to_string() }));
         }
     }
 
     /// A user joined a room and may be seen there. Each connection that did not see the user before receives one
     /// presence.
     pub(crate) fn becomes_visible(&self, room: &Arc<Room>, user: &UserId) {
-        let EnteredRoom { new_hearers, shown, closed } = self.audience.enter_room(room, user);
+        let EnteredRoom { new_viewers, shown, closed } = self.audience.enter_room(room, user);
         if !closed {
-            self.show_entered(user, shown, new_hearers);
+            self.show_entered(user, shown, new_viewers);
         }
     }
 
@@ -219,18 +219,18 @@ impl Shared {
         &self,
         user: &UserId,
         shown: Option<wire::UserPresence>,
-        new_hearers: Vec<Arc<Connection>>,
+        new_viewers: Vec<Arc<Connection>>,
     ) {
         if let Some(presence) = shown {
             if presence.online {
-                self.show(&presence, new_hearers);
+                self.show(&presence, new_viewers);
             }
             return;
         }
         let (Some(shared), user) = (self.this.upgrade(), user.clone()) else { return };
         tokio::spawn(async move {
             if let Some(presence) = shared.look_at(&user).await {
-                shared.show(&presence, new_hearers);
+                shared.show(&presence, new_viewers);
             }
         });
     }
@@ -239,8 +239,8 @@ impl Shared {
     /// bound. Returns the other users that are online.
     pub(crate) async fn enter_lobby(&self, connection: &Arc<Connection>) -> Vec<String> {
         let Some(entered) = self.audience.enter_lobby(connection) else { return Vec::new() };
-        let EnteredLobby { new_hearers, shown, others } = entered;
-        self.show_entered(&connection.user, shown, new_hearers);
+        let EnteredLobby { new_viewers, shown, others } = entered;
+        self.show_entered(&connection.user, shown, new_viewers);
         let presences = others.into_iter().map(|(user, shown)| async move {
             match shown {
                 Some(presence) => Some(presence).filter(|presence| presence.online),
@@ -255,7 +255,7 @@ impl Shared {
     pub(crate) fn leave_lobby(&self, connection: &Connection) {
         if self.audience.leave_lobby(connection) {
             let user = connection.user.to_string();
-            self.tell_presence(Change::Unwatch(wire::Unwatch { user }));
+            self.announce_presence(Change::Unwatch(wire::Unwatch { user }));
         }
     }
 
@@ -298,9 +298,9 @@ impl Shared {
     /// Watches a user whom no connection here saw before. Returns the user's presence if online.
     async fn look_at(&self, user: &UserId) -> Option<wire::UserPresence> {
         let watch = Change::Watch(wire::Watch { user: user.to_string() });
-        match self.ask_presence(watch).await {
+        match self.request_presence(watch).await {
             Some(Outcome::User(presence)) => {
-                self.audience.learnt(&presence);
+                self.audience.store(&presence);
                 presence.online.then_some(presence)
             }
             _ => None,

@@ -33,14 +33,14 @@ pub struct ShardHandle {
 
 impl ShardHandle {
     /// Announces a change and waits for its result; `None` when no presence-worker answers, or the queue is full.
-    pub async fn ask(&self, change: Change) -> Option<Outcome> {
+    pub async fn request(&self, change: Change) -> Option<Outcome> {
         let (answer, answered) = oneshot::channel();
         self.changes.try_send(Announced { change, answer: Some(answer) }).ok()?;
         answered.await.ok().flatten()
     }
 
     /// Announces a change. If the queue is full, a snapshot is sent instead.
-    pub fn tell(&self, change: Change) {
+    pub fn announce(&self, change: Change) {
         if self.changes.try_send(Announced { change, answer: None }).is_err() {
             self.snapshot();
         }
@@ -114,7 +114,7 @@ impl ShardTask {
             for announced in batch {
                 let outcome = results.next().and_then(|result| result.body);
                 if let Some(Outcome::Room(state)) = &outcome {
-                    shared.room_told(&announced.change, state);
+                    shared.handle_room_state(&announced.change, state);
                 }
                 if let Some(answer) = announced.answer {
                     let _ = answer.send(outcome);

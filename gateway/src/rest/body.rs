@@ -180,8 +180,8 @@ pub fn checked_users<'a>(ids: impl ExactSizeIterator<Item = &'a str>) -> Result<
 }
 
 /// The number of items in a page, within its limits.
-pub fn page_limit(asked: Option<u32>) -> u32 {
-    asked.unwrap_or(HISTORY_LIMIT_DEFAULT).clamp(1, HISTORY_LIMIT_MAX)
+pub fn page_limit(requested: Option<u32>) -> u32 {
+    requested.unwrap_or(HISTORY_LIMIT_DEFAULT).clamp(1, HISTORY_LIMIT_MAX)
 }
 
 #[cfg(test)]

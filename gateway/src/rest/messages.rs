@@ -301,7 +301,7 @@ async fn sender_name(
         }
         (Caller::Backend, None) => {
             let query = Change::ProfileQuery(wire::ProfileQuery { user: sender.to_string() });
-            match shared.ask_presence(query).await {
+            match shared.request_presence(query).await {
                 Some(Outcome::Profile(profile)) if !profile.name.is_empty() => Ok(profile.name),
                 _ => Ok(sender.to_string()),
             }

@@ -60,7 +60,7 @@ impl Api {
         Api { router: crate::http::routes::router(shared.clone()), shared, bus, tasks }
     }
 
-    async fn ask(
+    async fn request(
         &self,
         method: Method,
         path: &str,
@@ -79,7 +79,7 @@ impl Api {
     }
 
     pub(super) async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
-        self.ask(Method::GET, path, headers, Body::empty()).await
+        self.request(Method::GET, path, headers, Body::empty()).await
     }
 
     async fn description(&self) -> Value {
@@ -151,7 +151,7 @@ async fn served_and_described_routes_are_the_same() {
         let concrete = path.replace("{id}", "room").replace("{userId}", "ben");
         for method in [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE] {
             let described = operations.iter().any(|(other, its, _)| other == path && *its == method);
-            let answer = api.ask(method.clone(), &concrete, &[], Body::empty()).await;
+            let answer = api.request(method.clone(), &concrete, &[], Body::empty()).await;
             let served =
                 answer.status != StatusCode::METHOD_NOT_ALLOWED && answer.status != StatusCode::NOT_FOUND;
             assert_eq!(served, described, "{method} {path}: {}", answer.status);
@@ -233,7 +233,7 @@ async fn requests_without_valid_credentials_are_refused() {
                 continue;
             }
             let path = path.replace("{id}", "room").replace("{userId}", "ben");
-            let answer = api.ask(method.clone(), &path, &headers, Body::empty()).await;
+            let answer = api.request(method.clone(), &path, &headers, Body::empty()).await;
             assert_eq!(answer.error(), (401, code.to_owned()), "{method} {path} {credentials:?}");
             assert!(answer.headers.contains_key(WWW_AUTHENTICATE));
         }
@@ -246,7 +246,7 @@ async fn wrong_requests_get_the_code_of_their_error() {
     let (token, long) = (bearer(60), format!("{{\"title\":\"{}\"}}", "x".repeat(70 * 1024)));
     let json = ("content-type", "application/json");
     let post = async |path: &str, kind: (&str, &str), body: &str| {
-        api.ask(Method::POST, path, &[("authorization", &token), kind], body.to_owned()).await.error()
+        api.request(Method::POST, path, &[("authorization", &token), kind], body.to_owned()).await.error()
     };
     let (conversations, messages) = ("/api/conversations", "/api/conversations/room/messages");
     let refused = |status, code: &str| (status, code.to_owned());
@@ -293,9 +293,15 @@ async fn wrong_requests_get_the_code_of_their_error() {
 #[tokio::test]
 async fn requests_of_other_origins_are_refused() {
     let api = Api::start(|settings| settings.allowed_origins = vec!["https://app.example".into()]);
-    let asked = ("access-control-request-method", "PATCH");
+    let requested = ("access-control-request-method", "PATCH");
     let preflight = async |origin: &str| {
-        api.ask(Method::OPTIONS, "/api/conversations/room", &[("origin", origin), asked], Body::empty()).await
+        api.request(
+            Method::OPTIONS,
+            "/api/conversations/room",
+            &[("origin", origin), requested],
+            Body::empty(),
+        )
+        .await
     };
     let allowed = preflight("https://app.example").await;
     assert_eq!(allowed.status, StatusCode::NO_CONTENT);
@@ -315,7 +321,7 @@ async fn requests_of_other_origins_are_refused() {
     assert_eq!(refused.error(), (401, "unauthorized".into()));
     assert_eq!(refused.headers[ACCESS_CONTROL_ALLOW_ORIGIN], "https://app.example");
     assert_eq!(refused.headers["cache-control"], "no-store");
-    let plain = api.ask(Method::OPTIONS, "/api/conversations", &[], Body::empty()).await;
+    let plain = api.request(Method::OPTIONS, "/api/conversations", &[], Body::empty()).await;
     assert_eq!(plain.error(), (405, "invalid_payload".into()));
 }
 
@@ -340,7 +346,7 @@ async fn a_missing_outcome_is_a_timeout() {
     let api = Api::start(|_| {});
     let (token, json) = (bearer(60), ("content-type", "application/json"));
     let headers = [("authorization", token.as_str()), json];
-    let send = api.ask(Method::POST, "/api/conversations/room/messages", &headers, r#"{"content":"hi"}"#);
+    let send = api.request(Method::POST, "/api/conversations/room/messages", &headers, r#"{"content":"hi"}"#);
     let late = async {
         while api.bus.log_bounds(0).await.expect("the log").last == 0 {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;

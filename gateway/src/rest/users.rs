@@ -112,7 +112,7 @@ async fn profile(shared: &Shared, caller: &Caller, user: &UserId) -> Result<wire
         return Ok(identity.profile.clone());
     }
     let query = Change::ProfileQuery(wire::ProfileQuery { user: user.to_string() });
-    match shared.ask_presence(query).await {
+    match shared.request_presence(query).await {
         Some(Outcome::Profile(profile)) => Ok(wire::Profile { user: user.to_string(), ..profile }),
         _ => {
             Err(Failure::new(ErrorCode::Unavailable, "profiles cannot be read now: try again")

@@ -6,7 +6,7 @@ use crate::core::topic::Slot;
 use crate::core::tracker::Tracker;
 use crate::delivery::dialect::{CommandOrigin, Dialect};
 use crate::delivery::hub::{Room, RoomState, Seen};
-use crate::session::recovery::tell_pending;
+use crate::session::recovery::notify_recovery_pending;
 use crate::session::{WorkResult, reply_to};
 use crate::shared::Shared;
 use carillon_proto::code::{Close, ErrorCode, Failure};
@@ -172,7 +172,7 @@ impl JoinRequest {
         });
         // The record does not have the subscription yet, so the client is sent `recovery_pending` first.
         if recorded.is_some_and(|recorded| !recorded.stored) {
-            tell_pending(&self.connection);
+            notify_recovery_pending(&self.connection);
         }
         let (connection, dialect) = (self.connection.clone(), self.origin.dialect());
         let member = Member { connection, dialect, place: tracked.map_or(0, |(place, _)| place) };
@@ -195,7 +195,7 @@ impl JoinRequest {
             // The earlier subscription ended while this join was under way. The session counts it out (`step_out`) when
             // it handles that signal, so the new one is counted in here.
             if self.count_in(&mut state) {
-                self.shared.tell_presence(self.arrival());
+                self.shared.announce_presence(self.arrival());
             }
         }
         let after_seq = tracked.map(|(_, seq)| seq).or(self.after_seq);
@@ -228,7 +228,7 @@ impl JoinRequest {
     /// users are in the room and which of them the joining user sees.
     async fn enter_presence(&self, room: &Arc<Room>) -> (u32, Vec<String>) {
         let first = self.count_in(&mut room.lock());
-        if first && let Some(Outcome::Room(state)) = self.shared.ask_presence(self.arrival()).await {
+        if first && let Some(Outcome::Room(state)) = self.shared.request_presence(self.arrival()).await {
             return (state.participants, state.visible);
         }
         let mut state = room.lock();
@@ -296,10 +296,10 @@ pub fn step_out(shared: &Shared, connection: &Connection, room: &Arc<Room>, disc
     };
     if last {
         let (conversation, user) = (room.conversation.to_string(), connection.user.to_string());
-        shared.tell_presence(Change::RoomLeft(wire::RoomLeft { conversation, user, disconnected }));
+        shared.announce_presence(Change::RoomLeft(wire::RoomLeft { conversation, user, disconnected }));
         if shared.audience.leave_room(room, &connection.user, disconnected) {
             let user = connection.user.to_string();
-            shared.tell_presence(Change::Unwatch(wire::Unwatch { user }));
+            shared.announce_presence(Change::Unwatch(wire::Unwatch { user }));
         }
     }
     shared.let_go(room);

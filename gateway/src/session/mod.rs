@@ -15,7 +15,7 @@ mod membership;
 mod presence;
 mod replies;
 
-pub use replies::{reply_to, tell, tell_first};
+pub use replies::{notify, notify_first, reply_to};
 
 use crate::access::auth::Identity;
 use crate::connection::Connection;
@@ -197,7 +197,7 @@ impl Session {
                 let (user, session) = (self.identity.user.to_string(), self.connection.id);
                 self.shared.directory.set_status(&self.connection, status, &text);
                 let change = wire::StatusSet { user, session, status: status.into(), text };
-                self.shared.tell_presence(Change::StatusSet(change));
+                self.shared.announce_presence(Change::StatusSet(change));
                 self.reply(&Reply::Ack, &origin);
             }
             Command::History { conversation, from, limit } => {

@@ -1,6 +1,6 @@
 //! What a session receives about other users: the first frame, status and watches.
 
-use super::{Session, Work, WorkResult, reply_to, tell_first};
+use super::{Session, Work, WorkResult, notify_first, reply_to};
 use crate::connection::Connection;
 use crate::delivery::dialect::CommandOrigin;
 use crate::shared::Shared;
@@ -26,7 +26,7 @@ impl Session {
         others.remove(&own);
         let users = std::iter::once(own).chain(others.into_iter().take(VISIBLE_USERS_MAX)).collect();
         // Presence changes that were queued meanwhile follow the first frame.
-        tell_first(&self.connection, &Reply::OnlineUsers { users });
+        notify_first(&self.connection, &Reply::OnlineUsers { users });
     }
 
     /// Notes that the client uses a vocabulary with a name for presence. Socket.IO's vocabularies have no list of

@@ -24,9 +24,9 @@ use std::time::Duration;
 
 /// How often an unfinished answer is requested again, over 4 s. A new presence-worker has all records after three
 /// heartbeats.
-const ASK_AGAIN_MAX: u32 = 16;
+const REQUEST_AGAIN_MAX: u32 = 16;
 /// Delay between two such requests.
-const ASK_AGAIN_DELAY: Duration = Duration::from_millis(250);
+const REQUEST_AGAIN_DELAY: Duration = Duration::from_millis(250);
 /// Length of the ids that clients are given, in characters. An id of another length is not looked up.
 const PID_LENGTH: usize = 32;
 
@@ -101,7 +101,7 @@ fn kept(session: u64, record: &RecoveryRecord, bases: Vec<RecoveryBase>) -> Opti
 /// Sends `recovery_pending` before the reply to a change that the record does not have yet. Its offset counts that
 /// change. A client that returns with this offset is recovered if the record has the change by then, and otherwise
 /// starts over.
-pub fn tell_pending(connection: &Connection) {
+pub fn notify_recovery_pending(connection: &Connection) {
     if let ClientProtocol::SocketIo(namespace) = connection.protocol {
         connection.offer(&packets(namespace, &[vocabulary::recovery_pending()]), Urgency::Reply);
     }
@@ -138,9 +138,9 @@ impl Shared {
         namespace: Namespace,
     ) -> Option<RecoveredState> {
         let offset = Offset::parse(&back.offset).filter(|_| back.pid.len() == PID_LENGTH)?;
-        for _ in 0..ASK_AGAIN_MAX {
+        for _ in 0..REQUEST_AGAIN_MAX {
             let query = wire::RecoveryQuery { pid: back.pid.clone(), user: user.to_owned() };
-            match self.ask_presence(Change::RecoveryQuery(query)).await {
+            match self.request_presence(Change::RecoveryQuery(query)).await {
                 Some(Outcome::Recovery(wire::RecoveryFound { record: Some(record), owner, .. })) => {
                     let here = record.namespace == namespace.name();
                     let tracker = Tracker::restored(&record.bases, &offset).filter(|_| here)?;
@@ -149,7 +149,7 @@ impl Shared {
                     return Some(RecoveredState { record, tracker, owner });
                 }
                 Some(Outcome::Recovery(found)) if found.again => {
-                    tokio::time::sleep(ASK_AGAIN_DELAY).await;
+                    tokio::time::sleep(REQUEST_AGAIN_DELAY).await;
                 }
                 _ => return None,
             }
@@ -185,13 +185,13 @@ impl Shared {
 
     async fn store(&self, kept: Option<wire::RecoveryKept>) -> bool {
         let Some(kept) = kept else { return false };
-        self.is_taken(Change::RecoveryKept(kept)).await
+        self.is_accepted(Change::RecoveryKept(kept)).await
     }
 
     /// Announces the whole record again, after it has changed or an announcement has failed.
     pub fn renew_recovery(&self, connection: &Connection) {
         if let Some(kept) = self.recoveries.kept(connection) {
-            self.tell_presence(Change::RecoveryKept(kept));
+            self.announce_presence(Change::RecoveryKept(kept));
         }
     }
 
@@ -224,7 +224,7 @@ impl Shared {
             place,
             subscription: Some(subscription),
         };
-        self.is_taken(Change::RecoverySubscribed(made)).await
+        self.is_accepted(Change::RecoverySubscribed(made)).await
     }
 
     /// Ends a subscription in the tracker. Returns the announcement for it, if the session can be recovered.
@@ -253,7 +253,7 @@ impl Shared {
         dialect: Dialect,
     ) {
         if let Some(ended) = self.unsubscribe(connection, conversation, dialect) {
-            self.tell_presence(Change::RecoveryUnsubscribed(ended));
+            self.announce_presence(Change::RecoveryUnsubscribed(ended));
         }
     }
 
@@ -266,9 +266,9 @@ impl Shared {
         dialect: Dialect,
     ) {
         let Some(ended) = self.unsubscribe(connection, conversation, dialect) else { return };
-        if !self.is_taken(Change::RecoveryUnsubscribed(ended)).await {
+        if !self.is_accepted(Change::RecoveryUnsubscribed(ended)).await {
             self.renew_recovery(connection);
-            tell_pending(connection);
+            notify_recovery_pending(connection);
         }
     }
 
@@ -293,7 +293,7 @@ impl Shared {
         let ended = self.recoveries.0.lock().remove(&connection.id);
         if let Some(pid) = ended.map(|session| session.record.pid) {
             let change = wire::RecoveryEnded { pid, session: connection.id, forget };
-            self.tell_presence(Change::RecoveryEnded(change));
+            self.announce_presence(Change::RecoveryEnded(change));
         }
     }
 

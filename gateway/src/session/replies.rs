@@ -12,12 +12,12 @@ pub fn reply_to(connection: &Connection, reply: &Reply, origin: &CommandOrigin) 
 }
 
 /// Sends a connection a frame that is not a reply to a command.
-pub fn tell(connection: &Connection, reply: &Reply) {
+pub fn notify(connection: &Connection, reply: &Reply) {
     reply_to(connection, reply, &unprompted_origin(connection));
 }
 
 /// Sends a connection such a frame before all that is queued. Other tasks may queue frames at the same time.
-pub fn tell_first(connection: &Connection, reply: &Reply) {
+pub fn notify_first(connection: &Connection, reply: &Reply) {
     let frame = unprompted_origin(connection).encode_reply(reply);
     if !frame.is_empty() {
         connection.outgoing.put_back(vec![frame]);
@@ -48,8 +48,8 @@ mod tests {
         let user = UserId::parse("ann").expect("valid");
         let connection =
             Connection::new(1, user, "ann".into(), ClientProtocol::Native, Arc::new(Outgoing::default()));
-        tell(&connection, &Reply::Pong);
-        tell_first(&connection, &Reply::OnlineUsers { users: vec!["ann".into()] });
+        notify(&connection, &Reply::Pong);
+        notify_first(&connection, &Reply::OnlineUsers { users: vec!["ann".into()] });
         let sent = connection.outgoing.drain();
         let sent: Vec<_> = sent.iter().map(|frame| String::from_utf8_lossy(frame)).collect();
         assert!(sent.len() == 2 && sent[0].contains("online_users") && sent[1].contains("pong"), "{sent:?}");

@@ -168,7 +168,7 @@ impl RunningSession {
         }
         if left_ms <= EXPIRY_NOTICE_MS && self.expiry_told != Some(expires_ms) {
             self.expiry_told = Some(expires_ms);
-            crate::session::tell(&self.session.connection, &Reply::TokenExpiring { expires_ms });
+            crate::session::notify(&self.session.connection, &Reply::TokenExpiring { expires_ms });
         }
         self.set_deadline();
         Ok(())

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 /// Requests that wait for a partition's task. When the queue is full, a join fails with `unavailable`. The number is
 /// above the default limit of connections per gateway (10,000), because each connection has at most one join under way.
-const ASKS_MAX: usize = 16_384;
+const INPUTS_MAX: usize = 16_384;
 /// How long one request to the owner may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a join is retried. It covers a change of owners: a lease of 2 s and the successor's loading.
@@ -27,13 +27,13 @@ const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Delay between two tries.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
 
-enum Ask {
+enum LinkInput {
     Join(Join),
-    Heard(Heard),
+    FromOwner(OwnerMessage),
 }
 
 /// What arrived from the owner.
-enum Heard {
+enum OwnerMessage {
     Batch { epoch: u64, number: u64 },
     Beat(wire::Beat),
     Lost,
@@ -41,7 +41,7 @@ enum Heard {
 
 /// The handle of one partition's task.
 pub struct LinkHandle {
-    asks: mpsc::Sender<Ask>,
+    inputs: mpsc::Sender<LinkInput>,
     lag_ms: Arc<AtomicU64>,
 }
 
@@ -60,25 +60,25 @@ impl LinkHandle {
         }
         let (answer, answered) = oneshot::channel();
         let join = Join { conversation: room.conversation.clone(), check, answer, since: Instant::now() };
-        if self.asks.try_send(Ask::Join(join)).is_err() {
+        if self.inputs.try_send(LinkInput::Join(join)).is_err() {
             return Err(unavailable());
         }
         answered.await.unwrap_or_else(|_| Err(unavailable()))
     }
 
     /// Reports that a batch with this number arrived.
-    pub async fn batch(&self, epoch: u64, number: u64) {
-        let _ = self.asks.send(Ask::Heard(Heard::Batch { epoch, number })).await;
+    pub async fn report_batch(&self, epoch: u64, number: u64) {
+        let _ = self.inputs.send(LinkInput::FromOwner(OwnerMessage::Batch { epoch, number })).await;
     }
 
     /// Reports that a beat arrived.
-    pub async fn beat(&self, beat: wire::Beat) {
-        let _ = self.asks.send(Ask::Heard(Heard::Beat(beat))).await;
+    pub async fn report_beat(&self, beat: wire::Beat) {
+        let _ = self.inputs.send(LinkInput::FromOwner(OwnerMessage::Beat(beat))).await;
     }
 
     /// Reports that messages from the owner may have been lost.
-    pub async fn lost(&self) {
-        let _ = self.asks.send(Ask::Heard(Heard::Lost)).await;
+    pub async fn report_loss(&self) {
+        let _ = self.inputs.send(LinkInput::FromOwner(OwnerMessage::Lost)).await;
     }
 
     /// The owner's lag behind its log, in milliseconds, if it is too large to send the owner more commands.
@@ -90,14 +90,14 @@ impl LinkHandle {
 
 /// Makes a partition's handle and the task behind it.
 pub fn link() -> (LinkHandle, LinkTask) {
-    let (sender, asks) = mpsc::channel(ASKS_MAX);
+    let (sender, inputs) = mpsc::channel(INPUTS_MAX);
     let lag_ms = Arc::new(AtomicU64::new(0));
-    (LinkHandle { asks: sender, lag_ms: lag_ms.clone() }, LinkTask { asks, lag_ms })
+    (LinkHandle { inputs: sender, lag_ms: lag_ms.clone() }, LinkTask { inputs, lag_ms })
 }
 
 /// A partition's task before it runs.
 pub struct LinkTask {
-    asks: mpsc::Receiver<Ask>,
+    inputs: mpsc::Receiver<LinkInput>,
     lag_ms: Arc<AtomicU64>,
 }
 
@@ -106,7 +106,7 @@ pub struct LinkTask {
 pub(crate) struct Gathered {
     /// Joins that wait for registration.
     pub(crate) joins: Vec<Join>,
-    heard: Vec<Heard>,
+    from_owner: Vec<OwnerMessage>,
 }
 
 impl LinkTask {
@@ -116,15 +116,15 @@ impl LinkTask {
         let mut gathered = Gathered::default();
         let mut next = tokio::select! {
             biased;
-            ask = self.asks.recv() => Some(ask?),
+            input = self.inputs.recv() => Some(input?),
             () = changed => None,
         };
-        while let Some(ask) = next.take().or_else(|| self.asks.try_recv().ok()) {
-            match ask {
-                Ask::Join(join) => gathered.joins.push(join),
-                Ask::Heard(heard) => gathered.heard.push(heard),
+        while let Some(input) = next.take().or_else(|| self.inputs.try_recv().ok()) {
+            match input {
+                LinkInput::Join(join) => gathered.joins.push(join),
+                LinkInput::FromOwner(message) => gathered.from_owner.push(message),
             }
-            if gathered.joins.len() >= REGISTRATIONS_MAX || gathered.heard.len() >= ASKS_MAX {
+            if gathered.joins.len() >= REGISTRATIONS_MAX || gathered.from_owner.len() >= INPUTS_MAX {
                 break;
             }
         }
@@ -149,7 +149,7 @@ impl LinkTask {
                     None => return,
                 },
             };
-            gathered.heard.into_iter().for_each(|heard| owner.heard(heard));
+            gathered.from_owner.into_iter().for_each(|message| owner.handle_owner_message(message));
             self.lag_ms.store(owner.link.overloaded().unwrap_or(0), Ordering::Relaxed);
             owner.register(gathered.joins).await;
             owner.repair().await;
@@ -164,10 +164,10 @@ struct OwnerLink {
 }
 
 impl OwnerLink {
-    fn heard(&mut self, heard: Heard) {
-        match heard {
-            Heard::Batch { epoch, number } => self.link.batch(epoch, number),
-            Heard::Beat(beat) => {
+    fn handle_owner_message(&mut self, message: OwnerMessage) {
+        match message {
+            OwnerMessage::Batch { epoch, number } => self.link.batch(epoch, number),
+            OwnerMessage::Beat(beat) => {
                 let Shared { hub, .. } = &*self.shared;
                 let rooms = RoomDigest {
                     expected: hub.expected(self.partition),
@@ -175,7 +175,7 @@ impl OwnerLink {
                 };
                 self.link.beat(steady_ms(), &beat, &rooms);
             }
-            Heard::Lost => self.link.lost(),
+            OwnerMessage::Lost => self.link.lost(),
         }
     }
 

@@ -22,7 +22,7 @@ const ROUND: Duration = Duration::from_millis(250);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// Commands per partition and round, the oldest first. When all of a partition's outcomes are late, the owner is behind
 /// and sends them itself when it catches up, so more requests would not help.
-const ASKED_MAX: usize = 256;
+const REQUESTED_MAX: usize = 256;
 
 /// Requests late outcomes until the gateway ends.
 pub async fn run(shared: Arc<Shared>) {
@@ -33,15 +33,18 @@ pub async fn run(shared: Arc<Shared>) {
             let of_partition =
                 late.entry(partition::of_conversation(&one.key.conversation, shared.partitions));
             let commands = of_partition.or_default();
-            if commands.len() < ASKED_MAX {
-                commands.push(asked(one));
+            if commands.len() < REQUESTED_MAX {
+                commands.push(outcome_request(one));
             }
         }
-        join_all(late.into_iter().map(|(partition, commands)| ask(&shared, partition, commands))).await;
+        join_all(
+            late.into_iter().map(|(partition, commands)| request_outcomes(&shared, partition, commands)),
+        )
+        .await;
     }
 }
 
-fn asked(
+fn outcome_request(
     Late { request, key: CommandKey { conversation, actor, client_id }, tag }: Late,
 ) -> wire::AskOutcome {
     let actor = actor.map(|actor| actor.to_string()).unwrap_or_default();
@@ -51,7 +54,7 @@ fn asked(
 
 /// Applies the outcomes that the owner knows. For a command that is missing in the answer nothing is decided: the owner
 /// may not have applied it yet.
-async fn ask(shared: &Shared, partition: u32, commands: Vec<wire::AskOutcome>) {
+async fn request_outcomes(shared: &Shared, partition: u32, commands: Vec<wire::AskOutcome>) {
     let request = wire::PartitionRequest {
         gateway: shared.id.to_string(),
         counter: 0,
