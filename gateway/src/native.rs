@@ -220,12 +220,12 @@ impl Framing for JsonFrames {
         Ok(Understood::Message(text))
     }
 
-    fn heard(&mut self) {
-        self.keepalive.heard(Instant::now().into_std());
+    fn note_activity(&mut self) {
+        self.keepalive.handle_activity(Instant::now().into_std());
     }
 
-    fn deaf(&mut self) {
-        self.heard();
+    fn note_pause(&mut self) {
+        self.note_activity();
     }
 
     fn deadline(&self) -> Instant {

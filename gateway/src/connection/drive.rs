@@ -67,7 +67,7 @@ pub enum Understood<'a> {
     /// A frame that concerns only the connection.
     Nothing,
     /// The client ends the connection.
-    Goodbye,
+    Close,
 }
 
 /// The layer between WebSocket frames and the handler's messages.
@@ -78,9 +78,9 @@ pub trait Framing: Send {
     /// Why the connection must end.
     fn text<'a>(&mut self, text: &'a str) -> Result<Understood<'a>, Close>;
     /// Notes that a frame arrived. It counts as a sign of life if any frame does in this protocol.
-    fn heard(&mut self);
+    fn note_activity(&mut self);
     /// Notes that no frames were read for a while, so that the client's silence does not count.
-    fn deaf(&mut self);
+    fn note_pause(&mut self);
     /// When [`Framing::due`] must be called.
     fn deadline(&self) -> Instant;
     /// What to do about a client that is silent, and the ping frame for it.
@@ -90,7 +90,7 @@ pub trait Framing: Send {
 enum Woken {
     Writable,
     Frames,
-    Came(Option<Result<Message, WsError>>),
+    Message(Option<Result<Message, WsError>>),
     Worked,
     Timer,
 }
@@ -104,11 +104,11 @@ pub async fn drive<F: Framing, H: MessageHandler>(
 ) -> Option<Close> {
     let mut driver = Driver { socket, outgoing, framing, handler, pings: Bucket::default() };
     let close = driver.run().await;
-    outgoing.listens(false);
+    outgoing.set_reading(false);
     // Events are refused from now on, even while the client slowly reads earlier frames.
     outgoing.seal(true);
-    let told = close.is_some() && Box::pin(have_the_stream(outgoing)).await;
-    close.filter(|_| told)
+    let sendable = close.is_some() && Box::pin(have_the_stream(outgoing)).await;
+    close.filter(|_| sendable)
 }
 
 struct Driver<'a, F, H> {
@@ -143,15 +143,15 @@ impl<F: Framing, H: MessageHandler> Driver<'_, F, H> {
                         continue;
                     }
                     reads = self.handler.reads();
-                    self.outgoing.listens(reads);
+                    self.outgoing.set_reading(reads);
                     self.idle(sleep.as_mut(), reads).await
                 }
             };
-            let rang = matches!(woken, Woken::Timer);
+            let timer_fired = matches!(woken, Woken::Timer);
             match woken {
                 Woken::Writable => stalled_at = None,
                 Woken::Frames | Woken::Worked => {}
-                Woken::Came(message) => match self.came(message) {
+                Woken::Message(message) => match self.handle_message(message) {
                     Ok(ControlFrame::None) => {}
                     // Boxed, as all rare steps are here, because the largest future in an await decides the size of a
                     // connection.
@@ -163,7 +163,7 @@ impl<F: Framing, H: MessageHandler> Driver<'_, F, H> {
                     Err(close) => return close,
                 },
                 Woken::Timer => {
-                    if let Err(close) = self.rung(reads) {
+                    if let Err(close) = self.handle_timer(reads) {
                         return Some(close);
                     }
                 }
@@ -174,7 +174,7 @@ impl<F: Framing, H: MessageHandler> Driver<'_, F, H> {
             // A renewed token or a greeting may bring an earlier deadline. Signs of life only postpone it, so the timer
             // is left until it fires.
             let deadline = self.deadline();
-            if rang || deadline < sleep.deadline() {
+            if timer_fired || deadline < sleep.deadline() {
                 sleep.as_mut().reset(deadline);
             }
         }
@@ -184,7 +184,7 @@ impl<F: Framing, H: MessageHandler> Driver<'_, F, H> {
     async fn idle(&mut self, sleep: Pin<&mut Sleep>, reads: bool) -> Woken {
         tokio::select! {
             () = self.outgoing.woken() => Woken::Frames,
-            message = self.socket.next(), if reads => Woken::Came(message),
+            message = self.socket.next(), if reads => Woken::Message(message),
             () = poll_fn(|context| self.handler.poll_work(context)) => Woken::Worked,
             () = sleep => Woken::Timer,
         }
@@ -208,10 +208,10 @@ impl<F: Framing, H: MessageHandler> Driver<'_, F, H> {
         self.handler.deadline().map_or(framing, |deadline| deadline.min(framing))
     }
 
-    fn rung(&mut self, reads: bool) -> Result<(), Close> {
+    fn handle_timer(&mut self, reads: bool) -> Result<(), Close> {
         self.handler.due()?;
         if !reads {
-            self.framing.deaf();
+            self.framing.note_pause();
         }
         match self.framing.due() {
             (Due::Nothing, _) => {}
@@ -225,9 +225,12 @@ impl<F: Framing, H: MessageHandler> Driver<'_, F, H> {
 
     /// Handles a frame or the end of the stream. Returns which frame of the library must be written. `Err` holds the
     /// reason for the client, if there is one to send.
-    fn came(&mut self, message: Option<Result<Message, WsError>>) -> Result<ControlFrame, Option<Close>> {
-        self.framing.heard();
-        self.outgoing.heard();
+    fn handle_message(
+        &mut self,
+        message: Option<Result<Message, WsError>>,
+    ) -> Result<ControlFrame, Option<Close>> {
+        self.framing.note_activity();
+        self.outgoing.note_activity();
         match message {
             Some(Ok(Message::Text(text))) => {
                 metrics::FRAMES_IN.inc();
@@ -238,7 +241,7 @@ impl<F: Framing, H: MessageHandler> Driver<'_, F, H> {
                         self.outgoing.offer(&frame, Urgency::Reply);
                     }
                     Understood::Nothing => {}
-                    Understood::Goodbye => return Err(None),
+                    Understood::Close => return Err(None),
                 }
             }
             Some(Ok(Message::Binary(bytes))) => {
@@ -317,13 +320,13 @@ pub fn reason(error: &WsError) -> Option<Close> {
 /// unread bytes resets the connection and the client would lose the reason.
 pub async fn end(socket: Socket, close: Option<Close>, stream: &TcpStream) {
     if let Some(close) = close {
-        say_goodbye(socket, close).await;
+        send_close(socket, close).await;
     }
     // Other tasks may hold the stream for a moment longer.
     let _ = SockRef::from(stream).shutdown(std::net::Shutdown::Both);
 }
 
-async fn say_goodbye(mut socket: Socket, close: Close) {
+async fn send_close(mut socket: Socket, close: Close) {
     let reason = CloseFrame { code: close.code().into(), reason: close.reason().into() };
     let _ = timeout(LINGER, async {
         if socket.close(Some(reason)).await.is_err() {

@@ -38,11 +38,11 @@ impl Framing for Frames {
     fn text<'a>(&mut self, text: &'a str) -> Result<Understood<'a>, Close> {
         Ok(Understood::Message(text))
     }
-    fn heard(&mut self) {
-        self.0.heard(Monotonic::now());
+    fn note_activity(&mut self) {
+        self.0.handle_activity(Monotonic::now());
     }
-    fn deaf(&mut self) {
-        self.heard();
+    fn note_pause(&mut self) {
+        self.note_activity();
     }
     fn deadline(&self) -> Instant {
         Instant::from_std(self.0.next())

@@ -78,7 +78,7 @@ pub struct Connection {
     /// Events were queued that have not been written to the socket yet.
     touched: AtomicBool,
     /// The client uses a vocabulary that has a name for other users' presence.
-    hears_presence: AtomicBool,
+    receives_presence: AtomicBool,
     /// A probe, which pings the client to see whether it is alive, is under way.
     probed: AtomicBool,
     /// The users whom it watches because they share conversations with its user. Lock order: this lock first, then the
@@ -104,7 +104,7 @@ impl Connection {
             protocol,
             outgoing,
             touched: AtomicBool::new(false),
-            hears_presence: AtomicBool::new(protocol == ClientProtocol::Native),
+            receives_presence: AtomicBool::new(protocol == ClientProtocol::Native),
             probed: AtomicBool::new(false),
             acquaintances: Mutex::default(),
             signals: Mutex::default(),
@@ -177,13 +177,13 @@ impl Connection {
     }
 
     /// Notes that the client uses a vocabulary with a name for presence. Returns `true` the first time.
-    pub fn speaks_of_presence(&self) -> bool {
-        !self.hears_presence.swap(true, Ordering::Relaxed)
+    pub fn enable_presence(&self) -> bool {
+        !self.receives_presence.swap(true, Ordering::Relaxed)
     }
 
     /// Whether the client is sent other users' presence.
-    pub fn hears_presence(&self) -> bool {
-        self.hears_presence.load(Ordering::Relaxed)
+    pub fn receives_presence(&self) -> bool {
+        self.receives_presence.load(Ordering::Relaxed)
     }
 }
 

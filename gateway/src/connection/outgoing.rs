@@ -59,7 +59,7 @@ pub struct Outgoing {
     wake: Notify,
     /// Time of the last sign of life on the steady clock, in milliseconds, plus one; 0 while the connection is not
     /// read.
-    heard: AtomicU64,
+    last_activity: AtomicU64,
 }
 
 impl Outgoing {
@@ -70,24 +70,24 @@ impl Outgoing {
     }
 
     /// Notes a sign of life of the client, or that reading begins.
-    pub fn heard(&self) {
-        self.heard.store(steady_ms() + 1, Ordering::Relaxed);
+    pub fn note_activity(&self) {
+        self.last_activity.store(steady_ms() + 1, Ordering::Relaxed);
     }
 
     /// Notes whether the connection is read from now on.
-    pub fn listens(&self, listens: bool) {
-        let listened = self.heard.load(Ordering::Relaxed) > 0;
-        match (listened, listens) {
-            (true, false) => self.heard.store(0, Ordering::Relaxed),
-            (false, true) => self.heard(),
+    pub fn set_reading(&self, reading: bool) {
+        let was_reading = self.last_activity.load(Ordering::Relaxed) > 0;
+        match (was_reading, reading) {
+            (true, false) => self.last_activity.store(0, Ordering::Relaxed),
+            (false, true) => self.note_activity(),
             _ => {}
         }
     }
 
     /// When the client last gave a sign of life, or reading began, in milliseconds of the steady clock; `None` while
     /// the connection is not read.
-    pub fn heard_ms(&self) -> Option<u64> {
-        self.heard.load(Ordering::Relaxed).checked_sub(1)
+    pub fn last_activity_ms(&self) -> Option<u64> {
+        self.last_activity.load(Ordering::Relaxed).checked_sub(1)
     }
 
     /// Queues a frame. `None` if it was not taken; `Some(true)` if no other frame was waiting.
@@ -118,8 +118,8 @@ impl Outgoing {
     }
 
     /// Calls `ask` with the tracker; `None` if there is none.
-    pub fn tracked<T>(&self, ask: impl FnOnce(&mut Tracker) -> T) -> Option<T> {
-        self.state.lock().tracker.as_deref_mut().map(ask)
+    pub fn tracked<T>(&self, apply: impl FnOnce(&mut Tracker) -> T) -> Option<T> {
+        self.state.lock().tracker.as_deref_mut().map(apply)
     }
 
     /// Queues a frame and wakes the connection's own task. Returns `false` if the frame was not taken.

@@ -45,7 +45,7 @@ impl Keepalive {
 
     /// Records a sign of life. Also called after a time in which the client was not read, so that it is not given up
     /// for that.
-    pub fn heard(&mut self, now: Instant) {
+    pub fn handle_activity(&mut self, now: Instant) {
         *self = Self::new(self.pings, now);
     }
 
@@ -85,7 +85,7 @@ mod tests {
                 Due::Nothing => {}
                 Due::Ping => {
                     pings += 1;
-                    keepalive.heard(now + Duration::from_millis(1));
+                    keepalive.handle_activity(now + Duration::from_millis(1));
                 }
                 Due::GiveUp => panic!("given up after {pings} answered pings"),
             }
@@ -118,7 +118,7 @@ mod tests {
     fn a_client_that_sends_is_not_pinged() {
         let started = Instant::now();
         let mut keepalive = Keepalive::new(NATIVE, started);
-        keepalive.heard(started + Duration::from_secs(20));
+        keepalive.handle_activity(started + Duration::from_secs(20));
         assert_eq!(keepalive.due(started + NATIVE.interval), Due::Nothing);
         assert_eq!(keepalive.next(), started + Duration::from_secs(50));
     }

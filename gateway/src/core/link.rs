@@ -47,7 +47,7 @@ pub struct Link {
     resync: bool,
     /// The last registration of everything was not finished, or not all heads were received.
     unfinished: bool,
-    heard_ms: u64,
+    last_beat_ms: u64,
     lag_ms: u64,
     counter: u64,
     /// The counter of the last registration.
@@ -113,7 +113,7 @@ impl Link {
         if beat.epoch < self.epoch {
             return;
         }
-        (self.heard_ms, self.lag_ms) = (now_ms, beat.lag_ms);
+        (self.last_beat_ms, self.lag_ms) = (now_ms, beat.lag_ms);
         if beat.epoch > self.epoch {
             self.adopt_epoch(beat.epoch);
             self.resync |= rooms.any;
@@ -165,9 +165,9 @@ impl Link {
             self.missing = Some(self.missing.map_or(from, |other| other.min(from)));
         }
         if !serves {
-            (self.heard_ms, self.unfinished) = (now_ms, false);
-        } else if now_ms.saturating_sub(self.heard_ms) >= SILENCE_MS || self.unfinished {
-            self.heard_ms = now_ms;
+            (self.last_beat_ms, self.unfinished) = (now_ms, false);
+        } else if now_ms.saturating_sub(self.last_beat_ms) >= SILENCE_MS || self.unfinished {
+            self.last_beat_ms = now_ms;
             self.resync = true;
         }
     }

@@ -35,10 +35,10 @@ impl Framing for EnginePackets {
             Packet::Message(Cow::Borrowed(text)) => Ok(Understood::Message(text)),
             Packet::Binary(bytes) => Ok(Understood::Binary(bytes.into_owned().into())),
             Packet::Pong(_) => {
-                self.deaf();
+                self.note_pause();
                 Ok(Understood::Nothing)
             }
-            Packet::Close => Ok(Understood::Goodbye),
+            Packet::Close => Ok(Understood::Close),
             Packet::Noop | Packet::Upgrade => Ok(Understood::Nothing),
             // Clients may not send OPEN or PING. A message parsed from text is always borrowed, so the last case does
             // not occur.
@@ -47,10 +47,10 @@ impl Framing for EnginePackets {
     }
 
     /// Only a pong is a sign of life, as in the reference server.
-    fn heard(&mut self) {}
+    fn note_activity(&mut self) {}
 
-    fn deaf(&mut self) {
-        self.keepalive.heard(Instant::now().into_std());
+    fn note_pause(&mut self) {
+        self.keepalive.handle_activity(Instant::now().into_std());
     }
 
     fn deadline(&self) -> Instant {

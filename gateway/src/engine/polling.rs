@@ -130,9 +130,9 @@ impl<H: MessageHandler> Polling<'_, H> {
     /// Serves until polling ends. If the handler drops the session while a WebSocket is probed, waits a while for
     /// the move, because the last frames can reach the client only there.
     async fn run(&mut self, requests: &mut mpsc::Receiver<PollingRequest>) -> Ended {
-        self.outgoing.listens(true);
+        self.outgoing.set_reading(true);
         let ended = self.serve(requests).await;
-        self.outgoing.listens(false);
+        self.outgoing.set_reading(false);
         let probed = self.probe.as_ref().is_some_and(|probe| probe.answered);
         if probed && matches!(ended, Ended::Over(Over::Dropped)) {
             let moved = tokio::time::timeout(LAST_POLL_TIMEOUT, self.move_at_last(requests)).await;
@@ -205,7 +205,7 @@ impl<H: MessageHandler> Polling<'_, H> {
                     Ok(())
                 }
                 Woken::Other => Ok(()),
-                Woken::Timer => self.rung(),
+                Woken::Timer => self.handle_timer(),
             };
             if let Err(over) = done.and_then(|()| self.handler.woken().map_err(|_| Over::Dropped)) {
                 return Ended::Over(over);
@@ -224,7 +224,7 @@ impl<H: MessageHandler> Polling<'_, H> {
         self.handler.deadline().map_or(deadline, |other| other.min(deadline))
     }
 
-    fn rung(&mut self) -> Result<(), Over> {
+    fn handle_timer(&mut self) -> Result<(), Over> {
         let now = Instant::now();
         self.handler.due().map_err(|_| Over::Dropped)?;
         if self.probe.as_ref().is_some_and(|probe| probe.deadline <= now) {
@@ -249,7 +249,7 @@ impl<H: MessageHandler> Polling<'_, H> {
 
     fn handle_request(&mut self, request: PollingRequest) -> Result<(), Over> {
         if matches!(request, PollingRequest::Poll(_) | PollingRequest::Post(..)) {
-            self.outgoing.heard();
+            self.outgoing.note_activity();
         }
         match request {
             PollingRequest::Poll(answer) => {
@@ -329,7 +329,7 @@ impl<H: MessageHandler> Polling<'_, H> {
             match posted {
                 Posted::Text(text) => self.handler.text(&text).map_err(|_| Over::Dropped)?,
                 Posted::Binary(bytes) => self.handler.binary(bytes.into()).map_err(|_| Over::Dropped)?,
-                Posted::Pong => self.keepalive.heard(Instant::now().into_std()),
+                Posted::Pong => self.keepalive.handle_activity(Instant::now().into_std()),
                 Posted::Close => return Err(Over::Closed),
             }
         }

@@ -356,7 +356,7 @@ async fn a_user_removed_while_joining_is_refused() {
     eventually("ann hears it", || heard(&ann).contains("participant_left")).await;
     world.presence.waits.store(false, Ordering::Relaxed);
     let done = joining.await.expect("no panic");
-    assert!(matches!(done, WorkResult::Told));
+    assert!(matches!(done, WorkResult::Replied));
     let told = heard(&eve);
     assert!(told.contains("forbidden") && !told.contains("conversation_joined"), "{told}");
     world.event(message("secret")).await;

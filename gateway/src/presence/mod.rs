@@ -148,7 +148,7 @@ impl Shared {
             return;
         }
         let mut made: Vec<(ClientProtocol, Bytes)> = Vec::new();
-        for connection in viewers.iter().filter(|connection| connection.hears_presence()) {
+        for connection in viewers.iter().filter(|connection| connection.receives_presence()) {
             let known = made.iter().position(|(protocol, _)| *protocol == connection.protocol);
             let index = known.unwrap_or_else(|| {
                 let namespace = match connection.protocol {

@@ -47,7 +47,7 @@ impl Shared {
         for connection in self.directory.connections_of(&user) {
             // A connection that is not read now, because it is beginning or waits for an outcome, cannot answer a ping,
             // so it is not probed.
-            if connection.outgoing.heard_ms().is_some() && connection.try_start_probe() {
+            if connection.outgoing.last_activity_ms().is_some() && connection.try_start_probe() {
                 tokio::spawn(probe(shared.clone(), connection));
             }
         }
@@ -60,8 +60,8 @@ async fn probe(shared: Arc<Shared>, connection: Arc<Connection>) {
     loop {
         connection.ping();
         sleep(Duration::from_millis(probe.next_ms().saturating_sub(steady_ms()))).await;
-        match probe.due(steady_ms(), connection.outgoing.heard_ms()) {
-            Verdict::Ask => {}
+        match probe.due(steady_ms(), connection.outgoing.last_activity_ms()) {
+            Verdict::PingAgain => {}
             Verdict::Alive => break,
             Verdict::Dead => {
                 metrics::FOUND_DEAD.inc();

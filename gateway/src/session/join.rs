@@ -71,7 +71,7 @@ impl JoinRequest {
             Err(failure) => {
                 crate::metrics::ERRORS.inc();
                 self.refuse(failure);
-                WorkResult::Told
+                WorkResult::Replied
             }
         }
     }

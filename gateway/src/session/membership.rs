@@ -37,7 +37,7 @@ impl Session {
     /// Applies the result of [`Work`].
     pub fn done(&mut self, done: WorkResult) {
         match done {
-            WorkResult::Told => {}
+            WorkResult::Replied => {}
             WorkResult::Entered(Entered { room, dialect, slot }) => {
                 if !room.lock().is_slot_of(slot, &self.connection, dialect) {
                     // The subscription has ended meanwhile. A signal reports that.
@@ -126,7 +126,7 @@ impl Session {
 
     /// Ends the session and gives back everything that it holds.
     pub fn end(mut self) {
-        self.shared.end_recovery(&self.connection, self.said_goodbye);
+        self.shared.end_recovery(&self.connection, self.left_deliberately);
         for (_, JoinedConversation { room, members, typing }) in self.joined.drain() {
             if typing {
                 self.shared.end_typing(&room, &self.connection.user, true);

@@ -68,7 +68,7 @@ pub enum WorkResult {
     /// These users are watched now.
     Watched(Vec<UserId>),
     /// Nothing is left to do: the client has its answer.
-    Told,
+    Replied,
 }
 
 /// A subscription: a member's slot in its room, and the dialect in which it receives events.
@@ -103,7 +103,7 @@ pub struct Session {
     /// When the last `rate_limited` error for cursors was sent.
     cursor_refused_ms: Option<u64>,
     /// The client disconnected deliberately and does not come back to recover the session.
-    pub said_goodbye: bool,
+    pub left_deliberately: bool,
 }
 
 impl Session {
@@ -117,7 +117,7 @@ impl Session {
             watched: HashSet::new(),
             behind: Vec::new(),
             cursor_refused_ms: None,
-            said_goodbye: false,
+            left_deliberately: false,
         }
     }
 
@@ -137,7 +137,7 @@ impl Session {
         let (shared, connection) = (self.shared.clone(), self.connection.clone());
         Some(Box::pin(async move {
             shared.rebase_recovery(&connection).await;
-            WorkResult::Told
+            WorkResult::Replied
         }))
     }
 
@@ -192,7 +192,7 @@ impl Session {
             Command::UnwatchPresence { users } => return Ok(Some(self.unwatch(users, origin))),
             Command::SetStatus { status, text } => {
                 if origin.dialect().names_presence() {
-                    self.speaks_of_presence();
+                    self.enable_presence();
                 }
                 let (user, session) = (self.identity.user.to_string(), self.connection.id);
                 self.shared.directory.set_status(&self.connection, status, &text);
@@ -274,7 +274,7 @@ impl Session {
         let authority = self.authority(&conversation)?;
         let dialect = origin.dialect();
         if dialect.names_presence() {
-            self.speaks_of_presence();
+            self.enable_presence();
         }
         let already = self.joined.get(&conversation);
         let already = already.and_then(|joined| Some((joined.room.clone(), joined.slot(dialect)?)));
@@ -322,7 +322,7 @@ impl Session {
             }
             shared.recovery_leaves(&connection, &conversation, origin.dialect()).await;
             reply_to(&connection, &Reply::Left { conversation }, &origin);
-            WorkResult::Told
+            WorkResult::Replied
         })
     }
 
@@ -435,7 +435,7 @@ impl Session {
                 Err(failure) => Reply::Error(failure),
             };
             reply_to(&connection, &reply, &origin);
-            WorkResult::Told
+            WorkResult::Replied
         }))
     }
 }

@@ -31,8 +31,8 @@ impl Session {
 
     /// Notes that the client uses a vocabulary with a name for presence. Socket.IO's vocabularies have no list of
     /// online users, so the first time the client is sent the presence of each online user that its user sees.
-    pub fn speaks_of_presence(&self) {
-        if self.connection.speaks_of_presence() {
+    pub fn enable_presence(&self) {
+        if self.connection.enable_presence() {
             let users = self.connection.acquaintances.lock().users();
             self.shared.show_online(&self.connection, &users);
         }
@@ -61,7 +61,7 @@ impl Session {
             };
             users.extend(hidden.iter().map(|user| unknown_presence(user.as_str())));
             reply_to(&connection, &Reply::OnlineStatus { users }, &origin);
-            if watch { WorkResult::Watched(visible) } else { WorkResult::Told }
+            if watch { WorkResult::Watched(visible) } else { WorkResult::Replied }
         })
     }
 

@@ -27,7 +27,7 @@ pub struct RunningSession {
     /// Subscriptions that must still be joined again. The number of conversations per connection bounds it.
     restoring: VecDeque<(Command, CommandOrigin)>,
     /// The token's end that was announced to the client.
-    expiry_told: Option<u64>,
+    announced_expiry_ms: Option<u64>,
     /// The token's end on the steady clock, as it was when `deadline` was set.
     ends_ms: Option<u64>,
     deadline: Option<Instant>,
@@ -41,7 +41,7 @@ impl RunningSession {
             work: None,
             page: None,
             restoring: VecDeque::new(),
-            expiry_told: None,
+            announced_expiry_ms: None,
             ends_ms: None,
             deadline: None,
         };
@@ -53,9 +53,9 @@ impl RunningSession {
     fn set_deadline(&mut self) {
         let identity = &self.session.identity;
         self.ends_ms = identity.ends_ms();
-        let told = self.expiry_told == identity.expires_ms;
+        let announced = self.announced_expiry_ms == identity.expires_ms;
         self.deadline = identity.left_ms().map(|left_ms| {
-            let until_ms = if told { left_ms } else { left_ms.saturating_sub(EXPIRY_NOTICE_MS) };
+            let until_ms = if announced { left_ms } else { left_ms.saturating_sub(EXPIRY_NOTICE_MS) };
             Instant::now() + Duration::from_millis(until_ms + 1)
         });
     }
@@ -166,8 +166,8 @@ impl RunningSession {
         if left_ms == 0 {
             return Err(Close::TokenExpired);
         }
-        if left_ms <= EXPIRY_NOTICE_MS && self.expiry_told != Some(expires_ms) {
-            self.expiry_told = Some(expires_ms);
+        if left_ms <= EXPIRY_NOTICE_MS && self.announced_expiry_ms != Some(expires_ms) {
+            self.announced_expiry_ms = Some(expires_ms);
             crate::session::notify(&self.session.connection, &Reply::TokenExpiring { expires_ms });
         }
         self.set_deadline();

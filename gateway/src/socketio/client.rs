@@ -80,11 +80,11 @@ impl Client {
         Client { shared, outgoing, path, recovers, state: State::Waiting, ending: None, draining: None }
     }
 
-    pub(super) fn say(&self, packet: &str) {
+    pub(super) fn send_packet(&self, packet: &str) {
         self.outgoing.offer(&frame::text(packet), Urgency::Reply);
     }
 
-    pub(super) fn tell(&self, namespace: Namespace, event: String) {
+    pub(super) fn send_event(&self, namespace: Namespace, event: String) {
         self.outgoing.offer(&packets(namespace, &[event]), Urgency::Reply);
     }
 
@@ -113,7 +113,7 @@ impl Client {
         metrics::ERRORS.inc();
         if ack.is_some() {
             // Sent besides the callback, because clients of these vocabularies listen for the event.
-            self.tell(namespace, vocabulary::refusal_event(vocabulary, verb, &failure));
+            self.send_event(namespace, vocabulary::refusal_event(vocabulary, verb, &failure));
         }
         let origin = CommandOrigin::Event { vocabulary, namespace, verb, ack };
         self.outgoing.offer(&origin.encode_reply(&Reply::Error(failure)), Urgency::Reply);
@@ -162,7 +162,7 @@ impl Client {
     /// The client leaves its namespace. It may request one again, or close the connection.
     fn leave(&mut self) {
         if let State::Running { mut running, .. } = std::mem::replace(&mut self.state, State::Waiting) {
-            running.session.said_goodbye = true;
+            running.session.left_deliberately = true;
             self.state = State::Leaving { leaving: running.end().boxed() };
         }
     }
@@ -179,10 +179,10 @@ impl Client {
     /// Sends the client the reason before the connection is closed, for those reasons on which the client can act
     /// (`docs/protocol.md#closes`).
     fn dropping(&self, close: Close) -> Close {
-        let telling =
+        let is_reported =
             matches!(close, Close::TokenExpired | Close::AuthenticationTimeout | Close::TooManyConnections);
-        if let (true, Some(namespace)) = (telling, self.namespace()) {
-            self.tell(namespace, vocabulary::connection_error(&failure_of(close)));
+        if let (true, Some(namespace)) = (is_reported, self.namespace()) {
+            self.send_event(namespace, vocabulary::connection_error(&failure_of(close)));
         }
         close
     }
@@ -212,7 +212,7 @@ impl Sockets for Client {
             (Some(namespace), None) => self.connect_namespace(namespace, auth),
             (Some(again), Some(namespace)) if again == namespace => return Err(Close::ProtocolError),
             // A client can be in one namespace only: `/` and its alias serve the same conversations.
-            _ => self.say(&packet::connect_error(name, r#"{"message":"Invalid namespace"}"#)),
+            _ => self.send_packet(&packet::connect_error(name, r#"{"message":"Invalid namespace"}"#)),
         }
         Ok(())
     }

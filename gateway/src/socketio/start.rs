@@ -195,13 +195,13 @@ impl Client {
             None => format!("{{\"sid\":\"{}\"}}", uuid::Uuid::new_v4().simple()),
             Some(Ids { sid, pid }) => format!("{{\"sid\":\"{sid}\",\"pid\":\"{pid}\"}}"),
         };
-        self.say(&packet::connect(namespace.name(), &data));
-        self.tell(namespace, vocabulary::connected());
+        self.send_packet(&packet::connect(namespace.name(), &data));
+        self.send_event(namespace, vocabulary::connected());
     }
 
     fn refuse_connect(&self, namespace: &str, failure: &Failure, token_given: bool) {
         metrics::REFUSED.inc();
-        self.say(&packet::connect_error(namespace, &vocabulary::connect_error(failure, token_given)));
+        self.send_packet(&packet::connect_error(namespace, &vocabulary::connect_error(failure, token_given)));
     }
 
     /// Admits a client to a namespace, or refuses it with a CONNECT_ERROR.
@@ -317,9 +317,9 @@ impl Client {
         if names_presence || self.path == Path::Api {
             if moved {
                 // The client received the presence of online users on its former gateway: send changes only.
-                running.connection().speaks_of_presence();
+                running.connection().enable_presence();
             } else {
-                running.session.speaks_of_presence();
+                running.session.enable_presence();
             }
         }
         running.restore(joins);
@@ -333,7 +333,7 @@ impl Client {
             // not reconnect by itself.
             StartCause::Connect(_) => {}
             StartCause::Authenticate(_) | StartCause::Move => {
-                self.tell(namespace, vocabulary::connection_error(&failure));
+                self.send_event(namespace, vocabulary::connection_error(&failure));
             }
         }
         self.state = State::Waiting;
