@@ -129,7 +129,7 @@ impl World {
         }
     }
 
-    fn says(&self) {
+    fn sends(&self) {
         self.owner.commits(message());
         self.deliver();
     }
@@ -174,11 +174,11 @@ impl World {
             let registered = self.owner.registers(&registration.request());
             registration.answered(&self.hub, Some(registered));
         }
-        self.says();
+        self.sends();
         let last = self.owner.state.lock().events.len() as u64;
         for person in here {
             let expected: Vec<u64> = (person.head + 1..=last).collect();
-            assert_eq!(person.heard(), expected, "{} joined at {}", person.connection.user, person.head);
+            assert_eq!(person.received(), expected, "{} joined at {}", person.connection.user, person.head);
         }
         assert_eq!(
             self.hub.expected(0),
@@ -197,7 +197,7 @@ struct Person {
 }
 
 impl Person {
-    fn heard(&self) -> Vec<u64> {
+    fn received(&self) -> Vec<u64> {
         let frames = self.connection.outgoing.drain();
         let mut seqs = BTreeMap::new();
         for (nth, frame) in frames.iter().enumerate() {
@@ -232,7 +232,7 @@ fn a_member_that_joins_while_the_last_one_leaves_receives_events() {
         let leaver = thread::spawn(move || leaving.leave(&ann));
         let joining = world.clone();
         let joiner = thread::spawn(move || joining.join(2, "bob").expect("joined"));
-        world.says();
+        world.sends();
         let bob = joiner.join().expect("no panic");
         leaver.join().expect("no panic");
         world.settle(linking, &[bob]);
@@ -276,10 +276,10 @@ fn a_room_does_not_get_the_head_of_an_earlier_room() {
                 })
             })
             .collect();
-        let saying = world.clone();
-        let sayer = thread::spawn(move || (0..2).for_each(|_| saying.says()));
+        let sending = world.clone();
+        let sender = thread::spawn(move || (0..2).for_each(|_| sending.sends()));
         let here: Vec<_> = people.into_iter().map(|person| person.join().expect("no panic")).collect();
-        sayer.join().expect("no panic");
+        sender.join().expect("no panic");
         world.settle(linking, &here);
     });
 }
@@ -310,11 +310,11 @@ fn a_user_removed_while_joining_receives_nothing_above_the_removal() {
         let joiner = thread::spawn(move || joining.join_if(2, "eve", true));
         let removing = world.clone();
         let remover = thread::spawn(move || {
-            removing.says();
+            removing.sends();
             let removed = wire::RemoveParticipant { user: "eve".into() };
             let seq = removing.owner.commits(Kind::ParticipantRemoved(removed));
             removing.deliver();
-            removing.says();
+            removing.sends();
             seq
         });
         let eve = joiner.join().expect("no panic");
@@ -322,8 +322,12 @@ fn a_user_removed_while_joining_receives_nothing_above_the_removal() {
         world.settle(linking, &[ann]);
         if let Some(eve) = eve {
             assert!(eve.head < removal, "eve joined at {} but was removed at {removal}", eve.head);
-            let heard: Vec<u64> = (eve.head + 1..=removal).chain([u64::MAX]).collect();
-            assert_eq!(eve.heard(), heard, "eve must receive the events up to the removal and then the end");
+            let expected: Vec<u64> = (eve.head + 1..=removal).chain([u64::MAX]).collect();
+            assert_eq!(
+                eve.received(),
+                expected,
+                "eve must receive the events up to the removal and then the end"
+            );
         }
     });
 }

@@ -8,7 +8,7 @@ pub mod writer;
 
 use crate::connection::outgoing::Outgoing;
 use crate::core::outbox::Urgency;
-use crate::core::topic::Hearer;
+use crate::core::topic::Subscriber;
 use crate::delivery::dialect::{Dialect, Namespace};
 use crate::delivery::hub::{Encoded, Room};
 use bytes::Bytes;
@@ -213,10 +213,10 @@ impl Member {
     }
 }
 
-impl Hearer<Encoded> for Member {
+impl Subscriber<Encoded> for Member {
     /// Does not wake the connection's task: the delivery writes to all touched members at its end (see
     /// [`crate::delivery::hub`]).
-    fn hear(&self, event: &Encoded) -> bool {
+    fn try_queue(&self, event: &Encoded) -> bool {
         let taken = self.queue(event, Urgency::Event);
         self.connection.touched.store(true, Ordering::Relaxed);
         taken

@@ -33,12 +33,18 @@ pub struct Registry<R> {
     /// Too many rooms changed: all rooms must be registered anew.
     overflowed: bool,
     /// XOR of the hashes of the rooms at the last registration, if that sent all changes.
-    told: Option<u64>,
+    registered_hash: Option<u64>,
 }
 
 impl<R> Default for Registry<R> {
     fn default() -> Self {
-        Registry { rooms: HashMap::new(), hash: 0, changed: HashSet::new(), overflowed: false, told: Some(0) }
+        Registry {
+            rooms: HashMap::new(),
+            hash: 0,
+            changed: HashSet::new(),
+            overflowed: false,
+            registered_hash: Some(0),
+        }
     }
 }
 
@@ -93,9 +99,14 @@ impl<R: Clone> Registry<R> {
         self.overflowed
     }
 
-    /// The next registration: the conversations in `asked`, and further changed ones up to `most` conversations in all.
-    pub fn next_changes(&mut self, asked: impl Iterator<Item = ConversationId>, most: usize) -> Changes<R> {
-        let mut taken: HashSet<ConversationId> = asked.collect();
+    /// The next registration: the conversations in `requested`, and further changed ones up to `most` conversations in
+    /// all.
+    pub fn next_changes(
+        &mut self,
+        requested: impl Iterator<Item = ConversationId>,
+        most: usize,
+    ) -> Changes<R> {
+        let mut taken: HashSet<ConversationId> = requested.collect();
         for conversation in &taken {
             self.changed.remove(conversation);
         }
@@ -108,7 +119,7 @@ impl<R: Clone> Registry<R> {
         if self.changed.is_empty() {
             self.changed = HashSet::new();
         }
-        self.told = (self.changed.is_empty() && !self.overflowed).then_some(self.hash);
+        self.registered_hash = (self.changed.is_empty() && !self.overflowed).then_some(self.hash);
         let mut changes = Changes { add: Vec::new(), remove: Vec::new() };
         for conversation in taken {
             match self.rooms.get(&conversation).cloned() {
@@ -121,21 +132,21 @@ impl<R: Clone> Registry<R> {
 
     /// All rooms, for a registration that replaces everything that the owner has registered.
     pub fn next_replacement(&mut self) -> Vec<(ConversationId, R)> {
-        (self.changed, self.overflowed, self.told) = (HashSet::new(), false, Some(self.hash));
+        (self.changed, self.overflowed, self.registered_hash) = (HashSet::new(), false, Some(self.hash));
         self.rooms.iter().map(|(conversation, room)| (conversation.clone(), room.clone())).collect()
     }
 
     /// Notes conversations as changed again, because the owner may not have received their registration.
     pub fn put_back(&mut self, conversations: impl Iterator<Item = ConversationId>) {
         conversations.for_each(|conversation| self.note(conversation));
-        self.told = None;
+        self.registered_hash = None;
     }
 
     /// XOR of the hashes that the owner must have registered if it received everything; `None` while that is not known.
     /// If no changes wait to be sent, this is the hash of the open rooms.
     pub fn expected(&self) -> Option<u64> {
-        let settled = self.changed.is_empty() && !self.overflowed && self.told.is_some();
-        if settled { Some(self.hash) } else { self.told }
+        let settled = self.changed.is_empty() && !self.overflowed && self.registered_hash.is_some();
+        if settled { Some(self.hash) } else { self.registered_hash }
     }
 }
 
@@ -215,29 +226,29 @@ mod tests {
             let mut registry = Registry::default();
             let mut owner: BTreeSet<String> = BTreeSet::new();
             let hash = |owner: &BTreeSet<String>| owner.iter().fold(0, |hash, name| hash ^ stable_hash(name));
-            let tell = |registry: &mut Registry<()>, owner: &mut BTreeSet<String>, most: usize| {
+            let register = |registry: &mut Registry<()>, owner: &mut BTreeSet<String>, most: usize| {
                 let Changes { add, remove } = registry.next_changes(std::iter::empty(), most);
                 owner.extend(add.iter().map(|(added, ())| added.to_string()));
                 owner.retain(|name| !remove.iter().any(|removed| removed.as_str() == name));
                 add.into_iter().map(|(added, ())| added).chain(remove).collect::<Vec<_>>()
             };
-            for (action, which, heard) in steps {
+            for (action, which, received) in steps {
                 let name = id(&format!("c{which}"));
                 match action {
                     0 | 1 => drop(registry.open(&name, || ())),
                     2 | 3 => registry.close(&name),
                     4 => {
                         let mut lost = owner.clone();
-                        let told = tell(&mut registry, if heard { &mut owner } else { &mut lost }, which);
-                        if !heard {
-                            registry.put_back(told.into_iter());
+                        let registered = register(&mut registry, if received { &mut owner } else { &mut lost }, which);
+                        if !received {
+                            registry.put_back(registered.into_iter());
                         }
                     }
-                    _ => owner = registry.next_replacement().into_iter().map(|(told, ())| told.to_string()).collect(),
+                    _ => owner = registry.next_replacement().into_iter().map(|(room, ())| room.to_string()).collect(),
                 }
                 prop_assert!(registry.expected().is_none_or(|expected| expected == hash(&owner)));
             }
-            tell(&mut registry, &mut owner, usize::MAX);
+            register(&mut registry, &mut owner, usize::MAX);
             let rooms: BTreeSet<String> = registry.rooms.keys().map(ToString::to_string).collect();
             prop_assert_eq!(&owner, &rooms);
             prop_assert_eq!(registry.expected(), Some(hash(&owner)));

@@ -29,17 +29,17 @@ pub trait Event {
 }
 
 /// A subscription to a conversation.
-pub trait Hearer<E> {
+pub trait Subscriber<E> {
     /// Queues the event in the subscription's vocabulary, which may have no form for it. `false` when there is no room.
-    fn hear(&self, event: &E) -> bool;
+    fn try_queue(&self, event: &E) -> bool;
     /// Whether the event ends this subscription, unless the right to it is newer than the event.
     fn ends_with(&self, _event: &E) -> bool {
         false
     }
 }
 
-struct Member<H> {
-    hearer: H,
+struct MemberState<S> {
+    subscriber: S,
     cursor: u64,
     live: bool,
     /// The seq as of which the member's right to be here was decided. Events up to it do not end the subscription.
@@ -48,11 +48,11 @@ struct Member<H> {
     until: u64,
 }
 
-impl<H> Member<H> {
+impl<S> MemberState<S> {
     /// Records that the event has been queued.
-    fn has_heard<E: Event>(&mut self, event: &E)
+    fn note_queued<E: Event>(&mut self, event: &E)
     where
-        H: Hearer<E>,
+        S: Subscriber<E>,
     {
         self.note_end(event);
         self.cursor = self.cursor.max(event.seq());
@@ -60,9 +60,9 @@ impl<H> Member<H> {
 
     fn note_end<E: Event>(&mut self, event: &E)
     where
-        H: Hearer<E>,
+        S: Subscriber<E>,
     {
-        if event.may_end() && event.seq() > self.since && self.hearer.ends_with(event) {
+        if event.may_end() && event.seq() > self.since && self.subscriber.ends_with(event) {
             self.until = self.until.min(event.seq());
         }
     }
@@ -121,7 +121,7 @@ pub enum CatchUp<E> {
 }
 
 /// A conversation's state in one gateway.
-pub struct Topic<H, E> {
+pub struct Topic<S, E> {
     head: Option<u64>,
     ring: VecDeque<Arc<E>>,
     ring_bytes: usize,
@@ -129,7 +129,7 @@ pub struct Topic<H, E> {
     fetching: bool,
     /// The highest seq that is known to be committed.
     announced: u64,
-    members: Vec<Option<Member<H>>>,
+    members: Vec<Option<MemberState<S>>>,
     free: Vec<Slot>,
     /// Joins under way.
     joining: u32,
@@ -139,7 +139,7 @@ pub struct Topic<H, E> {
     ends_forgotten: u64,
 }
 
-impl<H, E> Default for Topic<H, E> {
+impl<S, E> Default for Topic<S, E> {
     fn default() -> Self {
         Topic {
             head: None,
@@ -157,7 +157,7 @@ impl<H, E> Default for Topic<H, E> {
     }
 }
 
-impl<H: Hearer<E>, E: Event> Topic<H, E> {
+impl<S: Subscriber<E>, E: Event> Topic<S, E> {
     /// The seq up to which members have been served; `None` until the partition's owner has sent the head.
     pub fn head(&self) -> Option<u64> {
         self.head
@@ -169,8 +169,8 @@ impl<H: Hearer<E>, E: Event> Topic<H, E> {
     }
 
     /// The members, in no particular order.
-    pub fn members(&self) -> impl Iterator<Item = (Slot, &H)> {
-        (0..).zip(&self.members).filter_map(|(slot, member)| Some((slot, &member.as_ref()?.hearer)))
+    pub fn members(&self) -> impl Iterator<Item = (Slot, &S)> {
+        (0..).zip(&self.members).filter_map(|(slot, member)| Some((slot, &member.as_ref()?.subscriber)))
     }
 
     /// Applies a committed head that the partition's owner sent.
@@ -210,8 +210,8 @@ impl<H: Hearer<E>, E: Event> Topic<H, E> {
     pub fn fetched(&mut self, events: Vec<Arc<E>>) -> Wants {
         self.fetching = false;
         let mut wants = Wants::default();
-        let told = self.early.last_key_value().map_or(0, |(seq, _)| *seq).max(self.announced);
-        for event in events.into_iter().take_while(|event| event.seq() <= told) {
+        let reported = self.early.last_key_value().map_or(0, |(seq, _)| *seq).max(self.announced);
+        for event in events.into_iter().take_while(|event| event.seq() <= reported) {
             if self.head.is_some_and(|head| event.seq() == head + 1) {
                 self.accept(event, &mut wants);
             }
@@ -259,7 +259,7 @@ impl<H: Hearer<E>, E: Event> Topic<H, E> {
             if !member.live {
                 continue;
             }
-            if seq > member.cursor && !member.hearer.hear(&event) {
+            if seq > member.cursor && !member.subscriber.try_queue(&event) {
                 member.live = false;
                 wants.behind.push(slot);
                 continue;
@@ -311,8 +311,8 @@ impl<H: Hearer<E>, E: Event> Topic<H, E> {
 
     /// Whether a right to join, decided as of `since`, still holds. The caller must have called [`Topic::start_join`]
     /// before the right was decided.
-    pub fn right(&self, hearer: &H, since: u64) -> RightCheck {
-        let ends = |event: &&Arc<E>| event.seq() > since && hearer.ends_with(event);
+    pub fn right(&self, subscriber: &S, since: u64) -> RightCheck {
+        let ends = |event: &&Arc<E>| event.seq() > since && subscriber.ends_with(event);
         if self.ends.iter().any(|event| ends(&event)) {
             RightCheck::Ended
         } else if since < self.ends_forgotten {
@@ -324,9 +324,9 @@ impl<H: Hearer<E>, E: Event> Topic<H, E> {
 
     /// Adds a member with its cursor at `cursor` and a right decided as of `since`. Returns its slot, and `true` when
     /// it is behind and must read on.
-    pub fn join(&mut self, hearer: H, cursor: u64, since: u64) -> (Slot, bool) {
+    pub fn join(&mut self, subscriber: S, cursor: u64, since: u64) -> (Slot, bool) {
         let live = self.head.is_some_and(|head| cursor >= head);
-        let member = Some(Member { hearer, cursor, live, since, until: u64::MAX });
+        let member = Some(MemberState { subscriber, cursor, live, since, until: u64::MAX });
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.members[slot as usize] = member;
@@ -357,18 +357,18 @@ impl<H: Hearer<E>, E: Event> Topic<H, E> {
     }
 
     /// Removes a member.
-    pub fn leave(&mut self, slot: Slot) -> Option<H> {
+    pub fn leave(&mut self, slot: Slot) -> Option<S> {
         let member = self.members.get_mut(slot as usize)?.take()?;
         self.free.push(slot);
         if self.free.len() == self.members.len() {
             (self.free, self.members) = (Vec::new(), Vec::new());
         }
-        Some(member.hearer)
+        Some(member.subscriber)
     }
 
     /// The subscription in a slot. A slot is reused, so it may belong to another member than before.
-    pub fn hearer(&self, slot: Slot) -> Option<&H> {
-        self.members.get(slot as usize)?.as_ref().map(|member| &member.hearer)
+    pub fn subscriber(&self, slot: Slot) -> Option<&S> {
+        self.members.get(slot as usize)?.as_ref().map(|member| &member.subscriber)
     }
 
     /// The last seq that a member has been served.
@@ -376,7 +376,7 @@ impl<H: Hearer<E>, E: Event> Topic<H, E> {
         self.members.get(slot as usize)?.as_ref().map(|member| member.cursor)
     }
 
-    fn member_mut(&mut self, slot: Slot) -> Option<&mut Member<H>> {
+    fn member_mut(&mut self, slot: Slot) -> Option<&mut MemberState<S>> {
         self.members.get_mut(slot as usize)?.as_mut()
     }
 
@@ -402,10 +402,10 @@ impl<H: Hearer<E>, E: Event> Topic<H, E> {
         let mut served = Vec::new();
         let after = member.cursor;
         for event in ring.iter().filter(|event| event.seq() > after) {
-            if !member.hearer.hear(event) {
+            if !member.subscriber.try_queue(event) {
                 break;
             }
-            member.has_heard(&**event);
+            member.note_queued(&**event);
             served.push(event.clone());
             if member.has_ended() {
                 break;
@@ -416,14 +416,14 @@ impl<H: Hearer<E>, E: Event> Topic<H, E> {
     }
 
     /// Queues events read from the store for a member that is behind, up to the last one that it may receive.
-    pub fn read(&mut self, slot: Slot, events: &[Arc<E>], queue: impl Fn(&H, &E)) {
+    pub fn read(&mut self, slot: Slot, events: &[Arc<E>], queue: impl Fn(&S, &E)) {
         let Some(member) = self.member_mut(slot) else { return };
         for event in events {
             if member.has_ended() {
                 return;
             }
-            queue(&member.hearer, event);
-            member.has_heard(&**event);
+            queue(&member.subscriber, event);
+            member.note_queued(&**event);
         }
     }
 

@@ -5,15 +5,15 @@ use parking_lot::Mutex;
 use proptest::prelude::*;
 
 /// An event with this seq, which may end the subscriptions of one ear.
-struct Numbered(u64, Option<Ear>);
+struct Numbered(u64, Option<Recorder>);
 
 impl Numbered {
     fn new(seq: u64) -> Arc<Self> {
         Arc::new(Numbered(seq, None))
     }
 
-    fn removing(seq: u64, ear: &Ear) -> Arc<Self> {
-        Arc::new(Numbered(seq, Some(ear.clone())))
+    fn removing(seq: u64, recorder: &Recorder) -> Arc<Self> {
+        Arc::new(Numbered(seq, Some(recorder.clone())))
     }
 }
 
@@ -31,13 +31,13 @@ impl Event for Numbered {
 
 /// Records the seqs that it receives, as long as it has room, which a test may add.
 #[derive(Clone, Default)]
-struct Ear(Arc<Mutex<(Vec<u64>, usize)>>);
+struct Recorder(Arc<Mutex<(Vec<u64>, usize)>>);
 
-impl Ear {
-    fn with_room(room: usize) -> Ear {
-        Ear(Arc::new(Mutex::new((Vec::new(), room))))
+impl Recorder {
+    fn with_room(room: usize) -> Recorder {
+        Recorder(Arc::new(Mutex::new((Vec::new(), room))))
     }
-    fn heard(&self) -> Vec<u64> {
+    fn received(&self) -> Vec<u64> {
         self.0.lock().0.clone()
     }
     fn make_room(&self, room: usize) {
@@ -45,19 +45,19 @@ impl Ear {
     }
 }
 
-impl Hearer<Numbered> for Ear {
-    fn hear(&self, event: &Numbered) -> bool {
-        let mut ear = self.0.lock();
-        if ear.1 == 0 {
+impl Subscriber<Numbered> for Recorder {
+    fn try_queue(&self, event: &Numbered) -> bool {
+        let mut recorder = self.0.lock();
+        if recorder.1 == 0 {
             return false;
         }
-        ear.1 -= 1;
-        ear.0.push(event.0);
+        recorder.1 -= 1;
+        recorder.0.push(event.0);
         true
     }
 
     fn ends_with(&self, event: &Numbered) -> bool {
-        event.1.as_ref().is_some_and(|ear| Arc::ptr_eq(&ear.0, &self.0))
+        event.1.as_ref().is_some_and(|recorder| Arc::ptr_eq(&recorder.0, &self.0))
     }
 }
 
@@ -69,12 +69,12 @@ fn events(from: u64, to: u64) -> Vec<Arc<Numbered>> {
 fn live_members_receive_at_once_and_repeats_are_ignored() {
     let mut topic = Topic::default();
     assert_eq!(topic.announce(4), Wants::default());
-    let ear = Ear::with_room(9);
-    assert!(!topic.join(ear.clone(), 4, 99).1);
+    let recorder = Recorder::with_room(9);
+    assert!(!topic.join(recorder.clone(), 4, 99).1);
     for seq in [5, 5, 4, 6, 5] {
         assert_eq!(topic.deliver(Numbered::new(seq)), Wants::default());
     }
-    assert_eq!(ear.heard(), [5, 6]);
+    assert_eq!(recorder.received(), [5, 6]);
 }
 
 /// This test fails without the `seq == head + 1` condition of `advance`: members then receive 8 before 6 and 7.
@@ -82,22 +82,22 @@ fn live_members_receive_at_once_and_repeats_are_ignored() {
 fn a_gap_is_fetched_once_before_the_topic_moves_on() {
     let mut topic = Topic::default();
     topic.announce(5);
-    let ear = Ear::with_room(99);
-    topic.join(ear.clone(), 5, 99);
+    let recorder = Recorder::with_room(99);
+    topic.join(recorder.clone(), 5, 99);
     assert_eq!(topic.deliver(Numbered::new(8)).fetch, Some((5, 7)));
     assert_eq!(
         topic.deliver(Numbered::new(9)),
         Wants::default(),
         "a second fetch must not start while one is running"
     );
-    assert_eq!(ear.heard(), Vec::<u64>::new());
+    assert_eq!(recorder.received(), Vec::<u64>::new());
     assert_eq!(
         topic.fetched(events(6, 6)).fetch,
         Some((6, 7)),
         "events that are still missing are fetched again"
     );
     assert_eq!(topic.fetched(events(7, 7)), Wants::default());
-    assert_eq!(ear.heard(), [6, 7, 8, 9]);
+    assert_eq!(recorder.received(), [6, 7, 8, 9]);
 }
 
 /// Before the fix, members received row 7, which no worker had reported as committed, and never the event that became
@@ -106,18 +106,18 @@ fn a_gap_is_fetched_once_before_the_topic_moves_on() {
 fn rows_above_every_reported_head_are_not_served() {
     let mut topic = Topic::default();
     topic.announce(5);
-    let ear = Ear::with_room(99);
-    topic.join(ear.clone(), 5, 99);
+    let recorder = Recorder::with_room(99);
+    topic.join(recorder.clone(), 5, 99);
     assert_eq!(topic.announce(6).fetch, Some((5, 6)));
     assert_eq!(topic.fetched(events(6, 7)), Wants::default());
-    assert_eq!((ear.heard(), topic.head()), (vec![6], Some(6)));
+    assert_eq!((recorder.received(), topic.head()), (vec![6], Some(6)));
     topic.deliver(Numbered::new(7));
-    assert_eq!(ear.heard(), [6, 7]);
+    assert_eq!(recorder.received(), [6, 7]);
 }
 
 #[test]
 fn events_that_come_before_the_head_is_known_wait() {
-    let mut topic = Topic::<Ear, Numbered>::default();
+    let mut topic = Topic::<Recorder, Numbered>::default();
     topic.deliver(Numbered::new(3));
     topic.deliver(Numbered::new(4));
     assert_eq!(topic.head(), None);
@@ -130,7 +130,7 @@ fn events_that_come_before_the_head_is_known_wait() {
 fn a_full_member_falls_behind_alone_and_reads_on_from_its_cursor() {
     let mut topic = Topic::default();
     topic.announce(0);
-    let (slow, quick) = (Ear::with_room(1), Ear::with_room(99));
+    let (slow, quick) = (Recorder::with_room(1), Recorder::with_room(99));
     let (slot, _) = topic.join(slow.clone(), 0, 99);
     topic.join(quick.clone(), 0, 99);
     assert_eq!(topic.deliver(Numbered::new(1)), Wants::default());
@@ -140,55 +140,55 @@ fn a_full_member_falls_behind_alone_and_reads_on_from_its_cursor() {
         Wants::default(),
         "a member that falls behind is reported once"
     );
-    assert_eq!(quick.heard(), [1, 2, 3]);
+    assert_eq!(quick.received(), [1, 2, 3]);
     slow.make_room(1);
     assert!(matches!(topic.catch_up(slot), CatchUp::Events(served) if served.len() == 1));
     slow.make_room(9);
     assert!(matches!(topic.catch_up(slot), CatchUp::Events(served) if served.len() == 1));
     assert!(matches!(topic.catch_up(slot), CatchUp::Live));
     topic.deliver(Numbered::new(4));
-    assert_eq!(slow.heard(), [1, 2, 3, 4]);
+    assert_eq!(slow.received(), [1, 2, 3, 4]);
 }
 
 #[test]
 fn events_that_left_the_ring_are_read_from_the_store() {
     let mut topic = Topic::default();
     topic.announce(0);
-    let watcher = Ear::with_room(999);
+    let watcher = Recorder::with_room(999);
     topic.join(watcher, 0, 99);
     for event in events(1, 100) {
         topic.deliver(event);
     }
-    let late = Ear::with_room(999);
+    let late = Recorder::with_room(999);
     let (slot, behind) = topic.join(late.clone(), 10, 99);
     assert!(behind);
     assert!(matches!(topic.catch_up(slot), CatchUp::Read { after_seq: 10, up_to_seq: 100 }));
-    topic.read(slot, &events(11, 60), |ear, event| assert!(ear.hear(event)));
+    topic.read(slot, &events(11, 60), |recorder, event| assert!(recorder.try_queue(event)));
     assert!(matches!(topic.catch_up(slot), CatchUp::Events(served) if served.len() == 40));
-    assert_eq!(late.heard(), (11..=100).collect::<Vec<_>>());
+    assert_eq!(late.received(), (11..=100).collect::<Vec<_>>());
 }
 
 #[test]
 fn a_cursor_above_the_head_receives_only_events_above_it() {
     let mut topic = Topic::default();
     topic.announce(3);
-    let ear = Ear::with_room(9);
-    assert!(!topic.join(ear.clone(), 5, 99).1);
+    let recorder = Recorder::with_room(9);
+    assert!(!topic.join(recorder.clone(), 5, 99).1);
     for event in events(4, 7) {
         topic.deliver(event);
     }
-    assert_eq!(ear.heard(), [6, 7]);
+    assert_eq!(recorder.received(), [6, 7]);
 }
 
 #[test]
 fn slots_are_used_again_and_an_empty_topic_is_idle() {
-    let mut topic = Topic::<Ear, Numbered>::default();
+    let mut topic = Topic::<Recorder, Numbered>::default();
     topic.announce(0);
-    let (first, _) = topic.join(Ear::default(), 0, 99);
-    let (second, _) = topic.join(Ear::default(), 0, 99);
+    let (first, _) = topic.join(Recorder::default(), 0, 99);
+    let (second, _) = topic.join(Recorder::default(), 0, 99);
     assert!(topic.leave(first).is_some());
     assert!(topic.leave(first).is_none());
-    assert_eq!(topic.join(Ear::default(), 0, 99).0, first);
+    assert_eq!(topic.join(Recorder::default(), 0, 99).0, first);
     assert_eq!(topic.member_count(), 2);
     topic.leave(first);
     topic.leave(second);
@@ -201,7 +201,7 @@ fn slots_are_used_again_and_an_empty_topic_is_idle() {
 fn a_removal_behind_a_gap_takes_effect_at_its_seq() {
     let mut topic = Topic::default();
     topic.announce(0);
-    let (ann, bob) = (Ear::with_room(9), Ear::with_room(9));
+    let (ann, bob) = (Recorder::with_room(9), Recorder::with_room(9));
     topic.join(ann.clone(), 0, 0);
     let (slot, _) = topic.join(bob.clone(), 0, 0);
     let wants = topic.deliver(Numbered::removing(3, &bob));
@@ -212,9 +212,9 @@ fn a_removal_behind_a_gap_takes_effect_at_its_seq() {
         [slot],
         "the removal above the fetched events must apply in the same step"
     );
-    assert_eq!(bob.heard(), [1, 2, 3]);
+    assert_eq!(bob.received(), [1, 2, 3]);
     topic.leave(slot);
-    assert_eq!((ann.heard(), bob.heard()), (vec![1, 2, 3, 4], vec![1, 2, 3]));
+    assert_eq!((ann.received(), bob.received()), (vec![1, 2, 3, 4], vec![1, 2, 3]));
 }
 
 /// Before the fix, a repeated removal, resent or in a page, ended the subscription of a user who had been added since.
@@ -222,7 +222,7 @@ fn a_removal_behind_a_gap_takes_effect_at_its_seq() {
 fn a_repeated_removal_ends_nothing() {
     let mut topic = Topic::default();
     topic.announce(0);
-    let bob = Ear::with_room(9);
+    let bob = Recorder::with_room(9);
     let (before, _) = topic.join(bob.clone(), 0, 0);
     let removal = Numbered::removing(1, &bob);
     assert_eq!(topic.deliver(removal.clone()).ended, [before]);
@@ -235,11 +235,11 @@ fn a_repeated_removal_ends_nothing() {
     topic.rejoin(again, Some(0), 2);
     while let CatchUp::Events(_) = topic.catch_up(again) {}
     assert_eq!(
-        bob.heard(),
+        bob.received(),
         [1, 3, 1, 2, 3],
         "a removal from before the join is delivered like any other event"
     );
-    assert!(topic.hearer(again).is_some());
+    assert!(topic.subscriber(again).is_some());
 }
 
 /// Before the fix, a member that was behind read events above its user's removal, from the ring and from the store.
@@ -247,7 +247,7 @@ fn a_repeated_removal_ends_nothing() {
 fn a_member_that_is_behind_reads_up_to_its_removal() {
     let mut topic = Topic::default();
     topic.announce(0);
-    let (bob, watcher) = (Ear::with_room(1), Ear::with_room(999));
+    let (bob, watcher) = (Recorder::with_room(1), Recorder::with_room(999));
     let (slot, _) = topic.join(bob.clone(), 0, 0);
     topic.join(watcher, 0, 0);
     topic.deliver(Numbered::new(1));
@@ -265,16 +265,16 @@ fn a_member_that_is_behind_reads_up_to_its_removal() {
     assert!(matches!(topic.catch_up(slot), CatchUp::Read { after_seq: 1, up_to_seq: 200 }));
     let mut page = events(2, 50);
     page[1] = Numbered::removing(3, &bob);
-    topic.read(slot, &page, |ear, event| assert!(ear.hear(event)));
+    topic.read(slot, &page, |recorder, event| assert!(recorder.try_queue(event)));
     assert!(matches!(topic.catch_up(slot), CatchUp::Ended));
-    assert_eq!(bob.heard(), [1, 2, 3]);
+    assert_eq!(bob.received(), [1, 2, 3]);
 }
 
 #[test]
 fn a_member_that_is_behind_in_the_ring_reads_up_to_its_removal() {
     let mut topic = Topic::default();
     topic.announce(0);
-    let (bob, full) = (Ear::with_room(9), Ear::with_room(1));
+    let (bob, full) = (Recorder::with_room(9), Recorder::with_room(1));
     topic.deliver(Numbered::new(1));
     topic.deliver(Numbered::removing(2, &bob));
     topic.deliver(Numbered::removing(3, &full));
@@ -288,7 +288,7 @@ fn a_member_that_is_behind_in_the_ring_reads_up_to_its_removal() {
     full.make_room(9);
     while let CatchUp::Events(_) = topic.catch_up(later) {}
     assert!(matches!(topic.catch_up(later), CatchUp::Live), "the member joined again above the removal");
-    assert_eq!((bob.heard(), full.heard()), (vec![1, 2], vec![1, 2, 3, 4]));
+    assert_eq!((bob.received(), full.received()), (vec![1, 2], vec![1, 2, 3, 4]));
 }
 
 /// Before the fix, a removal after the owner's answer and before the member was added had no effect on the member.
@@ -296,7 +296,7 @@ fn a_member_that_is_behind_in_the_ring_reads_up_to_its_removal() {
 fn a_removal_during_a_join_ends_the_right_to_join() {
     let mut topic = Topic::default();
     topic.announce(4);
-    let (bob, ann) = (Ear::default(), Ear::default());
+    let (bob, ann) = (Recorder::default(), Recorder::default());
     topic.start_join();
     topic.deliver(Numbered::removing(5, &bob));
     assert_eq!(topic.right(&bob, 4), RightCheck::Ended);
@@ -326,14 +326,14 @@ proptest! {
     ) {
         let mut topic = Topic::default();
         let mut wanted = topic.announce(0).fetch;
-        let ears: Vec<_> = starts.iter().map(|_| Ear::with_room(2)).collect();
-        let slots: Vec<_> = ears.iter().zip(&starts).map(|(ear, start)| topic.join(ear.clone(), *start, 99).0).collect();
+        let recorders: Vec<_> = starts.iter().map(|_| Recorder::with_room(2)).collect();
+        let slots: Vec<_> = recorders.iter().zip(&starts).map(|(recorder, start)| topic.join(recorder.clone(), *start, 99).0).collect();
         for (seq, action, who) in steps {
             match action {
                 0..=2 => wanted = topic.deliver(Numbered::new(seq)).fetch.or(wanted),
                 3 => if wanted.take().is_some() { wanted = topic.fetched(Vec::new()).fetch },
                 4 => if let Some((from, to)) = wanted.take() { wanted = topic.fetched(events(from + 1, to.min(from + 3))).fetch },
-                _ => { ears[who % ears.len()].make_room(3); let _ = topic.catch_up(slots[who % ears.len()]); }
+                _ => { recorders[who % recorders.len()].make_room(3); let _ = topic.catch_up(slots[who % recorders.len()]); }
             }
         }
         wanted = topic.announce(60).fetch.or(wanted);
@@ -341,18 +341,18 @@ proptest! {
             wanted = topic.fetched(events(from + 1, to)).fetch;
         }
         prop_assert_eq!(topic.head(), Some(60));
-        for ((ear, slot), start) in ears.iter().zip(slots).zip(starts) {
-            ear.make_room(1_000);
+        for ((recorder, slot), start) in recorders.iter().zip(slots).zip(starts) {
+            recorder.make_room(1_000);
             loop {
                 match topic.catch_up(slot) {
                     CatchUp::Live | CatchUp::Ended => break,
                     CatchUp::Events(_) => {}
                     CatchUp::Read { after_seq, up_to_seq } => {
-                        topic.read(slot, &events(after_seq + 1, up_to_seq), |ear, event| { ear.hear(event); });
+                        topic.read(slot, &events(after_seq + 1, up_to_seq), |recorder, event| { recorder.try_queue(event); });
                     }
                 }
             }
-            prop_assert_eq!(ear.heard(), (start + 1..=60).collect::<Vec<_>>());
+            prop_assert_eq!(recorder.received(), (start + 1..=60).collect::<Vec<_>>());
         }
     }
 }

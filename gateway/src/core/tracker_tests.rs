@@ -13,7 +13,7 @@ fn event(seq: u64, packets: u64) -> Bytes {
 }
 
 /// The texts of frames, each with its offset cut off.
-fn heard(frames: &Bytes) -> Vec<(String, Option<String>)> {
+fn received(frames: &Bytes) -> Vec<(String, Option<String>)> {
     let text = |frame: Bytes| match frame::body(&frame) {
         Some(Body::Text(text)) => text.to_owned(),
         other => panic!("not a text frame: {other:?}"),
@@ -55,7 +55,7 @@ fn an_offset_counts_the_events_of_each_subscription() {
     assert_eq!(tracker.subscribe(room(2), Vocabulary::Guide, 0), Some(1));
     tracker.stamp_event(1, 3, &event(3, 1), 0);
     let (stamped, _) = tracker.stamp_event(0, 11, &event(11, 1), 0);
-    let offset = heard(&stamped)[0].1.clone().expect("stamped");
+    let offset = received(&stamped)[0].1.clone().expect("stamped");
     let offset = Offset::parse(&offset).expect("an offset");
     assert_eq!(offset.moved, [(0, 1), (1, 3)]);
 
@@ -193,7 +193,7 @@ impl World {
         self.tracker.find(&room(number), Vocabulary::Ring)
     }
 
-    fn tell(&mut self, number: u32, seq: u64) {
+    fn deliver(&mut self, number: u32, seq: u64) {
         let Some(place) = self.place(number) else { return };
         let packets = self.logs[number as usize][seq as usize - 1];
         if packets == 0 {
@@ -202,11 +202,11 @@ impl World {
         let texts: Vec<String> =
             (0..packets).map(|packet| format!(r#"42["m",{{"at":"{number}/{seq}/{packet}"}}]"#)).collect();
         let (stamped, _) = self.tracker.stamp_event(place, seq, &frame::texts(&texts), self.now_ms);
-        self.wire.extend(heard(&stamped));
+        self.wire.extend(received(&stamped));
     }
 
     /// The client receives the packets on the wire, except the last `but`.
-    fn hear(&mut self, but: usize) {
+    fn receive(&mut self, but: usize) {
         let whole = self.wire.len().saturating_sub(but);
         for (text, offset) in self.wire.drain(..).take(whole) {
             if let Some(offset) = offset {
@@ -236,17 +236,17 @@ impl World {
                 self.logs[number as usize].push(packets);
                 let seq = self.logs[number as usize].len() as u64;
                 if self.place(number).is_some() {
-                    let told =
+                    let texts =
                         (0..packets).map(|packet| format!(r#"42["m",{{"at":"{number}/{seq}/{packet}"}}]"#));
-                    self.expected.extend(told);
+                    self.expected.extend(texts);
                 }
-                self.tell(number, seq);
+                self.deliver(number, seq);
             }
             Step::Ephemeral => self.answer(),
             // A base may be replaced only once the client has an offset that counts from it.
             Step::Rebase => {
-                self.hear(0);
-                if self.last_base_is_heard() {
+                self.receive(0);
+                if self.last_base_is_received() {
                     self.stored = self.tracker.propose_base();
                     assert!(self.tracker.adopt_base(true));
                 }
@@ -256,29 +256,29 @@ impl World {
         }
     }
 
-    fn last_base_is_heard(&self) -> bool {
+    fn last_base_is_received(&self) -> bool {
         Offset::parse(&self.last_offset).is_some_and(|offset| offset.base == self.tracker.version().0)
     }
 
     /// Sends an event of no log. From then on the client's offset counts the latest change of the list.
     fn answer(&mut self) {
         let stamped = self.tracker.stamp(&frame::text(r#"42["answer",{}]"#), self.now_ms);
-        let answer = heard(&stamped);
+        let answer = received(&stamped);
         self.wire.extend(answer);
         // The property is about logs, so the answers to joins and leaves always arrive before a break.
-        self.hear(0);
+        self.receive(0);
         self.client.retain(|text| !text.contains("answer"));
     }
 
     fn break_off(&mut self, but: usize) {
-        self.hear(but);
+        self.receive(but);
         let Some(offset) = Offset::parse(&self.last_offset) else { return };
         self.tracker = Tracker::restored(&self.stored, &offset).expect("all bases are stored");
         self.stored = self.tracker.bases();
         for reached in self.tracker.reached() {
             let number: u32 = reached.conversation.as_str()["room-".len()..].parse().expect("a number");
             for seq in reached.cursor + 1..=self.logs[number as usize].len() as u64 {
-                self.tell(number, seq);
+                self.deliver(number, seq);
             }
         }
     }
@@ -299,7 +299,7 @@ proptest! {
             world.step(step);
         }
         world.break_off(0);
-        world.hear(0);
+        world.receive(0);
         for number in 0..4 {
             prop_assert_eq!(World::of_room(&world.client, number), World::of_room(&world.expected, number));
         }

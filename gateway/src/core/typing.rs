@@ -34,45 +34,45 @@ pub struct TypingInput {
 struct Typist {
     name: Box<str>,
     /// The last state that the typist sent.
-    said: TypingInput,
+    input: TypingInput,
     /// When typing ends unless it is renewed.
     ends_ms: u64,
     /// The last state that members received, and when.
-    told: bool,
-    told_ms: u64,
-    /// The last state that the typist sent is held back until a second after `told_ms`.
-    waits: bool,
+    shown: bool,
+    shown_ms: u64,
+    /// The last state that the typist sent is held back until a second after `shown_ms`.
+    held_back: bool,
     /// The earliest time at which the caller will call [`Typists::due`].
     rings_ms: u64,
 }
 
 impl Typist {
-    fn tell(&mut self, now_ms: u64, pass_on: bool) -> TypingUpdate {
-        (self.told, self.told_ms, self.waits) = (self.said.typing, now_ms, false);
+    fn show(&mut self, now_ms: u64, pass_on: bool) -> TypingUpdate {
+        (self.shown, self.shown_ms, self.held_back) = (self.input.typing, now_ms, false);
         TypingUpdate {
             name: self.name.clone(),
-            typing: self.told,
+            typing: self.shown,
             pass_on,
-            sent: if self.told { self.said.sent.clone() } else { Box::default() },
+            sent: if self.shown { self.input.sent.clone() } else { Box::default() },
         }
     }
 
     /// Ends the typing. Members that received the start receive the end at once.
     fn end(&mut self, now_ms: u64, pass_on: bool) -> Option<TypingUpdate> {
-        (self.said.typing, self.waits) = (false, false);
-        self.told.then(|| self.tell(now_ms, pass_on))
+        (self.input.typing, self.held_back) = (false, false);
+        self.shown.then(|| self.show(now_ms, pass_on))
     }
 
-    fn may_be_told_ms(&self) -> u64 {
-        self.told_ms + TYPING_RENEWAL_MS
+    fn may_show_ms(&self) -> u64 {
+        self.shown_ms + TYPING_RENEWAL_MS
     }
 
     /// When the next action is due: a state that was held back, the end of typing, or the removal of the entry.
     fn next_ms(&self) -> u64 {
-        match (self.said.typing, self.waits) {
+        match (self.input.typing, self.held_back) {
             (true, false) => self.ends_ms,
-            (true, true) => self.ends_ms.min(self.may_be_told_ms()),
-            (false, _) => self.may_be_told_ms(),
+            (true, true) => self.ends_ms.min(self.may_show_ms()),
+            (false, _) => self.may_show_ms(),
         }
     }
 }
@@ -84,33 +84,39 @@ pub struct Typists(HashMap<UserId, Typist>);
 impl Typists {
     /// Applies a start, renewal or stop of a typist. Returns the state to send now. A changed state within a second of
     /// the last one is held back until the end of that second, unless a newer state replaces it.
-    pub fn say(&mut self, user: &UserId, name: &str, said: TypingInput, now_ms: u64) -> Option<TypingUpdate> {
+    pub fn handle_input(
+        &mut self,
+        user: &UserId,
+        name: &str,
+        input: TypingInput,
+        now_ms: u64,
+    ) -> Option<TypingUpdate> {
         let Some(typist) = self.0.get_mut(user) else {
-            return if said.typing { Some(self.insert(user, name, said, now_ms)) } else { None };
+            return if input.typing { Some(self.insert(user, name, input, now_ms)) } else { None };
         };
-        typist.said = said;
-        if typist.said.typing {
+        typist.input = input;
+        if typist.input.typing {
             typist.ends_ms = now_ms + TYPING_MS;
         }
-        typist.waits = typist.said.typing != typist.told;
-        let due = (typist.waits || typist.said.typing) && now_ms >= typist.may_be_told_ms();
-        due.then(|| typist.tell(now_ms, typist.said.here))
+        typist.held_back = typist.input.typing != typist.shown;
+        let due = (typist.held_back || typist.input.typing) && now_ms >= typist.may_show_ms();
+        due.then(|| typist.show(now_ms, typist.input.here))
     }
 
-    fn insert(&mut self, user: &UserId, name: &str, said: TypingInput, now_ms: u64) -> TypingUpdate {
-        let pass_on = said.here;
+    fn insert(&mut self, user: &UserId, name: &str, input: TypingInput, now_ms: u64) -> TypingUpdate {
+        let pass_on = input.here;
         let mut typist = Typist {
             name: name.into(),
-            said,
+            input,
             ends_ms: now_ms + TYPING_MS,
-            told: false,
-            told_ms: now_ms,
-            waits: false,
+            shown: false,
+            shown_ms: now_ms,
+            held_back: false,
             rings_ms: u64::MAX,
         };
-        let told = typist.tell(now_ms, pass_on);
+        let update = typist.show(now_ms, pass_on);
         self.0.insert(user.clone(), typist);
-        told
+        update
     }
 
     /// A typist left or lost the connection. Returns the end, which is sent at once.
@@ -122,7 +128,7 @@ impl Typists {
     /// gateway receives the message, so the end is not passed on.
     pub fn message(&mut self, user: &str, client_id: &str, now_ms: u64) -> Option<TypingUpdate> {
         let typist = self.0.get_mut(user)?;
-        let began_later = typist.said.typing && typist.said.sent.iter().any(|sent| sent == client_id);
+        let began_later = typist.input.typing && typist.input.sent.iter().any(|sent| sent == client_id);
         if began_later { None } else { typist.end(now_ms, false) }
     }
 
@@ -139,17 +145,17 @@ impl Typists {
     pub fn due(&mut self, user: &str, rang_ms: u64, now_ms: u64) -> Option<TypingUpdate> {
         let typist = self.0.get_mut(user).filter(|typist| typist.rings_ms == rang_ms)?;
         typist.rings_ms = u64::MAX;
-        if typist.said.typing && now_ms >= typist.ends_ms {
+        if typist.input.typing && now_ms >= typist.ends_ms {
             // Every gateway ends it by itself, so that it ends even if the typist's gateway has died.
             return typist.end(now_ms, false);
         }
-        if now_ms < typist.may_be_told_ms() {
+        if now_ms < typist.may_show_ms() {
             return None;
         }
-        if typist.waits {
-            return Some(typist.tell(now_ms, typist.said.here));
+        if typist.held_back {
+            return Some(typist.show(now_ms, typist.input.here));
         }
-        if !typist.said.typing {
+        if !typist.input.typing {
             self.0.remove(user);
             self.0.give_spare_back();
         }

@@ -12,12 +12,12 @@ struct World {
     rings: Vec<u64>,
     now_ms: u64,
     /// The states that members received, and when.
-    told: Vec<(u64, bool)>,
+    shown: Vec<(u64, bool)>,
 }
 
 impl World {
-    fn note(&mut self, told: Option<TypingUpdate>) {
-        self.told.extend(told.map(|told| (self.now_ms, told.typing)));
+    fn note(&mut self, update: Option<TypingUpdate>) {
+        self.shown.extend(update.map(|update| (self.now_ms, update.typing)));
         self.rings.extend(self.typists.rings(ANN));
     }
 
@@ -26,28 +26,32 @@ impl World {
         while let Some(ring_ms) = self.rings.iter().copied().min().filter(|ring_ms| *ring_ms <= until_ms) {
             self.rings.retain(|other| *other != ring_ms);
             self.now_ms = ring_ms;
-            let told = self.typists.due(ANN, ring_ms, ring_ms);
-            self.note(told);
+            let update = self.typists.due(ANN, ring_ms, ring_ms);
+            self.note(update);
         }
         self.now_ms = until_ms;
     }
 
-    fn say(&mut self, typing: bool, sent: &[&str]) {
+    fn send(&mut self, typing: bool, sent: &[&str]) {
         let user = UserId::parse(ANN).expect("valid");
         let sent = sent.iter().map(ToString::to_string).collect();
-        let told = self.typists.say(&user, "Ann", TypingInput { typing, here: true, sent }, self.now_ms);
-        assert!(told.as_ref().is_none_or(|told| told.pass_on), "typing from this gateway must be passed on");
-        self.note(told);
+        let update =
+            self.typists.handle_input(&user, "Ann", TypingInput { typing, here: true, sent }, self.now_ms);
+        assert!(
+            update.as_ref().is_none_or(|update| update.pass_on),
+            "typing from this gateway must be passed on"
+        );
+        self.note(update);
     }
 
     fn message(&mut self, client_id: &str) {
-        let told = self.typists.message(ANN, client_id, self.now_ms);
-        self.note(told);
+        let update = self.typists.message(ANN, client_id, self.now_ms);
+        self.note(update);
     }
 
     fn leave(&mut self) {
-        let told = self.typists.end(ANN, true, self.now_ms);
-        self.note(told);
+        let update = self.typists.end(ANN, true, self.now_ms);
+        self.note(update);
     }
 }
 
@@ -61,29 +65,29 @@ enum Act {
 }
 
 type Acts = [(u64, Act)];
-type Tellings = [(u64, bool)];
+type Shown = [(u64, bool)];
 
 fn play(acts: &Acts) -> Vec<(u64, bool)> {
     let mut world = World::default();
     for (at_ms, act) in acts {
         world.until(*at_ms);
         match act {
-            Act::Start => world.say(true, &[]),
-            Act::Stop => world.say(false, &[]),
+            Act::Start => world.send(true, &[]),
+            Act::Stop => world.send(false, &[]),
             Act::Message => world.message("m"),
             Act::Leave => world.leave(),
         }
     }
     world.until(60_000);
     assert!(world.typists.0.is_empty() && world.rings.is_empty(), "no typist or timer may be left");
-    world.told
+    world.shown
 }
 
 /// Before the fix, a start, a stop and a start within a second were all passed on.
 #[test]
 fn the_latest_state_is_sent_at_most_once_a_second() {
     use Act::{Leave, Message, Start, Stop};
-    let tables: [(&Acts, &Tellings); 10] = [
+    let tables: [(&Acts, &Shown); 10] = [
         (&[(0, Start)], &[(0, true), (5_000, false)]),
         (&[(0, Start), (200, Stop), (400, Start)], &[(0, true), (5_400, false)]),
         (&[(0, Start), (200, Stop)], &[(0, true), (1_000, false)]),
@@ -98,8 +102,8 @@ fn the_latest_state_is_sent_at_most_once_a_second() {
         (&[(0, Start), (200, Stop), (300, Message)], &[(0, true), (300, false)]),
         (&[(0, Stop), (10, Message), (20, Leave)], &[]),
     ];
-    for (acts, told) in tables {
-        assert_eq!(play(acts), told, "{acts:?}");
+    for (acts, shown) in tables {
+        assert_eq!(play(acts), shown, "{acts:?}");
     }
 }
 
@@ -107,19 +111,19 @@ fn the_latest_state_is_sent_at_most_once_a_second() {
 #[test]
 fn typing_outlives_the_messages_that_were_sent_before_it() {
     let mut world = World::default();
-    world.say(true, &["m1", "m2"]);
+    world.send(true, &["m1", "m2"]);
     world.until(100);
     world.message("m1");
     world.message("m2");
-    assert_eq!(world.told, [(0, true)]);
+    assert_eq!(world.shown, [(0, true)]);
     world.message("m3");
-    assert_eq!(world.told, [(0, true), (100, false)]);
+    assert_eq!(world.shown, [(0, true), (100, false)]);
     world.until(300);
-    world.say(true, &["m3"]);
+    world.send(true, &["m3"]);
     world.message("m4");
     world.until(10_000);
     assert_eq!(
-        world.told,
+        world.shown,
         [(0, true), (100, false)],
         "the delayed typing must be dropped when a later message ends it"
     );
@@ -128,15 +132,15 @@ fn typing_outlives_the_messages_that_were_sent_before_it() {
 #[test]
 fn typing_from_another_gateway_is_not_passed_on() {
     let (mut typists, user) = (Typists::default(), UserId::parse(ANN).expect("valid"));
-    let said = |typing, here| TypingInput { typing, here, sent: Box::default() };
-    assert!(!typists.say(&user, "Ann", said(true, false), 0).expect("a state is sent").pass_on);
+    let input = |typing, here| TypingInput { typing, here, sent: Box::default() };
+    assert!(!typists.handle_input(&user, "Ann", input(true, false), 0).expect("a state is sent").pass_on);
     assert_eq!(typists.rings(ANN), Some(5_000));
-    assert_eq!(typists.say(&user, "Ann", said(false, true), 100), None);
+    assert_eq!(typists.handle_input(&user, "Ann", input(false, true), 100), None);
     assert_eq!(typists.rings(ANN), Some(1_000));
     assert!(typists.due(ANN, 1_000, 1_000).expect("a state is sent").pass_on);
     assert_eq!(typists.due(ANN, 5_000, 5_000), None, "the end was already sent");
     assert_eq!(typists.rings(ANN), Some(2_000));
-    assert!(typists.say(&user, "Ann", said(true, true), 2_000).expect("a state is sent").pass_on);
+    assert!(typists.handle_input(&user, "Ann", input(true, true), 2_000).expect("a state is sent").pass_on);
     assert_eq!(typists.rings(ANN), None, "a timer is already set");
     assert_eq!(typists.due(ANN, 2_000, 2_000), None);
     let end_ms = typists.rings(ANN).expect("an end");
@@ -157,28 +161,28 @@ proptest! {
         for (pause_ms, act) in acts {
             now_ms += pause_ms;
             world.until(now_ms);
-            let before = world.told.len();
+            let before = world.shown.len();
             match act {
-                0 => { world.say(true, &[]); typing_until_ms = now_ms + TYPING_MS; }
-                1 => { world.say(false, &[]); typing_until_ms = 0; }
+                0 => { world.send(true, &[]); typing_until_ms = now_ms + TYPING_MS; }
+                1 => { world.send(false, &[]); typing_until_ms = 0; }
                 2 => { world.message("m"); typing_until_ms = 0; }
                 _ => { world.leave(); typing_until_ms = 0; }
             }
             if act > 1 {
-                ends.extend(before..world.told.len());
+                ends.extend(before..world.shown.len());
             }
         }
         world.until(now_ms + TYPING_RENEWAL_MS);
-        let known = world.told.last().is_some_and(|(_, typing)| *typing);
+        let known = world.shown.last().is_some_and(|(_, typing)| *typing);
         prop_assert_eq!(known, typing_until_ms > now_ms + TYPING_RENEWAL_MS);
         world.until(now_ms + 10_000);
-        prop_assert!(world.told.last().is_none_or(|(_, typing)| !typing));
+        prop_assert!(world.shown.last().is_none_or(|(_, typing)| !typing));
         prop_assert!(world.typists.0.is_empty());
-        for (index, pair) in world.told.windows(2).enumerate() {
+        for (index, pair) in world.shown.windows(2).enumerate() {
             let [(before_ms, before), (at_ms, now)] = pair else { unreachable!() };
             prop_assert!(*before || *now, "two stops in succession");
             let ended = ends.contains(&(index + 1));
-            prop_assert!(ended || at_ms - before_ms >= TYPING_RENEWAL_MS, "{:?}", world.told);
+            prop_assert!(ended || at_ms - before_ms >= TYPING_RENEWAL_MS, "{:?}", world.shown);
         }
     }
 }

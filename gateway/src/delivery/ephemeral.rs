@@ -81,16 +81,18 @@ impl Shared {
             // The typist's gateway already delayed this if the rate required it, so it takes effect at once.
             return self.end_typing(room, &user, false);
         }
-        let said = TypingInput { typing, here: false, sent: event.sent.into() };
-        self.typists(room, &user, |typists, now_ms| typists.say(&user, &event.user_name, said, now_ms));
+        let input = TypingInput { typing, here: false, sent: event.sent.into() };
+        self.typists(room, &user, |typists, now_ms| {
+            typists.handle_input(&user, &event.user_name, input, now_ms)
+        });
     }
 
     /// A local user starts, renews or stops typing.
     pub fn typing(&self, room: &Room, user: &UserId, user_name: &str, typing: bool) {
         let now_ms = steady_ms();
         let sent = if typing { self.directory.sent(user, &room.conversation, now_ms) } else { Vec::new() };
-        let said = TypingInput { typing, here: true, sent: sent.into() };
-        self.typists(room, user, |typists, now_ms| typists.say(user, user_name, said, now_ms));
+        let input = TypingInput { typing, here: true, sent: sent.into() };
+        self.typists(room, user, |typists, now_ms| typists.handle_input(user, user_name, input, now_ms));
     }
 
     /// A typist leaves the conversation or disconnects, from this gateway (`here`) or from another.
@@ -106,17 +108,17 @@ impl Shared {
         user: &UserId,
         change: impl FnOnce(&mut Typists, u64) -> Option<TypingUpdate>,
     ) {
-        let (told, rings_ms) = {
+        let (update, rings_ms) = {
             let mut state = room.lock();
-            let told = change(&mut state.typists, steady_ms());
-            (told, state.typists.rings(user.as_str()))
+            let update = change(&mut state.typists, steady_ms());
+            (update, state.typists.rings(user.as_str()))
         };
         if let Some(rings_ms) = rings_ms {
             self.typing_ends.push(rings_ms, room.conversation.clone(), user.clone());
         }
-        let Some(told) = told else { return };
-        let pass_on = told.pass_on;
-        let event = typing_event(room, user.as_str(), told);
+        let Some(update) = update else { return };
+        let pass_on = update.pass_on;
+        let event = typing_event(room, user.as_str(), update);
         show(room, &event, None);
         if pass_on {
             let _ = self.passing.0.try_send(event);
@@ -124,14 +126,14 @@ impl Shared {
     }
 }
 
-fn typing_event(room: &Room, user: &str, told: TypingUpdate) -> wire::Ephemeral {
+fn typing_event(room: &Room, user: &str, update: TypingUpdate) -> wire::Ephemeral {
     wire::Ephemeral {
         conversation: room.conversation.to_string(),
         user: user.into(),
-        user_name: told.name.into(),
+        user_name: update.name.into(),
         time_ms: wall::shown_ms(),
-        sent: told.sent.into(),
-        kind: Some(Kind::Typing(told.typing)),
+        sent: update.sent.into(),
+        kind: Some(Kind::Typing(update.typing)),
     }
 }
 
@@ -139,10 +141,10 @@ fn typing_event(room: &Room, user: &str, told: TypingUpdate) -> wire::Ephemeral 
 /// connection that sent them.
 fn show(room: &Room, event: &wire::Ephemeral, sender: Option<u64>) {
     let typing = matches!(event.kind, Some(Kind::Typing(_)));
-    let hears = |member: &Connection| {
+    let receives = |member: &Connection| {
         if typing { member.user.as_str() != event.user } else { Some(member.id) != sender }
     };
-    room.pass_on(event, hears);
+    room.pass_on(event, receives);
 }
 
 impl TypingEnds {

@@ -88,10 +88,10 @@ pub struct RoomState {
 }
 
 impl RoomState {
-    /// Queues a frame for every member that `hears` selects. `frames` is called once for each dialect among them.
-    pub fn pass_on(&self, hears: impl Fn(&Connection) -> bool, frames: impl Fn(Dialect) -> Bytes) {
+    /// Queues a frame for every member that `receives` selects. `frames` is called once for each dialect among them.
+    pub fn pass_on(&self, receives: impl Fn(&Connection) -> bool, frames: impl Fn(Dialect) -> Bytes) {
         let mut made: Vec<(Dialect, Bytes)> = Vec::new();
-        for (_, member) in self.topic.members().filter(|(_, member)| hears(&member.connection)) {
+        for (_, member) in self.topic.members().filter(|(_, member)| receives(&member.connection)) {
             let known = made.iter().position(|(dialect, _)| *dialect == member.dialect);
             let index = known.unwrap_or_else(|| {
                 made.push((member.dialect, frames(member.dialect)));
@@ -105,7 +105,7 @@ impl RoomState {
     /// member, so a remembered slot number may be out of date.
     pub fn is_slot_of(&self, slot: Slot, connection: &Connection, dialect: Dialect) -> bool {
         let ours = |member: &Member| member.connection.id == connection.id && member.dialect == dialect;
-        self.topic.hearer(slot).is_some_and(ours)
+        self.topic.subscriber(slot).is_some_and(ours)
     }
 
     /// Checks that a member's right to receive the conversation still holds. The owner granted the right at the seq
@@ -168,13 +168,13 @@ impl Room {
     /// connections are left out.
     pub fn show_arrival(&self, user: &str, participants: u32, joined: bool) {
         let conversation = self.conversation.as_str();
-        let hears = |member: &Connection| member.user.as_str() != user;
-        self.lock().pass_on(hears, |dialect| dialect.arrival(user, conversation, participants, joined));
+        let receives = |member: &Connection| member.user.as_str() != user;
+        self.lock().pass_on(receives, |dialect| dialect.arrival(user, conversation, participants, joined));
     }
 
-    /// Queues an event that is not stored for every member that `hears` selects.
-    pub fn pass_on(&self, event: &wire::Ephemeral, hears: impl Fn(&Connection) -> bool) {
-        self.lock().pass_on(hears, |dialect| dialect.ephemeral(event));
+    /// Queues an event that is not stored for every member that `receives` selects.
+    pub fn pass_on(&self, event: &wire::Ephemeral, receives: impl Fn(&Connection) -> bool) {
+        self.lock().pass_on(receives, |dialect| dialect.ephemeral(event));
     }
 }
 
@@ -250,10 +250,10 @@ impl Hub {
         self.partition(conversation).1.rooms.lock().get(conversation).cloned()
     }
 
-    /// Evaluates `ask` on the conversation's room while the room cannot be closed; `false` if there is no room.
-    pub fn in_room(&self, conversation: &str, ask: impl FnOnce(&RoomState) -> bool) -> bool {
+    /// Evaluates `check` on the conversation's room while the room cannot be closed; `false` if there is no room.
+    pub fn in_room(&self, conversation: &str, check: impl FnOnce(&RoomState) -> bool) -> bool {
         let rooms = self.partition(conversation).1.rooms.lock();
-        rooms.get(conversation).is_some_and(|room| ask(&room.lock()))
+        rooms.get(conversation).is_some_and(|room| check(&room.lock()))
     }
 
     /// Every room.
@@ -281,11 +281,11 @@ impl Hub {
     pub fn next_changes(
         &self,
         partition: u32,
-        asked: impl Iterator<Item = ConversationId>,
+        requested: impl Iterator<Item = ConversationId>,
         most: usize,
     ) -> Option<Changes<Arc<Room>>> {
         let mut rooms = self.partitions[partition as usize].rooms.lock();
-        (!rooms.has_overflowed()).then(|| rooms.next_changes(asked, most))
+        (!rooms.has_overflowed()).then(|| rooms.next_changes(requested, most))
     }
 
     /// As [`Registry::next_replacement`].
@@ -338,7 +338,7 @@ impl Hub {
 
 fn carry_out(room: &Arc<Room>, state: &mut RoomState, wants: Wants) -> Option<Fetch> {
     for slot in wants.behind {
-        if let Some(member) = state.topic.hearer(slot) {
+        if let Some(member) = state.topic.subscriber(slot) {
             member.connection.signal(Signal::Behind(room.clone()));
         }
     }
@@ -363,8 +363,8 @@ fn end_typing(state: &mut RoomState, event: &wire::Event) {
             kind: Some(wire::ephemeral::Kind::Typing(false)),
             ..wire::Ephemeral::default()
         };
-        let hears = |member: &Connection| member.user.as_str() != event.actor;
-        state.pass_on(hears, |dialect| dialect.ephemeral(&stopped));
+        let receives = |member: &Connection| member.user.as_str() != event.actor;
+        state.pass_on(receives, |dialect| dialect.ephemeral(&stopped));
     }
 }
 

@@ -39,14 +39,14 @@ struct Presence {
     watched: Mutex<BTreeSet<String>>,
     /// While set, joins are not answered.
     waits: AtomicBool,
-    asked: AtomicU64,
+    requests: AtomicU64,
 }
 
 impl Presence {
     fn answer(&self, request: wire::PresenceRequest) -> wire::PresenceReply {
         let joins = |change: &wire::PresenceChange| matches!(change.body, Some(Change::RoomJoined(_)));
         if self.waits.load(Ordering::Relaxed) && request.changes.iter().any(joins) {
-            self.asked.fetch_add(1, Ordering::Relaxed);
+            self.requests.fetch_add(1, Ordering::Relaxed);
             while self.waits.load(Ordering::Relaxed) {
                 std::thread::yield_now();
             }
@@ -116,20 +116,20 @@ async fn world() -> World {
     let (bus, mut tasks) = (EmbeddedBus::new(1), JoinSet::new());
     let shared = crate::assemble(settings, bus.clone(), &mut tasks).expect("a gateway");
     let (owner, presence) = (Arc::new(Owner::default()), Arc::new(Presence::default()));
-    let asked = owner.clone();
+    let model = owner.clone();
     answer(&mut tasks, &bus, &subject::partition(0), None, move |request| {
-        asked.answer(wire::PartitionRequest::decode(request).expect("decodes")).encode_to_vec()
+        model.answer(wire::PartitionRequest::decode(request).expect("decodes")).encode_to_vec()
     })
     .await;
-    let asked = owner.clone();
+    let model = owner.clone();
     answer(&mut tasks, &bus, subject::READ, Some(subject::READ_GROUP), move |request| {
-        asked.read(wire::ReadRequest::decode(request).expect("decodes")).encode_to_vec()
+        model.read(wire::ReadRequest::decode(request).expect("decodes")).encode_to_vec()
     })
     .await;
     for shard in 0..PRESENCE_SHARDS {
-        let asked = presence.clone();
+        let model = presence.clone();
         answer(&mut tasks, &bus, &subject::presence(shard), None, move |request| {
-            asked.answer(wire::PresenceRequest::decode(request).expect("decodes")).encode_to_vec()
+            model.answer(wire::PresenceRequest::decode(request).expect("decodes")).encode_to_vec()
         })
         .await;
     }
@@ -146,7 +146,7 @@ fn message(content: &str) -> Kind {
     Kind::Message(wire::SendMessage { content: content.into(), ..wire::SendMessage::default() })
 }
 
-fn heard(connection: &Connection) -> String {
+fn received(connection: &Connection) -> String {
     connection.outgoing.drain().iter().map(|frame| String::from_utf8_lossy(frame).into_owned()).collect()
 }
 
@@ -263,7 +263,7 @@ async fn members_after_a_storm_of_joins_and_leaves_receive_events() {
         for (connection, _) in &stays {
             let mut all = String::new();
             eventually(&format!("{content} is not heard"), || {
-                all += &heard(connection);
+                all += &received(connection);
                 all.contains(&content)
             })
             .await;
@@ -350,18 +350,18 @@ async fn a_user_removed_while_joining_is_refused() {
     // The presence-worker's answer is delayed, as over a network.
     world.presence.waits.store(true, Ordering::Relaxed);
     let joining = tokio::spawn(world.request(&eve, Authority::Participant, None).run());
-    eventually("she asks presence", || world.presence.asked.load(Ordering::Relaxed) > 0).await;
+    eventually("she asks presence", || world.presence.requests.load(Ordering::Relaxed) > 0).await;
     world.owner.refused.lock().insert("eve".into());
     world.event(removal("eve")).await;
-    eventually("ann hears it", || heard(&ann).contains("participant_left")).await;
+    eventually("ann hears it", || received(&ann).contains("participant_left")).await;
     world.presence.waits.store(false, Ordering::Relaxed);
     let done = joining.await.expect("no panic");
     assert!(matches!(done, WorkResult::Replied));
-    let told = heard(&eve);
-    assert!(told.contains("forbidden") && !told.contains("conversation_joined"), "{told}");
+    let frames = received(&eve);
+    assert!(frames.contains("forbidden") && !frames.contains("conversation_joined"), "{frames}");
     world.event(message("secret")).await;
-    eventually("ann hears it", || heard(&ann).contains("secret")).await;
-    assert_eq!(heard(&eve), "");
+    eventually("ann hears it", || received(&ann).contains("secret")).await;
+    assert_eq!(received(&eve), "");
     eventually("she is not in the room", || {
         *world.presence.rooms.lock() == [("room".into(), "ann".into())].into()
     })
@@ -394,11 +394,11 @@ async fn a_removed_user_gets_a_notice_that_the_subscription_ended() {
         world.event(message("not for bob")).await;
         let mut anns = String::new();
         eventually("ann hears all", || {
-            anns += &heard(&ann);
+            anns += &received(&ann);
             anns.contains("not for bob")
         })
         .await;
-        let bobs = heard(&bob);
+        let bobs = received(&bob);
         assert!(bobs.contains("for bob") && bobs.contains(ended), "{dialect:?}: {bobs}");
         assert!(!bobs.contains("not for bob"), "{dialect:?}: {bobs}");
         session.signalled(bob.signals());

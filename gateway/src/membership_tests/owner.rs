@@ -47,11 +47,12 @@ impl Owner {
     }
 
     pub(super) fn read(&self, request: wire::ReadRequest) -> wire::ReadReply {
-        let Some(wire::read_request::Body::Events(asked)) = request.body else {
+        let Some(wire::read_request::Body::Events(page_request)) = request.body else {
             return wire::ReadReply::default();
         };
-        let events = self.events.lock().get(&asked.conversation).cloned().unwrap_or_default();
-        let above = events.into_iter().filter(|event| event.seq > asked.after_seq.unwrap_or(0)).collect();
+        let events = self.events.lock().get(&page_request.conversation).cloned().unwrap_or_default();
+        let above =
+            events.into_iter().filter(|event| event.seq > page_request.after_seq.unwrap_or(0)).collect();
         let page = wire::Events { events: above, has_more: false };
         wire::ReadReply { body: Some(wire::read_reply::Body::Events(page)) }
     }

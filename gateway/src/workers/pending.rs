@@ -189,11 +189,11 @@ mod tests {
     #[tokio::test]
     async fn a_command_is_answered_once_and_times_out_without_an_outcome() {
         let pending = PendingCommands::default();
-        let (first, heard) = pending.expect_call(key("a"));
+        let (first, outcome) = pending.expect_call(key("a"));
         let (second, late) = pending.expect_call(key("b"));
         pending.resolve(first, Ok(wire::Accepted { seq: 3, ..Default::default() }));
         pending.resolve(first, Err(Failure::forbidden()));
-        assert_eq!(heard.await.expect("answered").expect("accepted").seq, 3);
+        assert_eq!(outcome.await.expect("answered").expect("accepted").seq, 3);
         pending.sweep(Instant::now());
         pending.sweep(Instant::now() + OUTCOME_TIMEOUT + Duration::from_millis(1));
         assert_eq!(late.await.expect("answered").expect_err("late").code, ErrorCode::Timeout);
@@ -203,13 +203,13 @@ mod tests {
     #[tokio::test]
     async fn late_commands_without_an_outcome_are_listed() {
         let pending = PendingCommands::default();
-        let (told, _heard) = pending.expect_call(key("told"));
+        let (resolved, _outcome) = pending.expect_call(key("told"));
         let (open, _open) = pending.expect_call(key("open"));
         let (later, _later) = pending.expect_call(key("later"));
         let (queued, _queued) = pending.expect_call(key("queued"));
-        pending.published(&[told, open, later], Tag([7; 16]));
+        pending.published(&[resolved, open, later], Tag([7; 16]));
         let requests = |now| pending.late(now).iter().map(|late| late.request).collect::<Vec<_>>();
-        pending.resolve(told, Ok(wire::Accepted::default()));
+        pending.resolve(resolved, Ok(wire::Accepted::default()));
         assert_eq!(requests(Instant::now()), [0; 0], "an outcome that is not late yet must not be listed");
         assert_eq!(requests(Instant::now() + 2 * OUTCOME_LATE), [open, later]);
         let late = pending.late(Instant::now() + 2 * OUTCOME_LATE);

@@ -55,8 +55,10 @@ impl Registration {
     /// # Errors
     /// Returns the joins if too much has changed, so that everything must be registered again first.
     pub fn of(hub: &Hub, partition: u32, joins: Vec<Join>) -> Result<Option<Registration>, Vec<Join>> {
-        let asked = joins.iter().map(|join| join.conversation.clone());
-        let Some(changes) = hub.next_changes(partition, asked, REGISTRATIONS_MAX) else { return Err(joins) };
+        let requested = joins.iter().map(|join| join.conversation.clone());
+        let Some(changes) = hub.next_changes(partition, requested, REGISTRATIONS_MAX) else {
+            return Err(joins);
+        };
         if changes.add.is_empty() && changes.remove.is_empty() {
             return Ok(None);
         }
