@@ -229,11 +229,11 @@ impl Framing for JsonFrames {
     }
 
     fn deadline(&self) -> Instant {
-        Instant::from_std(self.keepalive.next())
+        Instant::from_std(self.keepalive.poll_timeout())
     }
 
     fn due(&mut self) -> (Due, Bytes) {
-        (self.keepalive.due(Instant::now().into_std()), frame::PING)
+        (self.keepalive.handle_timeout(Instant::now().into_std()), frame::PING)
     }
 }
 

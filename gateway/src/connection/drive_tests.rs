@@ -45,10 +45,10 @@ impl Framing for Frames {
         self.note_activity();
     }
     fn deadline(&self) -> Instant {
-        Instant::from_std(self.0.next())
+        Instant::from_std(self.0.poll_timeout())
     }
     fn due(&mut self) -> (Due, Bytes) {
-        (self.0.due(Monotonic::now()), Bytes::from_static(&[0x89, 0]))
+        (self.0.handle_timeout(Monotonic::now()), Bytes::from_static(&[0x89, 0]))
     }
 }
 

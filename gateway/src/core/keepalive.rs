@@ -49,14 +49,14 @@ impl Keepalive {
         *self = Self::new(self.pings, now);
     }
 
-    /// When to call [`Self::due`] again.
-    pub fn next(&self) -> Instant {
+    /// When to call [`Self::handle_timeout`] again.
+    pub fn poll_timeout(&self) -> Instant {
         self.since + if self.pinged { self.pings.timeout } else { self.pings.interval }
     }
 
     /// What to do now. Only a client that was pinged is given up, however late this is called.
-    pub fn due(&mut self, now: Instant) -> Due {
-        if now < self.next() {
+    pub fn handle_timeout(&mut self, now: Instant) -> Due {
+        if now < self.poll_timeout() {
             return Due::Nothing;
         }
         if self.pinged {
@@ -64,7 +64,7 @@ impl Keepalive {
         }
         // Ignore normal timer jitter (<= 20 ms): the timeout runs from when the ping was due. After a longer delay it
         // runs from now, so that the client has its full time to answer.
-        let due = self.next();
+        let due = self.poll_timeout();
         let since = if now.saturating_duration_since(due) <= TIMER_SLACK { due } else { now };
         *self = Self { since, pinged: true, ..*self };
         Due::Ping
@@ -80,8 +80,8 @@ mod tests {
         let started = Instant::now();
         let (mut keepalive, mut now, mut pings) = (Keepalive::new(NATIVE, started), started, 0);
         for _ in 0..rounds {
-            now = keepalive.next() + late;
-            match keepalive.due(now) {
+            now = keepalive.poll_timeout() + late;
+            match keepalive.handle_timeout(now) {
                 Due::Nothing => {}
                 Due::Ping => {
                     pings += 1;
@@ -106,12 +106,15 @@ mod tests {
         let started = Instant::now();
         let pings = Pings { interval: Duration::from_secs(25), timeout: Duration::from_secs(60) };
         let mut keepalive = Keepalive::new(pings, started);
-        assert_eq!(keepalive.due(started + pings.interval - Duration::from_nanos(1)), Due::Nothing);
+        assert_eq!(
+            keepalive.handle_timeout(started + pings.interval - Duration::from_nanos(1)),
+            Due::Nothing
+        );
         let pinged = started + pings.interval + Duration::from_secs(7);
-        assert_eq!(keepalive.due(pinged), Due::Ping);
-        assert_eq!(keepalive.next(), pinged + pings.timeout);
-        assert_eq!(keepalive.due(pinged + pings.timeout - Duration::from_nanos(1)), Due::Nothing);
-        assert_eq!(keepalive.due(pinged + pings.timeout), Due::GiveUp);
+        assert_eq!(keepalive.handle_timeout(pinged), Due::Ping);
+        assert_eq!(keepalive.poll_timeout(), pinged + pings.timeout);
+        assert_eq!(keepalive.handle_timeout(pinged + pings.timeout - Duration::from_nanos(1)), Due::Nothing);
+        assert_eq!(keepalive.handle_timeout(pinged + pings.timeout), Due::GiveUp);
     }
 
     #[test]
@@ -119,7 +122,7 @@ mod tests {
         let started = Instant::now();
         let mut keepalive = Keepalive::new(NATIVE, started);
         keepalive.handle_activity(started + Duration::from_secs(20));
-        assert_eq!(keepalive.due(started + NATIVE.interval), Due::Nothing);
-        assert_eq!(keepalive.next(), started + Duration::from_secs(50));
+        assert_eq!(keepalive.handle_timeout(started + NATIVE.interval), Due::Nothing);
+        assert_eq!(keepalive.poll_timeout(), started + Duration::from_secs(50));
     }
 }

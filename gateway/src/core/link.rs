@@ -88,7 +88,7 @@ impl Link {
 
     /// A reply arrived. Returns whether it counts; a reply of a former owner does not. A new owner has only what this
     /// request registered, so everything has to be registered again unless the request replaced everything.
-    pub fn replied(&mut self, epoch: u64, replaces: bool) -> bool {
+    pub fn handle_reply(&mut self, epoch: u64, replaces: bool) -> bool {
         if epoch > self.epoch {
             self.resync |= self.epoch != 0 && !replaces;
             self.adopt_epoch(epoch);
@@ -97,7 +97,7 @@ impl Link {
     }
 
     /// A batch arrived.
-    pub fn batch(&mut self, epoch: u64, number: u64) {
+    pub fn handle_batch(&mut self, epoch: u64, number: u64) {
         if epoch < self.epoch {
             return;
         }
@@ -109,7 +109,7 @@ impl Link {
     }
 
     /// A beat arrived.
-    pub fn beat(&mut self, now_ms: u64, beat: &wire::Beat, rooms: &RoomDigest) {
+    pub fn handle_beat(&mut self, now_ms: u64, beat: &wire::Beat, rooms: &RoomDigest) {
         if beat.epoch < self.epoch {
             return;
         }
@@ -138,7 +138,7 @@ impl Link {
 
     /// Messages may have been lost, and it is not known which. Batches are requested now, before a later batch or beat
     /// shows that some are missing, because senders wait for the outcomes in them.
-    pub fn lost(&mut self) {
+    pub fn handle_loss(&mut self) {
         self.resync = true;
         if self.epoch != 0 {
             self.missing.get_or_insert(self.received + 1);
@@ -146,7 +146,7 @@ impl Link {
     }
 
     /// A request for batches of this owner was not answered. It is repeated at the next tick.
-    pub fn unanswered(&mut self, epoch: u64, from: u64) {
+    pub fn handle_unanswered(&mut self, epoch: u64, from: u64) {
         if epoch == self.epoch {
             self.unanswered = Some(self.unanswered.map_or(from, |other| other.min(from)));
         }
@@ -154,13 +154,13 @@ impl Link {
 
     /// Everything was registered again. `finished`: all of it was answered, with all heads. An owner has the
     /// registration before it has read the heads, so its beats do not show that heads are missing.
-    pub fn resynced(&mut self, finished: bool) {
+    pub fn handle_resynced(&mut self, finished: bool) {
         self.unfinished = !finished;
     }
 
     /// Called once a second. Requests unanswered batches again. Registers everything again if there are rooms here and
     /// the owner has sent no beat for [`SILENCE_MS`] or the last registration was not finished.
-    pub fn tick(&mut self, now_ms: u64, serves: bool) {
+    pub fn handle_timeout(&mut self, now_ms: u64, serves: bool) {
         if let Some(from) = self.unanswered.take() {
             self.missing = Some(self.missing.map_or(from, |other| other.min(from)));
         }
@@ -173,7 +173,7 @@ impl Link {
     }
 
     /// Takes what has to be done now.
-    pub fn repair(&mut self) -> Option<Repair> {
+    pub fn poll_repair(&mut self) -> Option<Repair> {
         let repair = Repair { resend: self.missing.take(), resync: std::mem::take(&mut self.resync) };
         (repair.resend.is_some() || repair.resync).then_some(repair)
     }
@@ -199,8 +199,8 @@ mod tests {
     }
 
     fn tick(link: &mut Link, now_ms: u64, serves: bool) -> Option<Repair> {
-        link.tick(now_ms, serves);
-        link.repair()
+        link.handle_timeout(now_ms, serves);
+        link.poll_repair()
     }
 
     const RESYNC: Option<Repair> = Some(Repair { resend: None, resync: true });
@@ -208,27 +208,31 @@ mod tests {
     #[test]
     fn a_missing_batch_is_requested_once() {
         let mut link = Link::default();
-        assert!(link.replied(7, false));
-        link.batch(7, 1);
-        assert_eq!(link.repair(), None);
-        link.batch(7, 4);
-        assert_eq!(link.repair(), resend(2));
-        link.batch(7, 3);
-        assert_eq!(link.repair(), None, "a resent batch that arrives late must not cause another repair");
-        link.batch(7, 5);
-        assert_eq!(link.repair(), None);
+        assert!(link.handle_reply(7, false));
+        link.handle_batch(7, 1);
+        assert_eq!(link.poll_repair(), None);
+        link.handle_batch(7, 4);
+        assert_eq!(link.poll_repair(), resend(2));
+        link.handle_batch(7, 3);
+        assert_eq!(
+            link.poll_repair(),
+            None,
+            "a resent batch that arrives late must not cause another repair"
+        );
+        link.handle_batch(7, 5);
+        assert_eq!(link.poll_repair(), None);
     }
 
     /// Breaking it: without the comparison with the beat's number, the loss of the last batch is never noticed.
     #[test]
     fn a_beat_reveals_that_the_last_batch_was_lost() {
         let mut link = Link::default();
-        link.replied(7, false);
-        link.batch(7, 1);
-        link.beat(0, &beat(7, 3), &NONE);
-        assert_eq!(link.repair(), resend(2));
-        link.beat(0, &beat(7, 3), &NONE);
-        assert_eq!(link.repair(), None);
+        link.handle_reply(7, false);
+        link.handle_batch(7, 1);
+        link.handle_beat(0, &beat(7, 3), &NONE);
+        assert_eq!(link.poll_repair(), resend(2));
+        link.handle_beat(0, &beat(7, 3), &NONE);
+        assert_eq!(link.poll_repair(), None);
     }
 
     /// Acknowledgements are only in batches: if the gateway only registered again, senders would wait until their
@@ -236,77 +240,77 @@ mod tests {
     #[test]
     fn batches_are_requested_even_when_everything_is_registered_again() {
         let mut link = Link::default();
-        link.replied(7, false);
-        link.batch(7, 1);
-        link.lost();
-        link.batch(7, 4);
-        assert_eq!(link.repair(), Some(Repair { resend: Some(2), resync: true }));
-        link.batch(9, 3);
+        link.handle_reply(7, false);
+        link.handle_batch(7, 1);
+        link.handle_loss();
+        link.handle_batch(7, 4);
+        assert_eq!(link.poll_repair(), Some(Repair { resend: Some(2), resync: true }));
+        link.handle_batch(9, 3);
         assert_eq!(
-            link.repair(),
+            link.poll_repair(),
             Some(Repair { resend: Some(1), resync: true }),
             "the first batches of a new owner are missing"
         );
-        link.batch(9, 6);
-        link.replied(11, true);
-        assert_eq!(link.repair(), None, "missing batches of a former owner must not be requested");
+        link.handle_batch(9, 6);
+        link.handle_reply(11, true);
+        assert_eq!(link.poll_repair(), None, "missing batches of a former owner must not be requested");
     }
 
     /// Before the fix, outcomes in a last batch that was lost waited for the next beat, up to a second.
     #[test]
     fn batches_are_requested_as_soon_as_messages_may_be_lost() {
         let mut link = Link::default();
-        link.lost();
-        assert_eq!(link.repair(), RESYNC, "without an owner, only a registration is possible");
-        link.replied(7, true);
-        link.batch(7, 1);
-        link.lost();
-        assert_eq!(link.repair(), Some(Repair { resend: Some(2), resync: true }));
-        link.beat(0, &beat(7, 1), &NONE);
-        assert_eq!(link.repair(), None);
+        link.handle_loss();
+        assert_eq!(link.poll_repair(), RESYNC, "without an owner, only a registration is possible");
+        link.handle_reply(7, true);
+        link.handle_batch(7, 1);
+        link.handle_loss();
+        assert_eq!(link.poll_repair(), Some(Repair { resend: Some(2), resync: true }));
+        link.handle_beat(0, &beat(7, 1), &NONE);
+        assert_eq!(link.poll_repair(), None);
     }
 
     #[test]
     fn batches_whose_request_was_not_answered_are_requested_again() {
         let mut link = Link::default();
-        link.replied(7, false);
-        link.batch(7, 3);
-        assert_eq!(link.repair(), resend(1));
-        link.unanswered(7, 1);
-        link.batch(7, 4);
-        assert_eq!(link.repair(), None, "an unanswered request must not be repeated at once");
-        link.batch(7, 6);
-        link.tick(1_000, false);
-        assert_eq!(link.repair(), resend(1));
-        link.unanswered(7, 1);
-        link.replied(9, false);
-        link.tick(2_000, false);
+        link.handle_reply(7, false);
+        link.handle_batch(7, 3);
+        assert_eq!(link.poll_repair(), resend(1));
+        link.handle_unanswered(7, 1);
+        link.handle_batch(7, 4);
+        assert_eq!(link.poll_repair(), None, "an unanswered request must not be repeated at once");
+        link.handle_batch(7, 6);
+        link.handle_timeout(1_000, false);
+        assert_eq!(link.poll_repair(), resend(1));
+        link.handle_unanswered(7, 1);
+        link.handle_reply(9, false);
+        link.handle_timeout(2_000, false);
         assert_eq!(
-            link.repair(),
+            link.poll_repair(),
             RESYNC,
             "a new owner does not have the batches, so only a registration helps"
         );
-        link.unanswered(7, 1);
-        link.tick(3_000, false);
-        assert_eq!(link.repair(), None);
+        link.handle_unanswered(7, 1);
+        link.handle_timeout(3_000, false);
+        assert_eq!(link.poll_repair(), None);
     }
 
     /// A worker of an older version does not send the counter of the last request that it handled.
     #[test]
     fn a_wrong_hash_without_a_counter_counts_when_nothing_is_under_way() {
         let mut link = Link::default();
-        link.replied(7, false);
+        link.handle_reply(7, false);
         link.next_counter(true);
         for expected in [None, None, RESYNC] {
-            link.beat(0, &hashed(1, 0), &SOME);
+            link.handle_beat(0, &hashed(1, 0), &SOME);
             assert_eq!(
-                link.repair(),
+                link.poll_repair(),
                 expected,
                 "a wrong hash counts only at the third beat, because the registration may be under way"
             );
         }
-        link.beat(0, &hashed(0xA, 0), &SOME);
-        assert_eq!(link.repair(), None);
+        link.handle_beat(0, &hashed(0xA, 0), &SOME);
+        assert_eq!(link.poll_repair(), None);
     }
 
     /// Before the fix, a hash proved nothing if a user had joined or left between two beats. With constant joins and
@@ -314,31 +318,31 @@ mod tests {
     #[test]
     fn a_wrong_hash_counts_while_others_join_and_leave() {
         let mut link = Link::default();
-        link.replied(7, false);
+        link.handle_reply(7, false);
         let first = link.next_counter(true);
-        link.beat(0, &hashed(1, first), &SOME);
+        link.handle_beat(0, &hashed(1, first), &SOME);
         let second = link.next_counter(true);
-        link.beat(0, &hashed(1, first), &SOME);
+        link.handle_beat(0, &hashed(1, first), &SOME);
         assert_eq!(
-            link.repair(),
+            link.poll_repair(),
             None,
             "the beat is older than the last registration, so its hash proves nothing"
         );
-        link.beat(0, &hashed(1, second), &RoomDigest { expected: None, any: true });
-        assert_eq!(link.repair(), None, "without an expected hash, the beat's hash proves nothing");
+        link.handle_beat(0, &hashed(1, second), &RoomDigest { expected: None, any: true });
+        assert_eq!(link.poll_repair(), None, "without an expected hash, the beat's hash proves nothing");
         let third = link.next_counter(true);
         link.next_counter(false);
-        link.beat(0, &hashed(1, third), &SOME);
+        link.handle_beat(0, &hashed(1, third), &SOME);
         assert_eq!(
-            link.repair(),
+            link.poll_repair(),
             RESYNC,
             "a later request that is no registration must not hide the wrong hash"
         );
-        link.beat(0, &hashed(1, third), &SOME);
-        link.beat(0, &hashed(0xA, third), &SOME);
-        link.beat(0, &hashed(1, third), &SOME);
+        link.handle_beat(0, &hashed(1, third), &SOME);
+        link.handle_beat(0, &hashed(0xA, third), &SOME);
+        link.handle_beat(0, &hashed(1, third), &SOME);
         assert_eq!(
-            link.repair(),
+            link.poll_repair(),
             None,
             "a single wrong hash after a right one must not cause a registration"
         );
@@ -347,30 +351,30 @@ mod tests {
     #[test]
     fn a_new_owner_gets_all_registrations_and_a_former_one_is_ignored() {
         let mut link = Link::default();
-        assert!(link.replied(7, false));
-        link.beat(0, &beat(9, 0), &SOME);
-        assert_eq!(link.repair(), RESYNC);
-        assert!(!link.replied(7, true));
-        link.batch(7, 99);
-        link.beat(0, &wire::Beat { lag_ms: 99_000, ..beat(7, 99) }, &SOME);
-        assert_eq!(link.repair(), None);
+        assert!(link.handle_reply(7, false));
+        link.handle_beat(0, &beat(9, 0), &SOME);
+        assert_eq!(link.poll_repair(), RESYNC);
+        assert!(!link.handle_reply(7, true));
+        link.handle_batch(7, 99);
+        link.handle_beat(0, &wire::Beat { lag_ms: 99_000, ..beat(7, 99) }, &SOME);
+        assert_eq!(link.poll_repair(), None);
         assert_eq!(link.overloaded(), None);
-        link.batch(9, 1);
-        assert_eq!(link.repair(), None);
-        link.batch(11, 1);
-        assert_eq!(link.repair(), RESYNC);
+        link.handle_batch(9, 1);
+        assert_eq!(link.poll_repair(), None);
+        link.handle_batch(11, 1);
+        assert_eq!(link.poll_repair(), RESYNC);
     }
 
     /// Before the fix, all other rooms waited for two beats and received nothing meanwhile.
     #[test]
     fn a_new_owner_that_first_answers_a_join_gets_all_registrations() {
         let mut link = Link::default();
-        assert!(link.replied(7, false));
-        assert_eq!(link.repair(), None, "the first owner already has all registrations");
-        assert!(link.replied(9, false));
-        assert_eq!(link.repair(), RESYNC);
-        assert!(link.replied(11, true));
-        assert_eq!(link.repair(), None, "an owner that answers a full registration needs no other one");
+        assert!(link.handle_reply(7, false));
+        assert_eq!(link.poll_repair(), None, "the first owner already has all registrations");
+        assert!(link.handle_reply(9, false));
+        assert_eq!(link.poll_repair(), RESYNC);
+        assert!(link.handle_reply(11, true));
+        assert_eq!(link.poll_repair(), None, "an owner that answers a full registration needs no other one");
     }
 
     #[test]
@@ -386,26 +390,26 @@ mod tests {
     #[test]
     fn an_owner_that_did_not_send_all_heads_gets_another_registration() {
         let mut link = Link::default();
-        link.beat(1_000, &hashed(0xA, 0), &SOME);
-        assert_eq!(link.repair(), RESYNC, "a new owner needs a registration");
+        link.handle_beat(1_000, &hashed(0xA, 0), &SOME);
+        assert_eq!(link.poll_repair(), RESYNC, "a new owner needs a registration");
         assert_eq!(tick(&mut link, 1_500, true), None);
-        link.resynced(false);
-        link.beat(2_000, &hashed(0xA, 0), &SOME);
-        assert_eq!(link.repair(), None, "the owner already has the registration");
+        link.handle_resynced(false);
+        link.handle_beat(2_000, &hashed(0xA, 0), &SOME);
+        assert_eq!(link.poll_repair(), None, "the owner already has the registration");
         assert_eq!(tick(&mut link, 2_500, true), RESYNC);
         assert_eq!(tick(&mut link, 3_500, true), RESYNC);
-        link.resynced(true);
+        link.handle_resynced(true);
         assert_eq!(tick(&mut link, 4_500, true), None);
-        link.resynced(false);
+        link.handle_resynced(false);
         assert_eq!(tick(&mut link, 5_500, false), None, "a gateway without rooms needs no registration");
     }
 
     #[test]
     fn a_lagging_owner_refuses_commands_until_it_has_caught_up() {
         let mut link = Link::default();
-        link.beat(0, &wire::Beat { lag_ms: LAG_MAX_MS + 1, ..beat(1, 0) }, &NONE);
+        link.handle_beat(0, &wire::Beat { lag_ms: LAG_MAX_MS + 1, ..beat(1, 0) }, &NONE);
         assert_eq!(link.overloaded(), Some(LAG_MAX_MS + 1));
-        link.beat(0, &wire::Beat { lag_ms: 3, ..beat(1, 0) }, &NONE);
+        link.handle_beat(0, &wire::Beat { lag_ms: 3, ..beat(1, 0) }, &NONE);
         assert_eq!(link.overloaded(), None);
     }
 }

@@ -29,18 +29,18 @@ impl Probe {
         Probe { pinged_ms: now_ms }
     }
 
-    /// When to call [`Probe::due`].
-    pub fn next_ms(&self) -> u64 {
+    /// When to call [`Probe::handle_timeout`].
+    pub fn poll_timeout_ms(&self) -> u64 {
         self.pinged_ms + PROBE_MS
     }
 
     /// The result of the ping, for a client that gave its last sign of life at `last_activity_ms`; `None` if it is not
     /// being read now. A client is never given up because of a late timer.
-    pub fn due(&mut self, now_ms: u64, last_activity_ms: Option<u64>) -> Verdict {
+    pub fn handle_timeout(&mut self, now_ms: u64, last_activity_ms: Option<u64>) -> Verdict {
         if last_activity_ms.is_none_or(|last_activity_ms| last_activity_ms >= self.pinged_ms) {
             return Verdict::Alive;
         }
-        if now_ms > self.next_ms() + LATE_MS {
+        if now_ms > self.poll_timeout_ms() + LATE_MS {
             self.pinged_ms = now_ms;
             return Verdict::PingAgain;
         }
@@ -64,7 +64,7 @@ mod tests {
             (Some(0), 3_501, Verdict::PingAgain),
         ] {
             assert_eq!(
-                Probe::new(1_000).due(now_ms, last_activity_ms),
+                Probe::new(1_000).handle_timeout(now_ms, last_activity_ms),
                 verdict,
                 "{last_activity_ms:?} {now_ms}"
             );
@@ -82,8 +82,8 @@ mod tests {
             for late_ms in lates.into_iter().chain([0]) {
                 let pinged_ms = now_ms;
                 last_activity_ms = answer_ms.map_or(last_activity_ms, |answer_ms| pinged_ms + answer_ms);
-                now_ms = probe.next_ms() + late_ms;
-                match probe.due(now_ms, Some(last_activity_ms)) {
+                now_ms = probe.poll_timeout_ms() + late_ms;
+                match probe.handle_timeout(now_ms, Some(last_activity_ms)) {
                     Verdict::Alive => { prop_assert!(answer_ms.is_some()); return Ok(()); }
                     Verdict::Dead => { prop_assert!(answer_ms.is_none() && late_ms <= LATE_MS); return Ok(()); }
                     Verdict::PingAgain => prop_assert!(late_ms > LATE_MS && answer_ms.is_none()),

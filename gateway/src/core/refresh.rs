@@ -19,7 +19,7 @@ pub const SWEPT_PER_SECOND: u64 = 20;
 /// The next action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next<U> {
-    /// Read this user's acquaintances, then call [`Refresh::done`].
+    /// Read this user's acquaintances, then call [`Refresh::handle_read`].
     Read(U),
     /// Nothing before this time, milliseconds.
     At(u64),
@@ -48,12 +48,12 @@ pub struct Refresh {
 
 impl Refresh {
     /// A user's acquaintances may have changed.
-    pub fn changed(&mut self, now_ms: u64, user: &UserId) {
+    pub fn handle_change(&mut self, now_ms: u64, user: &UserId) {
         self.want(user, now_ms);
     }
 
     /// The acquaintances of any of these users may have changed.
-    pub fn missed<'a>(&mut self, now_ms: u64, users: impl Iterator<Item = &'a UserId>) {
+    pub fn handle_missed_changes<'a>(&mut self, now_ms: u64, users: impl Iterator<Item = &'a UserId>) {
         for (index, user) in (0..).zip(users) {
             self.want(user, now_ms + index * 1_000 / SWEPT_PER_SECOND);
         }
@@ -65,11 +65,11 @@ impl Refresh {
         state.wanted = true;
         if !state.reading {
             let at_ms = at_ms.max(state.not_before_ms).min(before_ms);
-            self.look_at(user, at_ms);
+            self.schedule(user, at_ms);
         }
     }
 
-    fn look_at(&mut self, user: &UserId, at_ms: u64) {
+    fn schedule(&mut self, user: &UserId, at_ms: u64) {
         let Some(state) = self.users.get_mut(user) else { return };
         if let Some(before_ms) = state.at_ms.replace(at_ms) {
             self.due.remove(&(before_ms, user.clone()));
@@ -78,7 +78,7 @@ impl Refresh {
     }
 
     /// The next action.
-    pub fn next(&mut self, now_ms: u64) -> Next<UserId> {
+    pub fn poll_next(&mut self, now_ms: u64) -> Next<UserId> {
         while let Some((at_ms, user)) = self.due.first().cloned() {
             if at_ms > now_ms {
                 return Next::At(at_ms);
@@ -101,7 +101,7 @@ impl Refresh {
     }
 
     /// A read is done, or failed and is to be repeated (`read` is `false`).
-    pub fn done(&mut self, now_ms: u64, user: &UserId, read: bool) {
+    pub fn handle_read(&mut self, now_ms: u64, user: &UserId, read: bool) {
         let Some(state) = self.users.get_mut(user).filter(|state| state.reading) else { return };
         self.under_way -= 1;
         state.reading = false;
@@ -110,7 +110,7 @@ impl Refresh {
             state.not_before_ms = now_ms + RETRY_MS;
         }
         let at_ms = state.not_before_ms.max(now_ms);
-        self.look_at(user, at_ms);
+        self.schedule(user, at_ms);
     }
 
     /// Whether a user's acquaintances are being read, or will be within the spacing of reads.
@@ -131,21 +131,21 @@ mod tests {
     #[test]
     fn a_change_is_read_at_once_and_later_changes_a_second_later() {
         let (mut refresh, ann) = (Refresh::default(), user("ann"));
-        assert_eq!(refresh.next(0), Next::Nothing);
-        refresh.changed(5, &ann);
+        assert_eq!(refresh.poll_next(0), Next::Nothing);
+        refresh.handle_change(5, &ann);
         assert!(refresh.is_pending(5, &ann));
-        assert_eq!(refresh.next(5), Next::Read(ann.clone()));
+        assert_eq!(refresh.poll_next(5), Next::Read(ann.clone()));
         // The read under way may not include a change that comes meanwhile.
-        refresh.changed(6, &ann);
-        refresh.changed(7, &ann);
-        assert_eq!(refresh.next(7), Next::Nothing);
-        refresh.done(20, &ann, true);
-        assert_eq!(refresh.next(20), Next::At(5 + SPACING_MS));
+        refresh.handle_change(6, &ann);
+        refresh.handle_change(7, &ann);
+        assert_eq!(refresh.poll_next(7), Next::Nothing);
+        refresh.handle_read(20, &ann, true);
+        assert_eq!(refresh.poll_next(20), Next::At(5 + SPACING_MS));
         assert!(refresh.is_pending(20, &ann));
-        assert_eq!(refresh.next(5 + SPACING_MS), Next::Read(ann.clone()));
-        refresh.done(1_100, &ann, true);
+        assert_eq!(refresh.poll_next(5 + SPACING_MS), Next::Read(ann.clone()));
+        refresh.handle_read(1_100, &ann, true);
         assert!(!refresh.is_pending(1_100, &ann));
-        assert_eq!(refresh.next(5 + 2 * SPACING_MS), Next::Nothing);
+        assert_eq!(refresh.poll_next(5 + 2 * SPACING_MS), Next::Nothing);
         assert!(
             refresh.users.is_empty() && refresh.due.is_empty(),
             "a quiet user must not be kept in memory"
@@ -155,31 +155,31 @@ mod tests {
     #[test]
     fn a_read_that_failed_is_tried_again() {
         let (mut refresh, ann) = (Refresh::default(), user("ann"));
-        refresh.changed(0, &ann);
-        assert_eq!(refresh.next(0), Next::Read(ann.clone()));
-        refresh.done(10, &ann, false);
-        assert_eq!(refresh.next(10), Next::At(10 + RETRY_MS));
-        assert_eq!(refresh.next(10 + RETRY_MS), Next::Read(ann));
+        refresh.handle_change(0, &ann);
+        assert_eq!(refresh.poll_next(0), Next::Read(ann.clone()));
+        refresh.handle_read(10, &ann, false);
+        assert_eq!(refresh.poll_next(10), Next::At(10 + RETRY_MS));
+        assert_eq!(refresh.poll_next(10 + RETRY_MS), Next::Read(ann));
     }
 
     #[test]
     fn few_are_read_at_once_and_reported_changes_come_first() {
         let mut refresh = Refresh::default();
         let crowd: Vec<UserId> = (0..100).map(|number| user(&format!("u{number}"))).collect();
-        refresh.missed(0, crowd.iter());
-        assert_eq!(refresh.next(0), Next::Read(crowd[0].clone()));
-        assert_eq!(refresh.next(0), Next::At(1_000 / SWEPT_PER_SECOND));
-        refresh.changed(1, &crowd[99]);
-        assert_eq!(refresh.next(1), Next::Read(crowd[99].clone()));
+        refresh.handle_missed_changes(0, crowd.iter());
+        assert_eq!(refresh.poll_next(0), Next::Read(crowd[0].clone()));
+        assert_eq!(refresh.poll_next(0), Next::At(1_000 / SWEPT_PER_SECOND));
+        refresh.handle_change(1, &crowd[99]);
+        assert_eq!(refresh.poll_next(1), Next::Read(crowd[99].clone()));
         // A later request does not delay a read that is already due.
-        refresh.missed(1, crowd[2..3].iter());
-        assert_eq!(refresh.next(1), Next::Read(crowd[2].clone()));
+        refresh.handle_missed_changes(1, crowd[2..3].iter());
+        assert_eq!(refresh.poll_next(1), Next::Read(crowd[2].clone()));
         let mut reads = 3;
-        while let Next::Read(_) = refresh.next(60_000) {
+        while let Next::Read(_) = refresh.poll_next(60_000) {
             reads += 1;
         }
         assert_eq!(reads, UNDER_WAY_MAX);
-        refresh.done(60_000, &crowd[0], true);
-        assert!(matches!(refresh.next(60_000), Next::Read(_)));
+        refresh.handle_read(60_000, &crowd[0], true);
+        assert!(matches!(refresh.poll_next(60_000), Next::Read(_)));
     }
 }

@@ -94,7 +94,7 @@ pub type Slot = u32;
 /// What the caller must do after an input.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Wants {
-    /// Read the events from this seq (exclusive) to that one (inclusive) and pass them to [`Topic::fetched`].
+    /// Read the events from this seq (exclusive) to that one (inclusive) and pass them to [`Topic::handle_fetched`].
     pub fetch: Option<(u64, u64)>,
     /// These members fell behind just now and must read on from their cursors.
     pub behind: Vec<Slot>,
@@ -111,7 +111,7 @@ pub enum CatchUp<E> {
     Ended,
     /// These events from the ring have been queued, and the cursor is past them.
     Events(Vec<Arc<E>>),
-    /// Read events from the store and call [`Topic::read`] with them.
+    /// Read events from the store and call [`Topic::handle_page`] with them.
     Read {
         /// Above this seq.
         after_seq: u64,
@@ -174,7 +174,7 @@ impl<S: Subscriber<E>, E: Event> Topic<S, E> {
     }
 
     /// Applies a committed head that the partition's owner sent.
-    pub fn announce(&mut self, head: u64) -> Wants {
+    pub fn handle_head(&mut self, head: u64) -> Wants {
         self.announced = self.announced.max(head);
         if self.head.is_none() {
             self.head = Some(head);
@@ -184,7 +184,7 @@ impl<S: Subscriber<E>, E: Event> Topic<S, E> {
     }
 
     /// Applies an event from the bus.
-    pub fn deliver(&mut self, event: Arc<E>) -> Wants {
+    pub fn handle_event(&mut self, event: Arc<E>) -> Wants {
         match self.head {
             Some(head) if event.seq() <= head => return Wants::default(),
             Some(head) if event.seq() == head + 1 && self.early.is_empty() && !self.fetching => {
@@ -207,7 +207,7 @@ impl<S: Subscriber<E>, E: Event> Topic<S, E> {
     ///
     /// Events above every seq that the owner has reported are not served, even if a worker has read them. A row that is
     /// not committed may still be replaced by another, and the topic would never receive that one.
-    pub fn fetched(&mut self, events: Vec<Arc<E>>) -> Wants {
+    pub fn handle_fetched(&mut self, events: Vec<Arc<E>>) -> Wants {
         self.fetching = false;
         let mut wants = Wants::default();
         let reported = self.early.last_key_value().map_or(0, |(seq, _)| *seq).max(self.announced);
@@ -382,7 +382,7 @@ impl<S: Subscriber<E>, E: Event> Topic<S, E> {
 
     /// The next read of a member. Events from the ring are queued here as far as there is room: an empty list means
     /// that the queue is full.
-    pub fn catch_up(&mut self, slot: Slot) -> CatchUp<E> {
+    pub fn poll_catch_up(&mut self, slot: Slot) -> CatchUp<E> {
         let oldest = self.ring.front().map(|event| event.seq());
         let Topic { head, ring, members, .. } = self;
         let Some(member) = members.get_mut(slot as usize).and_then(Option::as_mut) else {
@@ -416,7 +416,7 @@ impl<S: Subscriber<E>, E: Event> Topic<S, E> {
     }
 
     /// Queues events read from the store for a member that is behind, up to the last one that it may receive.
-    pub fn read(&mut self, slot: Slot, events: &[Arc<E>], queue: impl Fn(&S, &E)) {
+    pub fn handle_page(&mut self, slot: Slot, events: &[Arc<E>], queue: impl Fn(&S, &E)) {
         let Some(member) = self.member_mut(slot) else { return };
         for event in events {
             if member.has_ended() {

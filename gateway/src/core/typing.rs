@@ -42,8 +42,8 @@ struct Typist {
     shown_ms: u64,
     /// The last state that the typist sent is held back until a second after `shown_ms`.
     held_back: bool,
-    /// The earliest time at which the caller will call [`Typists::due`].
-    rings_ms: u64,
+    /// The earliest time at which the caller will call [`Typists::handle_timeout`].
+    timeout_ms: u64,
 }
 
 impl Typist {
@@ -112,7 +112,7 @@ impl Typists {
             shown: false,
             shown_ms: now_ms,
             held_back: false,
-            rings_ms: u64::MAX,
+            timeout_ms: u64::MAX,
         };
         let update = typist.show(now_ms, pass_on);
         self.0.insert(user.clone(), typist);
@@ -120,31 +120,31 @@ impl Typists {
     }
 
     /// A typist left or lost the connection. Returns the end, which is sent at once.
-    pub fn end(&mut self, user: &str, here: bool, now_ms: u64) -> Option<TypingUpdate> {
+    pub fn handle_leave(&mut self, user: &str, here: bool, now_ms: u64) -> Option<TypingUpdate> {
         self.0.get_mut(user)?.end(now_ms, here)
     }
 
     /// Applies a message of the typist. It ends the typing, unless the typing began after the message was sent. Every
     /// gateway receives the message, so the end is not passed on.
-    pub fn message(&mut self, user: &str, client_id: &str, now_ms: u64) -> Option<TypingUpdate> {
+    pub fn handle_message(&mut self, user: &str, client_id: &str, now_ms: u64) -> Option<TypingUpdate> {
         let typist = self.0.get_mut(user)?;
         let began_later = typist.input.typing && typist.input.sent.iter().any(|sent| sent == client_id);
         if began_later { None } else { typist.end(now_ms, false) }
     }
 
-    /// When to call [`Typists::due`] for a user, if that is earlier than the time returned before.
-    pub fn rings(&mut self, user: &str) -> Option<u64> {
+    /// When to call [`Typists::handle_timeout`] for a user, if that is earlier than the time returned before.
+    pub fn poll_timeout_ms(&mut self, user: &str) -> Option<u64> {
         let typist = self.0.get_mut(user)?;
         let next_ms = typist.next_ms();
-        let sooner = next_ms < typist.rings_ms;
-        typist.rings_ms = typist.rings_ms.min(next_ms);
+        let sooner = next_ms < typist.timeout_ms;
+        typist.timeout_ms = typist.timeout_ms.min(next_ms);
         sooner.then_some(next_ms)
     }
 
-    /// Applies the time that [`Typists::rings`] returned. Returns the state to send.
-    pub fn due(&mut self, user: &str, rang_ms: u64, now_ms: u64) -> Option<TypingUpdate> {
-        let typist = self.0.get_mut(user).filter(|typist| typist.rings_ms == rang_ms)?;
-        typist.rings_ms = u64::MAX;
+    /// Applies the time that [`Typists::poll_timeout_ms`] returned. Returns the state to send.
+    pub fn handle_timeout(&mut self, user: &str, timeout_ms: u64, now_ms: u64) -> Option<TypingUpdate> {
+        let typist = self.0.get_mut(user).filter(|typist| typist.timeout_ms == timeout_ms)?;
+        typist.timeout_ms = u64::MAX;
         if typist.input.typing && now_ms >= typist.ends_ms {
             // Every gateway ends it by itself, so that it ends even if the typist's gateway has died.
             return typist.end(now_ms, false);

@@ -9,7 +9,7 @@ const ANN: &str = "ann";
 #[derive(Default)]
 struct World {
     typists: Typists,
-    rings: Vec<u64>,
+    timeouts_ms: Vec<u64>,
     now_ms: u64,
     /// The states that members received, and when.
     shown: Vec<(u64, bool)>,
@@ -18,15 +18,17 @@ struct World {
 impl World {
     fn note(&mut self, update: Option<TypingUpdate>) {
         self.shown.extend(update.map(|update| (self.now_ms, update.typing)));
-        self.rings.extend(self.typists.rings(ANN));
+        self.timeouts_ms.extend(self.typists.poll_timeout_ms(ANN));
     }
 
     /// Lets time pass, and applies what falls due.
     fn until(&mut self, until_ms: u64) {
-        while let Some(ring_ms) = self.rings.iter().copied().min().filter(|ring_ms| *ring_ms <= until_ms) {
-            self.rings.retain(|other| *other != ring_ms);
-            self.now_ms = ring_ms;
-            let update = self.typists.due(ANN, ring_ms, ring_ms);
+        while let Some(timeout_ms) =
+            self.timeouts_ms.iter().copied().min().filter(|timeout_ms| *timeout_ms <= until_ms)
+        {
+            self.timeouts_ms.retain(|other| *other != timeout_ms);
+            self.now_ms = timeout_ms;
+            let update = self.typists.handle_timeout(ANN, timeout_ms, timeout_ms);
             self.note(update);
         }
         self.now_ms = until_ms;
@@ -45,12 +47,12 @@ impl World {
     }
 
     fn message(&mut self, client_id: &str) {
-        let update = self.typists.message(ANN, client_id, self.now_ms);
+        let update = self.typists.handle_message(ANN, client_id, self.now_ms);
         self.note(update);
     }
 
     fn leave(&mut self) {
-        let update = self.typists.end(ANN, true, self.now_ms);
+        let update = self.typists.handle_leave(ANN, true, self.now_ms);
         self.note(update);
     }
 }
@@ -79,7 +81,7 @@ fn play(acts: &Acts) -> Vec<(u64, bool)> {
         }
     }
     world.until(60_000);
-    assert!(world.typists.0.is_empty() && world.rings.is_empty(), "no typist or timer may be left");
+    assert!(world.typists.0.is_empty() && world.timeouts_ms.is_empty(), "no typist or timer may be left");
     world.shown
 }
 
@@ -134,18 +136,18 @@ fn typing_from_another_gateway_is_not_passed_on() {
     let (mut typists, user) = (Typists::default(), UserId::parse(ANN).expect("valid"));
     let input = |typing, here| TypingInput { typing, here, sent: Box::default() };
     assert!(!typists.handle_input(&user, "Ann", input(true, false), 0).expect("a state is sent").pass_on);
-    assert_eq!(typists.rings(ANN), Some(5_000));
+    assert_eq!(typists.poll_timeout_ms(ANN), Some(5_000));
     assert_eq!(typists.handle_input(&user, "Ann", input(false, true), 100), None);
-    assert_eq!(typists.rings(ANN), Some(1_000));
-    assert!(typists.due(ANN, 1_000, 1_000).expect("a state is sent").pass_on);
-    assert_eq!(typists.due(ANN, 5_000, 5_000), None, "the end was already sent");
-    assert_eq!(typists.rings(ANN), Some(2_000));
+    assert_eq!(typists.poll_timeout_ms(ANN), Some(1_000));
+    assert!(typists.handle_timeout(ANN, 1_000, 1_000).expect("a state is sent").pass_on);
+    assert_eq!(typists.handle_timeout(ANN, 5_000, 5_000), None, "the end was already sent");
+    assert_eq!(typists.poll_timeout_ms(ANN), Some(2_000));
     assert!(typists.handle_input(&user, "Ann", input(true, true), 2_000).expect("a state is sent").pass_on);
-    assert_eq!(typists.rings(ANN), None, "a timer is already set");
-    assert_eq!(typists.due(ANN, 2_000, 2_000), None);
-    let end_ms = typists.rings(ANN).expect("an end");
+    assert_eq!(typists.poll_timeout_ms(ANN), None, "a timer is already set");
+    assert_eq!(typists.handle_timeout(ANN, 2_000, 2_000), None);
+    let end_ms = typists.poll_timeout_ms(ANN).expect("an end");
     assert!(
-        !typists.due(ANN, end_ms, end_ms).expect("a state is sent").pass_on,
+        !typists.handle_timeout(ANN, end_ms, end_ms).expect("a state is sent").pass_on,
         "an end by timeout must not be passed on"
     );
 }

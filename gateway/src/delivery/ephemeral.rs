@@ -97,7 +97,7 @@ impl Shared {
 
     /// A typist leaves the conversation or disconnects, from this gateway (`here`) or from another.
     pub fn end_typing(&self, room: &Room, user: &UserId, here: bool) {
-        self.typists(room, user, |typists, now_ms| typists.end(user.as_str(), here, now_ms));
+        self.typists(room, user, |typists, now_ms| typists.handle_leave(user.as_str(), here, now_ms));
     }
 
     /// Changes a typist's state in a room, and sends the resulting event to members and, if it began here, to other
@@ -108,13 +108,13 @@ impl Shared {
         user: &UserId,
         change: impl FnOnce(&mut Typists, u64) -> Option<TypingUpdate>,
     ) {
-        let (update, rings_ms) = {
+        let (update, timeout_ms) = {
             let mut state = room.lock();
             let update = change(&mut state.typists, steady_ms());
-            (update, state.typists.rings(user.as_str()))
+            (update, state.typists.poll_timeout_ms(user.as_str()))
         };
-        if let Some(rings_ms) = rings_ms {
-            self.typing_ends.push(rings_ms, room.conversation.clone(), user.clone());
+        if let Some(timeout_ms) = timeout_ms {
+            self.typing_ends.push(timeout_ms, room.conversation.clone(), user.clone());
         }
         let Some(update) = update else { return };
         let pass_on = update.pass_on;
@@ -177,9 +177,11 @@ impl TypingEnds {
 pub async fn end_typing(shared: Arc<Shared>) {
     loop {
         match shared.typing_ends.pop(steady_ms()) {
-            Ok((rang_ms, conversation, user)) => {
+            Ok((timeout_ms, conversation, user)) => {
                 if let Some(room) = shared.hub.room(conversation.as_str()) {
-                    let due = |typists: &mut Typists, now_ms| typists.due(user.as_str(), rang_ms, now_ms);
+                    let due = |typists: &mut Typists, now_ms| {
+                        typists.handle_timeout(user.as_str(), timeout_ms, now_ms)
+                    };
                     shared.typists(&room, &user, due);
                 }
             }

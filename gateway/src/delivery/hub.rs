@@ -313,7 +313,7 @@ impl Hub {
         let encoded = Encoded::new(event);
         let mut state = room.lock();
         end_typing(&mut state, &encoded.event);
-        let wants = state.topic.deliver(encoded);
+        let wants = state.topic.handle_event(encoded);
         carry_out(&room, &mut state, wants)
     }
 
@@ -322,7 +322,7 @@ impl Hub {
     pub fn announce(&self, room: &Arc<Room>, head: u64) -> (Option<Fetch>, bool) {
         let mut state = room.lock();
         let before = state.topic.head();
-        let wants = state.topic.announce(head);
+        let wants = state.topic.handle_head(head);
         let served = state.topic.head() != before;
         (carry_out(room, &mut state, wants), served)
     }
@@ -331,7 +331,7 @@ impl Hub {
     pub fn fetched(&self, room: &Arc<Room>, events: Vec<wire::Event>) -> Option<Fetch> {
         let events: Vec<_> = events.into_iter().map(Encoded::new).collect();
         let mut state = room.lock();
-        let wants = state.topic.fetched(events);
+        let wants = state.topic.handle_fetched(events);
         carry_out(room, &mut state, wants)
     }
 }
@@ -353,7 +353,7 @@ fn carry_out(room: &Arc<Room>, state: &mut RoomState, wants: Wants) -> Option<Fe
 /// (`docs/protocol.md#details`).
 fn end_typing(state: &mut RoomState, event: &wire::Event) {
     if matches!(event.kind, Some(Kind::Message(_)))
-        && state.typists.message(&event.actor, &event.client_id, steady_ms()).is_some()
+        && state.typists.handle_message(&event.actor, &event.client_id, steady_ms()).is_some()
     {
         let stopped = wire::Ephemeral {
             conversation: event.conversation.clone(),

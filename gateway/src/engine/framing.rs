@@ -54,10 +54,10 @@ impl Framing for EnginePackets {
     }
 
     fn deadline(&self) -> Instant {
-        Instant::from_std(self.keepalive.next())
+        Instant::from_std(self.keepalive.poll_timeout())
     }
 
     fn due(&mut self) -> (Due, Bytes) {
-        (self.keepalive.due(Instant::now().into_std()), PING)
+        (self.keepalive.handle_timeout(Instant::now().into_std()), PING)
     }
 }

@@ -215,7 +215,7 @@ impl<H: MessageHandler> Polling<'_, H> {
     }
 
     fn deadline(&self) -> Instant {
-        let mut deadline = Instant::from_std(self.keepalive.next());
+        let mut deadline = Instant::from_std(self.keepalive.poll_timeout());
         let probe = self.probe.as_ref().map(|probe| probe.deadline);
         let successor = self.successor.as_ref().map(|(_, until)| *until);
         for other in [probe, successor, self.probed_elsewhere].into_iter().flatten() {
@@ -236,7 +236,7 @@ impl<H: MessageHandler> Polling<'_, H> {
         if self.successor.as_ref().is_some_and(|(_, until)| *until <= now) {
             self.successor = None;
         }
-        match self.keepalive.due(now.into_std()) {
+        match self.keepalive.handle_timeout(now.into_std()) {
             Due::Nothing => Ok(()),
             Due::Ping => {
                 // Put the ping in front of the queue. Behind several answers' worth of frames it would arrive too late.

@@ -40,16 +40,16 @@ impl Refreshing {
     }
 
     fn next(&self) -> Next<UserId> {
-        self.core.lock().next(self.now_ms())
+        self.core.lock().poll_next(self.now_ms())
     }
 
     fn changed(&self, user: &UserId) {
-        self.core.lock().changed(self.now_ms(), user);
+        self.core.lock().handle_change(self.now_ms(), user);
         self.wanted.notify_one();
     }
 
     fn done(&self, user: &UserId, read: bool) {
-        self.core.lock().done(self.now_ms(), user, read);
+        self.core.lock().handle_read(self.now_ms(), user, read);
         self.done.notify_waiters();
     }
 
@@ -154,7 +154,7 @@ impl Shared {
         let mut users = HashSet::new();
         users.extend(self.directory.connections().iter().map(|connection| connection.user.clone()));
         let refreshing = &self.refreshing;
-        refreshing.core.lock().missed(refreshing.now_ms(), users.iter());
+        refreshing.core.lock().handle_missed_changes(refreshing.now_ms(), users.iter());
         refreshing.wanted.notify_one();
     }
 

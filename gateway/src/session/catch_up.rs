@@ -58,7 +58,7 @@ impl Session {
             if !state.is_slot_of(member.slot, &self.connection, member.dialect) {
                 continue;
             }
-            match state.topic.catch_up(member.slot) {
+            match state.topic.poll_catch_up(member.slot) {
                 CatchUp::Live => {}
                 CatchUp::Ended => hub::end(room, &mut state, member.slot),
                 next => return ((member.dialect, member.slot), next),
@@ -78,7 +78,7 @@ impl Session {
         {
             return;
         }
-        state.topic.read(cursor.slot, &events, |member, event| {
+        state.topic.handle_page(cursor.slot, &events, |member, event| {
             member.queue(event, Urgency::Reply);
         });
     }

@@ -59,8 +59,8 @@ async fn probe(shared: Arc<Shared>, connection: Arc<Connection>) {
     let mut probe = Probe::new(steady_ms());
     loop {
         connection.ping();
-        sleep(Duration::from_millis(probe.next_ms().saturating_sub(steady_ms()))).await;
-        match probe.due(steady_ms(), connection.outgoing.last_activity_ms()) {
+        sleep(Duration::from_millis(probe.poll_timeout_ms().saturating_sub(steady_ms()))).await;
+        match probe.handle_timeout(steady_ms(), connection.outgoing.last_activity_ms()) {
             Verdict::PingAgain => {}
             Verdict::Alive => break,
             Verdict::Dead => {

@@ -141,7 +141,7 @@ impl LinkTask {
             let gathered = tokio::select! {
                 biased;
                 _ = tick.tick() => {
-                    owner.link.tick(steady_ms(), hub.count_of(partition) > 0);
+                    owner.link.handle_timeout(steady_ms(), hub.count_of(partition) > 0);
                     Gathered::default()
                 }
                 gathered = self.gather(hub.changed(partition)) => match gathered {
@@ -166,16 +166,16 @@ struct OwnerLink {
 impl OwnerLink {
     fn handle_owner_message(&mut self, message: OwnerMessage) {
         match message {
-            OwnerMessage::Batch { epoch, number } => self.link.batch(epoch, number),
+            OwnerMessage::Batch { epoch, number } => self.link.handle_batch(epoch, number),
             OwnerMessage::Beat(beat) => {
                 let Shared { hub, .. } = &*self.shared;
                 let rooms = RoomDigest {
                     expected: hub.expected(self.partition),
                     any: hub.count_of(self.partition) > 0,
                 };
-                self.link.beat(steady_ms(), &beat, &rooms);
+                self.link.handle_beat(steady_ms(), &beat, &rooms);
             }
-            OwnerMessage::Lost => self.link.lost(),
+            OwnerMessage::Lost => self.link.handle_loss(),
         }
     }
 
@@ -188,7 +188,7 @@ impl OwnerLink {
                 Err(waiting) => joins = waiting,
             }
             let finished = self.resync().await;
-            self.link.resynced(finished);
+            self.link.handle_resynced(finished);
         };
         let body = wire::partition_request::Body::Register(registration.request());
         // Without a waiting join, give up after one second, so that later joins do not wait for this registration.
@@ -212,17 +212,17 @@ impl OwnerLink {
     }
 
     async fn repair(&mut self) {
-        let Some(Repair { resend, mut resync }) = self.link.repair() else { return };
+        let Some(Repair { resend, mut resync }) = self.link.poll_repair() else { return };
         if let Some(from) = resend {
             let epoch = self.link.epoch();
             match self.resend(epoch, from).await {
                 Some(whole) => resync |= !whole,
-                None => self.link.unanswered(epoch, from),
+                None => self.link.handle_unanswered(epoch, from),
             }
         }
         if resync {
             let finished = self.resync().await;
-            self.link.resynced(finished);
+            self.link.handle_resynced(finished);
         }
     }
 
@@ -280,7 +280,7 @@ impl OwnerLink {
             let subject = subject::partition(self.partition);
             let reply = self.shared.bus.request(&subject, payload, REQUEST_TIMEOUT).await;
             match reply.map(wire::PartitionReply::decode) {
-                Ok(Ok(reply)) if self.link.replied(reply.epoch, replaces) => match reply.body {
+                Ok(Ok(reply)) if self.link.handle_reply(reply.epoch, replaces) => match reply.body {
                     Some(wire::partition_reply::Body::Failure(failure)) => {
                         tracing::debug!(
                             partition = self.partition,
