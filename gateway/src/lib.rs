@@ -6,19 +6,19 @@
 pub mod access;
 pub mod connection;
 pub mod core;
-pub mod delivery;
+pub(crate) mod delivery;
 pub mod engine;
 pub mod http;
-pub mod metrics;
+pub(crate) mod metrics;
 pub mod native;
-pub mod presence;
-pub mod rest;
+pub(crate) mod presence;
+pub(crate) mod rest;
 pub mod session;
 pub mod shared;
 pub mod socketio;
 mod sync;
-pub mod wall;
-pub mod workers;
+pub(crate) mod wall;
+pub(crate) mod workers;
 
 #[cfg(test)]
 mod membership_tests;

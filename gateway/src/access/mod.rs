@@ -1,6 +1,6 @@
 //! Decides who may use a conversation, by the conversation's namespace (`docs/configuration.md#who-may-do-what`).
 
-pub mod admission;
+pub(crate) mod admission;
 pub mod auth;
 
 use crate::access::auth::Identity;

@@ -1,10 +1,10 @@
 //! One client's connection: a queue for frames to the client, and signals for the connection's own task.
 
-pub mod drive;
+pub(crate) mod drive;
 pub mod frame;
 pub mod outgoing;
-pub mod stream;
-pub mod writer;
+pub(crate) mod stream;
+pub(crate) mod writer;
 
 use crate::connection::outgoing::Outgoing;
 use crate::core::outbox::Urgency;

@@ -3,12 +3,12 @@
 //! These modules use no tokio, no sockets, no clock, and not each other.
 
 pub mod keepalive;
-pub mod link;
+pub(crate) mod link;
 pub mod outbox;
-pub mod probe;
-pub mod rate;
-pub mod refresh;
-pub mod registry;
-pub mod topic;
-pub mod tracker;
-pub mod typing;
+pub(crate) mod probe;
+pub(crate) mod rate;
+pub(crate) mod refresh;
+pub(crate) mod registry;
+pub(crate) mod topic;
+pub(crate) mod tracker;
+pub(crate) mod typing;

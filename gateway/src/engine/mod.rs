@@ -7,8 +7,8 @@ mod answers;
 mod framing;
 mod moving;
 mod polling;
-pub mod relay;
-pub mod relayed;
+mod relay;
+pub(crate) mod relayed;
 mod request;
 mod sessions;
 

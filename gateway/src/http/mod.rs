@@ -1,6 +1,6 @@
 //! HTTP: the listener, routes, WebSocket handshakes, and the pages in the binary.
 
 pub mod listen;
-pub mod page;
+pub(crate) mod page;
 pub mod routes;
-pub mod upgrade;
+pub(crate) mod upgrade;

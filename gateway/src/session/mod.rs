@@ -3,11 +3,11 @@
 //! A command that needs an answer from another service becomes [`Work`]. The connection's task runs one at a time, in
 //! order. All other commands are handled at once.
 
-pub mod crowd;
+pub(crate) mod crowd;
 pub mod handler;
-pub mod join;
-pub mod recovery;
-pub mod running;
+pub(crate) mod join;
+pub(crate) mod recovery;
+pub(crate) mod running;
 pub mod start;
 
 mod catch_up;
