@@ -37,52 +37,45 @@ const FETCH_RETRY_DELAY: Duration = Duration::from_millis(200);
 pub struct Shared {
     /// This process's id. It is new at every start.
     pub id: GatewayId,
-    /// The settings.
-    pub settings: Settings,
+    pub(crate) settings: Settings,
     /// Number of partitions of the command log.
-    pub partitions: u32,
-    /// The bus.
-    pub bus: Arc<dyn Bus>,
-    /// Checks tokens.
-    pub verifier: Verifier,
+    pub(crate) partitions: u32,
+    pub(crate) bus: Arc<dyn Bus>,
+    pub(crate) verifier: Verifier,
     /// Decides who may use a conversation.
-    pub access: AccessRules,
+    pub(crate) access: AccessRules,
     /// Decides who may connect.
-    pub admission: Admission,
-    /// Local users.
-    pub directory: Directory,
+    pub(crate) admission: Admission,
+    pub(crate) directory: Directory,
     /// Conversations with local members.
-    pub hub: Hub,
-    /// Commands that wait for their outcome.
-    pub pending: PendingCommands,
+    pub(crate) hub: Hub,
+    pub(crate) pending: PendingCommands,
     /// The handles of the tasks that register with partitions' owners, by partition.
-    pub links: Vec<LinkHandle>,
+    pub(crate) links: Vec<LinkHandle>,
     /// The handles of the tasks that publish commands, by partition.
-    pub publishers: Vec<Publisher>,
+    pub(crate) publishers: Vec<Publisher>,
     /// The handles of the tasks that announce presence, by presence shard.
-    pub presence: Vec<ShardHandle>,
+    pub(crate) presence: Vec<ShardHandle>,
     /// Which connections are sent which users' presence.
-    pub audience: Audience,
+    pub(crate) audience: Audience,
     /// Users whose acquaintances must be read again.
-    pub refreshing: Refreshing,
+    pub(crate) refreshing: Refreshing,
     /// The queue of ephemeral events for other gateways.
-    pub passing: Passing,
+    pub(crate) passing: Passing,
     /// When typists' states must be looked at.
-    pub typing_ends: TypingEnds,
+    pub(crate) typing_ends: TypingEnds,
     /// The last connection number that was given out.
-    pub next_connection: AtomicU64,
+    pub(crate) next_connection: AtomicU64,
     /// Cancelled when clients are to be sent away.
     pub draining: CancellationToken,
     /// A weak reference to this value, for tasks that it spawns.
-    pub this: Weak<Shared>,
-    /// Sessions that poll.
-    pub polling: Arc<engine::Sessions>,
-    /// Sessions that can be recovered.
-    pub recoveries: Recoveries,
+    pub(crate) this: Weak<Shared>,
+    pub(crate) polling: Arc<engine::Sessions>,
+    pub(crate) recoveries: Recoveries,
     /// Pages being read for members that are behind.
-    pub reads: SharedReads,
+    pub(crate) reads: SharedReads,
     /// The last result of the health check.
-    pub health: crate::rest::RecentHealth,
+    pub(crate) health: crate::rest::RecentHealth,
 }
 
 impl Shared {
@@ -238,7 +231,6 @@ impl Shared {
 /// A room that stays open for a join. Dropping it ends the hold.
 pub struct RoomHold<'s> {
     shared: &'s Shared,
-    /// The room.
     pub room: Arc<Room>,
 }
 

@@ -17,7 +17,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// favour clients.
 const ADDRESSES_MAX: usize = 65_536;
 
-/// Why a connection is not accepted now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AdmissionError {
     /// A browser page of another origin requested it.
@@ -64,7 +63,6 @@ impl Drop for ConnectionPermit {
 }
 
 impl Admission {
-    /// The rules that the settings give.
     pub fn new(settings: &Settings) -> Admission {
         Admission {
             allowed_origins: settings.allowed_origins.clone(),
@@ -84,7 +82,6 @@ impl Admission {
         StartingSession(self.starting.clone())
     }
 
-    /// The number of connections now.
     pub fn connections(&self) -> u32 {
         self.connections.load(Ordering::Relaxed)
     }

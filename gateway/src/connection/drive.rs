@@ -58,7 +58,6 @@ pub async fn socket(stream: Arc<TcpStream>, leftover: Bytes, bytes_max: usize) -
 
 /// The meaning of a text frame.
 pub enum Understood<'a> {
-    /// A message for the handler.
     Message(&'a str),
     /// A binary message in a text frame.
     Binary(Bytes),

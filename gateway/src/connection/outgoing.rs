@@ -117,7 +117,7 @@ impl Outgoing {
         self.state.lock().tracker = tracker.map(Box::new);
     }
 
-    /// Calls `ask` with the tracker; `None` if there is none.
+    /// Calls `apply` with the tracker; `None` if there is none.
     pub fn tracked<T>(&self, apply: impl FnOnce(&mut Tracker) -> T) -> Option<T> {
         self.state.lock().tracker.as_deref_mut().map(apply)
     }

@@ -27,7 +27,6 @@ pub struct RoomDigest {
     /// XOR of the hashes of the rooms that the owner should have registered; `None` while some changes have not been
     /// sent to it.
     pub expected: Option<u64>,
-    /// Whether there is any room.
     pub any: bool,
 }
 
@@ -50,7 +49,6 @@ pub struct Link {
     last_beat_ms: u64,
     lag_ms: u64,
     counter: u64,
-    /// The counter of the last registration.
     registered_counter: u64,
 }
 
@@ -96,7 +94,6 @@ impl Link {
         epoch == self.epoch
     }
 
-    /// A batch arrived.
     pub fn handle_batch(&mut self, epoch: u64, number: u64) {
         if epoch < self.epoch {
             return;
@@ -108,7 +105,6 @@ impl Link {
         self.received(number, number.saturating_sub(1));
     }
 
-    /// A beat arrived.
     pub fn handle_beat(&mut self, now_ms: u64, beat: &wire::Beat, rooms: &RoomDigest) {
         if beat.epoch < self.epoch {
             return;
@@ -172,7 +168,6 @@ impl Link {
         }
     }
 
-    /// Takes what has to be done now.
     pub fn poll_repair(&mut self) -> Option<Repair> {
         let repair = Repair { resend: self.missing.take(), resync: std::mem::take(&mut self.resync) };
         (repair.resend.is_some() || repair.resync).then_some(repair)

@@ -24,7 +24,6 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// A ping that is sent now.
     pub fn new(now_ms: u64) -> Probe {
         Probe { pinged_ms: now_ms }
     }

@@ -16,7 +16,6 @@ pub const UNDER_WAY_MAX: usize = 8;
 /// user, and all gateways may read at the same time.
 pub const SWEPT_PER_SECOND: u64 = 20;
 
-/// The next action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next<U> {
     /// Read this user's acquaintances, then call [`Refresh::handle_read`].
@@ -77,7 +76,6 @@ impl Refresh {
         self.due.insert((at_ms, user.clone()));
     }
 
-    /// The next action.
     pub fn poll_next(&mut self, now_ms: u64) -> Next<UserId> {
         while let Some((at_ms, user)) = self.due.first().cloned() {
             if at_ms > now_ms {

@@ -58,7 +58,6 @@ impl<R: Clone> Registry<R> {
         self.rooms.entry(conversation.clone()).or_insert_with(make)
     }
 
-    /// Closes the conversation's room.
     pub fn close(&mut self, conversation: &ConversationId) {
         if self.rooms.remove(conversation).is_some() {
             self.hash ^= stable_hash(conversation.as_str());
@@ -67,22 +66,18 @@ impl<R: Clone> Registry<R> {
         }
     }
 
-    /// The conversation's room, if it is open.
     pub fn get(&self, conversation: &str) -> Option<&R> {
         self.rooms.get(conversation)
     }
 
-    /// All rooms.
     pub fn rooms(&self) -> impl Iterator<Item = &R> {
         self.rooms.values()
     }
 
-    /// The number of rooms.
     pub fn len(&self) -> usize {
         self.rooms.len()
     }
 
-    /// Whether there are no rooms.
     pub fn is_empty(&self) -> bool {
         self.rooms.is_empty()
     }

@@ -18,7 +18,6 @@ pub const EARLY_EVENTS_MAX: usize = 256;
 
 /// A durable event as members receive it.
 pub trait Event {
-    /// The event's seq in its conversation.
     fn seq(&self) -> u64;
     /// The bytes that it counts in the ring.
     fn weight(&self) -> usize;
@@ -49,7 +48,6 @@ struct MemberState<S> {
 }
 
 impl<S> MemberState<S> {
-    /// Records that the event has been queued.
     fn note_queued<E: Event>(&mut self, event: &E)
     where
         S: Subscriber<E>,
@@ -80,7 +78,6 @@ const ENDS_KEPT_MAX: usize = 256;
 /// Whether a member's right to join still holds after the events that came during the join.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RightCheck {
-    /// The right holds.
     Holds,
     /// An event has ended the right.
     Ended,
@@ -131,7 +128,6 @@ pub struct Topic<S, E> {
     announced: u64,
     members: Vec<Option<MemberState<S>>>,
     free: Vec<Slot>,
-    /// Joins under way.
     joining: u32,
     /// Events that ended subscriptions while joins are under way.
     ends: VecDeque<Arc<E>>,
@@ -163,7 +159,6 @@ impl<S: Subscriber<E>, E: Event> Topic<S, E> {
         self.head
     }
 
-    /// The number of members.
     pub fn member_count(&self) -> usize {
         self.members.len() - self.free.len()
     }
@@ -356,7 +351,6 @@ impl<S: Subscriber<E>, E: Event> Topic<S, E> {
         !member.live
     }
 
-    /// Removes a member.
     pub fn leave(&mut self, slot: Slot) -> Option<S> {
         let member = self.members.get_mut(slot as usize)?.take()?;
         self.free.push(slot);

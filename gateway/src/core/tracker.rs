@@ -35,9 +35,7 @@ struct TrackedSubscription {
 /// A subscription, and how far the client has received it, for a join on another gateway.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reached {
-    /// The conversation.
     pub conversation: ConversationId,
-    /// The vocabulary of the subscription.
     pub vocabulary: Vocabulary,
     /// The last seq of which the client has received all packets.
     pub cursor: u64,
@@ -177,7 +175,6 @@ impl Tracker {
         Some(place)
     }
 
-    /// Ends a subscription.
     pub fn unsubscribe(&mut self, place: u32) {
         if self.places.get_mut(place as usize).and_then(Option::take).is_some() {
             self.changes += 1;

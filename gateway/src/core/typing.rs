@@ -11,7 +11,6 @@ use std::collections::HashMap;
 pub struct TypingUpdate {
     /// The typist's display name.
     pub name: Box<str>,
-    /// Whether the user types, or has stopped.
     pub typing: bool,
     /// Send it to other gateways, too: it came from a client here.
     pub pass_on: bool,
@@ -22,7 +21,6 @@ pub struct TypingUpdate {
 /// A typing state that a typist sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TypingInput {
-    /// Whether the user types, or has stopped.
     pub typing: bool,
     /// Whether it came from a client of this gateway, not from another gateway.
     pub here: bool,

@@ -21,11 +21,9 @@ pub enum Namespace {
 }
 
 impl Namespace {
-    /// How many there are.
     pub const COUNT: usize = Self::ALL.len();
     const ALL: [Namespace; 2] = [Self::Main, Self::Alias];
 
-    /// The namespace of this name.
     pub fn parse(name: &str) -> Option<Namespace> {
         Self::ALL.into_iter().find(|namespace| namespace.name() == name)
     }
@@ -42,9 +40,7 @@ impl Namespace {
 /// The vocabulary, and for Socket.IO the namespace, in which a subscription receives events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Dialect {
-    /// The native vocabulary.
     Native,
-    /// One of Socket.IO's.
     SocketIo(Vocabulary, Namespace),
 }
 
@@ -127,11 +123,8 @@ pub enum CommandOrigin {
     Restored(Dialect),
     /// An event of a Socket.IO vocabulary.
     Event {
-        /// The event's vocabulary.
         vocabulary: Vocabulary,
-        /// The event's namespace.
         namespace: Namespace,
-        /// The kind of event.
         verb: Verb,
         /// The callback's number, if the client passed one.
         ack: Option<u64>,

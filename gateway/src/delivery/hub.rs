@@ -24,7 +24,6 @@ use tokio::sync::Notify;
 
 /// A durable event. Its frames are encoded once for each vocabulary in which a member receives it.
 pub struct Encoded {
-    /// The event itself.
     pub event: wire::Event,
     native: OnceLock<Bytes>,
     /// Allocated when the first Socket.IO client receives the event.
@@ -64,7 +63,6 @@ impl Event for Encoded {
 /// The state in a room of a user whose presence the room's members see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Seen {
-    /// The user is in the room.
     Present,
     /// The user's connection ended. The members see the user until the user is offline.
     Gone,
@@ -75,7 +73,6 @@ pub enum Seen {
 pub struct RoomState {
     /// Head, ring and members.
     pub topic: Topic<Member, Encoded>,
-    /// Users who are typing.
     pub typists: Typists,
     /// How many subscriptions each user has in this room. A connection may have one per vocabulary.
     pub users: HashMap<UserId, u32>,
@@ -125,7 +122,6 @@ impl RoomState {
 
 /// A conversation with members at this gateway.
 pub struct Room {
-    /// The conversation's id.
     pub conversation: ConversationId,
     /// The partition whose owner serves it.
     pub partition: u32,
@@ -181,7 +177,6 @@ impl Room {
 /// Events that a room is missing and that must be read from the store.
 #[derive(Debug)]
 pub struct Fetch {
-    /// The room that misses events.
     pub room: Arc<Room>,
     /// The last seq that the room has.
     pub after_seq: u64,
@@ -203,7 +198,6 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// A hub without rooms.
     pub fn new(partitions: u32) -> Hub {
         Hub { partitions: (0..partitions).map(|_| Partition::default()).collect() }
     }
@@ -256,18 +250,15 @@ impl Hub {
         rooms.get(conversation).is_some_and(|room| check(&room.lock()))
     }
 
-    /// Every room.
     pub fn all(&self) -> Vec<Arc<Room>> {
         let rooms = |partition: &Partition| partition.rooms.lock().rooms().cloned().collect::<Vec<_>>();
         self.partitions.iter().flat_map(rooms).collect()
     }
 
-    /// The number of rooms.
     pub fn count(&self) -> usize {
         self.partitions.iter().map(|partition| partition.rooms.lock().len()).sum()
     }
 
-    /// The number of rooms of one partition.
     pub fn count_of(&self, partition: u32) -> usize {
         self.partitions[partition as usize].rooms.lock().len()
     }

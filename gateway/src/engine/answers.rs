@@ -36,9 +36,7 @@ pub enum PollingRequest {
 
 /// The answer to a poll.
 pub enum PollAnswer {
-    /// Packets.
     Payload(String),
-    /// The poll is refused.
     Refused(RequestError),
 }
 

@@ -64,7 +64,6 @@ struct Polling<'a, H> {
 
 /// How polling ended.
 enum Ended {
-    /// The session is over.
     Over(Over),
     /// The session moved to this WebSocket.
     Moved(Box<Socket>, Arc<TcpStream>),

@@ -23,7 +23,6 @@ const DROPPED_BODIES: usize = 4;
 /// Time for a client to send the body of its request, as for the REST API.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A polling session.
 #[derive(Clone)]
 pub struct Handle {
     pub(super) engine: &'static str,

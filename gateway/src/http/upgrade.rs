@@ -28,7 +28,6 @@ fn has_token(headers: &HeaderMap, name: impl axum::http::header::AsHeaderName, t
     values.flat_map(|value| value.split(',')).any(|value| value.trim().eq_ignore_ascii_case(token))
 }
 
-/// Whether a request is a WebSocket upgrade.
 pub fn is_upgrade(headers: &HeaderMap) -> bool {
     has_token(headers, CONNECTION, "upgrade") && has_token(headers, UPGRADE, "websocket")
 }

@@ -14,11 +14,8 @@ use std::sync::Arc;
 /// Actions with a limit per user and minute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// Sending a message.
     Message,
-    /// Starting or stopping to type.
     Typing,
-    /// Moving a cursor.
     Cursor,
     /// Operations and broadcasts.
     Operation,
@@ -38,9 +35,7 @@ impl Action {
 /// A session as it is announced to the presence-workers.
 #[derive(Clone)]
 pub struct LocalSession {
-    /// The connection.
     pub connection: Arc<Connection>,
-    /// The user's profile.
     pub profile: Profile,
     /// The status that the user set, with its text.
     pub status: Option<(Status, String)>,
@@ -129,7 +124,6 @@ impl Drop for WaitingConnection<'_> {
 pub struct Directory(Mutex<HashMap<UserId, LocalUser>>);
 
 impl Directory {
-    /// Adds a session.
     pub fn add(&self, session: LocalSession) {
         self.0.lock().entry(session.connection.user.clone()).or_default().sessions.push(session);
     }
@@ -151,14 +145,12 @@ impl Directory {
         sessions.iter().find(|session| session.connection.id == connection.id).cloned()
     }
 
-    /// Removes a session that has ended.
     pub fn remove(&self, connection: &Connection) {
         if let Some(local) = self.0.lock().get_mut(&connection.user) {
             local.sessions.retain(|session| session.connection.id != connection.id);
         }
     }
 
-    /// Every connection.
     pub fn connections(&self) -> Vec<Arc<Connection>> {
         let users = self.0.lock();
         users
@@ -172,7 +164,6 @@ impl Directory {
         self.0.lock().get(user).is_some_and(|local| !local.sessions.is_empty())
     }
 
-    /// The connections of one user.
     pub fn connections_of(&self, user: &UserId) -> Vec<Arc<Connection>> {
         let users = self.0.lock();
         let sessions = users.get(user).map(|local| local.sessions.as_slice()).unwrap_or_default();

@@ -25,7 +25,6 @@ struct Announced {
     answer: Option<oneshot::Sender<Option<Outcome>>>,
 }
 
-/// The handle of one shard's task.
 pub struct ShardHandle {
     changes: mpsc::Sender<Announced>,
     snapshot_wanted: Arc<AtomicBool>,

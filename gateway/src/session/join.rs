@@ -21,11 +21,8 @@ use std::sync::Arc;
 
 /// The result of a successful join.
 pub struct Entered {
-    /// The conversation's room.
     pub room: Arc<Room>,
-    /// The dialect of the subscription.
     pub dialect: Dialect,
-    /// The member's slot in the room.
     pub slot: Slot,
 }
 
@@ -42,11 +39,8 @@ struct Recorded {
 
 /// A join that is under way.
 pub struct JoinRequest {
-    /// The gateway.
     pub shared: Arc<Shared>,
-    /// The connection that joins.
     pub connection: Arc<Connection>,
-    /// The conversation to join.
     pub conversation: ConversationId,
     /// The last seq that the client has; `None` to receive only new events.
     pub after_seq: Option<u64>,

@@ -37,7 +37,6 @@ const NUMBER_DIGITS: usize = 5;
 /// The ids that a client is given when it connects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ids {
-    /// The public id.
     pub sid: String,
     /// The secret with which the client recovers the session.
     pub pid: String,
@@ -70,7 +69,6 @@ pub struct Return {
 /// A session that can be recovered.
 #[derive(Debug)]
 pub struct RecoveredState {
-    /// Its record.
     pub record: RecoveryRecord,
     /// How far its client has received its conversations.
     pub tracker: Tracker,

@@ -18,7 +18,6 @@ const EXPIRY_NOTICE_MS: u64 = 60_000;
 
 /// A session, and its work that is under way.
 pub struct RunningSession {
-    /// The session.
     pub session: Session,
     /// The command that waits for an answer. The next one is read when it is done.
     work: Option<Work>,
@@ -60,7 +59,6 @@ impl RunningSession {
         });
     }
 
-    /// The session's connection.
     pub fn connection(&self) -> &Arc<Connection> {
         &self.session.connection
     }

@@ -39,7 +39,6 @@ enum OwnerMessage {
     Lost,
 }
 
-/// The handle of one partition's task.
 pub struct LinkHandle {
     inputs: mpsc::Sender<LinkInput>,
     lag_ms: Arc<AtomicU64>,
@@ -104,7 +103,6 @@ pub struct LinkTask {
 /// The requests that a partition's task handles in one round.
 #[derive(Default)]
 pub(crate) struct Gathered {
-    /// Joins that wait for registration.
     pub(crate) joins: Vec<Join>,
     from_owner: Vec<OwnerMessage>,
 }

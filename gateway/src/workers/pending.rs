@@ -29,7 +29,6 @@ const OUTCOME_LATE: Duration = Duration::from_secs(1);
 /// What identifies a command for a partition's owner.
 #[derive(Debug, Clone)]
 pub struct CommandKey {
-    /// The conversation that the command is for.
     pub conversation: ConversationId,
     /// The user that sent it; `None` if a backend acts for itself.
     pub actor: Option<UserId>,
@@ -37,12 +36,10 @@ pub struct CommandKey {
     pub client_id: String,
 }
 
-/// A command whose outcome is late.
 #[derive(Debug)]
 pub struct Late {
     /// Its request number.
     pub request: u64,
-    /// What identifies it.
     pub key: CommandKey,
     /// The tag of the log entry in which it was published.
     pub tag: Tag,
@@ -50,7 +47,6 @@ pub struct Late {
 
 /// A client connection that waits for a command's outcome.
 pub struct Sender {
-    /// The connection that gets the reply.
     pub connection: Arc<Connection>,
     /// Where the command came from, which decides the form of the reply.
     pub origin: CommandOrigin,

@@ -16,13 +16,11 @@ pub const REGISTRATIONS_MAX: usize = ENTRY_COMMANDS_MAX * 4;
 
 /// A join that waits until its conversation is registered. The waiting task holds the room open.
 pub struct Join {
-    /// The conversation to join.
     pub conversation: ConversationId,
     /// The user, if the owner must check the user's right.
     pub check: Option<UserId>,
     /// Receives the seq from which the user may receive events, or the failure.
     pub answer: oneshot::Sender<Result<u64, Failure>>,
-    /// When the join was requested.
     pub since: Instant,
 }
 
@@ -66,7 +64,6 @@ impl Registration {
         Ok(Some(Registration { partition, joins, rooms, removed }))
     }
 
-    /// The message to the owner.
     pub fn request(&self) -> wire::Register {
         let mut checks: HashMap<&ConversationId, Vec<String>> = HashMap::new();
         for Join { conversation, check, .. } in &self.joins {
