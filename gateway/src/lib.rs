@@ -50,7 +50,7 @@ const DIRECTORY_SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 /// Drain time per connection. It spreads the reconnects of many clients, while a few clients leave at once.
 const DRAIN_PER_CONNECTION: Duration = Duration::from_millis(2);
 /// Time for the last announcements to leave.
-const LAST_WORDS: Duration = Duration::from_millis(100);
+const LAST_ANNOUNCEMENTS_TIME: Duration = Duration::from_millis(100);
 
 /// A gateway whose port is open and which does not serve yet.
 pub struct Gateway {
@@ -89,36 +89,36 @@ impl Gateway {
     pub async fn run(self, bus: Arc<dyn Bus>, shutdown: CancellationToken) -> anyhow::Result<()> {
         let listener =
             tokio::net::TcpListener::from_std(self.listener).context("the listener cannot be used")?;
-        let mut heart = Heart::start(self.settings, bus).await?;
-        let shared = heart.shared().clone();
+        let mut gateway = GatewayTasks::start(self.settings, bus).await?;
+        let shared = gateway.shared().clone();
         let stop_accepting = CancellationToken::new();
         let http_connections = http::listen::http_connections(shared.settings.limits.connections);
         let router = http::routes::router(shared.clone());
-        heart.tasks.spawn(http::listen::serve(listener, router, http_connections, stop_accepting.clone()));
+        gateway.tasks.spawn(http::listen::serve(listener, router, http_connections, stop_accepting.clone()));
         tracing::info!(gateway = %shared.id, "the gateway serves");
         let served = tokio::select! {
             () = shutdown.cancelled() => Ok(()),
-            error = heart.failed() => Err(error),
+            error = gateway.failed() => Err(error),
         };
-        heart.drain().await;
+        gateway.drain().await;
         stop_accepting.cancel();
-        heart.end().await;
+        gateway.end().await;
         served
     }
 }
 
 /// A gateway without its port: the tasks that serve sessions. Dropping it stops them at once, like a crash.
-pub struct Heart {
+pub struct GatewayTasks {
     shared: Arc<Shared>,
     tasks: JoinSet<()>,
 }
 
-impl Heart {
-    /// Builds a gateway's parts and starts their tasks. Sessions begin with [`session::start::start`].
+impl GatewayTasks {
+    /// Builds a gateway's parts and starts their tasks. Sessions are started by [`session::start::start`].
     ///
     /// # Errors
     /// When the bus cannot be reached.
-    pub async fn start(settings: Settings, bus: Arc<dyn Bus>) -> anyhow::Result<Heart> {
+    pub async fn start(settings: Settings, bus: Arc<dyn Bus>) -> anyhow::Result<GatewayTasks> {
         warn_of_unserved(&settings);
         let mut tasks = JoinSet::new();
         let shared = assemble(settings, bus, &mut tasks)?;
@@ -140,7 +140,7 @@ impl Heart {
         tasks.spawn(presence::refresh(shared.clone()));
         tasks.spawn(sweep(shared.clone()));
         tasks.spawn(workers::outcomes::run(shared.clone()));
-        Ok(Heart { shared, tasks })
+        Ok(GatewayTasks { shared, tasks })
     }
 
     /// The state that all sessions share.
@@ -169,7 +169,7 @@ impl Heart {
 
     /// Waits until the last announcements have left, then stops all tasks.
     pub async fn end(mut self) {
-        tokio::time::sleep(LAST_WORDS).await;
+        tokio::time::sleep(LAST_ANNOUNCEMENTS_TIME).await;
         self.tasks.shutdown().await;
     }
 }

@@ -144,7 +144,7 @@ impl CommandOrigin {
         }
     }
 
-    /// Whether a stored message is acknowledged. `client_id` says whether the client gave one.
+    /// Whether a stored message is acknowledged. `client_id`: whether the client gave one.
     pub fn wants_ack(&self, client_id: bool) -> bool {
         match self {
             Self::Native { reference } => client_id || reference.is_some(),

@@ -42,7 +42,7 @@ pub enum PollAnswer {
 
 /// Why a session ends.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Over {
+pub enum EndReason {
     /// The client is gone, or has broken the protocol.
     Gone,
     /// The client has closed the session.
@@ -53,8 +53,8 @@ pub enum Over {
 
 /// Answers the requests of a session that is over. The waiting poll receives the frames queued last, at once. If the
 /// handler dropped the session and frames are left, the next polls receive them, each within [`LAST_POLL_TIMEOUT`].
-pub async fn last_words(
-    over: Over,
+pub async fn answer_last_requests(
+    reason: EndReason,
     outgoing: &Outgoing,
     poll: Option<oneshot::Sender<PollAnswer>>,
     posting: Option<oneshot::Sender<Result<(), RequestError>>>,
@@ -73,9 +73,9 @@ pub async fn last_words(
             let _ = poll.send(PollAnswer::Payload(payload_of(&frames)));
             answered = true;
         }
-        let wait = match over {
-            Over::Dropped if !last.is_empty() => LAST_POLL_TIMEOUT,
-            Over::Closed if !answered => CROSSING_TIMEOUT,
+        let wait = match reason {
+            EndReason::Dropped if !last.is_empty() => LAST_POLL_TIMEOUT,
+            EndReason::Closed if !answered => CROSSING_TIMEOUT,
             _ => break,
         };
         next = tokio::time::timeout(wait, next_poll(requests)).await.ok().flatten();
@@ -87,7 +87,7 @@ pub async fn last_words(
     while let Ok(request) = requests.try_recv() {
         match request {
             // The client sent this poll before it closed the session: answer it as one that was waiting.
-            PollingRequest::Poll(answer) if over == Over::Closed => {
+            PollingRequest::Poll(answer) if reason == EndReason::Closed => {
                 drop(answer.send(PollAnswer::Payload(payload_of(&[NOOP]))))
             }
             other => refuse(other),

@@ -1,6 +1,8 @@
 //! Serves a session that polls. Queued frames go into the next answer, until the session ends or moves to a WebSocket.
 
-use super::answers::{LAST_POLL_TIMEOUT, Over, PollAnswer, PollingRequest, last_words, payload_of, refuse};
+use super::answers::{
+    EndReason, LAST_POLL_TIMEOUT, PollAnswer, PollingRequest, answer_last_requests, payload_of, refuse,
+};
 use super::framing::{EnginePackets, NOOP, PING};
 use super::moving::PROBE_TIMEOUT;
 use super::request::RequestError;
@@ -64,7 +66,7 @@ struct Polling<'a, H> {
 
 /// How polling ended.
 enum Ended {
-    Over(Over),
+    Over(EndReason),
     /// The session moved to this WebSocket.
     Moved(Box<Socket>, Arc<TcpStream>),
     /// The session moved to another gateway.
@@ -102,9 +104,9 @@ pub async fn run<S: Service>(
         successor: None,
     });
     match Box::pin(polling.run(&mut requests)).await {
-        Ended::Over(over) => {
+        Ended::Over(reason) => {
             let Polling { handler, poll, posting, .. } = *polling;
-            last_words(over, &outgoing, poll, posting, &mut requests).await;
+            answer_last_requests(reason, &outgoing, poll, posting, &mut requests).await;
             handler.end().await;
         }
         Ended::HandedOver => {
@@ -133,7 +135,7 @@ impl<H: MessageHandler> Polling<'_, H> {
         let ended = self.serve(requests).await;
         self.outgoing.set_reading(false);
         let probed = self.probe.as_ref().is_some_and(|probe| probe.answered);
-        if probed && matches!(ended, Ended::Over(Over::Dropped)) {
+        if probed && matches!(ended, Ended::Over(EndReason::Dropped)) {
             let moved = tokio::time::timeout(LAST_POLL_TIMEOUT, self.move_at_last(requests)).await;
             if let Ok(Some((socket, stream))) = moved {
                 // Wake the session on the WebSocket, so that it calls the handler, which repeats that it drops the
@@ -173,11 +175,11 @@ impl<H: MessageHandler> Polling<'_, H> {
         tokio::pin!(sleep);
         loop {
             self.handler.advance();
-            if let Err(over) = self.process_posted() {
-                return Ended::Over(over);
+            if let Err(reason) = self.process_posted() {
+                return Ended::Over(reason);
             }
-            if let Err(over) = self.answer_poll() {
-                return Ended::Over(over);
+            if let Err(reason) = self.answer_poll() {
+                return Ended::Over(reason);
             }
             if self.hand_over() {
                 return Ended::HandedOver;
@@ -196,7 +198,7 @@ impl<H: MessageHandler> Polling<'_, H> {
             };
             let done = match woken {
                 Woken::Request(Some(request)) => self.handle_request(request),
-                Woken::Request(None) | Woken::Cancelled => Err(Over::Gone),
+                Woken::Request(None) | Woken::Cancelled => Err(EndReason::Gone),
                 Woken::Probed(message) => {
                     if let Some((socket, stream)) = Box::pin(self.probed(message)).await {
                         return Ended::Moved(socket, stream);
@@ -206,8 +208,8 @@ impl<H: MessageHandler> Polling<'_, H> {
                 Woken::Other => Ok(()),
                 Woken::Timer => self.handle_timer(),
             };
-            if let Err(over) = done.and_then(|()| self.handler.woken().map_err(|_| Over::Dropped)) {
-                return Ended::Over(over);
+            if let Err(reason) = done.and_then(|()| self.handler.woken().map_err(|_| EndReason::Dropped)) {
+                return Ended::Over(reason);
             }
             sleep.as_mut().reset(self.deadline());
         }
@@ -223,9 +225,9 @@ impl<H: MessageHandler> Polling<'_, H> {
         self.handler.deadline().map_or(deadline, |other| other.min(deadline))
     }
 
-    fn handle_timer(&mut self) -> Result<(), Over> {
+    fn handle_timer(&mut self) -> Result<(), EndReason> {
         let now = Instant::now();
-        self.handler.due().map_err(|_| Over::Dropped)?;
+        self.handler.due().map_err(|_| EndReason::Dropped)?;
         if self.probe.as_ref().is_some_and(|probe| probe.deadline <= now) {
             self.probe = None;
         }
@@ -242,11 +244,11 @@ impl<H: MessageHandler> Polling<'_, H> {
                 self.outgoing.put_back(vec![PING]);
                 Ok(())
             }
-            Due::GiveUp => Err(Over::Gone),
+            Due::GiveUp => Err(EndReason::Gone),
         }
     }
 
-    fn handle_request(&mut self, request: PollingRequest) -> Result<(), Over> {
+    fn handle_request(&mut self, request: PollingRequest) -> Result<(), EndReason> {
         if matches!(request, PollingRequest::Poll(_) | PollingRequest::Post(..)) {
             self.outgoing.note_activity();
         }
@@ -257,7 +259,7 @@ impl<H: MessageHandler> Polling<'_, H> {
                     // ends.
                     let _ = first.send(PollAnswer::Payload(payload(&[Packet::Close])));
                     let _ = answer.send(PollAnswer::Refused(RequestError::BadRequest));
-                    return Err(Over::Gone);
+                    return Err(EndReason::Gone);
                 }
                 self.poll = Some(answer);
                 Ok(())
@@ -265,7 +267,7 @@ impl<H: MessageHandler> Polling<'_, H> {
             // The client gave up its previous post, whose packets are not all processed.
             PollingRequest::Post(_, answer) if self.posting.is_some() || !self.posted.is_empty() => {
                 let _ = answer.send(Err(RequestError::BadRequest));
-                Err(Over::Gone)
+                Err(EndReason::Gone)
             }
             PollingRequest::Post(body, answer) => match self.queue_post(&body) {
                 Ok(()) => {
@@ -274,10 +276,10 @@ impl<H: MessageHandler> Polling<'_, H> {
                 }
                 Err(_) => {
                     let _ = answer.send(Err(RequestError::BadRequest));
-                    Err(Over::Gone)
+                    Err(EndReason::Gone)
                 }
             },
-            PollingRequest::SecondPost => Err(Over::Gone),
+            PollingRequest::SecondPost => Err(EndReason::Gone),
             PollingRequest::ProbedElsewhere => {
                 self.probed_elsewhere = Some(Instant::now() + PROBE_TIMEOUT);
                 Ok(())
@@ -321,15 +323,15 @@ impl<H: MessageHandler> Polling<'_, H> {
     }
 
     /// Processes posted packets while the handler accepts them. The post is answered after its last packet.
-    fn process_posted(&mut self) -> Result<(), Over> {
+    fn process_posted(&mut self) -> Result<(), EndReason> {
         while self.accepts_posted() {
             let Some(posted) = self.posted.pop_front() else { break };
             metrics::FRAMES_IN.inc();
             match posted {
-                Posted::Text(text) => self.handler.text(&text).map_err(|_| Over::Dropped)?,
-                Posted::Binary(bytes) => self.handler.binary(bytes.into()).map_err(|_| Over::Dropped)?,
+                Posted::Text(text) => self.handler.text(&text).map_err(|_| EndReason::Dropped)?,
+                Posted::Binary(bytes) => self.handler.binary(bytes.into()).map_err(|_| EndReason::Dropped)?,
                 Posted::Pong => self.keepalive.handle_activity(Instant::now().into_std()),
-                Posted::Close => return Err(Over::Closed),
+                Posted::Close => return Err(EndReason::Closed),
             }
         }
         if self.posted.is_empty()
@@ -342,7 +344,7 @@ impl<H: MessageHandler> Polling<'_, H> {
 
     /// Answers the waiting poll if there are frames. If the client has hung up, the session ends: the frames taken out
     /// for it are lost.
-    fn answer_poll(&mut self) -> Result<(), Over> {
+    fn answer_poll(&mut self) -> Result<(), EndReason> {
         let leaving =
             self.probed_elsewhere.is_some() || self.probe.as_ref().is_some_and(|probe| probe.answered);
         if self.outgoing.is_empty() && !leaving {
@@ -356,7 +358,7 @@ impl<H: MessageHandler> Polling<'_, H> {
             metrics::WRITES.inc();
             metrics::FRAMES_OUT.inc_by(frames.len() as u64);
         }
-        poll.send(PollAnswer::Payload(payload_of(&frames))).map_err(|_| Over::Gone)
+        poll.send(PollAnswer::Payload(payload_of(&frames))).map_err(|_| EndReason::Gone)
     }
 
     /// Gives the session to the gateway that takes it, as soon as nothing is under way. Returns whether that was done.

@@ -9,7 +9,7 @@ use crate::world::World;
 use axum::body::Body;
 use axum::http::Request;
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
-use carillon_gateway::Heart;
+use carillon_gateway::GatewayTasks;
 use carillon_gateway::shared::Shared;
 use carillon_message_worker::VERSION;
 use carillon_proto::id::{UserId, WorkerId};
@@ -293,16 +293,16 @@ async fn gateway(
     shutdown: CancellationToken,
 ) {
     // A real gateway that cannot start exits and its supervisor starts it again. The loop stands for that.
-    let heart = loop {
-        match Heart::start(settings.clone(), Arc::new(node.clone())).await {
-            Ok(heart) => break heart,
+    let gateway = loop {
+        match GatewayTasks::start(settings.clone(), Arc::new(node.clone())).await {
+            Ok(gateway) => break gateway,
             Err(error) => node.note(format_args!("does not begin: {error:#}")),
         }
     };
-    node.note(format_args!("serves as {}", heart.shared().id));
-    *entrance.lock() = Some(Entrance { shared: heart.shared().clone(), connections: JoinSet::new() });
+    node.note(format_args!("serves as {}", gateway.shared().id));
+    *entrance.lock() = Some(Entrance { shared: gateway.shared().clone(), connections: JoinSet::new() });
     shutdown.cancelled().await;
-    heart.drain().await;
+    gateway.drain().await;
     // Connections end by themselves once the gateway drains.
     while entrance.lock().as_mut().is_some_and(|open| {
         while open.connections.try_join_next().is_some() {}
@@ -310,7 +310,7 @@ async fn gateway(
     }) {
         sleep(Duration::from_millis(20)).await;
     }
-    heart.end().await;
+    gateway.end().await;
 }
 
 fn worker_id(node: &Node) -> WorkerId {
