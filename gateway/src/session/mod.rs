@@ -12,6 +12,7 @@ pub mod start;
 
 mod catch_up;
 mod membership;
+mod messages;
 mod presence;
 mod replies;
 
@@ -28,10 +29,8 @@ use crate::metrics;
 use crate::presence::directory::Action;
 use crate::session::join::Entered;
 use crate::shared::Shared;
-use crate::wall;
-use crate::workers::pending::{CommandKey, Sender};
 use carillon_proto::code::{ErrorCode, Failure};
-use carillon_proto::command::{Command, HistoryFrom, Send};
+use carillon_proto::command::Command;
 use carillon_proto::event::Reply;
 use carillon_proto::id::{ConversationId, MADE_CLIENT_ID_PREFIX, UserId};
 use carillon_proto::limits::JOINED_CONVERSATIONS_MAX;
@@ -49,7 +48,7 @@ const REBASE_RETRY_MS: u64 = 30_000;
 const CURSOR_REFUSAL_MS: u64 = 60_000;
 
 /// A step that waits for an answer from another service.
-pub type Work = Pin<Box<dyn Future<Output = WorkResult> + std::marker::Send>>;
+pub type Work = Pin<Box<dyn Future<Output = WorkResult> + Send>>;
 
 /// The member for which a page is read, and the seq after which it is read.
 pub struct PageCursor {
@@ -324,119 +323,6 @@ impl Session {
             reply_to(&connection, &Reply::Left { conversation }, &origin);
             WorkResult::Replied
         })
-    }
-
-    fn send(&mut self, send: Send, origin: CommandOrigin) -> Result<(), Failure> {
-        let authority = self.authority(&send.conversation)?;
-        self.allow(Action::Message)?;
-        if let Some(joined) = self.joined.get_mut(&send.conversation) {
-            joined.typing = false;
-        }
-        let gave_client_id = send.client_id.is_some();
-        let client_id = send.client_id.map_or_else(made_client_id, |id| id.to_string());
-        self.shared.directory.note_sent(&self.identity.user, &send.conversation, &client_id, steady_ms());
-        let waiting = Sender { connection: self.connection.clone(), origin, gave_client_id };
-        let key = CommandKey {
-            conversation: send.conversation.clone(),
-            actor: Some(self.identity.user.clone()),
-            client_id: client_id.clone(),
-        };
-        let request = self.shared.pending.expect_sender(waiting, key);
-        let command = wire::Command {
-            conversation: send.conversation.to_string(),
-            actor: self.identity.user.to_string(),
-            actor_name: self.identity.name.to_string(),
-            client_id,
-            authority: authority.into(),
-            gateway: self.shared.id.to_string(),
-            request,
-            traceparent: String::new(),
-            body: Some(wire::command::Body::SendMessage(wire::SendMessage {
-                content: send.content,
-                content_type: send.content_type,
-                persona_id: send.persona_id,
-                reply_to: send.reply_to,
-                metadata: send.metadata,
-                is_ai: false,
-            })),
-        };
-        if let Err(failure) = self.shared.publish(&send.conversation, command) {
-            self.shared.pending.resolve(request, Err(failure));
-        }
-        Ok(())
-    }
-
-    fn joined_room(&self, conversation: &ConversationId) -> Result<&JoinedConversation, Failure> {
-        let message = "join the conversation first";
-        self.joined.get(conversation).ok_or_else(|| Failure::new(ErrorCode::Forbidden, message))
-    }
-
-    fn typing(&mut self, conversation: &ConversationId, typing: bool) -> Result<(), Failure> {
-        self.joined_room(conversation)?;
-        if self.allow(Action::Typing).is_err() {
-            // Dropped without an error: some clients send a start at every key press, and an error does not help them
-            // (`docs/protocol.md#details`).
-            metrics::TYPING_DROPPED.inc();
-            return Ok(());
-        }
-        if let Some(joined) = self.joined.get_mut(conversation) {
-            joined.typing = typing;
-            self.shared.typing(&joined.room, &self.identity.user, &self.identity.name, typing);
-        }
-        Ok(())
-    }
-
-    fn pass_on(&self, conversation: &ConversationId, kind: wire::ephemeral::Kind) -> Result<(), Failure> {
-        let joined = self.joined_room(conversation)?;
-        let event = wire::Ephemeral {
-            conversation: conversation.to_string(),
-            user: self.identity.user.to_string(),
-            user_name: self.identity.name.to_string(),
-            time_ms: wall::shown_ms(),
-            kind: Some(kind),
-            ..wire::Ephemeral::default()
-        };
-        self.shared.send_ephemeral(&joined.room, event, self.connection.id);
-        Ok(())
-    }
-
-    fn history(
-        &self,
-        conversation: ConversationId,
-        from: HistoryFrom,
-        limit: u32,
-        origin: CommandOrigin,
-    ) -> Result<Work, Failure> {
-        let authority = self.authority(&conversation)?;
-        let page = wire::ReadEvents {
-            conversation: conversation.to_string(),
-            after_seq: if let HistoryFrom::After(seq) = from { Some(seq) } else { None },
-            before_seq: match from {
-                HistoryFrom::Before(seq) => Some(seq),
-                HistoryFrom::Head => Some(0),
-                HistoryFrom::After(_) => None,
-            },
-            limit,
-            check: if authority == Authority::Participant {
-                self.identity.user.to_string()
-            } else {
-                String::new()
-            },
-            ..Default::default()
-        };
-        // On the bus, `before_seq: 0` means the newest page. For the client, nothing is before seq 0.
-        let nothing_before = from == HistoryFrom::Before(0);
-        let (shared, connection) = (self.shared.clone(), self.connection.clone());
-        Ok(Box::pin(async move {
-            let read =
-                if nothing_before { Ok(wire::Events::default()) } else { shared.read_events(page).await };
-            let reply = match read {
-                Ok(wire::Events { events, has_more }) => Reply::History { conversation, events, has_more },
-                Err(failure) => Reply::Error(failure),
-            };
-            reply_to(&connection, &reply, &origin);
-            WorkResult::Replied
-        }))
     }
 }
 

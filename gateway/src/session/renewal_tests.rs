@@ -3,6 +3,7 @@
 use super::*;
 use crate::connection::ClientProtocol;
 use crate::connection::outgoing::Outgoing;
+use crate::wall;
 use carillon_proto::dialect::socketio::vocabulary::Vocabulary;
 use carillon_proto::subject;
 use carillon_proto::wire::{partition_reply, partition_request};
