@@ -61,8 +61,6 @@ pub enum Understood<'a> {
     Message(&'a str),
     /// A binary message in a text frame.
     Binary(Bytes),
-    /// A frame that is answered with this frame.
-    Answer(Bytes),
     /// A frame that concerns only the connection.
     Nothing,
     /// The client ends the connection.
@@ -236,9 +234,6 @@ impl<F: Framing, H: MessageHandler> Driver<'_, F, H> {
                 match self.framing.text(&text).map_err(Some)? {
                     Understood::Message(text) => self.handler.text(text).map_err(Some)?,
                     Understood::Binary(bytes) => self.handler.binary(bytes).map_err(Some)?,
-                    Understood::Answer(frame) => {
-                        self.outgoing.offer(&frame, Urgency::Reply);
-                    }
                     Understood::Nothing => {}
                     Understood::Close => return Err(None),
                 }

@@ -78,10 +78,6 @@ impl<R: Clone> Registry<R> {
         self.rooms.len()
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.rooms.is_empty()
-    }
-
     fn note(&mut self, conversation: ConversationId) {
         if self.changed.len() >= CHANGES_MAX && !self.changed.contains(&conversation) {
             (self.changed, self.overflowed) = (HashSet::new(), true);
