@@ -156,7 +156,7 @@ impl MessageHandler for Native {
         match native::decode(text, chars_max) {
             Ok(native::Frame { reference, command }) => {
                 let origin = CommandOrigin::Native { reference: reference.map(Into::into) };
-                let work = self.running.session.command(command, &origin);
+                let work = self.running.session.handle_command(command, &origin);
                 self.running.start_work(work);
             }
             Err(native::Refused { reference, failure }) => {

@@ -388,7 +388,7 @@ async fn a_removed_user_gets_a_notice_that_the_subscription_ended() {
         let mut session = Session::new(world.shared.clone(), bob.clone(), identity);
         let request =
             JoinRequest { origin: origin(dialect), ..world.request(&bob, Authority::Participant, None) };
-        session.done(request.run().await);
+        session.handle_result(request.run().await);
         world.event(message("for bob")).await;
         world.event(removal("bob")).await;
         world.event(message("not for bob")).await;
@@ -401,7 +401,7 @@ async fn a_removed_user_gets_a_notice_that_the_subscription_ended() {
         let bobs = received(&bob);
         assert!(bobs.contains("for bob") && bobs.contains(ended), "{dialect:?}: {bobs}");
         assert!(!bobs.contains("not for bob"), "{dialect:?}: {bobs}");
-        session.signalled(bob.signals());
+        session.handle_signals(bob.signals());
         assert!(session.subscriptions().is_empty());
         eventually("bob is not in the room", || {
             *world.presence.rooms.lock() == [("room".into(), "ann".into())].into()

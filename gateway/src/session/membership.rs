@@ -35,8 +35,8 @@ impl Session {
     }
 
     /// Applies the result of [`Work`].
-    pub fn done(&mut self, done: WorkResult) {
-        match done {
+    pub fn handle_result(&mut self, result: WorkResult) {
+        match result {
             WorkResult::Replied => {}
             WorkResult::Entered(Entered { room, dialect, slot }) => {
                 if !room.lock().is_slot_of(slot, &self.connection, dialect) {
@@ -66,7 +66,7 @@ impl Session {
     }
 
     /// Handles signals from other tasks. Returns the reason to close the connection, if one of them requests that.
-    pub fn signalled(&mut self, signals: Vec<Signal>) -> Option<Close> {
+    pub fn handle_signals(&mut self, signals: Vec<Signal>) -> Option<Close> {
         let mut close = None;
         for signal in signals {
             match signal {

@@ -152,14 +152,14 @@ impl Session {
     }
 
     /// Handles a command. Returns the work to wait for, if there is any.
-    pub fn command(&mut self, command: Command, origin: &CommandOrigin) -> Option<Work> {
+    pub fn handle_command(&mut self, command: Command, origin: &CommandOrigin) -> Option<Work> {
         let restored = match (&command, origin) {
             (Command::Join { conversation, .. }, CommandOrigin::Restored(dialect)) => {
                 Some((conversation.clone(), *dialect))
             }
             _ => None,
         };
-        self.obey(command, origin.clone()).unwrap_or_else(|failure| {
+        self.execute(command, origin.clone()).unwrap_or_else(|failure| {
             match restored {
                 Some((conversation, dialect)) => {
                     metrics::ERRORS.inc();
@@ -171,7 +171,7 @@ impl Session {
         })
     }
 
-    fn obey(&mut self, command: Command, origin: CommandOrigin) -> Result<Option<Work>, Failure> {
+    fn execute(&mut self, command: Command, origin: CommandOrigin) -> Result<Option<Work>, Failure> {
         match command {
             Command::Ping => self.reply(&Reply::Pong, &origin),
             Command::Authenticate { token } => self.renew(&token, &origin)?,

@@ -69,10 +69,10 @@ async fn a_join_is_judged_by_the_identity_at_the_time_it_completes() {
     let conversation = |id: &str| ConversationId::parse(id).expect("valid");
     for (id, renewed, stays) in [("hall", &["room", "hall"][..], true), ("room", &["hall"], false)] {
         let join = Command::Join { conversation: conversation(id), after_seq: None };
-        let work = session.command(join, &CommandOrigin::NATIVE).expect("a join waits for the owner");
-        session.command(Command::Authenticate { token: token(renewed) }, &CommandOrigin::NATIVE);
+        let work = session.handle_command(join, &CommandOrigin::NATIVE).expect("a join waits for the owner");
+        session.handle_command(Command::Authenticate { token: token(renewed) }, &CommandOrigin::NATIVE);
         let done = work.await;
-        session.done(done);
+        session.handle_result(done);
         let joined =
             |session: &Session| session.subscriptions().iter().any(|(joined, ..)| joined.as_str() == id);
         assert_eq!(joined(&session), stays, "{id}");
@@ -98,7 +98,7 @@ async fn a_refused_restored_subscription_is_removed_from_the_record() {
     session.connection.outgoing.track(Some(tracker));
     let origin = CommandOrigin::Restored(Dialect::SocketIo(Vocabulary::Ring, Namespace::Main));
     let join = Command::Join { conversation: room.clone(), after_seq: Some(3) };
-    assert!(session.command(join, &origin).is_none(), "a refused join must not wait for the owner");
+    assert!(session.handle_command(join, &origin).is_none(), "a refused join must not wait for the owner");
     let found = session.connection.outgoing.tracked(|tracker| tracker.find(&room, Vocabulary::Ring));
     assert_eq!(found, Some(None));
     let sent = session.connection.outgoing.drain();

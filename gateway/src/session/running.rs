@@ -78,7 +78,7 @@ impl RunningSession {
             && let Some(done) = work.now_or_never()
         {
             self.work = None;
-            self.session.done(done);
+            self.session.handle_result(done);
         }
     }
 
@@ -93,7 +93,7 @@ impl RunningSession {
         while self.work.is_none()
             && let Some((command, origin)) = self.restoring.pop_front()
         {
-            let work = self.session.command(command, &origin);
+            let work = self.session.handle_command(command, &origin);
             self.start_work(work);
         }
     }
@@ -108,7 +108,7 @@ impl RunningSession {
     pub async fn end(mut self) {
         if let Some(work) = self.work.take() {
             let done = work.await;
-            self.session.done(done);
+            self.session.handle_result(done);
         }
         self.session.end();
     }
@@ -119,7 +119,7 @@ impl RunningSession {
         for slot in [&mut self.work, &mut self.page] {
             if let Some(Poll::Ready(done)) = slot.as_mut().map(|work| work.poll_unpin(context)) {
                 *slot = None;
-                self.session.done(done);
+                self.session.handle_result(done);
                 progress = Poll::Ready(());
             }
         }
@@ -143,7 +143,7 @@ impl RunningSession {
     /// Why the connection must end.
     pub fn woken(&mut self) -> Result<(), Close> {
         let signals = self.session.connection.signals();
-        let close = if signals.is_empty() { None } else { self.session.signalled(signals) };
+        let close = if signals.is_empty() { None } else { self.session.handle_signals(signals) };
         close.map_or(Ok(()), Err)
     }
 

@@ -89,7 +89,7 @@ impl Client {
     }
 
     /// Handles an event of a client that has not authenticated: every event but `authenticate` is refused.
-    fn anonymous(
+    fn handle_anonymous_event(
         &mut self,
         namespace: Namespace,
         ids: Option<Ids>,
@@ -119,7 +119,7 @@ impl Client {
         self.outgoing.offer(&origin.encode_reply(&Reply::Error(failure)), Urgency::Reply);
     }
 
-    fn event(&mut self, packet: &Packet<'_>, attachments: &[Bytes]) -> Result<(), Close> {
+    fn handle_event(&mut self, packet: &Packet<'_>, attachments: &[Bytes]) -> Result<(), Close> {
         let (name, arguments) = packet.event().map_err(|_| Close::ProtocolError)?;
         let chars_max = self.shared.settings.limits.content_chars;
         let mut decoded = vocabulary::decode(&name, arguments, chars_max);
@@ -135,7 +135,7 @@ impl Client {
         match &mut self.state {
             State::Anonymous { namespace, ids, .. } => {
                 let (namespace, ids) = (*namespace, ids.clone());
-                self.anonymous(namespace, ids, decoded, packet.id);
+                self.handle_anonymous_event(namespace, ids, decoded, packet.id);
             }
             State::Running { namespace, running } => {
                 let origin = |vocabulary, verb| CommandOrigin::Event {
@@ -146,7 +146,7 @@ impl Client {
                 };
                 match decoded {
                     Ok(Request { vocabulary, verb, command }) => {
-                        let work = running.session.command(command, &origin(vocabulary, verb));
+                        let work = running.session.handle_command(command, &origin(vocabulary, verb));
                         running.start_work(work);
                     }
                     Err(Refused { vocabulary, verb, failure }) => {
@@ -230,7 +230,7 @@ impl Sockets for Client {
             return Err(Close::ProtocolError);
         }
         match packet.kind {
-            Kind::Event | Kind::BinaryEvent => self.event(packet, &attachments),
+            Kind::Event | Kind::BinaryEvent => self.handle_event(packet, &attachments),
             Kind::Disconnect => {
                 self.leave();
                 Ok(())
