@@ -92,7 +92,7 @@ enum Woken {
     Timer,
 }
 
-/// Serves a handler until the connection ends. Returns the reason to close it, if a close frame can still be sent.
+/// Drives a handler until the connection ends. Returns the reason to close it, if a close frame can still be sent.
 pub async fn drive<F: Framing, H: MessageHandler>(
     socket: &mut Socket,
     outgoing: &Outgoing,

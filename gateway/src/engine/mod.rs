@@ -273,7 +273,7 @@ impl<S: Service> Engine<S> {
         })
     }
 
-    /// Serves a handler on a WebSocket that no other session shares. Returns the reason to close it.
+    /// Drives a handler on a WebSocket that no other session shares. Returns the reason to close it.
     async fn drive_websocket(
         self: Arc<Self>,
         socket: &mut drive::Socket,
@@ -300,7 +300,7 @@ impl<S: Service> Engine<S> {
     }
 }
 
-/// Serves a handler on a WebSocket to its end, and ends the handler. Returns the reason to close the
+/// Drives a handler on a WebSocket to its end, and ends the handler. Returns the reason to close the
 /// WebSocket.
 async fn drive_to_the_end<H: MessageHandler>(
     socket: &mut drive::Socket,

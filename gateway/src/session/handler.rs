@@ -1,11 +1,11 @@
-//! The interface between a connection and what is served over it, independent of the transport.
+//! The interface between a connection and what handles it, independent of the transport.
 
 use bytes::Bytes;
 use carillon_proto::code::Close;
 use std::task::{Context, Poll};
 use tokio::time::Instant;
 
-/// Serves one client's messages.
+/// Handles one client's messages.
 pub trait MessageHandler: ConnectionHandler {
     /// Handles a text message.
     ///
@@ -19,7 +19,8 @@ pub trait MessageHandler: ConnectionHandler {
     fn binary(&mut self, bytes: Bytes) -> Result<(), Close>;
 }
 
-/// Serves one client between its messages. No method waits: long work continues in [`ConnectionHandler::poll_work`].
+/// Handles one client's connection between its messages. No method waits: long work continues in
+/// [`ConnectionHandler::poll_work`].
 pub trait ConnectionHandler: Send + 'static {
     /// Whether the next message may be read now.
     fn reads(&self) -> bool {
