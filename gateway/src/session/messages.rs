@@ -5,7 +5,7 @@ use crate::delivery::dialect::CommandOrigin;
 use crate::metrics;
 use crate::presence::directory::Action;
 use crate::wall;
-use crate::workers::pending::{CommandKey, Sender};
+use crate::workers::pending::{CommandKey, CommandSender};
 use carillon_proto::code::{ErrorCode, Failure};
 use carillon_proto::command::{HistoryFrom, Send};
 use carillon_proto::event::Reply;
@@ -23,7 +23,7 @@ impl Session {
         let gave_client_id = send.client_id.is_some();
         let client_id = send.client_id.map_or_else(made_client_id, |id| id.to_string());
         self.shared.directory.note_sent(&self.identity.user, &send.conversation, &client_id, steady_ms());
-        let waiting = Sender { connection: self.connection.clone(), origin, gave_client_id };
+        let waiting = CommandSender { connection: self.connection.clone(), origin, gave_client_id };
         let key = CommandKey {
             conversation: send.conversation.clone(),
             actor: Some(self.identity.user.clone()),

@@ -46,7 +46,7 @@ pub struct Late {
 }
 
 /// A client connection that waits for a command's outcome.
-pub struct Sender {
+pub struct CommandSender {
     pub connection: Arc<Connection>,
     /// Where the command came from, which decides the form of the reply.
     pub origin: CommandOrigin,
@@ -55,7 +55,7 @@ pub struct Sender {
 }
 
 enum Waiter {
-    Sender(Box<Sender>),
+    Sender(Box<CommandSender>),
     Call(oneshot::Sender<Result<wire::Accepted, Failure>>),
 }
 
@@ -76,7 +76,7 @@ pub struct PendingCommands {
 
 impl PendingCommands {
     /// Registers a connection's command and returns its request number.
-    pub fn expect_sender(&self, sender: Sender, key: CommandKey) -> u64 {
+    pub fn expect_sender(&self, sender: CommandSender, key: CommandKey) -> u64 {
         sender.connection.command_sent();
         self.insert(Waiter::Sender(Box::new(sender)), key)
     }
@@ -153,7 +153,7 @@ impl Pending {
         match self.waiting {
             Waiter::Call(sender) => drop(sender.send(outcome)),
             Waiter::Sender(sender) => {
-                let Sender { connection, origin, gave_client_id } = *sender;
+                let CommandSender { connection, origin, gave_client_id } = *sender;
                 let reply = match outcome {
                     Ok(_) if !origin.wants_ack(gave_client_id) => None,
                     Ok(accepted) => Some(Reply::MessageAck {
