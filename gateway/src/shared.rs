@@ -231,7 +231,7 @@ impl Shared {
 /// A room that stays open for a join. Dropping it ends the hold.
 pub struct RoomHold<'s> {
     shared: &'s Shared,
-    pub room: Arc<Room>,
+    pub(crate) room: Arc<Room>,
 }
 
 impl Drop for RoomHold<'_> {

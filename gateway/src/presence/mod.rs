@@ -9,7 +9,7 @@ mod shard;
 
 pub use acquaintances::{Refreshing, refresh};
 pub use audience::{Audience, EnteredLobby, EnteredRoom};
-pub use shard::{ShardHandle, ShardTask, shard};
+pub use shard::{ShardHandle, shard};
 
 use crate::connection::{ClientProtocol, Connection};
 use crate::core::outbox::Urgency;
