@@ -129,7 +129,7 @@ impl Mailbox {
 
     /// The next message or mark, if there is one already.
     pub(crate) fn try_next(&mut self) -> Option<Incoming> {
-        self.0.state.lock().take()
+        self.0.state.lock().pop()
     }
 }
 
