@@ -1,7 +1,7 @@
 //! The store of conversations: event rows, which are the commit, and projections derived from them.
 //!
 //! Two implementations keep the promises in these docs: [`embedded`] on redb and [`scylla`] on CQL.
-//! `tests/tests/store_contract.rs` runs one suite against both. Every write carries a timestamp that follows from its
+//! `tests/tests/contracts/store` runs one suite against both. Every write carries a timestamp that follows from its
 //! log position, and repeating a write changes nothing. Of two writes to one cell the higher timestamp wins, in
 //! whichever order they arrive.
 

@@ -1,7 +1,7 @@
 //! The store of users: profiles from tokens, and when each user was last seen.
 //!
 //! Two implementations keep the promises documented here: [`embedded`] on redb and [`scylla`] on CQL.
-//! `tests/tests/store_contract.rs` runs the same tests against both.
+//! `tests/tests/contracts/store` runs the same tests against both.
 
 use async_trait::async_trait;
 use carillon_proto::id::UserId;

@@ -1,7 +1,7 @@
 //! The bus: an ordered command log per partition, and core messaging between services.
 //!
 //! Two implementations keep the promises documented here: [`embedded`] in one process and [`nats`] over JetStream.
-//! `tests/tests/bus_contract.rs` runs the same tests against both. All subjects come from [`carillon_proto::subject`].
+//! `tests/tests/contracts/bus` runs the same tests against both. All subjects come from [`carillon_proto::subject`].
 
 use async_trait::async_trait;
 use bytes::Bytes;

@@ -3,7 +3,7 @@
 //! heartbeats.
 //!
 //! The suites are `docs/engine.io-protocol/v4-test-suite` and `docs/socket.io-protocol/v5-test-suite` of the repository
-//! socketio/socket.io; `tests/engine_io.rs` and `tests/socket_io.rs` have the same cases, and more.
+//! socketio/socket.io; `tests/tests/protocols` has the same cases, and more.
 
 use anyhow::Context as _;
 use axum::Router;
