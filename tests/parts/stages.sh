@@ -1,6 +1,7 @@
 # shellcheck shell=bash
-# Sourced by ./test. It runs the stages one after another and installs the parts (programs and packages that the tests
-# need) at the same time. Each has its own log, process group and time limit. It shows progress, and a table at the end.
+# Sourced by ./test. It runs stages, some of them beside others, and installs the parts (programs and packages that the
+# tests need) at the same time. Each has its own log, process group and time limit. It shows the progress of the stage
+# that it waits for, the summary of each stage when that has ended, and a table at the end.
 #
 # The caller sets `logs` and `scratch` (absolute folders) and `strict` (1: a missing part is a failure).
 : "${logs:?}" "${scratch:?}" "${strict:?}"
@@ -8,8 +9,9 @@
 rows=()
 failures=0
 skips=0
-declare -A running                           # the leaders of process groups that may still be running
-declare -A part_leader part_begun part_value # by the part's name
+declare -A running                                            # the leaders of process groups that may still be running
+declare -A stage_leader stage_begun stage_limit stage_summary # by the stage's name
+declare -A part_leader part_begun part_value                  # by the part's name
 
 say() { printf '[%4d s] %s\n' "$SECONDS" "$*"; }
 
@@ -43,6 +45,9 @@ spawn() {
   set +m
   running[$leader]=1
 }
+
+# seconds_of NAME BEGUN: how long it ran until its end, or, if it was stopped, until now.
+seconds_of() { echo $(($(cat "$scratch/$1.ended" 2>/dev/null || echo "$SECONDS") - $2)); }
 
 group_lives() { kill -0 -- "-$1" 2>/dev/null; }
 
@@ -79,7 +84,8 @@ count_tests() {
 # LIMIT seconds. Returns the leader's status, or 124 after the limit.
 follow() {
   local name=$1 leader=$2 begun=$3 limit=$4 next=$((SECONDS + 10)) status=0
-  while kill -0 "$leader" 2>/dev/null; do
+  # The process id of a stage that ended long ago may belong to another process by now.
+  while [ ! -e "$scratch/$name.ended" ] && kill -0 "$leader" 2>/dev/null; do
     if [ $((SECONDS - begun)) -gt "$limit" ]; then
       echo "no end after $limit s: stopped" >>"$logs/$name.log"
       stop_groups "$leader"
@@ -111,25 +117,42 @@ show_failure() {
 
 # ---- stages ---------------------------------------------------------------------------------------------------
 
-# stage NAME LIMIT_SECONDS SUMMARY COMMAND...: runs a stage. SUMMARY is the pattern of the log lines to show after it.
-stage() {
-  local name=$1 limit=$2 summary=$3 begun=$SECONDS leader status=0
+# begin_stage NAME LIMIT_SECONDS SUMMARY COMMAND...: starts a stage, which runs beside everything else until it is
+# finished. SUMMARY is the pattern of the log lines to show at its end.
+begin_stage() {
+  local name=$1 leader
+  stage_begun[$name]=$SECONDS stage_limit[$name]=$2 stage_summary[$name]=$3
   shift 3
   say "$name: started"
   spawn "$name" "$logs/$name.log" "$@"
-  follow "$name" "$leader" "$begun" "$limit" || status=$?
+  stage_leader[$name]=$leader
+}
+
+# finish_stage NAME: waits for the end of a stage that has begun, if it has, and records its result.
+finish_stage() {
+  local name=$1 leader=${stage_leader[$1]-} took status=0
+  [ -n "$leader" ] || return 0
+  follow "$name" "$leader" "${stage_begun[$name]}" "${stage_limit[$name]}" || status=$?
+  unset "stage_leader[$name]"
   if group_lives "$leader"; then
     say "$name: left processes behind, stopping them"
     stop_groups "$leader"
   fi
-  grep -E "$summary" "$logs/$name.log" | sed 's/^/         /' || true
+  took=$(seconds_of "$name" "${stage_begun[$name]}")
+  grep -E "${stage_summary[$name]}" "$logs/$name.log" | sed 's/^/         /' || true
   if [ "$status" = 0 ]; then
-    record "$name" passed $((SECONDS - begun)) "$(count_tests "$logs/$name.log")"
+    record "$name" passed "$took" "$(count_tests "$logs/$name.log")"
   else
     show_failure "$name"
-    record "$name" failed $((SECONDS - begun)) "$(verdict "$name" "$status" "$limit")"
+    record "$name" failed "$took" "$(verdict "$name" "$status" "${stage_limit[$name]}")"
     return 1
   fi
+}
+
+# stage NAME LIMIT_SECONDS SUMMARY COMMAND...: begins a stage and finishes it.
+stage() {
+  begin_stage "$@"
+  finish_stage "$1"
 }
 
 verdict() {
@@ -161,7 +184,7 @@ finish_part() {
   [ -n "${part_leader[$name]-}" ] || return 0
   follow "$name" "${part_leader[$name]}" "${part_begun[$name]}" "$limit" || status=$?
   unset "part_leader[$name]"
-  took=$(($(cat "$scratch/$name.ended" 2>/dev/null || echo "$SECONDS") - part_begun[$name]))
+  took=$(seconds_of "$name" "${part_begun[$name]}")
   if [ "$status" = 0 ]; then
     part_value[$name]=$(tail -n 1 "$scratch/$name.value")
     record "$name" ready "$took" "${part_value[$name]#"$PWD"/}"
