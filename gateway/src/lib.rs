@@ -198,16 +198,20 @@ fn assemble(settings: Settings, bus: Arc<dyn Bus>, tasks: &mut JoinSet<()>) -> a
         (0..partitions).map(|_| workers::publish::publisher()).unzip();
     let (presence, shard_tasks): (Vec<_>, Vec<_>) = (0..PRESENCE_SHARDS).map(|_| presence::shard()).unzip();
     let (passing, passing_queue) = delivery::ephemeral::passing();
+    let delivery = delivery::batches::Delivery {
+        hub: Arc::new(delivery::hub::Hub::new(partitions)),
+        pending: Arc::default(),
+        reader: workers::reader::Reader::new(bus.clone()),
+    };
     let shared = Arc::new_cyclic(|this| Shared {
-        id,
+        id: id.clone(),
         partitions,
-        bus,
+        bus: bus.clone(),
         verifier: access::auth::Verifier::new(&settings.auth),
         access: access::AccessRules::new(&settings),
         admission: access::admission::Admission::new(&settings),
         directory: presence::directory::Directory::default(),
-        hub: delivery::hub::Hub::new(partitions),
-        pending: workers::pending::PendingCommands::default(),
+        delivery: delivery.clone(),
         links,
         publishers,
         presence,
@@ -220,13 +224,15 @@ fn assemble(settings: Settings, bus: Arc<dyn Bus>, tasks: &mut JoinSet<()>) -> a
         this: this.clone(),
         polling: Arc::default(),
         recoveries: session::recovery::Recoveries::default(),
-        reads: delivery::reads::SharedReads::default(),
+        reads: Arc::new(delivery::reads::SharedReads::new(delivery.reader.clone())),
         health: rest::RecentHealth::default(),
         settings,
     });
     for (partition, (task, queue)) in (0..).zip(link_tasks.into_iter().zip(queues)) {
-        tasks.spawn(task.run(shared.clone(), partition));
-        tasks.spawn(workers::publish::run(shared.clone(), partition, queue));
+        tasks.spawn(task.run(id.clone(), bus.clone(), delivery.clone(), partition));
+        let log =
+            workers::publish::PartitionLog { bus: bus.clone(), pending: delivery.pending.clone(), partition };
+        tasks.spawn(workers::publish::run(log, queue));
     }
     for (shard, task) in (0..).zip(shard_tasks) {
         tasks.spawn(task.run(shared.clone(), shard));
@@ -239,7 +245,7 @@ async fn sweep(shared: Arc<Shared>) {
     let mut directory_swept = Instant::now();
     loop {
         tokio::time::sleep(SWEEP_INTERVAL).await;
-        shared.pending.sweep(Instant::now());
+        shared.delivery.pending.sweep(Instant::now());
         shared.reads.sweep();
         if directory_swept.elapsed() > DIRECTORY_SWEEP_INTERVAL {
             shared.directory.sweep(steady_ms(), &shared.settings.limits);

@@ -96,7 +96,7 @@ async fn handle_message(shared: &Shared, payload: bytes::Bytes, touched: &mut Ve
             if let Some(link) = shared.links.get(batch.partition as usize) {
                 link.report_batch(batch.epoch, batch.number).await;
             }
-            shared.handle_batch(batch, touched);
+            shared.delivery.handle_batch(batch, touched);
             observe(Stage::Deliver, started.elapsed());
         }
         Some(Body::Beat(beat)) => {

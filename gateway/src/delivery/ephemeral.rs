@@ -67,7 +67,7 @@ impl Shared {
     /// Passes on events that came from another gateway.
     pub fn handle_ephemeral(&self, batch: wire::EphemeralBatch) {
         for event in batch.events {
-            let Some(room) = self.hub.room(&event.conversation) else { continue };
+            let Some(room) = self.delivery.hub.room(&event.conversation) else { continue };
             match event.kind {
                 Some(Kind::Typing(typing)) => self.typing_elsewhere(&room, event, typing),
                 _ => show(&room, &event, None),
@@ -178,7 +178,7 @@ pub async fn end_typing(shared: Arc<Shared>) {
     loop {
         match shared.typing_ends.pop(steady_ms()) {
             Ok((timeout_ms, conversation, user)) => {
-                if let Some(room) = shared.hub.room(conversation.as_str()) {
+                if let Some(room) = shared.delivery.hub.room(conversation.as_str()) {
                     let due = |typists: &mut Typists, now_ms| {
                         typists.handle_timeout(user.as_str(), timeout_ms, now_ms)
                     };

@@ -1,5 +1,6 @@
 //! Delivery: events from workers to rooms, from rooms to their members, and the frames that they become.
 
+pub mod batches;
 pub mod deliver;
 pub mod dialect;
 pub mod ephemeral;

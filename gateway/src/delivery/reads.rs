@@ -2,7 +2,7 @@
 //! same time or within seconds, as many do when their gateway has died.
 
 use crate::delivery::hub::Encoded;
-use crate::shared::Shared;
+use crate::workers::reader::Reader;
 use carillon_proto::code::{ErrorCode, Failure};
 use carillon_proto::id::ConversationId;
 use carillon_proto::limits::{PAGES_BYTES_MAX, PAGES_KEPT_MS};
@@ -21,8 +21,10 @@ type PageKey = (ConversationId, u64);
 
 /// Pages that are being read and pages that were read recently. The number of members that are behind bounds the
 /// former, because each waits for one page. Bytes and time bound the latter.
-#[derive(Default)]
-pub struct SharedReads(Mutex<Pages>);
+pub struct SharedReads {
+    reader: Reader,
+    pages: Mutex<Pages>,
+}
 
 #[derive(Default)]
 struct Pages {
@@ -59,13 +61,16 @@ impl Pages {
 }
 
 impl SharedReads {
+    /// No pages yet, and what reads them.
+    pub fn new(reader: Reader) -> SharedReads {
+        SharedReads { reader, pages: Mutex::default() }
+    }
+
     /// Drops pages that are too old. Called regularly, because a page that is not requested again only costs memory.
     pub fn sweep(&self) {
-        self.0.lock().sweep(Instant::now());
+        self.pages.lock().sweep(Instant::now());
     }
-}
 
-impl Shared {
     /// The events above `after_seq`, read once for all callers with the same `after_seq` within seconds. The page ends
     /// at the `up_to_seq` of the first caller; a caller that needs more requests the next page.
     pub async fn page_after(
@@ -76,21 +81,25 @@ impl Shared {
     ) -> Page {
         let key = (conversation, after_seq);
         let page = {
-            let mut reads = self.reads.0.lock();
-            reads.sweep(Instant::now());
-            reads.pages.entry(key.clone()).or_insert_with(|| read_page(self.clone(), key, up_to_seq)).clone()
+            let mut pages = self.pages.lock();
+            pages.sweep(Instant::now());
+            pages.pages.entry(key.clone()).or_insert_with(|| read_page(self.clone(), key, up_to_seq)).clone()
         };
         page.await
     }
 }
 
 /// Reads in a task of its own, because the first caller may end before the page is read.
-fn read_page(shared: Arc<Shared>, key: PageKey, up_to_seq: u64) -> SharedFuture<BoxFuture<'static, Page>> {
+fn read_page(
+    reads: Arc<SharedReads>,
+    key: PageKey,
+    up_to_seq: u64,
+) -> SharedFuture<BoxFuture<'static, Page>> {
     let reading = tokio::spawn(async move {
         crate::metrics::CATCH_UP_READS.inc();
-        let events = shared.read_after(key.0.as_str(), key.1, up_to_seq).await;
+        let events = reads.reader.events_after(key.0.as_str(), key.1, up_to_seq).await;
         let page: Page = events.map(|events| Arc::new(events.into_iter().map(Encoded::new).collect()));
-        shared.reads.0.lock().read(Instant::now(), key, &page);
+        reads.pages.lock().read(Instant::now(), key, &page);
         page
     });
     let ended = |_| Failure::new(ErrorCode::Unavailable, "reading was cut off: try again");

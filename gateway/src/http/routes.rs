@@ -75,7 +75,7 @@ async fn ready(State(shared): State<Arc<Shared>>) -> Response {
 }
 
 async fn prometheus(State(shared): State<Arc<Shared>>) -> Response {
-    metrics::ROOMS.set(shared.hub.count() as i64);
+    metrics::ROOMS.set(shared.delivery.hub.count() as i64);
     let text = carillon_runtime::metrics::render();
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }

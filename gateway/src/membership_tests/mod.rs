@@ -281,7 +281,7 @@ async fn members_after_a_storm_of_joins_and_leaves_receive_events() {
     eventually("nothing stays registered", || world.owner.registered.lock().is_empty()).await;
     eventually("nobody is in a room", || world.presence.rooms.lock().is_empty()).await;
     eventually("nobody is watched", || world.presence.watched.lock().is_empty()).await;
-    assert_eq!(world.shared.hub.count(), 0);
+    assert_eq!(world.shared.delivery.hub.count(), 0);
 }
 
 /// Before the fix, the presence-worker was last sent that the user had left. Then users at other gateways no longer saw

@@ -107,7 +107,7 @@ impl Shared {
     /// As [`Shared::read`].
     pub async fn acquaintances(&self, user: &UserId) -> Result<Vec<UserId>, Failure> {
         let read = wire::ReadAcquaintances { user: user.to_string() };
-        let users = match self.read(read_request::Body::Acquaintances(read)).await? {
+        let users = match self.delivery.reader.read(read_request::Body::Acquaintances(read)).await? {
             read_reply::Body::Users(users) => users.users,
             _ => return Err(Failure::new(ErrorCode::Internal, "a reply of the wrong kind")),
         };

@@ -167,9 +167,10 @@ impl Shared {
     /// been sent before it. The same holds for watches.
     fn still_holds(&self, change: &Change) -> bool {
         match change {
-            Change::RoomLeft(left) => {
-                !self.hub.in_room(&left.conversation, |state| state.users.contains_key(left.user.as_str()))
-            }
+            Change::RoomLeft(left) => !self
+                .delivery
+                .hub
+                .in_room(&left.conversation, |state| state.users.contains_key(left.user.as_str())),
             Change::Watch(watch) => self.audience.sees(&watch.user),
             Change::Unwatch(unwatch) => !self.audience.sees(&unwatch.user),
             _ => true,
@@ -184,7 +185,7 @@ impl Shared {
             Change::RoomLeft(left) => (&left.conversation, &left.user, false),
             _ => return,
         };
-        let Some(room) = self.hub.room(conversation) else { return };
+        let Some(room) = self.delivery.hub.room(conversation) else { return };
         room.lock().participants = state.participants;
         if state.changed {
             room.show_arrival(user, state.participants, joined);
@@ -192,7 +193,7 @@ impl Shared {
     }
 
     fn room_changed(&self, change: wire::RoomChange) {
-        let Some(room) = self.hub.room(&change.conversation) else { return };
+        let Some(room) = self.delivery.hub.room(&change.conversation) else { return };
         let Ok(user) = UserId::parse(&change.user) else { return };
         room.lock().participants = change.participants;
         room.show_arrival(user.as_str(), change.participants, change.joined);
@@ -320,7 +321,7 @@ impl Shared {
         for user in self.audience.watched(shard) {
             add(Change::Watch(wire::Watch { user }));
         }
-        for room in self.hub.all() {
+        for room in self.delivery.hub.all() {
             if presence_shard(room.conversation.as_str()) == shard {
                 for user in room.lock().users.keys() {
                     let (conversation, user) = (room.conversation.to_string(), user.to_string());

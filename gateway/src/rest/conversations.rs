@@ -68,7 +68,7 @@ pub(super) async fn list(
         conversation_id(&cursor)?;
     }
     let read = wire::ReadConversations { user, cursor, limit: page_limit(params.limit) };
-    let page = match shared.read(read_request::Body::Conversations(read)).await? {
+    let page = match shared.delivery.reader.read(read_request::Body::Conversations(read)).await? {
         read_reply::Body::Conversations(page) => page,
         _ => return Err(wrong_reply().into()),
     };
@@ -272,7 +272,7 @@ pub(super) async fn read_conversation(
 ) -> Result<Conversation, Failure> {
     let checked = !check.is_empty();
     let read = wire::ReadConversation { conversation: conversation.to_string(), check };
-    match shared.read(read_request::Body::Conversation(read)).await {
+    match shared.delivery.reader.read(read_request::Body::Conversation(read)).await {
         Ok(read_reply::Body::Conversation(info)) => Ok(Conversation::of(info)),
         Ok(_) => Err(wrong_reply()),
         // The refusal does not reveal whether the conversation exists.

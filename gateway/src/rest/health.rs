@@ -75,7 +75,7 @@ pub(super) async fn health(State(shared): State<Arc<Shared>>) -> (StatusCode, Js
         status,
         version: env!("CARGO_PKG_VERSION"),
         connections: shared.admission.connections(),
-        rooms: shared.hub.count(),
+        rooms: shared.delivery.hub.count(),
         bus: state(bus),
         store: state(store),
     };
@@ -93,7 +93,8 @@ impl Shared {
         // A user id that no real user is expected to have, so the read is cheap and finds nothing.
         let nobody =
             wire::ReadConversations { user: "health@carillon".into(), cursor: String::new(), limit: 1 };
-        let store = timeout(CHECK_TIMEOUT, self.read(read_request::Body::Conversations(nobody)));
+        let store =
+            timeout(CHECK_TIMEOUT, self.delivery.reader.read(read_request::Body::Conversations(nobody)));
         let (bus, store) = tokio::join!(timeout(CHECK_TIMEOUT, self.bus.healthy()), store);
         let judgement = Judgement { bus: bus.unwrap_or(false), store: matches!(store, Ok(Ok(_))) };
         *recent = Some((Instant::now(), judgement));

@@ -142,7 +142,7 @@ impl Page<'_> {
         let (conversation, check) = (self.conversation.to_string(), self.check.clone());
         let read =
             wire::ReadEvents { conversation, after_seq, before_seq, limit, check, ..Default::default() };
-        self.shared.read_events(read).await
+        self.shared.delivery.reader.events(read).await
     }
 }
 
@@ -252,7 +252,7 @@ async fn first(
         check,
         ..Default::default()
     };
-    let events = shared.read_events(read).await?.events;
+    let events = shared.delivery.reader.events(read).await?.events;
     let message = events.iter().find(|event| event.seq == seq).and_then(Message::of);
     message.ok_or_else(|| Failure::invalid_payload("this client id named something other than a message"))
 }

@@ -352,7 +352,7 @@ async fn a_missing_outcome_is_a_timeout() {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
         let after = crate::workers::pending::OUTCOME_TIMEOUT + std::time::Duration::from_secs(1);
-        api.shared.pending.sweep(tokio::time::Instant::now() + after);
+        api.shared.delivery.pending.sweep(tokio::time::Instant::now() + after);
     };
     let (answer, ()) = tokio::join!(send, late);
     assert_eq!(answer.error(), (504, "timeout".into()));

@@ -38,7 +38,7 @@ impl Shared {
             actor: write.actor.cloned(),
             client_id: client_id.clone(),
         };
-        let (request, outcome) = self.pending.expect_call(key);
+        let (request, outcome) = self.delivery.pending.expect_call(key);
         let command = wire::Command {
             conversation: write.conversation.to_string(),
             actor: write.actor.map(ToString::to_string).unwrap_or_default(),
@@ -51,7 +51,7 @@ impl Shared {
             body: Some(write.body),
         };
         if let Err(failure) = self.publish(write.conversation, command) {
-            self.pending.resolve(request, Err(failure));
+            self.delivery.pending.resolve(request, Err(failure));
         }
         let gone = || Failure::new(ErrorCode::Internal, "the outcome was lost");
         outcome.await.unwrap_or_else(|_| Err(gone()))

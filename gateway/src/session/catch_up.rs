@@ -34,7 +34,8 @@ impl Session {
                 CatchUp::Read { after_seq, up_to_seq } => {
                     let (dialect, slot) = member;
                     let shared = self.shared.clone();
-                    let read = shared.page_after(room.conversation.clone(), after_seq, up_to_seq);
+                    let read =
+                        shared.reads.clone().page_after(room.conversation.clone(), after_seq, up_to_seq);
                     return Some(Box::pin(async move {
                         let page = read.await;
                         if page.as_ref().map_or(true, |events| events.is_empty()) {

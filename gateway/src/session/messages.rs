@@ -29,7 +29,7 @@ impl Session {
             actor: Some(self.identity.user.clone()),
             client_id: client_id.clone(),
         };
-        let request = self.shared.pending.expect_sender(waiting, key);
+        let request = self.shared.delivery.pending.expect_sender(waiting, key);
         let command = wire::Command {
             conversation: send.conversation.to_string(),
             actor: self.identity.user.to_string(),
@@ -49,7 +49,7 @@ impl Session {
             })),
         };
         if let Err(failure) = self.shared.publish(&send.conversation, command) {
-            self.shared.pending.resolve(request, Err(failure));
+            self.shared.delivery.pending.resolve(request, Err(failure));
         }
         Ok(())
     }
@@ -120,8 +120,11 @@ impl Session {
         let nothing_before = from == HistoryFrom::Before(0);
         let (shared, connection) = (self.shared.clone(), self.connection.clone());
         Ok(Box::pin(async move {
-            let read =
-                if nothing_before { Ok(wire::Events::default()) } else { shared.read_events(page).await };
+            let read = if nothing_before {
+                Ok(wire::Events::default())
+            } else {
+                shared.delivery.reader.events(page).await
+            };
             let reply = match read {
                 Ok(wire::Events { events, has_more }) => Reply::History { conversation, events, has_more },
                 Err(failure) => Reply::Error(failure),

@@ -76,7 +76,7 @@ async fn a_join_is_judged_by_the_identity_at_the_time_it_completes() {
         let joined =
             |session: &Session| session.subscriptions().iter().any(|(joined, ..)| joined.as_str() == id);
         assert_eq!(joined(&session), stays, "{id}");
-        let members = shared.hub.room(id).map_or(0, |room| room.lock().topic.member_count());
+        let members = shared.delivery.hub.room(id).map_or(0, |room| room.lock().topic.member_count());
         assert_eq!(members, usize::from(stays), "{id}");
     }
     tasks.shutdown().await;

@@ -1,14 +1,15 @@
 //! One task per partition keeps the registration with the partition's owner equal to the rooms in the hub.
 
 use crate::core::link::{Link, Repair, RoomDigest};
+use crate::delivery::batches::Delivery;
 use crate::delivery::hub::Room;
-use crate::shared::Shared;
 use crate::workers::registration::{
     FullRegistration, Join, REGISTRATIONS_MAX, Registration, RegistrationEffects, unavailable,
 };
 use carillon_proto::code::Failure;
-use carillon_proto::id::UserId;
+use carillon_proto::id::{GatewayId, UserId};
 use carillon_proto::{subject, wire};
+use carillon_runtime::bus::Bus;
 use carillon_runtime::time::steady_ms;
 use prost::Message;
 use std::sync::Arc;
@@ -130,12 +131,12 @@ impl LinkTask {
     }
 
     /// Serves one partition until the gateway ends.
-    pub async fn run(mut self, shared: Arc<Shared>, partition: u32) {
-        let mut owner = OwnerLink { shared, partition, link: Link::default() };
+    pub async fn run(mut self, gateway: GatewayId, bus: Arc<dyn Bus>, delivery: Delivery, partition: u32) {
+        let mut owner = OwnerLink { gateway, bus, delivery, partition, link: Link::default() };
         let mut tick = tokio::time::interval(Duration::from_secs(1));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let hub = &owner.shared.hub;
+            let hub = &owner.delivery.hub;
             let gathered = tokio::select! {
                 biased;
                 _ = tick.tick() => {
@@ -156,7 +157,9 @@ impl LinkTask {
 }
 
 struct OwnerLink {
-    shared: Arc<Shared>,
+    gateway: GatewayId,
+    bus: Arc<dyn Bus>,
+    delivery: Delivery,
     partition: u32,
     link: Link,
 }
@@ -166,7 +169,7 @@ impl OwnerLink {
         match message {
             OwnerMessage::Batch { epoch, number } => self.link.handle_batch(epoch, number),
             OwnerMessage::Beat(beat) => {
-                let Shared { hub, .. } = &*self.shared;
+                let hub = &self.delivery.hub;
                 let rooms = RoomDigest {
                     expected: hub.expected(self.partition),
                     any: hub.count_of(self.partition) > 0,
@@ -180,7 +183,7 @@ impl OwnerLink {
     /// Sends the owner a registration of rooms that were joined, opened or closed.
     async fn register(&mut self, mut joins: Vec<Join>) {
         let registration = loop {
-            match Registration::of(&self.shared.hub, self.partition, joins) {
+            match Registration::of(&self.delivery.hub, self.partition, joins) {
                 Ok(None) => return,
                 Ok(Some(registration)) => break registration,
                 Err(waiting) => joins = waiting,
@@ -196,13 +199,13 @@ impl OwnerLink {
             Some(wire::partition_reply::Body::Registered(registered)) => Some(registered),
             _ => None,
         };
-        let done = registration.answered(&self.shared.hub, registered);
+        let done = registration.answered(&self.delivery.hub, registered);
         self.serve(done).await;
     }
 
     async fn serve(&self, done: RegistrationEffects) {
         for fetch in done.fetches {
-            self.shared.start_fetch(Some(fetch));
+            self.delivery.start_fetch(Some(fetch));
         }
         for room in done.touched {
             room.flush().await;
@@ -233,7 +236,7 @@ impl OwnerLink {
         let whole = !resent.batches.is_empty();
         let mut touched = Vec::new();
         for batch in resent.batches {
-            self.shared.handle_batch(batch, &mut touched);
+            self.delivery.handle_batch(batch, &mut touched);
         }
         for room in touched {
             room.flush().await;
@@ -246,13 +249,13 @@ impl OwnerLink {
     async fn resync(&mut self) -> bool {
         crate::metrics::RESYNCS.inc();
         let mut finished = true;
-        let mut anew = FullRegistration::of(&self.shared.hub, self.partition);
+        let mut anew = FullRegistration::of(&self.delivery.hub, self.partition);
         while let Some(register) = anew.request() {
             let body = wire::partition_request::Body::Register(register);
             let reply = self.request(body, Instant::now() + JOIN_TIMEOUT).await;
             let Some(wire::partition_reply::Body::Registered(registered)) = reply else { return false };
             finished &= registered.unread.is_empty();
-            let done = anew.answered(&self.shared.hub, &registered);
+            let done = anew.answered(&self.delivery.hub, &registered);
             self.serve(done).await;
         }
         finished
@@ -270,13 +273,13 @@ impl OwnerLink {
         };
         loop {
             let request = wire::PartitionRequest {
-                gateway: self.shared.id.to_string(),
+                gateway: self.gateway.to_string(),
                 counter: self.link.next_counter(registers),
                 body: Some(body.clone()),
             };
             let payload = request.encode_to_vec().into();
             let subject = subject::partition(self.partition);
-            let reply = self.shared.bus.request(&subject, payload, REQUEST_TIMEOUT).await;
+            let reply = self.bus.request(&subject, payload, REQUEST_TIMEOUT).await;
             match reply.map(wire::PartitionReply::decode) {
                 Ok(Ok(reply)) if self.link.handle_reply(reply.epoch, replaces) => match reply.body {
                     Some(wire::partition_reply::Body::Failure(failure)) => {

@@ -4,4 +4,5 @@ pub mod links;
 pub mod outcomes;
 pub mod pending;
 pub mod publish;
+pub mod reader;
 pub mod registration;

@@ -29,7 +29,7 @@ pub async fn run(shared: Arc<Shared>) {
     loop {
         tokio::time::sleep(ROUND).await;
         let mut late: BTreeMap<u32, Vec<wire::AskOutcome>> = BTreeMap::new();
-        for one in shared.pending.late(tokio::time::Instant::now()) {
+        for one in shared.delivery.pending.late(tokio::time::Instant::now()) {
             let of_partition =
                 late.entry(partition::of_conversation(&one.key.conversation, shared.partitions));
             let commands = of_partition.or_default();
@@ -69,6 +69,6 @@ async fn request_outcomes(shared: &Shared, partition: u32, commands: Vec<wire::A
     };
     if let Ok(wire::PartitionReply { body: Some(partition_reply::Body::Outcomes(known)), .. }) = reply {
         crate::metrics::LATE_OUTCOMES.inc_by(known.outcomes.len() as u64);
-        known.outcomes.into_iter().for_each(|outcome| shared.handle_outcome(outcome));
+        known.outcomes.into_iter().for_each(|outcome| shared.delivery.handle_outcome(outcome));
     }
 }

@@ -1,12 +1,12 @@
 //! One task per partition publishes commands to the log. While it is idle, it publishes a command at once. While a
 //! publish is in flight, commands queue up and form the next entry.
 
-use crate::shared::Shared;
+use crate::workers::pending::PendingCommands;
 use carillon_proto::code::{ErrorCode, Failure};
 use carillon_proto::id::Tag;
 use carillon_proto::limits::{ENTRY_BYTES_MAX, ENTRY_COMMANDS_MAX, PUBLISH_QUEUE_COMMANDS_MAX};
 use carillon_proto::wire;
-use carillon_runtime::bus::{BusError, LEASE_MS};
+use carillon_runtime::bus::{Bus, BusError, LEASE_MS};
 use carillon_runtime::metrics::{Stage, observe};
 use prost::Message;
 use std::sync::Arc;
@@ -49,8 +49,18 @@ pub fn publisher() -> (Publisher, mpsc::Receiver<wire::Command>) {
     (Publisher(sender), receiver)
 }
 
+/// The log that one publisher appends to.
+pub struct PartitionLog {
+    /// The bus that holds the log.
+    pub bus: Arc<dyn Bus>,
+    /// The commands whose outcomes are awaited.
+    pub pending: Arc<PendingCommands>,
+    /// The partition of the log.
+    pub partition: u32,
+}
+
 /// Publishes the queued commands, with one entry in flight at a time, until the gateway ends.
-pub async fn run(shared: Arc<Shared>, partition: u32, mut queue: mpsc::Receiver<wire::Command>) {
+pub async fn run(log: PartitionLog, mut queue: mpsc::Receiver<wire::Command>) {
     let (mut held_back, mut absent_since) = (None, None);
     loop {
         let first = match held_back.take() {
@@ -71,31 +81,27 @@ pub async fn run(shared: Arc<Shared>, partition: u32, mut queue: mpsc::Receiver<
             }
             commands.push(command);
         }
-        publish_entry(&shared, partition, commands, &mut absent_since).await;
+        publish_entry(&log, commands, &mut absent_since).await;
     }
 }
 
 /// Publishes one entry. If the log does not take it, its commands are refused.
-async fn publish_entry(
-    shared: &Shared,
-    partition: u32,
-    commands: Vec<wire::Command>,
-    absent_since: &mut Option<Instant>,
-) {
+async fn publish_entry(log: &PartitionLog, commands: Vec<wire::Command>, absent_since: &mut Option<Instant>) {
+    let PartitionLog { bus, pending, partition } = log;
     let requests: Vec<u64> = commands.iter().map(|command| command.request).collect();
     let payload = bytes::Bytes::from(wire::Entry { commands, version: 0 }.encode_to_vec());
     let tag = Tag(*uuid::Uuid::new_v4().as_bytes());
-    shared.pending.published(&requests, tag);
+    pending.published(&requests, tag);
     let started = Instant::now();
-    let append = || shared.bus.append(partition, tag, payload.clone());
-    match repeated(partition, absent_since, append).await {
+    let append = || bus.append(*partition, tag, payload.clone());
+    match repeated(*partition, absent_since, append).await {
         Ok(()) => observe(Stage::GatewayPublish, started.elapsed()),
         Err(error) => {
             tracing::warn!(partition, %error, commands = requests.len(), "the log refused commands");
             for request in requests {
                 let message = "the message log cannot take it now: try again";
                 let failure = Failure::new(ErrorCode::Unavailable, message).retry_after(1_000);
-                shared.pending.resolve(request, Err(failure));
+                pending.resolve(request, Err(failure));
             }
         }
     }
