@@ -35,17 +35,31 @@ copy_artifacts() {
   )
 }
 
+# The names of all patches. Those of proto are the last, because the build after such a patch builds every crate again.
+all_patches() {
+  cd "$patches"
+  { grep -L '^+++ b/proto/' -- *.patch; grep -l '^+++ b/proto/' -- *.patch; } | sed 's/\.patch$//'
+}
+
 # The ceiling keeps git from finding the repository above, so that it changes the copy and not the original.
 apply() { (cd "$source" && GIT_CEILING_DIRECTORIES=$work git apply "$@"); }
 
 touch_patched() { sed -n 's,^+++ b/,,p' "$1" | (cd "$source" && xargs touch); }
+
+# Builds the simulator. The selection of the whole workspace and of a test gives dependencies the same features as in
+# the build of all tests, so that cargo builds no dependency again. The simulator is not optimized here: it is built for
+# each patch, and few runs follow.
+build() {
+  (cd "$source" && CARGO_TARGET_DIR=$work/target cargo build --quiet --locked --workspace --bin sim --test seeds \
+    --config 'profile.dev.package.carillon-sim.opt-level=0')
+}
 
 # judge NAME: returns 0 if the simulation catches the build with this patch.
 judge() {
   local name=$1 log=$work/$1.log sim=$work/target/debug/sim
   apply "$patches/$name.patch" || { echo "$name: FAILED, the patch does not apply" && return 1; }
   touch_patched "$patches/$name.patch"
-  if ! (cd "$source" && CARGO_TARGET_DIR=$work/target cargo build --quiet --locked -p carillon-sim) >"$log" 2>&1; then
+  if ! build >"$log" 2>&1; then
     tail -n 20 "$log"
     echo "$name: FAILED, it does not build"
     return 1
@@ -63,7 +77,7 @@ judge() {
 
 copy_tree
 copy_artifacts
-[ $# -gt 0 ] || set -- $(cd "$patches" && ls -- *.patch | sed 's/\.patch$//')
+[ $# -gt 0 ] || set -- $(all_patches)
 passed=0 failed=0
 for name; do
   if judge "$name"; then passed=$((passed + 1)); else failed=$((failed + 1)); fi
