@@ -21,6 +21,6 @@ case $selected in
 esac
 case $PWD in
   # These tests hardly compute: they wait for processes that they have started.
-  */tests) export RUST_TEST_THREADS="${RUST_TEST_THREADS:-8}" ;;
+  */tests) export RUST_TEST_THREADS="${RUST_TEST_THREADS:-4}" ;;
 esac
 exec "$@"
