@@ -129,6 +129,14 @@ impl Failure {
         Failure::new(ErrorCode::InvalidPayload, message)
     }
 
+    /// JSON whose fields have the wrong names or types: what serde reports, without its place in the text, at most 200
+    /// characters.
+    pub fn invalid_fields(error: &serde_json::Error) -> Failure {
+        let error = error.to_string();
+        let what = error.split(" at line").next().unwrap_or_default();
+        Failure::invalid_payload(what.chars().take(200).collect::<String>())
+    }
+
     /// A refusal that is the same whether the conversation exists or not, so that clients cannot probe for
     /// conversations.
     pub fn forbidden() -> Failure {

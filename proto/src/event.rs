@@ -90,6 +90,11 @@ pub fn status_name(status: wire::Status) -> &'static str {
     }
 }
 
+/// The status that other users see; `offline` for a user who is offline.
+pub fn shown_status(user: &wire::UserPresence) -> &'static str {
+    if user.online { status_name(user.status()) } else { "offline" }
+}
+
 /// The status with this name; `None` if there is none.
 pub fn parse_status(name: &str) -> Option<wire::Status> {
     use wire::Status::{Active, Away, Dnd, Invisible};

@@ -88,11 +88,7 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
         return Err(invalid_frame("the body must be a JSON object"));
     }
     serde_json::from_slice(body).map_err(|error| match error.classify() {
-        Category::Data => {
-            let error = error.to_string();
-            let what = error.split(" at line").next().unwrap_or_default();
-            Failure::invalid_payload(what.chars().take(200).collect::<String>())
-        }
+        Category::Data => Failure::invalid_fields(&error),
         _ => invalid_frame("the body must be a JSON object"),
     })
 }

@@ -6,9 +6,9 @@ use super::caller::Caller;
 use super::error::ErrorResponses;
 use super::messages::idempotency_key;
 use super::shapes::Conversation;
-use super::write::Write;
 use crate::presence::directory::Action;
 use crate::shared::Shared;
+use crate::workers::submit::NewCommand;
 use axum::extract::State;
 use axum::http::header::LOCATION;
 use axum::http::{HeaderMap, StatusCode};
@@ -138,16 +138,16 @@ pub(super) async fn create(
     };
     let right = caller.right(&shared, &conversation)?;
     shared.allow(caller.user(), Action::Operation)?;
-    let write = Write {
+    let command = NewCommand {
         conversation: &conversation,
         actor: owner.as_ref(),
         actor_name: caller.shown_name(),
-        right,
+        authority: right.authority,
         // The prefix separates these keys from those of messages, for which the same caller may use the same key.
         client_id: key.map(|key| format!("{MADE_CLIENT_ID_PREFIX}create:{key}")),
         body: Body::CreateConversation(body.clone()),
     };
-    let accepted = shared.write(write).await?;
+    let accepted = shared.write(command).await?;
     if accepted.repeated {
         let check = caller.right(&shared, &conversation)?.check;
         return Ok(Json(read_conversation(&shared, &conversation, check).await?).into_response());
@@ -260,7 +260,16 @@ pub(super) async fn manage(
     let check = right.check.clone();
     shared.allow(caller.user(), Action::Operation)?;
     let (actor, actor_name) = (caller.user(), caller.shown_name());
-    shared.write(Write { conversation, actor, actor_name, right, client_id: None, body }).await?;
+    shared
+        .write(NewCommand {
+            conversation,
+            actor,
+            actor_name,
+            authority: right.authority,
+            client_id: None,
+            body,
+        })
+        .await?;
     Ok(read_conversation(shared, conversation, check).await?)
 }
 

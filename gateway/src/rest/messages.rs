@@ -5,9 +5,9 @@ use super::body::{InConversation, JsonBody, Params, page_limit};
 use super::caller::{Caller, only_with_a_key};
 use super::error::ErrorResponses;
 use super::shapes::Message;
-use super::write::Write;
 use crate::presence::directory::Action;
 use crate::shared::Shared;
+use crate::workers::submit::NewCommand;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Json, Response};
@@ -96,7 +96,9 @@ impl Page<'_> {
         let (limit, forward) = (self.limit as usize, matches!(from, HistoryFrom::After(_)));
         let (mut messages, mut bytes, mut has_more) = (VecDeque::new(), 0, true);
         for reads in 0..READS_MAX {
-            let read = self.events(from, if reads == 0 { self.limit } else { HISTORY_LIMIT_MAX }).await?;
+            let events_max = if reads == 0 { self.limit } else { HISTORY_LIMIT_MAX };
+            let reader = &self.shared.delivery.reader;
+            let read = reader.history(self.conversation, from, events_max, &self.check).await?;
             has_more = read.has_more;
             let end = if forward { read.events.last() } else { read.events.first() };
             let Some(end) = end.map(|event| event.seq) else { break };
@@ -129,20 +131,6 @@ impl Page<'_> {
             _ => None,
         };
         Ok(MessagePage { messages: messages.into(), has_more, next_seq })
-    }
-
-    async fn events(&self, from: HistoryFrom, limit: u32) -> Result<wire::Events, Failure> {
-        let (after_seq, before_seq) = match from {
-            HistoryFrom::After(seq) => (Some(seq), None),
-            // On the bus, 0 means the newest page, so 1 is sent for the empty page below seq 1. It is read although it
-            // is empty, so that a caller without the right to read is refused.
-            HistoryFrom::Before(seq) => (None, Some(seq.max(1))),
-            HistoryFrom::Head => (None, Some(0)),
-        };
-        let (conversation, check) = (self.conversation.to_string(), self.check.clone());
-        let read =
-            wire::ReadEvents { conversation, after_seq, before_seq, limit, check, ..Default::default() };
-        self.shared.delivery.reader.events(read).await
     }
 }
 
@@ -210,15 +198,15 @@ pub(super) async fn send(
     let right = caller.right(&shared, &conversation)?;
     let check = right.check.clone();
     shared.allow(caller.user(), Action::Message)?;
-    let write = Write {
+    let command = NewCommand {
         conversation: &conversation,
         actor: Some(&sender),
         actor_name: &sender_name,
-        right,
+        authority: right.authority,
         client_id: client_id.clone(),
         body: Body::SendMessage(message.clone()),
     };
-    let accepted = shared.write(write).await?;
+    let accepted = shared.write(command).await?;
     if accepted.repeated {
         return Ok(Json(first(&shared, &conversation, check, accepted.seq).await?).into_response());
     }

@@ -6,9 +6,9 @@ use super::caller::Caller;
 use super::conversations::manage;
 use super::error::ErrorResponses;
 use super::shapes::Conversation;
-use super::write::Write;
 use crate::presence::directory::Action;
 use crate::shared::Shared;
+use crate::workers::submit::NewCommand;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Json;
@@ -71,14 +71,14 @@ pub(super) async fn remove(
 ) -> Result<StatusCode, ErrorResponse> {
     let right = caller.right(&shared, &conversation)?;
     shared.allow(caller.user(), Action::Operation)?;
-    let write = Write {
+    let command = NewCommand {
         conversation: &conversation,
         actor: caller.user(),
         actor_name: caller.shown_name(),
-        right,
+        authority: right.authority,
         client_id: None,
         body: Body::RemoveParticipant(wire::RemoveParticipant { user: user.to_string() }),
     };
-    shared.write(write).await?;
+    shared.write(command).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -1,6 +1,6 @@
 //! The JSON of conversations, messages, users and presence.
 
-use carillon_proto::event::status_name;
+use carillon_proto::event::shown_status;
 use carillon_proto::id::{MessageId, given_client_id};
 use carillon_proto::timestamp::rfc3339;
 use carillon_proto::wire::{self, event::Kind};
@@ -191,7 +191,7 @@ impl Presence {
     pub fn of(presence: &wire::UserPresence) -> Presence {
         Presence {
             online: presence.online,
-            status: if presence.online { status_name(presence.status()) } else { "offline" },
+            status: shown_status(presence),
             text: present(presence.text.clone()),
             last_seen: (presence.last_seen_ms > 0).then(|| rfc3339(presence.last_seen_ms)),
         }

@@ -1,17 +1,17 @@
 //! Commands of a session that send to a conversation, or read its events.
 
-use super::{JoinedConversation, Session, Work, WorkResult, made_client_id, reply_to};
+use super::{JoinedConversation, Session, Work, WorkResult, reply_to};
 use crate::delivery::dialect::CommandOrigin;
 use crate::metrics;
 use crate::presence::directory::Action;
 use crate::wall;
-use crate::workers::pending::{CommandKey, CommandSender};
+use crate::workers::pending::{CommandSender, Waiter};
+use crate::workers::submit::NewCommand;
 use carillon_proto::code::{ErrorCode, Failure};
 use carillon_proto::command::{HistoryFrom, Send};
 use carillon_proto::event::Reply;
 use carillon_proto::id::ConversationId;
 use carillon_proto::wire::{self, Authority};
-use carillon_runtime::time::steady_ms;
 
 impl Session {
     pub(super) fn send(&mut self, send: Send, origin: CommandOrigin) -> Result<(), Failure> {
@@ -21,36 +21,23 @@ impl Session {
             joined.typing = false;
         }
         let gave_client_id = send.client_id.is_some();
-        let client_id = send.client_id.map_or_else(made_client_id, |id| id.to_string());
-        self.shared.directory.note_sent(&self.identity.user, &send.conversation, &client_id, steady_ms());
-        let waiting = CommandSender { connection: self.connection.clone(), origin, gave_client_id };
-        let key = CommandKey {
-            conversation: send.conversation.clone(),
-            actor: Some(self.identity.user.clone()),
-            client_id: client_id.clone(),
-        };
-        let request = self.shared.delivery.pending.expect_sender(waiting, key);
-        let command = wire::Command {
-            conversation: send.conversation.to_string(),
-            actor: self.identity.user.to_string(),
-            actor_name: self.identity.name.to_string(),
-            client_id,
-            authority: authority.into(),
-            gateway: self.shared.id.to_string(),
-            request,
-            traceparent: String::new(),
-            body: Some(wire::command::Body::SendMessage(wire::SendMessage {
+        let sender = CommandSender { connection: self.connection.clone(), origin, gave_client_id };
+        let command = NewCommand {
+            conversation: &send.conversation,
+            actor: Some(&self.identity.user),
+            actor_name: &self.identity.name,
+            authority,
+            client_id: send.client_id.map(|id| id.to_string()),
+            body: wire::command::Body::SendMessage(wire::SendMessage {
                 content: send.content,
                 content_type: send.content_type,
                 persona_id: send.persona_id,
                 reply_to: send.reply_to,
                 metadata: send.metadata,
                 is_ai: false,
-            })),
+            }),
         };
-        if let Err(failure) = self.shared.publish(&send.conversation, command) {
-            self.shared.delivery.pending.resolve(request, Err(failure));
-        }
+        self.shared.submit(command, Waiter::Sender(Box::new(sender)));
         Ok(())
     }
 
@@ -100,31 +87,11 @@ impl Session {
         origin: CommandOrigin,
     ) -> Result<Work, Failure> {
         let authority = self.authority(&conversation)?;
-        let page = wire::ReadEvents {
-            conversation: conversation.to_string(),
-            after_seq: if let HistoryFrom::After(seq) = from { Some(seq) } else { None },
-            before_seq: match from {
-                HistoryFrom::Before(seq) => Some(seq),
-                HistoryFrom::Head => Some(0),
-                HistoryFrom::After(_) => None,
-            },
-            limit,
-            check: if authority == Authority::Participant {
-                self.identity.user.to_string()
-            } else {
-                String::new()
-            },
-            ..Default::default()
-        };
-        // On the bus, `before_seq: 0` means the newest page. For the client, nothing is before seq 0.
-        let nothing_before = from == HistoryFrom::Before(0);
-        let (shared, connection) = (self.shared.clone(), self.connection.clone());
+        let reader = self.shared.delivery.reader.clone();
+        let (connection, user) = (self.connection.clone(), self.identity.user.clone());
         Ok(Box::pin(async move {
-            let read = if nothing_before {
-                Ok(wire::Events::default())
-            } else {
-                shared.delivery.reader.events(page).await
-            };
+            let check = if authority == Authority::Participant { user.as_str() } else { "" };
+            let read = reader.history(&conversation, from, limit, check).await;
             let reply = match read {
                 Ok(wire::Events { events, has_more }) => Reply::History { conversation, events, has_more },
                 Err(failure) => Reply::Error(failure),

@@ -32,7 +32,7 @@ use crate::shared::Shared;
 use carillon_proto::code::{ErrorCode, Failure};
 use carillon_proto::command::Command;
 use carillon_proto::event::Reply;
-use carillon_proto::id::{ConversationId, MADE_CLIENT_ID_PREFIX, UserId};
+use carillon_proto::id::{ConversationId, UserId};
 use carillon_proto::limits::JOINED_CONVERSATIONS_MAX;
 use carillon_proto::wire::{self, Authority, presence_change::Body as Change};
 use carillon_runtime::time::steady_ms;
@@ -230,11 +230,7 @@ impl Session {
     }
 
     fn allow(&self, action: Action) -> Result<(), Failure> {
-        let limits = &self.shared.settings.limits;
-        let acquired = self.shared.directory.try_acquire(&self.identity.user, action, limits, steady_ms());
-        acquired.map_err(|wait_ms| {
-            Failure::new(ErrorCode::RateLimited, "too many in a minute: slow down").retry_after(wait_ms)
-        })
+        self.shared.allow(Some(&self.identity.user), action)
     }
 
     /// Cursors above the rate are dropped, with at most one error a minute
@@ -324,11 +320,6 @@ impl Session {
             WorkResult::Replied
         })
     }
-}
-
-/// Makes a client id for a message whose client gave none.
-pub fn made_client_id() -> String {
-    format!("{MADE_CLIENT_ID_PREFIX}{}", uuid::Uuid::new_v4().simple())
 }
 
 #[cfg(test)]

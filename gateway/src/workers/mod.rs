@@ -6,3 +6,4 @@ pub mod pending;
 pub mod publish;
 pub mod reader;
 pub mod registration;
+pub mod submit;

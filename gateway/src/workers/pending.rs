@@ -54,8 +54,11 @@ pub struct CommandSender {
     pub gave_client_id: bool,
 }
 
-enum Waiter {
+/// What waits for a command's outcome.
+pub enum Waiter {
+    /// A client connection.
     Sender(Box<CommandSender>),
+    /// A caller of the REST API.
     Call(oneshot::Sender<Result<wire::Accepted, Failure>>),
 }
 
@@ -75,21 +78,14 @@ pub struct PendingCommands {
 }
 
 impl PendingCommands {
-    /// Registers a connection's command and returns its request number.
-    pub fn expect_sender(&self, sender: CommandSender, key: CommandKey) -> u64 {
-        sender.connection.command_sent();
-        self.insert(Waiter::Sender(Box::new(sender)), key)
-    }
-
-    /// Registers a REST caller's command. Returns its request number and the receiver of the outcome.
-    pub fn expect_call(&self, key: CommandKey) -> (u64, oneshot::Receiver<Result<wire::Accepted, Failure>>) {
-        let (sender, receiver) = oneshot::channel();
-        (self.insert(Waiter::Call(sender), key), receiver)
-    }
-
-    fn insert(&self, waiting: Waiter, key: CommandKey) -> u64 {
+    /// Registers what waits for a command's outcome, and returns the command's request number.
+    pub fn expect(&self, waiter: Waiter, key: CommandKey) -> u64 {
+        if let Waiter::Sender(sender) = &waiter {
+            sender.connection.command_sent();
+        }
         let request = self.next.fetch_add(1, Ordering::Relaxed) + 1;
-        self.waiting.lock().insert(request, Pending { waiting, key, tag: None, since: Instant::now() });
+        let pending = Pending { waiting: waiter, key, tag: None, since: Instant::now() };
+        self.waiting.lock().insert(request, pending);
         request
     }
 
@@ -177,6 +173,14 @@ impl Pending {
 mod tests {
     use super::*;
 
+    fn expect_call(
+        pending: &PendingCommands,
+        key: CommandKey,
+    ) -> (u64, oneshot::Receiver<Result<wire::Accepted, Failure>>) {
+        let (sender, outcome) = oneshot::channel();
+        (pending.expect(Waiter::Call(sender), key), outcome)
+    }
+
     fn key(client_id: &str) -> CommandKey {
         let conversation = ConversationId::parse("general").expect("valid");
         CommandKey { conversation, actor: None, client_id: client_id.into() }
@@ -185,8 +189,8 @@ mod tests {
     #[tokio::test]
     async fn a_command_is_answered_once_and_times_out_without_an_outcome() {
         let pending = PendingCommands::default();
-        let (first, outcome) = pending.expect_call(key("a"));
-        let (second, late) = pending.expect_call(key("b"));
+        let (first, outcome) = expect_call(&pending, key("a"));
+        let (second, late) = expect_call(&pending, key("b"));
         pending.resolve(first, Ok(wire::Accepted { seq: 3, ..Default::default() }));
         pending.resolve(first, Err(Failure::forbidden()));
         assert_eq!(outcome.await.expect("answered").expect("accepted").seq, 3);
@@ -199,10 +203,10 @@ mod tests {
     #[tokio::test]
     async fn late_commands_without_an_outcome_are_listed() {
         let pending = PendingCommands::default();
-        let (resolved, _outcome) = pending.expect_call(key("told"));
-        let (open, _open) = pending.expect_call(key("open"));
-        let (later, _later) = pending.expect_call(key("later"));
-        let (queued, _queued) = pending.expect_call(key("queued"));
+        let (resolved, _outcome) = expect_call(&pending, key("told"));
+        let (open, _open) = expect_call(&pending, key("open"));
+        let (later, _later) = expect_call(&pending, key("later"));
+        let (queued, _queued) = expect_call(&pending, key("queued"));
         pending.published(&[resolved, open, later], Tag([7; 16]));
         let requests = |now| pending.late(now).iter().map(|late| late.request).collect::<Vec<_>>();
         pending.resolve(resolved, Ok(wire::Accepted::default()));

@@ -1,6 +1,8 @@
 //! Reads by message-workers: conversations, events and acquaintances. Any worker serves them.
 
 use carillon_proto::code::{ErrorCode, Failure};
+use carillon_proto::command::HistoryFrom;
+use carillon_proto::id::ConversationId;
 use carillon_proto::limits::HISTORY_LIMIT_MAX;
 use carillon_proto::{subject, wire};
 use carillon_runtime::bus::{Bus, BusError};
@@ -52,6 +54,31 @@ impl Reader {
             wire::read_reply::Body::Events(events) => Ok(events),
             _ => Err(Failure::new(ErrorCode::Internal, "a reply of the wrong kind")),
         }
+    }
+
+    /// A page of a conversation's events, as clients request it. `check` is empty, or a user that must be
+    /// a stored participant.
+    ///
+    /// # Errors
+    /// As [`Reader::read`].
+    pub async fn history(
+        &self,
+        conversation: &ConversationId,
+        from: HistoryFrom,
+        limit: u32,
+        check: &str,
+    ) -> Result<wire::Events, Failure> {
+        let (after_seq, before_seq) = match from {
+            HistoryFrom::After(seq) => (Some(seq), None),
+            // On the bus, 0 means the newest page, so 1 is sent for the empty page below seq 1. It is read although it
+            // is empty, so that a caller without the right to read is refused.
+            HistoryFrom::Before(seq) => (None, Some(seq.max(1))),
+            HistoryFrom::Head => (None, Some(0)),
+        };
+        let (conversation, check) = (conversation.to_string(), check.to_owned());
+        let page =
+            wire::ReadEvents { conversation, after_seq, before_seq, limit, check, ..Default::default() };
+        self.events(page).await
     }
 
     /// Reads events above `after_seq` for topics and members that miss them. The caller knows that `up_to_seq` is

@@ -1,6 +1,5 @@
 //! Helpers for encoding events and replies that every vocabulary uses.
 
-use crate::event::status_name;
 use crate::wire;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -18,11 +17,6 @@ pub(crate) fn raw(json: &str) -> Option<&RawValue> {
 /// `None` if the text is empty, so that the field is left out.
 pub(crate) fn present(value: &str) -> Option<&str> {
     (!value.is_empty()).then_some(value)
-}
-
-/// The status that other users see; `offline` for a user who is offline.
-pub(crate) fn shown_status(user: &wire::UserPresence) -> &'static str {
-    if user.online { status_name(user.status()) } else { "offline" }
 }
 
 /// The changed fields of a conversation.

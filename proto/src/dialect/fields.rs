@@ -26,7 +26,7 @@ pub(crate) fn fields<'a, T: Deserialize<'a>>(json: &'a str) -> Result<T, Failure
     if !json.trim_start().starts_with('{') {
         return Err(Failure::invalid_payload("the fields must be in an object"));
     }
-    serde_json::from_str(json).map_err(unreadable)
+    serde_json::from_str(json).map_err(|error| Failure::invalid_fields(&error))
 }
 
 /// Reads a JSON string.
@@ -34,13 +34,7 @@ pub(crate) fn fields<'a, T: Deserialize<'a>>(json: &'a str) -> Result<T, Failure
 /// # Errors
 /// `invalid_payload` when `json` is not a string, or contains half a surrogate pair.
 pub(crate) fn text(json: &str) -> Result<String, Failure> {
-    serde_json::from_str(json).map_err(unreadable)
-}
-
-fn unreadable(error: serde_json::Error) -> Failure {
-    let error = error.to_string();
-    let what = error.split(" at line").next().unwrap_or_default();
-    Failure::invalid_payload(what.chars().take(200).collect::<String>())
+    serde_json::from_str(json).map_err(|error| Failure::invalid_fields(&error))
 }
 
 /// The failure of a command without the field `name`.

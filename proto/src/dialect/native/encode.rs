@@ -2,8 +2,8 @@
 //! it.
 
 use crate::code::Failure;
-use crate::dialect::body::{Changes, present, raw, shown_status, text};
-use crate::event::Reply;
+use crate::dialect::body::{Changes, present, raw, text};
+use crate::event::{Reply, shown_status};
 use crate::id::{MessageId, given_client_id};
 use crate::timestamp::rfc3339;
 use crate::wire::{self, ephemeral::Kind as Passing, event::Kind};

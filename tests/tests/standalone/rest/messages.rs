@@ -69,6 +69,35 @@ async fn sending_again_with_the_same_key_returns_the_first_message() {
     assert_eq!(seqs(&carillon.get(&ann, MESSAGES).await.ok(200)), [1, 2]);
 }
 
+/// Before the fix, a WebSocket client received an empty page below seq 0 of every conversation, and the API refused it.
+#[tokio::test]
+async fn only_participants_read_pages_on_either_door_also_empty_ones() {
+    let carillon = Carillon::start();
+    let (ann, eve) = (user("ann"), user("eve"));
+    carillon.create(&ann, "room", &[]).await;
+    let mut inside = carillon.connect(&token("ann", &[])).await;
+    let mut outside = carillon.connect(&token("eve", &[])).await;
+    for (query, field, seq) in
+        [("beforeSeq=0", "before_seq", 0), ("beforeSeq=1", "before_seq", 1), ("afterSeq=0", "after_seq", 0)]
+    {
+        assert_eq!(
+            carillon.get(&eve, &format!("{MESSAGES}?{query}")).await.error(),
+            (403, "forbidden"),
+            "{query}"
+        );
+        assert_eq!(
+            seqs(&carillon.get(&ann, &format!("{MESSAGES}?{query}")).await.ok(200)),
+            [0; 0],
+            "{query}"
+        );
+        let history = json!({"type": "history", "conversation_id": "room", field: seq});
+        outside.send(history.clone()).await;
+        assert_eq!(outside.expect("error").await["code"], "forbidden", "{query}");
+        inside.send(history).await;
+        assert_eq!(inside.expect("history").await["events"], json!([]), "{query}");
+    }
+}
+
 #[tokio::test]
 async fn pages_contain_only_messages_and_continue_without_gaps() {
     let carillon = Carillon::start();
