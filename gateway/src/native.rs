@@ -159,7 +159,7 @@ impl MessageHandler for Native {
                 let work = self.running.session.handle_command(command, &origin);
                 self.running.start_work(work);
             }
-            Err(native::Refused { reference, failure }) => {
+            Err(native::InvalidFrame { reference, failure }) => {
                 let origin = CommandOrigin::Native { reference: reference.map(Into::into) };
                 self.running.session.refuse(failure, &origin);
             }

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use carillon_proto::code::{Close, ErrorCode, Failure};
 use carillon_proto::command::Command;
 use carillon_proto::dialect::socketio::packet::{self, Kind, Packet};
-use carillon_proto::dialect::socketio::vocabulary::{self, Refused, Request, Verb, Vocabulary};
+use carillon_proto::dialect::socketio::vocabulary::{self, InvalidEvent, Request, Verb, Vocabulary};
 use carillon_proto::event::Reply;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -93,7 +93,7 @@ impl Client {
         &mut self,
         namespace: Namespace,
         ids: Option<Ids>,
-        decoded: Result<Request, Refused>,
+        decoded: Result<Request, InvalidEvent>,
         ack: Option<u64>,
     ) {
         let (vocabulary, verb, failure) = match decoded {
@@ -106,7 +106,7 @@ impl Client {
                     Err(error) => (vocabulary, verb, error.failure()),
                 }
             }
-            Ok(Request { vocabulary, verb, .. }) | Err(Refused { vocabulary, verb, .. }) => {
+            Ok(Request { vocabulary, verb, .. }) | Err(InvalidEvent { vocabulary, verb, .. }) => {
                 (vocabulary, verb, Failure::new(ErrorCode::Unauthorized, "authenticate first"))
             }
         };
@@ -125,7 +125,7 @@ impl Client {
         let mut decoded = vocabulary::decode(&name, arguments, chars_max);
         if !attachments.is_empty() {
             decoded = decoded.and_then(|Request { vocabulary, verb, .. }| {
-                Err(Refused {
+                Err(InvalidEvent {
                     vocabulary,
                     verb,
                     failure: Failure::invalid_payload("binary data is not served"),
@@ -149,7 +149,7 @@ impl Client {
                         let work = running.session.handle_command(command, &origin(vocabulary, verb));
                         running.start_work(work);
                     }
-                    Err(Refused { vocabulary, verb, failure }) => {
+                    Err(InvalidEvent { vocabulary, verb, failure }) => {
                         running.session.refuse(failure, &origin(vocabulary, verb));
                     }
                 }

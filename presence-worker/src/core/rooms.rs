@@ -24,7 +24,7 @@ struct Member {
 
 /// A room with at least one user.
 #[derive(Debug, Default)]
-struct Room {
+struct RoomPresence {
     /// Ascending by `order`.
     members: Vec<Member>,
     /// The order of each user, kept only while there are too many members to search.
@@ -34,7 +34,7 @@ struct Room {
     joins: u64,
 }
 
-impl Room {
+impl RoomPresence {
     fn place(&self, user: &str) -> Option<usize> {
         match &self.orders {
             None => self.members.iter().position(|member| member.user.as_str() == user),
@@ -111,7 +111,7 @@ fn change(conversation: &str, user: &str, joined: bool, place: usize, participan
 /// The rooms of a shard.
 #[derive(Debug, Default)]
 pub struct Rooms {
-    rooms: HashMap<ConversationId, Room>,
+    rooms: HashMap<ConversationId, RoomPresence>,
     memberships: usize,
 }
 
@@ -195,7 +195,7 @@ impl Rooms {
     /// Removes everything of a gateway that its snapshot does not announce. If a user thereby leaves a room, all its
     /// gateways receive that, including this one, whose reply does not contain it.
     pub fn sweep(&mut self, gateway: GatewayIndex, announced: &Announced, pushes: &mut Pushes) {
-        let concerned = |room: &Room| room.gateways.iter().any(|(other, _)| *other == gateway);
+        let concerned = |room: &RoomPresence| room.gateways.iter().any(|(other, _)| *other == gateway);
         let found = self.rooms.iter().filter(|(_, room)| concerned(room)).map(|(id, _)| id.clone());
         let mut found: Vec<ConversationId> = found.collect();
         found.sort_unstable();
@@ -229,7 +229,7 @@ impl Rooms {
 
     /// The number of users in a room.
     pub fn participants(&self, conversation: &str) -> u32 {
-        self.rooms.get(conversation).map_or(0, Room::participants)
+        self.rooms.get(conversation).map_or(0, RoomPresence::participants)
     }
 
     /// The number of rooms, and the sum of their users.
@@ -240,7 +240,7 @@ impl Rooms {
 
 /// Removes a gateway from those members of a room that its snapshot does not announce.
 fn sweep_room(
-    room: &mut Room,
+    room: &mut RoomPresence,
     conversation: &ConversationId,
     gateway: GatewayIndex,
     announced: &Announced,

@@ -20,7 +20,7 @@ pub struct Frame {
 
 /// A frame that is not a valid command, with the `ref` that the error repeats.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Refused {
+pub struct InvalidFrame {
     /// The frame's `ref`, if it could be read.
     pub reference: Option<String>,
     /// The failure to report.
@@ -40,9 +40,11 @@ struct Envelope<'a> {
 /// # Errors
 /// `invalid_frame` when it is not a JSON object with a `type`; `invalid_payload`, `empty_content` or `too_large` when
 /// its fields do not fit the type (`docs/protocol.md#errors`).
-pub fn decode(text: &str, content_chars_max: usize) -> Result<Frame, Refused> {
-    let unreadable =
-        |message: &str| Refused { reference: None, failure: Failure::new(ErrorCode::InvalidFrame, message) };
+pub fn decode(text: &str, content_chars_max: usize) -> Result<Frame, InvalidFrame> {
+    let unreadable = |message: &str| InvalidFrame {
+        reference: None,
+        failure: Failure::new(ErrorCode::InvalidFrame, message),
+    };
     let envelope: Envelope<'_> =
         fields(text).map_err(|_| unreadable("a frame must be a JSON object with a type"))?;
     let (reference, bad_reference) = match envelope.reference.map(text_of) {
@@ -52,7 +54,7 @@ pub fn decode(text: &str, content_chars_max: usize) -> Result<Frame, Refused> {
         }
         Some(_) => (None, envelope.reference.is_some_and(|raw| raw.get() != "null")),
     };
-    let refuse = |failure| Refused { reference: reference.clone(), failure };
+    let refuse = |failure| InvalidFrame { reference: reference.clone(), failure };
     let Some(kind) = envelope.kind.and_then(text_of) else {
         return Err(refuse(Failure::new(ErrorCode::InvalidFrame, "a frame must have a type, as text")));
     };

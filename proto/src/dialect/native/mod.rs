@@ -4,5 +4,5 @@
 mod decode;
 mod encode;
 
-pub use decode::{Frame, Refused, decode};
+pub use decode::{Frame, InvalidFrame, decode};
 pub use encode::{ephemeral, event, presence, reply};

@@ -9,7 +9,7 @@ use serde_json::Value;
 /// Why a message is refused. The waiting packet is dropped, and the caller should close the connection, because it is
 /// not known any more which packet the next binary message belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
+pub enum AssemblyError {
     /// The text is not a valid packet.
     #[error(transparent)]
     Malformed(#[from] Malformed),
@@ -93,20 +93,24 @@ impl Assembly {
     /// first. `now_ms` may come from any clock that does not go back.
     ///
     /// # Errors
-    /// [`Refused`] for a bad packet, also if it announces more than a limit allows.
-    pub fn text<'a>(&mut self, now_ms: u64, text: &'a str) -> Result<Option<Packet<'a>>, Refused> {
+    /// [`AssemblyError`] for a bad packet, also if it announces more than a limit allows.
+    pub fn text<'a>(&mut self, now_ms: u64, text: &'a str) -> Result<Option<Packet<'a>>, AssemblyError> {
         if self.waiting.take().is_some() {
-            return Err(Refused::UnexpectedText);
+            return Err(AssemblyError::UnexpectedText);
         }
         let packet = Packet::parse(text)?;
         if packet.attachments == 0 {
-            return if packet.kind.is_binary() { Err(Refused::NoAttachments) } else { Ok(Some(packet)) };
+            return if packet.kind.is_binary() {
+                Err(AssemblyError::NoAttachments)
+            } else {
+                Ok(Some(packet))
+            };
         }
         if !self.attachments_allowed {
-            return Err(Refused::NotAllowed);
+            return Err(AssemblyError::NotAllowed);
         }
         if packet.attachments > limits::SOCKETIO_ATTACHMENTS_MAX {
-            return Err(Refused::TooMany);
+            return Err(AssemblyError::TooMany);
         }
         // At most 16, so the cast loses nothing.
         let announced = packet.attachments as usize;
@@ -123,15 +127,15 @@ impl Assembly {
     /// Accepts a binary message. Returns the packet if this was its last attachment.
     ///
     /// # Errors
-    /// [`Refused`] if it was not announced, came too late or is too large.
-    pub fn binary(&mut self, now_ms: u64, bytes: Bytes) -> Result<Option<Assembled>, Refused> {
-        let mut waiting = self.waiting.take().ok_or(Refused::UnexpectedBinary)?;
+    /// [`AssemblyError`] if it was not announced, came too late or is too large.
+    pub fn binary(&mut self, now_ms: u64, bytes: Bytes) -> Result<Option<Assembled>, AssemblyError> {
+        let mut waiting = self.waiting.take().ok_or(AssemblyError::UnexpectedBinary)?;
         if now_ms > waiting.deadline_ms {
-            return Err(Refused::Late);
+            return Err(AssemblyError::Late);
         }
         waiting.bytes = waiting.bytes.saturating_add(bytes.len());
         if waiting.bytes > limits::SOCKETIO_ATTACHMENTS_BYTES_MAX {
-            return Err(Refused::TooLarge);
+            return Err(AssemblyError::TooLarge);
         }
         // This is copied because a slice would keep the whole receive buffer of the socket in memory.
         waiting.attachments.push(Bytes::copy_from_slice(&bytes));
@@ -144,7 +148,7 @@ impl Assembly {
     }
 
     /// The time by which the expected attachments must arrive; `None` if none are expected. After this time the caller
-    /// should close the connection, as for [`Refused::Late`].
+    /// should close the connection, as for [`AssemblyError::Late`].
     pub fn deadline_ms(&self) -> Option<u64> {
         self.waiting.as_ref().map(|waiting| waiting.deadline_ms)
     }
@@ -156,13 +160,13 @@ impl Assembly {
 }
 
 /// Checks that every placeholder in a packet's arguments refers to one of its attachments.
-fn placeholders_fit(text: &str, attachments: usize) -> Result<(), Refused> {
+fn placeholders_fit(text: &str, attachments: usize) -> Result<(), AssemblyError> {
     let packet = Packet::parse(text)?;
     let mut arguments = packet.arguments()?.iter();
     let fit = arguments.all(|argument| {
         serde_json::from_str(argument.get()).is_ok_and(|value: Value| places_fit(&value, attachments))
     });
-    if fit { Ok(()) } else { Err(Refused::Placeholder) }
+    if fit { Ok(()) } else { Err(AssemblyError::Placeholder) }
 }
 
 /// The recursion is limited, because the parser has limited the nesting of the packet.

@@ -13,7 +13,7 @@ fn announce(count: u32) -> String {
 fn assert_idle(assembly: &mut Assembly) {
     assert!(!assembly.is_waiting());
     assert_eq!(assembly.deadline_ms(), None);
-    assert_eq!(assembly.binary(0, Bytes::new()), Err(Refused::UnexpectedBinary));
+    assert_eq!(assembly.binary(0, Bytes::new()), Err(AssemblyError::UnexpectedBinary));
 }
 
 #[test]
@@ -30,7 +30,7 @@ fn a_packet_without_attachments_completes_at_once() {
 fn a_binary_packet_needs_attachments_and_placeholders_must_refer_to_them() {
     for text in [r#"50-["a"]"#, "60-1[]"] {
         let refused = Assembly::new(true).text(0, text).expect_err("refused");
-        assert_eq!(refused, Refused::NoAttachments, "{text}");
+        assert_eq!(refused, AssemblyError::NoAttachments, "{text}");
     }
     let complete = |data: &str| {
         let mut assembly = Assembly::new(true);
@@ -42,9 +42,9 @@ fn a_binary_packet_needs_attachments_and_placeholders_must_refer_to_them() {
     }
     for number in ["1", "-1", "0.5", "\"0\"", "null", "18446744073709551616"] {
         let data = format!(r#"{{"deep":[{{"_placeholder":true,"num":{number}}}]}}"#);
-        assert_eq!(complete(&data), Err(Refused::Placeholder), "{data}");
+        assert_eq!(complete(&data), Err(AssemblyError::Placeholder), "{data}");
     }
-    assert_eq!(complete(r#"{"_placeholder":true}"#), Err(Refused::Placeholder));
+    assert_eq!(complete(r#"{"_placeholder":true}"#), Err(AssemblyError::Placeholder));
 }
 
 #[test]
@@ -80,7 +80,10 @@ fn attachments_do_not_keep_the_receive_buffer_in_memory() {
 #[test]
 fn attachments_are_refused_before_authentication() {
     let mut assembly = Assembly::new(false);
-    assert_eq!(assembly.text(0, BINARY).expect_err("a binary event is not allowed yet"), Refused::NotAllowed);
+    assert_eq!(
+        assembly.text(0, BINARY).expect_err("a binary event is not allowed yet"),
+        AssemblyError::NotAllowed
+    );
     assert_idle(&mut assembly);
     assembly.allow_attachments();
     assert!(assembly.text(0, BINARY).expect("allowed").is_none());
@@ -89,9 +92,9 @@ fn attachments_are_refused_before_authentication() {
 #[test]
 fn bounds_hold_exactly() {
     let mut assembly = Assembly::new(true);
-    assert_eq!(assembly.text(0, &announce(17)).expect_err("too many"), Refused::TooMany);
+    assert_eq!(assembly.text(0, &announce(17)).expect_err("too many"), AssemblyError::TooMany);
     assert_idle(&mut assembly);
-    assert_eq!(assembly.text(0, &announce(u32::MAX)).expect_err("too many"), Refused::TooMany);
+    assert_eq!(assembly.text(0, &announce(u32::MAX)).expect_err("too many"), AssemblyError::TooMany);
 
     let part = Bytes::from(vec![1; limits::SOCKETIO_ATTACHMENTS_BYTES_MAX / 16]);
     assert!(
@@ -109,11 +112,11 @@ fn bounds_hold_exactly() {
         assert_eq!(assembly.binary(0, part.clone()), Ok(None));
     }
     let larger = Bytes::from(vec![1; part.len() + 1]);
-    assert_eq!(assembly.binary(0, larger), Err(Refused::TooLarge));
+    assert_eq!(assembly.binary(0, larger), Err(AssemblyError::TooLarge));
     assert_idle(&mut assembly);
 
     assert!(assembly.text(10, &announce(1)).expect("a packet").is_none());
-    assert_eq!(assembly.binary(5_011, Bytes::new()), Err(Refused::Late));
+    assert_eq!(assembly.binary(5_011, Bytes::new()), Err(AssemblyError::Late));
     assert_idle(&mut assembly);
     assert!(assembly.text(u64::MAX, &announce(1)).expect("a packet").is_none());
     assert_eq!(assembly.deadline_ms(), Some(u64::MAX));
@@ -126,11 +129,11 @@ fn messages_in_the_wrong_order_are_refused() {
     assert!(assembly.text(0, BINARY).expect("a packet").is_none());
     assert_eq!(
         assembly.text(1, r#"2["a"]"#).expect_err("a text packet between attachments is refused"),
-        Refused::UnexpectedText
+        AssemblyError::UnexpectedText
     );
     assert_idle(&mut assembly);
-    assert_eq!(assembly.text(0, "9").expect_err("no packet"), Refused::Malformed(Malformed::Type));
-    assert_eq!(Refused::Malformed(Malformed::Type).to_string(), Malformed::Type.to_string());
+    assert_eq!(assembly.text(0, "9").expect_err("no packet"), AssemblyError::Malformed(Malformed::Type));
+    assert_eq!(AssemblyError::Malformed(Malformed::Type).to_string(), Malformed::Type.to_string());
 }
 
 #[derive(Debug, Clone)]
@@ -171,12 +174,12 @@ proptest! {
                     let announced = Packet::parse(&text).map(|packet| packet.attachments);
                     let binary = Packet::parse(&text).is_ok_and(|packet| packet.kind.is_binary());
                     match (due.take(), announced) {
-                        (Some(_), _) => prop_assert_eq!(read, Err(Refused::UnexpectedText)),
-                        (None, Err(malformed)) => prop_assert_eq!(read, Err(Refused::Malformed(malformed))),
-                        (None, Ok(0)) if binary => prop_assert_eq!(read, Err(Refused::NoAttachments)),
+                        (Some(_), _) => prop_assert_eq!(read, Err(AssemblyError::UnexpectedText)),
+                        (None, Err(malformed)) => prop_assert_eq!(read, Err(AssemblyError::Malformed(malformed))),
+                        (None, Ok(0)) if binary => prop_assert_eq!(read, Err(AssemblyError::NoAttachments)),
                         (None, Ok(0)) => prop_assert_eq!(read, Ok(true)),
-                        (None, Ok(_)) if !allowed => prop_assert_eq!(read, Err(Refused::NotAllowed)),
-                        (None, Ok(17..)) => prop_assert_eq!(read, Err(Refused::TooMany)),
+                        (None, Ok(_)) if !allowed => prop_assert_eq!(read, Err(AssemblyError::NotAllowed)),
+                        (None, Ok(17..)) => prop_assert_eq!(read, Err(AssemblyError::TooMany)),
                         (None, Ok(count)) => {
                             prop_assert_eq!(read, Ok(false));
                             due = Some((count, now_ms + 5_000, Vec::new()));
@@ -186,12 +189,12 @@ proptest! {
                 Message::Binary(size) => {
                     let read = assembly.binary(now_ms, zeros.slice(..size));
                     match due.take() {
-                        None => prop_assert_eq!(read, Err(Refused::UnexpectedBinary)),
-                        Some((_, deadline_ms, _)) if now_ms > deadline_ms => prop_assert_eq!(read, Err(Refused::Late)),
+                        None => prop_assert_eq!(read, Err(AssemblyError::UnexpectedBinary)),
+                        Some((_, deadline_ms, _)) if now_ms > deadline_ms => prop_assert_eq!(read, Err(AssemblyError::Late)),
                         Some((count, deadline_ms, mut sizes)) => {
                             sizes.push(size);
                             if sizes.iter().sum::<usize>() > 262_144 {
-                                prop_assert_eq!(read, Err(Refused::TooLarge));
+                                prop_assert_eq!(read, Err(AssemblyError::TooLarge));
                             } else if sizes.len() == count as usize {
                                 let assembled = read.expect("complete").expect("complete");
                                 let came: Vec<usize> = assembled.attachments.iter().map(Bytes::len).collect();

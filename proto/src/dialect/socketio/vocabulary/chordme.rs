@@ -28,14 +28,14 @@ pub(super) const EVENTS: &[Entry] = &[
 const BROADCAST_EVENT: &str = "message";
 
 #[derive(Deserialize)]
-struct Room<'a> {
+struct RoomFields<'a> {
     #[serde(borrow)]
     room_id: Option<Cow<'a, str>>,
 }
 
-impl<'a> From<Cow<'a, str>> for Room<'a> {
+impl<'a> From<Cow<'a, str>> for RoomFields<'a> {
     fn from(id: Cow<'a, str>) -> Self {
-        Room { room_id: Some(id) }
+        RoomFields { room_id: Some(id) }
     }
 }
 
@@ -60,12 +60,12 @@ fn room(id: Option<Cow<'_, str>>) -> Result<ConversationId, Failure> {
 }
 
 fn join(arguments: &Arguments<'_>) -> Result<Command, Failure> {
-    let Room { room_id } = arguments.fields_or_text()?;
+    let RoomFields { room_id } = arguments.fields_or_text()?;
     Ok(Command::Join { conversation: room(room_id)?, after_seq: None })
 }
 
 fn leave(arguments: &Arguments<'_>) -> Result<Command, Failure> {
-    let Room { room_id } = arguments.fields_or_text()?;
+    let RoomFields { room_id } = arguments.fields_or_text()?;
     Ok(Command::Leave { conversation: room(room_id)? })
 }
 

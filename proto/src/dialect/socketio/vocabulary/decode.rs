@@ -1,7 +1,7 @@
 //! Decodes a client's event to a command, by one table of event names for each vocabulary and one for the names that
 //! all share.
 
-use super::{Refused, Request, Verb, Vocabulary, chordme, guide, ring};
+use super::{InvalidEvent, Request, Verb, Vocabulary, chordme, guide, ring};
 use crate::code::Failure;
 use crate::command::Command;
 use crate::dialect::fields::{self, Token, required};
@@ -58,17 +58,21 @@ const TABLES: [(Vocabulary, &[Entry]); 4] = [
 /// # Errors
 /// `invalid_payload` for an unknown event, a missing or wrong field or a bad id; `empty_content` or `too_large`
 /// (`docs/protocol.md#errors`).
-pub fn decode(name: &str, arguments: &[&RawValue], content_chars_max: usize) -> Result<Request, Refused> {
+pub fn decode(
+    name: &str,
+    arguments: &[&RawValue],
+    content_chars_max: usize,
+) -> Result<Request, InvalidEvent> {
     let Some((vocabulary, entry)) = find(name) else {
         let shown: String = name.chars().take(UNKNOWN_NAME_CHARS_MAX).collect();
         let failure = Failure::invalid_payload(format!("unknown event {shown:?}"));
-        return Err(Refused { vocabulary: Vocabulary::Ring, verb: Verb::Unknown, failure });
+        return Err(InvalidEvent { vocabulary: Vocabulary::Ring, verb: Verb::Unknown, failure });
     };
     let verb = entry.verb;
     let arguments = Arguments { first: arguments.first().copied(), content_chars_max };
     match entry.read.map_or_else(|| Err(not_served(name)), |read| read(&arguments)) {
         Ok(command) => Ok(Request { vocabulary, verb, command }),
-        Err(failure) => Err(Refused { vocabulary, verb, failure }),
+        Err(failure) => Err(InvalidEvent { vocabulary, verb, failure }),
     }
 }
 

@@ -84,7 +84,7 @@ fn events_that_are_not_served_yet_are_refused_in_their_vocabulary() {
     for (name, arguments, vocabulary, verb) in table {
         let failure = Failure::invalid_payload(format!("{name} is not served by this version"));
         let refused = requested(name, arguments).expect_err(name);
-        assert_eq!(refused, Refused { vocabulary, verb, failure });
+        assert_eq!(refused, InvalidEvent { vocabulary, verb, failure });
     }
 }
 

@@ -116,7 +116,7 @@ pub struct Request {
 
 /// A client's event that is not a valid command.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Refused {
+pub struct InvalidEvent {
     /// The vocabulary of the error; Ring's for an unknown event.
     pub vocabulary: Vocabulary,
     /// Which event it was.

@@ -1,6 +1,6 @@
 //! Helpers for the tests of the three vocabularies: they decode events, and make sample events to encode.
 
-use super::{Refused, Request, decode};
+use super::{InvalidEvent, Request, decode};
 use crate::command::Command;
 use crate::id::ConversationId;
 use crate::limits;
@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 pub(super) const AWKWARD: &str = "<b>\"hi\" \\ \n\t\u{2028}\u{1f600} ' &";
 
 /// Decodes the event `name` whose arguments are the JSON array `arguments`.
-pub(super) fn requested(name: &str, arguments: &str) -> Result<Request, Refused> {
+pub(super) fn requested(name: &str, arguments: &str) -> Result<Request, InvalidEvent> {
     let arguments: Vec<&RawValue> = serde_json::from_str(arguments).expect(arguments);
     decode(name, &arguments, limits::CONTENT_CHARS_MAX)
 }
