@@ -118,7 +118,13 @@ fn room_message(user_id: &str, message: impl Serialize, timestamp: u64) -> Strin
 
 /// See [`super::event`].
 pub(super) fn event(event: &wire::Event) -> Vec<String> {
-    let Some(Kind::Message(message)) = &event.kind else { return Vec::new() };
+    let message = match &event.kind {
+        Some(Kind::Message(message)) => message,
+        Some(
+            Kind::Created(_) | Kind::Updated(_) | Kind::ParticipantsAdded(_) | Kind::ParticipantRemoved(_),
+        )
+        | None => return Vec::new(),
+    };
     let message = StoredMessage {
         id: MessageId::from_slice(&event.id).to_string(),
         seq: event.seq,

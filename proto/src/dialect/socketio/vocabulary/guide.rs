@@ -123,7 +123,13 @@ struct Typing<'a> {
 
 /// See [`super::event`].
 pub(super) fn event(event: &wire::Event) -> Vec<String> {
-    let Some(Kind::Message(message)) = &event.kind else { return Vec::new() };
+    let message = match &event.kind {
+        Some(Kind::Message(message)) => message,
+        Some(
+            Kind::Created(_) | Kind::Updated(_) | Kind::ParticipantsAdded(_) | Kind::ParticipantRemoved(_),
+        )
+        | None => return Vec::new(),
+    };
     let body = Message {
         id: MessageId::from_slice(&event.id).to_string(),
         conversation_id: &event.conversation,
