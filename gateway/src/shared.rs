@@ -38,7 +38,7 @@ pub struct Shared {
     /// Decides who may connect.
     pub(crate) admission: Admission,
     pub(crate) directory: Directory,
-    /// What workers send: rooms with local members, and commands without an outcome.
+    /// The receivers of workers' batches: rooms with local members, and commands without an outcome.
     pub(crate) delivery: Delivery,
     /// The handles of the tasks that register with partitions' owners, by partition.
     pub(crate) links: Vec<LinkHandle>,

@@ -1,5 +1,5 @@
-//! What the owners of partitions send: events go to their rooms, outcomes to the commands that wait for them, and what
-//! a room misses is fetched.
+//! Batches from the owners of partitions: events go to their rooms, and outcomes to the commands that wait for them. A
+//! room's missing events are fetched.
 
 use crate::delivery::hub::{Fetch, Hub, Room};
 use crate::metrics;

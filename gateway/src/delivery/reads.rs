@@ -61,7 +61,7 @@ impl Pages {
 }
 
 impl SharedReads {
-    /// No pages yet, and what reads them.
+    /// Begins without pages. `reader` reads those that are requested.
     pub fn new(reader: Reader) -> SharedReads {
         SharedReads { reader, pages: Mutex::default() }
     }

@@ -63,7 +63,7 @@ pub struct Config {
 pub trait Service: Send + Sync + 'static {
     /// Serves one session.
     type Handler: MessageHandler;
-    /// What an admitted session holds. Dropping it lets another session in.
+    /// The permit that an admitted session holds. Dropping it lets another session in.
     type Permit: Send + Sync + 'static;
 
     /// Admits a session that begins with this request.

@@ -26,7 +26,7 @@ pub const OUTCOME_TIMEOUT: Duration = Duration::from_secs(10);
 /// for a healthy database.
 const OUTCOME_LATE: Duration = Duration::from_secs(1);
 
-/// What identifies a command for a partition's owner.
+/// The key by which a partition's owner knows a command.
 #[derive(Debug, Clone)]
 pub struct CommandKey {
     pub conversation: ConversationId,
@@ -54,7 +54,7 @@ pub struct CommandSender {
     pub gave_client_id: bool,
 }
 
-/// What waits for a command's outcome.
+/// The receiver of a command's outcome.
 pub enum Waiter {
     /// A client connection.
     Sender(Box<CommandSender>),
@@ -78,7 +78,7 @@ pub struct PendingCommands {
 }
 
 impl PendingCommands {
-    /// Registers what waits for a command's outcome, and returns the command's request number.
+    /// Registers the receiver of a command's outcome, and returns the command's request number.
     pub fn expect(&self, waiter: Waiter, key: CommandKey) -> u64 {
         if let Waiter::Sender(sender) = &waiter {
             sender.connection.command_sent();

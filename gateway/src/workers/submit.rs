@@ -1,5 +1,5 @@
 //! From a command to the log, the same for sessions and for the REST API: the user's rate, the command's envelope, and
-//! what waits for its outcome.
+//! the receiver of its outcome.
 
 use crate::presence::directory::Action;
 use crate::shared::Shared;
@@ -17,7 +17,7 @@ pub struct NewCommand<'a> {
     pub actor: Option<&'a UserId>,
     /// The actor's display name.
     pub actor_name: &'a str,
-    /// What entitles the actor.
+    /// The right by which the actor sends it.
     pub authority: Authority,
     /// The client's idempotency key. Without one, a client id is made.
     pub client_id: Option<String>,

@@ -1,11 +1,11 @@
-//! What an owner knows about the commands of its partition before it applies them: which are skipped, and which are
+//! An owner's knowledge about the commands of its partition before it applies them: which are skipped, and which are
 //! refused.
 
 use super::suspended::Suspended;
 use carillon_proto::position::{Incarnation, Position};
 use std::collections::HashSet;
 
-/// What places the commands of a group: it decides which are applied, skipped or refused.
+/// Places the commands of a group: decides which are applied, skipped or refused.
 #[derive(Debug)]
 pub(crate) struct Ledger {
     pub(crate) partition: u32,

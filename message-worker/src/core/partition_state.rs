@@ -1,4 +1,4 @@
-//! What the store keeps of a partition: which worker owns it, in which incarnation, and how far its log is worked.
+//! The stored state of a partition: which worker owns it, in which incarnation, and how far its log is worked.
 
 use carillon_proto::id::{Tag, WorkerId};
 use carillon_proto::position::{Incarnation, Position};

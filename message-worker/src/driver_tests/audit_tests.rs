@@ -80,7 +80,7 @@ async fn a_sound_system_has_no_findings() {
 /// A change to the tables. It is given the tag of the log's last entry.
 type Damage = fn(&mut Tables, Tag);
 
-/// What is damaged, how, and the findings.
+/// A name, the damage, and the findings that it must cause.
 const DAMAGES: [(&str, Damage, &[&str]); 9] = [
     ("a row removed", |tables, _| drop(tables.events.remove(&key(4))), &["hole 4", "missing 4"]),
     ("the last row removed", |tables, _| drop(tables.events.remove(&key(8))), &["head_ahead 7", "missing 8"]),

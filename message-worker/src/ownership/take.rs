@@ -37,7 +37,7 @@ pub(crate) struct StartingPoint {
     pub(crate) landmark: Option<Landmark>,
 }
 
-/// What a start of the work depends on, besides the store and the log.
+/// The inputs of a start of the work, besides the store and the log.
 pub(crate) struct StartParameters {
     /// The number of the lease.
     pub(crate) epoch: u64,
