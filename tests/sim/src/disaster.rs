@@ -15,8 +15,6 @@ use tokio::time::{Instant, sleep};
 
 /// How long writes stray before their worker is paused. This is less than the second between two checkpoints.
 const STRAYING: Duration = Duration::from_millis(900);
-/// How late a stray write arrives at most, in milliseconds.
-const LATE_MS: u64 = 8_000;
 /// How long the worker stays paused: long enough that a successor takes over, waits, and applies the new commands.
 const STANDING_STILL: Duration = Duration::from_secs(7);
 /// Extra entries that a log loses so that it certainly ends below the checkpoint and a new incarnation begins. The
@@ -214,18 +212,8 @@ pub async fn go_stale(world: &World, cluster: &Cluster, place: Place, more: u64)
     let last = |partition: usize| world.logs[partition].lock().bounds().last;
     let owned = owned(world, &gate);
     let worked: Vec<u64> = owned.iter().map(|partition| last(*partition)).collect();
-    let usual = {
-        let mut weather = world.weather.lock();
-        (
-            std::mem::replace(&mut weather.write_strays, 10_000),
-            std::mem::replace(&mut weather.straying_ms, LATE_MS),
-        )
-    };
+    *world.stray_until.lock() = Some(Instant::now() + STRAYING);
     sleep(STRAYING).await;
-    {
-        let mut weather = world.weather.lock();
-        (weather.write_strays, weather.straying_ms) = usual;
-    }
     gate.pause();
     world.note(format_args!("{} is paused with what it has read", gate.name));
     for (partition, worked) in owned.into_iter().zip(worked) {

@@ -169,6 +169,7 @@ async fn calm_down(world: &Arc<World>, cluster: &Arc<Cluster>) {
     *world.weather.lock() = Weather { tags_kept_ms, ..Weather::calm() };
     *world.blackout.lock() = None;
     *world.store_away_until.lock() = None;
+    *world.stray_until.lock() = None;
     SKEW_MS.set(0);
     cluster.heal();
     sleep(Duration::from_secs(35)).await;

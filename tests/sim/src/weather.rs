@@ -2,6 +2,9 @@
 
 use crate::random::Random;
 
+/// The chance of a fault that always strikes.
+pub const CERTAIN: u32 = 10_000;
+
 /// Chances of faults, each in 10,000 calls, and delays.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Weather {
@@ -40,9 +43,6 @@ pub struct Weather {
     /// A write fails and takes effect later, as a hint does that a database hands over when a replica is back
     /// (scylladb#7258).
     pub write_strays: u32,
-    /// How long such a write strays at most, in milliseconds. Stays below the 4 s (two leases) that a worker waits
-    /// before it begins a new log generation, except in runs that test later writes.
-    pub straying_ms: u64,
     /// A write fails half-way: some rows are written.
     pub write_half: u32,
     /// The store answers a call up to two seconds late.
@@ -58,7 +58,7 @@ pub struct Weather {
 impl Weather {
     /// Weather without faults.
     pub fn calm() -> Weather {
-        Weather { latency_ms: 2, tags_kept_ms: 120_000, straying_ms: 1_500, ..Weather::default() }
+        Weather { latency_ms: 2, tags_kept_ms: 120_000, ..Weather::default() }
     }
 
     /// Draws the chances. `strength` (0 to 100) scales them. About a third of the faults never strike.
@@ -83,7 +83,6 @@ impl Weather {
             write_lost: draw(900),
             write_unconfirmed: draw(1200),
             write_strays: draw(300),
-            straying_ms: 1_500,
             write_half: draw(1500),
             store_slow: draw(500),
             read_failed: draw(900),

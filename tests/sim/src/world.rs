@@ -42,6 +42,8 @@ pub struct World {
     pub users: Mutex<BTreeMap<String, UserRow>>,
     /// Until when the store is out of reach for every process, if it is.
     pub store_away_until: Mutex<Option<Instant>>,
+    /// Until when every write arrives much later than its answer, if there is such a period.
+    pub stray_until: Mutex<Option<Instant>>,
     /// A period in which messages to gateways are lost, if there is one.
     pub blackout: Mutex<Option<Blackout>>,
     dice: Mutex<Random>,
@@ -74,6 +76,7 @@ impl World {
             tables: Mutex::default(),
             users: Mutex::default(),
             store_away_until: Mutex::new(None),
+            stray_until: Mutex::new(None),
             blackout: Mutex::new(None),
             dice: Mutex::new(Random::new(seed)),
             history: Mutex::default(),
@@ -157,5 +160,10 @@ impl World {
     /// Whether the store is out of reach now.
     pub fn store_is_away(&self) -> bool {
         self.store_away_until.lock().is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Whether every write strays now.
+    pub fn every_write_strays(&self) -> bool {
+        self.stray_until.lock().is_some_and(|until| Instant::now() < until)
     }
 }

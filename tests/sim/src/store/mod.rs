@@ -3,6 +3,7 @@
 
 use crate::gate::Cut;
 use crate::node::{Node, TimedOut};
+use crate::weather::CERTAIN;
 use crate::world::World;
 use async_trait::async_trait;
 use carillon_message_worker::store::{
@@ -19,6 +20,12 @@ mod tables;
 mod users;
 
 pub use tables::Tables;
+
+/// How late a stray write arrives at most, in milliseconds. This is less than the 4 s (two leases) that a worker waits
+/// before it begins a new log generation.
+const STRAYING_MS: u64 = 1_500;
+/// The same while every write strays: longer than a paused worker's successor needs to apply new commands.
+const LATE_MS: u64 = 8_000;
 
 impl From<TimedOut> for StoreError {
     fn from(_: TimedOut) -> StoreError {
@@ -43,7 +50,9 @@ impl Node {
             Fate::Lost
         } else if world.strikes(|weather| weather.write_unconfirmed) {
             Fate::Unconfirmed
-        } else if world.strikes(|weather| weather.write_strays) {
+        } else if world
+            .strikes(|weather| if world.every_write_strays() { CERTAIN } else { weather.write_strays })
+        {
             Fate::Strays
         } else if world.strikes(|weather| weather.write_half) {
             Fate::Half
@@ -98,7 +107,7 @@ impl Node {
     /// Writes cells much later, each by itself.
     fn stray<C: Send + 'static>(&self, cells: Vec<C>, write: impl Fn(&World, C) + Clone + Send + 'static) {
         self.world.count("writes that strayed");
-        let most_ms = self.world.weather.lock().straying_ms;
+        let most_ms = if self.world.every_write_strays() { LATE_MS } else { STRAYING_MS };
         for cell in cells {
             let after_ms = self.world.dice(|random| random.between(500..=most_ms));
             let (world, write) = (self.world.clone(), write.clone());
