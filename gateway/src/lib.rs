@@ -26,6 +26,7 @@ mod membership_tests;
 mod order_tests;
 
 use crate::connection::Signal;
+use crate::delivery::deliver::Subscriptions;
 use crate::shared::Shared;
 use anyhow::Context;
 use carillon_proto::code::Close;
@@ -122,16 +123,8 @@ impl GatewayTasks {
         warn_of_unserved(&settings);
         let mut tasks = JoinSet::new();
         let shared = assemble(settings, bus, &mut tasks)?;
-        let subscription = shared.bus.subscribe(&subject::gateway(&shared.id), None).await;
-        tasks.spawn(delivery::deliver::run(
-            shared.clone(),
-            subscription.context("no subscription to the bus")?,
-        ));
-        let arrivals = shared.bus.subscribe(subject::GATEWAYS, None).await;
-        tasks.spawn(delivery::deliver::to_all(
-            shared.clone(),
-            arrivals.context("no subscription to the bus")?,
-        ));
+        let subscriptions = Subscriptions::of(&shared).await.context("no subscription to the bus")?;
+        tasks.spawn(delivery::deliver::run(shared.clone(), subscriptions));
         let relayed = shared.bus.subscribe(&subject::engine(&shared.id), None).await;
         let relayed = relayed.context("no subscription to the bus")?;
         let relay = engine::Relay::new(shared.id.clone(), shared.bus.clone());

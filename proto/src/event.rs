@@ -7,6 +7,7 @@
 use crate::code::Failure;
 use crate::id::{ConversationId, MessageId, UserId};
 use crate::wire;
+use std::sync::Arc;
 
 /// A message for one connection only.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,7 +41,7 @@ pub enum Reply {
     /// A message is stored durably.
     MessageAck {
         /// The client id of the send, if the client gave one.
-        client_id: Option<String>,
+        client_id: Option<Arc<str>>,
         /// The conversation.
         conversation: ConversationId,
         /// The message's id.

@@ -48,6 +48,12 @@ macro_rules! text_id {
             }
         }
 
+        impl From<$name> for Arc<str> {
+            fn from(id: $name) -> Arc<str> {
+                id.0
+            }
+        }
+
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str(&self.0)

@@ -75,7 +75,7 @@ pub struct Connection {
     pub protocol: ClientProtocol,
     /// Frames queued for the client.
     pub outgoing: Arc<Outgoing>,
-    /// Events were queued that have not been written to the socket yet.
+    /// Frames were queued without waking the connection's task, and are not written to the socket yet.
     touched: AtomicBool,
     /// The client uses a vocabulary that has a name for other users' presence.
     receives_presence: AtomicBool,
@@ -85,8 +85,12 @@ pub struct Connection {
     /// audience's.
     pub acquaintances: Mutex<Acquaintances>,
     signals: Mutex<Vec<Signal>>,
+    /// How many commands have no outcome yet, and the bit [`AWAITED`].
     unanswered: AtomicUsize,
 }
+
+/// Set in [`Connection::unanswered`] while the connection's task waits for all outcomes.
+const AWAITED: usize = 1 << (usize::BITS - 1);
 
 impl Connection {
     /// A connection of a user, whose frames go to `outgoing`.
@@ -117,9 +121,26 @@ impl Connection {
         frames.is_empty() || self.outgoing.offer(frames, urgency)
     }
 
-    /// Whether events were queued since the last call.
+    /// Queues the answer to a command, without waking the connection's task: the caller calls
+    /// [`Connection::flush_touched`]. Returns `false` if there is nothing to write.
+    pub fn queue_reply(&self, frames: &Bytes) -> bool {
+        let queued = !frames.is_empty() && self.outgoing.queue(frames, Urgency::Reply).is_some();
+        if queued {
+            self.touched.store(true, Ordering::Relaxed);
+        }
+        queued
+    }
+
+    /// Whether frames were queued since the last call and nothing was woken for them.
     pub fn take_touched(&self) -> bool {
         self.touched.swap(false, Ordering::Relaxed)
+    }
+
+    /// Writes queued frames, unless another task has written them since.
+    pub fn flush_touched(&self) {
+        if self.take_touched() {
+            self.outgoing.flush_delivery();
+        }
     }
 
     /// Sends the client a ping in addition to the regular pings.
@@ -157,23 +178,27 @@ impl Connection {
         self.unanswered.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts an outcome that arrived, or was given up.
+    /// Counts an outcome that arrived, or was given up. Wakes the connection's task when reading may go on because the
+    /// count fell below the limit, and when all outcomes are there that [`Connection::await_answers`] waits for.
     pub fn command_answered(&self) {
-        // The connection's task is woken in two cases: when reading may go on because the count fell below the limit,
-        // and when the count reaches 0, for which a session that moves to another gateway waits.
-        if matches!(self.unanswered.fetch_sub(1, Ordering::Relaxed), 1 | UNANSWERED_COMMANDS_MAX) {
+        let before = self.unanswered.fetch_sub(1, Ordering::Relaxed);
+        if before & !AWAITED == UNANSWERED_COMMANDS_MAX || before == AWAITED | 1 {
             self.outgoing.wake();
         }
     }
 
-    /// Whether any command has no outcome yet.
-    pub fn has_unanswered(&self) -> bool {
-        self.unanswered.load(Ordering::Relaxed) > 0
+    /// Whether any command has no outcome yet. If so, the connection's task is woken when every command has one.
+    pub fn await_answers(&self) -> bool {
+        let unanswered = self.unanswered.fetch_or(AWAITED, Ordering::Relaxed) & !AWAITED;
+        if unanswered == 0 {
+            self.unanswered.fetch_and(!AWAITED, Ordering::Relaxed);
+        }
+        unanswered > 0
     }
 
     /// Whether so many commands have no outcome yet that no more frames are read.
     pub fn is_busy(&self) -> bool {
-        self.unanswered.load(Ordering::Relaxed) >= UNANSWERED_COMMANDS_MAX
+        self.unanswered.load(Ordering::Relaxed) & !AWAITED >= UNANSWERED_COMMANDS_MAX
     }
 
     /// Notes that the client uses a vocabulary with a name for presence. Returns `true` the first time.

@@ -91,7 +91,7 @@ impl Outgoing {
     }
 
     /// Queues a frame. `None` if it was not taken; `Some(true)` if no other frame was waiting.
-    fn queue(&self, frame: &Bytes, urgency: Urgency) -> Option<bool> {
+    pub fn queue(&self, frame: &Bytes, urgency: Urgency) -> Option<bool> {
         let State { outbox, tracker, .. } = &mut *self.state.lock();
         match tracker {
             None => outbox.offer(frame, urgency),

@@ -168,9 +168,15 @@ impl Link {
         }
     }
 
+    /// Whether [`Link::poll_repair`] would return something.
+    pub fn needs_repair(&self) -> bool {
+        self.missing.is_some() || self.resync
+    }
+
     pub fn poll_repair(&mut self) -> Option<Repair> {
+        let needed = self.needs_repair();
         let repair = Repair { resend: self.missing.take(), resync: std::mem::take(&mut self.resync) };
-        (repair.resend.is_some() || repair.resync).then_some(repair)
+        needed.then_some(repair)
     }
 }
 

@@ -1,7 +1,8 @@
 //! Batches from the owners of partitions: events go to their rooms, and outcomes to the commands that wait for them. A
 //! room's missing events are fetched.
 
-use crate::delivery::hub::{Fetch, Hub, Room};
+use crate::delivery::hub::{Fetch, Hub};
+use crate::delivery::touched::Touched;
 use crate::metrics;
 use crate::workers::pending::PendingCommands;
 use crate::workers::reader::Reader;
@@ -26,30 +27,27 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    /// Applies a batch: events go to their rooms, outcomes to the commands that wait for them. Rooms whose members must
-    /// be written to are added to `touched`.
-    pub fn handle_batch(&self, batch: wire::Batch, touched: &mut Vec<Arc<Room>>) {
+    /// Applies a batch: events go to their rooms, outcomes to the commands that wait for them. The caller flushes
+    /// `touched`.
+    pub fn handle_batch(&self, batch: wire::Batch, touched: &mut Touched) {
         metrics::EVENTS.inc_by(batch.events.len() as u64);
         for event in batch.events {
             let fetch = if event.traceparent.is_empty() {
-                self.hub.deliver(event, touched)
+                self.hub.deliver(event, &mut touched.rooms)
             } else {
                 let span = telemetry::continued_span("gateway.deliver", &event.traceparent);
-                span.in_scope(|| self.hub.deliver(event, touched))
+                span.in_scope(|| self.hub.deliver(event, &mut touched.rooms))
             };
             self.start_fetch(fetch);
         }
-        batch.outcomes.into_iter().for_each(|outcome| self.handle_outcome(outcome));
+        for wire::Outcome { request, body } in batch.outcomes {
+            touched.senders.extend(self.pending.answer(request, came(body)));
+        }
     }
 
     /// Passes an outcome to the command that waits for it.
     pub fn handle_outcome(&self, outcome: wire::Outcome) {
-        let came = match outcome.body {
-            Some(Came::Accepted(accepted)) => Ok(accepted),
-            Some(Came::Failure(failure)) => Err(failure.into()),
-            None => Err(Failure::new(ErrorCode::Internal, "an empty outcome")),
-        };
-        self.pending.resolve(outcome.request, came);
+        self.pending.resolve(outcome.request, came(outcome.body));
     }
 
     /// Fetches a room's missing events in the background until none is missing.
@@ -82,5 +80,13 @@ impl Delivery {
                 }
             }
         });
+    }
+}
+
+fn came(body: Option<Came>) -> Result<wire::Accepted, Failure> {
+    match body {
+        Some(Came::Accepted(accepted)) => Ok(accepted),
+        Some(Came::Failure(failure)) => Err(failure.into()),
+        None => Err(Failure::new(ErrorCode::Internal, "an empty outcome")),
     }
 }

@@ -1,11 +1,11 @@
 //! Receives what workers send: one subscription for messages to this gateway, and one for messages to all gateways,
 //! which report new owners and changed acquaintances.
 
-use crate::delivery::hub::Room;
+use crate::delivery::touched::Touched;
 use crate::shared::Shared;
 use carillon_proto::subject;
 use carillon_proto::wire::{ToGateway, to_gateway::Body};
-use carillon_runtime::bus::{Incoming, Subscription};
+use carillon_runtime::bus::{BusError, Incoming, Subscription};
 use carillon_runtime::metrics::{Stage, observe};
 use prost::Message;
 use std::sync::Arc;
@@ -18,47 +18,93 @@ const RETRY_DELAY: Duration = Duration::from_millis(500);
 /// How many messages' events are written together at most. More would delay the first message's events for too long.
 const MESSAGES_TOGETHER_MAX: usize = 16;
 
-/// Takes messages until the subscription ends, then subscribes again.
-pub async fn run(shared: Arc<Shared>, mut subscription: Subscription) {
-    loop {
-        let mut touched = Vec::new();
-        while let Some(first) = subscription.next().await {
-            let mut next = Some(first);
-            let mut together = 0;
-            while let Some(incoming) = next.take() {
-                match incoming {
-                    Incoming::Message(message) => {
-                        handle_message(&shared, message.payload, &mut touched).await
-                    }
-                    Incoming::Lost => register_anew(&shared).await,
-                }
-                together += 1;
-                if together < MESSAGES_TOGETHER_MAX {
-                    next = subscription.try_next();
-                }
-            }
-            for room in touched.drain(..) {
-                room.flush().await;
-            }
-        }
-        subscription = subscribe(&shared, &subject::gateway(&shared.id)).await;
-        register_anew(&shared).await;
+/// The gateway's subscriptions to messages of workers.
+pub struct Subscriptions {
+    /// Messages to this gateway.
+    own: Subscription,
+    /// Messages to all gateways.
+    to_all: Subscription,
+}
+
+impl Subscriptions {
+    /// Subscribes.
+    ///
+    /// # Errors
+    /// When the bus cannot be reached.
+    pub async fn of(shared: &Shared) -> Result<Subscriptions, BusError> {
+        let own = shared.bus.subscribe(&subject::gateway(&shared.id), None).await?;
+        let to_all = shared.bus.subscribe(subject::GATEWAYS, None).await?;
+        Ok(Subscriptions { own, to_all })
     }
 }
 
-/// Takes messages that are sent to all gateways. A missed report of a new owner does no harm, because the owner's beats
-/// repeat it. After missed reports of acquaintances, the acquaintances of all local users are read again.
-pub async fn to_all(shared: Arc<Shared>, mut subscription: Subscription) {
-    let mut touched = Vec::new();
+/// Takes messages as long as the gateway runs. Messages to all gateways come first: a worker reports changed
+/// acquaintances before the outcome of the command that changed them, and a client that has received the outcome must
+/// see the change.
+pub async fn run(shared: Arc<Shared>, mut subscriptions: Subscriptions) {
+    let mut touched = Touched::default();
     loop {
-        while let Some(incoming) = subscription.next().await {
-            match incoming {
-                Incoming::Message(message) => handle_message(&shared, message.payload, &mut touched).await,
-                Incoming::Lost => shared.refresh_all_acquaintances(),
+        let Subscriptions { own, to_all } = &mut subscriptions;
+        let woken = tokio::select! {
+            biased;
+            incoming = to_all.next() => Woken::ToAll(incoming),
+            incoming = own.next() => Woken::Own(incoming),
+        };
+        match woken {
+            Woken::ToAll(incoming) => take_to_all(&shared, to_all, incoming, &mut touched).await,
+            Woken::Own(Some(incoming)) => {
+                take_own(&shared, &mut subscriptions, incoming, &mut touched).await;
+                touched.flush().await;
+            }
+            Woken::Own(None) => {
+                *own = subscribe(&shared, &subject::gateway(&shared.id)).await;
+                register_anew(&shared).await;
             }
         }
-        subscription = subscribe(&shared, subject::GATEWAYS).await;
-        shared.refresh_all_acquaintances();
+    }
+}
+
+enum Woken {
+    ToAll(Option<Incoming>),
+    Own(Option<Incoming>),
+}
+
+/// Takes a message to this gateway, and those that have arrived behind it.
+async fn take_own(
+    shared: &Shared,
+    Subscriptions { own, to_all }: &mut Subscriptions,
+    first: Incoming,
+    touched: &mut Touched,
+) {
+    let mut next = Some(first);
+    for _ in 0..MESSAGES_TOGETHER_MAX {
+        let Some(incoming) = next else { return };
+        while let Some(earlier) = to_all.try_next() {
+            take_to_all(shared, to_all, Some(earlier), touched).await;
+        }
+        match incoming {
+            Incoming::Message(message) => handle_message(shared, message.payload, touched).await,
+            Incoming::Lost => register_anew(shared).await,
+        }
+        next = own.try_next();
+    }
+}
+
+/// Takes a message to all gateways. A missed report of a new owner does no harm, because the owner's beats repeat it.
+/// After missed reports of acquaintances, the acquaintances of all local users are read again.
+async fn take_to_all(
+    shared: &Shared,
+    to_all: &mut Subscription,
+    incoming: Option<Incoming>,
+    touched: &mut Touched,
+) {
+    match incoming {
+        Some(Incoming::Message(message)) => handle_message(shared, message.payload, touched).await,
+        Some(Incoming::Lost) => shared.refresh_all_acquaintances(),
+        None => {
+            *to_all = subscribe(shared, subject::GATEWAYS).await;
+            shared.refresh_all_acquaintances();
+        }
     }
 }
 
@@ -85,7 +131,7 @@ async fn register_anew(shared: &Shared) {
     shared.refresh_all_acquaintances();
 }
 
-async fn handle_message(shared: &Shared, payload: bytes::Bytes, touched: &mut Vec<Arc<Room>>) {
+async fn handle_message(shared: &Shared, payload: bytes::Bytes, touched: &mut Touched) {
     let started = Instant::now();
     let message = match ToGateway::decode(payload) {
         Ok(message) => message,
@@ -94,7 +140,7 @@ async fn handle_message(shared: &Shared, payload: bytes::Bytes, touched: &mut Ve
     match message.body {
         Some(Body::Batch(batch)) => {
             if let Some(link) = shared.links.get(batch.partition as usize) {
-                link.report_batch(batch.epoch, batch.number).await;
+                link.report_batch(batch.epoch, batch.number);
             }
             shared.delivery.handle_batch(batch, touched);
             observe(Stage::Deliver, started.elapsed());

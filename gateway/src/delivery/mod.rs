@@ -6,3 +6,4 @@ pub mod dialect;
 pub mod ephemeral;
 pub mod hub;
 pub mod reads;
+pub mod touched;

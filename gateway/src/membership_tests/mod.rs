@@ -6,6 +6,7 @@ mod owner;
 use self::owner::Owner;
 use crate::connection::outgoing::Outgoing;
 use crate::connection::{ClientProtocol, Connection};
+use crate::delivery::deliver::Subscriptions;
 use crate::delivery::dialect::{CommandOrigin, Namespace};
 use crate::session::join::{self, Entered, JoinRequest};
 use crate::session::{Session, WorkResult};
@@ -133,8 +134,8 @@ async fn world() -> World {
         })
         .await;
     }
-    let subscription = bus.subscribe(&subject::gateway(&shared.id), None).await.expect("subscribed");
-    tasks.spawn(crate::delivery::deliver::run(shared.clone(), subscription));
+    let subscriptions = Subscriptions::of(&shared).await.expect("subscribed");
+    tasks.spawn(crate::delivery::deliver::run(shared.clone(), subscriptions));
     World { shared, bus, owner, presence, connections: AtomicU64::new(0), _tasks: tasks }
 }
 

@@ -70,8 +70,17 @@ const SENT_MS: u64 = 30_000;
 /// A message that was sent to this gateway.
 struct SentMessage {
     conversation: ConversationId,
-    client_id: Box<str>,
+    client_id: Arc<str>,
     at_ms: u64,
+}
+
+/// A command that a user sends to a conversation.
+pub struct Sending<'a> {
+    pub action: Action,
+    /// The limits that apply; `None` if a backend sends the command for the user.
+    pub limits: Option<&'a Limits>,
+    /// The conversation and the client id of a message; `None` for other commands.
+    pub message: Option<(&'a ConversationId, &'a Arc<str>)>,
 }
 
 #[derive(Default)]
@@ -85,6 +94,19 @@ struct LocalUser {
 }
 
 impl LocalUser {
+    /// Remembers a message that a connected user sends.
+    fn note_sent(&mut self, conversation: &ConversationId, client_id: &Arc<str>, now_ms: u64) {
+        if self.sessions.is_empty() {
+            return;
+        }
+        self.forget_sent(now_ms);
+        if self.sent.len() == SENT_MAX {
+            self.sent.pop_front();
+        }
+        let (conversation, client_id) = (conversation.clone(), client_id.clone());
+        self.sent.push_back(SentMessage { conversation, client_id, at_ms: now_ms });
+    }
+
     fn forget_sent(&mut self, now_ms: u64) {
         while self.sent.front().is_some_and(|sent| sent.at_ms + SENT_MS <= now_ms) {
             self.sent.pop_front();
@@ -202,16 +224,23 @@ impl Directory {
         Some(WaitingConnection { directory: self, user: user.clone() })
     }
 
-    /// Remembers a message that a connected user sends.
-    pub fn note_sent(&self, user: &UserId, conversation: &ConversationId, client_id: &str, now_ms: u64) {
+    /// Takes a command from a user's allowance. If it is a message, remembers it as possibly under way.
+    ///
+    /// # Errors
+    /// The time until the action may be repeated, in milliseconds.
+    pub fn try_send(&self, user: &UserId, sending: &Sending<'_>, now_ms: u64) -> Result<(), u64> {
+        let per_minute = sending.limits.map_or(0, |limits| sending.action.per_minute(limits));
         let mut users = self.0.lock();
-        let Some(local) = users.get_mut(user).filter(|local| !local.sessions.is_empty()) else { return };
-        local.forget_sent(now_ms);
-        if local.sent.len() == SENT_MAX {
-            local.sent.pop_front();
+        let local = match users.get_mut(user) {
+            Some(local) => local,
+            None if per_minute == 0 => return Ok(()),
+            None => users.entry(user.clone()).or_default(),
+        };
+        local.buckets[sending.action as usize].try_acquire(now_ms, per_minute)?;
+        if let Some((conversation, client_id)) = sending.message {
+            local.note_sent(conversation, client_id, now_ms);
         }
-        let (conversation, client_id) = (conversation.clone(), client_id.into());
-        local.sent.push_back(SentMessage { conversation, client_id, at_ms: now_ms });
+        Ok(())
     }
 
     /// The client ids of a user's messages to a conversation that may still be under way.

@@ -6,7 +6,6 @@ use super::caller::Caller;
 use super::conversations::manage;
 use super::error::ErrorResponses;
 use super::shapes::Conversation;
-use crate::presence::directory::Action;
 use crate::shared::Shared;
 use crate::workers::submit::NewCommand;
 use axum::extract::State;
@@ -70,7 +69,6 @@ pub(super) async fn remove(
     OfUser(user): OfUser<true>,
 ) -> Result<StatusCode, ErrorResponse> {
     let right = caller.right(&shared, &conversation)?;
-    shared.allow(caller.user(), Action::Operation)?;
     let command = NewCommand {
         conversation: &conversation,
         actor: caller.user(),

@@ -16,10 +16,6 @@ use carillon_proto::wire::{self, Authority};
 impl Session {
     pub(super) fn send(&mut self, send: Send, origin: CommandOrigin) -> Result<(), Failure> {
         let authority = self.authority(&send.conversation)?;
-        self.allow(Action::Message)?;
-        if let Some(joined) = self.joined.get_mut(&send.conversation) {
-            joined.typing = false;
-        }
         let gave_client_id = send.client_id.is_some();
         let sender = CommandSender { connection: self.connection.clone(), origin, gave_client_id };
         let command = NewCommand {
@@ -27,7 +23,7 @@ impl Session {
             actor: Some(&self.identity.user),
             actor_name: &self.identity.name,
             authority,
-            client_id: send.client_id.map(|id| id.to_string()),
+            client_id: send.client_id.map(Into::into),
             body: wire::command::Body::SendMessage(wire::SendMessage {
                 content: send.content,
                 content_type: send.content_type,
@@ -37,7 +33,10 @@ impl Session {
                 is_ai: false,
             }),
         };
-        self.shared.submit(command, Waiter::Sender(Box::new(sender)));
+        self.shared.submit(command, Waiter::Sender(Box::new(sender)))?;
+        if let Some(joined) = self.joined.get_mut(&send.conversation) {
+            joined.typing = false;
+        }
         Ok(())
     }
 

@@ -230,7 +230,7 @@ impl Session {
     }
 
     fn allow(&self, action: Action) -> Result<(), Failure> {
-        self.shared.allow(Some(&self.identity.user), action)
+        self.shared.allow(&self.identity.user, action)
     }
 
     /// Cursors above the rate are dropped, with at most one error a minute

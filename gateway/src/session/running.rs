@@ -100,7 +100,7 @@ impl RunningSession {
 
     /// Whether nothing is under way, so that the session can move to another gateway.
     pub fn is_settled(&self) -> bool {
-        self.work.is_none() && self.restoring.is_empty() && !self.session.connection.has_unanswered()
+        self.work.is_none() && self.restoring.is_empty() && !self.session.connection.await_answers()
     }
 
     /// Ends the session after the current work, because a join that is dropped half-way would leave the user in the

@@ -2,7 +2,8 @@
 
 use crate::core::link::{Link, Repair, RoomDigest};
 use crate::delivery::batches::Delivery;
-use crate::delivery::hub::Room;
+use crate::delivery::hub::{Hub, Room};
+use crate::delivery::touched::Touched;
 use crate::workers::registration::{
     FullRegistration, Join, REGISTRATIONS_MAX, Registration, RegistrationEffects, unavailable,
 };
@@ -11,11 +12,12 @@ use carillon_proto::id::{GatewayId, UserId};
 use carillon_proto::{subject, wire};
 use carillon_runtime::bus::Bus;
 use carillon_runtime::time::steady_ms;
+use parking_lot::{Mutex, MutexGuard};
 use prost::Message;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 
 /// Requests that wait for a partition's task. When the queue is full, a join fails with `unavailable`. The number is
@@ -33,16 +35,25 @@ enum LinkInput {
     FromOwner(OwnerMessage),
 }
 
-/// What arrived from the owner.
+/// What arrived from the owner, besides batches.
 enum OwnerMessage {
-    Batch { epoch: u64, number: u64 },
     Beat(wire::Beat),
     Lost,
 }
 
+/// What a partition's handle and its task share.
+#[derive(Default)]
+struct SharedLink {
+    link: Mutex<Link>,
+    /// Notified when the task must repair something.
+    repair: Notify,
+    /// The owner's lag in milliseconds if it is too large, otherwise 0.
+    lag_ms: AtomicU64,
+}
+
 pub struct LinkHandle {
     inputs: mpsc::Sender<LinkInput>,
-    lag_ms: Arc<AtomicU64>,
+    shared: Arc<SharedLink>,
 }
 
 impl LinkHandle {
@@ -66,9 +77,14 @@ impl LinkHandle {
         answered.await.unwrap_or_else(|_| Err(unavailable()))
     }
 
-    /// Reports that a batch with this number arrived.
-    pub async fn report_batch(&self, epoch: u64, number: u64) {
-        let _ = self.inputs.send(LinkInput::FromOwner(OwnerMessage::Batch { epoch, number })).await;
+    /// Reports that a batch with this number arrived. The partition's task is woken only if one is missing before it,
+    /// because most messages arrive in a batch of their own.
+    pub fn report_batch(&self, epoch: u64, number: u64) {
+        let mut link = self.shared.link.lock();
+        link.handle_batch(epoch, number);
+        if link.needs_repair() {
+            self.shared.repair.notify_one();
+        }
     }
 
     /// Reports that a beat arrived.
@@ -83,7 +99,7 @@ impl LinkHandle {
 
     /// The owner's lag behind its log, in milliseconds, if it is too large to send the owner more commands.
     pub fn overloaded(&self) -> Option<u64> {
-        let lag_ms = self.lag_ms.load(Ordering::Relaxed);
+        let lag_ms = self.shared.lag_ms.load(Ordering::Relaxed);
         (lag_ms > 0).then_some(lag_ms)
     }
 }
@@ -91,14 +107,14 @@ impl LinkHandle {
 /// Makes a partition's handle and the task behind it.
 pub fn link() -> (LinkHandle, LinkTask) {
     let (sender, inputs) = mpsc::channel(INPUTS_MAX);
-    let lag_ms = Arc::new(AtomicU64::new(0));
-    (LinkHandle { inputs: sender, lag_ms: lag_ms.clone() }, LinkTask { inputs, lag_ms })
+    let shared = Arc::<SharedLink>::default();
+    (LinkHandle { inputs: sender, shared: shared.clone() }, LinkTask { inputs, shared })
 }
 
 /// A partition's task before it runs.
 pub struct LinkTask {
     inputs: mpsc::Receiver<LinkInput>,
-    lag_ms: Arc<AtomicU64>,
+    shared: Arc<SharedLink>,
 }
 
 /// The requests that a partition's task handles in one round.
@@ -132,7 +148,8 @@ impl LinkTask {
 
     /// Serves one partition until the gateway ends.
     pub async fn run(mut self, gateway: GatewayId, bus: Arc<dyn Bus>, delivery: Delivery, partition: u32) {
-        let mut owner = OwnerLink { gateway, bus, delivery, partition, link: Link::default() };
+        let shared = self.shared.clone();
+        let mut owner = OwnerLink { gateway, bus, delivery, partition, shared: shared.clone() };
         let mut tick = tokio::time::interval(Duration::from_secs(1));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -140,19 +157,29 @@ impl LinkTask {
             let gathered = tokio::select! {
                 biased;
                 _ = tick.tick() => {
-                    owner.link.handle_timeout(steady_ms(), hub.count_of(partition) > 0);
+                    let serves = hub.count_of(partition) > 0;
+                    shared.link.lock().handle_timeout(steady_ms(), serves);
                     Gathered::default()
                 }
-                gathered = self.gather(hub.changed(partition)) => match gathered {
+                gathered = self.gather(changed(hub, partition, &shared.repair)) => match gathered {
                     Some(gathered) => gathered,
                     None => return,
                 },
             };
             gathered.from_owner.into_iter().for_each(|message| owner.handle_owner_message(message));
-            self.lag_ms.store(owner.link.overloaded().unwrap_or(0), Ordering::Relaxed);
+            let lag_ms = shared.link.lock().overloaded().unwrap_or(0);
+            shared.lag_ms.store(lag_ms, Ordering::Relaxed);
             owner.register(gathered.joins).await;
             owner.repair().await;
         }
+    }
+}
+
+/// Waits until a room of the partition was closed, or something must be repaired.
+async fn changed(hub: &Hub, partition: u32, repair: &Notify) {
+    tokio::select! {
+        () = hub.changed(partition) => {}
+        () = repair.notified() => {}
     }
 }
 
@@ -161,22 +188,25 @@ struct OwnerLink {
     bus: Arc<dyn Bus>,
     delivery: Delivery,
     partition: u32,
-    link: Link,
+    shared: Arc<SharedLink>,
 }
 
 impl OwnerLink {
+    fn link(&self) -> MutexGuard<'_, Link> {
+        self.shared.link.lock()
+    }
+
     fn handle_owner_message(&mut self, message: OwnerMessage) {
         match message {
-            OwnerMessage::Batch { epoch, number } => self.link.handle_batch(epoch, number),
             OwnerMessage::Beat(beat) => {
                 let hub = &self.delivery.hub;
                 let rooms = RoomDigest {
                     expected: hub.expected(self.partition),
                     any: hub.count_of(self.partition) > 0,
                 };
-                self.link.handle_beat(steady_ms(), &beat, &rooms);
+                self.link().handle_beat(steady_ms(), &beat, &rooms);
             }
-            OwnerMessage::Lost => self.link.handle_loss(),
+            OwnerMessage::Lost => self.link().handle_loss(),
         }
     }
 
@@ -189,7 +219,7 @@ impl OwnerLink {
                 Err(waiting) => joins = waiting,
             }
             let finished = self.resync().await;
-            self.link.handle_resynced(finished);
+            self.link().handle_resynced(finished);
         };
         let body = wire::partition_request::Body::Register(registration.request());
         // Without a waiting join, give up after one second, so that later joins do not wait for this registration.
@@ -213,17 +243,18 @@ impl OwnerLink {
     }
 
     async fn repair(&mut self) {
-        let Some(Repair { resend, mut resync }) = self.link.poll_repair() else { return };
+        let repair = self.link().poll_repair();
+        let Some(Repair { resend, mut resync }) = repair else { return };
         if let Some(from) = resend {
-            let epoch = self.link.epoch();
+            let epoch = self.link().epoch();
             match self.resend(epoch, from).await {
                 Some(whole) => resync |= !whole,
-                None => self.link.handle_unanswered(epoch, from),
+                None => self.link().handle_unanswered(epoch, from),
             }
         }
         if resync {
             let finished = self.resync().await;
-            self.link.handle_resynced(finished);
+            self.link().handle_resynced(finished);
         }
     }
 
@@ -234,13 +265,11 @@ impl OwnerLink {
         let reply = self.request(body, Instant::now() + REQUEST_TIMEOUT).await?;
         let wire::partition_reply::Body::Resent(resent) = reply else { return Some(false) };
         let whole = !resent.batches.is_empty();
-        let mut touched = Vec::new();
+        let mut touched = Touched::default();
         for batch in resent.batches {
             self.delivery.handle_batch(batch, &mut touched);
         }
-        for room in touched {
-            room.flush().await;
-        }
+        touched.flush().await;
         Some(whole)
     }
 
@@ -272,16 +301,17 @@ impl OwnerLink {
             _ => (false, false),
         };
         loop {
+            let counter = self.link().next_counter(registers);
             let request = wire::PartitionRequest {
                 gateway: self.gateway.to_string(),
-                counter: self.link.next_counter(registers),
+                counter,
                 body: Some(body.clone()),
             };
             let payload = request.encode_to_vec().into();
             let subject = subject::partition(self.partition);
             let reply = self.bus.request(&subject, payload, REQUEST_TIMEOUT).await;
             match reply.map(wire::PartitionReply::decode) {
-                Ok(Ok(reply)) if self.link.handle_reply(reply.epoch, replaces) => match reply.body {
+                Ok(Ok(reply)) if self.link().handle_reply(reply.epoch, replaces) => match reply.body {
                     Some(wire::partition_reply::Body::Failure(failure)) => {
                         tracing::debug!(
                             partition = self.partition,

@@ -48,7 +48,8 @@ fn outcome_request(
     Late { request, key: CommandKey { conversation, actor, client_id }, tag }: Late,
 ) -> wire::AskOutcome {
     let actor = actor.map(|actor| actor.to_string()).unwrap_or_default();
-    let (conversation, tag) = (conversation.to_string(), bytes::Bytes::copy_from_slice(&tag.0));
+    let tag = bytes::Bytes::copy_from_slice(&tag.0);
+    let (conversation, client_id) = (conversation.to_string(), (*client_id).to_owned());
     wire::AskOutcome { request, conversation, actor, client_id, tag }
 }
 

@@ -1,7 +1,6 @@
 //! Commands that wait for their outcome: who receives it, and how long they wait.
 
 use crate::connection::Connection;
-use crate::core::outbox::Urgency;
 use crate::delivery::dialect::CommandOrigin;
 use crate::metrics;
 use carillon_proto::code::{ErrorCode, Failure};
@@ -33,7 +32,7 @@ pub struct CommandKey {
     /// The user that sent it; `None` if a backend acts for itself.
     pub actor: Option<UserId>,
     /// The client id, from the client or made by this gateway.
-    pub client_id: String,
+    pub client_id: Arc<str>,
 }
 
 #[derive(Debug)]
@@ -117,11 +116,18 @@ impl PendingCommands {
 
     /// Answers a command with its outcome. An outcome that no command waits for is dropped.
     pub fn resolve(&self, request: u64, outcome: Result<wire::Accepted, Failure>) {
-        let pending = self.waiting.lock().remove(&request);
-        if let Some(pending) = pending {
-            observe(Stage::SendToAck, pending.since.elapsed());
-            pending.answer(outcome);
+        if let Some(sender) = self.answer(request, outcome) {
+            sender.flush_touched();
         }
+    }
+
+    /// As [`PendingCommands::resolve`], but leaves it to the caller to flush the returned connection, which may have
+    /// events to write as well.
+    #[must_use]
+    pub fn answer(&self, request: u64, outcome: Result<wire::Accepted, Failure>) -> Option<Arc<Connection>> {
+        let pending = self.waiting.lock().remove(&request)?;
+        observe(Stage::SendToAck, pending.since.elapsed());
+        pending.answer(outcome)
     }
 
     /// Answers `timeout` to all commands that have waited too long. Called about twice a second.
@@ -138,16 +144,22 @@ impl PendingCommands {
         for pending in late {
             metrics::TIMEOUTS.inc();
             let message = "outcome unknown: send again with the same client id";
-            pending.answer(Err(Failure::new(ErrorCode::Timeout, message)));
+            if let Some(sender) = pending.answer(Err(Failure::new(ErrorCode::Timeout, message))) {
+                sender.flush_touched();
+            }
         }
     }
 }
 
 impl Pending {
-    fn answer(self, outcome: Result<wire::Accepted, Failure>) {
+    /// Returns the connection for which an answer was queued.
+    fn answer(self, outcome: Result<wire::Accepted, Failure>) -> Option<Arc<Connection>> {
         let CommandKey { conversation, client_id, .. } = self.key;
         match self.waiting {
-            Waiter::Call(sender) => drop(sender.send(outcome)),
+            Waiter::Call(sender) => {
+                drop(sender.send(outcome));
+                None
+            }
             Waiter::Sender(sender) => {
                 let CommandSender { connection, origin, gave_client_id } = *sender;
                 let reply = match outcome {
@@ -160,10 +172,9 @@ impl Pending {
                     }),
                     Err(failure) => Some(Reply::Error(failure)),
                 };
-                if let Some(reply) = reply {
-                    connection.offer(&origin.encode_reply(&reply), Urgency::Reply);
-                }
+                let queued = reply.is_some_and(|reply| connection.queue_reply(&origin.encode_reply(&reply)));
                 connection.command_answered();
+                queued.then_some(connection)
             }
         }
     }
@@ -213,7 +224,7 @@ mod tests {
         assert_eq!(requests(Instant::now()), [0; 0], "an outcome that is not late yet must not be listed");
         assert_eq!(requests(Instant::now() + 2 * OUTCOME_LATE), [open, later]);
         let late = pending.late(Instant::now() + 2 * OUTCOME_LATE);
-        assert_eq!((late[0].key.client_id.as_str(), late[0].tag), ("open", Tag([7; 16])));
+        assert_eq!((&*late[0].key.client_id, late[0].tag), ("open", Tag([7; 16])));
         pending.published(&[queued], Tag([8; 16]));
         assert_eq!(requests(Instant::now() + 2 * OUTCOME_LATE), [open, later, queued]);
     }

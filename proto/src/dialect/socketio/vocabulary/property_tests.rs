@@ -219,7 +219,7 @@ proptest! {
             Reply::Joined { conversation: conversation.clone(), head_seq, participant_count: 1 },
             Reply::Left { conversation: conversation.clone() },
             Reply::MessageAck {
-                client_id: Some(client_id),
+                client_id: Some(client_id.into()),
                 conversation,
                 id: crate::id::MessageId::from_slice(&head_seq.to_be_bytes()),
                 seq: head_seq,

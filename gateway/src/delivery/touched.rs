@@ -1,0 +1,26 @@
+//! What was queued for clients by messages that arrived together, so that each client is written to once.
+
+use crate::connection::Connection;
+use crate::delivery::hub::Room;
+use std::sync::Arc;
+
+/// Rooms and connections that frames were queued for, and that must be flushed.
+#[derive(Default)]
+pub struct Touched {
+    /// Rooms whose members received events.
+    pub rooms: Vec<Arc<Room>>,
+    /// Connections whose commands were answered.
+    pub senders: Vec<Arc<Connection>>,
+}
+
+impl Touched {
+    /// Writes the queued frames. An answer to a member of one of the rooms is written together with the room's events.
+    pub async fn flush(&mut self) {
+        for room in self.rooms.drain(..) {
+            room.flush().await;
+        }
+        for sender in self.senders.drain(..) {
+            sender.flush_touched();
+        }
+    }
+}
