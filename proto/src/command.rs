@@ -118,6 +118,13 @@ pub enum HistoryFrom {
 /// The content without control characters other than line feed and tab. Nothing else is changed: the gateway does not
 /// interpret content.
 pub fn clean_content(content: &str) -> String {
+    // In UTF-8, control characters above 127 begin with the byte 0xC2. Looking at all bytes without leaving the loop
+    // early lets the compiler look at many at once.
+    let is_plain =
+        |byte: u8| (byte >= b' ') & (byte != 0x7F) & (byte != 0xC2) | (byte == b'\n') | (byte == b'\t');
+    if content.bytes().fold(true, |plain, byte| plain & is_plain(byte)) {
+        return content.to_owned();
+    }
     content.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect()
 }
 
@@ -131,7 +138,8 @@ pub fn too_large(name: &str, bound: usize, unit: &str) -> Failure {
 /// # Errors
 /// `too_large`.
 pub fn check_length(text: &str, name: &str, chars_max: usize) -> Result<(), Failure> {
-    match text.chars().count() > chars_max {
+    // A character has at least one byte.
+    match text.len() > chars_max && text.chars().count() > chars_max {
         true => Err(too_large(name, chars_max, "characters")),
         false => Ok(()),
     }
@@ -207,6 +215,11 @@ mod tests {
     #[test]
     fn content_loses_only_control_characters() {
         assert_eq!(clean_content(" a\u{0}b\r\n\tc\u{7f}\u{85}<b>\u{1f600} "), " ab\n\tc<b>\u{1f600} ");
+        for character in (0..0x1000).filter_map(char::from_u32) {
+            let kept = !character.is_control() || matches!(character, '\n' | '\t');
+            let expected = if kept { format!("a{character}b") } else { "ab".into() };
+            assert_eq!(clean_content(&format!("a{character}b")), expected, "{character:?}");
+        }
     }
 
     #[test]

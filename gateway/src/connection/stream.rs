@@ -1,14 +1,26 @@
 //! A TCP stream with two writers: the WebSocket library, and the task that delivers frames directly.
 
-use std::io::{ErrorKind, Result};
+use socket2::SockRef;
+use std::io::{ErrorKind, Read, Result};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 /// A shared TCP stream. [`crate::connection::outgoing::Outgoing::hold`] decides which of the two may write.
 pub struct SharedStream(pub Arc<TcpStream>);
+
+impl SharedStream {
+    /// Reads once. If that does not fill the buffer, no more bytes are there, and the stream is reported as empty, so
+    /// that the next read waits for bytes instead of trying in vain.
+    fn read(&self, buffer: &mut ReadBuf<'_>) -> Result<()> {
+        let room = buffer.remaining();
+        let read = (&*SockRef::from(&*self.0)).read(buffer.initialize_unfilled())?;
+        buffer.advance(read);
+        if 0 < read && read < room { Err(ErrorKind::WouldBlock.into()) } else { Ok(()) }
+    }
+}
 
 impl AsyncRead for SharedStream {
     fn poll_read(
@@ -16,15 +28,13 @@ impl AsyncRead for SharedStream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<Result<()>> {
+        let before = buffer.filled().len();
         loop {
             ready!(self.0.poll_read_ready(context))?;
-            match self.0.try_read(buffer.initialize_unfilled()) {
-                Ok(read) => {
-                    buffer.advance(read);
-                    return Poll::Ready(Ok(()));
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
+            match self.0.try_io(Interest::READABLE, || self.read(buffer)) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock && buffer.filled().len() == before => {}
+                Err(error) if error.kind() != ErrorKind::WouldBlock => return Poll::Ready(Err(error)),
+                _ => return Poll::Ready(Ok(())),
             }
         }
     }

@@ -54,8 +54,8 @@ pub(crate) fn resent(epoch: u64, batches: &[Bytes]) -> Bytes {
 }
 
 fn put_message(buffer: &mut BytesMut, message: &impl prost::Message) {
-    // `encode` fails only when the buffer cannot grow.
-    buffer.put_slice(&message.encode_to_vec());
+    // The buffer grows, so `encode` does not fail.
+    let _ = message.encode(buffer);
 }
 
 fn put_field(buffer: &mut BytesMut, field: u32, bytes: &[u8]) {

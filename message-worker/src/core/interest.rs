@@ -14,7 +14,7 @@ use carillon_proto::limits::RESEND_BYTES_MAX;
 use carillon_proto::partition::stable_hash;
 use carillon_proto::wire::{self, to_gateway};
 use carillon_runtime::collections::Spare;
-use prost::Message as _;
+use prost::Message;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 /// A message to a gateway.
@@ -319,6 +319,11 @@ impl Interest {
 
 /// Cuts a parcel into pieces of at most [`BATCH_BYTES_MAX`]. A piece with a single larger event may exceed that.
 fn cut(parcel: Parcel) -> Vec<Parcel> {
+    let outcomes = parcel.outcomes.iter().map(Message::encoded_len);
+    let lengths = outcomes.chain(parcel.events.iter().map(Bytes::len));
+    if lengths.map(batch::field_bytes).sum::<usize>() <= BATCH_BYTES_MAX {
+        return vec![parcel];
+    }
     let mut pieces = vec![Parcel::default()];
     let mut bytes = 0;
     let mut piece_for = |length: usize, pieces: &mut Vec<Parcel>| {

@@ -6,6 +6,7 @@ use super::flush::Flush;
 use super::group::{Group, GroupNeed, Queue, Results};
 use super::jobs::Done;
 use super::raise::Raising;
+use super::reading::Reading;
 use super::register::Registrations;
 use super::suspend::Probes;
 use crate::context::{Context, StartOver};
@@ -19,7 +20,7 @@ use crate::ownership::take::StartingPoint;
 use crate::ownership::tenure::{self, Ownership};
 use carillon_proto::id::{ConversationId, GatewayId};
 use carillon_proto::wire;
-use carillon_runtime::bus::{BusError, Incoming, LogEntry, LogReader, Subscription};
+use carillon_runtime::bus::{BusError, Incoming, LogEntry, Subscription};
 use carillon_runtime::metrics::{Stage as Latency, observe};
 use carillon_runtime::time::steady_ms;
 use futures_util::future::BoxFuture;
@@ -66,7 +67,7 @@ pub(crate) struct Consumer<'a> {
     pub(crate) ledger: Ledger,
     pub(crate) ownership: Arc<Ownership>,
     pub(crate) confirming: bool,
-    pub(super) reader: Option<Box<dyn LogReader>>,
+    pub(super) reader: Reading,
     pub(crate) queue: Queue,
     pub(crate) stage: Stage,
     pub(crate) log_clock: LogClock,
@@ -104,7 +105,7 @@ impl<'a> Consumer<'a> {
             ledger,
             ownership,
             confirming: false,
-            reader: None,
+            reader: Reading::Closed,
             queue: Queue::default(),
             stage: Stage::Idle,
             log_clock: LogClock::default(),
@@ -146,26 +147,23 @@ impl<'a> Consumer<'a> {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut confirm = tokio::time::interval(tenure::CONFIRM);
         confirm.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let deadline = tokio::time::sleep(Duration::MAX);
-        tokio::pin!(deadline);
+        let (deadline, context) = (tokio::time::sleep(Duration::MAX), self.context);
+        let (stopped, leaving) = (shutdown.cancelled(), context.leaving.begun());
+        tokio::pin!(deadline, stopped, leaving);
         loop {
             self.advance()?;
             if self.has_ended() {
                 return Ok(());
             }
-            if self.reader.is_some() && self.queue.is_empty() && matches!(self.stage, Stage::Idle) {
+            if !self.reader.is_closed() && self.queue.is_empty() && matches!(self.stage, Stage::Idle) {
                 self.log_clock.idle(steady_ms());
             }
             let entries_max = self.queue.free_entries();
+            // In the order of a message's path, after what is rare and has a time. Nothing starves: there are at most
+            // as many jobs as groups and reads may be under way, and entries end when the queue is full.
             tokio::select! {
-                entries = read(&mut self.reader, entries_max) => self.entries(entries),
-                Some(done) = self.jobs.next() => self.done(done).await?,
-                incoming = next_request(&mut requests) => self.receive_request(incoming)?,
-                incoming = ephemerals.next() => self.ephemeral(incoming).await?,
-                _ = tick.tick() => self.tick().await,
-                _ = confirm.tick(), if self.ownership.is_contested() && !self.confirming => self.confirm(),
-                () = self.context.leaving.begun(), if !self.leaving => self.leave(),
-                () = shutdown.cancelled(), if !self.ending => {
+                biased;
+                () = &mut stopped, if !self.ending => {
                     self.end();
                     // Later requests are answered by the successor, as soon as there is one.
                     let waiting = requests.take();
@@ -173,6 +171,13 @@ impl<'a> Consumer<'a> {
                     deadline.as_mut().reset(tokio::time::Instant::now() + Duration::from_millis(STOP_MS_MAX));
                 }
                 () = &mut deadline, if self.ending => return Ok(()),
+                () = &mut leaving, if !self.leaving => self.leave(),
+                _ = tick.tick() => self.tick().await,
+                _ = confirm.tick(), if self.ownership.is_contested() && !self.confirming => self.confirm(),
+                Some(done) = self.jobs.next() => self.done(done).await?,
+                entries = self.reader.next(entries_max) => self.entries(entries),
+                incoming = next_request(&mut requests) => self.receive_request(incoming)?,
+                incoming = ephemerals.next() => self.ephemeral(incoming).await?,
             }
         }
     }
@@ -244,7 +249,7 @@ impl<'a> Consumer<'a> {
     }
 
     fn open_reader(&mut self) {
-        self.reader = None;
+        self.reader = Reading::Closed;
         let (context, landmark, next) = (self.context.clone(), self.landmark, self.next);
         let incarnation = self.ledger.incarnation.number;
         self.job(
@@ -299,7 +304,7 @@ impl<'a> Consumer<'a> {
     /// Begins nothing more. Entries that were read and not applied stay in the log.
     fn end(&mut self) {
         self.ending = true;
-        self.reader = None;
+        self.reader = Reading::Closed;
         self.queue = Queue::default();
         if matches!(self.stage, Stage::Preparing(_)) {
             self.stage = Stage::Idle;
@@ -313,15 +318,5 @@ async fn next_request(requests: &mut Option<Subscription>) -> Option<Incoming> {
     match requests {
         Some(requests) => requests.next().await,
         None => std::future::pending().await,
-    }
-}
-
-async fn read(
-    reader: &mut Option<Box<dyn LogReader>>,
-    entries_max: usize,
-) -> Result<Vec<LogEntry>, BusError> {
-    match reader {
-        Some(reader) if entries_max > 0 => reader.next(entries_max).await,
-        _ => std::future::pending().await,
     }
 }

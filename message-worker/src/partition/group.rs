@@ -79,6 +79,8 @@ struct Placed {
     at: At,
     tag: Tag,
     conversation: ConversationId,
+    /// The gateway that sent the command; `None` if its id is not valid.
+    gateway: Option<GatewayId>,
     command: wire::Command,
 }
 
@@ -190,33 +192,31 @@ impl Group {
     }
 
     fn place_command(&mut self, entry: &LogEntry, index: u32, command: wire::Command, ledger: &Ledger) {
-        if let Ok(gateway) = GatewayId::parse(&command.gateway) {
-            self.gateways.insert(gateway);
-        }
+        let gateway = self.gateway(&command.gateway);
         let position = ledger.incarnation.position(entry.sequence, index);
         let Ok(conversation) = ConversationId::parse(&command.conversation) else {
             let failure = Failure::invalid_payload("the conversation's id is not valid");
-            self.answer(&command, Some(outcome::Body::Failure(failure.into())));
+            self.answer(gateway, command.request, Some(outcome::Body::Failure(failure.into())));
             return;
         };
         if partition::of_conversation(&conversation, ledger.partitions) != ledger.partition {
             self.poisoned(position, "the conversation belongs to another partition");
             let failure =
                 Failure::new(ErrorCode::Internal, "set the same number of partitions for all roles");
-            self.answer(&command, Some(outcome::Body::Failure(failure.into())));
+            self.answer(gateway, command.request, Some(outcome::Body::Failure(failure.into())));
             return;
         }
         if ledger.skips.contains(&position) {
             return;
         }
         if ledger.suspended.refuses(&conversation, position) {
-            self.answer(&command, Some(cannot_be_read()));
+            self.answer(gateway, command.request, Some(cannot_be_read()));
             return;
         }
         let timestamp_us = ledger.incarnation.timestamp_us(entry.sequence, index);
         let at = At { position, timestamp_us, time_ms: entry.time_ms, version: ledger.version };
         self.conversations.insert(conversation.clone());
-        self.placed.push(Placed { at, tag: entry.tag, conversation, command });
+        self.placed.push(Placed { at, tag: entry.tag, conversation, gateway, command });
     }
 
     fn poisoned(&mut self, position: Position, reason: &'static str) -> Vec<wire::Command> {
@@ -247,7 +247,9 @@ impl Group {
             .partition(|placed| placed.conversation == *conversation);
         self.placed = kept;
         let refused: Vec<Placed> = refused;
-        refused.iter().for_each(|placed| self.answer(&placed.command, Some(cannot_be_read())));
+        for Placed { gateway, command, .. } in refused {
+            self.answer(gateway, command.request, Some(cannot_be_read()));
+        }
     }
 
     /// Everything that must be read or recorded before this group can be applied, as far as it is known by now.
@@ -288,7 +290,7 @@ impl Group {
             spans: Vec::new(),
             applied: Instant::now(),
         };
-        for Placed { at, tag, conversation, command } in std::mem::take(&mut self.placed) {
+        for Placed { at, tag, conversation, gateway, command } in std::mem::take(&mut self.placed) {
             if !command.traceparent.is_empty() {
                 results.spans.push(telemetry::continued_span("message-worker", &command.traceparent));
             }
@@ -308,7 +310,7 @@ impl Group {
             let notified =
                 if row.is_some() { &mut results.acquainted } else { &mut results.acquainted_before };
             notified.extend(acquainted);
-            self.answer(&command, outcome);
+            self.answer(gateway, command.request, outcome);
             if let Some(event) = row {
                 results.add_row(conversation, &event, at, tag);
             }
@@ -319,9 +321,20 @@ impl Group {
         results
     }
 
-    fn answer(&mut self, command: &wire::Command, outcome: Option<outcome::Body>) {
-        if let (Some(body), Ok(gateway)) = (outcome, GatewayId::parse(&command.gateway)) {
-            self.outcomes.push((gateway, wire::Outcome { request: command.request, body: Some(body) }));
+    /// The gateway with this id, which is added to those of the group. A group's commands mostly come from few gateways,
+    /// so the id is rarely parsed.
+    fn gateway(&mut self, id: &str) -> Option<GatewayId> {
+        if let Some(gateway) = self.gateways.get(id) {
+            return Some(gateway.clone());
+        }
+        let gateway = GatewayId::parse(id).ok()?;
+        self.gateways.insert(gateway.clone());
+        Some(gateway)
+    }
+
+    fn answer(&mut self, gateway: Option<GatewayId>, request: u64, outcome: Option<outcome::Body>) {
+        if let (Some(gateway), Some(body)) = (gateway, outcome) {
+            self.outcomes.push((gateway, wire::Outcome { request, body: Some(body) }));
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Jobs: what a partition's task reads and writes beside its loop, and what the loop does with their results.
 
 use super::consume::Consumer;
+use super::reading::Reading;
 use crate::context::StartOver;
 use crate::core::conversation;
 use crate::ownership::load::{LoadError, Loaded, Purpose};
@@ -100,7 +101,7 @@ impl Consumer<'_> {
                     return Err(StartOver::because("another worker has taken the partition"));
                 }
             }
-            Done::Reader(reader) => self.reader = Some(reader?),
+            Done::Reader(reader) => self.reader = Reading::Open(reader?),
             Done::Newest(time_ms) => {
                 time_ms.into_iter().for_each(|time_ms| self.log_clock.read(time_ms, steady_ms()));
             }

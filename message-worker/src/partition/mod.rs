@@ -9,6 +9,7 @@ mod jobs;
 mod outcomes;
 mod prepare;
 mod raise;
+mod reading;
 mod register;
 mod suspend;
 mod upkeep;

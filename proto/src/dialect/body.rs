@@ -4,9 +4,16 @@ use crate::wire;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+/// Room for the JSON of a usual message, so that its buffer does not grow step by step.
+const USUAL_BYTES: usize = 512;
+
 /// `value` as JSON. Its maps must have text keys and every part must serialize; otherwise the result is empty.
 pub(crate) fn text(value: &impl Serialize) -> String {
-    serde_json::to_string(value).unwrap_or_default()
+    let mut json = Vec::with_capacity(USUAL_BYTES);
+    match serde_json::to_writer(&mut json, value) {
+        Ok(()) => String::from_utf8(json).unwrap_or_default(),
+        Err(_) => String::new(),
+    }
 }
 
 /// JSON that is passed on unchanged; `None` if `json` is empty or not valid.
