@@ -321,8 +321,8 @@ impl Group {
         results
     }
 
-    /// The gateway with this id, which is added to those of the group. A group's commands mostly come from few gateways,
-    /// so the id is rarely parsed.
+    /// The gateway with this id, which is added to those of the group. A group's commands mostly come from few
+    /// gateways, so the id is rarely parsed.
     fn gateway(&mut self, id: &str) -> Option<GatewayId> {
         if let Some(gateway) = self.gateways.get(id) {
             return Some(gateway.clone());
