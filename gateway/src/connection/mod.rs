@@ -253,3 +253,54 @@ impl Subscriber<Encoded> for Member {
         self.connection.user.as_str() == removed.user
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+
+    fn connection() -> Connection {
+        let user = UserId::parse("ann").expect("valid");
+        Connection::new(1, user, "Ann".into(), ClientProtocol::Native, Arc::default())
+    }
+
+    fn is_woken(connection: &Connection) -> bool {
+        connection.outgoing.woken().now_or_never().is_some()
+    }
+
+    #[test]
+    fn answers_wake_the_connection_only_if_it_waits_for_them() {
+        let connection = connection();
+        connection.command_sent();
+        connection.command_answered();
+        assert!(!is_woken(&connection), "an answer must not wake a connection that does not wait");
+
+        (0..2).for_each(|_| connection.command_sent());
+        assert!(connection.await_answers());
+        connection.command_answered();
+        assert!(!is_woken(&connection), "one answer is still missing");
+        connection.command_answered();
+        assert!(is_woken(&connection));
+        assert!(!connection.await_answers());
+
+        (0..UNANSWERED_COMMANDS_MAX).for_each(|_| connection.command_sent());
+        assert!(connection.is_busy());
+        connection.command_answered();
+        assert!(!connection.is_busy() && is_woken(&connection), "reading may go on");
+    }
+
+    #[test]
+    fn a_queued_reply_is_written_by_the_next_flush_alone() {
+        let connection = connection();
+        assert!(!connection.queue_reply(&Bytes::new()), "an empty reply must not be flushed");
+        assert!(connection.queue_reply(&Bytes::from_static(b"ack")));
+        assert!(!is_woken(&connection) && !connection.outgoing.is_empty());
+        assert!(connection.take_touched());
+        connection.flush_touched();
+        assert!(!is_woken(&connection), "frames that another task has taken over must not be flushed again");
+        assert!(connection.queue_reply(&Bytes::from_static(b"ack")));
+        connection.flush_touched();
+        // Without a socket, as while a client polls, the connection's own task takes the frames.
+        assert!(is_woken(&connection));
+    }
+}

@@ -267,3 +267,36 @@ impl Directory {
         users.give_spare_back();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connection::ClientProtocol;
+    use carillon_runtime::settings::{Role, Settings};
+
+    #[test]
+    fn a_message_above_the_rate_is_not_remembered_and_a_backend_has_no_rate() {
+        let directory = Directory::default();
+        let ann = UserId::parse("ann").expect("valid");
+        let connection =
+            Connection::new(1, ann.clone(), "Ann".into(), ClientProtocol::Native, Arc::default());
+        let (profile, connection) = (Profile::default(), Arc::new(connection));
+        directory.add(LocalSession { connection, profile, status: None, moved_from: None });
+        let room = ConversationId::parse("room").expect("valid");
+        let limits = Limits { messages_per_minute: 1, ..Settings::defaults(Role::Gateway).limits };
+        let send = |client_id: &str, limits| {
+            let client_id = client_id.into();
+            let sending = Sending { action: Action::Message, limits, message: Some((&room, &client_id)) };
+            directory.try_send(&ann, &sending, 1_000)
+        };
+        assert_eq!(send("first", Some(&limits)), Ok(()));
+        assert_eq!(send("refused", Some(&limits)), Err(60_000));
+        assert_eq!(send("backend", None), Ok(()));
+        assert_eq!(directory.sent(&ann, &room, 1_000), ["first", "backend"]);
+
+        let ben = UserId::parse("ben").expect("valid");
+        let operation = Sending { action: Action::Operation, limits: None, message: None };
+        assert_eq!(directory.try_send(&ben, &operation, 1_000), Ok(()));
+        assert!(!directory.0.lock().contains_key(&ben), "a user without a session needs no entry");
+    }
+}

@@ -334,3 +334,21 @@ impl OwnerLink {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+
+    #[test]
+    fn a_batch_wakes_the_task_only_if_one_is_missing_before_it() {
+        let (handle, task) = link();
+        let is_woken = || task.shared.repair.notified().now_or_never().is_some();
+        (1..=3).for_each(|number| handle.report_batch(7, number));
+        assert!(!is_woken());
+        handle.report_batch(7, 5);
+        assert!(is_woken());
+        let repair = task.shared.link.lock().poll_repair();
+        assert_eq!(repair, Some(Repair { resend: Some(4), resync: false }));
+    }
+}

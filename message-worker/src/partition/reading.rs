@@ -55,3 +55,34 @@ async fn read(mut reader: Box<dyn LogReader>, entries_max: usize) -> Read {
     let entries = reader.next(entries_max).await;
     (reader, entries)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use carillon_proto::id::Tag;
+    use carillon_runtime::bus::Bus;
+    use carillon_runtime::bus::embedded::EmbeddedBus;
+    use futures_util::FutureExt;
+
+    async fn append(bus: &EmbeddedBus, number: u8) {
+        bus.append(0, Tag([number; 16]), Bytes::new()).await.expect("appended");
+    }
+
+    fn sequences(read: Option<Result<Vec<LogEntry>, BusError>>) -> Option<Vec<u64>> {
+        read.map(|entries| entries.expect("read").iter().map(|entry| entry.sequence).collect())
+    }
+
+    #[tokio::test]
+    async fn a_wait_that_is_given_up_loses_no_entry_and_a_full_queue_reads_none() {
+        let bus = EmbeddedBus::new(1);
+        let mut reading = Reading::Open(bus.read_log(0, 1).await.expect("opened"));
+        assert_eq!(sequences(reading.next(2).now_or_never()), None);
+        (1..=3).for_each(|number| append(&bus, number).now_or_never().expect("at once"));
+        assert_eq!(sequences(reading.next(2).now_or_never()), Some(vec![1, 2]));
+        assert_eq!(sequences(reading.next(0).now_or_never()), None);
+        assert_eq!(sequences(reading.next(1).now_or_never()), Some(vec![3]));
+        reading = Reading::Closed;
+        assert_eq!(sequences(reading.next(1).now_or_never()), None);
+    }
+}
