@@ -10,7 +10,6 @@ use crate::run::set_clock_wrong;
 use crate::weather::Weather;
 use crate::world::{Blackout, World};
 use carillon_message_worker::VERSION;
-use carillon_message_worker::store::FIRST_VERSION;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -420,8 +419,7 @@ impl Script {
     /// Checks that each partition is at this version.
     fn check_version(&self, version: u32) {
         for partition in self.partitions() {
-            let checkpoint = self.world.tables.lock().partition(partition as u32).checkpoint;
-            let found = checkpoint.map_or(FIRST_VERSION, |checkpoint| checkpoint.version);
+            let found = self.world.version(partition as u32);
             if found != version {
                 self.world.violation(format_args!(
                     "partition {partition} is worked by version {found}, not {version}"

@@ -8,6 +8,7 @@ use crate::store::Tables;
 use crate::trace::Trace;
 use crate::weather::Weather;
 use carillon_history::{Record, What};
+use carillon_message_worker::store::FIRST_VERSION;
 use carillon_presence_worker::store::UserRow;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -160,6 +161,12 @@ impl World {
     /// Whether the store is out of reach now.
     pub fn store_is_away(&self) -> bool {
         self.store_away_until.lock().is_some_and(|until| Instant::now() < until)
+    }
+
+    /// The version of the state machine that a partition's checkpoint names.
+    pub fn version(&self, partition: u32) -> u32 {
+        let checkpoint = self.tables.lock().partition(partition).checkpoint;
+        checkpoint.map_or(FIRST_VERSION, |checkpoint| checkpoint.version)
     }
 
     /// Whether every write strays now.

@@ -5,6 +5,7 @@ use crate::node::{Node, TimedOut};
 use crate::world::World;
 use async_trait::async_trait;
 use bytes::Bytes;
+use carillon_message_worker::VERSION;
 use carillon_proto::id::{Tag, WorkerId};
 use carillon_proto::wire;
 use carillon_runtime::bus::{Bus, BusError, LogBounds, LogEntry, LogReader, Subscription};
@@ -89,9 +90,11 @@ impl Bus for Node {
         let (world, name) = (self.world.clone(), self.gate.name.clone());
         let append = move || {
             // A short `tags_kept_ms` simulates a repetition that arrives after the log forgot the tag. An append that
-            // strays for seconds must still be recognised, so it gets the full time.
+            // strays for seconds must still be recognised, so it gets the full time. So does an append to a partition
+            // of an earlier version, in which workers do not recognise a repeated command of a backend.
             let kept = match fate {
                 Fate::Strays => TAGS_KEPT,
+                _ if world.version(partition) < VERSION => TAGS_KEPT,
                 _ => Duration::from_millis(world.weather.lock().tags_kept_ms),
             };
             if holds_an_id_twice(&payload) {
