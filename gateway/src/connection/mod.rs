@@ -89,7 +89,8 @@ pub struct Connection {
     unanswered: AtomicUsize,
 }
 
-/// Set in [`Connection::unanswered`] while the connection's task waits for all outcomes.
+/// Set in [`Connection::unanswered`] from the moment when the connection's task waits for all outcomes until they have
+/// been there once.
 const AWAITED: usize = 1 << (usize::BITS - 1);
 
 impl Connection {
@@ -131,12 +132,12 @@ impl Connection {
         queued
     }
 
-    /// Whether frames were queued since the last call and nothing was woken for them.
+    /// Whether frames were queued without a wake-up since the last call. If so, the caller must write them.
     pub fn take_touched(&self) -> bool {
         self.touched.swap(false, Ordering::Relaxed)
     }
 
-    /// Writes queued frames, unless another task has written them since.
+    /// Writes queued frames, unless another task has taken that over.
     pub fn flush_touched(&self) {
         if self.take_touched() {
             self.outgoing.flush_delivery();

@@ -41,13 +41,13 @@ impl Delivery {
             self.start_fetch(fetch);
         }
         for wire::Outcome { request, body } in batch.outcomes {
-            touched.senders.extend(self.pending.answer(request, came(body)));
+            touched.senders.extend(self.pending.answer(request, outcome_of(body)));
         }
     }
 
     /// Passes an outcome to the command that waits for it.
     pub fn handle_outcome(&self, outcome: wire::Outcome) {
-        self.pending.resolve(outcome.request, came(outcome.body));
+        self.pending.resolve(outcome.request, outcome_of(outcome.body));
     }
 
     /// Fetches a room's missing events in the background until none is missing.
@@ -83,7 +83,7 @@ impl Delivery {
     }
 }
 
-fn came(body: Option<Came>) -> Result<wire::Accepted, Failure> {
+fn outcome_of(body: Option<Came>) -> Result<wire::Accepted, Failure> {
     match body {
         Some(Came::Accepted(accepted)) => Ok(accepted),
         Some(Came::Failure(failure)) => Err(failure.into()),

@@ -39,8 +39,10 @@ impl Subscriptions {
 }
 
 /// Takes messages as long as the gateway runs. Messages to all gateways come first: a worker reports changed
-/// acquaintances before the outcome of the command that changed them, and a client that has received the outcome must
-/// see the change.
+/// acquaintances before the outcome of the command that changed them, and a client that has received the outcome should
+/// see the change. On NATS, whose subscriptions are filled side by side, the report may still arrive a moment later.
+///
+/// While one subscription is made again, the other waits: both end only with the connection to the bus.
 pub async fn run(shared: Arc<Shared>, mut subscriptions: Subscriptions) {
     let mut touched = Touched::default();
     loop {
@@ -77,7 +79,7 @@ async fn take_own(
     touched: &mut Touched,
 ) {
     let mut next = Some(first);
-    for _ in 0..MESSAGES_TOGETHER_MAX {
+    for together in 1.. {
         let Some(incoming) = next else { return };
         while let Some(earlier) = to_all.try_next() {
             take_to_all(shared, to_all, Some(earlier), touched).await;
@@ -86,7 +88,7 @@ async fn take_own(
             Incoming::Message(message) => handle_message(shared, message.payload, touched).await,
             Incoming::Lost => register_anew(shared).await,
         }
-        next = own.try_next();
+        next = if together < MESSAGES_TOGETHER_MAX { own.try_next() } else { None };
     }
 }
 

@@ -14,13 +14,14 @@ pub struct Touched {
 }
 
 impl Touched {
-    /// Writes the queued frames. An answer to a member of one of the rooms is written together with the room's events.
+    /// Writes the queued frames. The senders come first, so that no answer waits for a large room. A sender that is a
+    /// member of one of the rooms is written its events at the same time.
     pub async fn flush(&mut self) {
-        for room in self.rooms.drain(..) {
-            room.flush().await;
-        }
         for sender in self.senders.drain(..) {
             sender.flush_touched();
+        }
+        for room in self.rooms.drain(..) {
+            room.flush().await;
         }
     }
 }

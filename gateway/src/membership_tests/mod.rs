@@ -228,6 +228,34 @@ async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     panic!("{what}");
 }
 
+/// Guards the limit of messages that are taken together: nothing beyond it may be dropped. Events that are not stored
+/// have no numbers, so nothing would replace a dropped one.
+#[tokio::test]
+async fn every_message_of_a_burst_is_taken() {
+    let world = world().await;
+    let ann = world.connection("ann");
+    let _entered = world.join(&ann, Authority::Granted).await.expect("joined");
+    let subject = subject::gateway(&world.shared.id);
+    for number in 0..40 {
+        let broadcast = wire::Broadcast { event: format!("event-{number}"), data: "1".into() };
+        let event = wire::Ephemeral {
+            conversation: "room".into(),
+            user: "ben".into(),
+            kind: Some(wire::ephemeral::Kind::Broadcast(broadcast)),
+            ..wire::Ephemeral::default()
+        };
+        let batch = wire::EphemeralBatch { gateway: "another".into(), events: vec![event] };
+        let message = wire::ToGateway { body: Some(to_gateway::Body::Ephemeral(batch)) };
+        world.bus.publish(&subject, message.encode_to_vec().into()).await.expect("published");
+    }
+    let mut all = String::new();
+    eventually("a message of the burst was dropped", || {
+        all += &received(&ann);
+        (0..40).all(|number| all.contains(&format!("\"event-{number}\"")))
+    })
+    .await;
+}
+
 /// Before the fix, about one in a hundred rounds ended with a room that received nothing. The model sends no beats,
 /// which would repair that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

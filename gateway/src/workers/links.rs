@@ -243,10 +243,12 @@ impl OwnerLink {
     }
 
     async fn repair(&mut self) {
-        let repair = self.link().poll_repair();
+        let (repair, epoch) = {
+            let mut link = self.link();
+            (link.poll_repair(), link.epoch())
+        };
         let Some(Repair { resend, mut resync }) = repair else { return };
         if let Some(from) = resend {
-            let epoch = self.link().epoch();
             match self.resend(epoch, from).await {
                 Some(whole) => resync |= !whole,
                 None => self.link().handle_unanswered(epoch, from),

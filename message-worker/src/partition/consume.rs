@@ -159,8 +159,8 @@ impl<'a> Consumer<'a> {
                 self.log_clock.idle(steady_ms());
             }
             let entries_max = self.queue.free_entries();
-            // In the order of a message's path, after what is rare and has a time. Nothing starves: there are at most
-            // as many jobs as groups and reads may be under way, and entries end when the queue is full.
+            // First what is rare or timed, then the steps of a message. Requests come after entries: once the queue is
+            // full, the loop waits for the store, and handles requests meanwhile.
             tokio::select! {
                 biased;
                 () = &mut stopped, if !self.ending => {
