@@ -90,8 +90,8 @@ impl Outgoing {
         self.last_activity.load(Ordering::Relaxed).checked_sub(1)
     }
 
-    /// Queues a frame without waking a task: the caller flushes it. `None` if it was not taken; `Some(true)` if no other
-    /// frame was waiting.
+    /// Queues a frame without waking a task: the caller flushes it. `None` if it was not taken; `Some(true)` if no
+    /// other frame was waiting.
     pub fn queue(&self, frame: &Bytes, urgency: Urgency) -> Option<bool> {
         let State { outbox, tracker, .. } = &mut *self.state.lock();
         match tracker {
