@@ -89,8 +89,8 @@ pub struct Connection {
     unanswered: AtomicUsize,
 }
 
-/// Set in [`Connection::unanswered`] from the moment when the connection's task waits for all outcomes until they have
-/// been there once.
+/// Set in [`Connection::unanswered`] while the connection's task waits for all outcomes, and after a wait that was
+/// given up.
 const AWAITED: usize = 1 << (usize::BITS - 1);
 
 impl Connection {
