@@ -32,9 +32,12 @@ impl AsyncRead for SharedStream {
         loop {
             ready!(self.0.poll_read_ready(context))?;
             match self.0.try_io(Interest::READABLE, || self.read(buffer)) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock && buffer.filled().len() == before => {}
-                Err(error) if error.kind() != ErrorKind::WouldBlock => return Poll::Ready(Err(error)),
-                _ => return Poll::Ready(Ok(())),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    if buffer.filled().len() > before {
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+                done => return Poll::Ready(done),
             }
         }
     }

@@ -1,4 +1,4 @@
-//! What was queued for clients by messages that arrived together, so that each client is written to once.
+//! The rooms and connections for which messages that arrived together queued frames. Each client is written to once.
 
 use crate::connection::Connection;
 use crate::delivery::hub::Room;

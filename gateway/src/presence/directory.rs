@@ -74,12 +74,12 @@ struct SentMessage {
     at_ms: u64,
 }
 
-/// A command that a user sends to a conversation.
+/// An action of a user that has a rate.
 pub struct Sending<'a> {
     pub action: Action,
     /// The limits that apply; `None` if a backend sends the command for the user.
     pub limits: Option<&'a Limits>,
-    /// The conversation and the client id of a message; `None` for other commands.
+    /// The conversation and the client id of a message; `None` for other actions.
     pub message: Option<(&'a ConversationId, &'a Arc<str>)>,
 }
 
@@ -192,26 +192,6 @@ impl Directory {
         sessions.iter().map(|session| session.connection.clone()).collect()
     }
 
-    /// Takes one action from a user's allowance.
-    ///
-    /// # Errors
-    /// The time until the action may be repeated, in milliseconds.
-    pub fn try_acquire(
-        &self,
-        user: &UserId,
-        action: Action,
-        limits: &Limits,
-        now_ms: u64,
-    ) -> Result<(), u64> {
-        let per_minute = action.per_minute(limits);
-        if per_minute == 0 {
-            return Ok(());
-        }
-        let mut users = self.0.lock();
-        let local = users.entry(user.clone()).or_default();
-        local.buckets[action as usize].try_acquire(now_ms, per_minute)
-    }
-
     /// Registers a new connection as waiting for a place. `None` if as many already wait as the user may have
     /// connections.
     pub fn wait(&self, user: &UserId, limit: u32) -> Option<WaitingConnection<'_>> {
@@ -224,7 +204,7 @@ impl Directory {
         Some(WaitingConnection { directory: self, user: user.clone() })
     }
 
-    /// Takes a command from a user's allowance. If it is a message, remembers it as possibly under way.
+    /// Takes an action from a user's allowance. If it is a message, remembers it as possibly under way.
     ///
     /// # Errors
     /// The time until the action may be repeated, in milliseconds.

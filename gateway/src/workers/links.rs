@@ -15,7 +15,6 @@ use carillon_runtime::time::steady_ms;
 use parking_lot::{Mutex, MutexGuard};
 use prost::Message;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
@@ -35,20 +34,18 @@ enum LinkInput {
     FromOwner(OwnerMessage),
 }
 
-/// What arrived from the owner, besides batches.
+/// The owner's messages other than batches.
 enum OwnerMessage {
     Beat(wire::Beat),
     Lost,
 }
 
-/// What a partition's handle and its task share.
+/// The state of a partition's handle and its task.
 #[derive(Default)]
 struct SharedLink {
     link: Mutex<Link>,
     /// Notified when the task must repair something.
     repair: Notify,
-    /// The owner's lag in milliseconds if it is too large, otherwise 0.
-    lag_ms: AtomicU64,
 }
 
 pub struct LinkHandle {
@@ -99,8 +96,7 @@ impl LinkHandle {
 
     /// The owner's lag behind its log, in milliseconds, if it is too large to send the owner more commands.
     pub fn overloaded(&self) -> Option<u64> {
-        let lag_ms = self.shared.lag_ms.load(Ordering::Relaxed);
-        (lag_ms > 0).then_some(lag_ms)
+        self.shared.link.lock().overloaded()
     }
 }
 
@@ -167,8 +163,6 @@ impl LinkTask {
                 },
             };
             gathered.from_owner.into_iter().for_each(|message| owner.handle_owner_message(message));
-            let lag_ms = shared.link.lock().overloaded().unwrap_or(0);
-            shared.lag_ms.store(lag_ms, Ordering::Relaxed);
             owner.register(gathered.joins).await;
             owner.repair().await;
         }

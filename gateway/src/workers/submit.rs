@@ -79,7 +79,8 @@ impl Shared {
     /// # Errors
     /// `rate_limited`, with the time after which to try again.
     pub fn allow(&self, user: &UserId, action: Action) -> Result<(), Failure> {
-        self.directory.try_acquire(user, action, &self.settings.limits, steady_ms()).map_err(rate_limited)
+        let sending = Sending { action, limits: Some(&self.settings.limits), message: None };
+        self.directory.try_send(user, &sending, steady_ms()).map_err(rate_limited)
     }
 }
 

@@ -15,7 +15,7 @@ pub(crate) enum Reading {
     UnderWay(BoxFuture<'static, Read>),
 }
 
-/// A reader, and what it returned.
+/// A reader with the result of its read.
 type Read = (Box<dyn LogReader>, Result<Vec<LogEntry>, BusError>);
 
 impl Reading {
